@@ -1,0 +1,82 @@
+//! Why a frame was dropped. Each reason is one counter of one port, in the ledger and in `sv3 status`.
+
+/// A reason for dropping a frame. "Charged to" says on which port's line it is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Drop {
+    /// The receiver had too few buffers for the whole frame. Charged to the receiver.
+    NoRxBuffers,
+    /// The receiver's ring is not started or not enabled. Charged to the receiver.
+    RxDown,
+    /// The frame is larger than one receive buffer and the receiver did not negotiate mergeable buffers. Receiver.
+    RxTooSmall,
+    /// The receiver offered a malformed buffer (bad address, not writable, loop). Charged to the receiver.
+    RxBadChain,
+    /// The sender's descriptor chain is malformed (bad address, loop, writable, too many descriptors). Sender.
+    BadChain,
+    /// Shorter than a virtio-net header and an Ethernet header. Charged to the sender.
+    ShortFrame,
+    /// Longer than the largest frame (65,550 octets). Charged to the sender.
+    LongFrame,
+    /// The virtio-net header's offload fields contradict the frame or the negotiated features. Sender.
+    BadOffload,
+    /// The source address is multicast or zero. Charged to the sender.
+    BadSource,
+    /// The destination is the port that the frame came from. Charged to the sender.
+    Hairpin,
+    /// A destination of the bridge group 01-80-C2-00-00-0x, which no bridge forwards (802.1Q, 8.6.3). Sender.
+    LinkLocal,
+    /// Nobody to send to: the frame would be flooded and no other port is up. Charged to the sender.
+    NoDestination,
+}
+
+impl Drop {
+    /// Number of reasons.
+    pub const COUNT: usize = 12;
+
+    /// All reasons, in the order of their counters.
+    pub const ALL: [Drop; Drop::COUNT] = [
+        Drop::NoRxBuffers,
+        Drop::RxDown,
+        Drop::RxTooSmall,
+        Drop::RxBadChain,
+        Drop::BadChain,
+        Drop::ShortFrame,
+        Drop::LongFrame,
+        Drop::BadOffload,
+        Drop::BadSource,
+        Drop::Hairpin,
+        Drop::LinkLocal,
+        Drop::NoDestination,
+    ];
+
+    /// The reason's stable name, as in `sv3 status --json`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Drop::NoRxBuffers => "no_rx_buffers",
+            Drop::RxDown => "rx_down",
+            Drop::RxTooSmall => "rx_too_small",
+            Drop::RxBadChain => "rx_bad_chain",
+            Drop::BadChain => "bad_chain",
+            Drop::ShortFrame => "short_frame",
+            Drop::LongFrame => "long_frame",
+            Drop::BadOffload => "bad_offload",
+            Drop::BadSource => "bad_source",
+            Drop::Hairpin => "hairpin",
+            Drop::LinkLocal => "link_local",
+            Drop::NoDestination => "no_destination",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_stands_at_its_own_counter() {
+        for (at, reason) in Drop::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, at);
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! What supervisor and worker say to each other, over the worker's stdin (a stream socket).
+//!
+//! Down: a frame is a little-endian u32 length, that many octets of bincode (an [`Envelope`]), then as many fds as
+//! [`Command::fds`] says, each sent by `passfd` in a message of its own. Up: [`Report`]s, 32 octets each, plain
+//! little-endian; the supervisor runs no deserializer on what a worker wrote.
+//!
+//! Order is the contract: the worker obeys commands in the order of their `seq` and between two bursts, so a
+//! [`ReportKind::Done`] for a [`Command::Barrier`] says that every earlier command has taken effect and that no frame
+//! is under way. The first start is a replay: the same commands bring up the first worker and the hundredth.
+
+use bincode::config;
+use serde::{Deserialize, Serialize};
+
+/// Octets of a frame's length prefix.
+pub const FRAME_PREFIX: usize = 4;
+/// Most octets of one encoded [`Envelope`]; larger is a broken peer.
+pub const FRAME_MAX: usize = 4096;
+/// The protocol's version, checked in [`Command::Start`]: a worker of another version refuses to start.
+pub const VERSION: u32 = 1;
+
+/// A numbered command.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// Number of the command, growing by one from 1 for each worker. Reports about a command carry it.
+    pub seq: u64,
+    /// The command.
+    pub command: Command,
+}
+
+/// How the worker runs; the first command's payload.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// [`VERSION`] of the supervisor.
+    pub version: u32,
+    /// Microseconds to spin on an empty ring before it sleeps; 0: block at once.
+    pub poll_us: u32,
+    /// Most descriptor chains taken from one ring at a time, 1 to [`Settings::MAX_BATCH`].
+    pub batch: u16,
+}
+
+impl Settings {
+    /// The largest batch.
+    pub const MAX_BATCH: u16 = 256;
+}
+
+/// A range of a client's memory. All fields in octets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Region {
+    /// Address for the guest (its "physical" address).
+    pub guest_addr: u64,
+    /// Size.
+    pub size: u64,
+    /// Address in the front-end's own address space; ring addresses are given in it.
+    pub user_addr: u64,
+    /// Where the region begins in its file.
+    pub offset: u64,
+    /// Block size of the file (page or huge page); mappings are aligned to it.
+    pub block: u64,
+}
+
+/// Where a ring lies, in the front-end's address space (vhost-user `SET_VRING_ADDR`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RingAddr {
+    /// Descriptor table.
+    pub desc: u64,
+    /// Driver area (available ring).
+    pub avail: u64,
+    /// Device area (used ring).
+    pub used: u64,
+}
+
+/// What the supervisor tells the worker. `port` is a slot below [`crate::MAX_PORTS`], `ring` a vring index below
+/// [`crate::MAX_RINGS`] (even: the guest receives, odd: the guest transmits).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Command {
+    /// First of all. Fd: the ledger. Answered by [`ReportKind::Ready`].
+    Start(Settings),
+    /// A client is here: no memory, no rings, features 0.
+    PortAdd {
+        /// Slot.
+        port: u16,
+    },
+    /// The client is gone: forget rings, addresses, mappings.
+    PortRemove {
+        /// Slot.
+        port: u16,
+    },
+    /// The acknowledged virtio features. Sent only while no ring of the port runs.
+    PortFeatures {
+        /// Slot.
+        port: u16,
+        /// Feature bits.
+        features: u64,
+    },
+    /// One more region for the table being collected (`SET_MEM_TABLE`). Fd: the memory. Nothing changes until
+    /// [`Command::MemoryCommit`].
+    RegionStage {
+        /// Slot.
+        port: u16,
+        /// The region.
+        region: Region,
+    },
+    /// The collected table replaces the one in force; rings that run are looked up anew and stop with a fault if they
+    /// are not in it.
+    MemoryCommit {
+        /// Slot.
+        port: u16,
+    },
+    /// Adds one region to the table in force (`ADD_MEM_REG`). Fd: the memory.
+    RegionAdd {
+        /// Slot.
+        port: u16,
+        /// The region.
+        region: Region,
+    },
+    /// Removes a region from the table in force (`REM_MEM_REG`), found by guest address, user address and size. Rings
+    /// that lie in it stop with a fault.
+    RegionRemove {
+        /// Slot.
+        port: u16,
+        /// The region.
+        region: Region,
+    },
+    /// A ring starts at the `used.idx` that its memory holds (split). Fd: kick. A ring that runs is started anew.
+    RingStart {
+        /// Slot.
+        port: u16,
+        /// Vring index.
+        ring: u16,
+        /// Number of descriptors, a power of two.
+        size: u16,
+        /// Addresses.
+        addr: RingAddr,
+    },
+    /// Stops a ring. Answered by [`ReportKind::RingStopped`] with the index of the next descriptor to take.
+    RingStop {
+        /// Slot.
+        port: u16,
+        /// Vring index.
+        ring: u16,
+    },
+    /// Enables or disables a ring (`SET_VRING_ENABLE`); kept over stop and start. A new port's rings are disabled.
+    RingEnable {
+        /// Slot.
+        port: u16,
+        /// Vring index.
+        ring: u16,
+        /// Whether frames pass.
+        enable: bool,
+    },
+    /// Sets how used buffers are signalled; kept over stop and start. Fd: call, if `call`; else the guest polls.
+    RingCall {
+        /// Slot.
+        port: u16,
+        /// Vring index.
+        ring: u16,
+        /// Whether an fd follows.
+        call: bool,
+    },
+    /// Broadcasts a RARP for `mac` in the port's name (`SEND_RARP`, after a live migration).
+    SendRarp {
+        /// Slot.
+        port: u16,
+        /// The guest's address.
+        mac: [u8; 6],
+    },
+    /// Answered by [`ReportKind::Done`] when every earlier command has taken effect.
+    Barrier,
+}
+
+impl Command {
+    /// How many fds follow the command.
+    pub fn fds(&self) -> usize {
+        match self {
+            Command::Start(_)
+            | Command::RegionStage { .. }
+            | Command::RegionAdd { .. }
+            | Command::RingStart { .. }
+            | Command::RingCall { call: true, .. } => 1,
+            _ => 0,
+        }
+    }
+}
+
+/// Why an [`Envelope`] could not be encoded or decoded.
+#[derive(Debug)]
+pub struct Malformed(String);
+
+impl std::fmt::Display for Malformed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "malformed command: {}", self.0)
+    }
+}
+
+impl std::error::Error for Malformed {}
+
+fn codec() -> impl config::Config {
+    config::standard().with_fixed_int_encoding().with_limit::<FRAME_MAX>()
+}
+
+impl Envelope {
+    /// The frame without its fds: length prefix and body.
+    pub fn encode(&self) -> Result<Vec<u8>, Malformed> {
+        let body = bincode::serde::encode_to_vec(self, codec()).map_err(|e| Malformed(e.to_string()))?;
+        let length = u32::try_from(body.len()).map_err(|e| Malformed(e.to_string()))?;
+        Ok([&length.to_le_bytes(), body.as_slice()].concat())
+    }
+
+    /// Decodes a body (what stands behind the length prefix).
+    pub fn decode(body: &[u8]) -> Result<Envelope, Malformed> {
+        let (envelope, used) =
+            bincode::serde::decode_from_slice(body, codec()).map_err(|e| Malformed(e.to_string()))?;
+        if used == body.len() { Ok(envelope) } else { Err(Malformed(format!("{used} of {} octets used", body.len()))) }
+    }
+}
+
+/// What a report says. The values that `value` and `detail` have for each kind are documented here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum ReportKind {
+    /// The worker is confined and has mapped the ledger. `value`: landlock ABI achieved (0: none), `detail`: [`VERSION`].
+    Ready = 1,
+    /// [`Command::Barrier`] reached.
+    Done = 2,
+    /// [`Command::RingStop`] obeyed. `value`: index of the next available entry (vring base); 0 if it never ran.
+    RingStopped = 3,
+    /// A ring stopped by itself or could not start. `value`: a [`RingFault`].
+    RingFault = 4,
+    /// A command could not be obeyed (mmap failed, unknown port). `value`: errno or 0.
+    Failed = 5,
+}
+
+/// Why a ring stopped by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum RingFault {
+    /// The ring's addresses are not wholly inside one memory region.
+    Unmapped = 1,
+    /// The ring's addresses are not aligned as virtio 1.3, 2.7 asks.
+    Misaligned = 2,
+    /// The driver claims more available entries than the ring has.
+    AvailOverrun = 3,
+    /// The ring's size is not a power of two in range.
+    BadSize = 4,
+    /// The kick fd cannot be waited for.
+    BadKick = 5,
+}
+
+impl RingFault {
+    /// Decodes a report's value.
+    pub fn from_value(value: u64) -> Option<RingFault> {
+        use RingFault::*;
+        [Unmapped, Misaligned, AvailOverrun, BadSize, BadKick].into_iter().find(|fault| *fault as u64 == value)
+    }
+
+    /// In words, for events.
+    pub fn words(self) -> &'static str {
+        match self {
+            RingFault::Unmapped => "the ring does not lie in one memory region",
+            RingFault::Misaligned => "the ring's address is misaligned",
+            RingFault::AvailOverrun => "the driver made more entries available than the ring has",
+            RingFault::BadSize => "the ring's size is not a power of two up to 32768",
+            RingFault::BadKick => "the kick fd cannot be waited for",
+        }
+    }
+}
+
+/// One report of the worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// What it says.
+    pub kind: ReportKind,
+    /// Slot, or 0.
+    pub port: u16,
+    /// Vring index, or 0.
+    pub ring: u16,
+    /// Number of the command that it answers, or 0.
+    pub seq: u64,
+    /// See [`ReportKind`].
+    pub value: u64,
+    /// See [`ReportKind`].
+    pub detail: u64,
+}
+
+impl Report {
+    /// Octets of one report.
+    pub const SIZE: usize = 32;
+
+    /// A report without particulars.
+    pub fn new(kind: ReportKind, seq: u64) -> Report {
+        Report { kind, port: 0, ring: 0, seq, value: 0, detail: 0 }
+    }
+
+    /// The wire form.
+    pub fn to_bytes(self) -> [u8; Report::SIZE] {
+        let mut out = [0; Report::SIZE];
+        out[0..2].copy_from_slice(&(self.kind as u16).to_le_bytes());
+        out[2..4].copy_from_slice(&self.port.to_le_bytes());
+        out[4..6].copy_from_slice(&self.ring.to_le_bytes());
+        out[8..16].copy_from_slice(&self.seq.to_le_bytes());
+        out[16..24].copy_from_slice(&self.value.to_le_bytes());
+        out[24..32].copy_from_slice(&self.detail.to_le_bytes());
+        out
+    }
+
+    /// Decodes what a worker wrote; `None` for an unknown kind.
+    pub fn from_bytes(b: &[u8; Report::SIZE]) -> Option<Report> {
+        use ReportKind::*;
+        let word = |at: usize| u16::from_le_bytes([b[at], b[at + 1]]);
+        let long = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| b[at + i]));
+        let kind = [Ready, Done, RingStopped, RingFault, Failed].into_iter().find(|kind| *kind as u16 == word(0))?;
+        Some(Report { kind, port: word(2), ring: word(4), seq: long(8), value: long(16), detail: long(24) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_survives_the_round_trip_and_knows_its_fds() {
+        let addr = RingAddr { desc: 1 << 40, avail: 2, used: 3 };
+        let command = Command::RingStart { port: 7, ring: 3, size: 256, addr };
+        assert_eq!(command.fds(), 1);
+        let sent = Envelope { seq: 9, command };
+        let frame = sent.encode().unwrap();
+        assert_eq!(u32::from_le_bytes(frame[..FRAME_PREFIX].try_into().unwrap()) as usize, frame.len() - FRAME_PREFIX);
+        assert_eq!(Envelope::decode(&frame[FRAME_PREFIX..]).unwrap(), sent);
+    }
+
+    #[test]
+    fn a_body_with_something_behind_it_is_malformed() {
+        let mut frame = Envelope { seq: 1, command: Command::Barrier }.encode().unwrap();
+        frame.push(0);
+        assert!(Envelope::decode(&frame[FRAME_PREFIX..]).is_err());
+    }
+
+    #[test]
+    fn a_report_survives_the_round_trip_and_an_unknown_kind_is_none() {
+        let sent = Report { kind: ReportKind::RingStopped, port: 1, ring: 2, seq: 3, value: 4, detail: 5 };
+        let mut bytes = sent.to_bytes();
+        assert_eq!(Report::from_bytes(&bytes), Some(sent));
+        bytes[0] = 0xee;
+        assert_eq!(Report::from_bytes(&bytes), None);
+    }
+}

@@ -1,0 +1,224 @@
+//! The ledger: one memfd that the supervisor creates and every worker in turn maps and writes.
+//!
+//! It carries what must outlive a worker (counters, the forwarding table, ring positions) and what tells of its death
+//! (crash record, heartbeat, the client in hand). All fields are atomics with one writer, the worker; the supervisor
+//! reads them as hostile numbers: nothing that stands here is used as an index, a length or an address by it. The file
+//! is sparse and sealed against resizing, so that its pages cost memory only when touched and reading never faults.
+//! All zeroes is a valid, empty ledger.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use memmap2::{MmapOptions, MmapRaw};
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use crate::drops::Drop;
+use crate::{MAX_PORTS, MAX_RINGS};
+
+/// Number of entries of the forwarding table.
+pub const FDB_ENTRIES: usize = 16384;
+/// Longest panic message that is kept, in octets.
+pub const MESSAGE_MAX: usize = 256;
+
+/// The whole page set, as laid out in the file.
+#[repr(C, align(4096))]
+pub struct Ledger {
+    /// State of the worker that runs (or ran last).
+    pub head: Head,
+    /// Forwarding table; its use is the worker's own affair.
+    pub fdb: [FdbLine; FDB_ENTRIES],
+    /// A page for each port.
+    pub ports: [PortLine; MAX_PORTS],
+}
+
+/// State of the worker.
+#[repr(C, align(4096))]
+pub struct Head {
+    /// Grows with each turn of the loop.
+    pub heartbeat: AtomicU64,
+    /// 1 while the worker is awake, 0 while it blocks: a heartbeat that stands still while awake is a hang.
+    pub busy: AtomicU32,
+    /// Slot plus one of the client whose ring is being worked on; 0: none.
+    pub hand_port: AtomicU32,
+    /// Vring index of it.
+    pub hand_ring: AtomicU32,
+    /// What killed the worker.
+    pub crash: Crash,
+}
+
+/// What a dying worker wrote about its death. Cleared by the supervisor before each start.
+#[repr(C)]
+pub struct Crash {
+    /// Signal number; 0: nothing recorded. Stored last.
+    pub signal: AtomicI32,
+    /// `si_code`.
+    pub code: AtomicI32,
+    /// Fault address (`si_addr`), for SIGSEGV and SIGBUS.
+    pub addr: AtomicU64,
+    /// Instruction pointer.
+    pub ip: AtomicU64,
+    /// Syscall number, for SIGSYS (a violation of the seccomp policy).
+    pub syscall: AtomicI32,
+    /// Slot plus one of the port whose memory region contains `addr`; 0: none.
+    pub fault_port: AtomicU32,
+    /// The region's guest address, if `fault_port`.
+    pub fault_region: AtomicU64,
+    /// Octets used of `message`.
+    pub message_len: AtomicU32,
+    /// Panic message, UTF-8.
+    pub message: [AtomicU8; MESSAGE_MAX],
+}
+
+/// One entry of the forwarding table.
+#[repr(C)]
+pub struct FdbLine {
+    /// Address (low 48 bits, first octet highest) and slot (high 16 bits); 0: free.
+    pub key: AtomicU64,
+    /// When the address was seen last, in seconds of CLOCK_MONOTONIC.
+    pub seen: AtomicU64,
+}
+
+/// Counters and ring positions of one port.
+#[repr(C, align(4096))]
+pub struct PortLine {
+    /// Frames taken from the guest and forwarded or flooded.
+    pub from_guest_frames: AtomicU64,
+    /// Octets of them, without the virtio header.
+    pub from_guest_bytes: AtomicU64,
+    /// Frames delivered to the guest.
+    pub to_guest_frames: AtomicU64,
+    /// Octets of them.
+    pub to_guest_bytes: AtomicU64,
+    /// Times that the guest was signalled (call fd written).
+    pub calls: AtomicU64,
+    /// Times that a kick woke the worker for this port.
+    pub kicks: AtomicU64,
+    /// Dropped frames, by [`Drop`].
+    pub drops: [AtomicU64; 24],
+    /// Position of each ring.
+    pub rings: [RingLine; MAX_RINGS],
+}
+
+/// Position of one ring, written at the end of each burst.
+#[repr(C, align(64))]
+pub struct RingLine {
+    /// Entries used so far, modulo 2^16 the ring's `used.idx`.
+    pub used: AtomicU64,
+}
+
+/// Adds to a counter that has one writer: a load and a store, no locked instruction.
+pub fn add(counter: &AtomicU64, n: u64) {
+    counter.store(counter.load(Relaxed).wrapping_add(n), Relaxed);
+}
+
+impl PortLine {
+    /// Zeroes everything, for a new client in the slot.
+    pub fn reset(&self) {
+        let counters = [
+            &self.from_guest_frames,
+            &self.from_guest_bytes,
+            &self.to_guest_frames,
+            &self.to_guest_bytes,
+            &self.calls,
+            &self.kicks,
+        ];
+        let rings = self.rings.iter().map(|ring| &ring.used);
+        for counter in counters.into_iter().chain(&self.drops).chain(rings) {
+            counter.store(0, Relaxed);
+        }
+    }
+
+    /// Counts `n` frames dropped for `reason`.
+    pub fn drop(&self, reason: Drop, n: u64) {
+        if let Some(counter) = self.drops.get(reason as usize) {
+            add(counter, n);
+        }
+    }
+}
+
+impl Crash {
+    /// Forgets the last death.
+    pub fn clear(&self) {
+        self.signal.store(0, Relaxed);
+        self.code.store(0, Relaxed);
+        self.addr.store(0, Relaxed);
+        self.ip.store(0, Relaxed);
+        self.syscall.store(0, Relaxed);
+        self.fault_port.store(0, Relaxed);
+        self.fault_region.store(0, Relaxed);
+        self.message_len.store(0, Relaxed);
+    }
+
+    /// Keeps the first [`MESSAGE_MAX`] octets of a panic message.
+    pub fn write_message(&self, text: &str) {
+        let length = text.len().min(MESSAGE_MAX);
+        for (to, from) in self.message.iter().zip(text.bytes()) {
+            to.store(from, Relaxed);
+        }
+        self.message_len.store(length as u32, Relaxed);
+    }
+
+    /// The panic message, made printable; empty if none.
+    pub fn read_message(&self) -> String {
+        let length = (self.message_len.load(Relaxed) as usize).min(MESSAGE_MAX);
+        let octets: Vec<u8> = self.message.iter().take(length).map(|octet| octet.load(Relaxed)).collect();
+        String::from_utf8_lossy(&octets).chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    }
+}
+
+/// A mapping of a ledger.
+pub struct LedgerMap(MmapRaw);
+
+impl LedgerMap {
+    /// Makes an empty ledger and maps it. The memfd goes to each worker.
+    pub fn create() -> std::io::Result<(OwnedFd, LedgerMap)> {
+        let fd = memfd_create(c"sv3-ledger", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+        nix::unistd::ftruncate(&fd, size_of::<Ledger>() as i64)?;
+        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+        fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
+        let map = LedgerMap::map(&fd)?;
+        Ok((fd, map))
+    }
+
+    /// Maps a ledger that the supervisor made. The fd may be closed afterwards.
+    pub fn map(fd: &impl AsFd) -> std::io::Result<LedgerMap> {
+        use std::os::fd::AsRawFd;
+        let raw = fd.as_fd().as_raw_fd();
+        Ok(LedgerMap(MmapOptions::new().len(size_of::<Ledger>()).map_raw(raw)?))
+    }
+}
+
+impl std::ops::Deref for LedgerMap {
+    type Target = Ledger;
+
+    #[allow(unsafe_code)]
+    fn deref(&self) -> &Ledger {
+        // SAFETY: the mapping is page aligned and `size_of::<Ledger>()` long, the file is sealed against shrinking
+        // (`create`), every field is an atomic for which all bit patterns are valid, and the mapping lives as long as
+        // `self`.
+        unsafe { &*self.0.as_ptr().cast::<Ledger>() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_mappings_see_one_ledger_which_cannot_shrink() {
+        let (fd, supervisor) = LedgerMap::create().unwrap();
+        let worker = LedgerMap::map(&fd).unwrap();
+        worker.ports[1023].drop(Drop::Hairpin, 2);
+        worker.head.crash.write_message("index out\nof bounds");
+        assert_eq!(supervisor.ports[1023].drops[Drop::Hairpin as usize].load(Relaxed), 2);
+        assert_eq!(supervisor.head.crash.read_message(), "index out of bounds");
+        assert!(nix::unistd::ftruncate(&fd, 0).is_err());
+    }
+
+    #[test]
+    fn drop_reasons_fit() {
+        assert!(Drop::COUNT <= size_of::<[AtomicU64; 24]>() / 8);
+        assert_eq!(size_of::<PortLine>(), 4096);
+    }
+}

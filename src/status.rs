@@ -1,0 +1,139 @@
+//! What `sv3 status --json` prints: the stable, documented view of a running switch.
+//!
+//! The control socket speaks lines: a request is one line (`status`), the answer one line of JSON, then the supervisor
+//! closes. A failed request is answered by `{"error": "..."}`. Fields are only ever added.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The whole switch.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// sv3's version.
+    pub version: String,
+    /// The supervisor.
+    pub supervisor: SupervisorStatus,
+    /// The worker.
+    pub worker: WorkerStatus,
+    /// The front door that clients connect to.
+    pub socket: String,
+    /// Connected clients, by slot.
+    pub ports: Vec<PortStatus>,
+}
+
+/// The supervisor process.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SupervisorStatus {
+    /// Process id.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub uptime_s: u64,
+    /// Landlock ABI achieved; 0: the kernel has none.
+    pub landlock_abi: u32,
+}
+
+/// The worker process.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// Process id; absent between a death and the next start.
+    pub pid: Option<u32>,
+    /// Seconds since this worker started.
+    pub uptime_s: u64,
+    /// Workers that died and were replaced since the supervisor started.
+    pub restarts: u64,
+    /// Why the last one died, in words.
+    pub last_death: Option<String>,
+    /// Landlock ABI achieved; 0: the kernel has none.
+    pub landlock_abi: u32,
+}
+
+/// One connected client.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PortStatus {
+    /// Name, as in events: `p0`, `p1`, ...
+    pub name: String,
+    /// Slot.
+    pub slot: u16,
+    /// Process id of the client when it connected.
+    pub client_pid: i32,
+    /// User id of the client.
+    pub client_uid: u32,
+    /// `up` (a receive and a transmit ring run), `starting` (handshake under way) or `down` (stopped).
+    pub link: Link,
+    /// Negotiated virtio features, by name.
+    pub features: Vec<String>,
+    /// Negotiated vhost-user protocol features, by name.
+    pub protocol_features: Vec<String>,
+    /// MTU that the front-end told; absent if none.
+    pub mtu: Option<u64>,
+    /// Rings that the client has set up, by vring index.
+    pub rings: Vec<RingStatus>,
+    /// Memory regions.
+    pub memory: Vec<RegionStatus>,
+    /// Frames and octets taken from the guest and forwarded.
+    pub from_guest: Traffic,
+    /// Frames and octets delivered to the guest.
+    pub to_guest: Traffic,
+    /// Dropped frames by reason; reasons with no drops are left out.
+    pub drops: BTreeMap<String, u64>,
+    /// Times that the guest was signalled.
+    pub calls: u64,
+    /// Times that the guest's kicks woke the worker.
+    pub kicks: u64,
+}
+
+/// State of a port's link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Link {
+    /// A receive and a transmit ring are started and enabled.
+    Up,
+    /// Connected; no ring has been started yet.
+    Starting,
+    /// Rings were started and are stopped, disabled or faulted.
+    Down,
+}
+
+/// Frames and octets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Frames.
+    pub frames: u64,
+    /// Octets of Ethernet frames, without the virtio header.
+    pub bytes: u64,
+}
+
+/// One ring.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RingStatus {
+    /// Vring index; even: the guest receives.
+    pub index: u16,
+    /// `split` or `packed`.
+    pub kind: String,
+    /// Number of descriptors.
+    pub size: u16,
+    /// The ring is started.
+    pub started: bool,
+    /// The ring is enabled.
+    pub enabled: bool,
+    /// Why the worker stopped it, in words.
+    pub fault: Option<String>,
+    /// Entries used by the worker so far, as the ledger has it.
+    pub used: u64,
+}
+
+/// One memory region.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RegionStatus {
+    /// Address for the guest.
+    pub guest_addr: u64,
+    /// Size in octets.
+    pub size: u64,
+    /// Where it begins in its file, in octets.
+    pub offset: u64,
+    /// Size of the file when it was admitted, in octets.
+    pub file_size: u64,
+    /// Seals of the file by name (`shrink`, `grow`, ...); a file without `shrink` can be truncated by its client.
+    pub seals: Vec<String>,
+}

@@ -1,0 +1,1 @@
+//! Helpers of the scenarios in `tests/tests/`: the real switch, a front-end in software, real guests.
