@@ -1,0 +1,37 @@
+# The guest: Debian's kernel, and an initramfs of busybox, iperf3, the network driver and scripts/guest/init.
+
+# In the order of their dependencies; what the kernel has built in is left out.
+GUEST_MODULES="virtio virtio_ring virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci failover net_failover virtio_net"
+
+# guest_image: makes $SV3_CACHE/guest/{vmlinuz,initrd} from the bookworm tree.
+guest_image() {
+    local tree=$SV3_CACHE/bookworm out=$SV3_CACHE/guest made_of
+    made_of=$(cat "$tree/.packages" "$ROOT"/scripts/guest/* "$ROOT/scripts/lib/guest.sh" | cksum)
+    [ "$(cat "$out/.made-of" 2>/dev/null)" = "$made_of" ] && return
+    say "building the guest's initramfs in $out"
+    local root=$out/root module file
+    rm -rf "$out"
+    mkdir -p "$root"/{bin,modules,usr/lib/x86_64-linux-gnu,lib64}
+    cp "$tree/bin/busybox" "$tree/usr/bin/iperf3" "$root/bin/"
+    cp "$ROOT"/scripts/guest/* "$root/"
+    chmod 755 "$root"/{init,configure}
+    guest_libraries "$root/bin/iperf3" | while read -r file; do cp "$file" "$root/usr/lib/x86_64-linux-gnu/"; done
+    cp "$tree/lib64/ld-linux-x86-64.so.2" "$root/lib64/"
+    for module in $GUEST_MODULES; do
+        file=$(find "$tree/lib/modules" -name "$module.ko")
+        [ -n "$file" ] || continue
+        cp "$file" "$root/modules/"
+        echo "$module" >>"$root/modules/order"
+    done
+    cp "$tree"/boot/vmlinuz-* "$out/vmlinuz"
+    (cd "$root" && find . | "$tree/bin/busybox" cpio -o -H newc 2>/dev/null) >"$out/initrd"
+    rm -rf "$root"
+    echo "$made_of" >"$out/.made-of"
+}
+
+# guest_libraries PROGRAM: the files of the shared libraries that it loads, one a line.
+guest_libraries() {
+    local tree=$SV3_CACHE/bookworm
+    "$tree/lib64/ld-linux-x86-64.so.2" --library-path "$tree/usr/lib/x86_64-linux-gnu" --list "$1" |
+        awk '$2 == "=>" && $3 ~ /^\// { print $3 }'
+}
