@@ -1,0 +1,65 @@
+//! What `scripts/setup` keeps in the cache: the guest's kernel and initramfs, and programs of two Debian releases.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use crate::failure::{Failure, Result};
+
+/// A Debian release whose packages lie unpacked in the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suite {
+    /// Debian 12: QEMU 7.2, DPDK 22.11, the guest's kernel and tools.
+    Bookworm,
+    /// Debian's development branch: QEMU 11.1 or newer.
+    Sid,
+}
+
+impl Suite {
+    fn name(self) -> &'static str {
+        match self {
+            Suite::Bookworm => "bookworm",
+            Suite::Sid => "sid",
+        }
+    }
+}
+
+/// The cache, filled by `scripts/setup`, which takes a minute or two the first time and then nothing.
+pub fn cache() -> Result<&'static Path> {
+    static CACHE: OnceLock<Result<PathBuf>> = OnceLock::new();
+    CACHE.get_or_init(set_up).as_deref().map_err(Clone::clone)
+}
+
+fn set_up() -> Result<PathBuf> {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/setup");
+    let output = Command::new(script).stderr(Stdio::inherit()).output()?;
+    if !output.status.success() {
+        return Err(Failure::new(format!("{script} failed: {}", output.status)));
+    }
+    Ok(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
+}
+
+/// The folder of an unpacked release, laid out like its `/`.
+pub fn tree(suite: Suite) -> Result<PathBuf> {
+    Ok(cache()?.join(suite.name()))
+}
+
+/// A command for `/usr/bin/PROGRAM` of a release. It runs by the release's own loader and libraries, thus sees the
+/// host's paths, and dies with the thread that starts it.
+pub fn program(suite: Suite, program: &str) -> Result<Command> {
+    let tree = tree(suite)?;
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--pdeathsig", "KILL", "--"])
+        .arg(tree.join("lib64/ld-linux-x86-64.so.2"))
+        .arg("--library-path")
+        .arg(tree.join("usr/lib/x86_64-linux-gnu"))
+        .arg(tree.join("usr/bin").join(program));
+    Ok(command)
+}
+
+/// The guest's kernel and initramfs.
+pub fn kernel() -> Result<(PathBuf, PathBuf)> {
+    let guest = cache()?.join("guest");
+    Ok((guest.join("vmlinuz"), guest.join("initrd")))
+}

@@ -1,0 +1,298 @@
+//! A real guest: Debian's kernel under QEMU, attached to a vhost-user socket, driven by shell commands.
+//!
+//! QEMU uses KVM where the processor and `/dev/kvm` allow it and emulates otherwise. It is killed when the [`Vm`] is
+//! dropped.
+
+mod agent;
+mod measure;
+mod qmp;
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command};
+use std::time::Duration;
+
+pub use agent::{Agent, Output};
+pub use measure::{Ping, Stream};
+pub use qmp::Qmp;
+use tempfile::TempDir;
+
+use crate::failure::{Failure, Result};
+use crate::image::{self, Suite};
+
+/// How a guest shall be built.
+#[derive(Debug, Clone)]
+pub struct Config {
+    number: u8,
+    qemu: Suite,
+    device: String,
+    queue_pairs: u8,
+    memory_mib: u32,
+    memory_slots: u8,
+}
+
+impl Config {
+    /// The network device's properties, beyond what attaching it takes, such as `mrg_rxbuf=off,csum=off`.
+    pub fn device(self, properties: &str) -> Config {
+        Config { device: format!(",{properties}"), ..self }
+    }
+
+    /// Whose QEMU runs it; the newest unless told.
+    pub fn qemu(self, qemu: Suite) -> Config {
+        Config { qemu, ..self }
+    }
+
+    /// Queue pairs and virtual processors; one unless told.
+    pub fn queue_pairs(self, queue_pairs: u8) -> Config {
+        Config { queue_pairs, ..self }
+    }
+
+    /// Empty slots for memory that is plugged in later, see [`Vm::plug_memory`]; none unless told.
+    pub fn memory_slots(self, memory_slots: u8) -> Config {
+        Config { memory_slots, ..self }
+    }
+
+    /// Starts QEMU on the switch's socket and waits until the guest has booted.
+    pub fn boot(self, socket: &Path) -> Result<Vm> {
+        self.start(socket)?.booted()
+    }
+
+    /// Starts QEMU and returns at once; [`Vm::booted`] waits for the guest.
+    pub fn start(self, socket: &Path) -> Result<Vm> {
+        let scratch = tempfile::Builder::new().prefix("sv3-vm-").tempdir()?;
+        let (ours, theirs) = UnixStream::pair()?;
+        let mut command = self.command(socket, scratch.path())?;
+        command
+            .stdin(OwnedFd::from(theirs.try_clone()?))
+            .stdout(OwnedFd::from(theirs))
+            .stderr(fs::File::create(scratch.path().join("stderr"))?);
+        let qemu = command.spawn()?;
+        Ok(Vm { number: self.number, qemu, agent: Agent::new(ours), scratch, jobs: 0 })
+    }
+
+    fn command(&self, socket: &Path, scratch: &Path) -> Result<Command> {
+        let tree = image::tree(self.qemu)?;
+        let (kernel, initrd) = image::kernel()?;
+        let mut command = image::program(self.qemu, "qemu-system-x86_64")?;
+        command.env("QEMU_MODULE_DIR", tree.join("usr/lib/x86_64-linux-gnu/qemu"));
+        for folder in ["usr/share/qemu", "usr/share/seabios"] {
+            command.arg("-L").arg(tree.join(folder));
+        }
+        command.args(["-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35,memory-backend=ram"]);
+        command.args(if has_kvm() { ["-accel", "kvm", "-cpu", "host"] } else { ["-accel", "tcg", "-cpu", "qemu64"] });
+        command.arg("-smp").arg(self.queue_pairs.to_string());
+        command.arg("-m").arg(match self.memory_slots {
+            0 => format!("{}M", self.memory_mib),
+            slots => format!("{}M,slots={slots},maxmem=4G", self.memory_mib),
+        });
+        command.arg("-object").arg(format!("memory-backend-memfd,id=ram,size={}M,share=on", self.memory_mib));
+        command.arg("-chardev").arg(self.chardev(socket));
+        command.arg("-netdev").arg(format!("vhost-user,id=net,chardev=switch,queues={}", self.queue_pairs));
+        command.arg("-device").arg(self.network_device());
+        command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", scratch.join("qmp").display()));
+        command.arg("-serial").arg(format!("file:{}", scratch.join("console").display())).args(["-serial", "stdio"]);
+        command.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
+        command.arg("-append").arg(format!("console=ttyS0 quiet panic=-1 sv3.address={}", self.number));
+        Ok(command)
+    }
+
+    fn chardev(&self, socket: &Path) -> String {
+        let reconnect = match self.qemu {
+            Suite::Bookworm => "reconnect=1",
+            Suite::Sid => "reconnect-ms=100",
+        };
+        format!("socket,id=switch,path={},{reconnect}", socket.display())
+    }
+
+    fn network_device(&self) -> String {
+        // QEMU 7.2 crashes under TCG when a vhost-user device starts with MSI-X.
+        let vectors = match self.qemu {
+            Suite::Bookworm if !has_kvm() => ",vectors=0",
+            _ if self.queue_pairs > 1 => ",mq=on",
+            _ => "",
+        };
+        let (mac, device) = (self.number, &self.device);
+        format!("virtio-net-pci,netdev=net,romfile=,mac=52:54:00:00:00:{mac:02x}{vectors}{device}")
+    }
+}
+
+/// Hardware virtualisation works here; `/dev/kvm` alone proves nothing.
+pub fn has_kvm() -> bool {
+    let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let flags = processor.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+    flags.split(' ').any(|flag| flag == "vmx" || flag == "svm")
+        && fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok()
+}
+
+/// A running guest.
+pub struct Vm {
+    number: u8,
+    qemu: Child,
+    agent: Agent,
+    scratch: TempDir,
+    jobs: u32,
+}
+
+/// A command that runs in the guest's background.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Job(u32);
+
+/// Long enough for every command that does not say otherwise.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// A guest boots in about 4 s under TCG on an idle machine.
+const BOOT_PATIENCE: Duration = Duration::from_secs(90);
+
+impl Vm {
+    /// A guest with 512 MiB whose address is 10.0.0.NUMBER, also fd00::NUMBER, and 52:54:00:00:00:NUMBER.
+    pub fn number(number: u8) -> Config {
+        let (qemu, device) = (Suite::Sid, String::new());
+        Config { number, qemu, device, queue_pairs: 1, memory_mib: 512, memory_slots: 0 }
+    }
+
+    /// Waits until the guest takes commands.
+    pub fn booted(mut self) -> Result<Vm> {
+        self.agent.ready(BOOT_PATIENCE).map_err(|failure| self.explain("boot", &failure))?;
+        Ok(self)
+    }
+
+    /// The guest's IPv4 address.
+    pub fn address(&self) -> String {
+        format!("10.0.0.{}", self.number)
+    }
+
+    /// The guest's IPv6 address.
+    pub fn address6(&self) -> String {
+        format!("fd00::{}", self.number)
+    }
+
+    /// QEMU's process id.
+    pub fn pid(&self) -> u32 {
+        self.qemu.id()
+    }
+
+    /// Runs a shell command, at most 30 s.
+    pub fn run(&mut self, command: &str) -> Result<Output> {
+        self.run_for(command, PATIENCE)
+    }
+
+    /// Runs a shell command that is killed after `patience`.
+    pub fn run_for(&mut self, command: &str, patience: Duration) -> Result<Output> {
+        self.agent.run(command, patience).map_err(|failure| self.explain(command, &failure))
+    }
+
+    /// Runs a shell command that must succeed, at most 30 s; what it printed.
+    pub fn sh(&mut self, command: &str) -> Result<String> {
+        self.run(command)?.ok().map_err(|failure| self.explain(command, &failure))
+    }
+
+    /// Starts a shell command in the background.
+    pub fn start(&mut self, command: &str) -> Result<Job> {
+        self.jobs += 1;
+        let job = self.jobs;
+        self.sh(&format!("(({command}) >/tmp/job{job}.output 2>&1; echo $? >/tmp/job{job}.status) >/dev/null 2>&1 &"))?;
+        Ok(Job(job))
+    }
+
+    /// Waits until a background command has ended.
+    pub fn finish(&mut self, Job(job): Job, patience: Duration) -> Result<Output> {
+        let command = format!("until [ -s /tmp/job{job}.status ]; do usleep 50000; done; cat /tmp/job{job}.output");
+        let text = self.run_for(&format!("{command}; exit $(cat /tmp/job{job}.status)"), patience)?;
+        match text.status {
+            137 => Err(self.explain(&format!("background command {job}"), &Failure::new("runs past its deadline"))),
+            _ => Ok(text),
+        }
+    }
+
+    /// Pings `count` times, ten times a second.
+    pub fn ping(&mut self, address: &str, count: u32) -> Result<Ping> {
+        let job = self.start_ping(address, count)?;
+        self.finish_ping(job, count)
+    }
+
+    /// Starts to ping `count` times, ten times a second.
+    pub fn start_ping(&mut self, address: &str, count: u32) -> Result<Job> {
+        self.start(&format!("ping -i 0.1 -W 2 -c {count} {address}"))
+    }
+
+    /// What a ping of that many requests saw.
+    pub fn finish_ping(&mut self, job: Job, count: u32) -> Result<Ping> {
+        Ping::parse(&self.finish(job, Duration::from_millis(u64::from(count) * 100) + PATIENCE)?.text)
+    }
+
+    /// Starts an iperf3 server, which stays.
+    pub fn serve_iperf3(&mut self) -> Result<()> {
+        self.sh("iperf3 -s -D").map(drop)
+    }
+
+    /// A TCP stream to another guest's server, or from it with `-R` among the options.
+    pub fn iperf3(&mut self, address: &str, seconds: u32, options: &str) -> Result<Stream> {
+        let job = self.start_iperf3(address, seconds, options)?;
+        self.finish_iperf3(job, seconds)
+    }
+
+    /// Starts a TCP stream.
+    pub fn start_iperf3(&mut self, address: &str, seconds: u32, options: &str) -> Result<Job> {
+        self.start(&format!("iperf3 -J -c {address} -t {seconds} {options}"))
+    }
+
+    /// What a TCP stream of that many seconds reached.
+    pub fn finish_iperf3(&mut self, job: Job, seconds: u32) -> Result<Stream> {
+        let text = self.finish(job, Duration::from_secs(seconds.into()) + PATIENCE)?.text;
+        Stream::parse(&text).map_err(|failure| self.explain("iperf3", &failure))
+    }
+
+    /// How often eth0's carrier came or went since the driver was bound.
+    pub fn carrier_changes(&mut self) -> Result<u32> {
+        Ok(self.sh("cat /sys/class/net/eth0/carrier_changes")?.trim().parse()?)
+    }
+
+    /// The virtio features that driver and device agreed on, bit n as the spec numbers it.
+    pub fn features(&mut self) -> Result<u64> {
+        let bits = self.sh("cat /sys/class/net/eth0/device/features")?;
+        Ok(bits.trim().chars().enumerate().filter(|(_, bit)| *bit == '1').fold(0, |all, (n, _)| all | 1 << n))
+    }
+
+    /// Reboots the guest and waits for it.
+    pub fn reboot(&mut self) -> Result<()> {
+        self.agent.send("reboot -f", PATIENCE)?;
+        self.agent.ready(BOOT_PATIENCE).map_err(|failure| self.explain("reboot", &failure))
+    }
+
+    /// Takes the network driver from the device and gives it back.
+    pub fn rebind_driver(&mut self) -> Result<()> {
+        let driver = "/sys/bus/virtio/drivers/virtio_net";
+        self.sh(&format!("cd {driver} && echo virtio0 >unbind && echo virtio0 >bind && /configure {}", self.number))
+            .map(drop)
+    }
+
+    /// Plugs memory into one of the free slots.
+    pub fn plug_memory(&mut self, id: &str, mebibytes: u32) -> Result<()> {
+        let mut qmp = Qmp::connect(&self.scratch.path().join("qmp"))?;
+        let bytes = u64::from(mebibytes) << 20;
+        let backend = serde_json::json!({"qom-type": "memory-backend-memfd", "id": id, "size": bytes, "share": true});
+        qmp.execute("object-add", backend)?;
+        let slot = serde_json::json!({"driver": "pc-dimm", "id": format!("{id}-slot"), "memdev": id});
+        qmp.execute("device_add", slot).map(drop)
+    }
+
+    /// What failed, with what QEMU and the guest's kernel last said.
+    fn explain(&self, what: &str, failure: &Failure) -> Failure {
+        let said = |file: &str| {
+            let text = fs::read(self.scratch.path().join(file)).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text).replace('\r', "");
+            let lines: Vec<&str> = text.lines().collect();
+            lines.get(lines.len().saturating_sub(15)..).unwrap_or_default().join("\n")
+        };
+        let (number, qemu, console) = (self.number, said("stderr"), said("console"));
+        Failure::new(format!("guest {number}: {what}: {failure}\n-- QEMU --\n{qemu}\n-- console --\n{console}"))
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+    }
+}
