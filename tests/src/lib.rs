@@ -2,4 +2,5 @@
 
 pub mod failure;
 pub mod image;
+pub mod testpmd;
 pub mod vm;
