@@ -16,7 +16,7 @@ pub enum Drop {
     BadChain,
     /// Shorter than a virtio-net header and an Ethernet header. Charged to the sender.
     ShortFrame,
-    /// Longer than the largest frame (65,550 octets). Charged to the sender.
+    /// Longer than [`crate::frame::MAX_FRAME`] octets. Charged to the sender.
     LongFrame,
     /// The virtio-net header's offload fields contradict the frame or the negotiated features. Sender.
     BadOffload,

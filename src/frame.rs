@@ -4,6 +4,8 @@ use std::fmt;
 
 /// Octets of an Ethernet header without tags.
 pub const ETHERNET_LEN: usize = 14;
+/// Octets of the largest frame: Ethernet and two VLAN tags, an IPv6 header, and the most that one can carry.
+pub const MAX_FRAME: usize = ETHERNET_LEN + 8 + 40 + 65535;
 
 /// A 48-bit Ethernet address; ordering and hashing are by value.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

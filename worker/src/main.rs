@@ -1,2 +1,84 @@
-//! sv3.
-fn main() {}
+//! The worker: maps guests' memory, moves their frames, opens nothing.
+//!
+//! Started by the supervisor with its control socket as stdin. Before the first command it confines itself; the first
+//! command brings the ledger; all else is the loop in [`switch`].
+
+mod burst;
+mod clock;
+mod confine;
+mod control;
+mod copy;
+mod crash;
+mod deliver;
+mod fabric;
+mod fdb;
+mod guest;
+mod notify;
+mod offload;
+mod port;
+mod rarp;
+mod switch;
+
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use sv3::ipc::{Command, Report, ReportKind, Settings, VERSION};
+use sv3::ledger::LedgerMap;
+
+use control::{Control, Over};
+
+fn main() {
+    match run() {
+        Ok(Over::Closed) => crash::end(0),
+        Ok(Over::Broken(reason)) | Err(reason) => {
+            eprintln!("sv3-worker: {reason}");
+            crash::end(1)
+        }
+    }
+}
+
+fn run() -> Result<Over, String> {
+    let words = |what: &'static str| move |e: nix::errno::Errno| format!("{what}: {e}");
+    let socket = std::io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from);
+    let socket = socket.map_err(|e| format!("stdin: {e}"))?;
+    socket.set_nonblocking(true).map_err(|e| format!("stdin must be the supervisor's socket: {e}"))?;
+    crash::handle_signals().map_err(words("signal handlers"))?;
+    let achieved = confine::worker()?;
+
+    let mut control = Control::new(socket);
+    let (settings, ledger) = match first(&mut control) {
+        Ok(start) => start,
+        Err(over) => return Ok(over),
+    };
+    crash::record_in(ledger);
+    let ready = Report {
+        value: u64::from(achieved.landlock_abi),
+        detail: u64::from(VERSION),
+        ..Report::new(ReportKind::Ready, 1)
+    };
+    if let Err(over) = control.report(ready) {
+        return Ok(over);
+    }
+    let mut switch = switch::Switch::new(&settings, ledger, control).map_err(words("epoll"))?;
+    Ok(switch.run())
+}
+
+/// Waits for the first command, which must be `Start`.
+fn first(control: &mut Control) -> Result<(Settings, &'static LedgerMap), Over> {
+    loop {
+        if let Some((envelope, fds)) = control.receive()? {
+            let (Command::Start(settings), Some(fd)) = (envelope.command, fds.into_iter().next()) else {
+                return Err(Over::Broken("the first command is not Start".to_string()));
+            };
+            if settings.version != VERSION {
+                return Err(Over::Broken(format!("supervisor speaks version {}, I {VERSION}", settings.version)));
+            }
+            let map = LedgerMap::map(&fd).map_err(|e| Over::Broken(format!("ledger: {e}")))?;
+            return Ok((settings, Box::leak(Box::new(map))));
+        }
+        let mut wait = [PollFd::new(control.as_fd(), PollFlags::POLLIN)];
+        // Whatever woke us, the next `receive` says what it was.
+        let _ = poll(&mut wait, PollTimeout::NONE);
+    }
+}

@@ -1,0 +1,126 @@
+//! The control socket, worker's end: commands in, reports out, never blocking in the middle of either.
+
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use passfd::FdPassingExt;
+use sv3::ipc::{Envelope, FRAME_MAX, FRAME_PREFIX, Report};
+
+/// Most octets of reports that wait for the supervisor to read; more means that it is gone.
+const BACKLOG: usize = 1 << 20;
+
+/// Why the worker's conversation with its supervisor is over.
+#[derive(Debug)]
+pub enum Over {
+    /// The supervisor closed the socket: an orderly end.
+    Closed,
+    /// The supervisor broke the protocol, or does not read.
+    Broken(String),
+}
+
+/// A command with its fds, in order.
+pub type Order = (Envelope, Vec<OwnedFd>);
+
+/// The socket and what has arrived so far.
+pub struct Control {
+    socket: UnixStream,
+    /// Octets of the frame under way.
+    frame: Vec<u8>,
+    /// A decoded command that waits for its fds.
+    partial: Option<Order>,
+    backlog: Vec<u8>,
+}
+
+impl Control {
+    /// Takes over the socket, which must not block.
+    pub fn new(socket: UnixStream) -> Control {
+        Control { socket, frame: Vec::with_capacity(FRAME_MAX), partial: None, backlog: Vec::new() }
+    }
+
+    /// The next whole command, if it is here.
+    pub fn receive(&mut self) -> Result<Option<Order>, Over> {
+        if self.partial.is_none() {
+            if !self.fill(FRAME_PREFIX)? {
+                return Ok(None);
+            }
+            let prefix = self.frame.first_chunk::<FRAME_PREFIX>().copied().unwrap_or_default();
+            let length = u32::from_le_bytes(prefix) as usize;
+            if length > FRAME_MAX {
+                return Err(Over::Broken(format!("a command of {length} octets")));
+            }
+            if !self.fill(FRAME_PREFIX + length)? {
+                return Ok(None);
+            }
+            let body = self.frame.get(FRAME_PREFIX..).unwrap_or(&[]);
+            let envelope = Envelope::decode(body).map_err(|e| Over::Broken(e.to_string()))?;
+            self.frame.clear();
+            self.partial = Some((envelope, Vec::new()));
+        }
+        if let Some((envelope, fds)) = &mut self.partial {
+            while fds.len() < envelope.command.fds() {
+                match self.socket.recv_fd() {
+                    Ok(fd) => fds.push(owned(fd)),
+                    Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return Ok(None),
+                    Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return Err(Over::Closed),
+                    Err(e) => return Err(Over::Broken(format!("no fd: {e}"))),
+                }
+            }
+        }
+        Ok(self.partial.take())
+    }
+
+    /// Reads until `length` octets of the frame are here; never further, for behind them may be an fd.
+    fn fill(&mut self, length: usize) -> Result<bool, Over> {
+        while self.frame.len() < length {
+            let have = self.frame.len();
+            self.frame.resize(length, 0);
+            let got = self.socket.read(self.frame.get_mut(have..).unwrap_or(&mut []));
+            self.frame.truncate(have + got.as_ref().copied().unwrap_or(0));
+            match got {
+                Ok(0) => return Err(Over::Closed),
+                Ok(_) => {}
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return Ok(false),
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Over::Broken(e.to_string())),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Sends a report, now or when there is room.
+    pub fn report(&mut self, report: Report) -> Result<(), Over> {
+        self.backlog.extend_from_slice(&report.to_bytes());
+        self.flush()
+    }
+
+    /// Sends what waits, as far as there is room.
+    pub fn flush(&mut self) -> Result<(), Over> {
+        while !self.backlog.is_empty() {
+            match self.socket.write(&self.backlog) {
+                Ok(sent) => drop(self.backlog.drain(..sent)),
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock && self.backlog.len() < BACKLOG => break,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Over::Broken(format!("reports are not read: {e}"))),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether reports wait for room.
+    pub fn pending(&self) -> bool {
+        !self.backlog.is_empty()
+    }
+}
+
+impl AsFd for Control {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+#[allow(unsafe_code)] // named in the design: fd hand-over
+fn owned(fd: std::os::fd::RawFd) -> OwnedFd {
+    // SAFETY: `passfd` received the fd just now and keeps no copy of it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}

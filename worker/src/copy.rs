@@ -1,0 +1,126 @@
+//! Copies between lists of slices.
+
+use crate::guest::memory::GuestSlice;
+
+/// Copies out of a list of slices, from `skip` octets on; returns how many octets there were.
+#[inline]
+pub fn gather(slices: &[GuestSlice<'_>], mut skip: usize, into: &mut [u8]) -> usize {
+    let mut done = 0;
+    for slice in slices {
+        if skip >= slice.len() {
+            skip -= slice.len();
+            continue;
+        }
+        let rest = into.get_mut(done..).unwrap_or(&mut []);
+        if rest.is_empty() {
+            break;
+        }
+        done += slice.read(skip, rest);
+        skip = 0;
+    }
+    done
+}
+
+/// A place in a list of slices, to write at.
+pub struct Sink<'a, 'm> {
+    slices: &'a [GuestSlice<'m>],
+    offset: usize,
+}
+
+impl<'a, 'm> Sink<'a, 'm> {
+    /// The list's begin.
+    #[inline]
+    pub fn new(slices: &'a [GuestSlice<'m>]) -> Sink<'a, 'm> {
+        Sink { slices, offset: 0 }
+    }
+
+    /// The slice to write to, with room in it.
+    #[inline]
+    fn front(&mut self) -> Option<&'a GuestSlice<'m>> {
+        loop {
+            let (first, rest) = self.slices.split_first()?;
+            if self.offset < first.len() {
+                return Some(first);
+            }
+            self.slices = rest;
+            self.offset = 0;
+        }
+    }
+
+    /// Writes octets; returns how many fitted.
+    #[inline]
+    pub fn write(&mut self, from: &[u8]) -> usize {
+        let mut done = 0;
+        while let Some(rest) = from.get(done..).filter(|rest| !rest.is_empty()) {
+            let Some(front) = self.front() else { break };
+            let n = front.write(self.offset, rest);
+            self.offset += n;
+            done += n;
+        }
+        done
+    }
+
+    /// Copies `len` octets from a list of slices, from `skip` octets on; returns how many there were and fitted.
+    #[inline]
+    pub fn copy(&mut self, from: &[GuestSlice<'_>], mut skip: usize, len: usize) -> usize {
+        let mut done = 0;
+        for slice in from {
+            if skip >= slice.len() {
+                skip -= slice.len();
+                continue;
+            }
+            while done < len && skip < slice.len() {
+                let Some(front) = self.front() else { return done };
+                let n = slice.copy_to(skip, front, self.offset, len - done);
+                self.offset += n;
+                skip += n;
+                done += n;
+            }
+            skip = 0;
+        }
+        done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn cut(buffer: &mut [u8], cuts: &[usize]) -> Vec<Vec<u8>> {
+        let mut rest = buffer.to_vec();
+        let mut out = Vec::new();
+        for cut in cuts {
+            let tail = rest.split_off((*cut).min(rest.len()));
+            out.push(std::mem::replace(&mut rest, tail));
+        }
+        out.push(rest);
+        out
+    }
+
+    proptest! {
+        #[test]
+        fn any_cut_copies_the_same_octets(
+            mut data in proptest::collection::vec(any::<u8>(), 0..300),
+            cuts in proptest::collection::vec(0usize..60, 0..8),
+            room in proptest::collection::vec(0usize..60, 0..12),
+            skip in 0usize..40,
+        ) {
+            let mut pieces = cut(&mut data, &cuts);
+            let from: Vec<_> = pieces.iter_mut().map(|piece| GuestSlice::of_host(piece)).collect();
+            let mut buffers: Vec<Vec<u8>> = room.iter().map(|n| vec![0; *n]).collect();
+            let to: Vec<_> = buffers.iter_mut().map(|buffer| GuestSlice::of_host(buffer)).collect();
+            let total: usize = room.iter().sum();
+            let expected = data.get(skip..).unwrap_or(&[]);
+            let n = expected.len().min(total);
+            prop_assert_eq!(Sink::new(&to).copy(&from, skip, expected.len()), n);
+            prop_assert_eq!(&buffers.concat()[..n], &expected[..n]);
+            let mut out = vec![0; expected.len()];
+            let mut pieces = cut(&mut data.clone(), &cuts);
+            let from: Vec<_> = pieces.iter_mut().map(|piece| GuestSlice::of_host(piece)).collect();
+            prop_assert_eq!(gather(&from, skip, &mut out), expected.len());
+            prop_assert_eq!(&out[..], expected);
+        }
+    }
+}

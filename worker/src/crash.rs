@@ -1,0 +1,140 @@
+//! The worker's last words. A fatal signal or a panic leaves a record in the ledger, from which the supervisor says what
+//! happened and to whom; then the process dies.
+//!
+//! The handlers run on a stack of their own, touch nothing but static atomics and the ledger, and make no syscall, for
+//! the policy may be what killed us. A genuine SIGSEGV or SIGBUS is repeated with the signal blocked, so that the kernel
+//! ends the process by that very signal; everything else ends in an illegal instruction, and the record tells the cause.
+//!
+//! Which client a fault address belongs to is found in [`RANGES`], where every mapping of guest memory is written down.
+#![allow(unsafe_code)] // named in the design: crash handler
+
+use std::sync::atomic::{
+    AtomicPtr, AtomicU32, AtomicU64,
+    Ordering::{Relaxed, Release},
+};
+
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use sv3::ledger::{Crash, LedgerMap};
+
+/// One mapping of guest memory; free while `len` is 0.
+struct Range {
+    start: AtomicU64,
+    len: AtomicU64,
+    port: AtomicU32,
+    guest_addr: AtomicU64,
+}
+
+const MAX_RANGES: usize = 8192;
+
+/// Mappings by host address. When more exist than fit, faults in the rest are recorded without their client.
+static RANGES: [Range; MAX_RANGES] = [const {
+    Range { start: AtomicU64::new(0), len: AtomicU64::new(0), port: AtomicU32::new(0), guest_addr: AtomicU64::new(0) }
+}; MAX_RANGES];
+
+static RECORD: AtomicPtr<Crash> = AtomicPtr::new(std::ptr::null_mut());
+
+const ALT_STACK: usize = 64 * 1024;
+
+/// A range in [`RANGES`], taken out when dropped.
+pub struct Watch(Option<&'static Range>);
+
+/// Notes that `[start, start + len)` is memory of `port`, at `guest_addr` for its guest.
+pub fn watch(start: u64, len: u64, port: u16, guest_addr: u64) -> Watch {
+    let free = RANGES.iter().find(|range| range.len.load(Relaxed) == 0);
+    if let Some(range) = free {
+        range.start.store(start, Relaxed);
+        range.port.store(u32::from(port), Relaxed);
+        range.guest_addr.store(guest_addr, Relaxed);
+        range.len.store(len, Release);
+    }
+    Watch(free)
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some(range) = self.0 {
+            range.len.store(0, Release);
+        }
+    }
+}
+
+/// Installs the signal handlers; before the sandbox, which permits no such thing.
+pub fn handle_signals() -> nix::Result<()> {
+    let stack = Box::leak(vec![0u8; ALT_STACK].into_boxed_slice());
+    let alt = libc::stack_t { ss_sp: stack.as_mut_ptr().cast(), ss_flags: 0, ss_size: ALT_STACK };
+    // SAFETY: the stack is leaked, hence lives as long as the process.
+    nix::Error::result(unsafe { libc::sigaltstack(&alt, std::ptr::null_mut()) })?;
+    let flags = SaFlags::SA_SIGINFO | SaFlags::SA_ONSTACK | SaFlags::SA_RESETHAND;
+    let action = SigAction::new(SigHandler::SigAction(on_signal), flags, SigSet::all());
+    for signal in [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE, Signal::SIGSYS, Signal::SIGABRT] {
+        // SAFETY: `on_signal` is async-signal-safe: atomics only.
+        unsafe { sigaction(signal, &action) }?;
+    }
+    Ok(())
+}
+
+/// From now on deaths are recorded in `ledger`, panics included.
+pub fn record_in(ledger: &'static LedgerMap) {
+    RECORD.store(std::ptr::from_ref(&ledger.head.crash).cast_mut(), Release);
+    std::panic::set_hook(Box::new(|info| {
+        if let Some(crash) = record() {
+            crash.write_message(&info.to_string());
+            crash.signal.store(libc::SIGABRT, Release);
+        }
+        die();
+    }));
+}
+
+fn record() -> Option<&'static Crash> {
+    // SAFETY: null or a pointer from a `&'static LedgerMap`, stored by `record_in`.
+    unsafe { RECORD.load(Relaxed).as_ref() }
+}
+
+extern "C" fn on_signal(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: the kernel passes valid pointers to an SA_SIGINFO handler.
+    let (info, context) = unsafe { (&*info, &*context.cast::<libc::ucontext_t>()) };
+    // SAFETY: reading the union's field that the signal sets; for others any bits are fine, they are only recorded.
+    let addr = unsafe { info.si_addr() } as u64;
+    // A genuine fault has a positive code; kill(2) and its like have none.
+    let fault = info.si_code > 0 && (signal == libc::SIGSEGV || signal == libc::SIGBUS);
+    if let Some(crash) = record().filter(|crash| crash.signal.load(Relaxed) == 0) {
+        crash.code.store(info.si_code, Relaxed);
+        crash.ip.store(context.uc_mcontext.gregs[libc::REG_RIP as usize] as u64, Relaxed);
+        if fault {
+            crash.addr.store(addr, Relaxed);
+            attribute(crash, addr);
+        }
+        if signal == libc::SIGSYS {
+            crash.syscall.store(context.uc_mcontext.gregs[libc::REG_RAX as usize] as i32, Relaxed);
+        }
+        crash.signal.store(signal, Release);
+    }
+    if fault {
+        // SAFETY: this faults, as it did before, and is meant to: with the signal blocked the kernel ends the process
+        // by it. Should it not fault any more, `die` follows.
+        unsafe {
+            let at = addr as *mut u8;
+            at.write_volatile(at.read_volatile());
+        }
+    }
+    die();
+}
+
+fn attribute(crash: &Crash, addr: u64) {
+    let holds = |range: &&Range| addr.wrapping_sub(range.start.load(Relaxed)) < range.len.load(Relaxed);
+    if let Some(range) = RANGES.iter().find(holds) {
+        crash.fault_region.store(range.guest_addr.load(Relaxed), Relaxed);
+        crash.fault_port.store(range.port.load(Relaxed) + 1, Relaxed);
+    }
+}
+
+fn die() -> ! {
+    // SAFETY: raises SIGILL, which is blocked or has been recorded already: the process ends.
+    unsafe { std::arch::asm!("ud2", options(noreturn)) }
+}
+
+/// Ends the process at once, without the exit handlers, which make syscalls that the policy forbids.
+pub fn end(code: i32) -> ! {
+    // SAFETY: `_exit` only ends the process.
+    unsafe { libc::_exit(code) }
+}

@@ -1,0 +1,116 @@
+//! Delivery of one frame into a guest's receive ring (virtio 1.3, 5.1.6.4).
+//!
+//! Buffers for the whole frame are reserved before an octet is written: either the guest gets all of the frame, in one
+//! buffer or, with MRG_RXBUF, in several, or it gets nothing and its buffers stay where they are. The one exception is a
+//! buffer that breaks the specification, which is handed back empty, lest it block the ring.
+
+use sv3::drops::Drop;
+use sv3::ipc::RingFault;
+use sv3::virtio::{NET_HDR_LEN_LEGACY, NetHdr, VIRTIO_NET_F_MRG_RXBUF};
+
+use crate::copy::Sink;
+use crate::guest::chain::{Direction, MAX_SLICES, Walker};
+use crate::guest::memory::{Arena, GuestSlice};
+use crate::guest::split::SplitRing;
+use crate::port::Port;
+
+/// A frame on its way: a header and octets in slices.
+#[derive(Clone, Copy)]
+pub struct Parcel<'a, 'm> {
+    /// The header for the receiver; `num_buffers` is set here.
+    pub hdr: NetHdr,
+    /// The slices that the frame lies in.
+    pub slices: &'a [GuestSlice<'m>],
+    /// Octets of the slices in front of the frame.
+    pub skip: usize,
+    /// Octets of the frame.
+    pub len: usize,
+}
+
+/// Why a frame was not delivered.
+#[derive(Clone, Copy, Debug)]
+pub enum Undelivered {
+    /// Counted against the receiver.
+    Dropped(Drop),
+    /// The receive ring is broken and must stop.
+    Fault(RingFault),
+}
+
+/// Buffers reserved for a frame.
+pub struct Receiver {
+    arena: Arena,
+    /// Head and room of each reserved chain.
+    chains: Vec<(u16, usize)>,
+}
+
+impl Receiver {
+    /// Room to reserve in, made once.
+    pub fn new() -> Receiver {
+        Receiver { arena: Arena::new(2 * MAX_SLICES), chains: Vec::with_capacity(MAX_SLICES) }
+    }
+
+    /// Copies a frame into buffers of vring `ring` of `port`. Nothing is visible to the guest before the ring is
+    /// published.
+    #[inline]
+    pub fn deliver(&mut self, port: &mut Port, ring: u16, parcel: &Parcel<'_, '_>) -> Result<(), Undelivered> {
+        let header_len = port.header_len();
+        let mergeable = VIRTIO_NET_F_MRG_RXBUF.of(port.features);
+        let split = port.rings.get_mut(usize::from(ring)).and_then(|ring| ring.split.as_mut());
+        let split = split.ok_or(Undelivered::Dropped(Drop::RxDown))?;
+        let walker = Walker { memory: &port.memory, features: port.features, direction: Direction::ToGuest };
+        let needed = header_len + parcel.len;
+
+        let mut slices = self.arena.list();
+        self.chains.clear();
+        let mut room = 0;
+        while room < needed {
+            let ahead = self.chains.len() as u16;
+            if ahead > 0 && !mergeable {
+                return Err(Undelivered::Dropped(Drop::RxTooSmall));
+            }
+            if ahead >= split.ready() && split.refresh().map_err(Undelivered::Fault)? <= ahead {
+                return Err(Undelivered::Dropped(Drop::NoRxBuffers));
+            }
+            if self.chains.len() == self.chains.capacity() || slices.spare() < MAX_SLICES {
+                return Err(Undelivered::Dropped(Drop::RxTooSmall));
+            }
+            let head = split.head(ahead);
+            match walker.walk(split, head, &mut slices) {
+                Ok(len) => {
+                    self.chains.push((head, len));
+                    room += len;
+                }
+                // Only the ring's next entry can be handed back; a bad one further on is found again then.
+                Err(_) if ahead == 0 => {
+                    split.complete(head, 0);
+                    return Err(Undelivered::Dropped(Drop::RxBadChain));
+                }
+                Err(_) => {
+                    hand_back(split, &self.chains);
+                    return Err(Undelivered::Dropped(Drop::RxBadChain));
+                }
+            }
+        }
+
+        let hdr = NetHdr { num_buffers: self.chains.len() as u16, ..parcel.hdr }.to_bytes();
+        let hdr = if header_len == NET_HDR_LEN_LEGACY { &hdr[..NET_HDR_LEN_LEGACY] } else { &hdr[..] };
+        let mut sink = Sink::new(slices.from(0));
+        sink.write(hdr);
+        sink.copy(parcel.slices, parcel.skip, parcel.len);
+
+        let mut left = needed;
+        for (head, room) in &self.chains {
+            let used = left.min(*room);
+            left -= used;
+            split.complete(*head, used as u32);
+        }
+        Ok(())
+    }
+}
+
+/// Hands good chains back empty, so that the bad one behind them comes to the front.
+fn hand_back(split: &mut SplitRing, chains: &[(u16, usize)]) {
+    for (head, _) in chains {
+        split.complete(*head, 0);
+    }
+}

@@ -1,0 +1,264 @@
+//! A client's memory as the worker sees it: mappings of the files that the supervisor admitted, and checked views.
+//!
+//! The client maps the same pages and may change any octet at any time, so a view is never a Rust slice: octets are
+//! copied out, copied in or copied over, each read once. The file may even be truncated under the mapping; the touch is
+//! then a SIGBUS, which `crash` attributes to the region by the ranges that are registered here.
+//!
+//! A [`GuestSlice`] borrows the [`GuestMemory`] that it was looked up in, hence cannot outlive the mapping. Rings, which
+//! live longer, hold an `Rc` of theirs ([`super::shared`]).
+#![allow(unsafe_code)] // named in the design: guest memory
+
+use std::cell::Cell;
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::Rc;
+
+use memmap2::{MmapOptions, MmapRaw};
+use sv3::MAX_MEM_SLOTS;
+use sv3::ipc::Region;
+
+use crate::crash;
+
+/// One mapped region.
+pub struct Mapping {
+    region: Region,
+    /// Where the region begins, inside of `_map`.
+    host: *mut u8,
+    _watch: crash::Watch,
+    _map: MmapRaw,
+}
+
+impl Mapping {
+    /// Maps a region that the supervisor found to lie inside of its file. The fd is closed.
+    pub fn new(port: u16, region: Region, fd: OwnedFd) -> io::Result<Mapping> {
+        let overflow = || io::Error::from_raw_os_error(libc::EOVERFLOW);
+        let block = region.block.max(1);
+        let lead = region.offset % block;
+        let length =
+            region.size.checked_add(lead).and_then(|n| n.checked_next_multiple_of(block)).ok_or_else(overflow)?;
+        let length = usize::try_from(length).map_err(|_| overflow())?;
+        let map = MmapOptions::new().offset(region.offset - lead).len(length).map_raw(fd.as_raw_fd())?;
+        // SAFETY: `lead` is below `block`, hence below the mapping's length.
+        let host = unsafe { map.as_mut_ptr().add(lead as usize) };
+        let watch = crash::watch(host as u64, region.size, port, region.guest_addr);
+        Ok(Mapping { region, host, _watch: watch, _map: map })
+    }
+
+    /// The pointer to `[offset, offset + len)` of the region, if that lies inside of it.
+    fn at(&self, offset: u64, len: u64) -> Option<*mut u8> {
+        let inside = offset.checked_add(len)? <= self.region.size;
+        // SAFETY: `offset` is at most `region.size`, which `new` mapped from `host` on.
+        inside.then(|| unsafe { self.host.add(offset as usize) })
+    }
+
+    /// A range by the front-end's own address, for rings.
+    pub(super) fn at_user(&self, addr: u64, len: u64) -> Option<*mut u8> {
+        self.at(addr.checked_sub(self.region.user_addr)?, len)
+    }
+}
+
+/// The regions of one client.
+#[derive(Default)]
+pub struct GuestMemory {
+    regions: Vec<Rc<Mapping>>,
+    /// Index of the region that was hit last.
+    last: Cell<usize>,
+}
+
+impl GuestMemory {
+    /// Adds a region; false when there are too many.
+    pub fn add(&mut self, mapping: Mapping) -> bool {
+        let room = self.regions.len() < MAX_MEM_SLOTS;
+        if room {
+            self.regions.push(Rc::new(mapping));
+        }
+        room
+    }
+
+    /// Removes the region that `REM_MEM_REG` names; false if there is none.
+    pub fn remove(&mut self, region: &Region) -> bool {
+        let before = self.regions.len();
+        let same = |have: &Region| {
+            (have.guest_addr, have.user_addr, have.size) == (region.guest_addr, region.user_addr, region.size)
+        };
+        self.regions.retain(|mapping| !same(&mapping.region));
+        self.last.set(0);
+        self.regions.len() < before
+    }
+
+    /// The mapping that wholly holds a range of the front-end's own addresses.
+    pub fn mapping_of_user(&self, addr: u64, len: u64) -> Option<&Rc<Mapping>> {
+        self.regions.iter().find(|mapping| mapping.at_user(addr, len).is_some())
+    }
+
+    /// The piece of `[addr, addr + len)` (guest addresses) that lies in the region of `addr`; shorter than `len` when
+    /// the range goes on in a neighbour. `None`: no region has `addr`. `len` must not be 0.
+    #[inline]
+    pub fn piece(&self, addr: u64, len: u64) -> Option<GuestSlice<'_>> {
+        let found = match self.regions.get(self.last.get()) {
+            Some(mapping) if addr.wrapping_sub(mapping.region.guest_addr) < mapping.region.size => mapping,
+            _ => self.search(addr)?,
+        };
+        let offset = addr - found.region.guest_addr;
+        let len = len.min(found.region.size - offset);
+        Some(GuestSlice { ptr: found.at(offset, len)?, len: len as usize, memory: PhantomData })
+    }
+
+    #[cold]
+    fn search(&self, addr: u64) -> Option<&Rc<Mapping>> {
+        let holds = |mapping: &Rc<Mapping>| addr.wrapping_sub(mapping.region.guest_addr) < mapping.region.size;
+        let at = self.regions.iter().position(holds)?;
+        self.last.set(at);
+        self.regions.get(at)
+    }
+
+    /// A range (guest addresses) that lies in one region.
+    pub fn slice(&self, addr: u64, len: u64) -> Option<GuestSlice<'_>> {
+        self.piece(addr, len).filter(|slice| slice.len as u64 == len)
+    }
+}
+
+/// A checked range of memory that others may write at any time.
+#[derive(Clone, Copy)]
+pub struct GuestSlice<'m> {
+    ptr: *mut u8,
+    len: usize,
+    memory: PhantomData<&'m GuestMemory>,
+}
+
+impl<'m> GuestSlice<'m> {
+    /// A view of the worker's own buffer, so that frames made by the worker travel like those of guests.
+    pub fn of_host(buffer: &'m mut [u8]) -> GuestSlice<'m> {
+        GuestSlice { ptr: buffer.as_mut_ptr(), len: buffer.len(), memory: PhantomData }
+    }
+
+    /// Length in octets.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Copies out from `offset`; copies what there is and returns how much that is.
+    #[inline]
+    pub fn read(&self, offset: usize, into: &mut [u8]) -> usize {
+        let n = self.len.saturating_sub(offset).min(into.len());
+        // SAFETY: `[offset, offset + n)` lies in this range, `n` octets fit in `into`, which is ours alone. The other
+        // side may write meanwhile: any octets are fine for what we read.
+        unsafe { std::ptr::copy_nonoverlapping(self.ptr.wrapping_add(offset), into.as_mut_ptr(), n) };
+        n
+    }
+
+    /// Copies `N` octets from `offset`, if there are as many.
+    #[inline]
+    pub fn read_array<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let end = offset.checked_add(N)?;
+        if end > self.len {
+            return None;
+        }
+        // SAFETY: `[offset, offset + N)` lies in this range; octet arrays have no alignment and no invalid values.
+        Some(unsafe { self.ptr.add(offset).cast::<[u8; N]>().read_volatile() })
+    }
+
+    /// Copies in at `offset`; copies what fits and returns how much that is.
+    #[inline]
+    pub fn write(&self, offset: usize, from: &[u8]) -> usize {
+        let n = self.len.saturating_sub(offset).min(from.len());
+        // SAFETY: as in `read`, with the directions exchanged.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), self.ptr.wrapping_add(offset), n) };
+        n
+    }
+
+    /// Copies up to `len` octets from `self[offset..]` to `to[to_offset..]` and returns how many both had room for.
+    #[inline]
+    pub fn copy_to(&self, offset: usize, to: &GuestSlice<'_>, to_offset: usize, len: usize) -> usize {
+        let n = self.len.saturating_sub(offset).min(to.len.saturating_sub(to_offset)).min(len);
+        // SAFETY: both ranges were just bounded; `copy` allows that a hostile client passed one file twice, so that
+        // they overlap.
+        unsafe { std::ptr::copy(self.ptr.wrapping_add(offset), to.ptr.wrapping_add(to_offset), n) };
+        n
+    }
+
+    /// Asks the processor to load the cache line at `offset`.
+    #[inline]
+    pub fn prefetch(&self, offset: usize) {
+        prefetch(self.ptr.wrapping_add(offset));
+    }
+}
+
+/// Asks the processor to load a cache line; any address is allowed.
+#[inline]
+pub fn prefetch<T>(at: *const T) {
+    // SAFETY: a prefetch is a hint and never faults.
+    unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast()) };
+}
+
+/// Room for the slices of a burst, made once.
+pub struct Arena(Box<[GuestSlice<'static>]>);
+
+impl Arena {
+    /// Room for `slices` slices.
+    pub fn new(slices: usize) -> Arena {
+        let empty = GuestSlice { ptr: std::ptr::NonNull::dangling().as_ptr(), len: 0, memory: PhantomData };
+        Arena(vec![empty; slices].into_boxed_slice())
+    }
+
+    /// An empty list with the arena's room, for slices of any memory.
+    #[inline]
+    pub fn list<'a, 'm>(&'a mut self) -> SliceList<'a, 'm> {
+        // SAFETY: the lifetime is a marker; slices of 'm are only read through the list, up to the list's own length,
+        // and no 'static ones are ever handed out.
+        let room =
+            unsafe { std::mem::transmute::<&'a mut [GuestSlice<'static>], &'a mut [GuestSlice<'m>]>(&mut *self.0) };
+        SliceList { room, len: 0 }
+    }
+}
+
+/// A list of slices in an arena.
+pub struct SliceList<'a, 'm> {
+    room: &'a mut [GuestSlice<'m>],
+    len: usize,
+}
+
+impl<'m> SliceList<'_, 'm> {
+    /// Adds a slice; false when there is no room.
+    #[inline]
+    pub fn push(&mut self, slice: GuestSlice<'m>) -> bool {
+        match self.room.get_mut(self.len) {
+            Some(place) => {
+                *place = slice;
+                self.len += 1;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Number of slices.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Forgets all slices from `len` on.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// How many more fit.
+    pub fn spare(&self) -> usize {
+        self.room.len() - self.len
+    }
+
+    /// The slices from `from` to the end.
+    #[inline]
+    pub fn from(&self, from: usize) -> &[GuestSlice<'m>] {
+        self.room.get(from..self.len).unwrap_or(&[])
+    }
+
+    /// The slices `[from, to)`.
+    #[inline]
+    pub fn range(&self, from: usize, to: usize) -> &[GuestSlice<'m>] {
+        self.room.get(from..to.min(self.len)).unwrap_or(&[])
+    }
+}

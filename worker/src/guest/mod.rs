@@ -1,0 +1,6 @@
+//! One guest's memory and rings. Everything read here was written by somebody who may wish us ill.
+
+pub mod chain;
+pub mod memory;
+pub mod shared;
+pub mod split;

@@ -1,0 +1,63 @@
+//! Arrays of atomics in guest memory: what rings are made of.
+//!
+//! The array's extent is checked once, when the ring starts; each access masks its index, so that no index can leave
+//! the array, and is an atomic access, so that the other side may write at the same time.
+#![allow(unsafe_code)] // named in the design: guest memory
+
+use std::ptr::NonNull;
+use std::rc::Rc;
+
+use sv3::ipc::RingFault;
+
+use super::memory::{GuestMemory, Mapping, prefetch};
+
+/// `2^n` values of `T` in guest memory.
+pub struct SharedArray<T> {
+    first: NonNull<T>,
+    mask: usize,
+    _mapping: Rc<Mapping>,
+}
+
+/// Types for which any bit pattern is valid and whose accesses are atomic.
+///
+/// # Safety
+/// The type must consist of atomics only, without padding.
+pub unsafe trait Shared {}
+
+// SAFETY: atomics.
+unsafe impl Shared for std::sync::atomic::AtomicU16 {}
+// SAFETY: two atomics of the same size, hence no padding.
+unsafe impl Shared for [std::sync::atomic::AtomicU32; 2] {}
+// SAFETY: two atomics of the same size, hence no padding.
+unsafe impl Shared for [std::sync::atomic::AtomicU64; 2] {}
+
+impl<T: Shared> SharedArray<T> {
+    /// The `count` values at `addr`, a front-end address, which must be aligned for `T`; `count` a power of two.
+    pub fn new(memory: &GuestMemory, addr: u64, count: u16) -> Result<SharedArray<T>, RingFault> {
+        if !count.is_power_of_two() {
+            return Err(RingFault::BadSize);
+        }
+        let len = u64::from(count) * size_of::<T>() as u64;
+        let mapping = memory.mapping_of_user(addr, len).ok_or(RingFault::Unmapped)?;
+        let first =
+            mapping.at_user(addr, len).and_then(|at| NonNull::new(at.cast::<T>())).ok_or(RingFault::Unmapped)?;
+        if !first.is_aligned() {
+            return Err(RingFault::Misaligned);
+        }
+        Ok(SharedArray { first, mask: usize::from(count) - 1, _mapping: Rc::clone(mapping) })
+    }
+
+    /// The value at `index` modulo the array's length.
+    #[inline]
+    pub fn at(&self, index: u16) -> &T {
+        // SAFETY: `new` found `mask + 1` aligned values there, `_mapping` keeps them mapped, and `Shared` says that
+        // they are atomics.
+        unsafe { self.first.add(usize::from(index) & self.mask).as_ref() }
+    }
+
+    /// Asks the processor to load the cache line of the value at `index`.
+    #[inline]
+    pub fn prefetch(&self, index: u16) {
+        prefetch(self.first.as_ptr().wrapping_add(usize::from(index) & self.mask));
+    }
+}

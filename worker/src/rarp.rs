@@ -1,0 +1,45 @@
+//! RARP announcements (vhost-user `SEND_RARP`): after a live migration the guest's address is broadcast in its name, so
+//! that switches learn where it is now (RFC 903's frame, as QEMU sends it).
+
+use sv3::frame::MacAddr;
+
+use crate::fabric::{Fabric, Frame};
+use crate::guest::memory::GuestSlice;
+use crate::offload::Offload;
+
+/// Octets of the frame, padded to Ethernet's least.
+const LEN: usize = 60;
+
+/// Broadcasts a RARP request for `mac` from port `slot`.
+pub fn announce(fabric: &mut Fabric, slot: u16, mac: [u8; 6]) {
+    let Some(port) = fabric.take(slot) else { return };
+    let mut octets = frame(mac);
+    let parcel = Frame {
+        dst: MacAddr::new([0xff; 6]),
+        src: MacAddr::new(mac),
+        pair: 0,
+        offload: Offload::default(),
+        slices: &[GuestSlice::of_host(&mut octets)],
+        skip: 0,
+        len: LEN,
+    };
+    fabric.begin();
+    if let Err(reason) = fabric.forward(slot, &parcel) {
+        fabric.line(slot).drop(reason, 1);
+    }
+    fabric.publish();
+    fabric.put_back(port);
+}
+
+fn frame(mac: [u8; 6]) -> [u8; LEN] {
+    let mut out = [0; LEN];
+    // Ethernet type RARP; hardware Ethernet, protocol IPv4, lengths 6 and 4, operation 3 (request reverse).
+    let fixed = [0x80, 0x35, 0x00, 0x01, 0x08, 0x00, 6, 4, 0x00, 0x03];
+    let parts: [(usize, &[u8]); 5] = [(0, &[0xff; 6]), (6, &mac), (12, &fixed), (22, &mac), (32, &mac)];
+    for (at, part) in parts {
+        for (to, from) in out.iter_mut().skip(at).zip(part) {
+            *to = *from;
+        }
+    }
+    out
+}

@@ -1,0 +1,366 @@
+//! The loop, and the commands that change what it runs over.
+//!
+//! Rings are *polled* or *parked*. A polled ring is looked at in each turn of the loop, with kicks suppressed. When it
+//! has been empty for the poll time it asks for a kick, is looked at once more, and is parked: it costs nothing until
+//! its kick fd wakes the loop. While rings are polled, the kernel is asked for kicks and commands now and then; when
+//! none is, the loop blocks. So an idle switch uses no processor and a busy one makes no syscall per frame.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering::Relaxed;
+
+use sv3::ipc::{Command, Region, Report, ReportKind, RingFault, Settings};
+use sv3::ledger::{Ledger, add};
+
+use crate::burst::Burst;
+use crate::clock;
+use crate::control::{Control, Order, Over};
+use crate::fabric::Fabric;
+use crate::guest::memory::{GuestMemory, Mapping};
+use crate::guest::split::SplitRing;
+use crate::notify::{MAX_EVENTS, Notify, Woken};
+use crate::port::{Port, transmits};
+use crate::rarp;
+
+/// Longest time between two looks at the kernel while rings are busy, in nanoseconds.
+const LOOK_NS: u64 = 50_000;
+/// The same while the polled rings are empty.
+const IDLE_LOOK_NS: u64 = 5_000;
+
+/// A ring that is polled.
+#[derive(Clone, Copy)]
+struct Polled {
+    slot: u16,
+    ring: u16,
+    /// When it last had something, in nanoseconds.
+    busy_ns: u64,
+}
+
+/// The worker's whole state.
+pub struct Switch {
+    ledger: &'static Ledger,
+    poll_ns: u64,
+    control: Control,
+    notify: Notify,
+    fabric: Fabric,
+    burst: Burst,
+    polled: Vec<Polled>,
+}
+
+impl Switch {
+    /// A switch without ports.
+    pub fn new(settings: &Settings, ledger: &'static Ledger, control: Control) -> nix::Result<Switch> {
+        Ok(Switch {
+            ledger,
+            poll_ns: u64::from(settings.poll_us) * 1000,
+            notify: Notify::new(&control)?,
+            control,
+            fabric: Fabric::new(ledger),
+            burst: Burst::new(settings.batch),
+            polled: Vec::with_capacity(64),
+        })
+    }
+
+    /// Runs until the supervisor closes the control socket.
+    pub fn run(&mut self) -> Over {
+        let mut look_at = 0;
+        loop {
+            let head = &self.ledger.head;
+            head.heartbeat.store(head.heartbeat.load(Relaxed).wrapping_add(1), Relaxed);
+            let now = clock::now_ns();
+            self.fabric.now_s = now / 1_000_000_000;
+            if now >= look_at || self.polled.is_empty() {
+                if let Err(over) = self.look() {
+                    return over;
+                }
+                look_at = 0;
+            }
+            let worked = self.turn(now);
+            if look_at == 0 {
+                look_at = now + if worked { LOOK_NS } else { IDLE_LOOK_NS };
+            } else if !worked {
+                look_at = look_at.min(now + IDLE_LOOK_NS);
+            }
+        }
+    }
+
+    /// Serves each polled ring once; parks those that have been empty for long. True: something was there.
+    fn turn(&mut self, now: u64) -> bool {
+        let mut worked = false;
+        let mut at = 0;
+        while let Some(entry) = self.polled.get(at).copied() {
+            match self.serve(entry.slot, entry.ring) {
+                Some(0) if now.saturating_sub(entry.busy_ns) >= self.poll_ns && self.park(entry.slot, entry.ring) => {
+                    self.polled.swap_remove(at);
+                    continue;
+                }
+                Some(0) => {}
+                Some(_) => {
+                    worked = true;
+                    if let Some(entry) = self.polled.get_mut(at) {
+                        entry.busy_ns = now;
+                    }
+                }
+                None => {
+                    self.polled.swap_remove(at);
+                    continue;
+                }
+            }
+            at += 1;
+        }
+        while let Some((slot, ring, fault)) = self.fabric.faults.pop() {
+            self.fault(slot, ring, fault);
+        }
+        worked
+    }
+
+    /// Takes a burst from a ring; `None`: the ring does not run (any more).
+    fn serve(&mut self, slot: u16, ring: u16) -> Option<usize> {
+        let head = &self.ledger.head;
+        let mut port = self.fabric.take(slot)?;
+        let runs = port.rings.get(usize::from(ring)).is_some_and(|state| state.polled && state.runs());
+        head.hand_ring.store(u32::from(ring), Relaxed);
+        head.hand_port.store(u32::from(slot) + 1, Relaxed);
+        let result = if runs { self.burst.serve(&mut self.fabric, &mut port, ring) } else { Ok(0) };
+        head.hand_port.store(0, Relaxed);
+        if !runs && let Some(state) = port.rings.get_mut(usize::from(ring)) {
+            state.polled = false;
+        }
+        self.fabric.put_back(port);
+        match result {
+            Ok(taken) => runs.then_some(taken),
+            Err(fault) => {
+                self.fabric.faults.push((slot, ring, fault));
+                None
+            }
+        }
+    }
+
+    /// Lets a ring sleep until it is kicked; false when entries came meanwhile.
+    fn park(&mut self, slot: u16, ring: u16) -> bool {
+        let state = self.fabric.port(slot).and_then(|port| port.rings.get_mut(usize::from(ring)));
+        let Some(state) = state else { return true };
+        let Some(split) = &mut state.split else { return true };
+        if split.arm() {
+            split.disarm();
+            return false;
+        }
+        state.polled = false;
+        true
+    }
+
+    /// Begins to poll a ring, if it runs and is not polled already.
+    fn poll(&mut self, slot: u16, ring: u16) {
+        let now = clock::now_ns();
+        let state = self.fabric.port(slot).and_then(|port| port.rings.get_mut(usize::from(ring)));
+        let Some(state) = state.filter(|state| state.runs() && !state.polled) else { return };
+        if let Some(split) = &mut state.split {
+            split.disarm();
+        }
+        state.polled = true;
+        self.polled.push(Polled { slot, ring, busy_ns: now });
+    }
+
+    /// Asks the kernel for kicks and commands; blocks when there is nothing to poll.
+    fn look(&mut self) -> Result<(), Over> {
+        self.control.flush()?;
+        let block = self.polled.is_empty() && !self.control.pending();
+        if block {
+            self.ledger.head.busy.store(0, Relaxed);
+        }
+        let mut kicked = [None; MAX_EVENTS];
+        let mut orders = false;
+        let woken = self.notify.wait(block).map_err(|errno| Over::Broken(format!("epoll_wait: {errno}")))?;
+        for (woken, place) in woken.zip(&mut kicked) {
+            match woken {
+                Woken::Control => orders = true,
+                Woken::Kick(slot, ring) => *place = Some((slot, ring)),
+            }
+        }
+        self.ledger.head.busy.store(1, Relaxed);
+        for (slot, ring) in kicked.into_iter().flatten() {
+            add(&self.fabric.line(slot).kicks, 1);
+            self.poll(slot, ring);
+        }
+        while orders {
+            match self.control.receive()? {
+                Some(order) => self.obey(order)?,
+                None => orders = false,
+            }
+        }
+        Ok(())
+    }
+
+    fn obey(&mut self, (envelope, fds): Order) -> Result<(), Over> {
+        let seq = envelope.seq;
+        let mut fds = fds.into_iter();
+        let result = match envelope.command {
+            Command::Start(_) => Err(nix::errno::Errno::EALREADY),
+            Command::PortAdd { port } => self.fabric.insert(Port::new(port)).then_some(()).ok_or(NO_PORT),
+            Command::PortRemove { port } => self.remove(port),
+            Command::PortFeatures { port, features } => self.port(port).map(|port| port.features = features),
+            Command::RegionStage { port, region } => {
+                self.map(port, region, fds.next()).and_then(|mapping| self.stage(port, mapping))
+            }
+            Command::MemoryCommit { port } => self.commit(port),
+            Command::RegionAdd { port, region } => {
+                self.map(port, region, fds.next()).and_then(|mapping| self.add_region(port, mapping))
+            }
+            Command::RegionRemove { port, region } => self.remove_region(port, &region),
+            Command::RingStart { port, ring, size, addr } => {
+                let place = (size, addr);
+                self.stop(port, ring);
+                self.start(port, ring, place, fds.next())
+            }
+            Command::RingStop { port, ring } => {
+                let value = u64::from(self.stop(port, ring));
+                let report = Report { port, ring, value, ..Report::new(ReportKind::RingStopped, seq) };
+                return self.control.report(report);
+            }
+            Command::RingEnable { port, ring, enable } => self.enable(port, ring, enable),
+            Command::RingCall { port, ring, .. } => self.ring(port, ring).map(|state| state.call = fds.next()),
+            Command::SendRarp { port, mac } => {
+                rarp::announce(&mut self.fabric, port, mac);
+                Ok(())
+            }
+            Command::Barrier => return self.control.report(Report::new(ReportKind::Done, seq)),
+        };
+        match result {
+            Ok(()) => Ok(()),
+            Err(errno) => {
+                let value = errno as i32 as u64;
+                self.control.report(Report { value, ..Report::new(ReportKind::Failed, seq) })
+            }
+        }
+    }
+
+    fn port(&mut self, slot: u16) -> nix::Result<&mut Port> {
+        self.fabric.port(slot).ok_or(NO_PORT)
+    }
+
+    fn ring(&mut self, slot: u16, ring: u16) -> nix::Result<&mut crate::port::Ring> {
+        self.port(slot)?.rings.get_mut(usize::from(ring)).ok_or(NO_PORT)
+    }
+
+    fn map(&mut self, slot: u16, region: Region, fd: Option<OwnedFd>) -> nix::Result<Mapping> {
+        let fd = fd.ok_or(nix::errno::Errno::EBADF)?;
+        let errno = |e: std::io::Error| nix::errno::Errno::from_raw(e.raw_os_error().unwrap_or(libc::EINVAL));
+        Mapping::new(slot, region, fd).map_err(errno)
+    }
+
+    fn stage(&mut self, slot: u16, mapping: Mapping) -> nix::Result<()> {
+        self.port(slot)?.staged.add(mapping).then_some(()).ok_or(nix::errno::Errno::ENOSPC)
+    }
+
+    fn commit(&mut self, slot: u16) -> nix::Result<()> {
+        let port = self.port(slot)?;
+        // The old table lives until the rings have been looked up in the new one.
+        let old: GuestMemory = std::mem::replace(&mut port.memory, std::mem::take(&mut port.staged));
+        self.relocated(slot);
+        drop(old);
+        Ok(())
+    }
+
+    fn add_region(&mut self, slot: u16, mapping: Mapping) -> nix::Result<()> {
+        self.port(slot)?.memory.add(mapping).then_some(()).ok_or(nix::errno::Errno::ENOSPC)
+    }
+
+    fn remove_region(&mut self, slot: u16, region: &Region) -> nix::Result<()> {
+        if !self.port(slot)?.memory.remove(region) {
+            return Err(nix::errno::Errno::ENOENT);
+        }
+        self.relocated(slot);
+        Ok(())
+    }
+
+    fn relocated(&mut self, slot: u16) {
+        let faults = self.fabric.port(slot).map(Port::relocate).unwrap_or_default();
+        for (ring, fault) in faults {
+            self.fault(slot, ring, fault);
+        }
+        // Rings were made anew, with kicks suppressed: those that are parked are polled until they park again.
+        for ring in 0..sv3::MAX_RINGS as u16 {
+            if transmits(ring) {
+                self.poll(slot, ring);
+            }
+        }
+    }
+
+    fn remove(&mut self, slot: u16) -> nix::Result<()> {
+        for ring in 0..sv3::MAX_RINGS as u16 {
+            self.stop(slot, ring);
+        }
+        self.fabric.remove(slot).map(drop).ok_or(NO_PORT)
+    }
+
+    fn start(
+        &mut self,
+        slot: u16,
+        ring: u16,
+        place: (u16, sv3::ipc::RingAddr),
+        kick: Option<OwnedFd>,
+    ) -> nix::Result<()> {
+        let port = self.fabric.port(slot).ok_or(NO_PORT)?;
+        let split = SplitRing::new(&port.memory, place.0, &place.1, port.features);
+        let state = port.rings.get_mut(usize::from(ring)).ok_or(NO_PORT)?;
+        state.place = Some(place);
+        let watched = match &kick {
+            Some(kick) if transmits(ring) => self.notify.watch(kick, slot, ring).map_err(|_| RingFault::BadKick),
+            _ => Ok(()),
+        };
+        state.kick = kick;
+        match (split, watched) {
+            (Ok(split), Ok(())) => state.split = Some(split),
+            (Err(fault), _) | (_, Err(fault)) => {
+                self.fault(slot, ring, fault);
+                return Ok(());
+            }
+        }
+        self.changed(slot, ring);
+        Ok(())
+    }
+
+    fn enable(&mut self, slot: u16, ring: u16, enable: bool) -> nix::Result<()> {
+        self.ring(slot, ring)?.enabled = enable;
+        self.changed(slot, ring);
+        Ok(())
+    }
+
+    /// After a ring was started or enabled: a transmit ring counts as kicked, a receiver's driver is signalled once,
+    /// since what an earlier worker's signals came to is unknown.
+    fn changed(&mut self, slot: u16, ring: u16) {
+        if let Some(port) = self.fabric.port(slot) {
+            port.count_receivers();
+            if let Some(Some(call)) = port.rings.get(usize::from(ring)).filter(|s| s.runs()).map(|s| &s.call) {
+                let _ = nix::unistd::write(call, &1u64.to_ne_bytes());
+            }
+        }
+        if transmits(ring) {
+            self.poll(slot, ring);
+        }
+    }
+
+    /// Stops a ring; returns the vring base. A ring that does not run has base 0.
+    fn stop(&mut self, slot: u16, ring: u16) -> u16 {
+        let Some(port) = self.fabric.port(slot) else { return 0 };
+        let Some(state) = port.rings.get_mut(usize::from(ring)) else { return 0 };
+        let base = state.split.take().map_or(0, |split| split.next());
+        state.place = None;
+        state.polled = false;
+        if let Some(kick) = state.kick.take() {
+            self.notify.forget(&kick);
+        }
+        port.count_receivers();
+        self.polled.retain(|entry| (entry.slot, entry.ring) != (slot, ring));
+        base
+    }
+
+    /// Stops a ring by itself and tells the supervisor.
+    fn fault(&mut self, slot: u16, ring: u16, fault: RingFault) {
+        self.stop(slot, ring);
+        let report = Report { port: slot, ring, value: fault as u64, ..Report::new(ReportKind::RingFault, 0) };
+        // A supervisor that is gone is noticed at the next look.
+        let _ = self.control.report(report);
+    }
+}
+
+const NO_PORT: nix::errno::Errno = nix::errno::Errno::ENXIO;
