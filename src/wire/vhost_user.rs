@@ -1,1 +1,133 @@
 //! vhost-user: message format, requests and their payloads (QEMU, docs/interop/vhost-user.rst).
+//!
+//! # Theory of operation
+//!
+//! A message is a header of three u32 (request, flags, payload size) and a payload, in the machine's byte order. Fds
+//! travel as ancillary data of the message's first octets. A stream socket may deliver the octets in any pieces, and one
+//! read could span messages, after which nobody could tell whose the fds are. Therefore the decoder says where the next
+//! octets go ([`Decoder::space`]) and that space never reaches beyond the message at hand: first the header, then the
+//! payload. Whatever fds a read brings belong to that message.
+//!
+//! Everything that the header alone tells is checked before one octet of payload is read: version, flags, whether the
+//! request is known, and whether the size is the one that the request has. What is left is refused by
+//! [`Request::decode`], so that a [`Request`] is well-formed: right size, right number of fds, ring index in range.
+//! Whether it is *legal now* is the session's affair.
+//!
+//! Fds are owned from the first moment; a refused or abandoned message closes them.
+
+mod code;
+mod feature;
+mod reply;
+mod request;
+
+use std::os::fd::OwnedFd;
+
+pub use code::Code;
+pub use feature::*;
+pub use reply::Reply;
+pub use request::{MemoryRegion, Request};
+
+use super::Refuse;
+
+/// Octets of a message's header.
+pub const HEADER_LEN: usize = 12;
+/// Most octets of a payload that is accepted. The largest served is `SET_MEM_TABLE` with 264.
+pub const PAYLOAD_MAX: usize = 512;
+/// Most fds of one message (`SET_MEM_TABLE` with its 8 regions).
+pub const FDS_MAX: usize = 8;
+
+const VERSION: u32 = 1;
+const FLAG_REPLY: u32 = 1 << 2;
+const FLAG_NEED_REPLY: u32 = 1 << 3;
+
+/// A decoded message.
+#[derive(Debug)]
+pub struct Message {
+    /// What is asked.
+    pub request: Request,
+    /// The `need_reply` flag (see `VHOST_USER_PROTOCOL_F_REPLY_ACK`).
+    pub need_reply: bool,
+}
+
+/// Collects one message after the other. After a [`Refuse`] it must not be used again.
+#[derive(Debug)]
+pub struct Decoder {
+    buffer: [u8; HEADER_LEN + PAYLOAD_MAX],
+    filled: usize,
+    header: Option<Header>,
+    fds: Vec<OwnedFd>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Header {
+    code: Code,
+    need_reply: bool,
+    size: usize,
+}
+
+impl Default for Decoder {
+    fn default() -> Decoder {
+        Decoder::new()
+    }
+}
+
+impl Decoder {
+    /// A decoder at the begin of a message.
+    pub fn new() -> Decoder {
+        Decoder { buffer: [0; HEADER_LEN + PAYLOAD_MAX], filled: 0, header: None, fds: Vec::new() }
+    }
+
+    /// Where the next octets of the stream go; never empty, never beyond the message at hand.
+    pub fn space(&mut self) -> &mut [u8] {
+        let end = HEADER_LEN + self.header.map_or(0, |header| header.size);
+        self.buffer.get_mut(self.filled..end).unwrap_or_default()
+    }
+
+    /// Whether a message has begun and is not complete.
+    pub fn is_amid_message(&self) -> bool {
+        self.filled > 0
+    }
+
+    /// Says that the first `count` octets of [`Decoder::space`] have been filled and that `fds` came with them. Returns
+    /// the message if it is complete.
+    pub fn advance(&mut self, count: usize, fds: impl IntoIterator<Item = OwnedFd>) -> Result<Option<Message>, Refuse> {
+        self.fds.extend(fds);
+        if self.fds.len() > FDS_MAX {
+            return Err(Refuse(format!("more than {FDS_MAX} fds on one message")));
+        }
+        self.filled = self.filled.saturating_add(count.min(self.space().len()));
+        if self.header.is_none() && self.filled == HEADER_LEN {
+            self.header = Some(self.parse_header()?);
+        }
+        match self.header {
+            Some(header) if self.filled == HEADER_LEN + header.size => self.complete(header).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    fn parse_header(&self) -> Result<Header, Refuse> {
+        let word = |at: usize| u32::from_ne_bytes(std::array::from_fn(|i| self.buffer[at + i]));
+        let (id, flags, size) = (word(0), word(4), word(8));
+        let code = Code::from_id(id).ok_or_else(|| Refuse(format!("unknown request {id}")))?;
+        if flags & !FLAG_NEED_REPLY != VERSION {
+            let reply = if flags & FLAG_REPLY != 0 { ", a reply where a request belongs" } else { "" };
+            return Err(Refuse(format!(
+                "{code}: flags {flags:#x}{reply}; expected version {VERSION} (and need_reply)"
+            )));
+        }
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        code.check_size(size)?;
+        Ok(Header { code, need_reply: flags & FLAG_NEED_REPLY != 0, size })
+    }
+
+    fn complete(&mut self, header: Header) -> Result<Message, Refuse> {
+        let payload = self.buffer.get(HEADER_LEN..self.filled).unwrap_or_default();
+        let request = Request::decode(header.code, payload, std::mem::take(&mut self.fds))?;
+        self.filled = 0;
+        self.header = None;
+        Ok(Message { request, need_reply: header.need_reply })
+    }
+}
+
+#[cfg(test)]
+mod tests;

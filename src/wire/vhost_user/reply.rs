@@ -1,0 +1,42 @@
+//! What a back-end answers.
+
+use super::{Code, FLAG_REPLY, HEADER_LEN, VERSION};
+
+/// An answer to one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// A u64: the answer of the `GET_*` requests, and of any other the acknowledgement (0: done, else refused).
+    U64(Code, u64),
+    /// A vring state description: the answer of `GET_VRING_BASE`.
+    VringBase {
+        /// Vring index.
+        ring: u16,
+        /// Index of the next available entry.
+        base: u16,
+    },
+}
+
+impl Reply {
+    /// The acknowledgement that `need_reply` asks for.
+    pub fn ack(code: Code, done: bool) -> Reply {
+        Reply::U64(code, u64::from(!done))
+    }
+
+    /// The wire form.
+    pub fn to_bytes(self) -> Vec<u8> {
+        let (code, payload) = match self {
+            Reply::U64(code, value) => (code, value.to_ne_bytes()),
+            Reply::VringBase { ring, base } => {
+                let [a, b, c, d] = u32::from(ring).to_ne_bytes();
+                let [e, f, g, h] = u32::from(base).to_ne_bytes();
+                (Code::GET_VRING_BASE, [a, b, c, d, e, f, g, h])
+            }
+        };
+        let mut out = Vec::with_capacity(HEADER_LEN + payload.len());
+        for word in [code.id(), VERSION | FLAG_REPLY, payload.len() as u32] {
+            out.extend_from_slice(&word.to_ne_bytes());
+        }
+        out.extend_from_slice(&payload);
+        out
+    }
+}
