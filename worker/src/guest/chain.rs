@@ -122,3 +122,104 @@ fn entry(table: &GuestSlice<'_>, index: u16) -> Option<Descriptor> {
     let addr = u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7]);
     Some(Descriptor::from_words(addr, u64::from_le_bytes([r0, r1, r2, r3, r4, r5, r6, r7])))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::driver::{BASE, Desc, Driver, REGION};
+    use super::super::memory::Arena;
+    use super::*;
+
+    const NEXT: u16 = VIRTQ_DESC_F_NEXT;
+    const WRITE: u16 = VIRTQ_DESC_F_WRITE;
+    const INDIRECT: u16 = VIRTQ_DESC_F_INDIRECT;
+    const DATA: u64 = BASE + 0x8000;
+    const TABLE: u64 = BASE + 0x4000;
+
+    /// Walks the chain at head 0 of a ring with these descriptors: lengths of its slices, or that it is bad.
+    fn walk(descriptors: &[Desc], table: &[Desc]) -> Result<Vec<usize>, BadChain> {
+        let mut driver = Driver::new(8);
+        for (at, desc) in (0..).zip(descriptors) {
+            driver.describe(at, *desc);
+        }
+        for (at, desc) in (0..).zip(table) {
+            driver.describe_at(TABLE, at, *desc);
+        }
+        let features = VIRTIO_RING_F_INDIRECT_DESC.mask();
+        let ring = driver.ring(features);
+        let mut arena = Arena::new(MAX_SLICES);
+        let mut out = arena.list();
+        let walker = Walker { memory: &driver.memory, features, direction: Direction::FromGuest };
+        let total = walker.walk(&ring, 0, &mut out)?;
+        let lens: Vec<usize> = out.from(0).iter().map(GuestSlice::len).collect();
+        assert_eq!(lens.iter().sum::<usize>(), total);
+        Ok(lens)
+    }
+
+    #[test]
+    fn a_chain_is_its_buffers_in_order() {
+        assert_eq!(
+            walk(&[(DATA, 12, NEXT, 3), (0, 0, 0, 0), (0, 0, 0, 0), (DATA + 64, 60, 0, 0)], &[]),
+            Ok(vec![12, 60])
+        );
+    }
+
+    #[test]
+    fn a_buffer_may_end_exactly_where_its_region_ends() {
+        let end = BASE + 2 * REGION;
+        assert_eq!(walk(&[(end - 100, 100, 0, 0)], &[]), Ok(vec![100]));
+        assert_eq!(walk(&[(end - 100, 101, 0, 0)], &[]), Err(BadChain));
+    }
+
+    #[test]
+    fn a_buffer_across_adjacent_regions_is_cut_in_two() {
+        // CVE-2018-1059: adjacent for the guest, two files for us.
+        assert_eq!(walk(&[(BASE + REGION - 10, 30, 0, 0)], &[]), Ok(vec![10, 20]));
+    }
+
+    #[test]
+    fn a_length_of_zero_needs_no_address() {
+        // CVE-2020-10725.
+        assert_eq!(walk(&[(0xdead_0000_0000, 0, NEXT, 1), (DATA, 5, 0, 0)], &[]), Ok(vec![5]));
+    }
+
+    #[test]
+    fn loops_wild_indices_and_wrong_directions_are_bad() {
+        // CVE-2016-6490.
+        assert_eq!(walk(&[(DATA, 1, NEXT, 1), (DATA, 1, NEXT, 0)], &[]), Err(BadChain));
+        assert_eq!(walk(&[(DATA, 0, NEXT, 0)], &[]), Err(BadChain));
+        assert_eq!(walk(&[(DATA, 1, NEXT, 8)], &[]), Err(BadChain));
+        assert_eq!(walk(&[(DATA, 1, WRITE, 0)], &[]), Err(BadChain));
+        assert_eq!(walk(&[(u64::MAX, 2, 0, 0)], &[]), Err(BadChain));
+    }
+
+    #[test]
+    fn indirect_tables_are_one_level_and_whole() {
+        let table = [(DATA, 7, NEXT, 1), (DATA, 8, 0, 0)];
+        assert_eq!(walk(&[(TABLE, 32, INDIRECT, 0)], &table), Ok(vec![7, 8]));
+        // Readable buffers in front of the table, as 2.7.5.3 allows.
+        assert_eq!(walk(&[(DATA, 3, NEXT, 1), (TABLE, 32, INDIRECT, 0)], &table), Ok(vec![3, 7, 8]));
+        assert_eq!(walk(&[(TABLE, 32, INDIRECT | NEXT, 1)], &table), Err(BadChain));
+        assert_eq!(walk(&[(TABLE, 24, INDIRECT, 0)], &table), Err(BadChain));
+        assert_eq!(walk(&[(TABLE, 0, INDIRECT, 0)], &table), Err(BadChain));
+        assert_eq!(walk(&[(TABLE, 16, INDIRECT, 0)], &table), Err(BadChain));
+        assert_eq!(walk(&[(TABLE, 16, INDIRECT, 0)], &[(TABLE, 16, INDIRECT, 0)]), Err(BadChain));
+        assert_eq!(walk(&[(TABLE, 32, INDIRECT, 0)], &[(DATA, 0, NEXT, 0), (0, 0, 0, 0)]), Err(BadChain));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_driver_writes_a_walk_ends_inside_of_memory(
+            descriptors in proptest::collection::vec((any::<u64>(), any::<u32>(), 0u16..8, 0u16..10), 8),
+            near in proptest::collection::vec((0u64..3 * REGION, 0u32..9000, 0u16..8, 0u16..10), 8),
+            table in proptest::collection::vec((0u64..3 * REGION, 0u32..9000, 0u16..8, 0u16..10), 8),
+        ) {
+            let place = |list: Vec<Desc>| list.into_iter().map(|(a, l, f, n)| (BASE + a, l, f, n)).collect::<Vec<_>>();
+            let (near, table) = (place(near), place(table));
+            let _ = walk(&descriptors, &[]);
+            let _ = walk(&near, &table);
+            let _ = walk(&[(TABLE, 128, INDIRECT, 0)], &table);
+        }
+    }
+}

@@ -4,3 +4,6 @@ pub mod chain;
 pub mod memory;
 pub mod shared;
 pub mod split;
+
+#[cfg(test)]
+pub mod driver;

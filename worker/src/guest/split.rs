@@ -217,7 +217,80 @@ fn passes(event: u16, new: u16, old: u16) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::driver::{BASE, Driver};
     use super::*;
+
+    const EVENT_IDX: u64 = VIRTIO_RING_F_EVENT_IDX.mask();
+
+    #[test]
+    fn a_ring_goes_on_where_used_idx_stands_and_redoes_what_was_not_published() {
+        for features in [0, EVENT_IDX] {
+            let mut driver = Driver::new(4);
+            let mut ring = driver.ring(features);
+            for round in 0..70_000u32 {
+                let head = (round * 3 % 4) as u16;
+                driver.offer(head);
+                assert_eq!(ring.refresh().unwrap(), 1);
+                assert_eq!(ring.head(0), head);
+                ring.complete(head, round);
+                if round % 1000 == 7 {
+                    // The worker dies before it publishes.
+                    ring = driver.ring(features);
+                    assert_eq!((ring.refresh().unwrap(), ring.head(0)), (1, head));
+                    ring.complete(head, round);
+                }
+                ring.publish();
+                assert_eq!(driver.used_idx(), (round + 1) as u16);
+                assert_eq!(driver.used(round as u16), (u32::from(head), round));
+            }
+        }
+    }
+
+    #[test]
+    fn more_entries_than_the_ring_has_are_a_fault() {
+        let mut driver = Driver::new(4);
+        let mut ring = driver.ring(0);
+        driver.claim(4);
+        assert_eq!(ring.refresh(), Ok(4));
+        driver.claim(5);
+        assert_eq!(ring.refresh(), Err(RingFault::AvailOverrun));
+        driver.claim(u16::MAX);
+        assert_eq!(ring.refresh(), Err(RingFault::AvailOverrun));
+    }
+
+    #[test]
+    fn a_ring_must_lie_in_memory_aligned_and_of_a_legal_size() {
+        let driver = Driver::new(4);
+        let good = driver.addr();
+        let fault = |size, addr: &RingAddr| SplitRing::new(&driver.memory, size, addr, 0).err();
+        assert_eq!(fault(4, &good), None);
+        for size in [0, 3, 65535] {
+            assert_eq!(fault(size, &good), Some(RingFault::BadSize));
+        }
+        assert_eq!(fault(4, &RingAddr { desc: good.desc + 8, ..good }), Some(RingFault::Misaligned));
+        assert_eq!(fault(4, &RingAddr { avail: good.avail + 1, ..good }), Some(RingFault::Misaligned));
+        assert_eq!(fault(4, &RingAddr { used: good.used + 2, ..good }), Some(RingFault::Misaligned));
+        assert_eq!(fault(4, &RingAddr { used: u64::MAX - 3, ..good }), Some(RingFault::Unmapped));
+        assert_eq!(fault(4, &RingAddr { desc: BASE, ..good }), Some(RingFault::Unmapped));
+        // The whole length counts: the last entry of a larger table is outside.
+        assert_eq!(fault(32768, &RingAddr { desc: good.desc + (1 << 20), ..good }), None);
+        assert_eq!(fault(32768, &RingAddr { desc: good.desc + 0xf_0000, ..good }), Some(RingFault::Unmapped));
+    }
+
+    #[test]
+    fn a_new_ring_signals_once_whatever_the_driver_asks_for() {
+        let mut driver = Driver::new(4);
+        driver.write(driver.addr().avail - driver.addr().desc + BASE, &VIRTQ_AVAIL_F_NO_INTERRUPT.to_le_bytes());
+        let mut ring = driver.ring(0);
+        let mut step = |ring: &mut SplitRing| {
+            driver.offer(0);
+            ring.refresh().unwrap();
+            ring.complete(0, 0);
+            ring.publish()
+        };
+        assert!(step(&mut ring));
+        assert!(!step(&mut ring));
+    }
 
     #[test]
     fn an_event_is_passed_exactly_when_it_lies_in_the_step() {
