@@ -256,3 +256,151 @@ fn finish_ipv4(head: &mut [u8], l3: usize, total_len: usize, index: u16) -> Opti
     put(head, l3 + 10, &(!(fold(total) as u16)).to_be_bytes());
     Some(sum(head.get(l3 + 12..l3 + 20)?, 0))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: u64 = VIRTIO_NET_F_CSUM.mask()
+        | VIRTIO_NET_F_HOST_TSO4.mask()
+        | VIRTIO_NET_F_HOST_TSO6.mask()
+        | VIRTIO_NET_F_HOST_ECN.mask();
+
+    /// A TCP frame with `tags` VLAN tags whose payload counts up; flags FIN, PSH, CWR, ACK. With the header that asks
+    /// for segments of `mss`.
+    fn tcp(v6: bool, tags: usize, payload: usize, mss: u16) -> (Vec<u8>, NetHdr) {
+        let mut f = vec![2; 12];
+        for tag in 0..tags {
+            f.extend([0x81, 0x00, 0, tag as u8]);
+        }
+        f.extend(if v6 { [0x86, 0xdd] } else { [0x08, 0x00] });
+        if v6 {
+            let len = (20 + payload) as u16;
+            f.extend([0x60, 0, 0, 0]);
+            f.extend(len.to_be_bytes());
+            f.extend([6, 64]);
+            f.extend([0xfd; 32]);
+        } else {
+            let len = (40 + payload) as u16;
+            f.extend([0x45, 0]);
+            f.extend(len.to_be_bytes());
+            f.extend([0xff, 0xff, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+        }
+        let l4 = f.len();
+        f.extend([0, 1, 0, 2, 0xff, 0xff, 0xff, 0xf0, 0, 0, 0, 0, 0x50, 0x99, 1, 0, 0, 0, 0, 0]);
+        f.extend((0..payload).map(|n| n as u8));
+        let gso_type = VIRTIO_NET_HDR_GSO_ECN | if v6 { VIRTIO_NET_HDR_GSO_TCPV6 } else { VIRTIO_NET_HDR_GSO_TCPV4 };
+        let hdr = NetHdr {
+            flags: VIRTIO_NET_HDR_F_NEEDS_CSUM,
+            gso_type,
+            gso_size: mss,
+            csum_start: l4 as u16,
+            csum_offset: 16,
+            ..NetHdr::default()
+        };
+        (f, hdr)
+    }
+
+    /// The sum of a segment's TCP header, payload and pseudo header: 0xffff when the checksum is right.
+    fn verify_tcp(segment: &[u8], l3: usize, l4: usize, v6: bool) -> u64 {
+        let addresses = if v6 { &segment[l3 + 8..l3 + 40] } else { &segment[l3 + 12..l3 + 20] };
+        let l4_len = (segment.len() - l4) as u64;
+        let plain: u64 = [addresses, &segment[l4..]]
+            .into_iter()
+            .flat_map(|part| part.chunks(2))
+            .map(|pair| u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0)))
+            .sum();
+        let mut total = plain + l4_len + 6;
+        while total > 0xffff {
+            total = (total & 0xffff) + (total >> 16);
+        }
+        total
+    }
+
+    #[test]
+    fn segments_carry_the_payload_with_right_headers() {
+        for (v6, tags, payload, mss) in [
+            (false, 0, 65_000, 1448),
+            (true, 0, 65_000, 1428),
+            (false, 2, 2896, 1448),
+            (true, 1, 1429, 1428),
+            (false, 0, 9, 1),
+        ] {
+            let (frame, hdr) = tcp(v6, tags, payload, mss);
+            let offload = check(&hdr, &frame[..frame.len().min(HEAD)], frame.len(), ALL).unwrap();
+            assert!(offload.segmented() && !offload.fits(0));
+            let l4 = usize::from(hdr.csum_start);
+            let l3 = 14 + 4 * tags;
+            let mut segments = Segments::new(offload);
+            let (mut sent, mut count) = (Vec::new(), 0u16);
+            while let Some(segment) = segments.next(&frame) {
+                let wire = [&segment.head[..segment.head_len], &frame[segment.payload.clone()]].concat();
+                assert_eq!(verify_tcp(&wire, l3, l4, v6), 0xffff);
+                if v6 {
+                    assert_eq!(usize::from(be16(&wire, l3 + 4).unwrap()), wire.len() - l3 - 40);
+                } else {
+                    assert_eq!(usize::from(be16(&wire, l3 + 2).unwrap()), wire.len() - l3);
+                    assert_eq!(be16(&wire, l3 + 4).unwrap(), 0xffffu16.wrapping_add(count));
+                    assert_eq!(sum(&wire[l3..l3 + 20], 0), 0xffff);
+                }
+                let sequence = u32::from_be_bytes(wire[l4 + 4..l4 + 8].try_into().unwrap());
+                assert_eq!(sequence, 0xffff_fff0u32.wrapping_add(sent.len() as u32));
+                let (first, last) = (count == 0, sent.len() + segment.payload.len() == payload);
+                let flags = wire[l4 + TCP_FLAGS];
+                assert_eq!(flags & TCP_CWR != 0, first);
+                assert_eq!(flags & (TCP_FIN | TCP_PSH) != 0, last);
+                assert!(segment.payload.len() <= usize::from(mss));
+                sent.extend_from_slice(&frame[segment.payload]);
+                count += 1;
+            }
+            assert_eq!(sent, frame[l4 + 20..]);
+            assert_eq!(usize::from(count), payload.div_ceil(usize::from(mss)));
+        }
+    }
+
+    #[test]
+    fn a_partial_checksum_is_completed() {
+        // The field holds the pseudo header's sum, as a driver leaves it (5.1.6.2).
+        let (mut frame, hdr) = tcp(false, 0, 333, 0);
+        let l4 = usize::from(hdr.csum_start);
+        let pseudo = sum(&frame[26..34], 6 + (frame.len() - l4) as u64) as u16;
+        put(&mut frame, l4 + 16, &pseudo.to_be_bytes());
+        let hdr = NetHdr { gso_type: 0, ..hdr };
+        let offload = check(&hdr, &frame[..HEAD], frame.len(), ALL).unwrap();
+        finish_checksum(&mut frame, &offload);
+        assert_eq!(verify_tcp(&frame, 14, l4, false), 0xffff);
+    }
+
+    #[test]
+    fn headers_that_lie_are_refused() {
+        // CVE-2024-11614.
+        let (frame, good) = tcp(false, 0, 3000, 1448);
+        let check = |hdr: NetHdr, features: u64| check(&hdr, &frame[..HEAD], frame.len(), features).is_ok();
+        assert!(check(good, ALL));
+        assert!(!check(good, 0));
+        assert!(!check(good, ALL & !VIRTIO_NET_F_HOST_ECN.mask()));
+        let (csum, v4) = (good.csum_start, VIRTIO_NET_HDR_GSO_TCPV4);
+        for bad in [
+            NetHdr { flags: 0, ..good },
+            NetHdr { gso_size: 0, ..good },
+            NetHdr { gso_type: VIRTIO_NET_HDR_GSO_TCPV6, ..good },
+            NetHdr { gso_type: VIRTIO_NET_HDR_GSO_ECN, ..good },
+            NetHdr { gso_type: 3, ..good },
+            NetHdr { gso_type: v4 | 0x40, ..good },
+            NetHdr { csum_start: csum + 1, ..good },
+            NetHdr { csum_start: 0, ..good },
+            NetHdr { csum_start: u16::MAX, ..good },
+            NetHdr { csum_offset: 6, ..good },
+            NetHdr { csum_offset: u16::MAX, csum_start: u16::MAX, gso_type: 0, ..good },
+            NetHdr { csum_start: frame.len() as u16 - 1, csum_offset: 0, gso_type: 0, ..good },
+        ] {
+            assert!(!check(bad, ALL), "{bad:?}");
+        }
+        for words in [0u8, 0x10, 0x40, 0xf0] {
+            let mut frame = frame.clone();
+            frame[usize::from(csum) + 12] = words;
+            let len = usize::from(csum) + 30;
+            assert_eq!(super::check(&good, &frame[..len], len, ALL), Err(BadOffload));
+        }
+    }
+}
