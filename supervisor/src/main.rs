@@ -1,2 +1,5 @@
 //! sv3.
+mod admission;
+mod record;
+mod session;
 fn main() {}

@@ -1,0 +1,215 @@
+//! Memory admission: which region of which file a client may give to the worker.
+//!
+//! The worker maps these files and touches them at the guest's word, so a file must be one that cannot stall a page
+//! fault (tmpfs, memfd, hugetlbfs: no network or FUSE file system behind it), and must be as long as its region says.
+//! A client can truncate an unsealed file later; then the worker takes SIGBUS and the client is to blame.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::statfs::{FsType, HUGETLBFS_MAGIC, TMPFS_MAGIC, fstatfs};
+use sv3::ipc::Region;
+use sv3::wire::Refuse;
+use sv3::wire::vhost_user::MemoryRegion;
+
+/// Most octets of memory that one client may have mapped: the worker's 128 TiB of address space are for all of them.
+const CLIENT_MEMORY_MAX: u64 = 8 << 40;
+
+/// One admitted region.
+#[derive(Clone, Debug)]
+pub struct Memory {
+    /// As the worker gets it.
+    pub region: Region,
+    /// The file.
+    pub fd: Rc<OwnedFd>,
+    /// Octets of the file when it was admitted.
+    pub file_size: u64,
+    /// `F_SEAL_*` bits of the file.
+    pub seals: SealFlag,
+}
+
+/// What the kernel says of a memory file.
+#[derive(Clone, Copy, Debug)]
+pub struct MemoryFile {
+    /// Octets.
+    pub size: u64,
+    /// Page or huge page size, octets.
+    pub block: u64,
+    /// File system.
+    pub file_system: FsType,
+    /// Seals.
+    pub seals: SealFlag,
+}
+
+/// Asks the kernel about fds; a fake in tests.
+pub trait Inspect {
+    /// About a memory file.
+    fn memory(&self, fd: BorrowedFd<'_>) -> io::Result<MemoryFile>;
+    /// Whether `fd` is an eventfd; makes it non-blocking if so.
+    fn claim_eventfd(&self, fd: BorrowedFd<'_>) -> bool;
+}
+
+/// Admits a region beside those that are `held`. `index` is its place in the client's message.
+pub fn admit(
+    held: &[Memory],
+    (index, wanted): (usize, MemoryRegion),
+    fd: OwnedFd,
+    kernel: &dyn Inspect,
+) -> Result<Memory, Refuse> {
+    let refuse = |why: String| {
+        let MemoryRegion { guest_addr, size, .. } = wanted;
+        Refuse(format!("memory region {index} (guest address {guest_addr:#x}, {size} octets): {why}"))
+    };
+    let file = kernel.memory(fd.as_fd()).map_err(|error| refuse(format!("its file cannot be examined: {error}")))?;
+    if ![TMPFS_MAGIC, HUGETLBFS_MAGIC].contains(&file.file_system) {
+        return Err(refuse(
+            "its file is not on tmpfs or hugetlbfs; use memory-backend-memfd with share=on".to_string(),
+        ));
+    }
+    if wanted.size == 0 {
+        return Err(refuse("it is empty".to_string()));
+    }
+    let needed = wanted.offset.checked_add(wanted.size).ok_or_else(|| refuse("its end overflows".to_string()))?;
+    if needed > file.size {
+        let offset = wanted.offset;
+        return Err(refuse(format!(
+            "its file is {} octets long and must be at least {needed} (offset {offset} and size)",
+            file.size
+        )));
+    }
+    for (name, start) in [("guest", wanted.guest_addr), ("user", wanted.user_addr)] {
+        start.checked_add(wanted.size).ok_or_else(|| refuse(format!("its {name} addresses overflow")))?;
+    }
+    for other in held.iter().map(|memory| memory.region) {
+        let overlaps = |a: u64, b: u64| a < b.saturating_add(other.size) && b < a.saturating_add(wanted.size);
+        if overlaps(wanted.guest_addr, other.guest_addr) || overlaps(wanted.user_addr, other.user_addr) {
+            return Err(refuse(format!("it overlaps the region at guest address {:#x}", other.guest_addr)));
+        }
+    }
+    let total = held.iter().fold(wanted.size, |sum, memory| sum.saturating_add(memory.region.size));
+    if total > CLIENT_MEMORY_MAX {
+        return Err(refuse(format!("with it the client's memory is {total} octets, more than {CLIENT_MEMORY_MAX}")));
+    }
+    let MemoryRegion { guest_addr, size, user_addr, offset } = wanted;
+    let region = Region { guest_addr, size, user_addr, offset, block: file.block };
+    Ok(Memory { region, fd: Rc::new(fd), file_size: file.size, seals: file.seals })
+}
+
+/// The real kernel.
+pub struct Kernel;
+
+impl Inspect for Kernel {
+    fn memory(&self, fd: BorrowedFd<'_>) -> io::Result<MemoryFile> {
+        let stat = nix::sys::stat::fstat(fd)?;
+        let file_system = fstatfs(fd)?.filesystem_type();
+        // Files that cannot be sealed answer EINVAL: they have none.
+        let seals = fcntl(fd, FcntlArg::F_GET_SEALS).map_or(SealFlag::empty(), SealFlag::from_bits_retain);
+        Ok(MemoryFile {
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            block: u64::try_from(stat.st_blksize).unwrap_or(0),
+            file_system,
+            seals,
+        })
+    }
+
+    fn claim_eventfd(&self, fd: BorrowedFd<'_>) -> bool {
+        use nix::fcntl::OFlag;
+        use std::os::fd::AsRawFd;
+        let link = nix::fcntl::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()).as_str());
+        link.is_ok_and(|link| link == "anon_inode:[eventfd]")
+            && fcntl(fd, FcntlArg::F_GETFL)
+                .map(|flags| OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK)
+                .and_then(|flags| fcntl(fd, FcntlArg::F_SETFL(flags)))
+                .is_ok()
+    }
+}
+
+/// Names of seals for `sv3 status`.
+pub fn seal_names(seals: SealFlag) -> Vec<String> {
+    let known = [
+        (SealFlag::F_SEAL_SEAL, "seal"),
+        (SealFlag::F_SEAL_SHRINK, "shrink"),
+        (SealFlag::F_SEAL_GROW, "grow"),
+        (SealFlag::F_SEAL_WRITE, "write"),
+        (SealFlag::from_bits_retain(0x10), "future_write"),
+        (SealFlag::from_bits_retain(0x20), "exec"),
+    ];
+    known.iter().filter(|(seal, _)| seals.contains(*seal)).map(|(_, name)| name.to_string()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::eventfd::EventFd;
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+
+    fn memfd(size: i64) -> OwnedFd {
+        let fd = memfd_create(c"guest", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).unwrap();
+        nix::unistd::ftruncate(&fd, size).unwrap();
+        fd
+    }
+
+    fn region(guest_addr: u64, size: u64, user_addr: u64, offset: u64) -> MemoryRegion {
+        MemoryRegion { guest_addr, size, user_addr, offset }
+    }
+
+    fn try_admit(held: &[Memory], wanted: MemoryRegion, fd: OwnedFd) -> Result<Memory, String> {
+        admit(held, (0, wanted), fd, &Kernel).map_err(|refuse| refuse.0)
+    }
+
+    #[test]
+    fn a_memfd_of_the_right_size_is_admitted_with_its_seals() {
+        let fd = memfd(0x3000);
+        fcntl(&fd, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK)).unwrap();
+        let memory = try_admit(&[], region(0, 0x2000, 0x7000_0000, 0x1000), fd).unwrap();
+        assert_eq!((memory.file_size, memory.region.block), (0x3000, 4096));
+        assert_eq!(seal_names(memory.seals), ["shrink"]);
+    }
+
+    #[test]
+    fn a_short_file_is_refused_with_both_lengths() {
+        let error = try_admit(&[], region(0x1000, 0x2000, 0, 0x1001), memfd(0x3000)).unwrap_err();
+        let wanted = "memory region 0 (guest address 0x1000, 8192 octets): its file is 12288 octets long and must be at \
+                      least 12289 (offset 4097 and size)";
+        assert_eq!(error, wanted);
+    }
+
+    #[test]
+    fn overflows_are_refused() {
+        let max = u64::MAX;
+        assert!(try_admit(&[], region(0, 0x1000, 0, max), memfd(0x1000)).unwrap_err().contains("end overflows"));
+        assert!(try_admit(&[], region(max, 0x1000, 0, 0), memfd(0x1000)).unwrap_err().contains("guest addresses"));
+        assert!(try_admit(&[], region(0, 0x1000, max, 0), memfd(0x1000)).unwrap_err().contains("user addresses"));
+        assert!(try_admit(&[], region(0, 0, 0, 0), memfd(0x1000)).unwrap_err().contains("empty"));
+        assert!(try_admit(&[], region(0, 9 << 40, 0, 0), memfd(9 << 40)).unwrap_err().contains("more than"));
+    }
+
+    #[test]
+    fn overlaps_are_refused_and_neighbours_are_not() {
+        let held = [try_admit(&[], region(0x1000, 0x1000, 0x10_0000, 0), memfd(0x1000)).unwrap()];
+        try_admit(&held, region(0x2000, 0x1000, 0x10_1000, 0), memfd(0x1000)).unwrap();
+        try_admit(&held, region(0, 0x1000, 0xf_f000, 0), memfd(0x1000)).unwrap();
+        assert!(try_admit(&held, region(0x1fff, 1, 0, 0), memfd(0x1000)).unwrap_err().contains("overlaps"));
+        assert!(try_admit(&held, region(0, 1, 0x10_0fff, 0), memfd(0x1000)).unwrap_err().contains("overlaps"));
+    }
+
+    #[test]
+    fn files_that_could_stall_a_page_fault_are_refused() {
+        let zero = std::fs::File::open("/proc/self/exe").unwrap();
+        assert!(try_admit(&[], region(0, 0x1000, 0, 0), zero.into()).unwrap_err().contains("tmpfs"));
+        let (pipe, _other) = nix::unistd::pipe().unwrap();
+        assert!(try_admit(&[], region(0, 0x1000, 0, 0), pipe).unwrap_err().contains("tmpfs"));
+    }
+
+    #[test]
+    fn only_eventfds_are_eventfds() {
+        let eventfd = EventFd::new().unwrap();
+        assert!(Kernel.claim_eventfd(eventfd.as_fd()));
+        let flags = fcntl(eventfd.as_fd(), FcntlArg::F_GETFL).unwrap();
+        assert_ne!(flags & libc::O_NONBLOCK, 0);
+        assert!(!Kernel.claim_eventfd(memfd(1).as_fd()));
+        assert!(!Kernel.claim_eventfd(nix::unistd::pipe().unwrap().0.as_fd()));
+    }
+}

@@ -1,0 +1,494 @@
+//! One client's conversation: a state machine without I/O.
+//!
+//! # Theory of operation
+//!
+//! [`Session::request`] takes one decoded request and returns a [`Step`]: orders for the worker and, unless it has to
+//! wait, the reply. Some requests promise the front-end that the data path has obeyed before the answer comes. Their
+//! orders end in a [`Command::Barrier`] and the session *waits*: no further request may be handed in until
+//! [`Session::fence`] says that the worker got there. A wait outlives the worker:
+//!
+//! - A dead worker touches nothing, and its successor is brought up from the record, which already has the change. So
+//!   an acknowledgement is due at once when a worker dies ([`Session::worker_died`]).
+//! - The base that `GET_VRING_BASE` asks for stands in guest memory, which only a worker reads. The successor starts the
+//!   ring and is told again to stop it ([`Session::replay`]). If workers die of that again and again, the ledger's word
+//!   is taken.
+//!
+//! What the worker reports is hostile: a report that nothing asked for is a [`Breach`], and the worker is replaced.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+
+use sv3::ipc::{Command, RingFault};
+use sv3::virtio::{Feature, OFFERED};
+use sv3::wire::Refuse;
+use sv3::wire::vhost_user::*;
+use sv3::{MAX_MEM_SLOTS, MAX_QUEUE_PAIRS, MAX_RING_SIZE};
+
+use crate::admission::{Inspect, admit};
+use crate::record::{Order, Record};
+
+/// Orders that a client may cause before it has to wait for the worker.
+const UNFENCED_MAX: usize = 64;
+/// Deaths after which the ledger is believed about a ring's base.
+const DEATHS_MAX: u8 = 3;
+/// Smallest MTU of IPv4 (RFC 791) and largest that a u16 config field holds.
+const MTU_RANGE: std::ops::RangeInclusive<u64> = 68..=65535;
+
+/// What a request leads to. The orders end in a barrier exactly if the session waits now.
+#[derive(Debug, Default)]
+pub struct Step {
+    /// For the worker, in order.
+    pub orders: Vec<Order>,
+    /// For the client, at once.
+    pub reply: Option<Reply>,
+}
+
+/// A request that is not obeyed.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// For the log.
+    pub reason: Refuse,
+    /// For the client, if it asked for one.
+    pub reply: Option<Reply>,
+    /// The connection is to be closed.
+    pub close: bool,
+}
+
+/// The worker reported what cannot be.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Breach(pub &'static str);
+
+/// State of one client.
+#[derive(Debug)]
+pub struct Session {
+    record: Record,
+    wait: Option<Wait>,
+    unfenced: usize,
+}
+
+#[derive(Debug)]
+struct Wait {
+    answer: Answer,
+    deaths: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    Nothing,
+    Ack(Code),
+    VringBase(u16),
+}
+
+/// Why a request is not obeyed.
+enum No {
+    /// The client is told, if it wants to know, and may go on.
+    Stay(String),
+    /// The client is told and the connection is closed.
+    Close(String),
+}
+
+impl From<Refuse> for No {
+    fn from(refuse: Refuse) -> No {
+        No::Close(refuse.0)
+    }
+}
+
+fn close<T>(why: String) -> Result<T, No> {
+    Err(No::Close(why))
+}
+
+/// The protocol feature that must have been acknowledged for a request to be legal. `GET_QUEUE_NUM` and
+/// `SET_VRING_ENABLE` only need theirs to be offered; QEMU enables rings before it acknowledges features.
+fn permit(code: Code) -> Option<Feature> {
+    match code {
+        Code::SEND_RARP => Some(VHOST_USER_PROTOCOL_F_RARP),
+        Code::NET_SET_MTU => Some(VHOST_USER_PROTOCOL_F_NET_MTU),
+        Code::GET_MAX_MEM_SLOTS | Code::ADD_MEM_REG | Code::REM_MEM_REG => {
+            Some(VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS)
+        }
+        Code::RESET_DEVICE => Some(VHOST_USER_PROTOCOL_F_RESET_DEVICE),
+        Code::SET_STATUS | Code::GET_STATUS => Some(VHOST_USER_PROTOCOL_F_STATUS),
+        _ => None,
+    }
+}
+
+/// Requests whose effect the worker must have seen before the next request, whether or not the client asks.
+fn is_ordered(code: Code) -> bool {
+    [Code::SET_MEM_TABLE, Code::ADD_MEM_REG, Code::REM_MEM_REG].contains(&code)
+        || [Code::GET_VRING_BASE, Code::RESET_DEVICE, Code::RESET_OWNER].contains(&code)
+}
+
+impl Session {
+    /// A client that has said nothing.
+    pub fn new(slot: u16) -> Session {
+        Session { record: Record::new(slot), wait: None, unfenced: 0 }
+    }
+
+    /// What the client has said so far.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// Whether the worker must report before the next request.
+    pub fn is_waiting(&self) -> bool {
+        self.wait.is_some()
+    }
+
+    /// Obeys one request. Must not be called while the session waits.
+    pub fn request(&mut self, message: Message, kernel: &dyn Inspect) -> Result<Step, Refused> {
+        let code = message.request.code();
+        let wants_ack = message.need_reply && VHOST_USER_PROTOCOL_F_REPLY_ACK.of(self.record.protocol_features);
+        let ack = |done: bool| wants_ack.then(|| Reply::ack(code, done));
+        match self.obey(message.request, kernel) {
+            Ok(Done::Replied(value)) => Ok(Step { orders: Vec::new(), reply: Some(Reply::U64(code, value)) }),
+            Ok(Done::Base(ring, orders)) if orders.is_empty() => {
+                Ok(Step { orders, reply: Some(self.vring_base(ring)) })
+            }
+            Ok(Done::Base(ring, orders)) => Ok(self.wait_for(Answer::VringBase(ring), orders)),
+            Ok(Done::Ordered(orders)) => {
+                self.unfenced += orders.len();
+                let fence = !orders.is_empty() && (wants_ack || is_ordered(code) || self.unfenced > UNFENCED_MAX);
+                match fence {
+                    true => Ok(self.wait_for(if wants_ack { Answer::Ack(code) } else { Answer::Nothing }, orders)),
+                    false => Ok(Step { orders, reply: ack(true) }),
+                }
+            }
+            Err(No::Stay(why)) => Err(Refused { reason: Refuse(why), reply: ack(false), close: !wants_ack }),
+            Err(No::Close(why)) => Err(Refused { reason: Refuse(why), reply: ack(false), close: true }),
+        }
+    }
+
+    /// All orders for a worker that knows nothing of this client; end in a barrier if the session waits.
+    pub fn replay(&self) -> Vec<Order> {
+        let mut orders = self.record.replay();
+        if self.wait.is_some() {
+            orders.push(Command::Barrier.into());
+        }
+        orders
+    }
+
+    /// The worker has reached the session's barrier. Returns the reply that was waited for.
+    pub fn fence(&mut self) -> Result<Option<Reply>, Breach> {
+        if self.record.rings().any(|(_, ring)| ring.stopping) {
+            return Err(Breach("it passed a barrier without having stopped a ring"));
+        }
+        let wait = self.wait.take().ok_or(Breach("it reached a barrier that was not set"))?;
+        Ok(self.answer(wait))
+    }
+
+    /// The worker has stopped a ring at `base`.
+    pub fn ring_stopped(&mut self, index: u16, base: u64) -> Result<(), Breach> {
+        let base = u16::try_from(base).map_err(|_| Breach("it stopped a split ring at an index above 65535"))?;
+        match self.record.known_ring(index) {
+            // A ring that could not start has not moved.
+            Some(ring) if ring.stopping && ring.fault.is_some() && base == 0 => {
+                let base = ring.base;
+                self.record.ring_stopped(index, base);
+            }
+            Some(ring) if ring.stopping => self.record.ring_stopped(index, base),
+            _ => return Err(Breach("it stopped a ring that it was not told to stop")),
+        }
+        Ok(())
+    }
+
+    /// A ring has stopped by itself. Returns the fd to tell the client by, or nothing if this is known already.
+    pub fn ring_faulted(&mut self, index: u16, fault: RingFault) -> Option<Option<Rc<OwnedFd>>> {
+        let known = self.record.known_ring(index)?;
+        if !known.started || known.fault == Some(fault) {
+            return None;
+        }
+        let ring = self.record.ring(index);
+        ring.fault = Some(fault);
+        Some(ring.err.clone())
+    }
+
+    /// The worker could not obey an order. If the client waits for one, it is refused.
+    pub fn order_failed(&mut self, why: String) -> Option<Refused> {
+        let reply = match self.wait.take()?.answer {
+            Answer::Ack(code) => Some(Reply::ack(code, false)),
+            _ => None,
+        };
+        Some(Refused { reason: Refuse(why), reply, close: true })
+    }
+
+    /// The worker is dead. Returns the reply that is due by that; `ledger` tells where a ring stood.
+    pub fn worker_died(&mut self, ledger: impl Fn(u16) -> u16) -> Option<Reply> {
+        self.unfenced = 0;
+        let mut wait = self.wait.take()?;
+        wait.deaths += 1;
+        if matches!(wait.answer, Answer::VringBase(_)) && wait.deaths < DEATHS_MAX {
+            self.wait = Some(wait);
+            return None;
+        }
+        let stopping: Vec<u16> =
+            self.record.rings().filter(|(_, ring)| ring.stopping).map(|(index, _)| index).collect();
+        for index in stopping {
+            self.record.ring_stopped(index, ledger(index));
+        }
+        self.answer(wait)
+    }
+
+    fn wait_for(&mut self, answer: Answer, mut orders: Vec<Order>) -> Step {
+        orders.push(Command::Barrier.into());
+        self.wait = Some(Wait { answer, deaths: 0 });
+        Step { orders, reply: None }
+    }
+
+    fn answer(&mut self, wait: Wait) -> Option<Reply> {
+        self.unfenced = 0;
+        match wait.answer {
+            Answer::Nothing => None,
+            Answer::Ack(code) => Some(Reply::ack(code, true)),
+            Answer::VringBase(ring) => Some(self.vring_base(ring)),
+        }
+    }
+
+    fn vring_base(&self, ring: u16) -> Reply {
+        Reply::VringBase { ring, base: self.record.known_ring(ring).map_or(0, |ring| ring.base) }
+    }
+}
+
+/// How a request was obeyed.
+enum Done {
+    Replied(u64),
+    Ordered(Vec<Order>),
+    /// The base of a ring, after these orders.
+    Base(u16, Vec<Order>),
+}
+
+/// What each request does.
+impl Session {
+    fn obey(&mut self, request: Request, kernel: &dyn Inspect) -> Result<Done, No> {
+        let code = request.code();
+        match permit(code) {
+            Some(feature) if !feature.of(self.record.protocol_features) => {
+                return close(format!("{code} without {}", feature.name));
+            }
+            _ => {}
+        }
+        let orders = match request {
+            Request::GetFeatures => return Ok(Done::Replied(OFFERED)),
+            Request::GetProtocolFeatures => return Ok(Done::Replied(OFFERED_PROTOCOL_FEATURES)),
+            Request::GetQueueNum => return Ok(Done::Replied(MAX_QUEUE_PAIRS as u64)),
+            Request::GetMaxMemSlots => return Ok(Done::Replied(MAX_MEM_SLOTS as u64)),
+            Request::GetStatus => return Ok(Done::Replied(self.record.status)),
+            Request::GetVringBase { ring } => return Ok(Done::Base(ring, self.stop(ring))),
+            Request::SetFeatures(features) => self.set_features(features)?,
+            Request::SetProtocolFeatures(features) => self.set_protocol_features(features)?,
+            Request::SetOwner => Vec::new(),
+            Request::ResetOwner | Request::ResetDevice => self.reset(),
+            Request::SetStatus(status) => self.set_status(status)?,
+            Request::NetSetMtu(mtu) => self.set_mtu(mtu)?,
+            Request::SendRarp { mac } => vec![Command::SendRarp { port: self.record.slot, mac }.into()],
+            Request::SetMemTable(table) => self.set_mem_table(table, kernel)?,
+            Request::AddMemReg(region, fd) => self.add_mem_reg(region, fd, kernel)?,
+            Request::RemMemReg(region) => self.rem_mem_reg(region)?,
+            Request::SetVringNum { .. } | Request::SetVringAddr { .. } | Request::SetVringBase { .. } => {
+                self.set_up_ring(request)?
+            }
+            Request::SetVringEnable { ring, num } => self.enable(ring, num)?,
+            Request::SetVringKick { ring, fd } => self.set_kick(ring, fd, kernel)?,
+            Request::SetVringCall { ring, fd } => {
+                self.record.ring(ring).call = claim(code, ring, fd, kernel)?;
+                vec![self.record.ring_call(ring)]
+            }
+            Request::SetVringErr { ring, fd } => {
+                self.record.ring(ring).err = claim(code, ring, fd, kernel)?;
+                Vec::new()
+            }
+            Request::Unserved(code) => {
+                return Err(No::Stay(format!("{code} belongs to a feature that is not offered")));
+            }
+        };
+        Ok(Done::Ordered(orders))
+    }
+
+    fn set_features(&mut self, features: u64) -> Result<Vec<Order>, No> {
+        if features & !OFFERED != 0 {
+            return close(format!("SET_FEATURES: {:#x} was not offered", features & !OFFERED));
+        }
+        if features == self.record.features {
+            return Ok(Vec::new());
+        }
+        if self.record.is_running() {
+            return close("SET_FEATURES: other features while rings run".to_string());
+        }
+        self.record.features = features;
+        Ok(vec![self.record.port_features()])
+    }
+
+    fn set_protocol_features(&mut self, features: u64) -> Result<Vec<Order>, No> {
+        if features & !OFFERED_PROTOCOL_FEATURES != 0 {
+            let extra = features & !OFFERED_PROTOCOL_FEATURES;
+            return close(format!("SET_PROTOCOL_FEATURES: {extra:#x} was not offered"));
+        }
+        self.record.protocol_features = features;
+        Ok(Vec::new())
+    }
+
+    fn set_status(&mut self, status: u64) -> Result<Vec<Order>, No> {
+        if status > u8::MAX.into() {
+            return close(format!("SET_STATUS: {status:#x} is not a device status"));
+        }
+        self.record.status = status;
+        Ok(Vec::new())
+    }
+
+    fn set_mtu(&mut self, mtu: u64) -> Result<Vec<Order>, No> {
+        if !MTU_RANGE.contains(&mtu) {
+            return Err(No::Stay(format!("NET_SET_MTU: {mtu} is not within 68 to 65535")));
+        }
+        self.record.mtu = Some(mtu);
+        Ok(Vec::new())
+    }
+
+    /// "Disable all rings and reset all internal device state to the initial state." The memory stays: QEMU sends only
+    /// differences to what it has told. So do call and err, which QEMU tells once, and the negotiated features.
+    fn reset(&mut self) -> Vec<Order> {
+        let rings: Vec<u16> = self.record.rings().map(|(index, _)| index).collect();
+        let mut orders = Vec::new();
+        for ring in rings {
+            orders.extend(self.stop(ring));
+            self.record.ring(ring).enable = None;
+            orders.push(self.record.ring_enable(ring));
+        }
+        self.record.status = 0;
+        orders
+    }
+
+    fn set_mem_table(&mut self, table: Vec<(MemoryRegion, OwnedFd)>, kernel: &dyn Inspect) -> Result<Vec<Order>, No> {
+        let mut memory = Vec::new();
+        for (index, (region, fd)) in table.into_iter().enumerate() {
+            memory.push(admit(&memory, (index, region), fd, kernel)?);
+        }
+        self.record.memory = memory;
+        let orders = self.record.memory_table();
+        Ok(self.with_starts(orders))
+    }
+
+    fn add_mem_reg(&mut self, region: MemoryRegion, fd: OwnedFd, kernel: &dyn Inspect) -> Result<Vec<Order>, No> {
+        let index = self.record.memory.len();
+        if index >= MAX_MEM_SLOTS {
+            return close(format!("ADD_MEM_REG: all {MAX_MEM_SLOTS} slots are in use"));
+        }
+        let memory = admit(&self.record.memory, (index, region), fd, kernel)?;
+        let command = Command::RegionAdd { port: self.record.slot, region: memory.region };
+        let order = Order { command, fd: Some(memory.fd.clone()) };
+        self.record.memory.push(memory);
+        Ok(self.with_starts(vec![order]))
+    }
+
+    /// "Identified by its guest address, user address and size. The mmap offset is ignored."
+    fn rem_mem_reg(&mut self, wanted: MemoryRegion) -> Result<Vec<Order>, No> {
+        let key = |addr, user, size| (addr, user, size);
+        let wanted = key(wanted.guest_addr, wanted.user_addr, wanted.size);
+        let at =
+            self.record.memory.iter().position(|memory| {
+                key(memory.region.guest_addr, memory.region.user_addr, memory.region.size) == wanted
+            });
+        let Some(at) = at else {
+            return close(format!("REM_MEM_REG: no region at guest address {:#x} of {} octets", wanted.0, wanted.2));
+        };
+        let region = self.record.memory.remove(at).region;
+        Ok(vec![Command::RegionRemove { port: self.record.slot, region }.into()])
+    }
+
+    /// Size, addresses and base stand fast while a ring runs (CVE-2026-5747).
+    fn set_up_ring(&mut self, request: Request) -> Result<Vec<Order>, No> {
+        let code = request.code();
+        let (index, wanted) = match request {
+            Request::SetVringNum { ring, num } => match u16::try_from(num) {
+                Ok(size) if size.is_power_of_two() && size <= MAX_RING_SIZE => {
+                    (ring, (Some(size), self.record.ring(ring).addr, self.record.ring(ring).base))
+                }
+                _ => return close(format!("{code}: ring {ring} of {num} entries; a power of two up to 32768 belongs")),
+            },
+            Request::SetVringAddr { ring, flags: 0, addr } => {
+                (ring, (self.record.ring(ring).size, Some(addr), self.record.ring(ring).base))
+            }
+            Request::SetVringAddr { ring, flags, .. } => {
+                return close(format!("{code}: ring {ring} with flags {flags:#x}, but logging was not offered"));
+            }
+            Request::SetVringBase { ring, base } => match u16::try_from(base) {
+                Ok(base) => (ring, (self.record.ring(ring).size, self.record.ring(ring).addr, base)),
+                Err(_) => return close(format!("{code}: ring {ring} at {base:#x}, beyond a split ring's indices")),
+            },
+            _ => return Ok(Vec::new()),
+        };
+        let ring = self.record.ring(index);
+        if ring.started && wanted != (ring.size, ring.addr, ring.base) {
+            return close(format!("{code}: ring {index} runs; GET_VRING_BASE must stop it first"));
+        }
+        (ring.size, ring.addr, ring.base) = wanted;
+        Ok(self.with_starts(Vec::new()))
+    }
+
+    fn enable(&mut self, ring: u16, num: u32) -> Result<Vec<Order>, No> {
+        if num > 1 {
+            return close(format!("SET_VRING_ENABLE: ring {ring}: {num} is neither 0 nor 1"));
+        }
+        self.record.ring(ring).enable = Some(num == 1);
+        Ok(vec![self.record.ring_enable(ring)])
+    }
+
+    /// A new kick fd starts the ring, or starts it anew.
+    fn set_kick(&mut self, ring: u16, fd: Option<OwnedFd>, kernel: &dyn Inspect) -> Result<Vec<Order>, No> {
+        let Some(kick) = claim(Code::SET_VRING_KICK, ring, fd, kernel)? else {
+            return close(format!("SET_VRING_KICK: ring {ring} without an fd; sv3 sleeps when idle and needs kicks"));
+        };
+        self.record.ring(ring).kick = Some(kick);
+        let orders = self.record.ring_start(ring);
+        if !orders.is_empty() {
+            self.record.ring(ring).fault = None;
+            return Ok(orders);
+        }
+        Ok(self.with_starts(orders))
+    }
+
+    /// Appends the start of every ring that can run now: it has all that it needs, and either was not started or had
+    /// stopped by itself (its memory may have come back).
+    fn with_starts(&mut self, mut orders: Vec<Order>) -> Vec<Order> {
+        let able: Vec<u16> = self
+            .record
+            .rings()
+            .filter(|(_, ring)| ring.size.is_some() && ring.addr.is_some() && ring.kick.is_some())
+            .filter(|(_, ring)| !ring.started || ring.fault.is_some())
+            .map(|(index, _)| index)
+            .collect();
+        if self.record.memory.is_empty() {
+            return orders;
+        }
+        for index in able {
+            let ring = self.record.ring(index);
+            ring.started = true;
+            ring.fault = None;
+            self.record.ever_started = true;
+            orders.extend(self.record.ring_start(index));
+        }
+        orders
+    }
+
+    /// Stops a ring. One that does not run only forgets its kick fd.
+    fn stop(&mut self, index: u16) -> Vec<Order> {
+        let ring = self.record.ring(index);
+        if !ring.started {
+            let base = ring.base;
+            self.record.ring_stopped(index, base);
+            return Vec::new();
+        }
+        ring.stopping = true;
+        vec![self.record.ring_stop(index)]
+    }
+}
+
+fn claim(code: Code, ring: u16, fd: Option<OwnedFd>, kernel: &dyn Inspect) -> Result<Option<Rc<OwnedFd>>, No> {
+    match fd {
+        Some(fd) if !kernel.claim_eventfd(fd.as_fd()) => {
+            close(format!("{code}: ring {ring}: the fd is not an eventfd"))
+        }
+        fd => Ok(fd.map(Rc::new)),
+    }
+}
+
+#[cfg(test)]
+mod tests;
