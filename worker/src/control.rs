@@ -1,14 +1,15 @@
 //! The control socket, worker's end: commands in, reports out, never blocking in the middle of either.
 
-use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
+use nix::errno::Errno;
+use nix::unistd::{read, write};
 use passfd::FdPassingExt;
 use sv3::ipc::{Envelope, FRAME_MAX, FRAME_PREFIX, Report};
 
 /// Most octets of reports that wait for the supervisor to read; more means that it is gone.
-const BACKLOG: usize = 1 << 20;
+const BACKLOG: usize = 1 << 16;
 
 /// Why the worker's conversation with its supervisor is over.
 #[derive(Debug)]
@@ -33,7 +34,8 @@ pub struct Control {
 }
 
 impl Control {
-    /// Takes over the socket, which must not block.
+    /// Takes over the socket, which must not block. It is read and written by read(2) and write(2), which the policy
+    /// permits for eventfds anyway, and not by send(2) and recv(2).
     pub fn new(socket: UnixStream) -> Control {
         Control { socket, frame: Vec::with_capacity(FRAME_MAX), partial: None, backlog: Vec::new() }
     }
@@ -75,14 +77,13 @@ impl Control {
         while self.frame.len() < length {
             let have = self.frame.len();
             self.frame.resize(length, 0);
-            let got = self.socket.read(self.frame.get_mut(have..).unwrap_or(&mut []));
-            self.frame.truncate(have + got.as_ref().copied().unwrap_or(0));
+            let got = read(&self.socket, self.frame.get_mut(have..).unwrap_or(&mut []));
+            self.frame.truncate(have + got.unwrap_or(0));
             match got {
                 Ok(0) => return Err(Over::Closed),
-                Ok(_) => {}
-                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return Ok(false),
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(Over::Broken(e.to_string())),
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Ok(false),
+                Err(errno) => return Err(Over::Broken(format!("the control socket: {errno}"))),
             }
         }
         Ok(true)
@@ -97,11 +98,11 @@ impl Control {
     /// Sends what waits, as far as there is room.
     pub fn flush(&mut self) -> Result<(), Over> {
         while !self.backlog.is_empty() {
-            match self.socket.write(&self.backlog) {
+            match write(&self.socket, &self.backlog) {
                 Ok(sent) => drop(self.backlog.drain(..sent)),
-                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock && self.backlog.len() < BACKLOG => break,
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(Over::Broken(format!("reports are not read: {e}"))),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) if self.backlog.len() < BACKLOG => break,
+                Err(errno) => return Err(Over::Broken(format!("reports are not read: {errno}"))),
             }
         }
         Ok(())

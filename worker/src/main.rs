@@ -22,11 +22,11 @@ mod switch;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sv3::ipc::{Command, Report, ReportKind, Settings, VERSION};
 use sv3::ledger::LedgerMap;
 
 use control::{Control, Over};
+use notify::Notify;
 
 fn main() {
     match run() {
@@ -44,10 +44,11 @@ fn run() -> Result<Over, String> {
     let socket = socket.map_err(|e| format!("stdin: {e}"))?;
     socket.set_nonblocking(true).map_err(|e| format!("stdin must be the supervisor's socket: {e}"))?;
     crash::handle_signals().map_err(words("signal handlers"))?;
+    let mut control = Control::new(socket);
+    let mut notify = Notify::new(&control).map_err(words("epoll"))?;
     let achieved = confine::worker()?;
 
-    let mut control = Control::new(socket);
-    let (settings, ledger) = match first(&mut control) {
+    let (settings, ledger) = match first(&mut control, &mut notify) {
         Ok(start) => start,
         Err(over) => return Ok(over),
     };
@@ -60,12 +61,11 @@ fn run() -> Result<Over, String> {
     if let Err(over) = control.report(ready) {
         return Ok(over);
     }
-    let mut switch = switch::Switch::new(&settings, ledger, control).map_err(words("epoll"))?;
-    Ok(switch.run())
+    Ok(switch::Switch::new(&settings, ledger, control, notify).run())
 }
 
 /// Waits for the first command, which must be `Start`.
-fn first(control: &mut Control) -> Result<(Settings, &'static LedgerMap), Over> {
+fn first(control: &mut Control, notify: &mut Notify) -> Result<(Settings, &'static LedgerMap), Over> {
     loop {
         if let Some((envelope, fds)) = control.receive()? {
             let (Command::Start(settings), Some(fd)) = (envelope.command, fds.into_iter().next()) else {
@@ -77,8 +77,7 @@ fn first(control: &mut Control) -> Result<(Settings, &'static LedgerMap), Over> 
             let map = LedgerMap::map(&fd).map_err(|e| Over::Broken(format!("ledger: {e}")))?;
             return Ok((settings, Box::leak(Box::new(map))));
         }
-        let mut wait = [PollFd::new(control.as_fd(), PollFlags::POLLIN)];
         // Whatever woke us, the next `receive` says what it was.
-        let _ = poll(&mut wait, PollTimeout::NONE);
+        notify.wait(true).map_err(|errno| Over::Broken(format!("epoll_wait: {errno}")))?.for_each(drop);
     }
 }

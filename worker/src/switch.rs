@@ -48,16 +48,16 @@ pub struct Switch {
 
 impl Switch {
     /// A switch without ports.
-    pub fn new(settings: &Settings, ledger: &'static Ledger, control: Control) -> nix::Result<Switch> {
-        Ok(Switch {
+    pub fn new(settings: &Settings, ledger: &'static Ledger, control: Control, notify: Notify) -> Switch {
+        Switch {
             ledger,
             poll_ns: u64::from(settings.poll_us) * 1000,
-            notify: Notify::new(&control)?,
             control,
+            notify,
             fabric: Fabric::new(ledger),
             burst: Burst::new(settings.batch),
             polled: Vec::with_capacity(64),
-        })
+        }
     }
 
     /// Runs until the supervisor closes the control socket.
