@@ -1,0 +1,46 @@
+//! Talking to a running switch: one line out, one line of JSON back.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::place;
+
+/// Longest time to wait for an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Which switch is meant.
+#[derive(Args)]
+pub struct Control {
+    /// The control socket of the switch [default: as `sv3 run`]
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+}
+
+impl Control {
+    /// Sends a request and returns the answer.
+    pub fn ask(&self, request: &str) -> Result<serde_json::Value, String> {
+        let path = self.control.clone().unwrap_or_else(|| place::folder().join(place::CONTROL));
+        let at = |e: std::io::Error| match e.kind() {
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
+                format!("no switch runs at {}; start one by `sv3 run`, or name another by --control", path.display())
+            }
+            ErrorKind::WouldBlock => format!("the switch at {} does not answer", path.display()),
+            _ => format!("{}: {e}", path.display()),
+        };
+        let mut socket = UnixStream::connect(&path).map_err(at)?;
+        socket.set_read_timeout(Some(PATIENCE)).map_err(at)?;
+        socket.write_all(format!("{request}\n").as_bytes()).map_err(at)?;
+        let mut text = String::new();
+        socket.read_to_string(&mut text).map_err(at)?;
+        let answer: serde_json::Value =
+            serde_json::from_str(&text).map_err(|e| format!("the switch's answer is not JSON: {e}"))?;
+        match answer.get("error").and_then(|error| error.as_str()) {
+            Some(error) => Err(error.to_string()),
+            None => Ok(answer),
+        }
+    }
+}

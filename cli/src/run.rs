@@ -1,0 +1,64 @@
+//! `sv3 run`: becomes the supervisor.
+
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use clap::Args;
+
+use crate::place;
+
+/// Run a switch in the foreground, as any user, without privileges.
+///
+/// Prints how to attach a guest; events go to stderr, a line of JSON each. Ends by Ctrl-C or SIGTERM.
+#[derive(Args)]
+pub struct Run {
+    /// The front door that guests attach to [default: vhost-user.sock in $XDG_RUNTIME_DIR/sv3 or /tmp/sv3-UID]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// The socket for `sv3 status` and its like [default: control.sock beside the default front door]
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+    /// Replace sockets that a dead switch left behind
+    #[arg(long)]
+    force: bool,
+    /// Microseconds to poll an empty ring before sleeping; 0: sleep at once
+    #[arg(long, value_name = "N")]
+    poll_us: Option<u32>,
+    /// Most frames taken from one ring at a time, 1 to 256
+    #[arg(long, value_name = "N")]
+    batch: Option<u16>,
+}
+
+impl Run {
+    /// Does not return unless it fails.
+    pub fn exec(&self) -> Result<(), String> {
+        let supervisor = place::sibling("sv3-supervisor")?;
+        let worker = place::sibling("sv3-worker")?;
+        let mut command = Command::new(&supervisor);
+        command.arg("--socket").arg(self.path(self.socket.as_deref(), place::SOCKET)?);
+        command.arg("--control").arg(self.path(self.control.as_deref(), place::CONTROL)?);
+        command.arg("--worker").arg(worker);
+        if self.force {
+            command.arg("--force");
+        }
+        if let Some(poll_us) = self.poll_us {
+            command.arg("--poll-us").arg(poll_us.to_string());
+        }
+        if let Some(batch) = self.batch {
+            command.arg("--batch").arg(batch.to_string());
+        }
+        Err(format!("{}: {}", supervisor.display(), command.exec()))
+    }
+
+    fn path(&self, given: Option<&Path>, name: &str) -> Result<PathBuf, String> {
+        match given {
+            Some(path) => std::path::absolute(path).map_err(|e| format!("{}: {e}", path.display())),
+            None => {
+                let folder = place::folder();
+                place::prepare(&folder)?;
+                Ok(folder.join(name))
+            }
+        }
+    }
+}

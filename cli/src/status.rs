@@ -1,0 +1,169 @@
+//! `sv3 status`: who is attached, what flows, what was dropped and why.
+
+use std::fmt::Write;
+
+use clap::Args;
+use sv3::status::{Link, PortStatus, RegionStatus, RingStatus, Status};
+
+use crate::control::Control;
+
+/// Show a running switch: processes, ports, traffic, drops.
+#[derive(Args)]
+pub struct Show {
+    #[command(flatten)]
+    control: Control,
+    /// Print JSON; its fields are described in docs/status.md
+    #[arg(long)]
+    json: bool,
+}
+
+impl Show {
+    /// Asks and prints.
+    pub fn exec(&self) -> Result<(), String> {
+        let answer = self.control.ask("status")?;
+        let text = if self.json {
+            serde_json::to_string_pretty(&answer).map_err(|e| e.to_string())? + "\n"
+        } else {
+            let status = serde_json::from_value(answer)
+                .map_err(|e| format!("the switch is of another version ({e}); use --json"))?;
+            table(&status)
+        };
+        print(&text)
+    }
+}
+
+/// Prints; a reader that has seen enough (`| head`) is no failure.
+fn print(text: &str) -> Result<(), String> {
+    use std::io::Write;
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.to_string()),
+        _ => Ok(()),
+    }
+}
+
+fn table(status: &Status) -> String {
+    let mut out = String::new();
+    let worker = &status.worker;
+    let pid = worker.pid.map_or("starting".to_string(), |pid| format!("pid {pid}"));
+    let abi = |abi: u32| if abi == 0 { "no landlock".to_string() } else { format!("landlock ABI {abi}") };
+    let supervisor = &status.supervisor;
+    let _ = writeln!(out, "socket      {}", status.socket);
+    let _ = writeln!(
+        out,
+        "supervisor  pid {}, up {}, {}",
+        supervisor.pid,
+        duration(supervisor.uptime_s),
+        abi(supervisor.landlock_abi)
+    );
+    let _ = writeln!(out, "worker      {pid}, up {}, {}", duration(worker.uptime_s), abi(worker.landlock_abi));
+    let last = worker.last_death.as_ref().map_or(String::new(), |death| format!(", the last one by {death}"));
+    let _ = writeln!(out, "restarts    {}{last}", worker.restarts);
+    if status.ports.is_empty() {
+        let _ = writeln!(out, "ports       none");
+    }
+    for at in &status.ports {
+        out.push('\n');
+        port(&mut out, at);
+    }
+    out
+}
+
+fn port(out: &mut String, port: &PortStatus) {
+    let link = match port.link {
+        Link::Up => "up",
+        Link::Starting => "starting",
+        Link::Down => "down",
+    };
+    let mtu = port.mtu.map_or(String::new(), |mtu| format!(", MTU {mtu}"));
+    let _ = writeln!(out, "{}  {link}, client pid {} uid {}{mtu}", port.name, port.client_pid, port.client_uid);
+    let _ = writeln!(out, "  features    {}", names(&port.features, "VIRTIO_"));
+    let _ = writeln!(out, "  protocol    {}", names(&port.protocol_features, "VHOST_USER_PROTOCOL_F_"));
+    for ring in &port.rings {
+        let _ = writeln!(out, "  ring {:<6} {}", ring.index, ring_words(ring));
+    }
+    for region in &port.memory {
+        let _ = writeln!(out, "  memory      {}", region_words(region));
+    }
+    let (from, to) = (port.from_guest, port.to_guest);
+    let _ = writeln!(out, "  from guest  {} frames, {} bytes", from.frames, from.bytes);
+    let _ = writeln!(out, "  to guest    {} frames, {} bytes", to.frames, to.bytes);
+    let drops: Vec<String> = port.drops.iter().map(|(reason, n)| format!("{reason} {n}")).collect();
+    let _ = writeln!(out, "  drops       {}", if drops.is_empty() { "none".to_string() } else { drops.join(", ") });
+}
+
+fn ring_words(ring: &RingStatus) -> String {
+    let way = if ring.index % 2 == 0 { "receive" } else { "transmit" };
+    let state = match (&ring.fault, ring.started, ring.enabled) {
+        (Some(fault), ..) => format!("stopped: {fault}"),
+        (None, true, true) => "runs".to_string(),
+        (None, true, false) => "disabled".to_string(),
+        (None, false, _) => "not started".to_string(),
+    };
+    format!("{way}, {} of {}, {state}", ring.kind, ring.size)
+}
+
+fn region_words(region: &RegionStatus) -> String {
+    let seals = if region.seals.is_empty() { "none".to_string() } else { region.seals.join(", ") };
+    format!("{} at {:#x}, file of {}, seals: {seals}", size(region.size), region.guest_addr, size(region.file_size))
+}
+
+/// Names without the prefix that they share, in lines of a terminal's width.
+fn names(names: &[String], prefix: &str) -> String {
+    let mut out = String::new();
+    let mut column = 0;
+    for name in names {
+        let name = name.strip_prefix(prefix).unwrap_or(name);
+        if column > 0 && column + name.len() > 90 {
+            out.push_str("\n              ");
+            column = 0;
+        } else if column > 0 {
+            out.push(' ');
+        }
+        out.push_str(name);
+        column += name.len() + 1;
+    }
+    if out.is_empty() { "none".to_string() } else { out }
+}
+
+/// An exact size in the largest unit that divides it.
+fn size(octets: u64) -> String {
+    for (unit, name) in [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")] {
+        if octets >= unit && octets.is_multiple_of(unit) {
+            return format!("{} {name}", octets / unit);
+        }
+    }
+    format!("{octets} bytes")
+}
+
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_times_are_exact_and_short() {
+        assert_eq!(
+            (size(512 << 20), size(3 << 30), size(4097)),
+            ("512 MiB".into(), "3 GiB".into(), "4097 bytes".into())
+        );
+        assert_eq!(
+            (duration(59), duration(61), duration(7260)),
+            ("59 s".into(), "1 min 1 s".into(), "2 h 1 min".into())
+        );
+    }
+
+    #[test]
+    fn long_lists_of_names_are_wrapped() {
+        let list: Vec<String> = (0..30).map(|n| format!("VIRTIO_NET_F_{n}")).collect();
+        let text = names(&list, "VIRTIO_");
+        assert!(text.lines().count() > 1 && text.lines().all(|line| line.len() <= 110));
+        assert!(!text.contains("VIRTIO_"));
+    }
+}
