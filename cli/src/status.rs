@@ -92,7 +92,7 @@ fn port(out: &mut String, port: &PortStatus) {
 }
 
 fn ring_words(ring: &RingStatus) -> String {
-    let way = if ring.index % 2 == 0 { "receive" } else { "transmit" };
+    let way = if ring.index.is_multiple_of(2) { "receive" } else { "transmit" };
     let state = match (&ring.fault, ring.started, ring.enabled) {
         (Some(fault), ..) => format!("stopped: {fault}"),
         (None, true, true) => "runs".to_string(),

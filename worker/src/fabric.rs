@@ -50,6 +50,8 @@ pub struct Fabric {
     pub faults: Vec<(u16, u16, RingFault)>,
     /// Seconds, brought up to date by the switch.
     pub now_s: u64,
+    /// The last address that the burst learnt: a burst is one port's, within a second.
+    last_learnt: Option<MacAddr>,
     /// The last look-up of the burst; forgotten when the table changes.
     last_found: Option<(MacAddr, Option<u16>)>,
 }
@@ -67,6 +69,7 @@ impl Fabric {
             touched: Vec::with_capacity(MAX_PORTS * MAX_RINGS / 2),
             faults: Vec::new(),
             now_s: 0,
+            last_learnt: None,
             last_found: None,
         }
     }
@@ -118,6 +121,7 @@ impl Fabric {
     /// Begins a burst: what the last one looked up is forgotten.
     #[inline]
     pub fn begin(&mut self) {
+        self.last_learnt = None;
         self.last_found = None;
     }
 
@@ -131,8 +135,11 @@ impl Fabric {
         if frame.dst.is_link_local() {
             return Err(Drop::LinkLocal);
         }
-        if self.fdb.learn(frame.src, from, self.now_s) {
-            self.last_found = None;
+        if self.last_learnt != Some(frame.src) {
+            self.last_learnt = Some(frame.src);
+            if self.fdb.learn(frame.src, from, self.now_s) {
+                self.last_found = None;
+            }
         }
         match self.find(frame.dst) {
             Some(to) if to == from => Err(Drop::Hairpin),
