@@ -3,19 +3,25 @@
 //! The worker maps these files and touches them at the guest's word, so a file must be one that cannot stall a page
 //! fault (tmpfs, memfd, hugetlbfs: no network or FUSE file system behind it), and must be as long as its region says.
 //! A client can truncate an unsealed file later; then the worker takes SIGBUS and the client is to blame.
+//!
+//! Asking a file system that its owner serves (FUSE) for the length of a file can stall us. `F_GET_SEALS` asks nobody:
+//! only files of tmpfs and hugetlbfs have seals, so it tells their kind, and it comes first.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
-use nix::sys::statfs::{FsType, HUGETLBFS_MAGIC, TMPFS_MAGIC, fstatfs};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
 use sv3::ipc::Region;
 use sv3::wire::Refuse;
 use sv3::wire::vhost_user::MemoryRegion;
 
 /// Most octets of memory that one client may have mapped: the worker's 128 TiB of address space are for all of them.
 const CLIENT_MEMORY_MAX: u64 = 8 << 40;
+
+/// `F_SEAL_FUTURE_WRITE` of linux/fcntl.h: no new mapping for writing.
+const F_SEAL_FUTURE_WRITE: SealFlag = SealFlag::from_bits_retain(0x10);
 
 /// One admitted region.
 #[derive(Clone, Debug)]
@@ -37,16 +43,16 @@ pub struct MemoryFile {
     pub size: u64,
     /// Page or huge page size, octets.
     pub block: u64,
-    /// File system.
-    pub file_system: FsType,
     /// Seals.
     pub seals: SealFlag,
+    /// It may be mapped for writing.
+    pub writable: bool,
 }
 
 /// Asks the kernel about fds; a fake in tests.
 pub trait Inspect {
-    /// About a memory file.
-    fn memory(&self, fd: BorrowedFd<'_>) -> io::Result<MemoryFile>;
+    /// About a memory file; nothing if it is not on tmpfs or hugetlbfs.
+    fn memory(&self, fd: BorrowedFd<'_>) -> io::Result<Option<MemoryFile>>;
     /// Whether `fd` is an eventfd; makes it non-blocking if so.
     fn claim_eventfd(&self, fd: BorrowedFd<'_>) -> bool;
 }
@@ -63,10 +69,13 @@ pub fn admit(
         Refuse(format!("memory region {index} (guest address {guest_addr:#x}, {size} octets): {why}"))
     };
     let file = kernel.memory(fd.as_fd()).map_err(|error| refuse(format!("its file cannot be examined: {error}")))?;
-    if ![TMPFS_MAGIC, HUGETLBFS_MAGIC].contains(&file.file_system) {
+    let Some(file) = file else {
         return Err(refuse(
             "its file is not on tmpfs or hugetlbfs; use memory-backend-memfd with share=on".to_string(),
         ));
+    };
+    if !file.writable {
+        return Err(refuse("its file is not open for writing, or sealed against it".to_string()));
     }
     if wanted.size == 0 {
         return Err(refuse("it is empty".to_string()));
@@ -101,22 +110,22 @@ pub fn admit(
 pub struct Kernel;
 
 impl Inspect for Kernel {
-    fn memory(&self, fd: BorrowedFd<'_>) -> io::Result<MemoryFile> {
+    fn memory(&self, fd: BorrowedFd<'_>) -> io::Result<Option<MemoryFile>> {
+        let seals = match fcntl(fd, FcntlArg::F_GET_SEALS) {
+            Err(Errno::EINVAL) => return Ok(None),
+            seals => SealFlag::from_bits_retain(seals?),
+        };
+        let mode = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?) & OFlag::O_ACCMODE;
         let stat = nix::sys::stat::fstat(fd)?;
-        let file_system = fstatfs(fd)?.filesystem_type();
-        // Files that cannot be sealed answer EINVAL: they have none.
-        let seals = fcntl(fd, FcntlArg::F_GET_SEALS).map_or(SealFlag::empty(), SealFlag::from_bits_retain);
-        Ok(MemoryFile {
+        Ok(Some(MemoryFile {
             size: u64::try_from(stat.st_size).unwrap_or(0),
             block: u64::try_from(stat.st_blksize).unwrap_or(0),
-            file_system,
             seals,
-        })
+            writable: mode == OFlag::O_RDWR && !seals.intersects(SealFlag::F_SEAL_WRITE | F_SEAL_FUTURE_WRITE),
+        }))
     }
 
     fn claim_eventfd(&self, fd: BorrowedFd<'_>) -> bool {
-        use nix::fcntl::OFlag;
-        use std::os::fd::AsRawFd;
         let link = nix::fcntl::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()).as_str());
         link.is_ok_and(|link| link == "anon_inode:[eventfd]")
             && fcntl(fd, FcntlArg::F_GETFL)
@@ -133,7 +142,7 @@ pub fn seal_names(seals: SealFlag) -> Vec<String> {
         (SealFlag::F_SEAL_SHRINK, "shrink"),
         (SealFlag::F_SEAL_GROW, "grow"),
         (SealFlag::F_SEAL_WRITE, "write"),
-        (SealFlag::from_bits_retain(0x10), "future_write"),
+        (F_SEAL_FUTURE_WRITE, "future_write"),
         (SealFlag::from_bits_retain(0x20), "exec"),
     ];
     known.iter().filter(|(seal, _)| seals.contains(*seal)).map(|(_, name)| name.to_string()).collect()
@@ -201,6 +210,16 @@ mod tests {
         assert!(try_admit(&[], region(0, 0x1000, 0, 0), zero.into()).unwrap_err().contains("tmpfs"));
         let (pipe, _other) = nix::unistd::pipe().unwrap();
         assert!(try_admit(&[], region(0, 0x1000, 0, 0), pipe).unwrap_err().contains("tmpfs"));
+    }
+
+    #[test]
+    fn files_that_cannot_be_written_are_refused() {
+        let sealed = memfd(0x1000);
+        fcntl(&sealed, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_WRITE)).unwrap();
+        assert!(try_admit(&[], region(0, 0x1000, 0, 0), sealed).unwrap_err().contains("writing"));
+        let fd = memfd(0x1000);
+        let read_only = std::fs::File::open(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap();
+        assert!(try_admit(&[], region(0, 0x1000, 0, 0), read_only.into()).unwrap_err().contains("writing"));
     }
 
     #[test]

@@ -60,7 +60,7 @@ pub struct Ring {
     pub kick: Option<Rc<OwnedFd>>,
     /// The device's notifications; absent: the driver polls.
     pub call: Option<Rc<OwnedFd>>,
-    /// Told when the ring stops by itself.
+    /// Held and never written: its owner can make a write block, and front-ends do no more than log it.
     pub err: Option<Rc<OwnedFd>>,
     /// What `SET_VRING_ENABLE` said last.
     pub enable: Option<bool>,

@@ -191,15 +191,13 @@ impl Session {
         Ok(())
     }
 
-    /// A ring has stopped by itself. Returns the fd to tell the client by, or nothing if this is known already.
-    pub fn ring_faulted(&mut self, index: u16, fault: RingFault) -> Option<Option<Rc<OwnedFd>>> {
-        let known = self.record.known_ring(index)?;
-        if !known.started || known.fault == Some(fault) {
-            return None;
+    /// A ring has stopped by itself. Returns whether that is news.
+    pub fn ring_faulted(&mut self, index: u16, fault: RingFault) -> bool {
+        let news = self.record.known_ring(index).is_some_and(|ring| ring.started && ring.fault != Some(fault));
+        if news {
+            self.record.ring(index).fault = Some(fault);
         }
-        let ring = self.record.ring(index);
-        ring.fault = Some(fault);
-        Some(ring.err.clone())
+        news
     }
 
     /// The worker could not obey an order. If the client waits for one, it is refused.

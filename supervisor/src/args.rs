@@ -1,0 +1,83 @@
+//! The command line. People use `sv3 run`, which fills it in.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use lexopt::prelude::*;
+use sv3::ipc::{Settings, VERSION};
+
+const USAGE: &str =
+    "usage: sv3-supervisor --socket PATH --control PATH --worker PATH [--force] [--poll-us N] [--batch N]";
+
+/// What was asked for. Paths are absolute.
+#[derive(Debug)]
+pub struct Args {
+    /// The front door.
+    pub socket: PathBuf,
+    /// The control socket.
+    pub control: PathBuf,
+    /// The worker's binary.
+    pub worker: PathBuf,
+    /// Replace stale sockets.
+    pub force: bool,
+    /// How the worker runs.
+    pub settings: Settings,
+}
+
+impl Args {
+    /// Reads the command line, without the program's name.
+    pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Args, String> {
+        Args::read(lexopt::Parser::from_args(args)).map_err(|error| format!("{error}\n{USAGE}"))
+    }
+
+    fn read(mut parser: lexopt::Parser) -> Result<Args, lexopt::Error> {
+        let (mut socket, mut control, mut worker, mut force) = (None, None, None, false);
+        let mut settings = Settings { version: VERSION, poll_us: 50, batch: 64 };
+        while let Some(arg) = parser.next()? {
+            match arg {
+                Long("socket") => socket = Some(PathBuf::from(parser.value()?)),
+                Long("control") => control = Some(PathBuf::from(parser.value()?)),
+                Long("worker") => worker = Some(PathBuf::from(parser.value()?)),
+                Long("force") => force = true,
+                Long("poll-us") => settings.poll_us = parser.value()?.parse()?,
+                Long("batch") => settings.batch = parser.value()?.parse()?,
+                other => return Err(other.unexpected()),
+            }
+        }
+        if !(1..=Settings::MAX_BATCH).contains(&settings.batch) {
+            return Err(format!("--batch must be 1 to {}", Settings::MAX_BATCH).into());
+        }
+        let path = |path: Option<PathBuf>, name: &str| -> Result<PathBuf, lexopt::Error> {
+            let path = path.ok_or_else(|| format!("{name} is missing"))?;
+            std::path::absolute(&path).map_err(|error| format!("{}: {error}", Path::display(&path)).into())
+        };
+        let (socket, control) = (path(socket, "--socket")?, path(control, "--control")?);
+        if socket == control {
+            return Err("--socket and --control must differ".into());
+        }
+        Ok(Args { socket, control, worker: path(worker, "--worker")?, force, settings })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Args, String> {
+        Args::parse(line.split_whitespace().map(OsString::from))
+    }
+
+    #[test]
+    fn defaults_and_bounds() {
+        let args = parse("--socket /a --control b --worker /c").unwrap();
+        assert_eq!((args.settings.poll_us, args.settings.batch, args.force), (50, 64, false));
+        assert!(args.control.is_absolute());
+        let args = parse("--socket /a --control /b --worker /c --force --poll-us 0 --batch 256").unwrap();
+        assert_eq!((args.settings.poll_us, args.settings.batch, args.force), (0, 256, true));
+        for wrong in ["--batch 0", "--batch 257", "--poll-us -1", "--nonsense"] {
+            assert!(parse(&format!("--socket /a --control /b --worker /c {wrong}")).is_err(), "{wrong}");
+        }
+        assert!(parse("--control /b --worker /c").unwrap_err().contains("--socket is missing"));
+        assert!(parse("--socket /a --control /a --worker /c").is_err());
+    }
+}

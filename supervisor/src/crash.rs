@@ -1,0 +1,123 @@
+//! Reads a worker's death: its exit status and what it wrote into the ledger, in words. The ledger is hostile: its
+//! numbers are compared and shown, never used.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use nix::sys::signal::Signal;
+use nix::sys::wait::WaitStatus;
+use sv3::MAX_PORTS;
+use sv3::ledger::{Crash, Head};
+
+/// Why a worker died.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Death {
+    /// For a person.
+    pub words: String,
+    /// The syscall that the seccomp policy forbids, if that was it.
+    pub violation: Option<String>,
+}
+
+impl Death {
+    /// From the exit status, the ledger's head, and the reason if it was us who killed it.
+    pub fn read(status: WaitStatus, head: &Head, doom: Option<&str>) -> Death {
+        let mut words = match (status, doom) {
+            (_, Some(doom)) => format!("killed by the supervisor: {doom}"),
+            (WaitStatus::Exited(_, code), None) => format!("exited with status {code}"),
+            (WaitStatus::Signaled(_, signal, _), None) => format!("killed by {signal}"),
+            (other, None) => format!("ended: {other:?}"),
+        };
+        let mut violation = None;
+        if let WaitStatus::Signaled(_, signal, _) = status
+            && head.crash.signal.load(Relaxed) == signal as i32
+        {
+            match signal {
+                Signal::SIGSYS => {
+                    let name = syscall_name(head.crash.syscall.load(Relaxed));
+                    words += &format!(" for the syscall {name}");
+                    violation = Some(name);
+                }
+                Signal::SIGSEGV | Signal::SIGBUS => words += &fault(&head.crash),
+                _ => {}
+            }
+        }
+        if let Some(port) = port_name(head.hand_port.load(Relaxed)) {
+            words += &format!(", at work on ring {} of {port}", head.hand_ring.load(Relaxed));
+        }
+        let message = head.crash.read_message();
+        if !message.is_empty() {
+            words += &format!("; it said: {message}");
+        }
+        Death { words, violation }
+    }
+}
+
+fn fault(crash: &Crash) -> String {
+    let (addr, ip) = (crash.addr.load(Relaxed), crash.ip.load(Relaxed));
+    let region = match port_name(crash.fault_port.load(Relaxed)) {
+        Some(port) => {
+            let guest = crash.fault_region.load(Relaxed);
+            format!(", in the memory of {port} (region at guest address {guest:#x})")
+        }
+        None => String::new(),
+    };
+    format!(" at address {addr:#x} (instruction {ip:#x}){region}")
+}
+
+/// The ledger writes slots plus one, and 0 for none.
+fn port_name(slot_plus_one: u32) -> Option<String> {
+    let slot = slot_plus_one.checked_sub(1)?;
+    usize::try_from(slot).is_ok_and(|slot| slot < MAX_PORTS).then(|| format!("p{slot}"))
+}
+
+fn syscall_name(number: i32) -> String {
+    match usize::try_from(number).ok().and_then(syscalls::Sysno::new) {
+        Some(sysno) => sysno.name().to_string(),
+        None => number.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::unistd::Pid;
+    use sv3::ledger::LedgerMap;
+
+    fn signaled(signal: Signal) -> WaitStatus {
+        WaitStatus::Signaled(Pid::from_raw(1), signal, false)
+    }
+
+    #[test]
+    fn a_bus_error_in_a_guest_names_the_guest() {
+        let (_fd, ledger) = LedgerMap::create().unwrap();
+        ledger.head.crash.signal.store(libc::SIGBUS, Relaxed);
+        ledger.head.crash.addr.store(0x7f00_0000, Relaxed);
+        ledger.head.crash.fault_port.store(4, Relaxed);
+        ledger.head.crash.fault_region.store(0x1_0000_0000, Relaxed);
+        ledger.head.hand_port.store(4, Relaxed);
+        ledger.head.hand_ring.store(1, Relaxed);
+        let words = Death::read(signaled(Signal::SIGBUS), &ledger.head, None).words;
+        let wanted = "killed by SIGBUS at address 0x7f000000 (instruction 0x0), in the memory of p3 (region at guest \
+                      address 0x100000000), at work on ring 1 of p3";
+        assert_eq!(words, wanted);
+    }
+
+    #[test]
+    fn a_violation_names_the_syscall() {
+        let (_fd, ledger) = LedgerMap::create().unwrap();
+        ledger.head.crash.signal.store(libc::SIGSYS, Relaxed);
+        ledger.head.crash.syscall.store(libc::SYS_openat as i32, Relaxed);
+        let death = Death::read(signaled(Signal::SIGSYS), &ledger.head, None);
+        assert_eq!(death.violation.as_deref(), Some("openat"));
+        assert_eq!(death.words, "killed by SIGSYS for the syscall openat");
+    }
+
+    #[test]
+    fn a_panic_is_quoted_and_a_record_of_another_signal_is_not_believed() {
+        let (_fd, ledger) = LedgerMap::create().unwrap();
+        ledger.head.crash.signal.store(libc::SIGSEGV, Relaxed);
+        ledger.head.crash.write_message("index\nout of bounds");
+        ledger.head.hand_port.store(u32::MAX, Relaxed);
+        let words = Death::read(signaled(Signal::SIGKILL), &ledger.head, None).words;
+        assert_eq!(words, "killed by SIGKILL; it said: index out of bounds");
+    }
+}

@@ -1,0 +1,82 @@
+//! Builds what `sv3 status` shows, from what clients said and from the ledger.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use sv3::drops::Drop;
+use sv3::ledger::{Ledger, PortLine};
+use sv3::status::*;
+use sv3::virtio::feature_names;
+use sv3::wire::vhost_user::protocol_feature_names;
+
+use crate::admission::{Memory, seal_names};
+use crate::port::Port;
+use crate::record::{Record, Ring};
+
+/// One port.
+pub fn port(port: &Port, ledger: &Ledger) -> Option<PortStatus> {
+    let record = port.session.record();
+    let line = ledger.ports.get(usize::from(record.slot))?;
+    Some(PortStatus {
+        name: format!("p{}", record.slot),
+        slot: record.slot,
+        client_pid: port.who.pid,
+        client_uid: port.uid,
+        link: link(record),
+        features: feature_names(record.features),
+        protocol_features: protocol_feature_names(record.protocol_features),
+        mtu: record.mtu,
+        rings: rings(record, line),
+        memory: record.memory.iter().map(region).collect(),
+        from_guest: traffic(&line.from_guest_frames, &line.from_guest_bytes),
+        to_guest: traffic(&line.to_guest_frames, &line.to_guest_bytes),
+        drops: drops(line),
+        calls: line.calls.load(Relaxed),
+        kicks: line.kicks.load(Relaxed),
+    })
+}
+
+fn link(record: &Record) -> Link {
+    let passes = |ring: &Ring| ring.started && ring.fault.is_none() && record.is_enabled(ring);
+    let up = |parity: u16| record.rings().any(|(index, ring)| index % 2 == parity && passes(ring));
+    match (up(0) && up(1), record.ever_started) {
+        (true, _) => Link::Up,
+        (false, true) => Link::Down,
+        (false, false) => Link::Starting,
+    }
+}
+
+fn rings(record: &Record, line: &PortLine) -> Vec<RingStatus> {
+    let known = record.rings().filter(|(_, ring)| ring.size.is_some());
+    known
+        .map(|(index, ring)| RingStatus {
+            index,
+            kind: "split".to_string(),
+            size: ring.size.unwrap_or(0),
+            started: ring.started && ring.fault.is_none(),
+            enabled: record.is_enabled(ring),
+            fault: ring.fault.map(|fault| fault.words().to_string()),
+            used: line.rings.get(usize::from(index)).map_or(0, |line| line.used.load(Relaxed)),
+        })
+        .collect()
+}
+
+fn region(memory: &Memory) -> RegionStatus {
+    RegionStatus {
+        guest_addr: memory.region.guest_addr,
+        size: memory.region.size,
+        offset: memory.region.offset,
+        file_size: memory.file_size,
+        seals: seal_names(memory.seals),
+    }
+}
+
+fn traffic(frames: &AtomicU64, bytes: &AtomicU64) -> Traffic {
+    Traffic { frames: frames.load(Relaxed), bytes: bytes.load(Relaxed) }
+}
+
+fn drops(line: &PortLine) -> BTreeMap<String, u64> {
+    let counters = Drop::ALL.iter().zip(&line.drops);
+    let counts = counters.map(|(reason, counter)| (reason.name().to_string(), counter.load(Relaxed)));
+    counts.filter(|(_, count)| *count > 0).collect()
+}

@@ -1,0 +1,259 @@
+//! The supervisor: one epoll, no threads, and never waiting for anybody.
+//!
+//! # Theory of operation
+//!
+//! Clients speak vhost-user to their [`Session`](crate::session::Session); what that orders goes to the worker, what the
+//! worker reports goes back to the session, and what the session answers goes to the client ([`clients`]). Workers come
+//! and go ([`life`]): a new one is told the record of every client, and from there on it is told live what the others
+//! were told live. At most one worker exists at a time.
+//!
+//! All sockets are non-blocking, all waits have a deadline, and with nothing to wait for the process sleeps.
+
+mod clients;
+mod life;
+mod reports;
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use sv3::ipc::Settings;
+use sv3::ledger::LedgerMap;
+use sv3::status::{Status, SupervisorStatus, WorkerStatus};
+
+use crate::control::Control;
+use crate::event::Events;
+use crate::listener::Listener;
+use crate::slots::Slots;
+use crate::spawner::Spawner;
+use crate::worker::Worker;
+use life::Life;
+
+const FRONT_DOOR: u64 = 0;
+const CONTROL: u64 = 1;
+const SIGNALS: u64 = 2;
+const SPAWNER: u64 = 3;
+const LINK: u64 = 4;
+const STDERR: u64 = 5;
+const CONVERSATIONS: u64 = 0x100;
+const PORTS: u64 = 0x10000;
+
+/// How long the worker may take to end when the switch ends.
+const END_TIME: Duration = Duration::from_millis(500);
+
+/// Everything.
+pub struct Supervisor {
+    epoll: Epoll,
+    events: Events,
+    door: Listener,
+    control: Control,
+    signals: SignalFd,
+    spawner: Spawner,
+    ledger: LedgerMap,
+    ledger_fd: Rc<OwnedFd>,
+    slots: Slots,
+    worker: Option<Worker>,
+    life: Life,
+    started: Instant,
+    landlock_abi: u32,
+    announcement: Option<String>,
+    /// Since when the switch is ending.
+    ending: Option<Instant>,
+    over: Option<Result<(), String>>,
+}
+
+/// What [`Supervisor::new`] is made of.
+pub struct Parts {
+    /// Where clients come in.
+    pub door: Listener,
+    /// Where people ask.
+    pub control: Listener,
+    /// Starts workers.
+    pub spawner: Spawner,
+    /// How workers run.
+    pub settings: Settings,
+    /// Printed to stdout when clients can be served.
+    pub announcement: String,
+}
+
+/// The signals that the supervisor lives by. To be blocked before the spawner is forked.
+pub fn signals() -> SigSet {
+    SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGCHLD])
+}
+
+impl Supervisor {
+    /// Makes the supervisor. It serves nobody before [`Supervisor::run`].
+    pub fn new(parts: Parts) -> io::Result<Supervisor> {
+        let (ledger_fd, ledger) = LedgerMap::create()?;
+        let supervisor = Supervisor {
+            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+            events: Events::default(),
+            door: parts.door,
+            control: Control::new(parts.control),
+            signals: SignalFd::with_flags(&signals(), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?,
+            spawner: parts.spawner,
+            ledger,
+            ledger_fd: Rc::new(ledger_fd),
+            slots: Slots::default(),
+            worker: None,
+            life: Life::new(parts.settings),
+            started: Instant::now(),
+            landlock_abi: 0,
+            announcement: Some(parts.announcement),
+            ending: None,
+            over: None,
+        };
+        supervisor.watch(&supervisor.control.listener, CONTROL, EpollFlags::EPOLLIN)?;
+        supervisor.watch(supervisor.signals.as_fd(), SIGNALS, EpollFlags::EPOLLIN)?;
+        supervisor.watch(&supervisor.spawner, SPAWNER, EpollFlags::EPOLLIN)?;
+        Ok(supervisor)
+    }
+
+    /// Runs until a signal ends it. The error says why it had to give up.
+    pub fn run(mut self, landlock_abi: u32) -> Result<(), String> {
+        self.landlock_abi = landlock_abi;
+        let pid = std::process::id();
+        self.events.say("start", format!("supervisor {pid} started, landlock ABI {landlock_abi}"));
+        self.start_worker();
+        let mut ready = [EpollEvent::empty(); 64];
+        let outcome = loop {
+            if let Some(outcome) = self.over.take() {
+                break outcome;
+            }
+            self.flush_link();
+            let count = match self.epoll.wait(&mut ready, self.timeout()) {
+                Ok(count) => count,
+                Err(Errno::EINTR) => 0,
+                Err(error) => break Err(format!("epoll: {error}")),
+            };
+            for event in ready.iter().take(count) {
+                self.dispatch(event.data(), event.events());
+            }
+            self.expire(Instant::now());
+        };
+        self.door.remove();
+        self.control.listener.remove();
+        let reason = outcome.as_ref().err().map_or("asked to end", String::as_str).to_string();
+        self.events.say("stop", reason);
+        outcome
+    }
+
+    fn dispatch(&mut self, token: u64, flags: EpollFlags) {
+        match token {
+            FRONT_DOOR => self.accept_clients(),
+            CONTROL => self.accept_control(),
+            SIGNALS => self.read_signals(),
+            SPAWNER => self.hear_spawner(),
+            LINK => self.read_reports(),
+            STDERR => self.read_stderr(),
+            PORTS.. => self.serve_client(u16::try_from(token - PORTS).unwrap_or(u16::MAX), flags),
+            CONVERSATIONS.. => self.converse(usize::try_from(token - CONVERSATIONS).unwrap_or(usize::MAX)),
+            _ => {}
+        }
+    }
+
+    fn watch(&self, fd: impl AsFd, token: u64, flags: EpollFlags) -> io::Result<()> {
+        Ok(self.epoll.add(fd, EpollEvent::new(flags, token))?)
+    }
+
+    /// Until the next deadline; for ever if there is none.
+    fn timeout(&self) -> EpollTimeout {
+        let worker = self.worker.as_ref().and_then(Worker::due);
+        let messages = self.slots.ports().filter_map(|port| port.message_due()).min();
+        let ending = self.ending.map(|since| since + END_TIME);
+        let due = [worker, messages, ending, self.life.next_start(), self.control.due()].into_iter().flatten().min();
+        match due {
+            // Rounded up, so that waking means that it is due.
+            Some(due) => {
+                let ms = due.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
+                EpollTimeout::from(u16::try_from(ms).unwrap_or(u16::MAX))
+            }
+            None => EpollTimeout::NONE,
+        }
+    }
+
+    fn expire(&mut self, now: Instant) {
+        self.control.expire(now);
+        self.expire_clients(now);
+        self.expire_worker(now);
+        if self.ending.is_some_and(|since| since + END_TIME <= now) {
+            self.over = Some(Ok(()));
+        }
+    }
+
+    fn read_signals(&mut self) {
+        while let Ok(Some(info)) = self.signals.read_signal() {
+            match Signal::try_from(info.ssi_signo as i32) {
+                Ok(Signal::SIGCHLD) => self.reap(),
+                _ if self.ending.is_some() => self.over = Some(Ok(())),
+                _ => self.end(),
+            }
+        }
+    }
+
+    /// Begins to end: no new clients, and the worker is let go.
+    fn end(&mut self) {
+        self.ending = Some(Instant::now());
+        self.door.remove();
+        self.control.listener.remove();
+        let _ = self.epoll.delete(&self.door);
+        match self.worker.take() {
+            Some(worker) => {
+                let Worker { pid, .. } = worker;
+                self.life.expect_end(pid);
+            }
+            None => self.over = Some(Ok(())),
+        }
+    }
+
+    fn accept_control(&mut self) {
+        while let Some(index) = self.control.accept() {
+            if let Some(fd) = self.control.fd(index) {
+                let event = EpollEvent::new(EpollFlags::EPOLLIN, CONVERSATIONS + index as u64);
+                let _ = self.epoll.add(fd, event);
+            }
+        }
+    }
+
+    fn converse(&mut self, index: usize) {
+        let Some(request) = self.control.proceed(index) else { return };
+        let answer = match request.as_str() {
+            "status" => serde_json::to_vec(&self.status()),
+            other => {
+                let other: String = other.chars().take(40).collect();
+                serde_json::to_vec(&serde_json::json!({ "error": format!("unknown request {other:?}") }))
+            }
+        };
+        if let Some(flags) = self.control.answer(index, answer.unwrap_or_default())
+            && let Some(fd) = self.control.fd(index)
+        {
+            let _ = self.epoll.modify(fd, &mut EpollEvent::new(flags, CONVERSATIONS + index as u64));
+        }
+    }
+
+    fn status(&self) -> Status {
+        let worker = self.worker.as_ref();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            supervisor: SupervisorStatus {
+                pid: std::process::id(),
+                uptime_s: self.started.elapsed().as_secs(),
+                landlock_abi: self.landlock_abi,
+            },
+            worker: WorkerStatus {
+                pid: worker.and_then(|worker| worker.pid).and_then(|pid| u32::try_from(pid.as_raw()).ok()),
+                uptime_s: worker.map_or(0, |worker| worker.asked.elapsed().as_secs()),
+                restarts: self.life.restarts(),
+                last_death: self.life.last_death(),
+                landlock_abi: worker.and_then(|worker| worker.ready).unwrap_or(0),
+            },
+            socket: self.door.path().display().to_string(),
+            ports: self.slots.ports().filter_map(|port| crate::status::port(port, &self.ledger)).collect(),
+        }
+    }
+}

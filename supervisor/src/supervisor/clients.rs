@@ -1,0 +1,173 @@
+//! Clients: they come, ask, wait, and go.
+
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use nix::sys::epoll::{EpollEvent, EpollFlags};
+use sv3::MAX_PORTS;
+use sv3::ipc::Command;
+use sv3::wire::Refuse;
+use sv3::wire::vhost_user::Reply;
+
+use super::{FRONT_DOOR, PORTS, Supervisor};
+use crate::admission::Kernel;
+use crate::listener::{Caller, Peer};
+use crate::port::{Input, Port};
+use crate::session::{Refused, Step};
+use crate::worker::Waiter;
+
+/// Requests of one client that are served before the next client's turn.
+const TURN: usize = 32;
+
+impl Supervisor {
+    /// Lets clients in from now on.
+    pub(super) fn open_door(&mut self) {
+        if let Err(error) = self.watch(&self.door, FRONT_DOOR, EpollFlags::EPOLLIN) {
+            self.over = Some(Err(format!("the front door cannot be watched: {error}")));
+        }
+        let path = self.door.path().display();
+        self.events.say("listen", format!("clients are served at {path}"));
+    }
+
+    pub(super) fn accept_clients(&mut self) {
+        for _ in 0..TURN {
+            match self.door.accept() {
+                Caller::Peer(peer) => self.admit(peer),
+                Caller::TurnedAway(error) => {
+                    self.events.say_of(None, "refuse", format!("a client was turned away: {error}"));
+                }
+                Caller::Nobody => return,
+            }
+        }
+    }
+
+    fn admit(&mut self, peer: Peer) {
+        let pid = peer.pid;
+        let Some(slot) = self.slots.free_slot() else {
+            self.events.say_of(None, "refuse", format!("client {pid} turned away: all {MAX_PORTS} ports are taken"));
+            return;
+        };
+        let port = Port::new(slot, peer);
+        if let Err(error) = self.watch(&port, PORTS + u64::from(slot), port.interest) {
+            self.events.say_of(None, "refuse", format!("client {pid} turned away: {error}"));
+            return;
+        }
+        // The worker has let go of the slot: nobody else writes this.
+        if let Some(line) = self.ledger.ports.get(usize::from(slot)) {
+            line.reset();
+        }
+        self.events.say_of(port.who, "attach", format!("p{slot}: process {pid} of user {} connected", port.uid));
+        if let Some(worker) = &mut self.worker {
+            worker.order(port.session.replay(), Waiter::Session(slot));
+        }
+        self.slots.insert(port);
+    }
+
+    pub(super) fn serve_client(&mut self, slot: u16, flags: EpollFlags) {
+        let waits = self.slots.port(slot).is_some_and(|port| port.session.is_waiting());
+        if flags.contains(EpollFlags::EPOLLERR) || waits && flags.contains(EpollFlags::EPOLLHUP) {
+            return self.detach(slot, "disconnected");
+        }
+        if flags.contains(EpollFlags::EPOLLOUT)
+            && let Some(Err(refuse)) = self.slots.port(slot).map(Port::flush)
+        {
+            return self.refuse(slot, refuse.into());
+        }
+        for _ in 0..TURN {
+            let Some(port) = self.slots.port(slot).filter(|port| !port.session.is_waiting()) else { break };
+            let outcome = match port.receive() {
+                Ok(Input::Message(message)) => port.session.request(message, &Kernel),
+                Ok(Input::Nothing) => break,
+                Ok(Input::End) => return self.detach(slot, "disconnected"),
+                Err(refuse) => Err(refuse.into()),
+            };
+            match outcome {
+                Ok(step) => self.take_step(slot, step),
+                Err(refused) => self.refuse(slot, refused),
+            }
+        }
+        self.update_interest(slot);
+    }
+
+    fn take_step(&mut self, slot: u16, step: Step) {
+        let reply = match &mut self.worker {
+            Some(worker) => {
+                worker.order(step.orders, Waiter::Session(slot));
+                step.reply
+            }
+            // The next worker hears of it from the record.
+            None => step.reply.or_else(|| self.excuse_worker(slot)),
+        };
+        self.reply(slot, reply);
+    }
+
+    /// There is no worker to wait for; returns the reply that is due by that.
+    pub(super) fn excuse_worker(&mut self, slot: u16) -> Option<Reply> {
+        let line = self.ledger.ports.get(usize::from(slot));
+        let used = |ring: u16| line.and_then(|line| line.rings.get(usize::from(ring))).map(|ring| &ring.used);
+        let base = |ring| used(ring).map_or(0, |used| (used.load(Relaxed) & 0xffff) as u16);
+        self.slots.port(slot)?.session.worker_died(base)
+    }
+
+    /// Sends a client what it waits for and listens to it again.
+    pub(super) fn reply(&mut self, slot: u16, reply: Option<Reply>) {
+        let Some(port) = self.slots.port(slot) else { return };
+        match reply.map_or(Ok(()), |reply| port.reply(reply)) {
+            Ok(()) => self.update_interest(slot),
+            Err(refuse) => self.refuse(slot, refuse.into()),
+        }
+    }
+
+    /// Tells a client and the log why it is not obeyed.
+    pub(super) fn refuse(&mut self, slot: u16, refused: Refused) {
+        let Some(port) = self.slots.port(slot) else { return };
+        let unread = refused.reply.and_then(|reply| port.reply(reply).err()).is_some();
+        let closes = refused.close || unread;
+        let consequence = if closes { "; the connection is closed" } else { "" };
+        self.events.say_of(port.who, "refuse", format!("p{slot}: {}{consequence}", refused.reason));
+        if closes {
+            self.detach(slot, "was sent away");
+        }
+    }
+
+    /// Forgets a client. Its slot is free when the worker has forgotten it too.
+    fn detach(&mut self, slot: u16, how: &str) {
+        let Some(port) = self.slots.remove(slot) else { return };
+        let _ = self.epoll.delete(&port);
+        self.events.say_of(port.who, "detach", format!("p{slot}: process {} {how}", port.who.pid));
+        match &mut self.worker {
+            Some(worker) => {
+                let orders = [Command::PortRemove { port: slot }.into(), Command::Barrier.into()];
+                worker.order(orders, Waiter::Leaving(slot));
+            }
+            None => self.slots.release(slot),
+        }
+    }
+
+    pub(super) fn expire_clients(&mut self, now: Instant) {
+        let late = |port: &&Port| port.message_due().is_some_and(|due| due <= now);
+        let late: Vec<u16> = self.slots.ports().filter(late).map(|port| port.who.slot).collect();
+        for slot in late {
+            let reason = Refuse("a message that was begun was not finished in 10 s".to_string());
+            self.refuse(slot, reason.into());
+        }
+    }
+
+    fn update_interest(&mut self, slot: u16) {
+        let Some(port) = self.slots.port(slot) else { return };
+        let wanted = port.wanted();
+        if wanted != port.interest {
+            port.interest = wanted;
+            let mut event = EpollEvent::new(wanted, PORTS + u64::from(slot));
+            let _ = self.epoll.modify(port.as_fd(), &mut event);
+        }
+    }
+}
+
+impl From<Refuse> for Refused {
+    /// A client that is beyond answering.
+    fn from(reason: Refuse) -> Refused {
+        Refused { reason, reply: None, close: true }
+    }
+}

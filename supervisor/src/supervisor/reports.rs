@@ -1,0 +1,130 @@
+//! What the worker says, none of which is believed without a look.
+
+use sv3::ipc::{Report, ReportKind, RingFault, VERSION};
+
+use super::Supervisor;
+use crate::session::Breach;
+use crate::worker::Waiter;
+
+impl Supervisor {
+    /// Reads some reports; the rest keeps epoll busy.
+    pub(super) fn read_reports(&mut self) {
+        let Some(worker) = &mut self.worker else { return };
+        match worker.link.reports() {
+            Ok(reports) => self.hear_reports(reports),
+            Err(_) => {
+                let _ = self.epoll.delete(&worker.link);
+                worker.hang_up();
+            }
+        }
+    }
+
+    /// Reads what a dead worker has left behind, at most one socket buffer of it.
+    pub(super) fn drain_reports(&mut self) {
+        for _ in 0..64 {
+            match self.worker.as_mut().map(|worker| worker.link.reports()) {
+                Some(Ok(reports)) if !reports.is_empty() => self.hear_reports(reports),
+                _ => break,
+            }
+        }
+    }
+
+    fn hear_reports(&mut self, reports: Vec<Option<Report>>) {
+        for report in reports {
+            let heard = match report {
+                Some(report) => self.hear(report),
+                None => Err(Breach("it wrote a report of an unknown kind")),
+            };
+            if let (Err(Breach(what)), Some(worker)) = (heard, &mut self.worker) {
+                worker.kill(what);
+                return;
+            }
+        }
+    }
+
+    fn hear(&mut self, report: Report) -> Result<(), Breach> {
+        let Some(worker) = &mut self.worker else { return Ok(()) };
+        if worker.ready.is_none() && report.kind != ReportKind::Ready {
+            return Err(Breach("it reported before it was ready"));
+        }
+        match report.kind {
+            ReportKind::Ready if report.detail != u64::from(VERSION) => Err(Breach("it is of another version")),
+            ReportKind::Ready if worker.became_ready(report.value) => {
+                self.worker_is_ready();
+                Ok(())
+            }
+            ReportKind::Ready => Err(Breach("it became ready twice")),
+            ReportKind::Done => match worker.reached(report.seq) {
+                Some(Waiter::Session(slot)) => self.end_wait(slot),
+                Some(Waiter::Leaving(slot)) => {
+                    self.slots.release(slot);
+                    Ok(())
+                }
+                None => Err(Breach("it reached a barrier that was not the next one")),
+            },
+            ReportKind::RingStopped => match self.slots.port(report.port) {
+                Some(port) => port.session.ring_stopped(report.ring, report.value),
+                None => Ok(()),
+            },
+            ReportKind::RingFault => self.ring_fault(report),
+            ReportKind::Failed => {
+                self.order_failed(report);
+                Ok(())
+            }
+        }
+    }
+
+    fn end_wait(&mut self, slot: u16) -> Result<(), Breach> {
+        let Some(port) = self.slots.port(slot) else { return Ok(()) };
+        let reply = port.session.fence()?;
+        self.reply(slot, reply);
+        Ok(())
+    }
+
+    fn ring_fault(&mut self, report: Report) -> Result<(), Breach> {
+        let fault = RingFault::from_value(report.value).ok_or(Breach("it reported an unknown fault of a ring"))?;
+        let (slot, ring) = (report.port, report.ring);
+        match self.slots.port(slot).map(|port| (port.who, port.session.ring_faulted(ring, fault))) {
+            Some((who, true)) => {
+                let message = format!("p{slot}: ring {ring} stopped: {}", fault.words());
+                self.events.say_of(who, "ring_fault", message);
+            }
+            _ => self.count_idle_report(),
+        }
+        Ok(())
+    }
+
+    fn order_failed(&mut self, report: Report) {
+        let slot = report.port;
+        let errno = i32::try_from(report.value).map_or(nix::errno::Errno::UnknownErrno, nix::errno::Errno::from_raw);
+        let why = format!("the worker could not obey an order: {}", errno.desc());
+        self.count_idle_report();
+        let Some(port) = self.slots.port(slot) else { return };
+        let who = port.who;
+        match port.session.order_failed(why.clone()) {
+            Some(refused) => self.refuse(slot, refused),
+            None => self.events.say_of(who, "order_failed", format!("p{slot}: {why}")),
+        }
+    }
+
+    fn count_idle_report(&mut self) {
+        if let Some(worker) = &mut self.worker {
+            worker.count_idle_report();
+        }
+    }
+
+    /// What the worker wrote to stderr becomes events.
+    pub(super) fn read_stderr(&mut self) {
+        let Some(worker) = &mut self.worker else { return };
+        match worker.lines() {
+            Ok(lines) => {
+                for line in lines {
+                    self.events.say("worker", line);
+                }
+            }
+            Err(_) => {
+                let _ = self.epoll.delete(&worker.stderr);
+            }
+        }
+    }
+}

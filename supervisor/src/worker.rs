@@ -1,0 +1,205 @@
+//! One worker's life, from the request to the spawner until its death is known.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::epoll::EpollFlags;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, pipe2};
+use sv3::ipc::Command;
+
+use crate::link::Link;
+use crate::record::Order;
+use crate::spawner::Spawner;
+
+/// How long a worker may take until it is ready.
+const START_TIME: Duration = Duration::from_secs(5);
+/// How long a worker may take to obey.
+const OBEY_TIME: Duration = Duration::from_secs(1);
+/// How long a worker may outlive its link.
+const DEATH_TIME: Duration = Duration::from_millis(100);
+/// Lines that a worker may write to stderr in its life, and the longest of them in octets.
+const LINES_MAX: usize = 20;
+const LINE_MAX: usize = 400;
+/// Reports without news that a worker may send in its life.
+const IDLE_REPORTS_MAX: u32 = 65536;
+
+/// A worker.
+pub struct Worker {
+    /// The wire to it.
+    pub link: Link,
+    /// The events that epoll is asked for on the link.
+    pub interest: EpollFlags,
+    /// Its stderr.
+    pub stderr: File,
+    /// Its process, once the spawner has told.
+    pub pid: Option<Pid>,
+    /// When it was asked for.
+    pub asked: Instant,
+    /// Landlock ABI that it achieved, once it is ready.
+    pub ready: Option<u32>,
+    doom: Option<String>,
+    hung_up: Option<Instant>,
+    barriers: VecDeque<Barrier>,
+    said: Vec<u8>,
+    lines: usize,
+    idle_reports: u32,
+}
+
+struct Barrier {
+    seq: u64,
+    waiter: Waiter,
+    due: Instant,
+}
+
+/// Who waits for a barrier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiter {
+    /// The session of the port in this slot.
+    Session(u16),
+    /// The slot of a client that is gone.
+    Leaving(u16),
+}
+
+impl Worker {
+    /// Asks the spawner for a worker.
+    pub fn ask_for(spawner: &Spawner) -> io::Result<Worker> {
+        let (link, stdin) = Link::pair()?;
+        let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+        fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        spawner.request(stdin.as_fd(), write.as_fd())?;
+        Ok(Worker {
+            link,
+            interest: EpollFlags::EPOLLIN,
+            stderr: read.into(),
+            pid: None,
+            asked: Instant::now(),
+            ready: None,
+            doom: None,
+            hung_up: None,
+            barriers: VecDeque::new(),
+            said: Vec::new(),
+            lines: 0,
+            idle_reports: 0,
+        })
+    }
+
+    /// Queues orders. A barrier among them is for `waiter`.
+    pub fn order(&mut self, orders: impl IntoIterator<Item = Order>, waiter: Waiter) {
+        for order in orders {
+            let is_barrier = order.command == Command::Barrier;
+            match self.link.push(order) {
+                Ok(seq) if is_barrier => {
+                    self.barriers.push_back(Barrier { seq, waiter, due: Instant::now() + OBEY_TIME });
+                }
+                Ok(_) => {}
+                Err(error) => self.kill(&format!("it cannot be told: {error}")),
+            }
+        }
+    }
+
+    /// The worker says that it is ready. Returns whether that was due.
+    pub fn became_ready(&mut self, landlock_abi: u64) -> bool {
+        let due = Instant::now() + OBEY_TIME;
+        self.barriers.iter_mut().for_each(|barrier| barrier.due = due);
+        self.ready.replace(u32::try_from(landlock_abi).unwrap_or(0)).is_none()
+    }
+
+    /// The worker says that it has reached a barrier. Returns who waited, if it was the next one.
+    pub fn reached(&mut self, seq: u64) -> Option<Waiter> {
+        let is_next = self.barriers.front().is_some_and(|barrier| barrier.seq == seq);
+        if is_next { self.barriers.pop_front().map(|barrier| barrier.waiter) } else { None }
+    }
+
+    /// When the worker must have done what it has to do next.
+    pub fn due(&self) -> Option<Instant> {
+        match (&self.doom, self.hung_up, self.ready) {
+            (Some(_), _, _) => None,
+            (None, Some(since), _) => Some(since + DEATH_TIME),
+            (None, None, None) => Some(self.asked + START_TIME),
+            (None, None, Some(_)) => self.barriers.front().map(|barrier| barrier.due),
+        }
+    }
+
+    /// What is due has not been done: kills it.
+    pub fn is_overdue(&mut self) {
+        self.kill(match (self.hung_up, self.ready) {
+            (Some(_), _) => "it closed its control socket",
+            (None, None) => "it did not start in time",
+            (None, Some(_)) => "it did not obey in time",
+        });
+    }
+
+    /// The link is broken. Mostly this is the first sign of its death, and the kernel will soon say why it died.
+    pub fn hang_up(&mut self) {
+        self.hung_up.get_or_insert_with(Instant::now);
+    }
+
+    /// Whether the link is broken.
+    pub fn has_hung_up(&self) -> bool {
+        self.hung_up.is_some()
+    }
+
+    /// Counts a report without news; too many are a reason to die.
+    pub fn count_idle_report(&mut self) {
+        self.idle_reports += 1;
+        if self.idle_reports > IDLE_REPORTS_MAX {
+            self.kill("it floods the supervisor with reports");
+        }
+    }
+
+    /// Kills it, for this reason; the first one counts. Its death is known when the kernel says so.
+    pub fn kill(&mut self, why: &str) {
+        self.doom.get_or_insert_with(|| why.to_string());
+        if let Some(pid) = self.pid {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+    }
+
+    /// Why we killed it, if we did.
+    pub fn doom(&self) -> Option<&str> {
+        self.doom.as_deref()
+    }
+
+    /// The spawner has told the process.
+    pub fn is_born(&mut self, pid: Pid) {
+        self.pid = Some(pid);
+        if self.doom.is_some() {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+    }
+
+    /// Whole lines that it has written to stderr, made printable. Nothing more after [`LINES_MAX`] of them, and an error
+    /// when it has closed it.
+    pub fn lines(&mut self) -> io::Result<Vec<String>> {
+        let mut octets = [0; 4096];
+        match self.stderr.read(&mut octets) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(count) => self.said.extend_from_slice(octets.get(..count).unwrap_or_default()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        let mut lines = Vec::new();
+        while let Some(end) = self.said.iter().position(|octet| *octet == b'\n').or_else(|| self.overlong()) {
+            let line: Vec<u8> = self.said.drain(..=end).collect();
+            self.lines += 1;
+            if self.lines <= LINES_MAX {
+                lines.push(printable(&line));
+            }
+        }
+        Ok(lines)
+    }
+
+    fn overlong(&self) -> Option<usize> {
+        (self.said.len() > LINE_MAX).then_some(LINE_MAX)
+    }
+}
+
+fn printable(line: &[u8]) -> String {
+    let text = String::from_utf8_lossy(line);
+    text.trim_end().chars().take(LINE_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
