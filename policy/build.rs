@@ -34,13 +34,9 @@ fn main() {
 fn emit(out: &mut String, role: &str, text: &str) -> Result<(), String> {
     let mut json: Value = serde_json::from_str(text).map_err(|e| e.to_string())?;
     let mut rules = String::new();
-    let filter = json.pointer_mut(&format!("/{role}/filter")).and_then(Value::as_array_mut);
-    for rule in filter.ok_or("no filter")? {
-        let why = rule.as_object_mut().and_then(|rule| rule.remove("why")).ok_or("a rule without why")?;
-        let args = rule.get("args").and_then(Value::as_array).map(Vec::as_slice).unwrap_or(&[]);
-        let limits: Vec<String> = args.iter().map(limit).collect::<Result<_, _>>()?;
-        let (syscall, why) = (rule["syscall"].as_str().ok_or("no syscall")?, why.as_str().ok_or("why is no text")?);
-        let _ = write!(rules, "Rule {{ syscall: {syscall:?}, limits: &{limits:?}, why: {why:?} }},");
+    let filter = json.pointer_mut(&format!("/{role}/filter")).and_then(Value::as_array_mut).ok_or("no filter")?;
+    for rule in filter {
+        let _ = write!(rules, "{},", emit_rule(rule).map_err(|e| format!("{e} in {rule}"))?);
     }
     let compiled: BTreeMap<String, BpfProgram> =
         seccompiler::compile_from_json(json.to_string().as_bytes(), TargetArch::x86_64)
@@ -57,24 +53,32 @@ fn emit(out: &mut String, role: &str, text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// One argument's limit in words: `arg1 == 2 (F_SETFD)`.
-fn limit(arg: &Value) -> Result<String, String> {
+/// The rule as a Rust constant. Takes the `why` out, which seccompiler does not know.
+fn emit_rule(rule: &mut Value) -> Result<String, String> {
+    let why = rule.as_object_mut().and_then(|rule| rule.remove("why")).ok_or("no why")?;
+    let (syscall, why) = (rule["syscall"].as_str().ok_or("no syscall")?, why.as_str().ok_or("why is no text")?);
+    let args = rule.get("args").and_then(Value::as_array).map(Vec::as_slice).unwrap_or(&[]);
+    let limits: Vec<String> = args.iter().map(emit_limit).collect::<Result<_, _>>()?;
+    Ok(format!("Rule {{ syscall: {syscall:?}, limits: &[{}], why: {why:?} }}", limits.join(",")))
+}
+
+fn emit_limit(arg: &Value) -> Result<String, String> {
     let number = |key: &str| arg[key].as_u64().ok_or(format!("no {key}"));
-    let (index, val) = (number("index")?, number("val")?);
-    let test = match &arg["op"] {
-        Value::String(op) => match op.as_str() {
-            "eq" => format!("== {val}"),
-            "ne" => format!("!= {val}"),
-            "le" => format!("<= {val}"),
-            "lt" => format!("< {val}"),
-            "ge" => format!(">= {val}"),
-            "gt" => format!("> {val}"),
-            other => return Err(format!("unknown op {other}")),
-        },
-        op => format!("& {:#x} == {val}", op["masked_eq"].as_u64().ok_or("unknown op")?),
+    let width = match arg["type"].as_str() {
+        Some("dword") => "Low32",
+        Some("qword") => "All64",
+        _ => return Err("an argument's type is dword or qword".to_string()),
     };
-    let comment = arg["comment"].as_str().ok_or("an argument without comment")?;
-    Ok(format!("arg{index} {test} ({comment})"))
+    let test = match &arg["op"] {
+        Value::String(op) if op == "eq" => "Equal".to_string(),
+        op => format!("Masked({:#x})", op["masked_eq"].as_u64().ok_or("an op that is neither eq nor masked_eq")?),
+    };
+    let meaning = arg["comment"].as_str().ok_or("an argument without comment")?;
+    Ok(format!(
+        "Limit {{ arg: {}, width: Width::{width}, test: Test::{test}, value: {:#x}, meaning: {meaning:?} }}",
+        number("index")?,
+        number("val")?
+    ))
 }
 
 /// The kernel's table of syscalls by number.

@@ -1,11 +1,17 @@
 //! What each process of sv3 may ask of the kernel.
 //!
 //! The seccomp rules are data (`ROLE.json`, a `why` for each rule), compiled when the crate is built; [`Policy`] is the
-//! program and the table of its rules. The other steps by which a process confines itself, alike for all, are
-//! [`steps`]; which of them a process takes, and in what order, is its own `confine.rs`.
+//! program and the table of its rules ([`rule`]). The other steps by which a process confines itself, alike for all,
+//! are [`steps`]; which of them a process takes, and in what order, is its own `confine.rs`. A process that breaks its
+//! policy says so by [`violation`].
+//!
+//! The policies are written for x86_64; for another architecture the build fails.
 
+pub mod rule;
 pub mod steps;
+pub mod violation;
 
+use rule::{Limit, Rule, Test, Width};
 use seccompiler::{BpfProgram, sock_filter};
 
 include!(concat!(env!("OUT_DIR"), "/policies.rs"));
@@ -17,17 +23,6 @@ pub struct Policy {
     rules: &'static [Rule],
     /// Instructions: code, jt, jf, k.
     program: &'static [(u16, u8, u8, u32)],
-}
-
-/// One rule: a syscall is allowed when all limits hold. Of several rules for a syscall, one must hold.
-#[derive(Debug)]
-pub struct Rule {
-    /// Name of the syscall.
-    pub syscall: &'static str,
-    /// Limits of its arguments, in words; none: any arguments.
-    pub limits: &'static [&'static str],
-    /// Who calls it and why.
-    pub why: &'static str,
 }
 
 /// The worker's policy: its steady state, installed before its first command.
@@ -51,6 +46,12 @@ impl Policy {
         self.rules
     }
 
+    /// Whether the rules allow a syscall; what the compiled program must answer as well.
+    pub fn allows(&self, number: i32, args: &[u64; 6]) -> bool {
+        syscall_name(number)
+            .is_some_and(|name| self.rules.iter().any(|rule| rule.syscall == name && rule.matches(args)))
+    }
+
     /// The program for the kernel.
     pub fn program(&self) -> BpfProgram {
         self.program.iter().map(|&(code, jt, jf, k)| sock_filter { code, jt, jf, k }).collect()
@@ -60,32 +61,4 @@ impl Policy {
 /// The name of an x86_64 syscall, for events.
 pub fn syscall_name(number: i32) -> Option<&'static str> {
     SYSCALLS.iter().find(|(known, _)| *known == number).map(|(_, name)| *name)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn syscalls_have_the_kernels_names() {
-        assert_eq!(syscall_name(libc::SYS_openat as i32), Some("openat"));
-        assert_eq!(syscall_name(libc::SYS_execve as i32), Some("execve"));
-        assert_eq!(syscall_name(-1), None);
-    }
-
-    #[test]
-    fn policies_fit_the_kernel_and_say_why() {
-        for policy in [worker(), supervisor()] {
-            assert!((1..4096).contains(&policy.program().len()), "{}", policy.role());
-            assert!(policy.rules().iter().all(|rule| rule.why.len() > 10));
-        }
-    }
-
-    #[test]
-    fn the_worker_gets_by_with_twelve_syscalls() {
-        let mut names: Vec<_> = worker().rules().iter().map(|rule| rule.syscall).collect();
-        names.sort_unstable();
-        names.dedup();
-        assert!(names.len() <= 12, "{names:?}");
-    }
 }

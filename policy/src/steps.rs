@@ -4,8 +4,8 @@ use std::path::Path;
 
 use caps::{CapSet, Capability};
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, LandlockStatus, PathBeneath, PathFd, Ruleset,
-    RulesetAttr, RulesetCreatedAttr, Scope,
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, LandlockStatus, PathBeneath, PathFd, RestrictionStatus,
+    Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, Scope,
 };
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 
 use crate::Policy;
 
-/// The newest ABI whose restrictions are asked for; an older kernel grants what it has.
+/// The newest ABI whose restrictions are asked for.
 const NEWEST: ABI = ABI::V7;
 
 /// What the kernel granted.
@@ -48,26 +48,35 @@ pub fn drop_privileges() -> Result<(), String> {
     Ok(())
 }
 
-/// Forbids by landlock every file, TCP, signals and abstract sockets to the outside; but for removing files in `remove`.
-pub fn restrict_files(remove: &[&Path]) -> Result<Achieved, String> {
-    restrict(remove).map_err(|e| format!("landlock: {e}"))
+/// Forbids by landlock TCP, and signals and abstract sockets to all but this process and those that it starts later.
+pub fn restrict_reach() -> Result<Achieved, String> {
+    let ruleset = || landlock().handle_access(AccessNet::from_all(NEWEST))?.scope(Scope::from_all(NEWEST))?.create();
+    ruleset().and_then(RulesetCreated::restrict_self).map(achieved).map_err(|e| format!("landlock: {e}"))
 }
 
-fn restrict(remove: &[&Path]) -> Result<Achieved, Box<dyn std::error::Error>> {
-    let mut ruleset = Ruleset::default()
-        .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(AccessFs::from_all(NEWEST))?
-        .handle_access(AccessNet::from_all(NEWEST))?
-        .scope(Scope::from_all(NEWEST))?
-        .create()?;
+/// Forbids by landlock every file, but for the removal of those in the folders `remove`. What is open stays usable.
+pub fn restrict_files(remove: &[&Path]) -> Result<Achieved, String> {
+    let ruleset = || landlock().handle_access(AccessFs::from_all(NEWEST))?.create();
+    let mut ruleset = ruleset().map_err(|e| format!("landlock: {e}"))?;
     for folder in remove {
-        ruleset = ruleset.add_rule(PathBeneath::new(PathFd::new(folder)?, AccessFs::RemoveFile))?;
+        let fd = PathFd::new(folder).map_err(|e| format!("landlock: {e}"))?;
+        let rule = PathBeneath::new(fd, AccessFs::RemoveFile);
+        ruleset = ruleset.add_rule(rule).map_err(|e| format!("landlock: {}: {e}", folder.display()))?;
     }
-    let landlock_abi = match ruleset.restrict_self()?.landlock {
+    ruleset.restrict_self().map(achieved).map_err(|e| format!("landlock: {e}"))
+}
+
+/// An older kernel grants what it has: what it lacks is left out.
+fn landlock() -> Ruleset {
+    Ruleset::default().set_compatibility(CompatLevel::BestEffort)
+}
+
+fn achieved(status: RestrictionStatus) -> Achieved {
+    let landlock_abi = match status.landlock {
         LandlockStatus::Available { effective_abi, .. } => (effective_abi as u32).min(NEWEST as u32),
         LandlockStatus::NotEnabled | LandlockStatus::NotImplemented => 0,
     };
-    Ok(Achieved { landlock_abi })
+    Achieved { landlock_abi }
 }
 
 /// Installs the seccomp program; from here on every other syscall is a violation.

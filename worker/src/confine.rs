@@ -17,6 +17,7 @@ pub fn worker() -> Result<Achieved, String> {
     steps::die_with_parent()?;
     steps::hide_memory()?;
     steps::drop_privileges()?;
+    steps::restrict_reach()?;
     let achieved = steps::restrict_files(&[])?;
     steps::restrict_syscalls(sv3_policy::worker())?;
     Ok(achieved)

@@ -1,0 +1,170 @@
+//! The compiled programs do what the rules say: an interpreter of classic BPF, which knows nothing of seccompiler, runs
+//! them for every syscall number and for every limit's value with each of its bits flipped.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::collections::BTreeSet;
+
+use sv3_policy::Policy;
+use sv3_policy::rule::Rule;
+
+const X86_64: u32 = 0xc000_003e;
+const I386: u32 = 0x4000_0003;
+const X32_BIT: i32 = 0x4000_0000;
+/// More numbers than the kernel has syscalls.
+const NUMBERS: i32 = 1024;
+
+// Opcodes of classic BPF (linux/bpf_common.h), as composed by seccompiler.
+const LD_ABS: u16 = 0x20;
+const AND: u16 = 0x54;
+const JA: u16 = 0x05;
+const JEQ: u16 = 0x15;
+const JGT: u16 = 0x25;
+const JGE: u16 = 0x35;
+const RET: u16 = 0x06;
+
+const KILL_PROCESS: u32 = 0x8000_0000;
+const TRAP: u32 = 0x0003_0000;
+const ALLOW: u32 = 0x7fff_0000;
+
+#[test]
+fn programs_fit_the_kernel() {
+    for policy in policies() {
+        assert!((1..4096).contains(&policy.program().len()), "{}", policy.role());
+    }
+}
+
+#[test]
+fn every_rule_says_who_needs_it_and_names_a_syscall() {
+    for policy in policies() {
+        for rule in policy.rules() {
+            assert!(rule.why.len() > 10 && number(rule).is_some(), "{}: {rule:?}", policy.role());
+        }
+    }
+}
+
+#[test]
+fn the_worker_gets_by_with_twelve_syscalls() {
+    let names: BTreeSet<_> = sv3_policy::worker().rules().iter().map(|rule| rule.syscall).collect();
+    assert!(names.len() <= 12, "{names:?}");
+}
+
+#[test]
+fn what_takes_a_selector_is_limited_by_it_and_nothing_may_become_executable() {
+    let selected = [("fcntl", 1), ("ioctl", 1), ("prctl", 0), ("madvise", 2), ("socket", 0), ("socketpair", 0)];
+    let mappings = [("mmap", 2), ("mprotect", 2)];
+    const PROT_EXEC: u64 = 4;
+    for policy in policies() {
+        for rule in policy.rules() {
+            let limit = |arg| rule.limits.iter().find(|limit| limit.arg == arg);
+            for (_, arg) in selected.iter().filter(|(syscall, _)| *syscall == rule.syscall) {
+                assert!(limit(*arg).is_some(), "{}: {rule:?}", policy.role());
+            }
+            for (_, arg) in mappings.iter().filter(|(syscall, _)| *syscall == rule.syscall) {
+                assert!(limit(*arg).is_some_and(|prot| !prot.holds(PROT_EXEC)), "{}: {rule:?}", policy.role());
+            }
+        }
+    }
+}
+
+#[test]
+fn programs_agree_with_their_rules_and_no_instruction_is_idle() {
+    for policy in policies() {
+        let mut machine = Machine::new(policy);
+        assert_eq!(machine.run(I386, 0, &[0; 6]), KILL_PROCESS, "another architecture's table of syscalls");
+        for number in (0..NUMBERS).chain((0..NUMBERS).map(|number| number | X32_BIT)).chain([-1, i32::MAX]) {
+            for args in [[0; 6], [u64::MAX; 6]] {
+                machine.compare(number, args);
+            }
+        }
+        for rule in policy.rules() {
+            let number = number(rule).unwrap();
+            let mut args = [0; 6];
+            rule.limits.iter().for_each(|limit| args[limit.arg] = limit.value);
+            machine.compare(number, args);
+            for bit in 0..6 * 64 {
+                let mut off = args;
+                off[bit / 64] ^= 1 << (bit % 64);
+                machine.compare(number, off);
+                machine.compare(number | X32_BIT, off);
+            }
+        }
+        let idle: Vec<_> = machine.reachable().difference(&machine.visited).copied().collect();
+        assert!(idle.is_empty(), "{}: instructions {idle:?} never ran", policy.role());
+    }
+}
+
+fn policies() -> [&'static Policy; 2] {
+    [sv3_policy::worker(), sv3_policy::supervisor()]
+}
+
+fn number(rule: &Rule) -> Option<i32> {
+    (0..NUMBERS).find(|number| sv3_policy::syscall_name(*number) == Some(rule.syscall))
+}
+
+/// Runs a seccomp program: the few opcodes of classic BPF that seccompiler emits, by the kernel's definition.
+struct Machine {
+    policy: &'static Policy,
+    program: seccompiler::BpfProgram,
+    visited: BTreeSet<usize>,
+}
+
+impl Machine {
+    fn new(policy: &'static Policy) -> Machine {
+        Machine { policy, program: policy.program(), visited: BTreeSet::new() }
+    }
+
+    fn compare(&mut self, number: i32, args: [u64; 6]) {
+        let allowed = self.policy.allows(number, &args);
+        let verdict = self.run(X86_64, number, &args);
+        let expected = if allowed { ALLOW } else { TRAP };
+        assert_eq!(verdict, expected, "{}: syscall {number:#x} with {args:x?}", self.policy.role());
+    }
+
+    /// Instructions that some jump leads to; seccompiler leaves a few behind to which none does.
+    fn reachable(&self) -> BTreeSet<usize> {
+        let (mut found, mut next) = (BTreeSet::new(), vec![0]);
+        while let Some(at) = next.pop() {
+            let i = &self.program[at];
+            if found.insert(at) {
+                match i.code {
+                    RET => {}
+                    JA => next.push(at + 1 + i.k as usize),
+                    JEQ | JGT | JGE => next.extend([at + 1 + usize::from(i.jt), at + 1 + usize::from(i.jf)]),
+                    _ => next.push(at + 1),
+                }
+            }
+        }
+        found
+    }
+
+    fn run(&mut self, arch: u32, number: i32, args: &[u64; 6]) -> u32 {
+        // struct seccomp_data: nr, arch, instruction pointer, args; all little-endian.
+        let mut data = [number.to_le_bytes(), arch.to_le_bytes()].concat();
+        data.extend([0; 8]);
+        data.extend(args.iter().flat_map(|arg| arg.to_le_bytes()));
+        let (mut at, mut a) = (0, 0);
+        loop {
+            let i = &self.program[at];
+            self.visited.insert(at);
+            let jump = |taken| at + 1 + usize::from(if taken { i.jt } else { i.jf });
+            at = match i.code {
+                LD_ABS => {
+                    let from = i.k as usize;
+                    a = u32::from_le_bytes(data[from..from + 4].try_into().unwrap());
+                    at + 1
+                }
+                AND => {
+                    a &= i.k;
+                    at + 1
+                }
+                JA => at + 1 + i.k as usize,
+                JEQ => jump(a == i.k),
+                JGT => jump(a > i.k),
+                JGE => jump(a >= i.k),
+                RET => return i.k,
+                other => panic!("opcode {other:#x}"),
+            };
+        }
+    }
+}
