@@ -1,6 +1,12 @@
 //! Helpers of the scenarios in `tests/tests/`: the real switch, a front-end in software, real guests.
 
 pub mod failure;
+pub mod frames;
+// These assert what a scenario takes for granted, at the scenario's line.
+#[allow(clippy::panic, clippy::expect_used)]
+pub mod guest;
 pub mod image;
+pub mod patience;
+pub mod switch;
 pub mod testpmd;
 pub mod vm;

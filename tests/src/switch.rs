@@ -1,0 +1,346 @@
+//! A real switch: `sv3 run` by an unprivileged user in a folder of its own.
+//!
+//! Tests run as root in CI, where a missing permission is never missed; so the switch never runs as root: it gets another
+//! user id, no capability and no way to new ones. Its binaries are those of the target folder that this test was built
+//! to.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::rc::Rc;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use sv3::status::{PortStatus, Status};
+use tempfile::TempDir;
+
+use crate::failure::{Failure, Result};
+use crate::patience::{PATIENCE, until};
+
+/// Who runs the switch when root tests it: `nobody`.
+const USER: u32 = 65534;
+
+const BINARIES: [&str; 3] = ["sv3", "sv3-supervisor", "sv3-worker"];
+
+/// The folder of an unprivileged user, with sv3's binaries in it. Switches can be started in it one after the other.
+pub struct Home {
+    folder: TempDir,
+}
+
+impl Home {
+    /// A fresh folder.
+    pub fn new() -> Result<Rc<Home>> {
+        let folder = tempfile::Builder::new().prefix("sv3-switch-").tempdir()?;
+        let home = Home { folder };
+        let binaries = home.path("bin");
+        fs::create_dir(&binaries)?;
+        fs::set_permissions(&binaries, fs::Permissions::from_mode(0o755))?;
+        let built = target_folder()?;
+        for name in BINARIES {
+            let (from, to) = (built.join(name), binaries.join(name));
+            // A link is as good as a copy and costs nothing, but does not cross file systems.
+            fs::hard_link(&from, &to).or_else(|_| fs::copy(&from, &to).map(drop)).map_err(|error| {
+                Failure::new(format!("{}: {error}; run `cargo build --workspace` first", from.display()))
+            })?;
+        }
+        if is_root() {
+            chown(home.folder.path(), Some(USER), Some(USER))?;
+        }
+        Ok(Rc::new(home))
+    }
+
+    /// A path in the folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The command `sv3` with arguments, by the unprivileged user. It dies with the thread that starts it.
+    pub fn sv3(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--no-new-privs"]);
+        if is_root() {
+            command.args([format!("--reuid={USER}"), format!("--regid={USER}")]);
+            command.args(["--clear-groups", "--bounding-set=-all", "--inh-caps=-all"]);
+        }
+        command.arg("--").arg(self.path("bin/sv3")).args(arguments);
+        command.env_remove("XDG_RUNTIME_DIR").current_dir(self.folder.path()).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `sv3` with arguments to its end; what it printed.
+    pub fn sv3_output(&self, arguments: &[&str]) -> Result<Output> {
+        Ok(self.sv3(arguments).output()?)
+    }
+
+    /// `sv3 run` with these options beside `--socket` and `--control`; waits until it serves.
+    pub fn start(self: &Rc<Home>, options: &[&str]) -> Result<Switch> {
+        let (socket, control) = (self.path("vhost-user.sock"), self.path("control.sock"));
+        let mut command = self.sv3(&["run"]);
+        command.arg("--socket").arg(&socket).arg("--control").arg(&control).args(options);
+        let output = |name: &str| Ok::<_, Failure>(Stdio::from(fs::File::create(self.path(name))?));
+        command.stdout(output("stdout")?).stderr(output("stderr")?);
+        let process = command.spawn()?;
+        let mut switch = Switch { home: self.clone(), process, ended: None, socket, control };
+        switch.await_ready()?;
+        Ok(switch)
+    }
+}
+
+/// A running switch. It is ended by SIGTERM when dropped, which must be a clean end.
+pub struct Switch {
+    home: Rc<Home>,
+    process: Child,
+    ended: Option<ExitStatus>,
+    socket: PathBuf,
+    control: PathBuf,
+}
+
+impl Switch {
+    /// A switch in a home of its own.
+    pub fn start() -> Result<Switch> {
+        Switch::with(&[])
+    }
+
+    /// A switch in a home of its own, with these options of `sv3 run`.
+    pub fn with(options: &[&str]) -> Result<Switch> {
+        Home::new()?.start(options)
+    }
+
+    /// Where it lives.
+    pub fn home(&self) -> &Rc<Home> {
+        &self.home
+    }
+
+    /// The front door.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The control socket.
+    pub fn control(&self) -> &Path {
+        &self.control
+    }
+
+    /// What `sv3 status --json` prints, asked from the control socket.
+    pub fn status(&self) -> Result<Status> {
+        let status = self.ask("status").and_then(|text| Ok(serde_json::from_str(&text)?));
+        status.map_err(|failure| self.explain("status", &failure))
+    }
+
+    fn ask(&self, request: &str) -> Result<String> {
+        let mut control = UnixStream::connect(&self.control)?;
+        control.set_read_timeout(Some(PATIENCE))?;
+        control.write_all(format!("{request}\n").as_bytes())?;
+        let mut answer = String::new();
+        control.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+
+    /// The port of that name (`p0`, `p1`, ... in the order of connecting).
+    pub fn port(&self, name: &str) -> Result<PortStatus> {
+        let missing = || Failure::new(format!("there is no port {name}"));
+        self.status()?.ports.into_iter().find(|port| port.name == name).ok_or_else(missing)
+    }
+
+    /// How many frames the port of that name dropped for a reason.
+    pub fn drops(&self, name: &str, reason: &str) -> Result<u64> {
+        Ok(self.port(name)?.drops.get(reason).copied().unwrap_or(0))
+    }
+
+    /// Waits until the port of that name has dropped that many frames for a reason. Counters are not ordered with what
+    /// guests see, so a scenario that has seen the effect must wait for the figure.
+    pub fn await_drops(&self, name: &str, reason: &str, count: u64) -> Result<()> {
+        self.await_status(&format!("{count} drops of {name} for {reason}"), |status| {
+            let port = status.ports.iter().find(|port| port.name == name);
+            port.is_some_and(|port| port.drops.get(reason).copied().unwrap_or(0) == count)
+        })
+    }
+
+    /// Waits until the status is as wanted.
+    pub fn await_status(&self, what: &str, wanted: impl Fn(&Status) -> bool) -> Result<()> {
+        let mut last = None;
+        let mut look = || {
+            let status = self.status()?;
+            let good = wanted(&status);
+            last = Some(status);
+            Ok(good.then_some(()))
+        };
+        until(what, &mut look).map_err(|failure| {
+            let status = last.and_then(|status| serde_json::to_string(&status).ok()).unwrap_or_default();
+            self.explain("await_status", &Failure::new(format!("{failure}\n{status}")))
+        })
+    }
+
+    /// Waits until that many clients are connected.
+    pub fn await_ports(&self, count: usize) -> Result<()> {
+        self.await_status(&format!("{count} ports"), |status| status.ports.len() == count)
+    }
+
+    /// The supervisor's process id.
+    pub fn supervisor_pid(&self) -> Result<u32> {
+        Ok(self.status()?.supervisor.pid)
+    }
+
+    /// The worker's process id, once there is one.
+    pub fn worker_pid(&self) -> Result<u32> {
+        until("a worker", || Ok(self.status()?.worker.pid))
+    }
+
+    /// Kills the worker by a signal, such as `KILL`, and waits until another one serves.
+    pub fn kill_worker(&self, signal: &str) -> Result<()> {
+        let old = self.shoot_worker(signal)?;
+        self.await_restart(old)
+    }
+
+    /// Sends the worker a signal and does not wait; its process id.
+    pub fn shoot_worker(&self, signal: &str) -> Result<u32> {
+        let pid = self.worker_pid()?;
+        send(pid, signal)?;
+        Ok(pid)
+    }
+
+    /// Waits until another worker than `old` serves.
+    pub fn await_restart(&self, old: u32) -> Result<()> {
+        self.await_status(&format!("a worker in place of {old}"), |status| {
+            status.worker.pid.is_some_and(|pid| pid != old)
+        })
+    }
+
+    /// All events so far, one JSON object each; a line that is none is kept as a string.
+    pub fn events(&self) -> Result<Vec<Value>> {
+        let text = fs::read_to_string(self.home.path("stderr"))?;
+        // The last line may still be on its way.
+        let whole = text.rsplit_once('\n').map_or("", |(lines, _)| lines);
+        Ok(whole.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| line.into())).collect())
+    }
+
+    /// Waits for an event whose JSON contains all these texts.
+    pub fn await_event(&self, texts: &[&str]) -> Result<Value> {
+        let matches = |event: &Value| {
+            let text = event.to_string();
+            texts.iter().all(|wanted| text.contains(wanted))
+        };
+        until(&format!("an event with {texts:?}"), || Ok(self.events()?.into_iter().find(matches)))
+            .map_err(|failure| self.explain("await_event", &failure))
+    }
+
+    /// What it printed to standard output.
+    pub fn output(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.home.path("stdout"))?)
+    }
+
+    /// Ends it by a signal; how it ended.
+    pub fn end(mut self, signal: &str) -> Result<ExitStatus> {
+        self.finish(signal)
+    }
+
+    fn finish(&mut self, signal: &str) -> Result<ExitStatus> {
+        send(self.process.id(), signal)?;
+        let status = until("the end of sv3", || Ok(self.process.try_wait()?))?;
+        self.ended = Some(status);
+        Ok(status)
+    }
+
+    fn await_ready(&mut self) -> Result<()> {
+        until("sv3 to serve", || {
+            if let Some(status) = self.process.try_wait()? {
+                self.ended = Some(status);
+                return Err(self.explain("run", &Failure::new(format!("it ended: {status}"))));
+            }
+            Ok(self.ask("status").ok().and_then(|text| serde_json::from_str::<Status>(&text).ok()?.worker.pid))
+        })
+        .map(drop)
+        .map_err(|failure| self.explain("run", &failure))
+    }
+
+    /// What failed, with what the switch last said.
+    fn explain(&self, what: &str, failure: &Failure) -> Failure {
+        Failure::new(format!("sv3: {what}: {failure}\n{}", self.last_events()))
+    }
+
+    fn last_events(&self) -> String {
+        let text = fs::read_to_string(self.home.path("stderr")).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        format!("-- events --\n{}", lines.get(lines.len().saturating_sub(20)..).unwrap_or_default().join("\n"))
+    }
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        let end = if self.ended.is_none() { Some(self.finish("TERM")) } else { None };
+        if std::thread::panicking() {
+            eprintln!("{}", self.last_events());
+        }
+        if !matches!(end, Some(Err(_))) && self.ended.is_some() {
+            let clean = end.is_none_or(|end| end.is_ok_and(|status| status.success()));
+            assert!(
+                clean || std::thread::panicking(),
+                "sv3 did not end cleanly: {:?}\n{}",
+                self.ended,
+                self.last_events()
+            );
+            return;
+        }
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        assert!(std::thread::panicking(), "sv3 does not end at SIGTERM\n{}", self.last_events());
+    }
+}
+
+/// The open fds of a process.
+pub fn fds(pid: u32) -> Result<BTreeSet<u32>> {
+    let names = fs::read_dir(format!("/proc/{pid}/fd"))?.map(|entry| Ok(entry?.file_name()));
+    names.map(|name: Result<_>| Ok(name?.to_string_lossy().parse()?)).collect()
+}
+
+/// Resident memory of a process, in octets.
+pub fn rss(pid: u32) -> Result<u64> {
+    Ok(status_field::<u64>(pid, "VmRSS")? * 1024)
+}
+
+/// How often a process has gone to sleep or was preempted, and the clock ticks that it ran.
+pub fn activity(pid: u32) -> Result<[u64; 3]> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The second field is the name in brackets; utime and stime are the 14th and 15th.
+    let behind = stat.rsplit_once(") ").map_or("", |(_, behind)| behind);
+    let ticks =
+        behind.split(' ').skip(11).take(2).map(|field| Ok::<u64, Failure>(field.parse()?)).sum::<Result<u64>>()?;
+    Ok([status_field(pid, "voluntary_ctxt_switches")?, status_field(pid, "nonvoluntary_ctxt_switches")?, ticks])
+}
+
+fn status_field<T: FromStr>(pid: u32, name: &str) -> Result<T> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let field = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let number = field.and_then(|field| field.split_whitespace().next()?.parse().ok());
+    number.ok_or_else(|| Failure::new(format!("process {pid} shows no {name}")))
+}
+
+/// Sends a signal, such as `TERM`, to a process.
+pub fn send(pid: u32, signal: &str) -> Result<()> {
+    Ok(kill(Pid::from_raw(i32::try_from(pid)?), Signal::from_str(&format!("SIG{signal}"))?)?)
+}
+
+fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// `target/debug` or `target/release`: tests are built to `deps` in it.
+fn target_folder() -> Result<PathBuf> {
+    let program = std::env::current_exe()?;
+    let folder = program.ancestors().find(|folder| folder.ends_with("debug") || folder.ends_with("release"));
+    folder.map(Path::to_path_buf).ok_or_else(|| Failure::new(format!("{} is in no target folder", program.display())))
+}
+
+/// Time that passes while `f` runs.
+pub fn timed<T>(f: impl FnOnce() -> T) -> (Duration, T) {
+    let start = Instant::now();
+    let value = f();
+    (start.elapsed(), value)
+}
