@@ -94,7 +94,9 @@ impl Config {
         command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", scratch.join("qmp").display()));
         command.arg("-serial").arg(format!("file:{}", scratch.join("console").display())).args(["-serial", "stdio"]);
         command.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
-        command.arg("-append").arg(format!("console=ttyS0 quiet panic=-1 sv3.address={}", self.number));
+        command
+            .arg("-append")
+            .arg(format!("console=ttyS0 quiet panic=-1 memhp_default_state=online sv3.address={}", self.number));
         Ok(command)
     }
 

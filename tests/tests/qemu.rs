@@ -1,0 +1,192 @@
+//! Two real guests on one switch: the newest QEMU and the oldest, Debian's kernel, ping and TCP.
+//!
+//! Ignored by a plain `cargo test`, since guests need a minute each and both processors: `scripts/check` runs it.
+
+use std::time::{Duration, Instant};
+
+use sv3_tests::failure::{Failure, Result};
+use sv3_tests::image::Suite;
+use sv3_tests::switch::{Switch, activity, rss};
+use sv3_tests::vm::{Config, Vm};
+
+/// A switch and two guests that have booted, side by side.
+fn network(first: Config, second: Config) -> Result<(Switch, Vm, Vm)> {
+    let switch = Switch::start()?;
+    let (first, second) = (first.start(switch.socket())?, second.start(switch.socket())?);
+    Ok((switch, first.booted()?, second.booted()?))
+}
+
+/// Seconds that a TCP stream takes. Longer streams show no more, see `scripts/demo`.
+const STREAM: u32 = 4;
+
+fn assert_pings(from: &mut Vm, to: &str) -> Result<()> {
+    let ping = from.ping(to, 20)?;
+    assert_eq!((ping.lost(), ping.duplicates), (0, 0), "ping {to}: {ping:?}");
+    Ok(())
+}
+
+fn assert_streams(from: &mut Vm, to: &str, options: &str) -> Result<()> {
+    let stream = from.iperf3(to, STREAM, options)?;
+    assert!(stream.bits_per_second > 10e6, "iperf3 {to} {options}: {stream:?}");
+    assert_eq!(stream.stalled_seconds(), 0, "iperf3 {to} {options}: {stream:?}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "scripts/check runs it"]
+fn the_newest_and_the_oldest_qemu_talk() -> Result<()> {
+    let (_switch, mut new, mut old) = network(Vm::number(1), Vm::number(2).qemu(Suite::Bookworm))?;
+    let before = (new.carrier_changes()?, old.carrier_changes()?);
+
+    assert_pings(&mut new, &old.address())?;
+    assert_pings(&mut old, &new.address())?;
+    assert_pings(&mut old, &new.address6())?;
+    old.serve_iperf3()?;
+    assert_streams(&mut new, &old.address(), "")?;
+    assert_streams(&mut new, &old.address(), "-R")?;
+    assert_streams(&mut new, &old.address6(), "-6")?;
+
+    assert_eq!((new.carrier_changes()?, old.carrier_changes()?), before);
+    Ok(())
+}
+
+#[test]
+#[ignore = "scripts/check runs it"]
+fn guests_do_not_notice_that_the_worker_dies() -> Result<()> {
+    let (switch, mut first, mut second) = network(Vm::number(1), Vm::number(2))?;
+    let before = (first.carrier_changes()?, second.carrier_changes()?);
+    let (seconds, pings) = (10, 100);
+
+    second.serve_iperf3()?;
+    let stream = first.start_iperf3(&second.address(), seconds, "")?;
+    let ping = second.start_ping(&first.address(), pings)?;
+    for signal in ["KILL", "SEGV", "BUS", "ABRT", "KILL"] {
+        std::thread::sleep(Duration::from_millis(1500));
+        switch.kill_worker(signal)?;
+    }
+    let stream = first.finish_iperf3(stream, seconds)?;
+    let ping = second.finish_ping(ping, pings)?;
+
+    assert_eq!(switch.status()?.worker.restarts, 5);
+    assert_eq!((first.carrier_changes()?, second.carrier_changes()?), before);
+    assert!(stream.stalled_seconds() <= 1, "TCP goes on: {stream:?}");
+    assert!(ping.longest_gap <= 3, "at most 0.3 s without an answer: {ping:?}");
+    // No ring has stalled.
+    assert_pings(&mut first, &second.address())?;
+    assert_pings(&mut second, &first.address())?;
+    assert_streams(&mut first, &second.address(), "-R")
+}
+
+#[test]
+#[ignore = "scripts/check runs it"]
+fn a_guest_reboots_and_rebinds_its_driver() -> Result<()> {
+    let (switch, mut first, mut second) = network(Vm::number(1), Vm::number(2).qemu(Suite::Bookworm))?;
+    let (address1, address2) = (first.address(), second.address());
+
+    for guest in [&mut first, &mut second] {
+        guest.reboot()?;
+    }
+    assert_pings(&mut first, &address2)?;
+    for guest in [&mut first, &mut second] {
+        guest.rebind_driver()?;
+    }
+    assert_pings(&mut second, &address1)?;
+    assert_eq!(switch.status()?.worker.restarts, 0);
+    Ok(())
+}
+
+/// A guest that negotiated fewer features is served correctly by one that negotiated all, and the other way.
+fn transfers_are_whole(device: &str) -> Result<()> {
+    let (_switch, mut full, mut less) = network(Vm::number(1), Vm::number(2).device(device))?;
+    assert_ne!(full.features()?, less.features()?, "the device {device} is a different one");
+
+    assert_transfer(&mut full, &mut less)?;
+    assert_transfer(&mut less, &mut full)
+}
+
+/// Sends 16 MiB of noise by TCP and compares checksums.
+fn assert_transfer(from: &mut Vm, to: &mut Vm) -> Result<()> {
+    let receiver = to.start("nc -l -p 7000 | sha256sum")?;
+    to.sh("until netstat -ltn | grep -q :7000; do usleep 20000; done")?;
+    let sent = from.sh("dd if=/dev/urandom of=/tmp/noise bs=1M count=16 2>/dev/null; sha256sum </tmp/noise")?;
+    from.sh(&format!("nc {} 7000 </tmp/noise", to.address()))?;
+    assert_eq!(to.finish(receiver, Duration::from_secs(60))?.text, sent);
+    Ok(())
+}
+
+#[test]
+#[ignore = "scripts/check runs it"]
+fn a_guest_without_offloads() -> Result<()> {
+    transfers_are_whole("csum=off,guest_csum=off,gso=off,guest_tso4=off,guest_tso6=off,host_tso4=off,host_tso6=off")
+}
+
+#[test]
+#[ignore = "scripts/check runs it"]
+fn a_guest_without_mergeable_buffers() -> Result<()> {
+    transfers_are_whole("mrg_rxbuf=off")
+}
+
+#[test]
+#[ignore = "scripts/check runs it"]
+fn a_guest_with_the_oldest_rings() -> Result<()> {
+    transfers_are_whole("event_idx=off,indirect_desc=off,mrg_rxbuf=off")
+}
+
+#[test]
+#[ignore = "scripts/check runs it"]
+fn several_queue_pairs() -> Result<()> {
+    let (switch, mut first, mut second) = network(Vm::number(1).queue_pairs(2), Vm::number(2).queue_pairs(2))?;
+    assert_eq!(first.sh("ls -d /sys/class/net/eth0/queues/tx-* | wc -l")?.trim(), "2");
+
+    second.serve_iperf3()?;
+    assert_streams(&mut first, &second.address(), "-P 4")?;
+    assert_streams(&mut first, &second.address(), "-P 4 -R")?;
+    for port in switch.status()?.ports {
+        assert_eq!(port.rings.iter().filter(|ring| ring.started && ring.enabled).count(), 4, "{port:?}");
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "scripts/check runs it"]
+fn memory_is_plugged_in() -> Result<()> {
+    let (switch, mut first, mut second) = network(Vm::number(1).memory_slots(2), Vm::number(2))?;
+    let regions = |switch: &Switch| Ok::<_, Failure>(switch.status()?.ports.iter().map(|port| port.memory.len()).max());
+    let before = regions(&switch)?;
+
+    first.plug_memory("more", 512)?;
+    first.sh("until [ $(awk '/^MemTotal/ { print $2 }' /proc/meminfo) -gt 900000 ]; do usleep 50000; done")?;
+    assert!(regions(&switch)? > before, "the switch has the new region");
+    // Fill most of the old memory, so that buffers come from the new.
+    first.sh("dd if=/dev/zero of=/tmp/fill bs=1M count=420 2>/dev/null")?;
+    assert_transfer(&mut second, &mut first)?;
+    assert_transfer(&mut first, &mut second)
+}
+
+#[test]
+#[ignore = "scripts/check runs it"]
+fn idle_guests_cost_nothing() -> Result<()> {
+    let (switch, mut first, second) = network(Vm::number(1), Vm::number(2))?;
+    assert_pings(&mut first, &second.address())?;
+    let status = switch.status()?;
+    let processes = [status.supervisor.pid, status.worker.pid.unwrap_or_default()];
+
+    let look = || Ok::<_, Failure>([activity(processes[0])?, activity(processes[1])?]);
+
+    // ARP and neighbour discovery may still be settling.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let before = look()?;
+        std::thread::sleep(Duration::from_secs(10));
+        let after = look()?;
+        if before == after {
+            break;
+        }
+        assert!(Instant::now() < deadline, "supervisor and worker wake up when idle: {before:?} then {after:?}");
+    }
+    for process in processes {
+        let bytes = rss(process)?;
+        assert!(bytes < 8 << 20, "process {process} occupies {bytes} bytes");
+    }
+    Ok(())
+}

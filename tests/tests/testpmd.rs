@@ -1,0 +1,48 @@
+//! DPDK's virtio-user as a client: somebody else's front-end, polling, in bursts.
+//!
+//! Ignored by a plain `cargo test`, since it needs DPDK and both processors: `scripts/check` runs it.
+
+use sv3_tests::failure::Result;
+use sv3_tests::switch::Switch;
+use sv3_tests::testpmd::{Config, Testpmd};
+
+/// Two ports of testpmd pass 128 frames each way to and fro, each port sending on what it was sent, until some hundred
+/// thousand have gone; then they only receive, until not one frame is missing.
+fn frames_circulate(config: Config) -> Result<()> {
+    let switch = Switch::start()?;
+    let mut testpmd = Testpmd::clients([switch.socket(), switch.socket()], config)?;
+
+    testpmd.command("start tx_first 4")?;
+    testpmd.await_received(0, 300_000)?;
+    testpmd.await_received(1, 300_000)?;
+    testpmd.command("stop")?;
+    let (transmitted0, transmitted1) = (testpmd.counters(0)?.transmitted, testpmd.counters(1)?.transmitted);
+
+    testpmd.command("set fwd rxonly")?;
+    testpmd.command("start")?;
+    let (received0, received1) =
+        (testpmd.await_received(0, transmitted1)?.received, testpmd.await_received(1, transmitted0)?.received);
+    assert_eq!((received0, received1), (transmitted1, transmitted0), "no frame is lost, none comes twice");
+    for port in switch.status()?.ports {
+        assert!(port.drops.is_empty(), "{} dropped {:?}", port.name, port.drops);
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "scripts/check runs it"]
+fn mergeable_buffers() -> Result<()> {
+    frames_circulate(Config { mergeable: true, ..Config::default() })
+}
+
+#[test]
+#[ignore = "scripts/check runs it"]
+fn buffers_of_one_frame() -> Result<()> {
+    frames_circulate(Config { mergeable: false, ..Config::default() })
+}
+
+#[test]
+#[ignore = "scripts/check runs it"]
+fn two_queue_pairs() -> Result<()> {
+    frames_circulate(Config { queue_pairs: 2, ..Config::default() })
+}
