@@ -70,10 +70,7 @@ fn port_name(slot_plus_one: u32) -> Option<String> {
 }
 
 fn syscall_name(number: i32) -> String {
-    match usize::try_from(number).ok().and_then(syscalls::Sysno::new) {
-        Some(sysno) => sysno.name().to_string(),
-        None => number.to_string(),
-    }
+    sv3_policy::syscall_name(number).map_or_else(|| number.to_string(), str::to_string)
 }
 
 #[cfg(test)]

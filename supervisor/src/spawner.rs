@@ -76,6 +76,12 @@ impl Spawner {
         }
     }
 
+    /// Ends the spawner and waits until it is gone.
+    pub fn end(&self) {
+        let _ = nix::sys::signal::kill(self.pid, Signal::SIGKILL);
+        let _ = nix::sys::wait::waitpid(self.pid, None);
+    }
+
     /// The spawner's process.
     pub fn pid(&self) -> Pid {
         self.pid

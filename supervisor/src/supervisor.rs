@@ -138,6 +138,7 @@ impl Supervisor {
         };
         self.door.remove();
         self.control.listener.remove();
+        self.spawner.end();
         let reason = outcome.as_ref().err().map_or("asked to end", String::as_str).to_string();
         self.events.say("stop", reason);
         outcome

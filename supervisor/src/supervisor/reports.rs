@@ -50,6 +50,9 @@ impl Supervisor {
         match report.kind {
             ReportKind::Ready if report.detail != u64::from(VERSION) => Err(Breach("it is of another version")),
             ReportKind::Ready if worker.became_ready(report.value) => {
+                if worker.pid.is_none() {
+                    self.hear_spawner();
+                }
                 self.worker_is_ready();
                 Ok(())
             }
