@@ -15,6 +15,7 @@ use crate::fabric::{Fabric, Frame, publish_ring};
 use crate::guest::chain::{Direction, MAX_SLICES, Walker};
 use crate::guest::memory::{Arena, GuestSlice};
 use crate::offload::{self, Offload};
+use crate::points::{Point, pass};
 use crate::port::Port;
 
 const MAX_BATCH: usize = Settings::MAX_BATCH as usize;
@@ -84,6 +85,7 @@ impl Burst {
             taken += 1;
         }
 
+        pass(Point::Taken);
         fabric.begin();
         let sender = Sender { slot, pair: ring / 2, features, header_len };
         let (mut frames, mut octets) = (0, 0);
@@ -106,8 +108,11 @@ impl Burst {
         for chain in self.chains.iter().take(taken) {
             split.complete(chain.head, 0);
         }
+        pass(Point::SenderEntered);
         fabric.publish();
+        pass(Point::ReceiversDone);
         publish_ring(state, line, ring);
+        pass(Point::Done);
         Ok(taken)
     }
 }

@@ -12,6 +12,7 @@ use crate::copy::Sink;
 use crate::guest::chain::{Direction, MAX_SLICES, Walker};
 use crate::guest::memory::{Arena, GuestSlice};
 use crate::guest::split::SplitRing;
+use crate::points::{Point, pass};
 use crate::port::Port;
 
 /// A frame on its way: a header and octets in slices.
@@ -98,12 +99,14 @@ impl Receiver {
         sink.write(hdr);
         sink.copy(parcel.slices, parcel.skip, parcel.len);
 
+        pass(Point::Copied);
         let mut left = needed;
         for (head, room) in &self.chains {
             let used = left.min(*room);
             left -= used;
             split.complete(*head, used as u32);
         }
+        pass(Point::Entered);
         Ok(())
     }
 }

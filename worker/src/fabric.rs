@@ -14,6 +14,7 @@ use crate::deliver::{Parcel, Receiver, Undelivered};
 use crate::fdb::Fdb;
 use crate::guest::memory::GuestSlice;
 use crate::offload::{Offload, Segments, finish_checksum};
+use crate::points::{Point, pass};
 use crate::port::Port;
 
 /// A frame as it came from a guest (or, for RARP, from ourselves in its name).
@@ -234,9 +235,11 @@ impl Fabric {
 pub fn publish_ring(state: &mut crate::port::Ring, line: &PortLine, ring: u16) {
     let Some(split) = &mut state.split else { return };
     let signal = split.publish();
+    pass(Point::Published);
     if let Some(position) = line.rings.get(usize::from(ring)) {
         position.used.store(u64::from(split.next()), Relaxed);
     }
+    pass(Point::Noted);
     if signal && let Some(call) = &state.call {
         // A full counter (EAGAIN) signals as well as one more would.
         let _ = nix::unistd::write(call, &1u64.to_ne_bytes());

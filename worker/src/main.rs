@@ -15,6 +15,7 @@ mod fdb;
 mod guest;
 mod notify;
 mod offload;
+mod points;
 mod port;
 mod rarp;
 mod switch;

@@ -1,0 +1,57 @@
+//! Crash points: with the feature `crash-points`, each worker picks one of the places at which its death could be seen
+//! from outside, and dies there after some thousand passes or fewer. The panic message names the place, so that a test
+//! can tell from the events when it has seen them all. Without the feature nothing of this is compiled.
+
+/// The places, in the order of the publish sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Point {
+    /// Chains were taken from the sender's ring; nothing is written.
+    Taken,
+    /// A frame is in the receiver's buffers, without a used entry.
+    Copied,
+    /// The receiver's used entry is written, not published.
+    Entered,
+    /// A ring's `used.idx` is published, receiver's or sender's; the ledger has not heard.
+    Published,
+    /// The ledger has heard of a ring; the driver has not been signalled.
+    Noted,
+    /// The sender's used entries are written, and nothing of the burst is published.
+    SenderEntered,
+    /// All receivers are published and signalled; the sender is not.
+    ReceiversDone,
+    /// All is done.
+    Done,
+}
+
+/// Dies here, if this is the place and the time.
+#[inline(always)]
+pub fn pass(point: Point) {
+    #[cfg(feature = "crash-points")]
+    chosen::pass(point);
+    #[cfg(not(feature = "crash-points"))]
+    let _ = point;
+}
+
+#[cfg(feature = "crash-points")]
+mod chosen {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+    use super::Point;
+
+    const COUNT: u64 = Point::Done as u64 + 1;
+    const MOST_PASSES: u64 = 2000;
+
+    static CHOICE: OnceLock<u64> = OnceLock::new();
+    static PASSES: AtomicU64 = AtomicU64::new(0);
+
+    #[expect(clippy::panic)] // to die is the purpose
+    pub fn pass(point: Point) {
+        // The clock's low digits are as good as dice here.
+        let dice = CHOICE.get_or_init(|| crate::clock::now_ns() / 100);
+        if point as u64 == dice % COUNT && PASSES.fetch_add(1, Relaxed) == dice / COUNT % MOST_PASSES {
+            panic!("crash point {point:?}");
+        }
+    }
+}
