@@ -36,6 +36,21 @@ pub struct Memory {
     pub seals: SealFlag,
 }
 
+impl Memory {
+    /// What is wrong with the region if its file has been truncated since it was admitted.
+    pub fn truncated(&self, kernel: &dyn Inspect) -> Option<Refuse> {
+        let Region { guest_addr, size, offset, .. } = self.region;
+        let needed = offset.saturating_add(size);
+        let now = kernel.memory(self.fd.as_fd()).ok().flatten()?.size;
+        (now < needed).then(|| {
+            Refuse(format!(
+                "memory region at guest address {guest_addr:#x} ({size} octets): its file was truncated to {now} octets \
+                 and must be at least {needed}"
+            ))
+        })
+    }
+}
+
 /// What the kernel says of a memory file.
 #[derive(Clone, Copy, Debug)]
 pub struct MemoryFile {
@@ -183,6 +198,17 @@ mod tests {
         let wanted = "memory region 0 (guest address 0x1000, 8192 octets): its file is 12288 octets long and must be at \
                       least 12289 (offset 4097 and size)";
         assert_eq!(error, wanted);
+    }
+
+    #[test]
+    fn a_file_that_is_truncated_later_is_found_out() {
+        let file = memfd(0x3000);
+        let same = file.try_clone().unwrap();
+        let memory = try_admit(&[], region(0x1000, 0x2000, 0, 0x1000), same).unwrap();
+        assert!(memory.truncated(&Kernel).is_none());
+        nix::unistd::ftruncate(&file, 0x2fff).unwrap();
+        let words = memory.truncated(&Kernel).unwrap().0;
+        assert!(words.contains("0x1000") && words.contains("12287") && words.contains("12288"), "{words}");
     }
 
     #[test]

@@ -145,6 +145,19 @@ impl Supervisor {
         }
     }
 
+    /// Sends away every client whose memory files have become too short: a worker that touches them dies. Asked of the
+    /// kernel after each death, so nothing depends on what a dying worker wrote.
+    pub(super) fn recheck_memory(&mut self) {
+        let truncated = |port: &Port| {
+            let found = port.session.record().memory.iter().find_map(|memory| memory.truncated(&Kernel));
+            found.map(|reason| (port.who.slot, reason))
+        };
+        let offenders: Vec<(u16, Refuse)> = self.slots.ports().filter_map(truncated).collect();
+        for (slot, reason) in offenders {
+            self.refuse(slot, reason.into());
+        }
+    }
+
     pub(super) fn expire_clients(&mut self, now: Instant) {
         let late = |port: &&Port| port.message_due().is_some_and(|due| due <= now);
         let late: Vec<u16> = self.slots.ports().filter(late).map(|port| port.who.slot).collect();

@@ -183,6 +183,7 @@ impl Supervisor {
         }
         drop(worker);
         self.excuse_all();
+        self.recheck_memory();
         self.plan_start(&words);
     }
 
