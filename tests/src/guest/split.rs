@@ -347,7 +347,7 @@ mod tests {
             memory.store16(used + 2, self.next);
             let event = memory.load16(available + 4 + 2 * u64::from(self.size));
             match self.event_idx {
-                true => (old..).take(usize::from(self.next.wrapping_sub(old))).any(|index| index == event),
+                true => (0..self.next.wrapping_sub(old)).any(|ahead| old.wrapping_add(ahead) == event),
                 false => self.next != old && memory.load16(available) == 0,
             }
         }
