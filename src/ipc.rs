@@ -16,7 +16,7 @@ pub const FRAME_PREFIX: usize = 4;
 /// Most octets of one encoded [`Envelope`]; larger is a broken peer.
 pub const FRAME_MAX: usize = 4096;
 /// The protocol's version, checked in [`Command::Start`]: a worker of another version refuses to start.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// A numbered command.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -74,7 +74,17 @@ pub struct RingAddr {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Command {
     /// First of all. Fd: the ledger. Answered by [`ReportKind::Ready`].
-    Start(Settings),
+    Start {
+        /// How the worker runs.
+        settings: Settings,
+        /// Which of [`crate::ledger::Ledger::lanes`] is the worker's.
+        lane: u8,
+        /// The worker waits: it obeys commands so far as to be ready, maps memory, but touches no ring before
+        /// [`Command::Promote`].
+        standby: bool,
+    },
+    /// The worker that served is dead: a worker on standby takes every started ring up where memory says it stands.
+    Promote,
     /// A client is here: no memory, no rings, features 0.
     PortAdd {
         /// Slot.
@@ -172,12 +182,31 @@ impl Command {
     /// How many fds follow the command.
     pub fn fds(&self) -> usize {
         match self {
-            Command::Start(_)
+            Command::Start { .. }
             | Command::RegionStage { .. }
             | Command::RegionAdd { .. }
             | Command::RingStart { .. }
             | Command::RingCall { call: true, .. } => 1,
             _ => 0,
+        }
+    }
+
+    /// The slot that it is about, if any.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Command::Start { .. } | Command::Promote | Command::Barrier => None,
+            Command::PortAdd { port }
+            | Command::PortRemove { port }
+            | Command::PortFeatures { port, .. }
+            | Command::RegionStage { port, .. }
+            | Command::MemoryCommit { port }
+            | Command::RegionAdd { port, .. }
+            | Command::RegionRemove { port, .. }
+            | Command::RingStart { port, .. }
+            | Command::RingStop { port, .. }
+            | Command::RingEnable { port, .. }
+            | Command::RingCall { port, .. }
+            | Command::SendRarp { port, .. } => Some(*port),
         }
     }
 }

@@ -18,23 +18,25 @@ use crate::{MAX_PORTS, MAX_RINGS};
 
 /// Number of entries of the forwarding table.
 pub const FDB_ENTRIES: usize = 16384;
+/// Number of workers that may exist at a time: one that serves and one on standby.
+pub const LANES: usize = 2;
 /// Longest panic message that is kept, in octets.
 pub const MESSAGE_MAX: usize = 256;
 
 /// The whole page set, as laid out in the file.
 #[repr(C, align(4096))]
 pub struct Ledger {
-    /// State of the worker that runs (or ran last).
-    pub head: Head,
+    /// State of each worker: one serves, the other waits or has died.
+    pub lanes: [Lane; LANES],
     /// Forwarding table; its use is the worker's own affair.
     pub fdb: [FdbLine; FDB_ENTRIES],
     /// A page for each port.
     pub ports: [PortLine; MAX_PORTS],
 }
 
-/// State of the worker.
+/// State of one worker.
 #[repr(C, align(4096))]
-pub struct Head {
+pub struct Lane {
     /// Grows with each turn of the loop.
     pub heartbeat: AtomicU64,
     /// 1 while the worker is awake, 0 while it blocks: a heartbeat that stands still while awake is a hang.
@@ -210,9 +212,9 @@ mod tests {
         let (fd, supervisor) = LedgerMap::create().unwrap();
         let worker = LedgerMap::map(&fd).unwrap();
         worker.ports[1023].drop(Drop::Hairpin, 2);
-        worker.head.crash.write_message("index out\nof bounds");
+        worker.lanes[1].crash.write_message("index out\nof bounds");
         assert_eq!(supervisor.ports[1023].drops[Drop::Hairpin as usize].load(Relaxed), 2);
-        assert_eq!(supervisor.head.crash.read_message(), "index out of bounds");
+        assert_eq!(supervisor.lanes[1].crash.read_message(), "index out of bounds");
         assert!(nix::unistd::ftruncate(&fd, 0).is_err());
     }
 

@@ -19,6 +19,7 @@ const TIME: Duration = Duration::from_secs(5);
 pub struct Control {
     /// Where people knock.
     pub listener: Listener,
+    owner: u32,
     conversations: [Option<Conversation>; CONVERSATIONS_MAX],
 }
 
@@ -32,7 +33,8 @@ struct Conversation {
 impl Control {
     /// No conversations yet.
     pub fn new(listener: Listener) -> Control {
-        Control { listener, conversations: [const { None }; CONVERSATIONS_MAX] }
+        let owner = nix::unistd::geteuid().as_raw();
+        Control { listener, owner, conversations: [const { None }; CONVERSATIONS_MAX] }
     }
 
     /// Takes in the next caller; returns its place. Strangers and whoever finds no place are turned away.
@@ -43,7 +45,7 @@ impl Control {
                 Caller::TurnedAway(_) => continue,
                 Caller::Nobody => return None,
             };
-            let known = peer.uid == 0 || peer.uid == nix::unistd::geteuid().as_raw();
+            let known = peer.uid == 0 || peer.uid == self.owner;
             let place = self.conversations.iter_mut().enumerate().find(|(_, place)| place.is_none());
             if let (true, Some((index, place))) = (known, place) {
                 let due = Instant::now() + TIME;

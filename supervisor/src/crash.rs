@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 use sv3::MAX_PORTS;
-use sv3::ledger::{Crash, Head};
+use sv3::ledger::{Crash, Lane};
 
 /// Why a worker died.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,8 +18,8 @@ pub struct Death {
 }
 
 impl Death {
-    /// From the exit status, the ledger's head, and the reason if it was us who killed it.
-    pub fn read(status: WaitStatus, head: &Head, doom: Option<&str>) -> Death {
+    /// From the exit status, its lane of the ledger, and the reason if it was us who killed it.
+    pub fn read(status: WaitStatus, lane: &Lane, doom: Option<&str>) -> Death {
         let mut words = match (status, doom) {
             (_, Some(doom)) => format!("killed by the supervisor: {doom}"),
             (WaitStatus::Exited(_, code), None) => format!("exited with status {code}"),
@@ -28,22 +28,22 @@ impl Death {
         };
         let mut violation = None;
         if let WaitStatus::Signaled(_, signal, _) = status
-            && head.crash.signal.load(Relaxed) == signal as i32
+            && lane.crash.signal.load(Relaxed) == signal as i32
         {
             match signal {
                 Signal::SIGSYS => {
-                    let name = syscall_name(head.crash.syscall.load(Relaxed));
+                    let name = syscall_name(lane.crash.syscall.load(Relaxed));
                     words += &format!(" for the syscall {name}");
                     violation = Some(name);
                 }
-                Signal::SIGSEGV | Signal::SIGBUS => words += &fault(&head.crash),
+                Signal::SIGSEGV | Signal::SIGBUS => words += &fault(&lane.crash),
                 _ => {}
             }
         }
-        if let Some(port) = port_name(head.hand_port.load(Relaxed)) {
-            words += &format!(", at work on ring {} of {port}", head.hand_ring.load(Relaxed));
+        if let Some(port) = port_name(lane.hand_port.load(Relaxed)) {
+            words += &format!(", at work on ring {} of {port}", lane.hand_ring.load(Relaxed));
         }
-        let message = head.crash.read_message();
+        let message = lane.crash.read_message();
         if !message.is_empty() {
             words += &format!("; it said: {message}");
         }
@@ -86,13 +86,13 @@ mod tests {
     #[test]
     fn a_bus_error_in_a_guest_names_the_guest() {
         let (_fd, ledger) = LedgerMap::create().unwrap();
-        ledger.head.crash.signal.store(libc::SIGBUS, Relaxed);
-        ledger.head.crash.addr.store(0x7f00_0000, Relaxed);
-        ledger.head.crash.fault_port.store(4, Relaxed);
-        ledger.head.crash.fault_region.store(0x1_0000_0000, Relaxed);
-        ledger.head.hand_port.store(4, Relaxed);
-        ledger.head.hand_ring.store(1, Relaxed);
-        let words = Death::read(signaled(Signal::SIGBUS), &ledger.head, None).words;
+        ledger.lanes[0].crash.signal.store(libc::SIGBUS, Relaxed);
+        ledger.lanes[0].crash.addr.store(0x7f00_0000, Relaxed);
+        ledger.lanes[0].crash.fault_port.store(4, Relaxed);
+        ledger.lanes[0].crash.fault_region.store(0x1_0000_0000, Relaxed);
+        ledger.lanes[0].hand_port.store(4, Relaxed);
+        ledger.lanes[0].hand_ring.store(1, Relaxed);
+        let words = Death::read(signaled(Signal::SIGBUS), &ledger.lanes[0], None).words;
         let wanted = "killed by SIGBUS at address 0x7f000000 (instruction 0x0), in the memory of p3 (region at guest \
                       address 0x100000000), at work on ring 1 of p3";
         assert_eq!(words, wanted);
@@ -101,9 +101,9 @@ mod tests {
     #[test]
     fn a_violation_names_the_syscall() {
         let (_fd, ledger) = LedgerMap::create().unwrap();
-        ledger.head.crash.signal.store(libc::SIGSYS, Relaxed);
-        ledger.head.crash.syscall.store(libc::SYS_openat as i32, Relaxed);
-        let death = Death::read(signaled(Signal::SIGSYS), &ledger.head, None);
+        ledger.lanes[0].crash.signal.store(libc::SIGSYS, Relaxed);
+        ledger.lanes[0].crash.syscall.store(libc::SYS_openat as i32, Relaxed);
+        let death = Death::read(signaled(Signal::SIGSYS), &ledger.lanes[0], None);
         assert_eq!(death.violation.as_deref(), Some("openat"));
         assert_eq!(death.words, "killed by SIGSYS for the syscall openat");
     }
@@ -111,10 +111,10 @@ mod tests {
     #[test]
     fn a_panic_is_quoted_and_a_record_of_another_signal_is_not_believed() {
         let (_fd, ledger) = LedgerMap::create().unwrap();
-        ledger.head.crash.signal.store(libc::SIGSEGV, Relaxed);
-        ledger.head.crash.write_message("index\nout of bounds");
-        ledger.head.hand_port.store(u32::MAX, Relaxed);
-        let words = Death::read(signaled(Signal::SIGKILL), &ledger.head, None).words;
+        ledger.lanes[0].crash.signal.store(libc::SIGSEGV, Relaxed);
+        ledger.lanes[0].crash.write_message("index\nout of bounds");
+        ledger.lanes[0].hand_port.store(u32::MAX, Relaxed);
+        let words = Death::read(signaled(Signal::SIGKILL), &ledger.lanes[0], None).words;
         assert_eq!(words, "killed by SIGKILL; it said: index out of bounds");
     }
 }

@@ -76,6 +76,11 @@ impl Link {
         !self.queue.is_empty()
     }
 
+    /// Number of the last order.
+    pub fn last_seq(&self) -> u64 {
+        self.last_seq
+    }
+
     /// Some of the reports that are here; `None` in place of one that cannot be read. An error says that the worker is
     /// gone.
     pub fn reports(&mut self) -> io::Result<Vec<Option<Report>>> {

@@ -40,14 +40,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// The order matters: signals are blocked before the spawner inherits the mask, the spawner is forked while nothing is
-/// open, and confinement comes before the first client.
+/// The order matters: signals are blocked and the first stage of confinement is reached before the spawner inherits both,
+/// the spawner is forked while nothing is open, and the second stage comes before the first client.
 fn run(args: Args) -> Result<(), String> {
     supervisor::signals().thread_block().map_err(|error| format!("cannot block signals: {error}"))?;
     let fail = |what: &'static str| move |error: nix::Error| format!("{what}: {error}");
-    nix::sys::prctl::set_no_new_privs().map_err(fail("cannot set no_new_privs"))?;
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).map_err(fail("cannot read RLIMIT_NOFILE"))?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most).map_err(fail("cannot raise RLIMIT_NOFILE"))?;
+    confine::family()?;
     let spawner = Spawner::fork(&args.worker)?;
     let door = Listener::bind(&args.socket, args.force)?;
     let control = Listener::bind(&args.control, args.force).inspect_err(|_| door.remove())?;

@@ -45,6 +45,7 @@ pub struct Worker {
     doom: Option<String>,
     hung_up: Option<Instant>,
     barriers: VecDeque<Barrier>,
+    reached: u64,
     said: Vec<u8>,
     lines: usize,
     idle_reports: u32,
@@ -82,6 +83,7 @@ impl Worker {
             doom: None,
             hung_up: None,
             barriers: VecDeque::new(),
+            reached: 0,
             said: Vec::new(),
             lines: 0,
             idle_reports: 0,
@@ -111,8 +113,15 @@ impl Worker {
 
     /// The worker says that it has reached a barrier. Returns who waited, if it was the next one.
     pub fn reached(&mut self, seq: u64) -> Option<Waiter> {
-        let is_next = self.barriers.front().is_some_and(|barrier| barrier.seq == seq);
-        if is_next { self.barriers.pop_front().map(|barrier| barrier.waiter) } else { None }
+        let next = self.barriers.front().filter(|barrier| barrier.seq == seq).map(|barrier| barrier.waiter)?;
+        self.barriers.pop_front();
+        self.reached = seq;
+        Some(next)
+    }
+
+    /// Whether the worker has been given an order of this number and has not said yet that it is past it.
+    pub fn is_under_way(&self, seq: u64) -> bool {
+        (self.reached + 1..=self.link.last_seq()).contains(&seq)
     }
 
     /// When the worker must have done what it has to do next.

@@ -14,7 +14,7 @@ use std::sync::atomic::{
 };
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
-use sv3::ledger::{Crash, LedgerMap};
+use sv3::ledger::{Crash, Lane};
 
 /// One mapping of guest memory; free while `len` is 0.
 struct Range {
@@ -73,9 +73,9 @@ pub fn handle_signals() -> nix::Result<()> {
     Ok(())
 }
 
-/// From now on deaths are recorded in `ledger`, panics included.
-pub fn record_in(ledger: &'static LedgerMap) {
-    RECORD.store(std::ptr::from_ref(&ledger.head.crash).cast_mut(), Release);
+/// From now on deaths are recorded in the ledger, panics included.
+pub fn record_in(lane: &'static Lane) {
+    RECORD.store(std::ptr::from_ref(&lane.crash).cast_mut(), Release);
     std::panic::set_hook(Box::new(|info| {
         if let Some(crash) = record() {
             crash.write_message(&info.to_string());
@@ -86,7 +86,7 @@ pub fn record_in(ledger: &'static LedgerMap) {
 }
 
 fn record() -> Option<&'static Crash> {
-    // SAFETY: null or a pointer from a `&'static LedgerMap`, stored by `record_in`.
+    // SAFETY: null or a pointer from a `&'static Lane`, stored by `record_in`.
     unsafe { RECORD.load(Relaxed).as_ref() }
 }
 

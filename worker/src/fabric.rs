@@ -85,12 +85,21 @@ impl Fabric {
         true
     }
 
-    /// Removes a port and forgets its addresses.
+    /// Removes a port.
     pub fn remove(&mut self, slot: u16) -> Option<Box<Port>> {
         let port = self.ports.get_mut(usize::from(slot))?.take()?;
         self.taken.retain(|taken| *taken != slot);
-        self.fdb.forget(slot);
         Some(port)
+    }
+
+    /// Forgets the addresses of a port.
+    pub fn forget(&self, slot: u16) {
+        self.fdb.forget(slot);
+    }
+
+    /// The slots in use.
+    pub fn slots(&self) -> Vec<u16> {
+        self.taken.clone()
     }
 
     /// A port by its slot.

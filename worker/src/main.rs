@@ -23,11 +23,12 @@ mod switch;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
-use sv3::ipc::{Command, Report, ReportKind, Settings, VERSION};
+use sv3::ipc::{Command, Report, ReportKind, VERSION};
 use sv3::ledger::LedgerMap;
 
 use control::{Control, Over};
 use notify::Notify;
+use switch::{Start, Switch};
 
 fn main() {
     match run() {
@@ -49,11 +50,11 @@ fn run() -> Result<Over, String> {
     let mut notify = Notify::new(&control).map_err(words("epoll"))?;
     let achieved = confine::worker()?;
 
-    let (settings, ledger) = match first(&mut control, &mut notify) {
+    let start = match first(&mut control, &mut notify) {
         Ok(start) => start,
         Err(over) => return Ok(over),
     };
-    crash::record_in(ledger);
+    crash::record_in(start.lane);
     let ready = Report {
         value: u64::from(achieved.landlock_abi),
         detail: u64::from(VERSION),
@@ -62,21 +63,24 @@ fn run() -> Result<Over, String> {
     if let Err(over) = control.report(ready) {
         return Ok(over);
     }
-    Ok(switch::Switch::new(&settings, ledger, control, notify).run())
+    Ok(Switch::new(&start, control, notify).run())
 }
 
 /// Waits for the first command, which must be `Start`.
-fn first(control: &mut Control, notify: &mut Notify) -> Result<(Settings, &'static LedgerMap), Over> {
+fn first(control: &mut Control, notify: &mut Notify) -> Result<Start, Over> {
     loop {
         if let Some((envelope, fds)) = control.receive()? {
-            let (Command::Start(settings), Some(fd)) = (envelope.command, fds.into_iter().next()) else {
+            let (Command::Start { settings, lane, standby }, Some(fd)) = (envelope.command, fds.into_iter().next())
+            else {
                 return Err(Over::Broken("the first command is not Start".to_string()));
             };
             if settings.version != VERSION {
                 return Err(Over::Broken(format!("supervisor speaks version {}, I {VERSION}", settings.version)));
             }
             let map = LedgerMap::map(&fd).map_err(|e| Over::Broken(format!("ledger: {e}")))?;
-            return Ok((settings, Box::leak(Box::new(map))));
+            let ledger: &LedgerMap = Box::leak(Box::new(map));
+            let lane = ledger.lanes.get(usize::from(lane)).ok_or_else(|| Over::Broken(format!("lane {lane}")))?;
+            return Ok(Start { settings, ledger, lane, standby });
         }
         // Whatever woke us, the next `receive` says what it was.
         notify.wait(true).map_err(|errno| Over::Broken(format!("epoll_wait: {errno}")))?.for_each(drop);

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
 
 use sv3::ipc::{Command, Region, Report, ReportKind, RingFault, Settings};
-use sv3::ledger::{Ledger, add};
+use sv3::ledger::{Lane, Ledger, add};
 
 use crate::burst::Burst;
 use crate::clock;
@@ -35,9 +35,23 @@ struct Polled {
     busy_ns: u64,
 }
 
+/// What the first command says.
+pub struct Start {
+    /// How the worker runs.
+    pub settings: Settings,
+    /// The mapped ledger.
+    pub ledger: &'static Ledger,
+    /// The worker's own lane of it.
+    pub lane: &'static Lane,
+    /// The worker waits for [`Command::Promote`].
+    pub standby: bool,
+}
+
 /// The worker's whole state.
 pub struct Switch {
-    ledger: &'static Ledger,
+    lane: &'static Lane,
+    /// Rings are only noted; the worker that serves is another.
+    standby: bool,
     poll_ns: u64,
     control: Control,
     notify: Notify,
@@ -48,14 +62,15 @@ pub struct Switch {
 
 impl Switch {
     /// A switch without ports.
-    pub fn new(settings: &Settings, ledger: &'static Ledger, control: Control, notify: Notify) -> Switch {
+    pub fn new(start: &Start, control: Control, notify: Notify) -> Switch {
         Switch {
-            ledger,
-            poll_ns: u64::from(settings.poll_us) * 1000,
+            lane: start.lane,
+            standby: start.standby,
+            poll_ns: u64::from(start.settings.poll_us) * 1000,
             control,
             notify,
-            fabric: Fabric::new(ledger),
-            burst: Burst::new(settings.batch),
+            fabric: Fabric::new(start.ledger),
+            burst: Burst::new(start.settings.batch),
             polled: Vec::with_capacity(64),
         }
     }
@@ -64,7 +79,7 @@ impl Switch {
     pub fn run(&mut self) -> Over {
         let mut look_at = 0;
         loop {
-            let head = &self.ledger.head;
+            let head = self.lane;
             head.heartbeat.store(head.heartbeat.load(Relaxed).wrapping_add(1), Relaxed);
             let now = clock::now_ns();
             self.fabric.now_s = now / 1_000_000_000;
@@ -115,7 +130,7 @@ impl Switch {
 
     /// Takes a burst from a ring; `None`: the ring does not run (any more).
     fn serve(&mut self, slot: u16, ring: u16) -> Option<usize> {
-        let head = &self.ledger.head;
+        let head = self.lane;
         let mut port = self.fabric.take(slot)?;
         let runs = port.rings.get(usize::from(ring)).is_some_and(|state| state.polled && state.runs());
         head.hand_ring.store(u32::from(ring), Relaxed);
@@ -165,7 +180,7 @@ impl Switch {
         self.control.flush()?;
         let block = self.polled.is_empty() && !self.control.pending();
         if block {
-            self.ledger.head.busy.store(0, Relaxed);
+            self.lane.busy.store(0, Relaxed);
         }
         let mut kicked = [None; MAX_EVENTS];
         let mut orders = false;
@@ -176,7 +191,7 @@ impl Switch {
                 Woken::Kick(slot, ring) => *place = Some((slot, ring)),
             }
         }
-        self.ledger.head.busy.store(1, Relaxed);
+        self.lane.busy.store(1, Relaxed);
         for (slot, ring) in kicked.into_iter().flatten() {
             add(&self.fabric.line(slot).kicks, 1);
             self.poll(slot, ring);
@@ -191,10 +206,14 @@ impl Switch {
     }
 
     fn obey(&mut self, (envelope, fds): Order) -> Result<(), Over> {
-        let seq = envelope.seq;
+        let (seq, about) = (envelope.seq, envelope.command.port().unwrap_or(0));
         let mut fds = fds.into_iter();
         let result = match envelope.command {
-            Command::Start(_) => Err(nix::errno::Errno::EALREADY),
+            Command::Start { .. } => Err(nix::errno::Errno::EALREADY),
+            Command::Promote => {
+                self.promote();
+                Ok(())
+            }
             Command::PortAdd { port } => self.fabric.insert(Port::new(port)).then_some(()).ok_or(NO_PORT),
             Command::PortRemove { port } => self.remove(port),
             Command::PortFeatures { port, features } => self.port(port).map(|port| port.features = features),
@@ -218,6 +237,7 @@ impl Switch {
             }
             Command::RingEnable { port, ring, enable } => self.enable(port, ring, enable),
             Command::RingCall { port, ring, .. } => self.ring(port, ring).map(|state| state.call = fds.next()),
+            Command::SendRarp { .. } if self.standby => Ok(()),
             Command::SendRarp { port, mac } => {
                 rarp::announce(&mut self.fabric, port, mac);
                 Ok(())
@@ -228,7 +248,7 @@ impl Switch {
             Ok(()) => Ok(()),
             Err(errno) => {
                 let value = errno as i32 as u64;
-                self.control.report(Report { value, ..Report::new(ReportKind::Failed, seq) })
+                self.control.report(Report { port: about, value, ..Report::new(ReportKind::Failed, seq) })
             }
         }
     }
@@ -289,6 +309,9 @@ impl Switch {
         for ring in 0..sv3::MAX_RINGS as u16 {
             self.stop(slot, ring);
         }
+        if !self.standby {
+            self.fabric.forget(slot);
+        }
         self.fabric.remove(slot).map(drop).ok_or(NO_PORT)
     }
 
@@ -299,24 +322,40 @@ impl Switch {
         place: (u16, sv3::ipc::RingAddr),
         kick: Option<OwnedFd>,
     ) -> nix::Result<()> {
-        let port = self.fabric.port(slot).ok_or(NO_PORT)?;
-        let split = SplitRing::new(&port.memory, place.0, &place.1, port.features);
-        let state = port.rings.get_mut(usize::from(ring)).ok_or(NO_PORT)?;
+        let state = self.ring(slot, ring)?;
         state.place = Some(place);
-        let watched = match &kick {
-            Some(kick) if transmits(ring) => self.notify.watch(kick, slot, ring).map_err(|_| RingFault::BadKick),
-            _ => Ok(()),
-        };
         state.kick = kick;
+        if !self.standby {
+            self.bring_up(slot, ring);
+        }
+        Ok(())
+    }
+
+    /// Starts a ring whose place and kick fd are known; nothing for another.
+    fn bring_up(&mut self, slot: u16, ring: u16) {
+        let Some(port) = self.fabric.port(slot) else { return };
+        let Some(state) = port.rings.get_mut(usize::from(ring)) else { return };
+        let (Some((size, addr)), Some(kick)) = (state.place, &state.kick) else { return };
+        let split = SplitRing::new(&port.memory, size, &addr, port.features);
+        let watched = if transmits(ring) { self.notify.watch(kick, slot, ring) } else { Ok(()) };
         match (split, watched) {
-            (Ok(split), Ok(())) => state.split = Some(split),
-            (Err(fault), _) | (_, Err(fault)) => {
-                self.fault(slot, ring, fault);
-                return Ok(());
+            (Ok(split), Ok(())) => {
+                state.split = Some(split);
+                self.changed(slot, ring);
+            }
+            (Err(fault), _) => self.fault(slot, ring, fault),
+            (_, Err(_)) => self.fault(slot, ring, RingFault::BadKick),
+        }
+    }
+
+    /// Takes over from the worker that served.
+    fn promote(&mut self) {
+        self.standby = false;
+        for slot in self.fabric.slots() {
+            for ring in 0..sv3::MAX_RINGS as u16 {
+                self.bring_up(slot, ring);
             }
         }
-        self.changed(slot, ring);
-        Ok(())
     }
 
     fn enable(&mut self, slot: u16, ring: u16, enable: bool) -> nix::Result<()> {

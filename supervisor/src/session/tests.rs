@@ -110,7 +110,8 @@ impl Client {
 
 fn name(command: &C) -> &'static str {
     match command {
-        C::Start(_) => "Start",
+        C::Start { .. } => "Start",
+        C::Promote => "Promote",
         C::PortAdd { .. } => "PortAdd",
         C::PortRemove { .. } => "PortRemove",
         C::PortFeatures { .. } => "PortFeatures",

@@ -122,11 +122,10 @@ impl Supervisor {
     /// Tells a client and the log why it is not obeyed.
     pub(super) fn refuse(&mut self, slot: u16, refused: Refused) {
         let Some(port) = self.slots.port(slot) else { return };
-        let unread = refused.reply.and_then(|reply| port.reply(reply).err()).is_some();
-        let closes = refused.close || unread;
-        let consequence = if closes { "; the connection is closed" } else { "" };
+        let consequence = if refused.close { "; the connection is closed" } else { "" };
         self.events.say_of(port.who, "refuse", format!("p{slot}: {}{consequence}", refused.reason));
-        if closes {
+        let unread = refused.reply.is_some_and(|reply| port.reply(reply).is_err());
+        if refused.close || unread {
             self.detach(slot, "was sent away");
         }
     }

@@ -76,7 +76,7 @@ impl Supervisor {
     /// Starts a worker and tells it everything.
     pub(super) fn start_worker(&mut self) {
         self.life.next_start = None;
-        let head = &self.ledger.head;
+        let [head, _] = &self.ledger.lanes;
         head.crash.clear();
         for field in [&head.busy, &head.hand_port, &head.hand_ring] {
             field.store(0, Relaxed);
@@ -91,7 +91,10 @@ impl Supervisor {
         if let Err(error) = watched {
             return self.could_not_start(&error.to_string());
         }
-        let start = Order { command: Command::Start(self.life.settings), fd: Some(self.ledger_fd.clone()) };
+        let start = Order {
+            command: Command::Start { settings: self.life.settings, lane: 0, standby: false },
+            fd: Some(self.ledger_fd.clone()),
+        };
         worker.order([start], Waiter::Leaving(u16::MAX));
         for port in self.slots.ports() {
             worker.order(port.session.replay(), Waiter::Session(port.who.slot));
@@ -106,8 +109,9 @@ impl Supervisor {
                 Some(worker) => {
                     worker.is_born(pid);
                     let early = self.life.early_death.take().filter(|status| status.pid() == Some(pid));
-                    if let Some(status) = early {
-                        self.worker_died(status);
+                    match early {
+                        Some(status) => self.worker_died(status),
+                        None => self.worker_took_over(),
                     }
                 }
                 None => drop(nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)),
@@ -144,9 +148,10 @@ impl Supervisor {
         }
     }
 
-    /// The worker has mapped the ledger and is confined.
-    pub(super) fn worker_is_ready(&mut self) {
-        let now = self.worker.as_ref().and_then(|worker| worker.pid).map_or(0, Pid::as_raw);
+    /// Says so when a worker is ready and the spawner has told which process it is, in whichever order they say it.
+    pub(super) fn worker_took_over(&mut self) {
+        let worker = self.worker.as_ref().filter(|worker| worker.ready.is_some());
+        let Some(now) = worker.and_then(|worker| worker.pid) else { return };
         if let Some((when, before)) = self.life.died.take() {
             let (before, ms) = (before.map_or(0, Pid::as_raw), when.elapsed().as_micros() as f64 / 1000.0);
             let ports = self.slots.taken().len();
@@ -164,7 +169,7 @@ impl Supervisor {
 
     fn worker_died(&mut self, status: WaitStatus) {
         let Some(worker) = &mut self.worker else { return };
-        let Death { words, violation } = Death::read(status, &self.ledger.head, worker.doom());
+        let Death { words, violation } = Death::read(status, &self.ledger.lanes[0], worker.doom());
         // Reaped: the number may be another process's from now on.
         let pid = worker.pid.take();
         self.drain_reports();

@@ -50,10 +50,7 @@ impl Supervisor {
         match report.kind {
             ReportKind::Ready if report.detail != u64::from(VERSION) => Err(Breach("it is of another version")),
             ReportKind::Ready if worker.became_ready(report.value) => {
-                if worker.pid.is_none() {
-                    self.hear_spawner();
-                }
-                self.worker_is_ready();
+                self.worker_took_over();
                 Ok(())
             }
             ReportKind::Ready => Err(Breach("it became ready twice")),
@@ -65,11 +62,17 @@ impl Supervisor {
                 }
                 None => Err(Breach("it reached a barrier that was not the next one")),
             },
+            ReportKind::RingStopped if !worker.is_under_way(report.seq) => {
+                Err(Breach("it stopped a ring that it was not told to stop"))
+            }
             ReportKind::RingStopped => match self.slots.port(report.port) {
                 Some(port) => port.session.ring_stopped(report.ring, report.value),
                 None => Ok(()),
             },
             ReportKind::RingFault => self.ring_fault(report),
+            ReportKind::Failed if !worker.is_under_way(report.seq) => {
+                Err(Breach("it failed at an order that it was not given"))
+            }
             ReportKind::Failed => {
                 self.order_failed(report);
                 Ok(())

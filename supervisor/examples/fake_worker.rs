@@ -1,0 +1,78 @@
+//! A worker without a data path, for the supervisor's tests: obeys, says so, and misbehaves when a client asks for it
+//! by `SEND_RARP`, whose address's first octet says how.
+
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::Ordering::Relaxed;
+
+use passfd::FdPassingExt;
+use sv3::ipc::{Command, Envelope, FRAME_PREFIX, Report, ReportKind, RingFault, VERSION};
+use sv3::ledger::LedgerMap;
+
+/// Where every ring stops.
+const BASE: u64 = 100;
+
+fn main() -> std::io::Result<()> {
+    let mut socket = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+    socket.set_nonblocking(false)?;
+    let mut ledger = None;
+    loop {
+        let mut prefix = [0; FRAME_PREFIX];
+        if socket.read_exact(&mut prefix).is_err() {
+            return Ok(());
+        }
+        let mut body = vec![0; u32::from_le_bytes(prefix) as usize];
+        socket.read_exact(&mut body)?;
+        let Envelope { seq, command } = Envelope::decode(&body).map_err(std::io::Error::other)?;
+        let mut fds = Vec::new();
+        for _ in 0..command.fds() {
+            fds.push(receive(&socket)?);
+        }
+        let report = Report::new(ReportKind::Done, seq);
+        let report = match command {
+            Command::Start { .. } => {
+                ledger = fds.first().map(LedgerMap::map).transpose()?;
+                Report { kind: ReportKind::Ready, detail: VERSION.into(), ..report }
+            }
+            Command::Barrier => report,
+            Command::RingStop { port, ring } => {
+                Report { kind: ReportKind::RingStopped, port, ring, value: BASE + u64::from(ring), ..report }
+            }
+            Command::SendRarp { port, mac: [how, ..] } => {
+                let Some(ledger) = &ledger else { continue };
+                ledger.lanes[0].hand_port.store(u32::from(port) + 1, Relaxed);
+                misbehave(&mut socket, how, port)?;
+                continue;
+            }
+            _ => continue,
+        };
+        socket.write_all(&report.to_bytes())?;
+    }
+}
+
+fn misbehave(socket: &mut UnixStream, how: u8, port: u16) -> std::io::Result<()> {
+    let report = |kind, ring, value| Report { port, ring, value, ..Report::new(kind, 0) }.to_bytes();
+    match how {
+        1 => std::process::abort(),
+        2 => socket.write_all(&[0xff; 64]),
+        3 => loop {
+            std::thread::park();
+        },
+        4 => loop {
+            socket.write_all(&report(ReportKind::RingFault, 1, RingFault::Unmapped as u64))?;
+        },
+        5 => socket.write_all(&report(ReportKind::RingFault, 1, RingFault::AvailOverrun as u64)),
+        6 => socket.write_all(&report(ReportKind::RingStopped, 1, 5)),
+        7 => socket.write_all(&report(ReportKind::Done, 0, 0)),
+        9 => socket.write_all(&report(ReportKind::Failed, 0, 12)),
+        8 => writeln!(std::io::stderr(), "a line\x1b[31m of the worker"),
+        _ => Ok(()),
+    }
+}
+
+#[allow(unsafe_code)]
+fn receive(socket: &UnixStream) -> std::io::Result<OwnedFd> {
+    // SAFETY: received just now and held by nobody else.
+    socket.recv_fd().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+}
