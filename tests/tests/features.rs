@@ -67,6 +67,10 @@ fn a_driver_from_before_protocol_features() -> Result<()> {
         switch.await_status("both links up", |status| {
             status.ports.len() == 2 && status.ports.iter().all(|port| port.link == sv3::status::Link::Up)
         })?;
+        // Up, as the supervisor has it; that the worker has it too is shown by the first frame.
+        let hello = noise(mac(1), mac(7), 100, 1);
+        old.send(&hello);
+        assert_eq!(plain.receive_frame(), hello);
         assert_frames_pass(&mut plain, &mut old, 0);
         assert_frames_pass(&mut old, &mut plain, 0);
     }
