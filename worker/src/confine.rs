@@ -22,3 +22,34 @@ pub fn worker() -> Result<Achieved, String> {
     steps::restrict_syscalls(sv3_policy::worker())?;
     Ok(achieved)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use nix::sys::signal::Signal;
+    use nix::sys::wait::{WaitStatus, waitpid};
+    use nix::unistd::{ForkResult, fork};
+    use sv3::ledger::LedgerMap;
+
+    use crate::crash;
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn a_violation_ends_the_worker_by_sigsys_and_its_number_is_in_the_ledger() {
+        let ledger: &LedgerMap = Box::leak(Box::new(LedgerMap::create().unwrap().1));
+        // SAFETY: the child makes calls that need no lock of another thread, and dies of the last of them.
+        let child = match unsafe { fork() }.unwrap() {
+            ForkResult::Parent { child } => child,
+            ForkResult::Child => {
+                crash::handle_signals().unwrap();
+                crash::record_in(&ledger.lanes[0]);
+                super::worker().unwrap();
+                nix::unistd::getppid();
+                crash::end(0)
+            }
+        };
+        assert!(matches!(waitpid(child, None), Ok(WaitStatus::Signaled(_, Signal::SIGSYS, _))));
+        assert_eq!(i64::from(ledger.lanes[0].crash.syscall.load(Relaxed)), libc::SYS_getppid);
+    }
+}
