@@ -61,5 +61,5 @@ pub fn program(suite: Suite, program: &str) -> Result<Command> {
 /// The guest's kernel and initramfs.
 pub fn kernel() -> Result<(PathBuf, PathBuf)> {
     let guest = cache()?.join("guest");
-    Ok((guest.join("vmlinuz"), guest.join("initrd")))
+    Ok((guest.join("vmlinux"), guest.join("initrd")))
 }

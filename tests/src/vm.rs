@@ -94,9 +94,7 @@ impl Config {
         command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", scratch.join("qmp").display()));
         command.arg("-serial").arg(format!("file:{}", scratch.join("console").display())).args(["-serial", "stdio"]);
         command.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
-        command
-            .arg("-append")
-            .arg(format!("console=ttyS0 quiet panic=-1 memhp_default_state=online sv3.address={}", self.number));
+        command.arg("-append").arg(format!("{KERNEL_COMMAND_LINE} sv3.address={}", self.number));
         Ok(command)
     }
 
@@ -127,6 +125,9 @@ pub fn has_kvm() -> bool {
     flags.split(' ').any(|flag| flag == "vmx" || flag == "svm")
         && fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok()
 }
+
+/// The kernel's self tests would be a third of an emulated guest's boot.
+const KERNEL_COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 memhp_default_state=online cryptomgr.notests";
 
 /// A running guest.
 pub struct Vm {
