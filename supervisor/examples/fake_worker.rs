@@ -17,6 +17,7 @@ fn main() -> std::io::Result<()> {
     let mut socket = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     socket.set_nonblocking(false)?;
     let mut ledger = None;
+    let (mut own_lane, mut serves) = (0, false);
     loop {
         let mut prefix = [0; FRAME_PREFIX];
         if socket.read_exact(&mut prefix).is_err() {
@@ -35,13 +36,17 @@ fn main() -> std::io::Result<()> {
                 ledger = fds.first().map(LedgerMap::map).transpose()?;
                 Report { kind: ReportKind::Ready, detail: VERSION.into(), ..report }
             }
+            Command::Promote => {
+                serves = true;
+                continue;
+            }
             Command::Barrier => report,
             Command::RingStop { port, ring } => {
                 Report { kind: ReportKind::RingStopped, port, ring, value: BASE + u64::from(ring), ..report }
             }
-            Command::SendRarp { port, mac: [how, ..] } => {
+            Command::SendRarp { port, mac: [how, ..] } if serves => {
                 let Some(ledger) = &ledger else { continue };
-                ledger.lanes[0].hand_port.store(u32::from(port) + 1, Relaxed);
+                ledger.lanes[own_lane].hand_port.store(u32::from(port) + 1, Relaxed);
                 misbehave(&mut socket, how, port)?;
                 continue;
             }

@@ -59,10 +59,14 @@ impl House {
         let mut house = House::empty();
         let worker = fake_worker();
         let log = fs::File::create(house.path("log")).unwrap();
-        let child = house.command(&worker).stderr(log).stdout(Stdio::null()).spawn().unwrap();
+        let mut child = house.command(&worker).stderr(log).stdout(Stdio::null()).spawn().unwrap();
         house.pid = child.id();
+        until(|| {
+            let log = || fs::read_to_string(house.path("log")).unwrap();
+            assert!(child.try_wait().unwrap().is_none(), "it ended: {}", log());
+            !house.events("listen").is_empty()
+        });
         house.supervisor.set(Some(child));
-        until(|| !house.events("listen").is_empty());
         house
     }
 
