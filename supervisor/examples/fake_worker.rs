@@ -32,8 +32,9 @@ fn main() -> std::io::Result<()> {
         }
         let report = Report::new(ReportKind::Done, seq);
         let report = match command {
-            Command::Start { .. } => {
+            Command::Start { lane, standby, .. } => {
                 ledger = fds.first().map(LedgerMap::map).transpose()?;
+                (own_lane, serves) = (usize::from(lane), !standby);
                 Report { kind: ReportKind::Ready, detail: VERSION.into(), ..report }
             }
             Command::Promote => {
