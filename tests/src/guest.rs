@@ -488,28 +488,32 @@ impl Guest {
         must("SET_MEM_TABLE", self.tell_table());
     }
 
-    /// Plugs a region of memory in; its index.
+    /// Makes a region of memory and plugs it in; its index.
     #[track_caller]
     pub fn add_region(&mut self, octets: u64) -> usize {
         let at = self.memory.add(octets);
-        self.told.push(at);
-        if self.has(PROTOCOL_MEM_SLOTS) {
-            must("ADD_MEM_REG", self.tell_region(ADD_MEM_REG, at));
-        } else {
-            self.set_mem_table();
-        }
+        self.plug(at);
         at
     }
 
-    /// Takes a region of memory away from the back-end. It stays mapped here.
+    /// Tells the back-end of a region.
     #[track_caller]
-    pub fn remove_region(&mut self, at: usize) {
+    pub fn plug(&mut self, at: usize) {
+        self.told.push(at);
+        must(
+            "plug memory in",
+            if self.has(PROTOCOL_MEM_SLOTS) { self.tell_region(ADD_MEM_REG, at) } else { self.tell_table() },
+        );
+    }
+
+    /// Takes a region away from the back-end. It stays mapped here.
+    #[track_caller]
+    pub fn unplug(&mut self, at: usize) {
         self.told.retain(|told| *told != at);
-        if self.has(PROTOCOL_MEM_SLOTS) {
-            must("REM_MEM_REG", self.tell_region(REM_MEM_REG, at));
-        } else {
-            self.set_mem_table();
-        }
+        must(
+            "unplug memory",
+            if self.has(PROTOCOL_MEM_SLOTS) { self.tell_region(REM_MEM_REG, at) } else { self.tell_table() },
+        );
     }
 
     /// Asks for a RARP in the guest's name.

@@ -1,0 +1,214 @@
+//! The command line: where sockets come from and go, who may have them, what is printed.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::process::{Output, Stdio};
+
+use sv3::status::Status;
+use sv3_tests::failure::Result;
+use sv3_tests::guest::Guest;
+use sv3_tests::switch::{Home, Switch, activity, send};
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[test]
+fn it_says_how_to_attach_a_guest() -> Result<()> {
+    let switch = Switch::start()?;
+    let text = switch.output()?;
+    let socket = switch.socket().display().to_string();
+    for needed in [socket.as_str(), "memory-backend-memfd", "share=on", "vhost-user", "virtio-net-pci"] {
+        assert!(text.contains(needed), "no {needed} in {text}");
+    }
+    Ok(())
+}
+
+#[test]
+fn it_runs_without_any_privilege() -> Result<()> {
+    let switch = Switch::start()?;
+    for pid in [switch.supervisor_pid()?, switch.worker_pid()?] {
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+            line.trim_start_matches(':').trim().to_string()
+        };
+        for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+            assert_eq!(u64::from_str_radix(&field(set), 16)?, 0, "{set} of {pid}");
+        }
+        assert_eq!((field("NoNewPrivs").as_str(), field("Seccomp").as_str()), ("1", "2"), "of {pid}");
+        assert_ne!(field("Uid").split_whitespace().next(), Some("0"));
+    }
+    assert!(switch.status()?.worker.landlock_abi > 0, "this kernel has landlock");
+    Ok(())
+}
+
+#[test]
+fn sockets_are_private_and_go_with_it() -> Result<()> {
+    for signal in ["TERM", "INT"] {
+        let switch = Switch::start()?;
+        let (socket, control) = (switch.socket().to_path_buf(), switch.control().to_path_buf());
+        for path in [&socket, &control] {
+            assert_eq!(fs::symlink_metadata(path)?.permissions().mode() & 0o777, 0o600);
+        }
+        // Even with clients.
+        let _guest = Guest::connect(&socket);
+        let pids = [switch.supervisor_pid()?, switch.worker_pid()?];
+        assert!(switch.end(signal)?.success());
+        assert!(!socket.exists() && !control.exists(), "after SIG{signal}");
+        for pid in pids {
+            assert!(activity(pid).is_err(), "process {pid} is still there");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_live_socket_is_refused_and_its_owner_named() -> Result<()> {
+    let switch = Switch::start()?;
+    let mut guest = Guest::connect(switch.socket());
+    let socket = switch.socket().display().to_string();
+    for force in [None, Some("--force")] {
+        let control = switch.home().path("other-control.sock").display().to_string();
+        let arguments = [Some("run"), Some("--socket"), Some(&socket), Some("--control"), Some(&control), force];
+        let output = switch.home().sv3_output(&arguments.into_iter().flatten().collect::<Vec<_>>())?;
+        assert!(!output.status.success());
+        let owner = switch.supervisor_pid()?.to_string();
+        assert!(said(&output).contains(&owner) && said(&output).contains(&socket), "{}", said(&output));
+        assert!(!switch.home().path("other-control.sock").exists());
+    }
+    guest.send(&[0xff; 60]);
+    guest.await_sent();
+    Ok(())
+}
+
+#[test]
+fn a_stale_socket_is_replaced_by_force_alone() -> Result<()> {
+    let switch = Switch::start()?;
+    let home = switch.home().clone();
+    let socket = switch.socket().to_path_buf();
+    assert!(!switch.end("KILL")?.success());
+    assert!(socket.exists(), "it had no time to remove it");
+    let failure = home.start(&[]).err().map(|failure| failure.to_string()).unwrap_or_default();
+    assert!(failure.contains("--force") && failure.contains("vhost-user.sock"), "{failure}");
+    let again = home.start(&["--force"])?;
+    Guest::connect(again.socket()).disconnect();
+    Ok(())
+}
+
+#[test]
+fn what_is_no_socket_is_not_touched() -> Result<()> {
+    let home = Home::new()?;
+    fs::write(home.path("vhost-user.sock"), "precious")?;
+    let failure = home.start(&["--force"]).err().map(|failure| failure.to_string()).unwrap_or_default();
+    assert!(failure.contains("not a socket"), "{failure}");
+    assert_eq!(fs::read_to_string(home.path("vhost-user.sock"))?, "precious");
+    // Somebody else's live socket neither.
+    fs::remove_file(home.path("vhost-user.sock"))?;
+    let theirs = UnixListener::bind(home.path("vhost-user.sock"))?;
+    assert!(home.start(&["--force"]).is_err());
+    assert!(theirs.local_addr()?.as_pathname().is_some_and(|path| path.exists()));
+    Ok(())
+}
+
+#[test]
+fn a_folder_that_cannot_be_used_is_named() -> Result<()> {
+    let home = Home::new()?;
+    let output = home.sv3_output(&["run", "--socket", "/proc/none/vhost-user.sock"])?;
+    assert!(!output.status.success());
+    assert!(said(&output).contains("/proc/none/vhost-user.sock"), "{}", said(&output));
+    Ok(())
+}
+
+#[test]
+fn the_status_is_json_for_programs_and_text_for_people() -> Result<()> {
+    let switch = Switch::start()?;
+    let guest = Guest::connect(switch.socket());
+    let control = switch.control().display().to_string();
+    let output = switch.home().sv3_output(&["status", "--json", "--control", &control])?;
+    assert!(output.status.success(), "{}", said(&output));
+    let status: Status = serde_json::from_slice(&output.stdout)?;
+    assert_eq!(status.supervisor.pid, switch.supervisor_pid()?);
+    assert_eq!(status.worker.pid, Some(switch.worker_pid()?));
+    assert_eq!(status.worker.restarts, 0);
+    assert_eq!((status.ports.len(), status.socket.as_str()), (1, switch.socket().to_string_lossy().as_ref()));
+    // Names that scripts rely on.
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    for field in [
+        "/supervisor/pid",
+        "/supervisor/uptime_s",
+        "/worker/pid",
+        "/worker/restarts",
+        "/ports/0/name",
+        "/ports/0/rings/0/size",
+    ] {
+        assert!(!json.pointer(field).unwrap_or(&serde_json::Value::Null).is_null(), "{field} in {json}");
+    }
+
+    let output = switch.home().sv3_output(&["status", "--control", &control])?;
+    let text = said(&output);
+    assert!(output.status.success() && text.contains("p0") && text.contains("up"), "{text}");
+    assert!(text.contains(&switch.worker_pid()?.to_string()), "{text}");
+    guest.disconnect();
+    Ok(())
+}
+
+#[test]
+fn the_status_of_no_switch_is_an_error_that_helps() -> Result<()> {
+    let home = Home::new()?;
+    let control = home.path("nothing.sock").display().to_string();
+    let output = home.sv3_output(&["status", "--control", &control])?;
+    assert!(!output.status.success());
+    assert!(said(&output).contains(&control) && said(&output).contains("sv3 run"), "{}", said(&output));
+    Ok(())
+}
+
+#[test]
+fn without_paths_it_lives_in_the_users_own_folder() -> Result<()> {
+    let home = Home::new()?;
+    let runtime = home.path("runtime");
+    fs::create_dir(&runtime)?;
+    let owner = fs::metadata(home.path("."))?;
+    std::os::unix::fs::chown(&runtime, Some(owner.uid()), Some(owner.gid()))?;
+    let mut process = home
+        .sv3(&["run"])
+        .env("XDG_RUNTIME_DIR", &runtime)
+        .stdout(Stdio::null())
+        .stderr(fs::File::create(home.path("log"))?)
+        .spawn()?;
+    let socket = runtime.join("sv3/vhost-user.sock");
+    let there = sv3_tests::patience::until("the socket", || Ok(Guest::config().build(&socket).ok()));
+    send(process.id(), "TERM")?;
+    assert!(process.wait()?.success());
+    assert!(there.is_ok(), "{}", fs::read_to_string(home.path("log"))?);
+    assert_eq!(fs::metadata(runtime.join("sv3"))?.permissions().mode() & 0o777, 0o700);
+    Ok(())
+}
+
+#[test]
+fn wrong_options_are_refused() -> Result<()> {
+    let home = Home::new()?;
+    for arguments in
+        [&["run", "--batch", "0"][..], &["run", "--poll-us", "x"], &["run", "--nonsense"], &["nonsense"], &[]]
+    {
+        let output = home.sv3_output(arguments)?;
+        assert!(!output.status.success() && !said(&output).is_empty(), "{arguments:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn options_of_the_worker_are_heeded() -> Result<()> {
+    for options in [["--poll-us", "0", "--batch", "1"], ["--poll-us", "1000", "--batch", "256"]] {
+        let switch = Switch::with(&options)?;
+        let mut a = Guest::connect(switch.socket());
+        let mut b = Guest::connect(switch.socket());
+        for n in 0..100 {
+            let frame = sv3_tests::frames::noise([0xff; 6], sv3_tests::frames::mac(1), 200, n);
+            a.send(&frame);
+            assert_eq!(b.receive_frame(), frame);
+        }
+    }
+    Ok(())
+}
