@@ -38,6 +38,9 @@ pub struct SupervisorStatus {
 pub struct WorkerStatus {
     /// Process id; absent between a death and the next start.
     pub pid: Option<u32>,
+    /// Process id of the worker on standby, once it is ready to take over.
+    #[serde(default)]
+    pub standby_pid: Option<u32>,
     /// Seconds since this worker started.
     pub uptime_s: u64,
     /// Workers that died and were replaced since the supervisor started.

@@ -28,6 +28,9 @@ impl Control {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
                 format!("no switch runs at {}; start one by `sv3 run`, or name another by --control", path.display())
             }
+            ErrorKind::PermissionDenied => {
+                format!("the switch at {} belongs to another user; ask as that user or as root", path.display())
+            }
             ErrorKind::WouldBlock => format!("the switch at {} does not answer", path.display()),
             _ => format!("{}: {e}", path.display()),
         };

@@ -22,6 +22,9 @@ pub struct Run {
     /// Replace sockets that a dead switch left behind
     #[arg(long)]
     force: bool,
+    /// Keep no second worker ready to take over; a restart then takes milliseconds instead of less than one
+    #[arg(long)]
+    no_standby: bool,
     /// Microseconds to poll an empty ring before sleeping; 0: sleep at once
     #[arg(long, value_name = "N")]
     poll_us: Option<u32>,
@@ -41,6 +44,9 @@ impl Run {
         command.arg("--worker").arg(worker);
         if self.force {
             command.arg("--force");
+        }
+        if self.no_standby {
+            command.arg("--no-standby");
         }
         if let Some(poll_us) = self.poll_us {
             command.arg("--poll-us").arg(poll_us.to_string());

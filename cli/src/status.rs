@@ -56,6 +56,8 @@ fn table(status: &Status) -> String {
         abi(supervisor.landlock_abi)
     );
     let _ = writeln!(out, "worker      {pid}, up {}, {}", duration(worker.uptime_s), abi(worker.landlock_abi));
+    let standby = worker.standby_pid.map_or("starting".to_string(), |pid| format!("pid {pid}"));
+    let _ = writeln!(out, "standby     {standby}");
     let last = worker.last_death.as_ref().map_or(String::new(), |death| format!(", the last one by {death}"));
     let _ = writeln!(out, "restarts    {}{last}", worker.restarts);
     if status.ports.is_empty() {
@@ -146,6 +148,39 @@ fn duration(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn example() -> serde_json::Value {
+        let document = include_str!("../../docs/status.md");
+        let (_, rest) = document.split_once("```json\n").unwrap();
+        serde_json::from_str(rest.split_once("```").unwrap().0).unwrap()
+    }
+
+    #[test]
+    fn the_document_shows_every_field_and_every_reason() {
+        let status: Status = serde_json::from_value(example()).unwrap();
+        assert_eq!(serde_json::to_value(&status).unwrap(), example());
+        let document = include_str!("../../docs/status.md");
+        for reason in sv3::drops::Drop::ALL {
+            assert!(document.contains(&format!("| `{}` |", reason.name())), "{}", reason.name());
+        }
+    }
+
+    #[test]
+    fn people_see_who_is_attached_and_what_was_dropped() {
+        let text = table(&serde_json::from_value(example()).unwrap());
+        for shown in [
+            "supervisor  pid 4711, up 24 h 0 min, landlock ABI 7",
+            "standby     pid 4720",
+            "restarts    1, the last one by ",
+            "p0  up, client pid 5005 uid 1000, MTU 1500",
+            "features    NET_F_CSUM NET_F_MRG_RXBUF F_VERSION_1",
+            "ring 1      transmit, split of 256, runs",
+            "memory      512 MiB at 0x0, file of 512 MiB, seals: shrink, grow, seal",
+            "drops       no_rx_buffers 3",
+        ] {
+            assert!(text.contains(shown), "{shown}\n{text}");
+        }
+    }
 
     #[test]
     fn sizes_and_times_are_exact_and_short() {

@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use lexopt::prelude::*;
 use sv3::ipc::{Settings, VERSION};
 
-const USAGE: &str =
-    "usage: sv3-supervisor --socket PATH --control PATH --worker PATH [--force] [--poll-us N] [--batch N]";
+const USAGE: &str = "usage: sv3-supervisor --socket PATH --control PATH --worker PATH [--force] [--no-standby] [--poll-us N] [--batch N]";
 
 /// What was asked for. Paths are absolute.
 #[derive(Debug)]
@@ -22,6 +21,8 @@ pub struct Args {
     pub force: bool,
     /// How the worker runs.
     pub settings: Settings,
+    /// A second worker waits to take over.
+    pub standby: bool,
 }
 
 impl Args {
@@ -31,7 +32,8 @@ impl Args {
     }
 
     fn read(mut parser: lexopt::Parser) -> Result<Args, lexopt::Error> {
-        let (mut socket, mut control, mut worker, mut force) = (None, None, None, false);
+        let (mut socket, mut control, mut worker) = (None, None, None);
+        let (mut force, mut standby) = (false, true);
         let mut settings = Settings { version: VERSION, poll_us: 50, batch: 64 };
         while let Some(arg) = parser.next()? {
             match arg {
@@ -39,6 +41,7 @@ impl Args {
                 Long("control") => control = Some(PathBuf::from(parser.value()?)),
                 Long("worker") => worker = Some(PathBuf::from(parser.value()?)),
                 Long("force") => force = true,
+                Long("no-standby") => standby = false,
                 Long("poll-us") => settings.poll_us = parser.value()?.parse()?,
                 Long("batch") => settings.batch = parser.value()?.parse()?,
                 other => return Err(other.unexpected()),
@@ -55,7 +58,7 @@ impl Args {
         if socket == control {
             return Err("--socket and --control must differ".into());
         }
-        Ok(Args { socket, control, worker: path(worker, "--worker")?, force, settings })
+        Ok(Args { socket, control, worker: path(worker, "--worker")?, force, settings, standby })
     }
 }
 

@@ -52,7 +52,8 @@ fn run(args: Args) -> Result<(), String> {
     let door = Listener::bind(&args.socket, args.force)?;
     let control = Listener::bind(&args.control, args.force).inspect_err(|_| door.remove())?;
     let announcement = announcement(&args.socket);
-    let parts = Parts { door, control, spawner, settings: args.settings, announcement };
+    let Args { settings, standby, .. } = args;
+    let parts = Parts { door, control, spawner, settings, standby, announcement };
     let remove_sockets = || [&args.socket, &args.control].map(std::fs::remove_file);
     let supervisor = Supervisor::new(parts).map_err(|error| format!("cannot start: {error}"));
     let supervisor = supervisor.inspect_err(|_| drop(remove_sockets()))?;

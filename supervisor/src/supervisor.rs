@@ -5,7 +5,7 @@
 //! Clients speak vhost-user to their [`Session`](crate::session::Session); what that orders goes to the worker, what the
 //! worker reports goes back to the session, and what the session answers goes to the client ([`clients`]). Workers come
 //! and go ([`life`]): a new one is told the record of every client, and from there on it is told live what the others
-//! were told live. At most one worker exists at a time.
+//! were told live. One worker serves; a second one waits on standby, told the same, and takes over when it dies.
 //!
 //! All sockets are non-blocking, all waits have a deadline, and with nothing to wait for the process sleeps.
 
@@ -38,8 +38,9 @@ const FRONT_DOOR: u64 = 0;
 const CONTROL: u64 = 1;
 const SIGNALS: u64 = 2;
 const SPAWNER: u64 = 3;
+/// Links and stderr of workers, by lane.
 const LINK: u64 = 4;
-const STDERR: u64 = 5;
+const STDERR: u64 = 8;
 const CONVERSATIONS: u64 = 0x100;
 const PORTS: u64 = 0x10000;
 
@@ -57,7 +58,10 @@ pub struct Supervisor {
     ledger: LedgerMap,
     ledger_fd: Rc<OwnedFd>,
     slots: Slots,
+    /// The worker that serves.
     worker: Option<Worker>,
+    /// The worker that waits to take over.
+    standby: Option<Worker>,
     life: Life,
     started: Instant,
     landlock_abi: u32,
@@ -77,6 +81,8 @@ pub struct Parts {
     pub spawner: Spawner,
     /// How workers run.
     pub settings: Settings,
+    /// Whether a second worker waits to take over.
+    pub standby: bool,
     /// Printed to stdout when clients can be served.
     pub announcement: String,
 }
@@ -101,7 +107,8 @@ impl Supervisor {
             ledger_fd: Rc::new(ledger_fd),
             slots: Slots::default(),
             worker: None,
-            life: Life::new(parts.settings),
+            standby: None,
+            life: Life::new(parts.settings, parts.standby),
             started: Instant::now(),
             landlock_abi: 0,
             announcement: Some(parts.announcement),
@@ -125,7 +132,7 @@ impl Supervisor {
             if let Some(outcome) = self.over.take() {
                 break outcome;
             }
-            self.flush_link();
+            self.flush_links();
             let count = match self.epoll.wait(&mut ready, self.timeout()) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => 0,
@@ -150,11 +157,10 @@ impl Supervisor {
             CONTROL => self.accept_control(),
             SIGNALS => self.read_signals(),
             SPAWNER => self.hear_spawner(),
-            LINK => self.read_reports(),
-            STDERR => self.read_stderr(),
+            LINK..STDERR => self.read_reports((token - LINK) as u8),
+            STDERR..CONVERSATIONS => self.read_stderr((token - STDERR) as u8),
             PORTS.. => self.serve_client(u16::try_from(token - PORTS).unwrap_or(u16::MAX), flags),
             CONVERSATIONS.. => self.converse(usize::try_from(token - CONVERSATIONS).unwrap_or(usize::MAX)),
-            _ => {}
         }
     }
 
@@ -164,7 +170,7 @@ impl Supervisor {
 
     /// Until the next deadline; for ever if there is none.
     fn timeout(&self) -> EpollTimeout {
-        let worker = self.worker.as_ref().and_then(Worker::due);
+        let worker = [&self.worker, &self.standby].into_iter().flatten().filter_map(Worker::due).min();
         let messages = self.slots.ports().filter_map(|port| port.message_due()).min();
         let ending = self.ending.map(|since| since + END_TIME);
         let due = [worker, messages, ending, self.life.next_start(), self.control.due()].into_iter().flatten().min();
@@ -203,6 +209,7 @@ impl Supervisor {
         self.door.remove();
         self.control.listener.remove();
         let _ = self.epoll.delete(&self.door);
+        self.standby = None;
         match self.worker.take() {
             Some(worker) => {
                 let Worker { pid, .. } = worker;
@@ -248,6 +255,7 @@ impl Supervisor {
             },
             worker: WorkerStatus {
                 pid: worker.and_then(|worker| worker.pid).and_then(|pid| u32::try_from(pid.as_raw()).ok()),
+                standby_pid: self.standby.as_ref().and_then(Worker::ready_pid),
                 uptime_s: worker.map_or(0, |worker| worker.asked.elapsed().as_secs()),
                 restarts: self.life.restarts(),
                 last_death: self.life.last_death(),

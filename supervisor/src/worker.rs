@@ -30,6 +30,12 @@ const IDLE_REPORTS_MAX: u32 = 65536;
 
 /// A worker.
 pub struct Worker {
+    /// Its lane of the ledger.
+    pub lane: u8,
+    /// Since when it serves; a worker on standby does not.
+    pub serving: Option<Instant>,
+    /// Number of the order that promoted it: what it did before then counts for nothing.
+    pub promoted: u64,
     /// The wire to it.
     pub link: Link,
     /// The events that epoll is asked for on the link.
@@ -64,16 +70,23 @@ pub enum Waiter {
     Session(u16),
     /// The slot of a client that is gone.
     Leaving(u16),
+    /// Nobody: the worker is on standby, another one's word counts.
+    Nobody,
+    /// Those who ask how long a take-over took.
+    TakeOver,
 }
 
 impl Worker {
     /// Asks the spawner for a worker.
-    pub fn ask_for(spawner: &Spawner) -> io::Result<Worker> {
+    pub fn ask_for(spawner: &Spawner, lane: u8) -> io::Result<Worker> {
         let (link, stdin) = Link::pair()?;
         let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
         fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         spawner.request(stdin.as_fd(), write.as_fd())?;
         Ok(Worker {
+            lane,
+            serving: None,
+            promoted: 0,
             link,
             interest: EpollFlags::EPOLLIN,
             stderr: read.into(),
@@ -88,6 +101,13 @@ impl Worker {
             lines: 0,
             idle_reports: 0,
         })
+    }
+
+    /// Makes a worker on standby serve.
+    pub fn promote(&mut self) {
+        self.serving = Some(Instant::now());
+        self.promoted = self.link.last_seq() + 1;
+        self.order([Command::Promote.into(), Command::Barrier.into()], Waiter::TakeOver);
     }
 
     /// Queues orders. A barrier among them is for `waiter`.
@@ -151,6 +171,11 @@ impl Worker {
     /// Whether the link is broken.
     pub fn has_hung_up(&self) -> bool {
         self.hung_up.is_some()
+    }
+
+    /// Its process, once it is ready, for status.
+    pub fn ready_pid(&self) -> Option<u32> {
+        self.ready.and(self.pid).and_then(|pid| u32::try_from(pid.as_raw()).ok())
     }
 
     /// Counts a report without news; too many are a reason to die.

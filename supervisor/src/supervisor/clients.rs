@@ -58,9 +58,7 @@ impl Supervisor {
             line.reset();
         }
         self.events.say_of(port.who, "attach", format!("p{slot}: process {pid} of user {} connected", port.uid));
-        if let Some(worker) = &mut self.worker {
-            worker.order(port.session.replay(), Waiter::Session(slot));
-        }
+        self.order(port.session.replay(), Waiter::Session(slot));
         self.slots.insert(port);
     }
 
@@ -91,13 +89,10 @@ impl Supervisor {
     }
 
     fn take_step(&mut self, slot: u16, step: Step) {
-        let reply = match &mut self.worker {
-            Some(worker) => {
-                worker.order(step.orders, Waiter::Session(slot));
-                step.reply
-            }
+        let reply = match self.order(step.orders, Waiter::Session(slot)) {
+            true => step.reply,
             // The next worker hears of it from the record.
-            None => step.reply.or_else(|| self.excuse_worker(slot)),
+            false => step.reply.or_else(|| self.excuse_worker(slot)),
         };
         self.reply(slot, reply);
     }
@@ -135,12 +130,9 @@ impl Supervisor {
         let Some(port) = self.slots.remove(slot) else { return };
         let _ = self.epoll.delete(&port);
         self.events.say_of(port.who, "detach", format!("p{slot}: process {} {how}", port.who.pid));
-        match &mut self.worker {
-            Some(worker) => {
-                let orders = [Command::PortRemove { port: slot }.into(), Command::Barrier.into()];
-                worker.order(orders, Waiter::Leaving(slot));
-            }
-            None => self.slots.release(slot),
+        let orders = vec![Command::PortRemove { port: slot }.into(), Command::Barrier.into()];
+        if !self.order(orders, Waiter::Leaving(slot)) {
+            self.slots.release(slot);
         }
     }
 

@@ -1,5 +1,12 @@
 //! The lives of workers: one is started, told everything, lost, and followed by the next.
+//!
+//! While one worker serves, another one waits on standby: confined, told everything that the first was told, every
+//! client's memory mapped. When the first dies, [`Command::Promote`] makes the second serve, and a third is started to
+//! wait. Without a standby (`--no-standby`, or deaths that come faster than workers) the next worker is started when it
+//! is needed and told the same; it only takes longer.
 
+use std::collections::VecDeque;
+use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -21,31 +28,42 @@ const QUICK_STARTS: u32 = 10;
 /// The longest delay before a start.
 const DELAY_MAX: Duration = Duration::from_secs(1);
 
+/// How long no new standby is started after one died or could not be.
+const STANDBY_PAUSE: Duration = Duration::from_secs(1);
+
 /// What outlives each worker.
 pub struct Life {
     settings: Settings,
+    standby: bool,
+    /// No standby is started before.
+    standby_pause: Option<Instant>,
+    /// Lanes of the workers that the spawner was asked for, in order.
+    asked: VecDeque<u8>,
     restarts: u64,
     last_death: Option<String>,
     crashes_in_a_row: u32,
     next_start: Option<Instant>,
     died: Option<(Instant, Option<Pid>)>,
-    /// A child whose death came before the spawner told whose it was.
-    early_death: Option<WaitStatus>,
+    /// Children whose death came before the spawner told whose it was.
+    early_deaths: Vec<WaitStatus>,
     ending: Option<Pid>,
     served: bool,
 }
 
 impl Life {
     /// No worker yet.
-    pub fn new(settings: Settings) -> Life {
+    pub fn new(settings: Settings, standby: bool) -> Life {
         Life {
             settings,
+            standby,
+            standby_pause: None,
+            asked: VecDeque::new(),
             restarts: 0,
             last_death: None,
             crashes_in_a_row: 0,
             next_start: None,
             died: None,
-            early_death: None,
+            early_deaths: Vec::new(),
             ending: None,
             served: false,
         }
@@ -53,7 +71,7 @@ impl Life {
 
     /// When the next worker is to be started.
     pub fn next_start(&self) -> Option<Instant> {
-        self.next_start
+        self.next_start.into_iter().chain(self.standby_pause).min()
     }
 
     /// Workers that died and were replaced.
@@ -73,56 +91,105 @@ impl Life {
 }
 
 impl Supervisor {
-    /// Starts a worker and tells it everything.
+    /// Starts a worker that serves.
     pub(super) fn start_worker(&mut self) {
         self.life.next_start = None;
-        let [head, _] = &self.ledger.lanes;
-        head.crash.clear();
-        for field in [&head.busy, &head.hand_port, &head.hand_ring] {
-            field.store(0, Relaxed);
+        match self.bring_up(false) {
+            Ok(worker) => self.worker = Some(worker),
+            Err(error) => self.could_not_start(&error.to_string()),
         }
-        let mut worker = match Worker::ask_for(&self.spawner) {
-            Ok(worker) => worker,
-            Err(error) => return self.could_not_start(&error.to_string()),
-        };
-        let watched = self
-            .watch(&worker.link, LINK, worker.interest)
-            .and_then(|()| self.watch(&worker.stderr, STDERR, EpollFlags::EPOLLIN));
-        if let Err(error) = watched {
-            return self.could_not_start(&error.to_string());
-        }
-        let start = Order {
-            command: Command::Start { settings: self.life.settings, lane: 0, standby: false },
-            fd: Some(self.ledger_fd.clone()),
-        };
-        worker.order([start], Waiter::Leaving(u16::MAX));
-        for port in self.slots.ports() {
-            worker.order(port.session.replay(), Waiter::Session(port.who.slot));
-        }
-        self.worker = Some(worker);
     }
 
-    /// The spawner says which process the worker is.
+    /// Starts a worker that waits, if there is to be one and is none.
+    fn start_standby(&mut self) {
+        let serves = self.worker.as_ref().is_some_and(|worker| worker.ready.is_some() && !worker.has_hung_up());
+        let wanted = self.life.standby && self.standby.is_none() && self.life.standby_pause.is_none();
+        if !serves || !wanted || self.ending.is_some() {
+            return;
+        }
+        match self.bring_up(true) {
+            Ok(worker) => self.standby = Some(worker),
+            Err(error) => self.no_standby(&format!("could not be started: {error}")),
+        }
+    }
+
+    /// Asks for a worker and tells it everything.
+    fn bring_up(&mut self, standby: bool) -> io::Result<Worker> {
+        let other = if standby { &self.worker } else { &self.standby };
+        let lane = u8::from(other.as_ref().is_some_and(|worker| worker.lane == 0));
+        if let Some(own) = self.ledger.lanes.get(usize::from(lane)) {
+            own.crash.clear();
+            for field in [&own.busy, &own.hand_port, &own.hand_ring] {
+                field.store(0, Relaxed);
+            }
+        }
+        let mut worker = Worker::ask_for(&self.spawner, lane)?;
+        self.life.asked.push_back(lane);
+        worker.serving = (!standby).then(Instant::now);
+        self.watch(&worker.link, LINK + u64::from(lane), worker.interest)?;
+        self.watch(&worker.stderr, STDERR + u64::from(lane), EpollFlags::EPOLLIN)?;
+        let command = Command::Start { settings: self.life.settings, lane, standby };
+        worker.order([Order { command, fd: Some(self.ledger_fd.clone()) }], Waiter::Nobody);
+        for port in self.slots.ports() {
+            let waiter = if standby { Waiter::Nobody } else { Waiter::Session(port.who.slot) };
+            worker.order(port.session.replay(), waiter);
+        }
+        if !standby {
+            worker.order([Command::Barrier.into()], Waiter::TakeOver);
+        }
+        Ok(worker)
+    }
+
+    /// Gives orders to every worker; only the one that serves answers `waiter`. False: no worker serves.
+    pub(super) fn order(&mut self, orders: Vec<Order>, waiter: Waiter) -> bool {
+        if let Some(standby) = &mut self.standby {
+            standby.order(orders.iter().cloned(), Waiter::Nobody);
+        }
+        match &mut self.worker {
+            Some(worker) => {
+                worker.order(orders, waiter);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The worker of a lane.
+    pub(super) fn at_lane(&mut self, lane: u8) -> Option<&mut Worker> {
+        [&mut self.worker, &mut self.standby].into_iter().flatten().find(|worker| worker.lane == lane)
+    }
+
+    /// The spawner says which process a worker is.
     pub(super) fn hear_spawner(&mut self) {
-        match self.spawner.answer() {
-            Ok(Some(Ok(pid))) => match &mut self.worker {
-                Some(worker) => {
-                    worker.is_born(pid);
-                    let early = self.life.early_death.take().filter(|status| status.pid() == Some(pid));
-                    match early {
-                        Some(status) => self.worker_died(status),
-                        None => self.worker_took_over(),
-                    }
+        let answer = match self.spawner.answer() {
+            Ok(Some(answer)) => answer,
+            Ok(None) => return,
+            Err(_) => {
+                self.over = Some(Err("the spawner is gone, so no worker can be started any more".to_string()));
+                return;
+            }
+        };
+        let lane = self.life.asked.pop_front().unwrap_or(0);
+        let serves = self.worker.as_ref().is_some_and(|worker| worker.lane == lane);
+        match (answer, self.at_lane(lane)) {
+            (Ok(pid), Some(worker)) => {
+                worker.is_born(pid);
+                if let Some(at) = self.life.early_deaths.iter().position(|status| status.pid() == Some(pid)) {
+                    let status = self.life.early_deaths.swap_remove(at);
+                    self.lost(pid, status);
                 }
-                None => drop(nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)),
-            },
-            Ok(Some(Err(errno))) => {
+            }
+            (Ok(pid), None) => drop(nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)),
+            (Err(errno), Some(_)) if serves => {
                 self.worker = None;
                 self.excuse_all();
                 self.could_not_start(errno.desc());
             }
-            Ok(None) => {}
-            Err(_) => self.over = Some(Err("the spawner is gone, so no worker can be started any more".to_string())),
+            (Err(errno), Some(_)) => {
+                self.standby = None;
+                self.no_standby(&format!("could not be started: {}", errno.desc()));
+            }
+            (Err(_), None) => {}
         }
     }
 
@@ -135,61 +202,86 @@ impl Supervisor {
                 Ok(_) => continue,
                 Err(_) => return,
             };
-            let pid = status.pid();
-            if pid.is_some() && pid == self.worker.as_ref().and_then(|worker| worker.pid) {
-                self.worker_died(status);
-            } else if pid == Some(self.spawner.pid()) {
+            let Some(pid) = status.pid() else { continue };
+            if pid == self.spawner.pid() {
                 self.over = Some(Err("the spawner died, so no worker can be started any more".to_string()));
-            } else if pid.is_some() && pid == self.life.ending {
+            } else if Some(pid) == self.life.ending {
                 self.over = Some(Ok(()));
             } else {
-                self.life.early_death = Some(status);
+                self.lost(pid, status);
             }
         }
     }
 
-    /// Says so when a worker is ready and the spawner has told which process it is, in whichever order they say it.
+    /// A process that must have been a worker is dead.
+    fn lost(&mut self, pid: Pid, status: WaitStatus) {
+        if self.worker.as_ref().is_some_and(|worker| worker.pid == Some(pid)) {
+            self.worker_died(status);
+        } else if self.standby.as_ref().is_some_and(|worker| worker.pid == Some(pid)) {
+            self.standby_died(status);
+        } else if !self.life.asked.is_empty() {
+            self.life.early_deaths.push(status);
+        }
+    }
+
+    /// The worker that serves has obeyed everything that came before its first client's next frame.
     pub(super) fn worker_took_over(&mut self) {
-        let worker = self.worker.as_ref().filter(|worker| worker.ready.is_some());
-        let Some(now) = worker.and_then(|worker| worker.pid) else { return };
+        let now = self.worker.as_ref().and_then(|worker| worker.pid).map_or(0, Pid::as_raw);
         if let Some((when, before)) = self.life.died.take() {
             let (before, ms) = (before.map_or(0, Pid::as_raw), when.elapsed().as_micros() as f64 / 1000.0);
             let ports = self.slots.taken().len();
-            let message = format!("worker {now} took over from {before} after {ms:.1} ms with {ports} ports");
+            let message = format!("worker {now} took over from {before} after {ms:.3} ms with {ports} ports");
             self.life.restarts += 1;
             self.events.say("restart", message);
         }
         if !std::mem::replace(&mut self.life.served, true) {
             self.open_door();
             if let Some(text) = self.announcement.take() {
-                crate::event::write_if_room(std::io::stdout(), text.as_bytes());
+                crate::event::write_if_room(io::stdout(), text.as_bytes());
             }
         }
+        self.start_standby();
     }
 
     fn worker_died(&mut self, status: WaitStatus) {
+        let when = Instant::now();
         let Some(worker) = &mut self.worker else { return };
-        let Death { words, violation } = Death::read(status, &self.ledger.lanes[0], worker.doom());
+        let Some(lane) = self.ledger.lanes.get(usize::from(worker.lane)) else { return };
+        let Death { words, violation } = Death::read(status, lane, worker.doom());
         // Reaped: the number may be another process's from now on.
         let pid = worker.pid.take();
+        let number = worker.lane;
         self.drain_reports();
-        self.read_stderr();
+        self.read_stderr(number);
         let Some(worker) = self.worker.take() else { return };
-        self.life.died.get_or_insert((Instant::now(), pid));
-        let pid = pid.map_or(0, Pid::as_raw);
-        if let Some(syscall) = violation {
-            self.events
-                .say("policy_violation", format!("worker {pid} made the syscall {syscall}, which its policy forbids"));
-        }
-        self.events.say("crash", format!("worker {pid} {words}"));
-        self.life.last_death = Some(words.clone());
-        if worker.asked.elapsed() >= LIFE_MIN {
+        self.life.died.get_or_insert((when, pid));
+        if worker.serving.is_some_and(|since| since.elapsed() >= LIFE_MIN) {
             self.life.crashes_in_a_row = 0;
         }
         drop(worker);
         self.excuse_all();
         self.recheck_memory();
         self.plan_start(&words);
+        let pid = pid.map_or(0, Pid::as_raw);
+        if let Some(syscall) = violation {
+            self.events
+                .say("policy_violation", format!("worker {pid} made the syscall {syscall}, which its policy forbids"));
+        }
+        self.events.say("crash", format!("worker {pid} {words}"));
+        self.life.last_death = Some(words);
+    }
+
+    fn standby_died(&mut self, status: WaitStatus) {
+        let Some(worker) = self.standby.take() else { return };
+        let Some(lane) = self.ledger.lanes.get(usize::from(worker.lane)) else { return };
+        let Death { words, .. } = Death::read(status, lane, worker.doom());
+        self.no_standby(&words);
+    }
+
+    /// The worker on standby is lost; another one is started in a while.
+    fn no_standby(&mut self, why: &str) {
+        self.events.say("standby_lost", format!("the worker on standby {why}"));
+        self.life.standby_pause = Some(Instant::now() + STANDBY_PAUSE);
     }
 
     fn could_not_start(&mut self, why: &str) {
@@ -207,7 +299,7 @@ impl Supervisor {
         let crashes = self.life.crashes_in_a_row.saturating_add(1);
         self.life.crashes_in_a_row = crashes;
         match crashes.checked_sub(QUICK_STARTS) {
-            None => self.start_worker(),
+            None => self.replace_worker(),
             Some(more) => {
                 let delay = Duration::from_millis(1 << more.min(10)).min(DELAY_MAX);
                 let ms = delay.as_millis();
@@ -215,6 +307,22 @@ impl Supervisor {
                 self.life.next_start = Some(Instant::now() + delay);
             }
         }
+    }
+
+    /// Lets the worker on standby serve; without one, starts another worker.
+    fn replace_worker(&mut self) {
+        let standby = self.standby.take().filter(|worker| worker.doom().is_none() && !worker.has_hung_up());
+        let Some(mut worker) = standby else { return self.start_worker() };
+        self.life.next_start = None;
+        worker.promote();
+        // Who waits for the position of a ring waits for this worker now, which has to start the ring for that.
+        for port in self.slots.ports().filter(|port| port.session.is_waiting()) {
+            let slot = port.who.slot;
+            worker.order([Command::PortRemove { port: slot }.into()], Waiter::Nobody);
+            worker.order(port.session.replay(), Waiter::Session(slot));
+        }
+        self.worker = Some(worker);
+        self.flush_links();
     }
 
     /// Nobody has to wait for a worker that is dead.
@@ -228,26 +336,37 @@ impl Supervisor {
 
     /// A worker that does not obey in time is killed; one that is due is started.
     pub(super) fn expire_worker(&mut self, now: Instant) {
-        if let Some(worker) = self.worker.as_mut().filter(|worker| worker.due().is_some_and(|due| due <= now)) {
-            worker.is_overdue();
+        for worker in [&mut self.worker, &mut self.standby].into_iter().flatten() {
+            if worker.due().is_some_and(|due| due <= now) {
+                worker.is_overdue();
+            }
         }
         if self.life.next_start.is_some_and(|due| due <= now) {
-            self.start_worker();
+            self.replace_worker();
+        }
+        if self.life.standby_pause.is_some_and(|due| due <= now) {
+            self.life.standby_pause = None;
+            self.start_standby();
         }
     }
 
-    /// Sends the worker what waits for it.
-    pub(super) fn flush_link(&mut self) {
-        let Some(worker) = self.worker.as_mut().filter(|worker| !worker.has_hung_up()) else { return };
-        if worker.link.flush().is_err() {
-            worker.hang_up();
-            return;
-        }
-        let mut wanted = EpollFlags::EPOLLIN;
-        wanted.set(EpollFlags::EPOLLOUT, worker.link.is_backed_up());
-        if wanted != worker.interest {
-            worker.interest = wanted;
-            let _ = self.epoll.modify(&worker.link, &mut EpollEvent::new(wanted, LINK));
+    /// Sends the workers what waits for them.
+    pub(super) fn flush_links(&mut self) {
+        for worker in [&mut self.worker, &mut self.standby].into_iter().flatten() {
+            if worker.has_hung_up() {
+                continue;
+            }
+            if worker.link.flush().is_err() {
+                worker.hang_up();
+                continue;
+            }
+            let mut wanted = EpollFlags::EPOLLIN;
+            wanted.set(EpollFlags::EPOLLOUT, worker.link.is_backed_up());
+            if wanted != worker.interest {
+                worker.interest = wanted;
+                let event = &mut EpollEvent::new(wanted, LINK + u64::from(worker.lane));
+                let _ = self.epoll.modify(&worker.link, event);
+            }
         }
     }
 }

@@ -1,20 +1,22 @@
 //! What the worker says, none of which is believed without a look.
 
+use std::os::fd::{AsFd, BorrowedFd};
+
 use sv3::ipc::{Report, ReportKind, RingFault, VERSION};
 
 use super::Supervisor;
 use crate::session::Breach;
-use crate::worker::Waiter;
+use crate::worker::{Waiter, Worker};
 
 impl Supervisor {
     /// Reads some reports; the rest keeps epoll busy.
-    pub(super) fn read_reports(&mut self) {
-        let Some(worker) = &mut self.worker else { return };
+    pub(super) fn read_reports(&mut self, lane: u8) {
+        let Some(worker) = self.at_lane(lane) else { return };
         match worker.link.reports() {
-            Ok(reports) => self.hear_reports(reports),
+            Ok(reports) => self.hear_reports(lane, reports),
             Err(_) => {
-                let _ = self.epoll.delete(&worker.link);
                 worker.hang_up();
+                self.deafen(lane, |worker| worker.link.as_fd());
             }
         }
     }
@@ -22,20 +24,22 @@ impl Supervisor {
     /// Reads what a dead worker has left behind, at most one socket buffer of it.
     pub(super) fn drain_reports(&mut self) {
         for _ in 0..64 {
-            match self.worker.as_mut().map(|worker| worker.link.reports()) {
-                Some(Ok(reports)) if !reports.is_empty() => self.hear_reports(reports),
+            match self.worker.as_mut().map(|worker| (worker.lane, worker.link.reports())) {
+                Some((lane, Ok(reports))) if !reports.is_empty() => self.hear_reports(lane, reports),
                 _ => break,
             }
         }
     }
 
-    fn hear_reports(&mut self, reports: Vec<Option<Report>>) {
+    fn hear_reports(&mut self, lane: u8, reports: Vec<Option<Report>>) {
         for report in reports {
+            let serves = self.worker.as_ref().is_some_and(|worker| worker.lane == lane);
             let heard = match report {
-                Some(report) => self.hear(report),
+                Some(report) if serves => self.hear(report),
+                Some(report) => self.hear_standby(report),
                 None => Err(Breach("it wrote a report of an unknown kind")),
             };
-            if let (Err(Breach(what)), Some(worker)) = (heard, &mut self.worker) {
+            if let (Err(Breach(what)), Some(worker)) = (heard, self.at_lane(lane)) {
                 worker.kill(what);
                 return;
             }
@@ -49,10 +53,7 @@ impl Supervisor {
         }
         match report.kind {
             ReportKind::Ready if report.detail != u64::from(VERSION) => Err(Breach("it is of another version")),
-            ReportKind::Ready if worker.became_ready(report.value) => {
-                self.worker_took_over();
-                Ok(())
-            }
+            ReportKind::Ready if worker.became_ready(report.value) => Ok(()),
             ReportKind::Ready => Err(Breach("it became ready twice")),
             ReportKind::Done => match worker.reached(report.seq) {
                 Some(Waiter::Session(slot)) => self.end_wait(slot),
@@ -60,11 +61,20 @@ impl Supervisor {
                     self.slots.release(slot);
                     Ok(())
                 }
+                Some(Waiter::TakeOver) => {
+                    if worker.pid.is_none() {
+                        self.hear_spawner();
+                    }
+                    self.worker_took_over();
+                    Ok(())
+                }
+                Some(Waiter::Nobody) => Ok(()),
                 None => Err(Breach("it reached a barrier that was not the next one")),
             },
             ReportKind::RingStopped if !worker.is_under_way(report.seq) => {
                 Err(Breach("it stopped a ring that it was not told to stop"))
             }
+            ReportKind::RingStopped if report.seq < worker.promoted => Ok(()),
             ReportKind::RingStopped => match self.slots.port(report.port) {
                 Some(port) => port.session.ring_stopped(report.ring, report.value),
                 None => Ok(()),
@@ -77,6 +87,24 @@ impl Supervisor {
                 self.order_failed(report);
                 Ok(())
             }
+        }
+    }
+
+    /// A worker on standby is heard only as far as its own readiness goes.
+    fn hear_standby(&mut self, report: Report) -> Result<(), Breach> {
+        let Some(worker) = &mut self.standby else { return Ok(()) };
+        match report.kind {
+            ReportKind::Ready if report.detail != u64::from(VERSION) => Err(Breach("it is of another version")),
+            ReportKind::Ready if worker.became_ready(report.value) => Ok(()),
+            ReportKind::Ready => Err(Breach("it became ready twice")),
+            ReportKind::Done if worker.reached(report.seq).is_some() => Ok(()),
+            ReportKind::Done => Err(Breach("it reached a barrier that was not the next one")),
+            ReportKind::RingStopped => {
+                worker.count_idle_report();
+                Ok(())
+            }
+            ReportKind::RingFault => Err(Breach("it touched a ring while on standby")),
+            ReportKind::Failed => Err(Breach("it could not obey while on standby")),
         }
     }
 
@@ -120,8 +148,8 @@ impl Supervisor {
     }
 
     /// What the worker wrote to stderr becomes events.
-    pub(super) fn read_stderr(&mut self) {
-        let Some(worker) = &mut self.worker else { return };
+    pub(super) fn read_stderr(&mut self, lane: u8) {
+        let Some(worker) = self.at_lane(lane) else { return };
         match worker.lines() {
             Ok(lines) => {
                 for line in lines {
@@ -129,8 +157,15 @@ impl Supervisor {
                 }
             }
             Err(_) => {
-                let _ = self.epoll.delete(&worker.stderr);
+                self.deafen(lane, |worker| worker.stderr.as_fd());
             }
+        }
+    }
+
+    /// Waits no more for something of a worker that is at its end, which epoll would report again and again.
+    fn deafen(&self, lane: u8, fd: impl Fn(&Worker) -> BorrowedFd<'_>) {
+        if let Some(worker) = [&self.worker, &self.standby].into_iter().flatten().find(|worker| worker.lane == lane) {
+            let _ = self.epoll.delete(fd(worker));
         }
     }
 }
