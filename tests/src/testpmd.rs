@@ -98,6 +98,11 @@ impl Testpmd {
         Ok(testpmd)
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Gives a command at the prompt; what testpmd printed until the next prompt.
     pub fn command(&mut self, command: &str) -> Result<String> {
         self.terminal.write_all(format!("{command}\n").as_bytes())?;
