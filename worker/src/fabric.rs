@@ -68,7 +68,7 @@ impl Fabric {
             receiver: Receiver::new(),
             scratch: vec![0; MAX_FRAME].into_boxed_slice(),
             touched: Vec::with_capacity(MAX_PORTS * MAX_RINGS / 2),
-            faults: Vec::new(),
+            faults: Vec::with_capacity(MAX_PORTS * MAX_RINGS),
             now_s: 0,
             last_learnt: None,
             last_found: None,

@@ -71,7 +71,8 @@ impl Switch {
             notify,
             fabric: Fabric::new(start.ledger),
             burst: Burst::new(start.settings.batch),
-            polled: Vec::with_capacity(64),
+            // All that there can be: the policy has no mremap, by which the allocator lets large blocks grow.
+            polled: Vec::with_capacity(sv3::MAX_PORTS * sv3::MAX_RINGS / 2),
         }
     }
 
