@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 pub const FRAME_PREFIX: usize = 4;
 /// Most octets of one encoded [`Envelope`]; larger is a broken peer.
 pub const FRAME_MAX: usize = 4096;
+/// How long a worker that wakes keeps quiet about it after it said so ([`ReportKind::Busy`]).
+pub const BUSY_QUIET: std::time::Duration = std::time::Duration::from_millis(200);
 /// The protocol's version, checked in [`Command::Start`]: a worker of another version refuses to start.
 pub const VERSION: u32 = 2;
 
@@ -257,6 +259,8 @@ pub enum ReportKind {
     RingFault = 4,
     /// A command could not be obeyed (mmap failed, unknown port). `value`: errno or 0.
     Failed = 5,
+    /// The worker has woken and did not say so for [`BUSY_QUIET`]: its heartbeat is worth a look.
+    Busy = 6,
 }
 
 /// Why a ring stopped by itself.
@@ -337,7 +341,8 @@ impl Report {
         use ReportKind::*;
         let word = |at: usize| u16::from_le_bytes([b[at], b[at + 1]]);
         let long = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| b[at + i]));
-        let kind = [Ready, Done, RingStopped, RingFault, Failed].into_iter().find(|kind| *kind as u16 == word(0))?;
+        let kind =
+            [Ready, Done, RingStopped, RingFault, Failed, Busy].into_iter().find(|kind| *kind as u16 == word(0))?;
         Some(Report { kind, port: word(2), ring: word(4), seq: long(8), value: long(16), detail: long(24) })
     }
 }

@@ -64,6 +64,9 @@ pub struct PortStatus {
     pub client_uid: u32,
     /// `up` (a receive and a transmit ring run), `starting` (handshake under way) or `down` (stopped).
     pub link: Link,
+    /// Seconds for which the client is still in quarantine, since workers died by its doing; absent if it is not.
+    #[serde(default)]
+    pub quarantine_s: Option<u64>,
     /// Negotiated virtio features, by name.
     pub features: Vec<String>,
     /// Negotiated vhost-user protocol features, by name.

@@ -2,6 +2,7 @@
 
 mod control;
 mod place;
+mod port;
 mod run;
 mod status;
 
@@ -23,12 +24,15 @@ enum Verb {
     Run(run::Run),
     /// Show a running switch: processes, ports, traffic, drops
     Status(status::Show),
+    /// Act on one port: end its quarantine
+    Port(port::Port),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Run(run) => run.exec(),
         Verb::Status(show) => show.exec(),
+        Verb::Port(port) => port.exec(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

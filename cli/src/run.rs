@@ -25,6 +25,12 @@ pub struct Run {
     /// Keep no second worker ready to take over; a restart then takes milliseconds instead of less than one
     #[arg(long)]
     no_standby: bool,
+    /// Deaths of workers within ten seconds that put the client who caused them in quarantine; 0: none do [default: 3]
+    #[arg(long, value_name = "N")]
+    blame: Option<u32>,
+    /// Kill the worker at random times, SECONDS apart on average, to see that guests do not notice
+    #[arg(long, value_name = "SECONDS")]
+    chaos: Option<f64>,
     /// Microseconds to poll an empty ring before sleeping; 0: sleep at once
     #[arg(long, value_name = "N")]
     poll_us: Option<u32>,
@@ -47,6 +53,12 @@ impl Run {
         }
         if self.no_standby {
             command.arg("--no-standby");
+        }
+        if let Some(blame) = self.blame {
+            command.arg("--blame").arg(blame.to_string());
+        }
+        if let Some(chaos) = self.chaos {
+            command.arg("--chaos").arg(chaos.to_string());
         }
         if let Some(poll_us) = self.poll_us {
             command.arg("--poll-us").arg(poll_us.to_string());

@@ -2,11 +2,13 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use lexopt::prelude::*;
 use sv3::ipc::{Settings, VERSION};
 
-const USAGE: &str = "usage: sv3-supervisor --socket PATH --control PATH --worker PATH [--force] [--no-standby] [--poll-us N] [--batch N]";
+const USAGE: &str = "usage: sv3-supervisor --socket PATH --control PATH --worker PATH [--force] [--no-standby] \
+    [--blame N] [--chaos SECONDS] [--poll-us N] [--batch N]";
 
 /// What was asked for. Paths are absolute.
 #[derive(Debug)]
@@ -23,6 +25,10 @@ pub struct Args {
     pub settings: Settings,
     /// A second worker waits to take over.
     pub standby: bool,
+    /// Deaths of workers in ten seconds that put a client in quarantine; 0: none do.
+    pub blame: usize,
+    /// Kill the worker at random times, so far apart on average.
+    pub chaos: Option<Duration>,
 }
 
 impl Args {
@@ -33,7 +39,7 @@ impl Args {
 
     fn read(mut parser: lexopt::Parser) -> Result<Args, lexopt::Error> {
         let (mut socket, mut control, mut worker) = (None, None, None);
-        let (mut force, mut standby) = (false, true);
+        let (mut force, mut standby, mut blame, mut chaos) = (false, true, 3, None);
         let mut settings = Settings { version: VERSION, poll_us: 50, batch: 64 };
         while let Some(arg) = parser.next()? {
             match arg {
@@ -42,6 +48,8 @@ impl Args {
                 Long("worker") => worker = Some(PathBuf::from(parser.value()?)),
                 Long("force") => force = true,
                 Long("no-standby") => standby = false,
+                Long("blame") => blame = parser.value()?.parse()?,
+                Long("chaos") => chaos = Some(parser.value()?.parse_with(seconds)?),
                 Long("poll-us") => settings.poll_us = parser.value()?.parse()?,
                 Long("batch") => settings.batch = parser.value()?.parse()?,
                 other => return Err(other.unexpected()),
@@ -58,8 +66,14 @@ impl Args {
         if socket == control {
             return Err("--socket and --control must differ".into());
         }
-        Ok(Args { socket, control, worker: path(worker, "--worker")?, force, settings, standby })
+        Ok(Args { socket, control, worker: path(worker, "--worker")?, force, settings, standby, blame, chaos })
     }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "is not a number of seconds".to_string())?;
+    let in_range = (0.001..=86400.0).contains(&seconds);
+    if in_range { Ok(Duration::from_secs_f64(seconds)) } else { Err("must be 0.001 to 86400 seconds".to_string()) }
 }
 
 #[cfg(test)]

@@ -51,6 +51,20 @@ impl Death {
     }
 }
 
+/// The slot of the client by whose doing the worker died: whose memory faulted, or else whose ring was being served
+/// when the worker itself went wrong. Nobody, if it was killed from outside. The dying worker's word is taken for it: a
+/// worker that lies can have its clients blamed, in turn and for a time, and nothing more.
+pub fn culprit(status: WaitStatus, lane: &Lane, hung: bool) -> Option<u16> {
+    let record = &lane.crash;
+    let fault = record.code.load(Relaxed) > 0 && record.signal.load(Relaxed) != 0;
+    let panicked = record.message_len.load(Relaxed) > 0;
+    let own = matches!(status, WaitStatus::Signaled(..)) && (fault || panicked);
+    let in_hand = if own || hung { lane.hand_port.load(Relaxed) } else { 0 };
+    let of_fault = if own { record.fault_port.load(Relaxed) } else { 0 };
+    let slot_plus_one = if of_fault != 0 { of_fault } else { in_hand };
+    u16::try_from(slot_plus_one.checked_sub(1)?).ok().filter(|slot| usize::from(*slot) < MAX_PORTS)
+}
+
 fn fault(crash: &Crash) -> String {
     let (addr, ip) = (crash.addr.load(Relaxed), crash.ip.load(Relaxed));
     let region = match port_name(crash.fault_port.load(Relaxed)) {

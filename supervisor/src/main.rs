@@ -6,6 +6,8 @@
 mod admission;
 mod ancillary;
 mod args;
+mod blame;
+mod chaos;
 mod confine;
 mod control;
 mod crash;
@@ -19,6 +21,7 @@ mod slots;
 mod spawner;
 mod status;
 mod supervisor;
+mod watchdog;
 mod worker;
 
 use std::path::Path;
@@ -52,8 +55,8 @@ fn run(args: Args) -> Result<(), String> {
     let door = Listener::bind(&args.socket, args.force)?;
     let control = Listener::bind(&args.control, args.force).inspect_err(|_| door.remove())?;
     let announcement = announcement(&args.socket);
-    let Args { settings, standby, .. } = args;
-    let parts = Parts { door, control, spawner, settings, standby, announcement };
+    let Args { settings, standby, blame, chaos, .. } = args;
+    let parts = Parts { door, control, spawner, settings, standby, blame, chaos, announcement };
     let remove_sockets = || [&args.socket, &args.control].map(std::fs::remove_file);
     let supervisor = Supervisor::new(parts).map_err(|error| format!("cannot start: {error}"));
     let supervisor = supervisor.inspect_err(|_| drop(remove_sockets()))?;

@@ -28,6 +28,8 @@ pub struct Port {
     pub session: Session,
     /// The events that epoll is asked for now.
     pub interest: EpollFlags,
+    /// Until when the worker is not told of it.
+    pub quarantine: Option<Instant>,
     peer: Peer,
     decoder: Decoder,
     message_due: Option<Instant>,
@@ -52,6 +54,7 @@ impl Port {
             uid: peer.uid,
             session: Session::new(slot),
             interest: EpollFlags::EPOLLIN,
+            quarantine: None,
             peer,
             decoder: Decoder::new(),
             message_due: None,

@@ -11,6 +11,7 @@
 
 mod clients;
 mod life;
+mod quarantine;
 mod reports;
 
 use std::io;
@@ -26,11 +27,14 @@ use sv3::ipc::Settings;
 use sv3::ledger::LedgerMap;
 use sv3::status::{Status, SupervisorStatus, WorkerStatus};
 
+use crate::blame::Blames;
+use crate::chaos::Chaos;
 use crate::control::Control;
 use crate::event::Events;
 use crate::listener::Listener;
 use crate::slots::Slots;
 use crate::spawner::Spawner;
+use crate::watchdog::Watchdog;
 use crate::worker::Worker;
 use life::Life;
 
@@ -63,6 +67,11 @@ pub struct Supervisor {
     /// The worker that waits to take over.
     standby: Option<Worker>,
     life: Life,
+    blames: Blames,
+    watchdog: Watchdog,
+    /// The worker was killed because it hung.
+    hung: bool,
+    chaos: Option<Chaos>,
     started: Instant,
     landlock_abi: u32,
     announcement: Option<String>,
@@ -83,6 +92,10 @@ pub struct Parts {
     pub settings: Settings,
     /// Whether a second worker waits to take over.
     pub standby: bool,
+    /// Deaths of workers in ten seconds that put a client in quarantine; 0: none do.
+    pub blame: usize,
+    /// Kill the worker at random times, so far apart on average.
+    pub chaos: Option<Duration>,
     /// Printed to stdout when clients can be served.
     pub announcement: String,
 }
@@ -109,6 +122,10 @@ impl Supervisor {
             worker: None,
             standby: None,
             life: Life::new(parts.settings, parts.standby),
+            blames: Blames::new(parts.blame),
+            watchdog: Watchdog::default(),
+            hung: false,
+            chaos: parts.chaos.map(Chaos::new),
             started: Instant::now(),
             landlock_abi: 0,
             announcement: Some(parts.announcement),
@@ -173,7 +190,10 @@ impl Supervisor {
         let worker = [&self.worker, &self.standby].into_iter().flatten().filter_map(Worker::due).min();
         let messages = self.slots.ports().filter_map(|port| port.message_due()).min();
         let ending = self.ending.map(|since| since + END_TIME);
-        let due = [worker, messages, ending, self.life.next_start(), self.control.due()].into_iter().flatten().min();
+        let chaos = self.chaos.as_ref().map(|chaos| chaos.next);
+        let lives = [worker, self.life.next_start(), self.watchdog.due(), chaos, ending];
+        let clients = [messages, self.quarantine_due(), self.control.due()];
+        let due = lives.into_iter().chain(clients).flatten().min();
         match due {
             // Rounded up, so that waking means that it is due.
             Some(due) => {
@@ -187,6 +207,8 @@ impl Supervisor {
     fn expire(&mut self, now: Instant) {
         self.control.expire(now);
         self.expire_clients(now);
+        self.expire_quarantines(now);
+        self.watch_worker(now);
         self.expire_worker(now);
         if self.ending.is_some_and(|since| since + END_TIME <= now) {
             self.over = Some(Ok(()));
@@ -230,9 +252,12 @@ impl Supervisor {
 
     fn converse(&mut self, index: usize) {
         let Some(request) = self.control.proceed(index) else { return };
-        let answer = match request.as_str() {
+        let (verb, name) = request.split_once(' ').unwrap_or((&request, ""));
+        let answer = match verb {
             "status" => serde_json::to_vec(&self.status()),
-            other => {
+            "release" => serde_json::to_vec(&self.release_by_name(name)),
+            _ => {
+                let other = &request;
                 let other: String = other.chars().take(40).collect();
                 serde_json::to_vec(&serde_json::json!({ "error": format!("unknown request {other:?}") }))
             }

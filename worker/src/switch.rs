@@ -8,7 +8,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
 
-use sv3::ipc::{Command, Region, Report, ReportKind, RingFault, Settings};
+use sv3::ipc::{BUSY_QUIET, Command, Region, Report, ReportKind, RingFault, Settings};
 use sv3::ledger::{Lane, Ledger, add};
 
 use crate::burst::Burst;
@@ -58,6 +58,8 @@ pub struct Switch {
     fabric: Fabric,
     burst: Burst,
     polled: Vec<Polled>,
+    /// When the worker last said that it had woken, in nanoseconds.
+    said_busy: u64,
 }
 
 impl Switch {
@@ -73,6 +75,7 @@ impl Switch {
             burst: Burst::new(start.settings.batch),
             // All that there can be: the policy has no mremap, by which the allocator lets large blocks grow.
             polled: Vec::with_capacity(sv3::MAX_PORTS * sv3::MAX_RINGS / 2),
+            said_busy: 0,
         }
     }
 
@@ -193,6 +196,9 @@ impl Switch {
             }
         }
         self.lane.busy.store(1, Relaxed);
+        if block && !self.standby {
+            self.say_busy()?;
+        }
         for (slot, ring) in kicked.into_iter().flatten() {
             add(&self.fabric.line(slot).kicks, 1);
             self.poll(slot, ring);
@@ -204,6 +210,16 @@ impl Switch {
             }
         }
         Ok(())
+    }
+
+    /// Tells the supervisor now and then that there is a heartbeat to look at.
+    fn say_busy(&mut self) -> Result<(), Over> {
+        let now = clock::now_ns();
+        if now.saturating_sub(self.said_busy) < BUSY_QUIET.as_nanos() as u64 {
+            return Ok(());
+        }
+        self.said_busy = now;
+        self.control.report(Report::new(ReportKind::Busy, 0))
     }
 
     fn obey(&mut self, (envelope, fds): Order) -> Result<(), Over> {

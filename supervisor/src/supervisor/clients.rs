@@ -58,8 +58,14 @@ impl Supervisor {
             line.reset();
         }
         self.events.say_of(port.who, "attach", format!("p{slot}: process {pid} of user {} connected", port.uid));
-        self.order(port.session.replay(), Waiter::Session(slot));
+        let quarantine = self.blames.until(pid, Instant::now());
+        if quarantine.is_none() {
+            self.order(port.session.replay(), Waiter::Session(slot));
+        }
         self.slots.insert(port);
+        if let Some(until) = quarantine {
+            self.confine_port(slot, until);
+        }
     }
 
     pub(super) fn serve_client(&mut self, slot: u16, flags: EpollFlags) {
@@ -89,7 +95,8 @@ impl Supervisor {
     }
 
     fn take_step(&mut self, slot: u16, step: Step) {
-        let reply = match self.order(step.orders, Waiter::Session(slot)) {
+        let confined = self.slots.port(slot).is_some_and(|port| port.quarantine.is_some());
+        let reply = match !confined && self.order(step.orders, Waiter::Session(slot)) {
             true => step.reply,
             // The next worker hears of it from the record.
             false => step.reply.or_else(|| self.excuse_worker(slot)),
@@ -102,7 +109,18 @@ impl Supervisor {
         let line = self.ledger.ports.get(usize::from(slot));
         let used = |ring: u16| line.and_then(|line| line.rings.get(usize::from(ring))).map(|ring| &ring.used);
         let base = |ring| used(ring).map_or(0, |used| (used.load(Relaxed) & 0xffff) as u16);
-        self.slots.port(slot)?.session.worker_died(base)
+        let port = self.slots.port(slot)?;
+        let session = &mut port.session;
+        match port.quarantine {
+            None => session.worker_died(base),
+            // No worker will ever tell: the ledger's word is taken at once.
+            Some(_) => loop {
+                let reply = session.worker_died(base);
+                if !session.is_waiting() {
+                    return reply;
+                }
+            },
+        }
     }
 
     /// Sends a client what it waits for and listens to it again.
@@ -131,7 +149,7 @@ impl Supervisor {
         let _ = self.epoll.delete(&port);
         self.events.say_of(port.who, "detach", format!("p{slot}: process {} {how}", port.who.pid));
         let orders = vec![Command::PortRemove { port: slot }.into(), Command::Barrier.into()];
-        if !self.order(orders, Waiter::Leaving(slot)) {
+        if port.quarantine.is_some() || !self.order(orders, Waiter::Leaving(slot)) {
             self.slots.release(slot);
         }
     }
@@ -145,7 +163,11 @@ impl Supervisor {
         };
         let offenders: Vec<(u16, Refuse)> = self.slots.ports().filter_map(truncated).collect();
         for (slot, reason) in offenders {
+            let pid = self.slots.port(slot).map(|port| port.who.pid);
             self.refuse(slot, reason.into());
+            if let Some(pid) = pid {
+                self.blame_process(pid);
+            }
         }
     }
 

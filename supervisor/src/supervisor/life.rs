@@ -130,7 +130,7 @@ impl Supervisor {
         self.watch(&worker.stderr, STDERR + u64::from(lane), EpollFlags::EPOLLIN)?;
         let command = Command::Start { settings: self.life.settings, lane, standby };
         worker.order([Order { command, fd: Some(self.ledger_fd.clone()) }], Waiter::Nobody);
-        for port in self.slots.ports() {
+        for port in self.slots.ports().filter(|port| port.quarantine.is_none()) {
             let waiter = if standby { Waiter::Nobody } else { Waiter::Session(port.who.slot) };
             worker.order(port.session.replay(), waiter);
         }
@@ -196,8 +196,16 @@ impl Supervisor {
     /// Children have ended.
     pub(super) fn reap(&mut self) {
         loop {
-            let status = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            let status = match waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED)) {
                 Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
+                Ok(WaitStatus::Stopped(pid, signal)) => {
+                    for worker in [&mut self.worker, &mut self.standby].into_iter().flatten() {
+                        if worker.pid == Some(pid) {
+                            worker.kill(&format!("it was stopped by {signal}"));
+                        }
+                    }
+                    continue;
+                }
                 Ok(status @ (WaitStatus::Exited(..) | WaitStatus::Signaled(..))) => status,
                 Ok(_) => continue,
                 Err(_) => return,
@@ -248,12 +256,14 @@ impl Supervisor {
         let Some(worker) = &mut self.worker else { return };
         let Some(lane) = self.ledger.lanes.get(usize::from(worker.lane)) else { return };
         let Death { words, violation } = Death::read(status, lane, worker.doom());
+        let culprit = crate::crash::culprit(status, lane, self.hung);
         // Reaped: the number may be another process's from now on.
         let pid = worker.pid.take();
         let number = worker.lane;
         self.drain_reports();
         self.read_stderr(number);
         let Some(worker) = self.worker.take() else { return };
+        (self.watchdog, self.hung) = Default::default();
         self.life.died.get_or_insert((when, pid));
         if worker.serving.is_some_and(|since| since.elapsed() >= LIFE_MIN) {
             self.life.crashes_in_a_row = 0;
@@ -261,6 +271,9 @@ impl Supervisor {
         drop(worker);
         self.excuse_all();
         self.recheck_memory();
+        if let Some(slot) = culprit {
+            self.blame(slot);
+        }
         self.plan_start(&words);
         let pid = pid.map_or(0, Pid::as_raw);
         if let Some(syscall) = violation {
@@ -269,6 +282,22 @@ impl Supervisor {
         }
         self.events.say("crash", format!("worker {pid} {words}"));
         self.life.last_death = Some(words);
+    }
+
+    /// Kills a worker that hangs, or that chaos mode wants dead.
+    pub(super) fn watch_worker(&mut self, now: Instant) {
+        let Some(worker) = &mut self.worker else { return };
+        let Some(lane) = self.ledger.lanes.get(usize::from(worker.lane)) else { return };
+        if self.watchdog.look(lane, now) {
+            self.hung = true;
+            worker.kill("it hangs: awake, and no progress in half a second");
+        }
+        if let Some(chaos) = self.chaos.as_mut().filter(|chaos| chaos.next <= now) {
+            chaos.plan();
+            if let Some(pid) = worker.pid {
+                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+            }
+        }
     }
 
     fn standby_died(&mut self, status: WaitStatus) {
@@ -316,7 +345,7 @@ impl Supervisor {
         self.life.next_start = None;
         worker.promote();
         // Who waits for the position of a ring waits for this worker now, which has to start the ring for that.
-        for port in self.slots.ports().filter(|port| port.session.is_waiting()) {
+        for port in self.slots.ports().filter(|port| port.session.is_waiting() && port.quarantine.is_none()) {
             let slot = port.who.slot;
             worker.order([Command::PortRemove { port: slot }.into()], Waiter::Nobody);
             worker.order(port.session.replay(), Waiter::Session(slot));

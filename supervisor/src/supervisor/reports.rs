@@ -80,6 +80,13 @@ impl Supervisor {
                 None => Ok(()),
             },
             ReportKind::RingFault => self.ring_fault(report),
+            ReportKind::Busy => {
+                let lane = self.ledger.lanes.get(usize::from(worker.lane));
+                if !lane.is_some_and(|lane| self.watchdog.wake(lane, std::time::Instant::now())) {
+                    worker.count_idle_report();
+                }
+                Ok(())
+            }
             ReportKind::Failed if !worker.is_under_way(report.seq) => {
                 Err(Breach("it failed at an order that it was not given"))
             }
@@ -103,7 +110,7 @@ impl Supervisor {
                 worker.count_idle_report();
                 Ok(())
             }
-            ReportKind::RingFault => Err(Breach("it touched a ring while on standby")),
+            ReportKind::RingFault | ReportKind::Busy => Err(Breach("it served while on standby")),
             ReportKind::Failed => Err(Breach("it could not obey while on standby")),
         }
     }

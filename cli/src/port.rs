@@ -1,0 +1,33 @@
+//! `sv3 port`: what can be done to one client.
+
+use clap::{Args, Subcommand};
+
+use crate::control::Control;
+
+/// Act on one port.
+#[derive(Args)]
+pub struct Port {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// End the quarantine of a client that killed workers
+    Release {
+        /// The port's name, as `sv3 status` shows it
+        name: String,
+        #[command(flatten)]
+        control: Control,
+    },
+}
+
+impl Port {
+    /// Does it.
+    pub fn exec(&self) -> Result<(), String> {
+        let Verb::Release { name, control } = &self.verb;
+        control.ask(&format!("release {name}"))?;
+        println!("{name} is served again");
+        Ok(())
+    }
+}
