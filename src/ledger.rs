@@ -20,6 +20,10 @@ use crate::{MAX_PORTS, MAX_RINGS};
 pub const FDB_ENTRIES: usize = 16384;
 /// Number of workers that may exist at a time: one that serves and one on standby.
 pub const LANES: usize = 2;
+/// Bursts that the flight recorder keeps.
+pub const FLIGHTS: usize = 32;
+/// Octets that are kept of the frame in hand at a crash, with its virtio header.
+pub const FRAME_HEAD: usize = 26;
 /// Longest panic message that is kept, in octets.
 pub const MESSAGE_MAX: usize = 256;
 
@@ -47,6 +51,19 @@ pub struct Lane {
     pub hand_ring: AtomicU32,
     /// What killed the worker.
     pub crash: Crash,
+    /// The flight recorder: bursts served so far; the last one stands at this number modulo [`FLIGHTS`], less one.
+    pub flights: AtomicU64,
+    /// The last bursts.
+    pub flight: [Flight; FLIGHTS],
+}
+
+/// One burst in the flight recorder.
+#[repr(C)]
+pub struct Flight {
+    /// When it was served, in nanoseconds of CLOCK_MONOTONIC.
+    pub when_ns: AtomicU64,
+    /// Slot (bits 32 to 47), vring index (bits 16 to 31) and chains taken (bits 0 to 15).
+    pub what: AtomicU64,
 }
 
 /// What a dying worker wrote about its death. Cleared by the supervisor before each start.
@@ -66,6 +83,10 @@ pub struct Crash {
     pub fault_port: AtomicU32,
     /// The region's guest address, if `fault_port`.
     pub fault_region: AtomicU64,
+    /// 1: `frame_head` is of the frame in hand.
+    pub has_frame: AtomicU32,
+    /// The first octets of the chain in hand: virtio header and Ethernet header.
+    pub frame_head: [AtomicU8; FRAME_HEAD],
     /// Octets used of `message`.
     pub message_len: AtomicU32,
     /// Panic message, UTF-8.
@@ -109,6 +130,33 @@ pub struct RingLine {
     pub used: AtomicU64,
 }
 
+impl Lane {
+    /// Notes a burst in the flight recorder.
+    #[inline]
+    pub fn note_flight(&self, when_ns: u64, slot: u16, ring: u16, chains: u16) {
+        let number = self.flights.load(Relaxed);
+        if let Some(flight) = self.flight.get((number % FLIGHTS as u64) as usize) {
+            flight.when_ns.store(when_ns, Relaxed);
+            flight.what.store(u64::from(slot) << 32 | u64::from(ring) << 16 | u64::from(chains), Relaxed);
+        }
+        self.flights.store(number.wrapping_add(1), Relaxed);
+    }
+
+    /// The last bursts, newest first: when (nanoseconds), slot, vring index, chains.
+    pub fn read_flights(&self) -> Vec<(u64, u16, u16, u16)> {
+        let number = self.flights.load(Relaxed);
+        let known = number.min(FLIGHTS as u64);
+        let at = |back: u64| self.flight.get((number.wrapping_sub(back) % FLIGHTS as u64) as usize);
+        let newest_first = (1..=known).filter_map(at);
+        newest_first
+            .map(|flight| {
+                let what = flight.what.load(Relaxed);
+                (flight.when_ns.load(Relaxed), (what >> 32) as u16, (what >> 16) as u16, what as u16)
+            })
+            .collect()
+    }
+}
+
 /// Adds to a counter that has one writer: a load and a store, no locked instruction.
 pub fn add(counter: &AtomicU64, n: u64) {
     counter.store(counter.load(Relaxed).wrapping_add(n), Relaxed);
@@ -149,7 +197,17 @@ impl Crash {
         self.syscall.store(0, Relaxed);
         self.fault_port.store(0, Relaxed);
         self.fault_region.store(0, Relaxed);
+        self.has_frame.store(0, Relaxed);
         self.message_len.store(0, Relaxed);
+    }
+
+    /// The first octets of the chain in hand, if there was one.
+    pub fn read_frame_head(&self) -> Option<[u8; FRAME_HEAD]> {
+        let mut octets = [0; FRAME_HEAD];
+        for (to, from) in octets.iter_mut().zip(&self.frame_head) {
+            *to = from.load(Relaxed);
+        }
+        (self.has_frame.load(Relaxed) != 0).then_some(octets)
     }
 
     /// Keeps the first [`MESSAGE_MAX`] octets of a panic message.
@@ -216,6 +274,19 @@ mod tests {
         assert_eq!(supervisor.ports[1023].drops[Drop::Hairpin as usize].load(Relaxed), 2);
         assert_eq!(supervisor.lanes[1].crash.read_message(), "index out of bounds");
         assert!(nix::unistd::ftruncate(&fd, 0).is_err());
+    }
+
+    #[test]
+    fn the_flight_recorder_keeps_the_last_bursts() {
+        let (_fd, ledger) = LedgerMap::create().unwrap();
+        let [lane, _] = &ledger.lanes;
+        assert!(lane.read_flights().is_empty());
+        for n in 0..100 {
+            lane.note_flight(u64::from(n), n, 3, n + 1);
+        }
+        let flights = lane.read_flights();
+        assert_eq!(flights.len(), FLIGHTS);
+        assert_eq!((flights[0], flights[31]), ((99, 99, 3, 100), (68, 68, 3, 69)));
     }
 
     #[test]

@@ -7,10 +7,11 @@
 use sv3::drops::Drop;
 use sv3::frame::{ETHERNET_LEN, MAX_FRAME, MacAddr};
 use sv3::ipc::{RingFault, Settings};
-use sv3::ledger::add;
+use sv3::ledger::{FRAME_HEAD, add};
 use sv3::virtio::{NET_HDR_LEN, NetHdr};
 
 use crate::copy::gather;
+use crate::crash;
 use crate::fabric::{Fabric, Frame, publish_ring};
 use crate::guest::chain::{Direction, MAX_SLICES, Walker};
 use crate::guest::memory::{Arena, GuestSlice};
@@ -21,7 +22,7 @@ use crate::port::Port;
 const MAX_BATCH: usize = Settings::MAX_BATCH as usize;
 
 /// Octets read at once of a chain's begin: the net header, the Ethernet header.
-const PEEK: usize = NET_HDR_LEN + ETHERNET_LEN;
+const PEEK: usize = FRAME_HEAD;
 
 /// One chain of the burst.
 #[derive(Clone, Copy, Default)]
@@ -151,7 +152,8 @@ impl Sender {
             self.check(&hdr, slices, len).ok_or(Drop::BadOffload)?
         };
         let (dst, src) = (MacAddr::new(*dst), MacAddr::new(*src));
-        fabric.forward(self.slot, &Frame { dst, src, pair: self.pair, offload, slices, skip, len })?;
+        let frame = Frame { dst, src, pair: self.pair, offload, slices, skip, len };
+        crash::with_in_hand(&peek, || fabric.forward(self.slot, &frame))?;
         Ok(len)
     }
 

@@ -14,7 +14,7 @@ use std::sync::atomic::{
 };
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
-use sv3::ledger::{Crash, Lane};
+use sv3::ledger::{Crash, FRAME_HEAD, Lane};
 
 /// One mapping of guest memory; free while `len` is 0.
 struct Range {
@@ -30,6 +30,9 @@ const MAX_RANGES: usize = 8192;
 static RANGES: [Range; MAX_RANGES] = [const {
     Range { start: AtomicU64::new(0), len: AtomicU64::new(0), port: AtomicU32::new(0), guest_addr: AtomicU64::new(0) }
 }; MAX_RANGES];
+
+/// The first octets of the chain in hand; null while there is none.
+static IN_HAND: AtomicPtr<[u8; FRAME_HEAD]> = AtomicPtr::new(std::ptr::null_mut());
 
 static RECORD: AtomicPtr<Crash> = AtomicPtr::new(std::ptr::null_mut());
 
@@ -79,10 +82,30 @@ pub fn record_in(lane: &'static Lane) {
     std::panic::set_hook(Box::new(|info| {
         if let Some(crash) = record() {
             crash.write_message(&info.to_string());
+            keep_in_hand(crash);
             crash.signal.store(libc::SIGABRT, Release);
         }
         die();
     }));
+}
+
+/// Runs `work` with a chain in hand, so that its first octets are known if the worker dies of it.
+#[inline]
+pub fn with_in_hand<T>(head: &[u8; FRAME_HEAD], work: impl FnOnce() -> T) -> T {
+    IN_HAND.store(std::ptr::from_ref(head).cast_mut(), Relaxed);
+    let result = work();
+    IN_HAND.store(std::ptr::null_mut(), Relaxed);
+    result
+}
+
+fn keep_in_hand(crash: &Crash) {
+    // SAFETY: null or a reference that `with_in_hand` holds while this runs, on the same thread.
+    if let Some(head) = unsafe { IN_HAND.load(Relaxed).as_ref() } {
+        for (to, from) in crash.frame_head.iter().zip(head) {
+            to.store(*from, Relaxed);
+        }
+        crash.has_frame.store(1, Relaxed);
+    }
 }
 
 fn record() -> Option<&'static Crash> {
@@ -99,6 +122,7 @@ extern "C" fn on_signal(signal: libc::c_int, info: *mut libc::siginfo_t, context
     let fault = info.si_code > 0 && (signal == libc::SIGSEGV || signal == libc::SIGBUS);
     if let Some(crash) = record().filter(|crash| crash.signal.load(Relaxed) == 0) {
         crash.code.store(info.si_code, Relaxed);
+        keep_in_hand(crash);
         crash.ip.store(context.uc_mcontext.gregs[libc::REG_RIP as usize] as u64, Relaxed);
         if fault {
             crash.addr.store(addr, Relaxed);

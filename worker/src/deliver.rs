@@ -81,13 +81,10 @@ impl Receiver {
                     self.chains.push((head, len));
                     room += len;
                 }
-                // Only the ring's next entry can be handed back; a bad one further on is found again then.
-                Err(_) if ahead == 0 => {
-                    split.complete(head, 0);
-                    return Err(Undelivered::Dropped(Drop::RxBadChain));
-                }
+                // Entries are used in order: the good ones in front of the bad one go back empty with it.
                 Err(_) => {
                     hand_back(split, &self.chains);
+                    split.complete(head, 0);
                     return Err(Undelivered::Dropped(Drop::RxBadChain));
                 }
             }
@@ -111,7 +108,7 @@ impl Receiver {
     }
 }
 
-/// Hands good chains back empty, so that the bad one behind them comes to the front.
+/// Hands good chains back empty.
 fn hand_back(split: &mut SplitRing, chains: &[(u16, usize)]) {
     for (head, _) in chains {
         split.complete(*head, 0);

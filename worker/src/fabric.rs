@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use sv3::drops::Drop;
 use sv3::frame::{MAX_FRAME, MacAddr};
 use sv3::ipc::RingFault;
-use sv3::ledger::{Ledger, PortLine, add};
+use sv3::ledger::{Lane, Ledger, PortLine, add};
 use sv3::virtio::NetHdr;
 use sv3::{MAX_PORTS, MAX_RINGS};
 
@@ -38,6 +38,7 @@ pub struct Frame<'a, 'm> {
 /// All ports. While a port's ring is served it is taken out of its slot, so that the others can be written.
 pub struct Fabric {
     ledger: &'static Ledger,
+    lane: &'static Lane,
     ports: Vec<Option<Box<Port>>>,
     /// Slots in use, for flooding.
     taken: Vec<u16>,
@@ -59,9 +60,10 @@ pub struct Fabric {
 
 impl Fabric {
     /// A fabric without ports. The forwarding table is the one that the ledger holds.
-    pub fn new(ledger: &'static Ledger) -> Fabric {
+    pub fn new(ledger: &'static Ledger, lane: &'static Lane) -> Fabric {
         Fabric {
             ledger,
+            lane,
             ports: std::iter::repeat_with(|| None).take(MAX_PORTS).collect(),
             taken: Vec::with_capacity(MAX_PORTS),
             fdb: Fdb::new(&ledger.fdb),
@@ -230,12 +232,17 @@ impl Fabric {
     /// Publishes every receive ring that was delivered to, and signals the guests that want it.
     #[inline]
     pub fn publish(&mut self) {
+        let hand = &self.lane.hand_port;
+        let before = hand.load(Relaxed);
         while let Some((slot, ring)) = self.touched.pop() {
             let line = self.line(slot);
             let Some(state) = self.port(slot).and_then(|port| port.rings.get_mut(usize::from(ring))) else { continue };
             state.touched = false;
+            // A receiver holds its call eventfd as well and can make the write block: a hang here is its doing.
+            hand.store(u32::from(slot) + 1, Relaxed);
             publish_ring(state, line, ring);
         }
+        hand.store(before, Relaxed);
     }
 }
 

@@ -58,6 +58,8 @@ pub struct Switch {
     fabric: Fabric,
     burst: Burst,
     polled: Vec<Polled>,
+    /// When the loop's turn began, in nanoseconds.
+    now_ns: u64,
     /// When the worker last said that it had woken, in nanoseconds.
     said_busy: u64,
 }
@@ -71,10 +73,11 @@ impl Switch {
             poll_ns: u64::from(start.settings.poll_us) * 1000,
             control,
             notify,
-            fabric: Fabric::new(start.ledger),
+            fabric: Fabric::new(start.ledger, start.lane),
             burst: Burst::new(start.settings.batch),
             // All that there can be: the policy has no mremap, by which the allocator lets large blocks grow.
             polled: Vec::with_capacity(sv3::MAX_PORTS * sv3::MAX_RINGS / 2),
+            now_ns: 0,
             said_busy: 0,
         }
     }
@@ -86,6 +89,7 @@ impl Switch {
             let head = self.lane;
             head.heartbeat.store(head.heartbeat.load(Relaxed).wrapping_add(1), Relaxed);
             let now = clock::now_ns();
+            self.now_ns = now;
             self.fabric.now_s = now / 1_000_000_000;
             if now >= look_at || self.polled.is_empty() {
                 if let Err(over) = self.look() {
@@ -146,7 +150,12 @@ impl Switch {
         }
         self.fabric.put_back(port);
         match result {
-            Ok(taken) => runs.then_some(taken),
+            Ok(taken) => {
+                if taken > 0 {
+                    head.note_flight(self.now_ns, slot, ring, taken as u16);
+                }
+                runs.then_some(taken)
+            }
             Err(fault) => {
                 self.fabric.faults.push((slot, ring, fault));
                 None

@@ -19,6 +19,7 @@ use sv3::ipc::{Command, Settings};
 use super::{LINK, STDERR, Supervisor};
 use crate::crash::Death;
 use crate::record::Order;
+use crate::spawner::Program;
 use crate::worker::{Waiter, Worker};
 
 /// A life that counts as one: a worker that lived longer ends a row of crashes.
@@ -84,6 +85,11 @@ impl Life {
         self.last_death.clone()
     }
 
+    /// A worker has served since the start.
+    pub fn has_served(&self) -> bool {
+        self.served
+    }
+
     /// The worker was let go; when this process ends, all is over.
     pub fn expect_end(&mut self, pid: Option<Pid>) {
         self.ending = pid;
@@ -94,27 +100,27 @@ impl Supervisor {
     /// Starts a worker that serves.
     pub(super) fn start_worker(&mut self) {
         self.life.next_start = None;
-        match self.bring_up(false) {
+        match self.bring_up(false, self.handover.program()) {
             Ok(worker) => self.worker = Some(worker),
             Err(error) => self.could_not_start(&error.to_string()),
         }
     }
 
     /// Starts a worker that waits, if there is to be one and is none.
-    fn start_standby(&mut self) {
+    pub(super) fn start_standby(&mut self) {
         let serves = self.worker.as_ref().is_some_and(|worker| worker.ready.is_some() && !worker.has_hung_up());
         let wanted = self.life.standby && self.standby.is_none() && self.life.standby_pause.is_none();
         if !serves || !wanted || self.ending.is_some() {
             return;
         }
-        match self.bring_up(true) {
+        match self.bring_up(true, self.handover.program()) {
             Ok(worker) => self.standby = Some(worker),
-            Err(error) => self.no_standby(&format!("could not be started: {error}")),
+            Err(error) => self.no_standby(self.handover.program(), &format!("could not be started: {error}")),
         }
     }
 
     /// Asks for a worker and tells it everything.
-    fn bring_up(&mut self, standby: bool) -> io::Result<Worker> {
+    pub(super) fn bring_up(&mut self, standby: bool, program: Program) -> io::Result<Worker> {
         let other = if standby { &self.worker } else { &self.standby };
         let lane = u8::from(other.as_ref().is_some_and(|worker| worker.lane == 0));
         if let Some(own) = self.ledger.lanes.get(usize::from(lane)) {
@@ -123,7 +129,7 @@ impl Supervisor {
                 field.store(0, Relaxed);
             }
         }
-        let mut worker = Worker::ask_for(&self.spawner, lane)?;
+        let mut worker = Worker::ask_for(&self.spawner, program, lane)?;
         self.life.asked.push_back(lane);
         worker.serving = (!standby).then(Instant::now);
         self.watch(&worker.link, LINK + u64::from(lane), worker.interest)?;
@@ -185,9 +191,10 @@ impl Supervisor {
                 self.excuse_all();
                 self.could_not_start(errno.desc());
             }
-            (Err(errno), Some(_)) => {
+            (Err(errno), Some(worker)) => {
+                let program = worker.program;
                 self.standby = None;
-                self.no_standby(&format!("could not be started: {}", errno.desc()));
+                self.no_standby(program, &format!("could not be started: {}", errno.desc()));
             }
             (Err(_), None) => {}
         }
@@ -243,11 +250,13 @@ impl Supervisor {
             self.events.say("restart", message);
         }
         if !std::mem::replace(&mut self.life.served, true) {
-            self.open_door();
+            // Who waits for the event finds the text there.
             if let Some(text) = self.announcement.take() {
                 crate::event::write_if_room(io::stdout(), text.as_bytes());
             }
+            self.open_door();
         }
+        self.end_handover();
         self.start_standby();
     }
 
@@ -264,6 +273,13 @@ impl Supervisor {
         self.read_stderr(number);
         let Some(worker) = self.worker.take() else { return };
         (self.watchdog, self.hung) = Default::default();
+        if self.handover.predecessor_died() {
+            drop(worker);
+            self.excuse_all();
+            self.recheck_memory();
+            return self.replace_worker();
+        }
+        self.worker_died_unplanned(pid.unwrap_or(Pid::from_raw(0)), worker.program);
         self.life.died.get_or_insert((when, pid));
         if worker.serving.is_some_and(|since| since.elapsed() >= LIFE_MIN) {
             self.life.crashes_in_a_row = 0;
@@ -301,14 +317,23 @@ impl Supervisor {
     }
 
     fn standby_died(&mut self, status: WaitStatus) {
+        if let Some(lane) = self.standby.as_ref().map(|worker| worker.lane) {
+            self.read_stderr(lane);
+        }
         let Some(worker) = self.standby.take() else { return };
         let Some(lane) = self.ledger.lanes.get(usize::from(worker.lane)) else { return };
-        let Death { words, .. } = Death::read(status, lane, worker.doom());
-        self.no_standby(&words);
+        let Death { mut words, .. } = Death::read(status, lane, worker.doom());
+        if let Some(line) = worker.last_line() {
+            words += &format!("; its last words: {line}");
+        }
+        self.no_standby(worker.program, &words);
     }
 
     /// The worker on standby is lost; another one is started in a while.
-    fn no_standby(&mut self, why: &str) {
+    fn no_standby(&mut self, program: Program, why: &str) {
+        if self.standby_is_gone(program, why) {
+            return;
+        }
         self.events.say("standby_lost", format!("the worker on standby {why}"));
         self.life.standby_pause = Some(Instant::now() + STANDBY_PAUSE);
     }
@@ -340,6 +365,9 @@ impl Supervisor {
 
     /// Lets the worker on standby serve; without one, starts another worker.
     fn replace_worker(&mut self) {
+        if self.dismiss_unproven() {
+            return self.start_worker();
+        }
         let standby = self.standby.take().filter(|worker| worker.doom().is_none() && !worker.has_hung_up());
         let Some(mut worker) = standby else { return self.start_worker() };
         self.life.next_start = None;
