@@ -44,7 +44,6 @@ fn print(text: &str) -> Result<(), String> {
 fn table(status: &Status) -> String {
     let mut out = String::new();
     let worker = &status.worker;
-    let pid = worker.pid.map_or("starting".to_string(), |pid| format!("pid {pid}"));
     let abi = |abi: u32| if abi == 0 { "no landlock".to_string() } else { format!("landlock ABI {abi}") };
     let supervisor = &status.supervisor;
     let _ = writeln!(out, "socket      {}", status.socket);
@@ -55,10 +54,14 @@ fn table(status: &Status) -> String {
         duration(supervisor.uptime_s),
         abi(supervisor.landlock_abi)
     );
-    let _ = writeln!(out, "worker      {pid}, up {}, {}", duration(worker.uptime_s), abi(worker.landlock_abi));
+    let worker_words = match worker.pid {
+        Some(pid) => format!("pid {pid}, up {}, {}", duration(worker.uptime_s), abi(worker.landlock_abi)),
+        None => "starting".to_string(),
+    };
+    let _ = writeln!(out, "worker      {worker_words}");
     let standby = worker.standby_pid.map_or("starting".to_string(), |pid| format!("pid {pid}"));
     let _ = writeln!(out, "standby     {standby}");
-    let last = worker.last_death.as_ref().map_or(String::new(), |death| format!(", the last one by {death}"));
+    let last = worker.last_death.as_ref().map_or(String::new(), |death| format!(", the last one: {death}"));
     let _ = writeln!(out, "restarts    {}{last}", worker.restarts);
     if status.ports.is_empty() {
         let _ = writeln!(out, "ports       none");
@@ -174,7 +177,7 @@ mod tests {
         for shown in [
             "supervisor  pid 4711, up 24 h 0 min, landlock ABI 7",
             "standby     pid 4720",
-            "restarts    1, the last one by ",
+            "restarts    1, the last one: killed by SIGBUS",
             "p0  up, client pid 5005 uid 1000, MTU 1500",
             "features    NET_F_CSUM NET_F_MRG_RXBUF F_VERSION_1",
             "ring 1      transmit, split of 256, runs",
