@@ -78,7 +78,8 @@ impl Guest {
         Ok(Guest { config, wire, memory, queues, features: 0, protocol_features: 0, told, sent: 0 })
     }
 
-    fn bring_up(&mut self) -> Result<()> {
+    /// What [`Config::connect`] does once the socket is connected.
+    pub fn bring_up(&mut self) -> Result<()> {
         self.negotiate()?;
         self.reset_driver();
         self.tell_memory()?;

@@ -5,6 +5,7 @@ pub mod frames;
 // These assert what a scenario takes for granted, at the scenario's line.
 #[allow(clippy::panic, clippy::expect_used)]
 pub mod guest;
+pub mod honest;
 pub mod image;
 pub mod patience;
 pub mod switch;

@@ -193,23 +193,24 @@ impl Switch {
         until("a worker", || Ok(self.status()?.worker.pid))
     }
 
-    /// Kills the worker by a signal, such as `KILL`, and waits until another one serves.
+    /// Kills the worker by a signal, such as `KILL`, and waits until another one has taken over.
     pub fn kill_worker(&self, signal: &str) -> Result<()> {
-        let old = self.shoot_worker(signal)?;
-        self.await_restart(old)
+        let shot = self.shoot_worker(signal)?;
+        self.await_restart(shot)
     }
 
-    /// Sends the worker a signal and does not wait; its process id.
-    pub fn shoot_worker(&self, signal: &str) -> Result<u32> {
+    /// Sends the worker a signal and does not wait.
+    pub fn shoot_worker(&self, signal: &str) -> Result<Shot> {
         let pid = self.worker_pid()?;
+        let shot = Shot { pid, restarts: self.status()?.worker.restarts };
         send(pid, signal)?;
-        Ok(pid)
+        Ok(shot)
     }
 
-    /// Waits until another worker than `old` serves.
-    pub fn await_restart(&self, old: u32) -> Result<()> {
-        self.await_status(&format!("a worker in place of {old}"), |status| {
-            status.worker.pid.is_some_and(|pid| pid != old)
+    /// Waits until another worker has taken over from one that was shot.
+    pub fn await_restart(&self, shot: Shot) -> Result<()> {
+        self.await_status(&format!("a worker in place of {}", shot.pid), |status| {
+            status.worker.restarts > shot.restarts && status.worker.pid.is_some_and(|pid| pid != shot.pid)
         })
     }
 
@@ -252,7 +253,7 @@ impl Switch {
         until("sv3 to serve", || {
             if let Some(status) = self.process.try_wait()? {
                 self.ended = Some(status);
-                return Err(self.explain("run", &Failure::new(format!("it ended: {status}"))));
+                return Err(Failure::new(format!("it ended: {status}")));
             }
             Ok(self.ask("status").ok().and_then(|text| serde_json::from_str::<Status>(&text).ok()?.worker.pid))
         })
@@ -294,6 +295,14 @@ impl Drop for Switch {
     }
 }
 
+/// A worker that was sent a signal.
+#[derive(Clone, Copy, Debug)]
+pub struct Shot {
+    /// Its process id.
+    pub pid: u32,
+    restarts: u64,
+}
+
 /// The open fds of a process.
 pub fn fds(pid: u32) -> Result<BTreeSet<u32>> {
     let names = fs::read_dir(format!("/proc/{pid}/fd"))?.map(|entry| Ok(entry?.file_name()));
@@ -303,6 +312,11 @@ pub fn fds(pid: u32) -> Result<BTreeSet<u32>> {
 /// Resident memory of a process, in octets.
 pub fn rss(pid: u32) -> Result<u64> {
     Ok(status_field::<u64>(pid, "VmRSS")? * 1024)
+}
+
+/// Memory of a process that it shares with nobody, in octets: where leaks are. Guest memory and the ledger are not in it.
+pub fn private_memory(pid: u32) -> Result<u64> {
+    Ok(status_field::<u64>(pid, "RssAnon")? * 1024)
 }
 
 /// How often a process has gone to sleep or was preempted, and the clock ticks that it ran.

@@ -1,0 +1,257 @@
+//! The worker dies, by any signal and at any moment, and guests do not notice: no frame is lost, no descriptor is, and a
+//! frame that was under way may come twice.
+
+use std::time::{Duration, Instant};
+
+use sv3_tests::failure::Result;
+use sv3_tests::frames::{BROADCAST, frame, mac, noise};
+use sv3_tests::guest::feature::*;
+use sv3_tests::guest::wire::GET_FEATURES;
+use sv3_tests::guest::{Config, Guest, Received};
+use sv3_tests::patience::PATIENCE;
+use sv3_tests::switch::Switch;
+
+const RX: u16 = 0;
+const TX: u16 = 1;
+const SIGNALS: [&str; 4] = ["KILL", "ABRT", "SEGV", "BUS"];
+
+/// Frames from one guest to another, by number.
+struct Flow {
+    from: u8,
+    to: u8,
+    octets: usize,
+    sent: u32,
+    /// How often each came.
+    seen: Vec<u32>,
+}
+
+impl Flow {
+    fn new(from: u8, to: u8, octets: usize) -> Flow {
+        Flow { from, to, octets, sent: 0, seen: Vec::new() }
+    }
+
+    fn frame(&self, number: u32) -> Vec<u8> {
+        let mut frame = noise(mac(self.to), mac(self.from), self.octets, number);
+        frame[14..18].copy_from_slice(&number.to_ne_bytes());
+        frame
+    }
+
+    fn send(&mut self, guest: &mut Guest, count: u32) {
+        for _ in 0..count {
+            guest.send(&self.frame(self.sent));
+            self.sent += 1;
+            self.seen.push(0);
+        }
+    }
+
+    fn note(&mut self, received: &Received) {
+        let number = u32::from_ne_bytes(std::array::from_fn(|at| received.frame[14 + at]));
+        let head = &received.frame[..received.frame.len().min(40)];
+        assert!(
+            number < self.sent,
+            "one that was never sent: {:?}, {} octets: {head:x?}",
+            received.hdr,
+            received.frame.len()
+        );
+        assert!(received.frame == self.frame(number), "frame {number} was changed");
+        self.seen[number as usize] += 1;
+    }
+
+    fn is_complete(&self) -> bool {
+        self.seen.iter().all(|times| *times > 0)
+    }
+
+    /// Receives until every frame that was sent has come.
+    fn await_complete(&mut self, guest: &mut Guest) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.is_complete() {
+            let received = guest.receive_within(deadline.saturating_duration_since(Instant::now()));
+            let missing = self.seen.iter().filter(|times| **times == 0).count();
+            self.note(&received.unwrap_or_else(|| panic!("{missing} of {} frames did not come", self.sent)));
+        }
+    }
+
+    fn duplicates(&self) -> u32 {
+        assert!(self.seen.iter().all(|times| *times <= 2), "a frame came more than twice");
+        self.seen.iter().filter(|times| **times == 2).count() as u32
+    }
+}
+
+/// Kills the worker again and again while two guests send to each other. Each death finds frames under way.
+fn storm(config: &Config, octets: usize, deaths: u32) -> Result<()> {
+    /// Frames each way that a death may find under way; with as many duplicates they fit in the receiver's buffers.
+    const WINDOW: u32 = 60;
+    let switch = Switch::start()?;
+    let mut a = config.clone().connect(switch.socket());
+    let mut b = config.clone().connect(switch.socket());
+    let mut bystander = Guest::connect(switch.socket());
+    let (mut there, mut back) = (Flow::new(1, 2, octets), Flow::new(2, 1, octets));
+    // Both are known from now on.
+    a.send(&frame(BROADCAST, mac(1), b"hello"));
+    b.send(&frame(BROADCAST, mac(2), b"hello"));
+    for guest in [&mut a, &mut b, &mut bystander] {
+        guest.receive();
+    }
+    bystander.receive();
+    a.await_sent();
+    b.await_sent();
+    for death in 0..deaths {
+        there.send(&mut a, WINDOW);
+        back.send(&mut b, WINDOW);
+        // Sooner or later on the way through the window.
+        let wait = Duration::from_micros(u64::from(death * 37 % 200));
+        let start = Instant::now();
+        while start.elapsed() < wait {
+            std::hint::spin_loop();
+        }
+        let old = switch.shoot_worker(SIGNALS[death as usize % SIGNALS.len()])?;
+        there.await_complete(&mut b);
+        back.await_complete(&mut a);
+        switch.await_restart(old)?;
+    }
+    a.await_sent();
+    b.await_sent();
+    while let Some(late) = b.try_receive() {
+        there.note(&late);
+    }
+    while let Some(late) = a.try_receive() {
+        back.note(&late);
+    }
+    let duplicates = there.duplicates() + back.duplicates();
+    assert!(duplicates <= 2 * WINDOW * deaths);
+
+    let status = switch.status()?;
+    assert_eq!(status.worker.restarts, u64::from(deaths));
+    assert!(status.worker.last_death.is_some());
+    for port in &status.ports {
+        assert!(port.drops.is_empty(), "{}: {:?}", port.name, port.drops);
+    }
+    assert_connections_lasted(&switch, [&mut a, &mut b, &mut bystander])?;
+    assert_addresses_were_kept(&mut a, &mut b, &mut bystander);
+    assert_buffers_are_all_there(&mut a, &mut b);
+    Ok(())
+}
+
+fn assert_connections_lasted(switch: &Switch, guests: [&mut Guest; 3]) -> Result<()> {
+    for guest in guests {
+        guest.raw().get(GET_FEATURES)?;
+    }
+    let events = switch.events()?;
+    assert!(events.iter().all(|event| event["event"] != "detach"));
+    assert_eq!(events.iter().filter(|event| event["event"] == "attach").count(), 3);
+    Ok(())
+}
+
+/// Learnt unicast was not flooded: the bystander saw nothing but the greetings and this.
+fn assert_addresses_were_kept(a: &mut Guest, b: &mut Guest, bystander: &mut Guest) {
+    let marker = frame(BROADCAST, mac(1), b"that was it");
+    a.send(&marker);
+    assert_eq!(b.receive_frame(), marker);
+    assert_eq!(bystander.receive_frame(), marker);
+    a.await_sent();
+}
+
+/// The receiver's whole ring can be filled, and the sender's.
+fn assert_buffers_are_all_there(a: &mut Guest, b: &mut Guest) {
+    let size = b.queue(RX).ring.size();
+    assert_eq!((b.queue(RX).ring.in_flight(), a.queue(TX).ring.in_flight()), (size.into(), 0));
+    for n in 0..size {
+        a.send(&noise(mac(2), mac(1), 60, n.into()));
+    }
+    a.await_sent();
+    for n in 0..size {
+        assert_eq!(b.receive_frame(), noise(mac(2), mac(1), 60, n.into()));
+    }
+}
+
+#[test]
+fn fifty_deaths_under_traffic() -> Result<()> {
+    storm(&Guest::config(), 200, 50)
+}
+
+#[test]
+fn deaths_amid_frames_of_many_buffers() -> Result<()> {
+    storm(&Guest::config().rx_buffer(2048).ring_size(1024), 9000, 12)
+}
+
+#[test]
+fn deaths_without_event_indices_and_with_order() -> Result<()> {
+    storm(&Guest::config().features(VERSION_1 | MRG_RXBUF), 200, 12)?;
+    storm(&Guest::config().features(LINUX | IN_ORDER).regions(3), 200, 12)?;
+    storm(&Guest::config().features(0), 200, 12)
+}
+
+#[test]
+fn the_cause_of_a_death_is_told() -> Result<()> {
+    let switch = Switch::start()?;
+    let _guest = Guest::connect(switch.socket());
+    for signal in SIGNALS {
+        let pid = switch.worker_pid()?;
+        switch.kill_worker(signal)?;
+        switch.await_event(&[&pid.to_string(), &format!("SIG{signal}")])?;
+        let death = switch.status()?.worker.last_death.unwrap_or_default();
+        assert!(death.contains(&format!("SIG{signal}")), "{death}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_ring_stops_exactly_while_the_worker_dies() -> Result<()> {
+    let switch = Switch::start()?;
+    let mut a = Guest::connect(switch.socket());
+    let mut b = Guest::connect(switch.socket());
+    let mut flow = Flow::new(1, 2, 100);
+    for round in 0..20 {
+        flow.send(&mut a, 50);
+        let old = switch.shoot_worker("KILL")?;
+        // Both are exact: the guest compares with what its memory says.
+        let base = a.stop_ring(TX);
+        let taken = b.stop_ring(RX);
+        b.start_ring(RX, taken);
+        a.start_ring(TX, base);
+        flow.await_complete(&mut b);
+        switch.await_restart(old)?;
+        assert_eq!(switch.status()?.worker.restarts, round + 1);
+    }
+    flow.duplicates();
+    Ok(())
+}
+
+#[test]
+fn clients_come_and_go_while_workers_die() -> Result<()> {
+    let switch = Switch::start()?;
+    let mut stays = Guest::connect(switch.socket());
+    for round in 0..20 {
+        let old = switch.shoot_worker(SIGNALS[round % SIGNALS.len()])?;
+        let mut comes = Guest::config().regions(2).connect(switch.socket());
+        let letter = noise(BROADCAST, mac(3), 500, round as u32);
+        comes.send(&letter);
+        assert_eq!(stays.receive_frame(), letter);
+        if round % 2 == 0 {
+            switch.await_restart(old)?;
+        }
+        comes.vanish();
+        switch.await_restart(old)?;
+    }
+    switch.await_ports(1)
+}
+
+#[test]
+fn nothing_leaks_over_deaths() -> Result<()> {
+    let switch = Switch::start()?;
+    let mut guests = [(), ()].map(|()| Guest::connect(switch.socket()));
+    switch.kill_worker("KILL")?;
+    let fds = || sv3_tests::switch::fds(switch.supervisor_pid()?).map(|fds| fds.len());
+    let (fds_before, rss_before) = (fds()?, sv3_tests::switch::private_memory(switch.supervisor_pid()?)?);
+    for _ in 0..30 {
+        switch.kill_worker("KILL")?;
+    }
+    let letter = noise(BROADCAST, mac(1), 500, 1);
+    let [a, b] = &mut guests;
+    a.send(&letter);
+    assert_eq!(b.receive_frame(), letter);
+    assert_eq!(fds()?, fds_before);
+    let grown = sv3_tests::switch::private_memory(switch.supervisor_pid()?)?.saturating_sub(rss_before);
+    assert!(grown < 512 << 10, "the supervisor has grown by {} KiB", grown / 1024);
+    Ok(())
+}
