@@ -18,7 +18,7 @@ pub const FRAME_MAX: usize = 4096;
 /// How long a worker that wakes keeps quiet about it after it said so ([`ReportKind::Busy`]).
 pub const BUSY_QUIET: std::time::Duration = std::time::Duration::from_millis(200);
 /// The protocol's version, checked in [`Command::Start`]: a worker of another version refuses to start.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// A numbered command.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -249,7 +249,8 @@ impl Envelope {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub enum ReportKind {
-    /// The worker is confined and has mapped the ledger. `value`: landlock ABI achieved (0: none), `detail`: [`VERSION`].
+    /// The worker is confined and has mapped the ledger. `value`: virtio features that its data path serves; `detail`:
+    /// [`VERSION`] in the low half, landlock ABI achieved (0: none) in the high half. See [`Report::ready`].
     Ready = 1,
     /// [`Command::Barrier`] reached.
     Done = 2,
@@ -322,6 +323,22 @@ impl Report {
     /// A report without particulars.
     pub fn new(kind: ReportKind, seq: u64) -> Report {
         Report { kind, port: 0, ring: 0, seq, value: 0, detail: 0 }
+    }
+
+    /// A worker of this version is ready, with a landlock ABI and the virtio features that it serves.
+    pub fn ready(landlock_abi: u32, offers: u64) -> Report {
+        let detail = u64::from(landlock_abi) << 32 | u64::from(VERSION);
+        Report { value: offers, detail, ..Report::new(ReportKind::Ready, 1) }
+    }
+
+    /// Of a [`ReportKind::Ready`]: the worker's protocol version.
+    pub fn version(&self) -> u32 {
+        self.detail as u32
+    }
+
+    /// Of a [`ReportKind::Ready`]: the landlock ABI achieved.
+    pub fn landlock_abi(&self) -> u32 {
+        (self.detail >> 32) as u32
     }
 
     /// The wire form.

@@ -51,6 +51,19 @@ pub struct WorkerStatus {
     pub landlock_abi: u32,
 }
 
+/// What the requests `restart` and `upgrade` on the control socket are answered by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandoverAnswer {
+    /// The worker that served.
+    pub old_pid: u32,
+    /// The worker that serves now.
+    pub new_pid: u32,
+    /// Microseconds from the kill of the one until the other one served.
+    pub blackout_us: u64,
+    /// Ports that were taken over.
+    pub ports: usize,
+}
+
 /// One connected client.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PortStatus {

@@ -1,16 +1,18 @@
 //! Talking to a running switch: one line out, one line of JSON back.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, IoSlice, Read, Write};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use crate::place;
 
 /// Longest time to wait for an answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(25);
 
 /// Which switch is meant.
 #[derive(Args)]
@@ -23,6 +25,15 @@ pub struct Control {
 impl Control {
     /// Sends a request and returns the answer.
     pub fn ask(&self, request: &str) -> Result<serde_json::Value, String> {
+        self.converse(request, None)
+    }
+
+    /// Sends a request with an open file and returns the answer.
+    pub fn hand(&self, request: &str, fd: BorrowedFd<'_>) -> Result<serde_json::Value, String> {
+        self.converse(request, Some(fd))
+    }
+
+    fn converse(&self, request: &str, fd: Option<BorrowedFd<'_>>) -> Result<serde_json::Value, String> {
         let path = self.control.clone().unwrap_or_else(|| place::folder().join(place::CONTROL));
         let at = |e: std::io::Error| match e.kind() {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
@@ -36,7 +47,16 @@ impl Control {
         };
         let mut socket = UnixStream::connect(&path).map_err(at)?;
         socket.set_read_timeout(Some(PATIENCE)).map_err(at)?;
-        socket.write_all(format!("{request}\n").as_bytes()).map_err(at)?;
+        let line = format!("{request}\n");
+        match fd {
+            None => socket.write_all(line.as_bytes()).map_err(at)?,
+            Some(fd) => {
+                let (octets, fds) = ([IoSlice::new(line.as_bytes())], [fd.as_raw_fd()]);
+                let rights = [ControlMessage::ScmRights(&fds)];
+                sendmsg::<()>(socket.as_raw_fd(), &octets, &rights, MsgFlags::empty(), None)
+                    .map_err(|errno| at(errno.into()))?;
+            }
+        }
         let mut text = String::new();
         socket.read_to_string(&mut text).map_err(at)?;
         let answer: serde_json::Value =

@@ -3,8 +3,10 @@
 mod control;
 mod place;
 mod port;
+mod restart;
 mod run;
 mod status;
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -24,6 +26,10 @@ enum Verb {
     Run(run::Run),
     /// Show a running switch: processes, ports, traffic, drops
     Status(status::Show),
+    /// Let a fresh worker take over, without the guests' noticing
+    Restart(restart::Restart),
+    /// Let a worker of another binary take over, without the guests' noticing
+    Upgrade(upgrade::Upgrade),
     /// Act on one port: end its quarantine
     Port(port::Port),
 }
@@ -32,6 +38,8 @@ fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Run(run) => run.exec(),
         Verb::Status(show) => show.exec(),
+        Verb::Restart(restart) => restart.exec(),
+        Verb::Upgrade(upgrade) => upgrade.exec(),
         Verb::Port(port) => port.exec(),
     };
     match result {

@@ -7,8 +7,9 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering::Relaxed;
 
 use passfd::FdPassingExt;
-use sv3::ipc::{Command, Envelope, FRAME_PREFIX, Report, ReportKind, RingFault, VERSION};
+use sv3::ipc::{Command, Envelope, FRAME_PREFIX, Report, ReportKind, RingFault};
 use sv3::ledger::LedgerMap;
+use sv3::virtio::OFFERED;
 
 /// Where every ring stops.
 const BASE: u64 = 100;
@@ -35,7 +36,7 @@ fn main() -> std::io::Result<()> {
             Command::Start { lane, standby, .. } => {
                 ledger = fds.first().map(LedgerMap::map).transpose()?;
                 (own_lane, serves) = (usize::from(lane), !standby);
-                Report { kind: ReportKind::Ready, detail: VERSION.into(), ..report }
+                Report { seq, ..Report::ready(0, OFFERED) }
             }
             Command::Promote => {
                 serves = true;

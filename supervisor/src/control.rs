@@ -1,11 +1,12 @@
 //! The control socket: one line asks, one line of JSON answers (see [`sv3::status`]).
 
-use std::io::{ErrorKind, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{ErrorKind, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::EpollFlags;
 
+use crate::ancillary;
 use crate::listener::{Caller, Listener, Peer};
 
 /// Most conversations at a time.
@@ -14,6 +15,8 @@ pub const CONVERSATIONS_MAX: usize = 16;
 const REQUEST_MAX: usize = 256;
 /// How long a conversation may last.
 const TIME: Duration = Duration::from_secs(5);
+/// How long one may last whose answer takes its time.
+const DEFERRED_TIME: Duration = Duration::from_secs(20);
 
 /// The socket and its conversations, each at its own place.
 pub struct Control {
@@ -21,11 +24,34 @@ pub struct Control {
     pub listener: Listener,
     owner: u32,
     conversations: [Option<Conversation>; CONVERSATIONS_MAX],
+    /// Conversations so far.
+    count: u64,
+}
+
+/// A request: a line, and the fd that came with it.
+type Request = (String, Option<OwnedFd>);
+
+/// A conversation whose answer comes later.
+#[derive(Debug)]
+pub struct Ticket {
+    index: usize,
+    number: u64,
+}
+
+impl Ticket {
+    /// Its place.
+    pub fn index(&self) -> usize {
+        self.index
+    }
 }
 
 struct Conversation {
     peer: Peer,
+    number: u64,
     heard: Vec<u8>,
+    fd: Option<OwnedFd>,
+    /// The answer comes later, and until then there is nothing to be said.
+    deferred: bool,
     answer: Option<Vec<u8>>,
     due: Instant,
 }
@@ -34,7 +60,7 @@ impl Control {
     /// No conversations yet.
     pub fn new(listener: Listener) -> Control {
         let owner = nix::unistd::geteuid().as_raw();
-        Control { listener, owner, conversations: [const { None }; CONVERSATIONS_MAX] }
+        Control { listener, owner, conversations: [const { None }; CONVERSATIONS_MAX], count: 0 }
     }
 
     /// Takes in the next caller; returns its place. Strangers and whoever finds no place are turned away.
@@ -49,7 +75,9 @@ impl Control {
             let place = self.conversations.iter_mut().enumerate().find(|(_, place)| place.is_none());
             if let (true, Some((index, place))) = (known, place) {
                 let due = Instant::now() + TIME;
-                *place = Some(Conversation { peer, heard: Vec::new(), answer: None, due });
+                self.count += 1;
+                let (number, heard) = (self.count, Vec::new());
+                *place = Some(Conversation { peer, number, heard, fd: None, deferred: false, answer: None, due });
                 return Some(index);
             }
         }
@@ -62,13 +90,27 @@ impl Control {
 
     /// Goes on with a conversation. Returns a request that has just become complete, to be answered by
     /// [`Control::answer`].
-    pub fn proceed(&mut self, index: usize) -> Option<String> {
+    pub fn proceed(&mut self, index: usize) -> Option<Request> {
         let place = self.conversations.get_mut(index)?;
         let outcome = place.as_mut()?.proceed();
         if outcome.is_err() {
             *place = None;
         }
         outcome.ok().flatten()
+    }
+
+    /// Puts the answer to a request off.
+    pub fn defer(&mut self, index: usize) -> Option<Ticket> {
+        let conversation = self.conversations.get_mut(index)?.as_mut()?;
+        conversation.deferred = true;
+        conversation.due = Instant::now() + DEFERRED_TIME;
+        Some(Ticket { index, number: conversation.number })
+    }
+
+    /// Whether somebody still waits for the answer.
+    pub fn awaits(&self, ticket: &Ticket) -> bool {
+        let conversation = self.conversations.get(ticket.index).and_then(Option::as_ref);
+        conversation.is_some_and(|conversation| conversation.number == ticket.number)
     }
 
     /// Answers a request. Returns the events to wait for, if the conversation goes on.
@@ -99,7 +141,7 @@ impl Control {
 struct Over;
 
 impl Conversation {
-    fn proceed(&mut self) -> Result<Option<String>, Over> {
+    fn proceed(&mut self) -> Result<Option<Request>, Over> {
         match &mut self.answer {
             Some(answer) => match self.peer.stream.write(answer) {
                 Ok(sent) if sent >= answer.len() => Err(Over),
@@ -113,15 +155,25 @@ impl Conversation {
         }
     }
 
-    fn listen(&mut self) -> Result<Option<String>, Over> {
+    /// More fds than one end the conversation; all that nobody takes are closed.
+    fn listen(&mut self) -> Result<Option<Request>, Over> {
         let mut octets = [0; REQUEST_MAX];
-        match self.peer.stream.read(&mut octets) {
-            Ok(0) => return Err(Over),
-            Ok(count) => self.heard.extend_from_slice(octets.get(..count).unwrap_or_default()),
+        let received = match ancillary::receive(&self.peer.stream, &mut octets) {
+            Ok(received) if received.count == 0 || received.truncated || self.deferred => return Err(Over),
+            Ok(received) => received,
             Err(error) => return passing(error),
+        };
+        self.heard.extend_from_slice(octets.get(..received.count).unwrap_or_default());
+        for fd in received.fds {
+            if self.fd.replace(fd).is_some() {
+                return Err(Over);
+            }
         }
         match self.heard.iter().position(|octet| *octet == b'\n') {
-            Some(end) => Ok(self.heard.get(..end).map(|line| String::from_utf8_lossy(line).trim().to_string())),
+            Some(end) => {
+                let line = self.heard.get(..end).map(|line| String::from_utf8_lossy(line).trim().to_string());
+                Ok(line.map(|line| (line, self.fd.take())))
+            }
             None if self.heard.len() > REQUEST_MAX => Err(Over),
             None => Ok(None),
         }

@@ -18,6 +18,7 @@
 mod obey;
 
 use sv3::ipc::{Command, RingFault};
+use sv3::virtio::OFFERED;
 use sv3::wire::Refuse;
 use sv3::wire::vhost_user::*;
 
@@ -58,6 +59,7 @@ pub struct Breach(pub &'static str);
 #[derive(Debug)]
 pub struct Session {
     record: Record,
+    offers: u64,
     wait: Option<Wait>,
     unfenced: usize,
 }
@@ -84,7 +86,12 @@ fn is_ordered(code: Code) -> bool {
 impl Session {
     /// A client that has said nothing.
     pub fn new(slot: u16) -> Session {
-        Session { record: Record::new(slot), wait: None, unfenced: 0 }
+        Session { record: Record::new(slot), offers: OFFERED, wait: None, unfenced: 0 }
+    }
+
+    /// The virtio features that the client is offered from now on; among them all that it has acknowledged.
+    pub fn offer(&mut self, features: u64) {
+        self.offers = features;
     }
 
     /// What the client has said so far.

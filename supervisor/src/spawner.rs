@@ -3,13 +3,16 @@
 //! # Theory of operation
 //!
 //! Seccomp filters and landlock domains are inherited over exec, and a worker needs more than the supervisor's policy
-//! grants. So the supervisor forks the spawner before it confines itself. The spawner does one thing: for each request,
-//! a packet with the worker's end of its control socket and its stderr, it starts one worker and answers with its pid or
-//! with an errno. It reads nothing from clients and nothing from workers, and ends with the supervisor.
+//! grants. So the supervisor forks the spawner before it confines itself. A request is a packet of two octets, what to do
+//! and with which [`Program`], and fds. [`START`], with the worker's end of its control socket and its stderr, starts one
+//! worker and is answered with its pid or with an errno. [`KEEP`], with an open binary, makes that the program from now
+//! on. The spawner reads nothing from clients and nothing from workers, and ends with the supervisor.
 //!
 //! The worker is cloned with `CLONE_PARENT`, so that the supervisor is its parent: it gets the `SIGCHLD`, it waits for
-//! it, and its death takes the worker along. The worker's binary is opened once, so that one supervisor always starts
-//! the same program, whatever is installed meanwhile.
+//! it, and its death takes the worker along. The first binary is opened once, so that a supervisor goes on to start
+//! the same program, whatever is installed meanwhile, until a person upgrades it. A program that is handed over must have
+//! a name in the file system and belong to root or to our user: memory that a client shared with the supervisor is no
+//! program, even if the supervisor says so.
 //!
 //! Each of these processes has one thread. The spawner leads a session of its own: Ctrl-C is the supervisor's affair.
 #![allow(unsafe_code)] // fork, clone, close_range have no safe form
@@ -18,7 +21,7 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -27,6 +30,22 @@ use nix::unistd::{ForkResult, Pid};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::ancillary;
+
+/// Starts a worker; with its stdin and stderr.
+const START: u8 = 1;
+/// Keeps a program; with its binary.
+const KEEP: u8 = 2;
+
+/// One of the two programs that can be started: that of old, and that of an upgrade.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Program(bool);
+
+impl Program {
+    /// The other one.
+    pub fn other(self) -> Program {
+        Program(!self.0)
+    }
+}
 
 /// The supervisor's end.
 pub struct Spawner {
@@ -52,14 +71,19 @@ impl Spawner {
             Ok(ForkResult::Parent { child }) => Ok(Spawner { socket: ours, pid: child }),
             Ok(ForkResult::Child) => {
                 drop(ours);
-                std::process::exit(serve(&theirs, &binary, &null, supervisor))
+                std::process::exit(serve(&theirs, binary, &null, supervisor))
             }
         }
     }
 
     /// Asks for a worker.
-    pub fn request(&self, stdin: BorrowedFd<'_>, stderr: BorrowedFd<'_>) -> io::Result<()> {
-        ancillary::send(&self.socket, &[1], [stdin, stderr])
+    pub fn request(&self, program: Program, stdin: BorrowedFd<'_>, stderr: BorrowedFd<'_>) -> io::Result<()> {
+        ancillary::send(&self.socket, &[START, program.0.into()], &[stdin, stderr])
+    }
+
+    /// Makes `binary` the program. If it cannot be one, starting it will fail.
+    pub fn keep(&self, program: Program, binary: BorrowedFd<'_>) -> io::Result<()> {
+        ancillary::send(&self.socket, &[KEEP, program.0.into()], &[binary])
     }
 
     /// The answer to a request, if it is here: the worker's pid, or why there is none.
@@ -95,15 +119,16 @@ impl AsFd for Spawner {
 }
 
 /// The spawner's life; returns its exit status.
-fn serve(socket: &OwnedFd, binary: &File, null: &File, supervisor: Pid) -> i32 {
+fn serve(socket: &OwnedFd, binary: File, null: &File, supervisor: Pid) -> i32 {
     let _ = nix::unistd::setsid();
     let _ = nix::sys::prctl::set_name(c"sv3-spawner");
     let guarded = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).is_ok();
     if !guarded || nix::unistd::getppid() != supervisor {
         return 1;
     }
+    let mut programs = [Ok(binary), Err(Errno::ENOENT)];
     loop {
-        let mut request = [0; 1];
+        let mut request = [0; 2];
         if wait_readable(socket).is_err() {
             return 1;
         }
@@ -111,15 +136,32 @@ fn serve(socket: &OwnedFd, binary: &File, null: &File, supervisor: Pid) -> i32 {
             Ok(received) if received.count > 0 => received,
             _ => return 0,
         };
-        let answer = match <[OwnedFd; 2]>::try_from(received.fds) {
-            Ok([stdin, stderr]) => start([stdin.as_fd(), null.as_fd(), stderr.as_fd()], binary, supervisor),
-            Err(_) => Err(Errno::EBADMSG),
+        let [kind, program] = request;
+        let Some(program) = programs.get_mut(usize::from(program)) else { return 1 };
+        if kind == KEEP {
+            *program = <[OwnedFd; 1]>::try_from(received.fds).map_err(|_| Errno::EBADMSG).and_then(admit);
+            continue;
+        }
+        let answer = match (program, <[OwnedFd; 2]>::try_from(received.fds)) {
+            (Ok(binary), Ok([stdin, stderr])) => {
+                start([stdin.as_fd(), null.as_fd(), stderr.as_fd()], binary, supervisor)
+            }
+            (Err(errno), _) => Err(*errno),
+            (Ok(_), Err(_)) => Err(Errno::EBADMSG),
         };
         let answer = answer.map_or_else(|errno| -(errno as i32), Pid::as_raw);
         if nix::unistd::write(socket, &answer.to_ne_bytes()).is_err() {
             return 0;
         }
     }
+}
+
+/// Takes a binary as a program if it may be one.
+fn admit([binary]: [OwnedFd; 1]) -> Result<File, Errno> {
+    let binary = File::from(binary);
+    let meta = binary.metadata().map_err(|_| Errno::EBADF)?;
+    let owned = meta.uid() == 0 || meta.uid() == nix::unistd::geteuid().as_raw();
+    if meta.is_file() && meta.nlink() > 0 && owned { Ok(binary) } else { Err(Errno::EPERM) }
 }
 
 fn wait_readable(socket: &OwnedFd) -> nix::Result<()> {

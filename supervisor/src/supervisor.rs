@@ -10,6 +10,7 @@
 //! All sockets are non-blocking, all waits have a deadline, and with nothing to wait for the process sleeps.
 
 mod clients;
+mod handover;
 mod life;
 mod quarantine;
 mod reports;
@@ -36,6 +37,7 @@ use crate::slots::Slots;
 use crate::spawner::Spawner;
 use crate::watchdog::Watchdog;
 use crate::worker::Worker;
+use handover::Handover;
 use life::Life;
 
 const FRONT_DOOR: u64 = 0;
@@ -67,6 +69,7 @@ pub struct Supervisor {
     /// The worker that waits to take over.
     standby: Option<Worker>,
     life: Life,
+    handover: Handover,
     blames: Blames,
     watchdog: Watchdog,
     /// The worker was killed because it hung.
@@ -122,6 +125,7 @@ impl Supervisor {
             worker: None,
             standby: None,
             life: Life::new(parts.settings, parts.standby),
+            handover: Handover::default(),
             blames: Blames::new(parts.blame),
             watchdog: Watchdog::default(),
             hung: false,
@@ -191,7 +195,7 @@ impl Supervisor {
         let messages = self.slots.ports().filter_map(|port| port.message_due()).min();
         let ending = self.ending.map(|since| since + END_TIME);
         let chaos = self.chaos.as_ref().map(|chaos| chaos.next);
-        let lives = [worker, self.life.next_start(), self.watchdog.due(), chaos, ending];
+        let lives = [worker, self.life.next_start(), self.watchdog.due(), self.handover.due(), chaos, ending];
         let clients = [messages, self.quarantine_due(), self.control.due()];
         let due = lives.into_iter().chain(clients).flatten().min();
         match due {
@@ -210,6 +214,7 @@ impl Supervisor {
         self.expire_quarantines(now);
         self.watch_worker(now);
         self.expire_worker(now);
+        self.expire_trial(now);
         if self.ending.is_some_and(|since| since + END_TIME <= now) {
             self.over = Some(Ok(()));
         }
@@ -251,10 +256,17 @@ impl Supervisor {
     }
 
     fn converse(&mut self, index: usize) {
-        let Some(request) = self.control.proceed(index) else { return };
+        let Some((request, fd)) = self.control.proceed(index) else { return };
         let (verb, name) = request.split_once(' ').unwrap_or((&request, ""));
         let answer = match verb {
             "status" => serde_json::to_vec(&self.status()),
+            "restart" | "upgrade" if (verb == "upgrade") != fd.is_some() => serde_json::to_vec(
+                &serde_json::json!({ "error": "an upgrade, and it alone, comes with one open file" }),
+            ),
+            "restart" | "upgrade" => match self.plan_handover(index, fd) {
+                Ok(()) => return,
+                Err(why) => serde_json::to_vec(&serde_json::json!({ "error": why })),
+            },
             "release" => serde_json::to_vec(&self.release_by_name(name)),
             _ => {
                 let other = &request;
@@ -262,7 +274,11 @@ impl Supervisor {
                 serde_json::to_vec(&serde_json::json!({ "error": format!("unknown request {other:?}") }))
             }
         };
-        if let Some(flags) = self.control.answer(index, answer.unwrap_or_default())
+        self.answer(index, answer.unwrap_or_default());
+    }
+
+    fn answer(&mut self, index: usize, answer: Vec<u8>) {
+        if let Some(flags) = self.control.answer(index, answer)
             && let Some(fd) = self.control.fd(index)
         {
             let _ = self.epoll.modify(fd, &mut EpollEvent::new(flags, CONVERSATIONS + index as u64));

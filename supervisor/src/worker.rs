@@ -14,7 +14,7 @@ use sv3::ipc::Command;
 
 use crate::link::Link;
 use crate::record::Order;
-use crate::spawner::Spawner;
+use crate::spawner::{Program, Spawner};
 
 /// How long a worker may take until it is ready.
 const START_TIME: Duration = Duration::from_secs(5);
@@ -32,6 +32,8 @@ const IDLE_REPORTS_MAX: u32 = 65536;
 pub struct Worker {
     /// Its lane of the ledger.
     pub lane: u8,
+    /// What it runs.
+    pub program: Program,
     /// Since when it serves; a worker on standby does not.
     pub serving: Option<Instant>,
     /// Number of the order that promoted it: what it did before then counts for nothing.
@@ -48,11 +50,14 @@ pub struct Worker {
     pub asked: Instant,
     /// Landlock ABI that it achieved, once it is ready.
     pub ready: Option<u32>,
+    /// Virtio features that it serves, once it is ready.
+    pub offers: u64,
     doom: Option<String>,
     hung_up: Option<Instant>,
     barriers: VecDeque<Barrier>,
     reached: u64,
     said: Vec<u8>,
+    last_line: Option<String>,
     lines: usize,
     idle_reports: u32,
 }
@@ -74,17 +79,20 @@ pub enum Waiter {
     Nobody,
     /// Those who ask how long a take-over took.
     TakeOver,
+    /// Who planned that this worker, on standby, takes over.
+    Planned,
 }
 
 impl Worker {
     /// Asks the spawner for a worker.
-    pub fn ask_for(spawner: &Spawner, lane: u8) -> io::Result<Worker> {
+    pub fn ask_for(spawner: &Spawner, program: Program, lane: u8) -> io::Result<Worker> {
         let (link, stdin) = Link::pair()?;
         let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
         fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        spawner.request(stdin.as_fd(), write.as_fd())?;
+        spawner.request(program, stdin.as_fd(), write.as_fd())?;
         Ok(Worker {
             lane,
+            program,
             serving: None,
             promoted: 0,
             link,
@@ -93,11 +101,13 @@ impl Worker {
             pid: None,
             asked: Instant::now(),
             ready: None,
+            offers: 0,
             doom: None,
             hung_up: None,
             barriers: VecDeque::new(),
             reached: 0,
             said: Vec::new(),
+            last_line: None,
             lines: 0,
             idle_reports: 0,
         })
@@ -125,10 +135,11 @@ impl Worker {
     }
 
     /// The worker says that it is ready. Returns whether that was due.
-    pub fn became_ready(&mut self, landlock_abi: u64) -> bool {
+    pub fn became_ready(&mut self, landlock_abi: u32, offers: u64) -> bool {
+        self.offers = offers;
         let due = Instant::now() + OBEY_TIME;
         self.barriers.iter_mut().for_each(|barrier| barrier.due = due);
-        self.ready.replace(u32::try_from(landlock_abi).unwrap_or(0)).is_none()
+        self.ready.replace(landlock_abi).is_none()
     }
 
     /// The worker says that it has reached a barrier. Returns who waited, if it was the next one.
@@ -225,7 +236,15 @@ impl Worker {
                 lines.push(printable(&line));
             }
         }
+        if let Some(line) = lines.last() {
+            self.last_line = Some(line.clone());
+        }
         Ok(lines)
+    }
+
+    /// What it wrote to stderr last.
+    pub fn last_line(&self) -> Option<&str> {
+        self.last_line.as_deref()
     }
 
     fn overlong(&self) -> Option<usize> {

@@ -23,8 +23,9 @@ mod switch;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
-use sv3::ipc::{Command, Report, ReportKind, VERSION};
+use sv3::ipc::{Command, Report, VERSION};
 use sv3::ledger::LedgerMap;
+use sv3::virtio::OFFERED;
 
 use control::{Control, Over};
 use notify::Notify;
@@ -55,12 +56,7 @@ fn run() -> Result<Over, String> {
         Err(over) => return Ok(over),
     };
     crash::record_in(start.lane);
-    let ready = Report {
-        value: u64::from(achieved.landlock_abi),
-        detail: u64::from(VERSION),
-        ..Report::new(ReportKind::Ready, 1)
-    };
-    if let Err(over) = control.report(ready) {
+    if let Err(over) = control.report(Report::ready(achieved.landlock_abi, OFFERED)) {
         return Ok(over);
     }
     Ok(Switch::new(&start, control, notify).run())

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 use sv3::ipc::Command;
-use sv3::virtio::{Feature, OFFERED};
+use sv3::virtio::Feature;
 use sv3::wire::Refuse;
 use sv3::wire::vhost_user::*;
 use sv3::{MAX_MEM_SLOTS, MAX_QUEUE_PAIRS, MAX_RING_SIZE};
@@ -68,7 +68,7 @@ impl Session {
             _ => {}
         }
         let orders = match request {
-            Request::GetFeatures => return Ok(Done::Replied(OFFERED)),
+            Request::GetFeatures => return Ok(Done::Replied(self.offers)),
             Request::GetProtocolFeatures => return Ok(Done::Replied(OFFERED_PROTOCOL_FEATURES)),
             Request::GetQueueNum => return Ok(Done::Replied(MAX_QUEUE_PAIRS as u64)),
             Request::GetMaxMemSlots => return Ok(Done::Replied(MAX_MEM_SLOTS as u64)),
@@ -105,8 +105,8 @@ impl Session {
     }
 
     fn set_features(&mut self, features: u64) -> Result<Vec<Order>, No> {
-        if features & !OFFERED != 0 {
-            return close(format!("SET_FEATURES: {:#x} was not offered", features & !OFFERED));
+        if features & !self.offers != 0 {
+            return close(format!("SET_FEATURES: {:#x} was not offered", features & !self.offers));
         }
         if features == self.record.features {
             return Ok(Vec::new());

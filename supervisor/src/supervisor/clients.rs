@@ -78,8 +78,10 @@ impl Supervisor {
         {
             return self.refuse(slot, refuse.into());
         }
+        let offers = self.handover.offers();
         for _ in 0..TURN {
             let Some(port) = self.slots.port(slot).filter(|port| !port.session.is_waiting()) else { break };
+            port.session.offer(offers);
             let outcome = match port.receive() {
                 Ok(Input::Message(message)) => port.session.request(message, &Kernel),
                 Ok(Input::Nothing) => break,

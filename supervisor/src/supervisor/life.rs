@@ -23,7 +23,7 @@ use crate::spawner::Program;
 use crate::worker::{Waiter, Worker};
 
 /// A life that counts as one: a worker that lived longer ends a row of crashes.
-const LIFE_MIN: Duration = Duration::from_secs(1);
+const LIFE_MIN: Duration = Duration::from_millis(100);
 /// Crashes in a row that are followed by a start at once.
 const QUICK_STARTS: u32 = 10;
 /// The longest delay before a start.

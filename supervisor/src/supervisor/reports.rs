@@ -52,8 +52,8 @@ impl Supervisor {
             return Err(Breach("it reported before it was ready"));
         }
         match report.kind {
-            ReportKind::Ready if report.detail != u64::from(VERSION) => Err(Breach("it is of another version")),
-            ReportKind::Ready if worker.became_ready(report.value) => Ok(()),
+            ReportKind::Ready if report.version() != VERSION => Err(Breach("it is of another version")),
+            ReportKind::Ready if worker.became_ready(report.landlock_abi(), report.value) => Ok(()),
             ReportKind::Ready => Err(Breach("it became ready twice")),
             ReportKind::Done => match worker.reached(report.seq) {
                 Some(Waiter::Session(slot)) => self.end_wait(slot),
@@ -68,7 +68,7 @@ impl Supervisor {
                     self.worker_took_over();
                     Ok(())
                 }
-                Some(Waiter::Nobody) => Ok(()),
+                Some(Waiter::Nobody | Waiter::Planned) => Ok(()),
                 None => Err(Breach("it reached a barrier that was not the next one")),
             },
             ReportKind::RingStopped if !worker.is_under_way(report.seq) => {
@@ -101,11 +101,17 @@ impl Supervisor {
     fn hear_standby(&mut self, report: Report) -> Result<(), Breach> {
         let Some(worker) = &mut self.standby else { return Ok(()) };
         match report.kind {
-            ReportKind::Ready if report.detail != u64::from(VERSION) => Err(Breach("it is of another version")),
-            ReportKind::Ready if worker.became_ready(report.value) => Ok(()),
+            ReportKind::Ready if report.version() != VERSION => Err(Breach("it is of another version")),
+            ReportKind::Ready if worker.became_ready(report.landlock_abi(), report.value) => Ok(()),
             ReportKind::Ready => Err(Breach("it became ready twice")),
-            ReportKind::Done if worker.reached(report.seq).is_some() => Ok(()),
-            ReportKind::Done => Err(Breach("it reached a barrier that was not the next one")),
+            ReportKind::Done => match worker.reached(report.seq) {
+                Some(Waiter::Planned) => {
+                    self.successor_has_learnt();
+                    Ok(())
+                }
+                Some(_) => Ok(()),
+                None => Err(Breach("it reached a barrier that was not the next one")),
+            },
             ReportKind::RingStopped => {
                 worker.count_idle_report();
                 Ok(())
