@@ -16,7 +16,7 @@
 //!
 //! The spawner has no seccomp policy of its own: workers inherit it, so it would have to permit all that a worker's
 //! start does (execve, a loader that opens and maps files executable), and every syscall of the data path would run
-//! through it. The spawner hears nobody but the supervisor, and from it nothing but one octet and two fds.
+//! through it. The spawner hears nobody but the supervisor, and from it nothing but two octets and one or two fds.
 
 use std::path::Path;
 

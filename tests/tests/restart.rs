@@ -4,84 +4,25 @@
 use std::time::{Duration, Instant};
 
 use sv3_tests::failure::Result;
+use sv3_tests::flow::Flow;
 use sv3_tests::frames::{BROADCAST, frame, mac, noise};
 use sv3_tests::guest::feature::*;
 use sv3_tests::guest::wire::GET_FEATURES;
-use sv3_tests::guest::{Config, Guest, Received};
-use sv3_tests::patience::PATIENCE;
+use sv3_tests::guest::{Config, Guest};
 use sv3_tests::switch::Switch;
 
 const RX: u16 = 0;
 const TX: u16 = 1;
+/// A life that is no crash at start-up, after which the next worker starts at once.
+const LIFE: Duration = Duration::from_millis(110);
 const SIGNALS: [&str; 4] = ["KILL", "ABRT", "SEGV", "BUS"];
 
-/// Frames from one guest to another, by number.
-struct Flow {
-    from: u8,
-    to: u8,
-    octets: usize,
-    sent: u32,
-    /// How often each came.
-    seen: Vec<u32>,
-}
-
-impl Flow {
-    fn new(from: u8, to: u8, octets: usize) -> Flow {
-        Flow { from, to, octets, sent: 0, seen: Vec::new() }
-    }
-
-    fn frame(&self, number: u32) -> Vec<u8> {
-        let mut frame = noise(mac(self.to), mac(self.from), self.octets, number);
-        frame[14..18].copy_from_slice(&number.to_ne_bytes());
-        frame
-    }
-
-    fn send(&mut self, guest: &mut Guest, count: u32) {
-        for _ in 0..count {
-            guest.send(&self.frame(self.sent));
-            self.sent += 1;
-            self.seen.push(0);
-        }
-    }
-
-    fn note(&mut self, received: &Received) {
-        let number = u32::from_ne_bytes(std::array::from_fn(|at| received.frame[14 + at]));
-        let head = &received.frame[..received.frame.len().min(40)];
-        assert!(
-            number < self.sent,
-            "one that was never sent: {:?}, {} octets: {head:x?}",
-            received.hdr,
-            received.frame.len()
-        );
-        assert!(received.frame == self.frame(number), "frame {number} was changed");
-        self.seen[number as usize] += 1;
-    }
-
-    fn is_complete(&self) -> bool {
-        self.seen.iter().all(|times| *times > 0)
-    }
-
-    /// Receives until every frame that was sent has come.
-    fn await_complete(&mut self, guest: &mut Guest) {
-        let deadline = Instant::now() + PATIENCE;
-        while !self.is_complete() {
-            let received = guest.receive_within(deadline.saturating_duration_since(Instant::now()));
-            let missing = self.seen.iter().filter(|times| **times == 0).count();
-            self.note(&received.unwrap_or_else(|| panic!("{missing} of {} frames did not come", self.sent)));
-        }
-    }
-
-    fn duplicates(&self) -> u32 {
-        assert!(self.seen.iter().all(|times| *times <= 2), "a frame came more than twice");
-        self.seen.iter().filter(|times| **times == 2).count() as u32
-    }
-}
-
-/// Kills the worker again and again while two guests send to each other. Each death finds frames under way.
-fn storm(config: &Config, octets: usize, deaths: u32) -> Result<()> {
+/// Kills the worker again and again while two guests send to each other. Each death finds frames under way, after a life
+/// of at least `life`.
+fn storm(config: &Config, octets: usize, deaths: u32, life: Duration) -> Result<()> {
     /// Frames each way that a death may find under way; with as many duplicates they fit in the receiver's buffers.
     const WINDOW: u32 = 60;
-    let switch = Switch::start()?;
+    let switch = Switch::with(options)?;
     let mut a = config.clone().connect(switch.socket());
     let mut b = config.clone().connect(switch.socket());
     let mut bystander = Guest::connect(switch.socket());
@@ -108,6 +49,14 @@ fn storm(config: &Config, octets: usize, deaths: u32) -> Result<()> {
         there.await_complete(&mut b);
         back.await_complete(&mut a);
         switch.await_restart(old)?;
+        // Those who die one upon the other are kept waiting.
+        let start = Instant::now();
+        while start.elapsed() < life {
+            there.send(&mut a, 20);
+            back.send(&mut b, 20);
+            there.await_complete(&mut b);
+            back.await_complete(&mut a);
+        }
     }
     a.await_sent();
     b.await_sent();
@@ -166,19 +115,19 @@ fn assert_buffers_are_all_there(a: &mut Guest, b: &mut Guest) {
 
 #[test]
 fn fifty_deaths_under_traffic() -> Result<()> {
-    storm(&Guest::config(), 200, 50)
+    storm(&[], &Guest::config(), 200, 50, LIFE)
 }
 
 #[test]
 fn deaths_amid_frames_of_many_buffers() -> Result<()> {
-    storm(&Guest::config().rx_buffer(2048).ring_size(1024), 9000, 12)
+    storm(&[], &Guest::config().rx_buffer(2048).ring_size(1024), 9000, 12)
 }
 
 #[test]
 fn deaths_without_event_indices_and_with_order() -> Result<()> {
-    storm(&Guest::config().features(VERSION_1 | MRG_RXBUF), 200, 12)?;
-    storm(&Guest::config().features(LINUX | IN_ORDER).regions(3), 200, 12)?;
-    storm(&Guest::config().features(0), 200, 12)
+    storm(&[], &Guest::config().features(VERSION_1 | MRG_RXBUF), 200, 12, Duration::ZERO)?;
+    storm(&[], &Guest::config().features(LINUX | IN_ORDER).regions(3), 200, 12, Duration::ZERO)?;
+    storm(&[], &Guest::config().features(0), 200, 12, Duration::ZERO)
 }
 
 #[test]

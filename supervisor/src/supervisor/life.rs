@@ -131,19 +131,30 @@ impl Supervisor {
         }
         let mut worker = Worker::ask_for(&self.spawner, program, lane)?;
         self.life.asked.push_back(lane);
-        worker.serving = (!standby).then(Instant::now);
         self.watch(&worker.link, LINK + u64::from(lane), worker.interest)?;
         self.watch(&worker.stderr, STDERR + u64::from(lane), EpollFlags::EPOLLIN)?;
-        let command = Command::Start { settings: self.life.settings, lane, standby };
+        // One that is to serve at once waits as well, until it has been told of all ports: a frame from the first of
+        // them must not meet a switch that has not heard of the second.
+        let command = Command::Start { settings: self.life.settings, lane, standby: true };
         worker.order([Order { command, fd: Some(self.ledger_fd.clone()) }], Waiter::Nobody);
         for port in self.slots.ports().filter(|port| port.quarantine.is_none()) {
-            let waiter = if standby { Waiter::Nobody } else { Waiter::Session(port.who.slot) };
-            worker.order(port.session.replay(), waiter);
+            worker.order(port.session.replay(), Waiter::Nobody);
         }
         if !standby {
-            worker.order([Command::Barrier.into()], Waiter::TakeOver);
+            self.promote(&mut worker);
         }
         Ok(worker)
+    }
+
+    /// Lets a worker that was told everything serve.
+    fn promote(&self, worker: &mut Worker) {
+        worker.promote();
+        // Who waits for the position of a ring waits for this worker now, which has to start the ring for that.
+        for port in self.slots.ports().filter(|port| port.session.is_waiting() && port.quarantine.is_none()) {
+            let slot = port.who.slot;
+            worker.order([Command::PortRemove { port: slot }.into()], Waiter::Nobody);
+            worker.order(port.session.replay(), Waiter::Session(slot));
+        }
     }
 
     /// Gives orders to every worker; only the one that serves answers `waiter`. False: no worker serves.
@@ -371,13 +382,7 @@ impl Supervisor {
         let standby = self.standby.take().filter(|worker| worker.doom().is_none() && !worker.has_hung_up());
         let Some(mut worker) = standby else { return self.start_worker() };
         self.life.next_start = None;
-        worker.promote();
-        // Who waits for the position of a ring waits for this worker now, which has to start the ring for that.
-        for port in self.slots.ports().filter(|port| port.session.is_waiting() && port.quarantine.is_none()) {
-            let slot = port.who.slot;
-            worker.order([Command::PortRemove { port: slot }.into()], Waiter::Nobody);
-            worker.order(port.session.replay(), Waiter::Session(slot));
-        }
+        self.promote(&mut worker);
         self.worker = Some(worker);
         self.flush_links();
     }
