@@ -1,6 +1,8 @@
 //! Helpers of the scenarios in `tests/tests/`: the real switch, a front-end in software, real guests.
 
 pub mod failure;
+#[allow(clippy::panic)]
+pub mod flow;
 pub mod frames;
 // These assert what a scenario takes for granted, at the scenario's line.
 #[allow(clippy::panic, clippy::expect_used)]

@@ -19,7 +19,7 @@ const SIGNALS: [&str; 4] = ["KILL", "ABRT", "SEGV", "BUS"];
 
 /// Kills the worker again and again while two guests send to each other. Each death finds frames under way, after a life
 /// of at least `life`.
-fn storm(config: &Config, octets: usize, deaths: u32, life: Duration) -> Result<()> {
+fn storm(options: &[&str], config: &Config, octets: usize, (deaths, life): (u32, Duration)) -> Result<()> {
     /// Frames each way that a death may find under way; with as many duplicates they fit in the receiver's buffers.
     const WINDOW: u32 = 60;
     let switch = Switch::with(options)?;
@@ -115,19 +115,25 @@ fn assert_buffers_are_all_there(a: &mut Guest, b: &mut Guest) {
 
 #[test]
 fn fifty_deaths_under_traffic() -> Result<()> {
-    storm(&[], &Guest::config(), 200, 50, LIFE)
+    storm(&[], &Guest::config(), 200, (50, LIFE))
+}
+
+/// A new worker must hear of all ports before it serves one: else it forwards the first one's frames to nobody.
+#[test]
+fn deaths_without_a_standby() -> Result<()> {
+    storm(&["--no-standby"], &Guest::config(), 200, (30, LIFE))
 }
 
 #[test]
 fn deaths_amid_frames_of_many_buffers() -> Result<()> {
-    storm(&[], &Guest::config().rx_buffer(2048).ring_size(1024), 9000, 12)
+    storm(&[], &Guest::config().rx_buffer(2048).ring_size(1024), 9000, (12, Duration::ZERO))
 }
 
 #[test]
 fn deaths_without_event_indices_and_with_order() -> Result<()> {
-    storm(&[], &Guest::config().features(VERSION_1 | MRG_RXBUF), 200, 12, Duration::ZERO)?;
-    storm(&[], &Guest::config().features(LINUX | IN_ORDER).regions(3), 200, 12, Duration::ZERO)?;
-    storm(&[], &Guest::config().features(0), 200, 12, Duration::ZERO)
+    storm(&[], &Guest::config().features(VERSION_1 | MRG_RXBUF), 200, (12, Duration::ZERO))?;
+    storm(&[], &Guest::config().features(LINUX | IN_ORDER).regions(3), 200, (12, Duration::ZERO))?;
+    storm(&[], &Guest::config().features(0), 200, (12, Duration::ZERO))
 }
 
 #[test]
