@@ -6,11 +6,14 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
+use sv3::status::Link;
 use sv3_tests::failure::Result;
 use sv3_tests::frames::{BROADCAST, frame, mac, noise};
 use sv3_tests::guest::{Guest, Received};
+use sv3_tests::image::Suite;
 use sv3_tests::patience::{PATIENCE, until};
 use sv3_tests::switch::{Home, Switch};
+use sv3_tests::vm::Vm;
 
 /// Frames that may be under way.
 const WINDOW: u32 = 60;
@@ -292,4 +295,37 @@ fn files_that_nobody_asked_for_are_closed() -> Result<()> {
         assert!(answer.contains(wanted) && (answer.is_empty() || !wanted.is_empty()), "{request}{files}: {answer}");
     }
     until("all files closed", || Ok((count()? == before).then_some(())))
+}
+
+/// What docs/upgrade.md promises of QEMU, the newest and the oldest.
+#[test]
+#[ignore = "scripts/check runs it"]
+fn qemu_does_not_notice_a_new_worker_and_reconnects_to_a_new_supervisor() -> Result<()> {
+    let switch = Switch::start()?;
+    let home = switch.home().clone();
+    let configs = [Vm::number(1), Vm::number(2).qemu(Suite::Bookworm)];
+    let [first, second] = configs.map(|config| config.start(switch.socket()));
+    let (mut first, mut second) = (first?.booted()?, second?.booted()?);
+    let before = (first.carrier_changes()?, second.carrier_changes()?);
+    let ping = first.start_ping(&second.address(), 50)?;
+    let control = switch.control().display().to_string();
+    for _ in 0..5 {
+        let output = home.sv3_output(&["restart", "--control", &control])?;
+        assert!(output.status.success(), "{}", said(&output));
+    }
+    let ping = first.finish_ping(ping, 50)?;
+    assert_eq!((ping.lost(), ping.duplicates), (0, 0), "{ping:?}");
+    assert_eq!((first.carrier_changes()?, second.carrier_changes()?), before);
+
+    assert!(switch.end("TERM")?.success());
+    let switch = home.start(&[])?;
+    switch.await_status("both links up", |status| {
+        status.ports.iter().filter(|port| port.link == Link::Up).count() == 2
+    })?;
+    let ping = first.ping(&second.address(), 20)?;
+    assert_eq!(ping.lost(), 0, "{ping:?}");
+    // Down and up.
+    let after = (first.carrier_changes()?, second.carrier_changes()?);
+    assert_eq!(after, (before.0 + 2, before.1 + 2));
+    Ok(())
 }
