@@ -23,12 +23,13 @@ impl Death {
         let mut words = match (status, doom) {
             (_, Some(doom)) => format!("killed by the supervisor: {doom}"),
             (WaitStatus::Exited(_, code), None) => format!("exited with status {code}"),
-            (WaitStatus::Signaled(_, signal, _), None) => format!("killed by {signal}"),
+            (WaitStatus::Signaled(_, signal, _), None) => format!("killed by {}", first(signal, lane)),
             (other, None) => format!("ended: {other:?}"),
         };
         let mut violation = None;
         if let WaitStatus::Signaled(_, signal, _) = status
             && lane.crash.signal.load(Relaxed) == signal as i32
+            && lane.crash.code.load(Relaxed) > 0
         {
             match signal {
                 Signal::SIGSYS => {
@@ -49,6 +50,13 @@ impl Death {
         }
         Death { words, violation }
     }
+}
+
+/// The signal that began it. A worker that was sent a signal, or panicked, writes that down and ends by an illegal
+/// instruction.
+fn first(signal: Signal, lane: &Lane) -> Signal {
+    let recorded = Signal::try_from(lane.crash.signal.load(Relaxed));
+    if signal == Signal::SIGILL { recorded.unwrap_or(signal) } else { signal }
 }
 
 /// The slot of the client by whose doing the worker died: whose memory faulted, or else whose ring was being served
@@ -101,6 +109,7 @@ mod tests {
     fn a_bus_error_in_a_guest_names_the_guest() {
         let (_fd, ledger) = LedgerMap::create().unwrap();
         ledger.lanes[0].crash.signal.store(libc::SIGBUS, Relaxed);
+        ledger.lanes[0].crash.code.store(libc::BUS_ADRERR, Relaxed);
         ledger.lanes[0].crash.addr.store(0x7f00_0000, Relaxed);
         ledger.lanes[0].crash.fault_port.store(4, Relaxed);
         ledger.lanes[0].crash.fault_region.store(0x1_0000_0000, Relaxed);
@@ -116,10 +125,19 @@ mod tests {
     fn a_violation_names_the_syscall() {
         let (_fd, ledger) = LedgerMap::create().unwrap();
         ledger.lanes[0].crash.signal.store(libc::SIGSYS, Relaxed);
+        ledger.lanes[0].crash.code.store(1, Relaxed);
         ledger.lanes[0].crash.syscall.store(libc::SYS_openat as i32, Relaxed);
         let death = Death::read(signaled(Signal::SIGSYS), &ledger.lanes[0], None);
         assert_eq!(death.violation.as_deref(), Some("openat"));
         assert_eq!(death.words, "killed by SIGSYS for the syscall openat");
+    }
+
+    #[test]
+    fn a_signal_from_outside_is_named_though_the_worker_ended_by_another() {
+        let (_fd, ledger) = LedgerMap::create().unwrap();
+        ledger.lanes[0].crash.signal.store(libc::SIGABRT, Relaxed);
+        let words = Death::read(signaled(Signal::SIGILL), &ledger.lanes[0], None).words;
+        assert_eq!(words, "killed by SIGABRT");
     }
 
     #[test]
