@@ -70,7 +70,7 @@ fn regions_that_cannot_be() -> Result<()> {
     let file = memfd(size)?;
     for (what, region) in &cases {
         let mut guest = without_memory(&honest)?;
-        let table = region_table(&[region.clone()]);
+        let table = region_table(std::slice::from_ref(region));
         assert_ne!(guest.raw().set_and_ask(SET_MEM_TABLE, &table, &[file.as_fd()])?, 0, "{what}");
         guest.raw().await_close()?;
         let mut guest = without_memory(&honest)?;
