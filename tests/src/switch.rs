@@ -303,10 +303,19 @@ pub struct Shot {
     restarts: u64,
 }
 
-/// The open fds of a process.
+/// The open fds of a process. Those of a process that is not dumpable only root sees, so others ask by sudo.
 pub fn fds(pid: u32) -> Result<BTreeSet<u32>> {
-    let names = fs::read_dir(format!("/proc/{pid}/fd"))?.map(|entry| Ok(entry?.file_name()));
-    names.map(|name: Result<_>| Ok(name?.to_string_lossy().parse()?)).collect()
+    let root = nix::unistd::geteuid().is_root();
+    let mut command = Command::new(if root { "ls" } else { "sudo" });
+    command.args(if root { &[][..] } else { &["-n", "ls"] }).arg(format!("/proc/{pid}/fd"));
+    let output = command.output()?;
+    if !output.status.success() {
+        return Err(Failure::new(format!(
+            "the fds of {pid} cannot be seen: {}",
+            String::from_utf8_lossy(&output.stderr)
+        )));
+    }
+    String::from_utf8_lossy(&output.stdout).split_whitespace().map(|name| Ok(name.parse()?)).collect()
 }
 
 /// Resident memory of a process, in octets.
