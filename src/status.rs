@@ -64,6 +64,62 @@ pub struct HandoverAnswer {
     pub ports: usize,
 }
 
+/// What `sv3 crashes --json` prints, the answer to the request `crashes`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Crashes {
+    /// The last deaths of workers that served, oldest first.
+    pub crashes: Vec<Crash>,
+}
+
+/// The death of a worker that served.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Crash {
+    /// When it was known, RFC 3339 in UTC with milliseconds.
+    pub time: String,
+    /// Process id; absent if the worker could not even be started.
+    pub worker_pid: Option<u32>,
+    /// The signal that killed it, by name (`SIGSEGV`); absent if it exited.
+    pub signal: Option<String>,
+    /// The status that it exited with.
+    pub exit_code: Option<i32>,
+    /// Why it died, in words. For people: the wording may change.
+    pub cause: String,
+    /// What it could not access, by its own record.
+    pub fault: Option<Fault>,
+    /// The syscall that its policy forbids, by name, if it died of that.
+    pub syscall: Option<String>,
+    /// Its panic message.
+    pub panic: Option<String>,
+    /// The ring that was being served, by its own record.
+    pub in_hand: Option<InHand>,
+    /// Milliseconds since the process was started, the time on standby among them.
+    pub uptime_ms: u64,
+    /// Microseconds from the moment when the death was known until the next worker served; absent until it does.
+    pub gap_us: Option<u64>,
+    /// Ports that the next worker took over; absent until it does.
+    pub ports: Option<usize>,
+}
+
+/// An address that a worker could not access.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    /// The worker's own address of it.
+    pub addr: u64,
+    /// Name of the port whose memory this is; absent if it is no guest's.
+    pub port: Option<String>,
+    /// Guest address of the memory region.
+    pub region: Option<u64>,
+}
+
+/// A ring that was being served.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InHand {
+    /// Name of the port.
+    pub port: String,
+    /// Vring index.
+    pub ring: u32,
+}
+
 /// One connected client.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PortStatus {

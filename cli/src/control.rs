@@ -23,17 +23,22 @@ pub struct Control {
 }
 
 impl Control {
-    /// Sends a request and returns the answer.
+    /// Sends a request and returns the answer, which is JSON.
     pub fn ask(&self, request: &str) -> Result<serde_json::Value, String> {
+        parse(&self.converse(request, None)?)
+    }
+
+    /// Sends a request with an open file and returns the answer, which is JSON.
+    pub fn hand(&self, request: &str, fd: BorrowedFd<'_>) -> Result<serde_json::Value, String> {
+        parse(&self.converse(request, Some(fd))?)
+    }
+
+    /// Sends a request and returns the answer as it is.
+    pub fn ask_text(&self, request: &str) -> Result<String, String> {
         self.converse(request, None)
     }
 
-    /// Sends a request with an open file and returns the answer.
-    pub fn hand(&self, request: &str, fd: BorrowedFd<'_>) -> Result<serde_json::Value, String> {
-        self.converse(request, Some(fd))
-    }
-
-    fn converse(&self, request: &str, fd: Option<BorrowedFd<'_>>) -> Result<serde_json::Value, String> {
+    fn converse(&self, request: &str, fd: Option<BorrowedFd<'_>>) -> Result<String, String> {
         let path = self.control.clone().unwrap_or_else(|| place::folder().join(place::CONTROL));
         let at = |e: std::io::Error| match e.kind() {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
@@ -59,11 +64,15 @@ impl Control {
         }
         let mut text = String::new();
         socket.read_to_string(&mut text).map_err(at)?;
-        let answer: serde_json::Value =
-            serde_json::from_str(&text).map_err(|e| format!("the switch's answer is not JSON: {e}"))?;
-        match answer.get("error").and_then(|error| error.as_str()) {
-            Some(error) => Err(error.to_string()),
-            None => Ok(answer),
-        }
+        Ok(text)
+    }
+}
+
+fn parse(text: &str) -> Result<serde_json::Value, String> {
+    let answer: serde_json::Value =
+        serde_json::from_str(text).map_err(|e| format!("the switch's answer is not JSON: {e}"))?;
+    match answer.get("error").and_then(|error| error.as_str()) {
+        Some(error) => Err(error.to_string()),
+        None => Ok(answer),
     }
 }

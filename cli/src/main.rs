@@ -1,6 +1,8 @@
 //! `sv3`, the command line: one verb a file.
 
 mod control;
+mod crashes;
+mod metrics;
 mod place;
 mod port;
 mod restart;
@@ -30,6 +32,10 @@ enum Verb {
     Restart(restart::Restart),
     /// Let a worker of another binary take over, without the guests' noticing
     Upgrade(upgrade::Upgrade),
+    /// Show how workers died, who was being served, and how long nobody was after that
+    Crashes(crashes::Show),
+    /// Print the switch in numbers, as OpenMetrics text
+    Metrics(metrics::Print),
     /// Act on one port: end its quarantine
     Port(port::Port),
 }
@@ -40,6 +46,8 @@ fn main() -> ExitCode {
         Verb::Status(show) => show.exec(),
         Verb::Restart(restart) => restart.exec(),
         Verb::Upgrade(upgrade) => upgrade.exec(),
+        Verb::Crashes(show) => show.exec(),
+        Verb::Metrics(print) => print.exec(),
         Verb::Port(port) => port.exec(),
     };
     match result {

@@ -10,7 +10,7 @@ use crate::place;
 
 /// Run a switch in the foreground, as any user, without privileges.
 ///
-/// Prints how to attach a guest; events go to stderr, a line of JSON each. Ends by Ctrl-C or SIGTERM.
+/// Prints how to attach a guest; events go to stderr or to --log, a line of JSON each. Ends by Ctrl-C or SIGTERM.
 #[derive(Args)]
 pub struct Run {
     /// The front door that guests attach to [default: vhost-user.sock in $XDG_RUNTIME_DIR/sv3 or /tmp/sv3-UID]
@@ -31,6 +31,12 @@ pub struct Run {
     /// Kill the worker at random times, SECONDS apart on average, to see that guests do not notice
     #[arg(long, value_name = "SECONDS")]
     chaos: Option<f64>,
+    /// Add events to a file instead of printing them; docs/events.md describes them
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// Serve metrics over HTTP at a loopback address, such as 127.0.0.1:9109, to every user of this machine
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics: Option<String>,
     /// Microseconds to poll an empty ring before sleeping; 0: sleep at once
     #[arg(long, value_name = "N")]
     poll_us: Option<u32>,
@@ -59,6 +65,12 @@ impl Run {
         }
         if let Some(chaos) = self.chaos {
             command.arg("--chaos").arg(chaos.to_string());
+        }
+        if let Some(log) = &self.log {
+            command.arg("--log").arg(log);
+        }
+        if let Some(metrics) = &self.metrics {
+            command.arg("--metrics").arg(metrics);
         }
         if let Some(poll_us) = self.poll_us {
             command.arg("--poll-us").arg(poll_us.to_string());

@@ -33,7 +33,7 @@ impl Show {
 }
 
 /// Prints; a reader that has seen enough (`| head`) is no failure.
-fn print(text: &str) -> Result<(), String> {
+pub fn print(text: &str) -> Result<(), String> {
     use std::io::Write;
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.to_string()),
@@ -143,7 +143,8 @@ fn size(octets: u64) -> String {
     format!("{octets} bytes")
 }
 
-fn duration(seconds: u64) -> String {
+/// A time in words.
+pub fn duration(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),
         60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),

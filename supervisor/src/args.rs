@@ -1,14 +1,17 @@
 //! The command line. People use `sv3 run`, which fills it in.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lexopt::prelude::*;
 use sv3::ipc::{Settings, VERSION};
 
+use crate::http::parse_address;
+
 const USAGE: &str = "usage: sv3-supervisor --socket PATH --control PATH --worker PATH [--force] [--no-standby] \
-    [--blame N] [--chaos SECONDS] [--poll-us N] [--batch N]";
+    [--blame N] [--chaos SECONDS] [--log FILE] [--metrics ADDRESS:PORT] [--poll-us N] [--batch N]";
 
 /// What was asked for. Paths are absolute.
 #[derive(Debug)]
@@ -29,6 +32,10 @@ pub struct Args {
     pub blame: usize,
     /// Kill the worker at random times, so far apart on average.
     pub chaos: Option<Duration>,
+    /// Where events go; to stderr if nowhere else.
+    pub log: Option<PathBuf>,
+    /// Where metrics are served; a loopback address.
+    pub metrics: Option<SocketAddr>,
 }
 
 impl Args {
@@ -39,6 +46,7 @@ impl Args {
 
     fn read(mut parser: lexopt::Parser) -> Result<Args, lexopt::Error> {
         let (mut socket, mut control, mut worker) = (None, None, None);
+        let (mut log, mut metrics) = (None, None);
         let (mut force, mut standby, mut blame, mut chaos) = (false, true, 3, None);
         let mut settings = Settings { version: VERSION, poll_us: 50, batch: 64 };
         while let Some(arg) = parser.next()? {
@@ -50,6 +58,8 @@ impl Args {
                 Long("no-standby") => standby = false,
                 Long("blame") => blame = parser.value()?.parse()?,
                 Long("chaos") => chaos = Some(parser.value()?.parse_with(seconds)?),
+                Long("log") => log = Some(PathBuf::from(parser.value()?)),
+                Long("metrics") => metrics = Some(parser.value()?.parse_with(parse_address)?),
                 Long("poll-us") => settings.poll_us = parser.value()?.parse()?,
                 Long("batch") => settings.batch = parser.value()?.parse()?,
                 other => return Err(other.unexpected()),
@@ -66,7 +76,8 @@ impl Args {
         if socket == control {
             return Err("--socket and --control must differ".into());
         }
-        Ok(Args { socket, control, worker: path(worker, "--worker")?, force, settings, standby, blame, chaos })
+        let worker = path(worker, "--worker")?;
+        Ok(Args { socket, control, worker, force, settings, standby, blame, chaos, log, metrics })
     }
 }
 

@@ -7,14 +7,27 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 use sv3::MAX_PORTS;
 use sv3::ledger::{Crash, Lane};
+use sv3::status::{Fault, InHand};
 
 /// Why a worker died.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Death {
     /// For a person.
     pub words: String,
     /// The syscall that the seccomp policy forbids, if that was it.
     pub violation: Option<String>,
+    /// The signal, by name.
+    pub signal: Option<&'static str>,
+    /// The status that it exited with.
+    pub exit_code: Option<i32>,
+    /// It was us who killed it.
+    pub doomed: bool,
+    /// What it could not access.
+    pub fault: Option<Fault>,
+    /// What it said when it panicked.
+    pub panic: Option<String>,
+    /// The ring that was being served.
+    pub in_hand: Option<InHand>,
 }
 
 impl Death {
@@ -26,7 +39,12 @@ impl Death {
             (WaitStatus::Signaled(_, signal, _), None) => format!("killed by {}", first(signal, lane)),
             (other, None) => format!("ended: {other:?}"),
         };
-        let mut violation = None;
+        let mut death = Death { doomed: doom.is_some(), ..Death::default() };
+        match status {
+            WaitStatus::Exited(_, code) => death.exit_code = Some(code),
+            WaitStatus::Signaled(_, signal, _) => death.signal = Some(first(signal, lane).as_str()),
+            _ => {}
+        }
         if let WaitStatus::Signaled(_, signal, _) = status
             && lane.crash.signal.load(Relaxed) == signal as i32
             && lane.crash.code.load(Relaxed) > 0
@@ -35,20 +53,27 @@ impl Death {
                 Signal::SIGSYS => {
                     let name = syscall_name(lane.crash.syscall.load(Relaxed));
                     words += &format!(" for the syscall {name}");
-                    violation = Some(name);
+                    death.violation = Some(name);
                 }
-                Signal::SIGSEGV | Signal::SIGBUS => words += &fault(&lane.crash),
+                Signal::SIGSEGV | Signal::SIGBUS => {
+                    let fault = fault(&lane.crash);
+                    words += &fault_words(&fault, lane.crash.ip.load(Relaxed));
+                    death.fault = Some(fault);
+                }
                 _ => {}
             }
         }
         if let Some(port) = port_name(lane.hand_port.load(Relaxed)) {
-            words += &format!(", at work on ring {} of {port}", lane.hand_ring.load(Relaxed));
+            let ring = lane.hand_ring.load(Relaxed);
+            words += &format!(", at work on ring {ring} of {port}");
+            death.in_hand = Some(InHand { port, ring });
         }
         let message = lane.crash.read_message();
         if !message.is_empty() {
             words += &format!("; it said: {message}");
+            death.panic = Some(message);
         }
-        Death { words, violation }
+        Death { words, ..death }
     }
 }
 
@@ -73,16 +98,18 @@ pub fn culprit(status: WaitStatus, lane: &Lane, hung: bool) -> Option<u16> {
     u16::try_from(slot_plus_one.checked_sub(1)?).ok().filter(|slot| usize::from(*slot) < MAX_PORTS)
 }
 
-fn fault(crash: &Crash) -> String {
-    let (addr, ip) = (crash.addr.load(Relaxed), crash.ip.load(Relaxed));
-    let region = match port_name(crash.fault_port.load(Relaxed)) {
-        Some(port) => {
-            let guest = crash.fault_region.load(Relaxed);
-            format!(", in the memory of {port} (region at guest address {guest:#x})")
-        }
-        None => String::new(),
+fn fault(crash: &Crash) -> Fault {
+    let port = port_name(crash.fault_port.load(Relaxed));
+    let region = port.as_ref().map(|_| crash.fault_region.load(Relaxed));
+    Fault { addr: crash.addr.load(Relaxed), port, region }
+}
+
+fn fault_words(fault: &Fault, ip: u64) -> String {
+    let region = match (&fault.port, fault.region) {
+        (Some(port), Some(guest)) => format!(", in the memory of {port} (region at guest address {guest:#x})"),
+        _ => String::new(),
     };
-    format!(" at address {addr:#x} (instruction {ip:#x}){region}")
+    format!(" at address {:#x} (instruction {ip:#x}){region}", fault.addr)
 }
 
 /// The ledger writes slots plus one, and 0 for none.
@@ -115,10 +142,13 @@ mod tests {
         ledger.lanes[0].crash.fault_region.store(0x1_0000_0000, Relaxed);
         ledger.lanes[0].hand_port.store(4, Relaxed);
         ledger.lanes[0].hand_ring.store(1, Relaxed);
-        let words = Death::read(signaled(Signal::SIGBUS), &ledger.lanes[0], None).words;
+        let death = Death::read(signaled(Signal::SIGBUS), &ledger.lanes[0], None);
         let wanted = "killed by SIGBUS at address 0x7f000000 (instruction 0x0), in the memory of p3 (region at guest \
                       address 0x100000000), at work on ring 1 of p3";
-        assert_eq!(words, wanted);
+        assert_eq!(death.words, wanted);
+        let fault = Fault { addr: 0x7f00_0000, port: Some("p3".to_string()), region: Some(0x1_0000_0000) };
+        assert_eq!((death.signal, death.fault), (Some("SIGBUS"), Some(fault)));
+        assert_eq!(death.in_hand, Some(InHand { port: "p3".to_string(), ring: 1 }));
     }
 
     #[test]

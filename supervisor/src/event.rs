@@ -1,15 +1,19 @@
-//! Events: what happened, as one line of JSON each on stderr.
+//! Events: what happened, as one line of JSON each on stderr or in a file. docs/events.md describes all of them.
 //!
-//! Nothing here blocks. A line is at most `PIPE_BUF` octets and is written only when stderr has room for that many;
+//! Nothing here blocks. A line is at most `PIPE_BUF` octets and is written only when there is room for that many;
 //! otherwise it is dropped and counted, and the next line says how many were lost. What clients can cause at will is
 //! limited in rate as well.
 
+use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
+use serde_json::Value;
 
 /// Longest message, in characters.
 const MESSAGE_MAX: usize = 600;
@@ -35,55 +39,99 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     client_pid: Option<i32>,
     message: String,
+    /// An object, or nothing.
+    #[serde(flatten)]
+    fields: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     events_lost: Option<u64>,
 }
 
 /// The event log.
 pub struct Events {
+    /// Where lines go; to stderr if nowhere else.
+    file: Option<File>,
+    /// Since the last line that was written.
     lost: u64,
+    lost_ever: u64,
     budget: f64,
     refilled: Instant,
 }
 
-impl Default for Events {
-    fn default() -> Events {
-        Events { lost: 0, budget: BURST, refilled: Instant::now() }
-    }
+/// Opens a file for events, to add to it. To be called before confinement.
+pub fn open_log(path: &Path) -> Result<File, String> {
+    // A pipe without a reader is an error and no reason to wait.
+    let mut options = File::options();
+    let options = options.append(true).create(true).mode(0o600).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+    options.open(path).map_err(|error| format!("cannot open the log {}: {error}", path.display()))
 }
 
 impl Events {
+    /// Events for a file, or else for stderr.
+    pub fn new(file: Option<File>) -> Events {
+        Events { file, lost: 0, lost_ever: 0, budget: BURST, refilled: Instant::now() }
+    }
+
     /// Something that sv3 itself did or suffered.
     pub fn say(&mut self, event: &str, message: impl Into<String>) {
-        self.write(event, None, message.into());
+        self.write(event, None, message.into(), None);
+    }
+
+    /// The same, with fields for programs: an object.
+    pub fn say_with(&mut self, event: &str, message: impl Into<String>, fields: Value) {
+        self.write(event, None, message.into(), Some(fields));
     }
 
     /// Something that a client did. Limited in rate.
     pub fn say_of(&mut self, who: impl Into<Option<Who>>, event: &str, message: impl Into<String>) {
+        self.say_of_with(who, event, message, None);
+    }
+
+    /// The same, with fields for programs: an object.
+    pub fn say_of_with(
+        &mut self,
+        who: impl Into<Option<Who>>,
+        event: &str,
+        message: impl Into<String>,
+        fields: impl Into<Option<Value>>,
+    ) {
         self.budget = (self.budget + self.refilled.elapsed().as_secs_f64() * RATE).min(BURST);
         self.refilled = Instant::now();
         if self.budget < 1.0 {
-            self.lost += 1;
-            return;
+            return self.lose();
         }
         self.budget -= 1.0;
-        self.write(event, who.into(), message.into());
+        self.write(event, who.into(), message.into(), fields.into());
     }
 
-    fn write(&mut self, event: &str, who: Option<Who>, message: String) {
+    /// Events lost since the start.
+    pub fn lost_ever(&self) -> u64 {
+        self.lost_ever
+    }
+
+    fn lose(&mut self) {
+        self.lost += 1;
+        self.lost_ever += 1;
+    }
+
+    fn write(&mut self, event: &str, who: Option<Who>, message: String, fields: Option<Value>) {
         let line = Line {
             time: rfc3339(SystemTime::now()),
             event,
             port: who.map(|who| format!("p{}", who.slot)),
             client_pid: who.map(|who| who.pid),
             message: message.chars().take(MESSAGE_MAX).collect(),
+            fields,
             events_lost: (self.lost > 0).then_some(self.lost),
         };
         let mut octets = serde_json::to_vec(&line).unwrap_or_default();
         octets.push(b'\n');
-        match write_if_room(std::io::stderr(), &octets) {
+        let written = match &self.file {
+            Some(file) => write_if_room(file, &octets),
+            None => write_if_room(std::io::stderr(), &octets),
+        };
+        match written {
             true => self.lost = 0,
-            false => self.lost += 1,
+            false => self.lose(),
         }
     }
 }
@@ -98,7 +146,7 @@ pub fn write_if_room(mut to: impl Write + AsFd, octets: &[u8]) -> bool {
 }
 
 /// UTC with milliseconds.
-fn rfc3339(time: SystemTime) -> String {
+pub fn rfc3339(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let (days, second) = (since.as_secs() / 86400, since.as_secs() % 86400);
     // Days to a date, by eras of 400 years that begin on 1 March (proleptic Gregorian calendar).
@@ -131,10 +179,76 @@ mod tests {
     #[test]
     fn a_full_pipe_loses_the_line_and_does_not_block() {
         let (_read, write) = nix::unistd::pipe().unwrap();
-        let mut pipe = std::fs::File::from(write);
+        let mut pipe = File::from(write);
         let line = [b'x'; 4096];
         let written = (0..1000).take_while(|_| write_if_room(&mut pipe, &line)).count();
         assert!((1..1000).contains(&written));
         assert!(!write_if_room(&mut pipe, &[b'x'; 4097]));
+    }
+
+    #[test]
+    fn a_file_is_added_to_and_fields_stand_beside_the_message() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        std::fs::write(&path, "before\n").unwrap();
+        let mut events = Events::new(Some(open_log(&path).unwrap()));
+        events.say_with("crash", "worker 7 died", serde_json::json!({ "worker_pid": 7 }));
+        events.say("stop", "asked to end");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        let crash: Value = serde_json::from_str(lines[1]).unwrap();
+        assert_eq!(
+            (lines.len(), lines[0], &crash["worker_pid"], &crash["event"]),
+            (3, "before", &7.into(), &"crash".into())
+        );
+        assert!(open_log(&dir.path().join("none/log")).unwrap_err().contains("none/log"));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_counted_for_ever_and_told_once() {
+        let (read, write) = nix::unistd::pipe().unwrap();
+        let mut events = Events::new(Some(File::from(write)));
+        (0..1000).for_each(|_| events.say("stop", "x".repeat(600)));
+        let lost = events.lost_ever();
+        assert!(lost > 0);
+        std::io::copy(&mut std::io::Read::take(File::from(read.try_clone().unwrap()), 60_000), &mut std::io::sink())
+            .unwrap();
+        events.say("stop", "again");
+        assert_eq!((events.lost, events.lost_ever()), (0, lost));
+    }
+
+    const FORMS: [&str; 4] = ["(", "_with(", "_of(", "_of_with("];
+
+    /// Names of the events that the source says: the first text after each call of `say` and its like.
+    fn names(dir: &Path, names: &mut std::collections::BTreeSet<String>) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                self::names(&path, names);
+            } else if path != Path::new(env!("CARGO_MANIFEST_DIR")).join("src/event.rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                let calls = text.split(".say").skip(1).filter(|rest| FORMS.iter().any(|form| rest.starts_with(form)));
+                names.extend(calls.filter_map(|rest| rest.split('"').nth(1)).map(str::to_string));
+            }
+        }
+    }
+
+    #[test]
+    fn the_document_has_a_row_and_an_example_of_every_event() {
+        let mut said = std::collections::BTreeSet::new();
+        names(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut said);
+        let document = include_str!("../../docs/events.md");
+        let rows = document.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+        let rows: Vec<String> = rows.map(str::to_string).collect();
+        let examples = document.lines().filter(|line| line.starts_with('{'));
+        let examples: Vec<Value> = examples.map(|line| serde_json::from_str(line).unwrap()).collect();
+        for name in &said {
+            assert!(rows.contains(name), "docs/events.md has no row of the event {name}");
+            assert!(examples.iter().any(|line| line["event"] == **name), "docs/events.md has no example of {name}");
+        }
+        for line in &examples {
+            assert!(said.contains(line["event"].as_str().unwrap()), "nobody says {line}");
+            assert!(line["time"].is_string() && line["message"].is_string(), "{line}");
+        }
     }
 }

@@ -14,7 +14,9 @@ mod handover;
 mod life;
 mod quarantine;
 mod reports;
+mod telemetry;
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
@@ -24,14 +26,17 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use serde_json::json;
 use sv3::ipc::Settings;
 use sv3::ledger::LedgerMap;
 use sv3::status::{Status, SupervisorStatus, WorkerStatus};
 
 use crate::blame::Blames;
 use crate::chaos::Chaos;
+use crate::chronicle::Chronicle;
 use crate::control::Control;
 use crate::event::Events;
+use crate::http::Http;
 use crate::listener::Listener;
 use crate::slots::Slots;
 use crate::spawner::Spawner;
@@ -48,6 +53,8 @@ const SPAWNER: u64 = 3;
 const LINK: u64 = 4;
 const STDERR: u64 = 8;
 const CONVERSATIONS: u64 = 0x100;
+/// The door of the metrics, and behind it its conversations.
+const HTTP: u64 = 0x1000;
 const PORTS: u64 = 0x10000;
 
 /// How long the worker may take to end when the switch ends.
@@ -75,6 +82,8 @@ pub struct Supervisor {
     /// The worker was killed because it hung.
     hung: bool,
     chaos: Option<Chaos>,
+    chronicle: Chronicle,
+    http: Option<Http>,
     started: Instant,
     landlock_abi: u32,
     announcement: Option<String>,
@@ -99,6 +108,10 @@ pub struct Parts {
     pub blame: usize,
     /// Kill the worker at random times, so far apart on average.
     pub chaos: Option<Duration>,
+    /// Where events go; to stderr if nowhere else.
+    pub log: Option<File>,
+    /// Where metrics are served.
+    pub http: Option<Http>,
     /// Printed to stdout when clients can be served.
     pub announcement: String,
 }
@@ -114,7 +127,7 @@ impl Supervisor {
         let (ledger_fd, ledger) = LedgerMap::create()?;
         let supervisor = Supervisor {
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
-            events: Events::default(),
+            events: Events::new(parts.log),
             door: parts.door,
             control: Control::new(parts.control),
             signals: SignalFd::with_flags(&signals(), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?,
@@ -130,6 +143,8 @@ impl Supervisor {
             watchdog: Watchdog::default(),
             hung: false,
             chaos: parts.chaos.map(Chaos::new),
+            chronicle: Chronicle::default(),
+            http: parts.http,
             started: Instant::now(),
             landlock_abi: 0,
             announcement: Some(parts.announcement),
@@ -146,7 +161,9 @@ impl Supervisor {
     pub fn run(mut self, landlock_abi: u32) -> Result<(), String> {
         self.landlock_abi = landlock_abi;
         let pid = std::process::id();
-        self.events.say("start", format!("supervisor {pid} started, landlock ABI {landlock_abi}"));
+        let fields = json!({ "pid": pid, "landlock_abi": landlock_abi });
+        self.events.say_with("start", format!("supervisor {pid} started, landlock ABI {landlock_abi}"), fields);
+        self.open_http();
         self.start_worker();
         let mut ready = [EpollEvent::empty(); 64];
         let outcome = loop {
@@ -181,6 +198,7 @@ impl Supervisor {
             LINK..STDERR => self.read_reports((token - LINK) as u8),
             STDERR..CONVERSATIONS => self.read_stderr((token - STDERR) as u8),
             PORTS.. => self.serve_client(u16::try_from(token - PORTS).unwrap_or(u16::MAX), flags),
+            HTTP.. => self.serve_http(token - HTTP),
             CONVERSATIONS.. => self.converse(usize::try_from(token - CONVERSATIONS).unwrap_or(usize::MAX)),
         }
     }
@@ -196,7 +214,7 @@ impl Supervisor {
         let ending = self.ending.map(|since| since + END_TIME);
         let chaos = self.chaos.as_ref().map(|chaos| chaos.next);
         let lives = [worker, self.life.next_start(), self.watchdog.due(), self.handover.due(), chaos, ending];
-        let clients = [messages, self.quarantine_due(), self.control.due()];
+        let clients = [messages, self.quarantine_due(), self.control.due(), self.http_due()];
         let due = lives.into_iter().chain(clients).flatten().min();
         match due {
             // Rounded up, so that waking means that it is due.
@@ -210,6 +228,7 @@ impl Supervisor {
 
     fn expire(&mut self, now: Instant) {
         self.control.expire(now);
+        self.expire_http(now);
         self.expire_clients(now);
         self.expire_quarantines(now);
         self.watch_worker(now);
@@ -260,18 +279,20 @@ impl Supervisor {
         let (verb, name) = request.split_once(' ').unwrap_or((&request, ""));
         let answer = match verb {
             "status" => serde_json::to_vec(&self.status()),
-            "restart" | "upgrade" if (verb == "upgrade") != fd.is_some() => serde_json::to_vec(
-                &serde_json::json!({ "error": "an upgrade, and it alone, comes with one open file" }),
-            ),
+            "restart" | "upgrade" if (verb == "upgrade") != fd.is_some() => {
+                serde_json::to_vec(&json!({ "error": "an upgrade, and it alone, comes with one open file" }))
+            }
             "restart" | "upgrade" => match self.plan_handover(index, fd) {
                 Ok(()) => return,
-                Err(why) => serde_json::to_vec(&serde_json::json!({ "error": why })),
+                Err(why) => serde_json::to_vec(&json!({ "error": why })),
             },
+            "crashes" => serde_json::to_vec(&self.chronicle.crashes()),
+            "metrics" => Ok(self.metrics().trim_end().into()),
             "release" => serde_json::to_vec(&self.release_by_name(name)),
             _ => {
                 let other = &request;
                 let other: String = other.chars().take(40).collect();
-                serde_json::to_vec(&serde_json::json!({ "error": format!("unknown request {other:?}") }))
+                serde_json::to_vec(&json!({ "error": format!("unknown request {other:?}") }))
             }
         };
         self.answer(index, answer.unwrap_or_default());

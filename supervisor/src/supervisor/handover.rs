@@ -210,7 +210,8 @@ impl Supervisor {
         if let Some(trial) = self.handover.trial.take() {
             self.handover.withheld = trial.withheld_before;
         }
-        self.events.say("rollback", format!("worker {pid}, of a new binary, died on trial; the old binary comes back"));
+        let message = format!("worker {pid}, of a new binary, died on trial; the old binary comes back");
+        self.events.say_with("rollback", message, json!({ "worker_pid": pid.as_raw() }));
     }
 
     /// The worker on standby is of no use after this death. True: another one has to be started.
@@ -242,7 +243,9 @@ impl Supervisor {
             self.handover.withheld |= OFFERED & !offers;
             message += &format!("; its new binary is on trial for {} s", GRACE.as_secs());
         }
-        self.events.say("handover", message);
+        let (pid, before) = (now.as_raw(), old.as_raw());
+        let fields = json!({ "worker_pid": pid, "before_pid": before, "gap_us": blackout_us, "ports": ports });
+        self.events.say_with("handover", message, fields);
         if let Some(plan) = self.handover.plan.take() {
             let number = |pid: Pid| u32::try_from(pid.as_raw()).unwrap_or(0);
             let answer = HandoverAnswer { old_pid: number(old), new_pid: number(now), blackout_us, ports };
@@ -259,7 +262,8 @@ impl Supervisor {
         let Some((offers, pid)) = self.worker.as_ref().map(of) else { return };
         self.handover.program = self.handover.program.other();
         self.handover.withheld = OFFERED & !offers;
-        self.events.say("upgrade", format!("worker {pid} has passed its trial: its binary is the one in use"));
+        let message = format!("worker {pid} has passed its trial: its binary is the one in use");
+        self.events.say_with("upgrade", message, json!({ "worker_pid": pid.as_raw() }));
         if self.dismiss_unproven() {
             return;
         }

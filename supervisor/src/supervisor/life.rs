@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use serde_json::json;
 use sv3::ipc::{Command, Settings};
 
 use super::{LINK, STDERR, Supervisor};
@@ -254,11 +255,13 @@ impl Supervisor {
     pub(super) fn worker_took_over(&mut self) {
         let now = self.worker.as_ref().and_then(|worker| worker.pid).map_or(0, Pid::as_raw);
         if let Some((when, before)) = self.life.died.take() {
-            let (before, ms) = (before.map_or(0, Pid::as_raw), when.elapsed().as_micros() as f64 / 1000.0);
-            let ports = self.slots.taken().len();
+            let (before, us) = (before.map_or(0, Pid::as_raw), when.elapsed().as_micros() as u64);
+            let (ports, ms) = (self.slots.taken().len(), us as f64 / 1000.0);
             let message = format!("worker {now} took over from {before} after {ms:.3} ms with {ports} ports");
             self.life.restarts += 1;
-            self.events.say("restart", message);
+            self.chronicle.took_over(Instant::now(), ports);
+            let fields = json!({ "worker_pid": now, "before_pid": before, "gap_us": us, "ports": ports });
+            self.events.say_with("restart", message, fields);
         }
         if !std::mem::replace(&mut self.life.served, true) {
             // Who waits for the event finds the text there.
@@ -275,7 +278,7 @@ impl Supervisor {
         let when = Instant::now();
         let Some(worker) = &mut self.worker else { return };
         let Some(lane) = self.ledger.lanes.get(usize::from(worker.lane)) else { return };
-        let Death { words, violation } = Death::read(status, lane, worker.doom());
+        let death = Death::read(status, lane, worker.doom());
         let culprit = crate::crash::culprit(status, lane, self.hung);
         // Reaped: the number may be another process's from now on.
         let pid = worker.pid.take();
@@ -292,6 +295,8 @@ impl Supervisor {
         }
         self.worker_died_unplanned(pid.unwrap_or(Pid::from_raw(0)), worker.program);
         self.life.died.get_or_insert((when, pid));
+        let number = pid.and_then(|pid| u32::try_from(pid.as_raw()).ok());
+        let crash = self.chronicle.died(when, (number, worker.asked.elapsed()), &death);
         if worker.serving.is_some_and(|since| since.elapsed() >= LIFE_MIN) {
             self.life.crashes_in_a_row = 0;
         }
@@ -301,14 +306,9 @@ impl Supervisor {
         if let Some(slot) = culprit {
             self.blame(slot);
         }
-        self.plan_start(&words);
-        let pid = pid.map_or(0, Pid::as_raw);
-        if let Some(syscall) = violation {
-            self.events
-                .say("policy_violation", format!("worker {pid} made the syscall {syscall}, which its policy forbids"));
-        }
-        self.events.say("crash", format!("worker {pid} {words}"));
-        self.life.last_death = Some(words);
+        self.plan_start(&death.words);
+        self.say_crash(&crash);
+        self.life.last_death = Some(death.words);
     }
 
     /// Kills a worker that hangs, or that chaos mode wants dead.
@@ -350,7 +350,8 @@ impl Supervisor {
     }
 
     fn could_not_start(&mut self, why: &str) {
-        self.events.say("crash", format!("a worker could not be started: {why}"));
+        let crash = self.chronicle.could_not_start(Instant::now(), why);
+        self.say_crash(&crash);
         self.life.last_death = Some(format!("could not be started: {why}"));
         self.life.died.get_or_insert((Instant::now(), None));
         self.plan_start(why);
@@ -368,7 +369,8 @@ impl Supervisor {
             Some(more) => {
                 let delay = Duration::from_millis(1 << more.min(10)).min(DELAY_MAX);
                 let ms = delay.as_millis();
-                self.events.say("backoff", format!("{crashes} workers died in a row; the next starts in {ms} ms"));
+                let message = format!("{crashes} workers died in a row; the next starts in {ms} ms");
+                self.events.say_with("backoff", message, json!({ "crashes": crashes, "delay_ms": ms as u64 }));
                 self.life.next_start = Some(Instant::now() + delay);
             }
         }

@@ -134,7 +134,7 @@ impl Supervisor {
         match self.slots.port(slot).map(|port| (port.who, port.session.ring_faulted(ring, fault))) {
             Some((who, true)) => {
                 let message = format!("p{slot}: ring {ring} stopped: {}", fault.words());
-                self.events.say_of(who, "ring_fault", message);
+                self.events.say_of_with(who, "ring_fault", message, serde_json::json!({ "ring": ring }));
             }
             _ => self.count_idle_report(),
         }

@@ -1,0 +1,23 @@
+//! `sv3 metrics`: the switch in numbers.
+
+use clap::Args;
+
+use crate::control::Control;
+
+/// Print the switch in numbers, as OpenMetrics text; docs/metrics.md describes it.
+#[derive(Args)]
+pub struct Print {
+    #[command(flatten)]
+    control: Control,
+}
+
+impl Print {
+    /// Asks and prints.
+    pub fn exec(&self) -> Result<(), String> {
+        let text = self.control.ask_text("metrics")?;
+        match text.ends_with("# EOF\n") {
+            true => crate::status::print(&text),
+            false => Err(format!("the switch is of another version: {}", text.trim_end())),
+        }
+    }
+}

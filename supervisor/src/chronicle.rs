@@ -1,0 +1,209 @@
+//! The chronicle: how workers died and how long nobody served after that, for `sv3 crashes` and `sv3 metrics`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant, SystemTime};
+
+use sv3::status::{Crash, Crashes};
+
+use crate::crash::Death;
+use crate::event::rfc3339;
+
+/// Deaths that are remembered.
+const KEPT: usize = 256;
+
+/// Upper bounds of the classes that gaps are counted in, in microseconds and as metrics write them, in seconds.
+pub const GAP_BOUNDS: [(u64, &str); 16] = [
+    (100, "0.0001"),
+    (200, "0.0002"),
+    (500, "0.0005"),
+    (1_000, "0.001"),
+    (2_000, "0.002"),
+    (5_000, "0.005"),
+    (10_000, "0.01"),
+    (20_000, "0.02"),
+    (50_000, "0.05"),
+    (100_000, "0.1"),
+    (200_000, "0.2"),
+    (500_000, "0.5"),
+    (1_000_000, "1.0"),
+    (2_000_000, "2.0"),
+    (5_000_000, "5.0"),
+    (10_000_000, "10.0"),
+];
+
+/// Causes that are counted from the beginning, so that the first death of each kind is seen as an increase.
+const CAUSES: [&str; 9] =
+    ["SIGABRT", "SIGBUS", "SIGILL", "SIGKILL", "SIGSEGV", "SIGSYS", "exit", "panic", "supervisor"];
+
+/// What is remembered. Bounded: the oldest deaths are forgotten, counts are kept.
+pub struct Chronicle {
+    deaths: VecDeque<Entry>,
+    causes: BTreeMap<&'static str, u64>,
+    gaps: Gaps,
+}
+
+struct Entry {
+    at: Instant,
+    crash: Crash,
+}
+
+/// Times without a worker, counted by length.
+#[derive(Default)]
+pub struct Gaps {
+    /// By class of [`GAP_BOUNDS`]: gaps no longer than its bound and longer than the one before.
+    pub classes: [u64; GAP_BOUNDS.len()],
+    /// All of them.
+    pub count: u64,
+    /// All of them together.
+    pub sum: Duration,
+}
+
+impl Default for Chronicle {
+    fn default() -> Chronicle {
+        let causes = CAUSES.into_iter().map(|cause| (cause, 0)).collect();
+        Chronicle { deaths: VecDeque::new(), causes, gaps: Gaps::default() }
+    }
+}
+
+impl Chronicle {
+    /// A worker that served has died; the crash as far as it is known.
+    pub fn died(&mut self, at: Instant, worker: (Option<u32>, Duration), death: &Death) -> Crash {
+        let (worker_pid, uptime) = worker;
+        let crash = Crash {
+            worker_pid,
+            signal: death.signal.map(str::to_string),
+            exit_code: death.exit_code,
+            cause: death.words.clone(),
+            fault: death.fault.clone(),
+            syscall: death.violation.clone(),
+            panic: death.panic.clone(),
+            in_hand: death.in_hand.clone(),
+            uptime_ms: u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX),
+            ..Crash::default()
+        };
+        self.add(at, cause(death), crash)
+    }
+
+    /// A worker could not be started.
+    pub fn could_not_start(&mut self, at: Instant, why: &str) -> Crash {
+        let cause = format!("could not be started: {why}");
+        self.add(at, "not_started", Crash { cause, ..Crash::default() })
+    }
+
+    /// A worker serves again, with so many ports. A gap lasts from the first death in it.
+    pub fn took_over(&mut self, now: Instant, ports: usize) {
+        let waiting = self.deaths.iter_mut().filter(|entry| entry.crash.gap_us.is_none());
+        let mut first = None;
+        for Entry { at, crash } in waiting {
+            let gap = now.saturating_duration_since(*at);
+            first.get_or_insert(gap);
+            crash.gap_us = Some(micros(gap));
+            crash.ports = Some(ports);
+        }
+        if let Some(gap) = first {
+            self.gaps.add(gap);
+        }
+    }
+
+    /// Every death that is remembered, oldest first.
+    pub fn crashes(&self) -> Crashes {
+        Crashes { crashes: self.deaths.iter().map(|entry| entry.crash.clone()).collect() }
+    }
+
+    /// Deaths by cause: the signal; `panic`; `exit`; `supervisor`, if we killed it; `not_started`.
+    pub fn causes(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.causes.iter().map(|(cause, count)| (*cause, *count))
+    }
+
+    /// Times without a worker.
+    pub fn gaps(&self) -> &Gaps {
+        &self.gaps
+    }
+
+    fn add(&mut self, at: Instant, cause: &'static str, crash: Crash) -> Crash {
+        *self.causes.entry(cause).or_default() += 1;
+        let crash = Crash { time: rfc3339(SystemTime::now()), ..crash };
+        if self.deaths.len() >= KEPT {
+            self.deaths.pop_front();
+        }
+        self.deaths.push_back(Entry { at, crash: crash.clone() });
+        crash
+    }
+}
+
+impl Gaps {
+    fn add(&mut self, gap: Duration) {
+        let class = GAP_BOUNDS.iter().zip(&mut self.classes).find(|((bound, _), _)| micros(gap) <= *bound);
+        if let Some((_, count)) = class {
+            *count += 1;
+        }
+        self.count += 1;
+        self.sum += gap;
+    }
+}
+
+fn cause(death: &Death) -> &'static str {
+    match (death.doomed, &death.panic, death.signal) {
+        (true, _, _) => "supervisor",
+        (false, Some(_), _) => "panic",
+        (false, None, Some(signal)) => signal,
+        (false, None, None) => "exit",
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segv() -> Death {
+        Death { words: "killed by SIGSEGV".to_string(), signal: Some("SIGSEGV"), ..Death::default() }
+    }
+
+    #[test]
+    fn deaths_in_one_gap_each_know_their_own_and_the_gap_is_counted_once() {
+        let mut chronicle = Chronicle::default();
+        let start = Instant::now();
+        chronicle.died(start, (Some(7), Duration::from_millis(1500)), &segv());
+        chronicle.could_not_start(start + Duration::from_micros(300), "no memory");
+        assert_eq!(chronicle.crashes().crashes[0].gap_us, None);
+        chronicle.took_over(start + Duration::from_micros(1000), 3);
+        let crashes = chronicle.crashes().crashes;
+        assert_eq!((crashes[0].worker_pid, crashes[0].uptime_ms), (Some(7), 1500));
+        assert_eq!(crashes.iter().map(|crash| crash.gap_us).collect::<Vec<_>>(), [Some(1000), Some(700)]);
+        assert_eq!(crashes[1].ports, Some(3));
+        assert_eq!((chronicle.gaps().count, chronicle.gaps().classes[3]), (1, 1), "a bound belongs to its class");
+        // A planned start is no gap.
+        chronicle.took_over(start + Duration::from_secs(1), 3);
+        assert_eq!(chronicle.gaps().count, 1);
+    }
+
+    #[test]
+    fn a_storm_is_counted_in_full_and_remembered_in_part() {
+        let mut chronicle = Chronicle::default();
+        let start = Instant::now();
+        for n in 0..1000 {
+            chronicle.died(start, (Some(n), Duration::ZERO), &segv());
+            chronicle.took_over(start + Duration::from_secs(20), 0);
+        }
+        let crashes = chronicle.crashes().crashes;
+        assert_eq!((crashes.len(), crashes[0].worker_pid), (256, Some(744)));
+        assert!(chronicle.causes().any(|(cause, count)| (cause, count) == ("SIGSEGV", 1000)));
+        let gaps = chronicle.gaps();
+        assert_eq!((gaps.count, gaps.sum, gaps.classes.iter().sum::<u64>()), (1000, Duration::from_secs(20_000), 0));
+    }
+
+    #[test]
+    fn causes_tell_our_own_kills_and_panics_apart() {
+        let of = |doomed, panic: Option<&str>, signal| {
+            cause(&Death { doomed, panic: panic.map(str::to_string), signal, ..Death::default() })
+        };
+        assert_eq!(of(true, None, Some("SIGKILL")), "supervisor");
+        assert_eq!(of(false, Some("oops"), Some("SIGILL")), "panic");
+        assert_eq!(of(false, None, Some("SIGKILL")), "SIGKILL");
+        assert_eq!(of(false, None, None), "exit");
+    }
+}

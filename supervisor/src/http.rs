@@ -1,0 +1,260 @@
+//! Metrics for a scraper: `GET /metrics` over HTTP/1.1 on a loopback address, one request a connection.
+//!
+//! Callers are any local users, so all that they may take is bounded: octets of a request, connections, time. A caller who
+//! finds all places taken gets that of whoever has been there longest, so that slow callers keep nobody out.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use nix::sys::epoll::EpollFlags;
+
+/// Most conversations at a time.
+pub const PLACES: usize = 8;
+/// Most octets of a request.
+const REQUEST_MAX: usize = 8192;
+/// How long a conversation may last.
+const TIME: Duration = Duration::from_secs(5);
+/// How long nobody is let in when that failed, mostly for want of fds.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Most callers let in at a time.
+const TURN: usize = 8;
+
+/// The listener and its conversations, each at its own place.
+pub struct Http {
+    listener: TcpListener,
+    address: SocketAddr,
+    conversations: [Option<Conversation>; PLACES],
+    paused: Option<Instant>,
+}
+
+struct Conversation {
+    stream: TcpStream,
+    heard: Vec<u8>,
+    answer: Option<Vec<u8>>,
+    due: Instant,
+}
+
+/// What is asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// `/metrics`.
+    Metrics,
+    /// Something else; the status line that answers it.
+    Other(&'static str),
+}
+
+/// Reads the address for [`Http::bind`]. Only loopback addresses are allowed.
+pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    let hint = "give one as 127.0.0.1:PORT or [::1]:PORT";
+    let address: SocketAddr = text.parse().map_err(|_| format!("{text:?} is not an address and a port; {hint}"))?;
+    match address.ip().to_canonical().is_loopback() {
+        true => Ok(address),
+        false => Err(format!("{text} is not a loopback address, and metrics are not for other machines; {hint}")),
+    }
+}
+
+impl Http {
+    /// Listens. To be called before confinement.
+    pub fn bind(address: SocketAddr) -> Result<Http, String> {
+        let bind = || -> io::Result<Http> {
+            let listener = TcpListener::bind(address)?;
+            listener.set_nonblocking(true)?;
+            let address = listener.local_addr()?;
+            Ok(Http { listener, address, conversations: [const { None }; PLACES], paused: None })
+        };
+        bind().map_err(|error| format!("cannot serve metrics at {address}: {error}; choose another port by --metrics"))
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The listener, and whether callers are welcome.
+    pub fn door(&self) -> (BorrowedFd<'_>, bool) {
+        (self.listener.as_fd(), self.paused.is_none())
+    }
+
+    /// Lets callers in; their places.
+    pub fn accept(&mut self, now: Instant) -> Vec<usize> {
+        let mut places = Vec::new();
+        for _ in 0..TURN {
+            let stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(_) => {
+                    self.paused = Some(now + PAUSE);
+                    break;
+                }
+            };
+            let oldest = |place: &(usize, &mut Option<Conversation>)| place.1.as_ref().map(|taken| taken.due);
+            let place = self.conversations.iter_mut().enumerate().min_by_key(oldest);
+            if let (Ok(()), Some((index, place))) = (stream.set_nonblocking(true), place) {
+                *place = Some(Conversation { stream, heard: Vec::new(), answer: None, due: now + TIME });
+                places.retain(|earlier| *earlier != index);
+                places.push(index);
+            }
+        }
+        places
+    }
+
+    /// The socket at a place, for epoll.
+    pub fn fd(&self, index: usize) -> Option<BorrowedFd<'_>> {
+        Some(self.conversations.get(index)?.as_ref()?.stream.as_fd())
+    }
+
+    /// Goes on with a conversation. Returns a request that has just become complete, to be answered by [`Http::answer`].
+    pub fn proceed(&mut self, index: usize) -> Option<Ask> {
+        let place = self.conversations.get_mut(index)?;
+        let outcome = place.as_mut()?.proceed();
+        if outcome.is_err() {
+            *place = None;
+        }
+        outcome.ok().flatten()
+    }
+
+    /// Answers a request. Returns the events to wait for, if the conversation goes on.
+    pub fn answer(&mut self, index: usize, ask: Ask, metrics: String) -> Option<EpollFlags> {
+        let conversation = self.conversations.get_mut(index)?.as_mut()?;
+        conversation.answer = Some(response(ask, metrics));
+        self.proceed(index);
+        self.fd(index).map(|_| EpollFlags::EPOLLOUT)
+    }
+
+    /// When the next conversation has lasted too long, or callers are welcome again.
+    pub fn due(&self) -> Option<Instant> {
+        self.conversations.iter().flatten().map(|conversation| conversation.due).chain(self.paused).min()
+    }
+
+    /// Ends conversations that have lasted too long. True: callers are welcome again.
+    pub fn expire(&mut self, now: Instant) -> bool {
+        for place in &mut self.conversations {
+            if place.as_ref().is_some_and(|conversation| conversation.due <= now) {
+                *place = None;
+            }
+        }
+        self.paused.take_if(|until| *until <= now).is_some()
+    }
+}
+
+/// The conversation is over.
+struct Over;
+
+impl Conversation {
+    fn proceed(&mut self) -> Result<Option<Ask>, Over> {
+        let Some(answer) = &mut self.answer else { return self.listen() };
+        match self.stream.write(answer) {
+            Ok(sent) if sent >= answer.len() => Err(Over),
+            Ok(sent) => {
+                answer.drain(..sent);
+                Ok(None)
+            }
+            Err(error) => passing(error),
+        }
+    }
+
+    fn listen(&mut self) -> Result<Option<Ask>, Over> {
+        let mut octets = [0; 1024];
+        match self.stream.read(&mut octets) {
+            Ok(0) => Err(Over),
+            Ok(count) => {
+                self.heard.extend_from_slice(octets.get(..count).unwrap_or_default());
+                Ok(read_request(&self.heard))
+            }
+            Err(error) => passing(error),
+        }
+    }
+}
+
+fn passing<T>(error: io::Error) -> Result<Option<T>, Over> {
+    match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::Interrupted => Ok(None),
+        _ => Err(Over),
+    }
+}
+
+/// What is asked for, once the head of the request is complete.
+fn read_request(heard: &[u8]) -> Option<Ask> {
+    let ends = |mark: &[u8]| heard.windows(mark.len()).any(|window| window == mark);
+    if !ends(b"\r\n\r\n") && !ends(b"\n\n") {
+        return (heard.len() > REQUEST_MAX).then_some(Ask::Other("431 Request Header Fields Too Large"));
+    }
+    let line = heard.split(|octet| matches!(octet, b'\r' | b'\n')).next().unwrap_or_default();
+    let line = String::from_utf8_lossy(line);
+    let words: Vec<&str> = line.split(' ').collect();
+    Some(match words[..] {
+        ["GET", target, version] if version.starts_with("HTTP/1.") => match target.split('?').next() {
+            Some("/metrics") => Ask::Metrics,
+            _ => Ask::Other("404 Not Found"),
+        },
+        [_, _, version] if version.starts_with("HTTP/1.") => Ask::Other("405 Method Not Allowed"),
+        _ => Ask::Other("400 Bad Request"),
+    })
+}
+
+fn response(ask: Ask, metrics: String) -> Vec<u8> {
+    let (status, kind, body) = match ask {
+        Ask::Metrics => ("200 OK", "application/openmetrics-text; version=1.0.0; charset=utf-8", metrics),
+        Ask::Other(status) => (status, "text/plain; charset=utf-8", format!("{status}; the metrics are at /metrics\n")),
+    };
+    let allow = if status.starts_with("405") { "Allow: GET\r\n" } else { "" };
+    let length = body.len();
+    let head = format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n{allow}");
+    format!("{head}Connection: close\r\n\r\n{body}").into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_addresses_are_taken() {
+        for good in ["127.0.0.1:9109", "127.8.9.1:1", "[::1]:0", "[::ffff:127.0.0.1]:80"] {
+            assert!(parse_address(good).is_ok(), "{good}");
+        }
+        for far in ["0.0.0.0:9109", "[::]:9109", "192.168.1.1:80", "[::ffff:10.0.0.1]:80"] {
+            assert!(parse_address(far).unwrap_err().contains("not a loopback address"), "{far}");
+        }
+        for wrong in ["9109", "localhost:9109", "127.0.0.1", "127.0.0.1:99999", ""] {
+            assert!(parse_address(wrong).unwrap_err().contains("127.0.0.1:PORT"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn requests_are_read_when_they_are_whole() {
+        let ask = |text: &str| read_request(text.as_bytes());
+        assert_eq!(ask("GET /metrics HTTP/1.1\r\nHost: x\r\n"), None);
+        assert_eq!(ask("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"), Some(Ask::Metrics));
+        assert_eq!(ask("GET /metrics?x=1 HTTP/1.0\n\n"), Some(Ask::Metrics));
+        assert_eq!(ask("GET /metricsx HTTP/1.1\r\n\r\n"), Some(Ask::Other("404 Not Found")));
+        assert_eq!(ask("POST /metrics HTTP/1.1\r\n\r\n"), Some(Ask::Other("405 Method Not Allowed")));
+        for wrong in ["\r\n\r\n", "GET /metrics\r\n\r\n", "GET  /metrics HTTP/1.1\r\n\r\n", "GET / HTTP/2\r\n\r\n"] {
+            assert_eq!(ask(wrong), Some(Ask::Other("400 Bad Request")), "{wrong:?}");
+        }
+        let long = "x".repeat(REQUEST_MAX + 1);
+        assert_eq!(ask(&long), Some(Ask::Other("431 Request Header Fields Too Large")));
+    }
+
+    #[test]
+    fn slow_callers_lose_their_places_to_new_ones() {
+        let mut http = Http::bind(parse_address("127.0.0.1:0").unwrap()).unwrap();
+        let start = Instant::now();
+        let callers: Vec<TcpStream> = (0..=PLACES as u64)
+            .map(|n| {
+                let caller = TcpStream::connect(http.address()).unwrap();
+                while http.accept(start + Duration::from_millis(n)).is_empty() {}
+                caller
+            })
+            .collect();
+        let mut evicted = &callers[0];
+        evicted.set_read_timeout(Some(TIME)).unwrap();
+        assert_eq!(evicted.read(&mut [0; 1]).unwrap(), 0);
+        assert_eq!(http.conversations.iter().flatten().count(), PLACES);
+        http.expire(start + TIME + Duration::from_millis(1));
+        assert_eq!(http.conversations.iter().flatten().count(), PLACES - 1);
+        http.expire(start + TIME + Duration::from_secs(1));
+        assert_eq!(http.due(), None);
+    }
+}

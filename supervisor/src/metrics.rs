@@ -1,0 +1,188 @@
+//! The switch in numbers, as OpenMetrics text (version 1.0 of the format; docs/metrics.md lists the families).
+
+use std::fmt::{Display, Write};
+
+use sv3::drops::Drop;
+use sv3::status::{Link, PortStatus, Status};
+
+use crate::chronicle::{Chronicle, GAP_BOUNDS};
+
+/// The whole exposition.
+pub fn render(status: &Status, chronicle: &Chronicle, events_lost: u64) -> String {
+    let mut text = Text(String::new());
+    processes(&mut text, status);
+    deaths(&mut text, status, chronicle);
+    text.counter("sv3_events_lost", "Events that could not be written or came too fast.");
+    text.sample("sv3_events_lost_total", "", events_lost);
+    text.gauge("sv3_ports", "Connected clients.");
+    text.sample("sv3_ports", "", status.ports.len());
+    links(&mut text, &status.ports);
+    traffic(&mut text, &status.ports);
+    text.0 + "# EOF\n"
+}
+
+fn processes(text: &mut Text, status: &Status) {
+    text.family("sv3_build", "info", "The switch's version.");
+    text.sample("sv3_build_info", &format!("version=\"{}\"", status.version), 1);
+    text.seconds("sv3_supervisor_uptime_seconds", "gauge", "Time since the supervisor started.");
+    text.sample("sv3_supervisor_uptime_seconds", "", status.supervisor.uptime_s);
+    text.gauge("sv3_worker_up", "1 if there is a worker that serves.");
+    text.sample("sv3_worker_up", "", u8::from(status.worker.pid.is_some()));
+    text.seconds("sv3_worker_uptime_seconds", "gauge", "Time since the worker that serves was started.");
+    text.sample("sv3_worker_uptime_seconds", "", status.worker.uptime_s);
+    text.gauge("sv3_standby_ready", "1 if a worker on standby is ready to take over.");
+    text.sample("sv3_standby_ready", "", u8::from(status.worker.standby_pid.is_some()));
+}
+
+fn deaths(text: &mut Text, status: &Status, chronicle: &Chronicle) {
+    text.counter("sv3_worker_restarts", "Workers that died and were replaced.");
+    text.sample("sv3_worker_restarts_total", "", status.worker.restarts);
+    text.counter("sv3_worker_crashes", "Deaths of workers that served, by cause.");
+    for (cause, count) in chronicle.causes() {
+        text.sample("sv3_worker_crashes_total", &format!("cause=\"{cause}\""), count);
+    }
+    let gaps = chronicle.gaps();
+    let help = "Time from the death of a worker until the next one served.";
+    text.seconds("sv3_takeover_gap_seconds", "histogram", help);
+    let mut up_to = 0;
+    for ((_, bound), count) in GAP_BOUNDS.iter().zip(gaps.classes) {
+        up_to += count;
+        text.sample("sv3_takeover_gap_seconds_bucket", &format!("le=\"{bound}\""), up_to);
+    }
+    text.sample("sv3_takeover_gap_seconds_bucket", "le=\"+Inf\"", gaps.count);
+    text.sample("sv3_takeover_gap_seconds_sum", "", gaps.sum.as_secs_f64());
+    text.sample("sv3_takeover_gap_seconds_count", "", gaps.count);
+}
+
+fn links(text: &mut Text, ports: &[PortStatus]) {
+    text.family("sv3_port_link", "stateset", "State of the port's link.");
+    for port in ports {
+        for (name, state) in [("up", Link::Up), ("starting", Link::Starting), ("down", Link::Down)] {
+            let labels = format!("port=\"{}\",sv3_port_link=\"{name}\"", port.name);
+            text.sample("sv3_port_link", &labels, u8::from(port.link == state));
+        }
+    }
+    text.seconds("sv3_port_quarantine_seconds", "gauge", "Time that the client still is in quarantine.");
+    for port in ports {
+        text.sample("sv3_port_quarantine_seconds", &of(port), port.quarantine_s.unwrap_or(0));
+    }
+}
+
+fn traffic(text: &mut Text, ports: &[PortStatus]) {
+    let ways = |port: &PortStatus| [("from_guest", port.from_guest), ("to_guest", port.to_guest)];
+    text.counter("sv3_port_frames", "Frames taken from the guest and forwarded, and delivered to it.");
+    for port in ports {
+        for (way, traffic) in ways(port) {
+            let labels = format!("{},direction=\"{way}\"", of(port));
+            text.sample("sv3_port_frames_total", &labels, traffic.frames);
+        }
+    }
+    text.family("sv3_port_bytes", "counter", "Octets of these Ethernet frames.");
+    text.unit("sv3_port_bytes", "bytes");
+    for port in ports {
+        for (way, traffic) in ways(port) {
+            text.sample("sv3_port_bytes_total", &format!("{},direction=\"{way}\"", of(port)), traffic.bytes);
+        }
+    }
+    text.counter("sv3_port_drops", "Dropped frames, by reason.");
+    for port in ports {
+        for reason in Drop::ALL.map(Drop::name) {
+            let count = port.drops.get(reason).copied().unwrap_or(0);
+            text.sample("sv3_port_drops_total", &format!("{},reason=\"{reason}\"", of(port)), count);
+        }
+    }
+    text.counter("sv3_port_calls", "Times that the guest was signalled.");
+    for port in ports {
+        text.sample("sv3_port_calls_total", &of(port), port.calls);
+    }
+    text.counter("sv3_port_kicks", "Times that the guest's kicks woke the worker.");
+    for port in ports {
+        text.sample("sv3_port_kicks_total", &of(port), port.kicks);
+    }
+}
+
+fn of(port: &PortStatus) -> String {
+    format!("port=\"{}\"", port.name)
+}
+
+/// The exposition so far. Label values are names of our own: nothing in them is to be escaped.
+struct Text(String);
+
+impl Text {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.0, "# TYPE {name} {kind}\n# HELP {name} {help}");
+    }
+
+    fn unit(&mut self, name: &str, unit: &str) {
+        let _ = writeln!(self.0, "# UNIT {name} {unit}");
+    }
+
+    fn counter(&mut self, name: &str, help: &str) {
+        self.family(name, "counter", help);
+    }
+
+    fn gauge(&mut self, name: &str, help: &str) {
+        self.family(name, "gauge", help);
+    }
+
+    fn seconds(&mut self, name: &str, kind: &str, help: &str) {
+        self.family(name, kind, help);
+        self.unit(name, "seconds");
+    }
+
+    fn sample(&mut self, name: &str, labels: &str, value: impl Display) {
+        let _ = match labels {
+            "" => writeln!(self.0, "{name} {value}"),
+            _ => writeln!(self.0, "{name}{{{labels}}} {value}"),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    fn example() -> Status {
+        let document = include_str!("../../docs/status.md");
+        let (_, rest) = document.split_once("```json\n").unwrap();
+        serde_json::from_str(rest.split_once("```").unwrap().0).unwrap()
+    }
+
+    #[test]
+    fn families_are_those_of_the_document() {
+        let document = include_str!("../../docs/metrics.md");
+        let text = render(&example(), &Chronicle::default(), 0);
+        let families = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        for line in families {
+            let (name, kind) = line.split_once(' ').unwrap();
+            assert!(document.contains(&format!("| `{name}` | {kind} |")), "{line}");
+        }
+        assert!(text.ends_with("\n# EOF\n"));
+        assert_eq!(document.matches("\n| `sv3_").count(), text.matches("# TYPE ").count());
+    }
+
+    #[test]
+    fn gaps_add_up_over_the_buckets() {
+        let mut chronicle = Chronicle::default();
+        for us in [50, 150, 250, 20_000_000] {
+            let now = Instant::now();
+            chronicle.could_not_start(now, "test");
+            chronicle.took_over(now + Duration::from_micros(us), 0);
+        }
+        let text = render(&example(), &chronicle, 3);
+        for line in [
+            "sv3_takeover_gap_seconds_bucket{le=\"0.0001\"} 1",
+            "sv3_takeover_gap_seconds_bucket{le=\"0.0002\"} 2",
+            "sv3_takeover_gap_seconds_bucket{le=\"10.0\"} 3",
+            "sv3_takeover_gap_seconds_bucket{le=\"+Inf\"} 4",
+            "sv3_takeover_gap_seconds_sum 20.00045",
+            "sv3_worker_crashes_total{cause=\"not_started\"} 4",
+            "sv3_events_lost_total 3",
+            "sv3_port_drops_total{port=\"p0\",reason=\"no_rx_buffers\"} 3",
+            "sv3_port_link{port=\"p0\",sv3_port_link=\"up\"} 1",
+        ] {
+            assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! What the supervisor tells of itself beyond its status: crashes as events, and metrics.
+
+use std::os::fd::BorrowedFd;
+use std::time::Instant;
+
+use nix::sys::epoll::{EpollEvent, EpollFlags};
+use serde_json::{Value, json};
+use sv3::status::Crash;
+
+use super::{HTTP, Supervisor};
+use crate::http::Http;
+
+impl Supervisor {
+    /// The event of a crash. Fields that have no value are left out.
+    pub(super) fn say_crash(&mut self, crash: &Crash) {
+        let subject = crash.worker_pid.map_or("a worker".to_string(), |pid| format!("worker {pid}"));
+        if let Some(syscall) = &crash.syscall {
+            let message = format!("{subject} made the syscall {syscall}, which its policy forbids");
+            let fields = json!({ "worker_pid": crash.worker_pid, "syscall": syscall });
+            self.events.say_with("policy_violation", message, fields);
+        }
+        let mut fields = serde_json::to_value(crash).unwrap_or_default();
+        if let Value::Object(fields) = &mut fields {
+            // The message has the cause, and the line its own time.
+            fields.retain(|name, value| !value.is_null() && name != "time" && name != "cause");
+        }
+        self.events.say_with("crash", format!("{subject} {}", crash.cause), fields);
+    }
+
+    /// The switch in numbers.
+    pub(super) fn metrics(&self) -> String {
+        crate::metrics::render(&self.status(), &self.chronicle, self.events.lost_ever())
+    }
+
+    /// Serves metrics over HTTP from now on, if that is wanted.
+    pub(super) fn open_http(&mut self) {
+        let Some(http) = &self.http else { return };
+        let address = http.address();
+        if let Err(error) = self.watch(http.door().0, HTTP, EpollFlags::EPOLLIN) {
+            self.over = Some(Err(format!("{address} cannot be watched: {error}")));
+        }
+        let message = format!("metrics are served at http://{address}/metrics");
+        self.events.say_with("metrics", message, json!({ "address": address.to_string() }));
+    }
+
+    /// Something happened at the door of the metrics (0) or at a place behind it.
+    pub(super) fn serve_http(&mut self, token: u64) {
+        let Some(http) = &mut self.http else { return };
+        let Some(index) = token.checked_sub(1).and_then(|index| usize::try_from(index).ok()) else {
+            for index in http.accept(Instant::now()) {
+                if let Some(fd) = http.fd(index) {
+                    let _ = self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, HTTP + 1 + index as u64));
+                }
+            }
+            return self.mind_http_door();
+        };
+        let Some(ask) = http.proceed(index) else { return };
+        let metrics = self.metrics();
+        let Some(http) = &mut self.http else { return };
+        if let Some(flags) = http.answer(index, ask, metrics)
+            && let Some(fd) = http.fd(index)
+        {
+            let _ = self.epoll.modify(fd, &mut EpollEvent::new(flags, HTTP + 1 + index as u64));
+        }
+    }
+
+    pub(super) fn http_due(&self) -> Option<Instant> {
+        self.http.as_ref().and_then(Http::due)
+    }
+
+    pub(super) fn expire_http(&mut self, now: Instant) {
+        if self.http.as_mut().is_some_and(|http| http.expire(now)) {
+            self.mind_http_door();
+        }
+    }
+
+    /// Listens at the door only while callers can be let in.
+    fn mind_http_door(&self) {
+        let Some((door, open)) = self.http.as_ref().map(Http::door) else { return };
+        let door: BorrowedFd<'_> = door;
+        let flags = if open { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
+        let _ = self.epoll.modify(door, &mut EpollEvent::new(flags, HTTP));
+    }
+}

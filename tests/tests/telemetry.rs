@@ -1,0 +1,249 @@
+//! What the switch tells of itself: crashes, metrics, events.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use serde_json::Value;
+use sv3::status::Crashes;
+use sv3_tests::failure::{Failure, Result};
+use sv3_tests::frames::{frame, mac};
+use sv3_tests::guest::Guest;
+use sv3_tests::patience::{PATIENCE, until};
+use sv3_tests::switch::{Home, Switch};
+
+/// What `sv3 VERB` prints of this switch.
+fn sv3(switch: &Switch, arguments: &[&str]) -> Result<String> {
+    let control = switch.control().display().to_string();
+    let output = switch.home().sv3_output(&[arguments, &["--control", &control]].concat())?;
+    match output.status.success() {
+        true => Ok(String::from_utf8(output.stdout)?),
+        false => Err(Failure::new(String::from_utf8_lossy(&output.stderr).into_owned())),
+    }
+}
+
+fn crashes(switch: &Switch) -> Result<Crashes> {
+    Ok(serde_json::from_str(&sv3(switch, &["crashes", "--json"])?)?)
+}
+
+/// Samples by name with labels, read line by line as strictly as the format is written.
+fn parse(text: &str) -> Result<BTreeMap<String, f64>> {
+    let body = text.strip_suffix("# EOF\n").ok_or_else(|| Failure::new("no end"))?;
+    let (mut samples, mut families) = (BTreeMap::new(), BTreeMap::new());
+    let mut family = (String::new(), String::new());
+    for line in body.lines() {
+        let wrong = || Failure::new(format!("{line:?} in {text}"));
+        if let Some(meta) = line.strip_prefix("# ") {
+            let [keyword, name, rest] = meta.splitn(3, ' ').collect::<Vec<_>>()[..] else { return Err(wrong()) };
+            match keyword {
+                "TYPE" => {
+                    family = (name.to_string(), rest.to_string());
+                    assert!(families.insert(name.to_string(), ()).is_none(), "{name} comes twice");
+                }
+                "HELP" if name == family.0 => {}
+                "UNIT" if name == family.0 => assert!(name.ends_with(&format!("_{rest}")), "{line}"),
+                _ => return Err(wrong()),
+            }
+            continue;
+        }
+        let (series, value) = line.rsplit_once(' ').ok_or_else(wrong)?;
+        let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
+        let suffix = name.strip_prefix(family.0.as_str()).ok_or_else(wrong)?;
+        let allowed: &[&str] = match family.1.as_str() {
+            "counter" => &["_total"],
+            "histogram" => &["_bucket", "_sum", "_count"],
+            "info" => &["_info"],
+            "gauge" | "stateset" => &[""],
+            _ => return Err(wrong()),
+        };
+        assert!(allowed.contains(&suffix), "{line} in the {} {}", family.1, family.0);
+        let labels = labels.strip_suffix('}').ok_or_else(wrong)?;
+        for label in labels.split(',').filter(|label| !label.is_empty()) {
+            let (_, value) = label.split_once("=\"").ok_or_else(wrong)?;
+            assert!(value.ends_with('"') && value.matches('"').count() == 1, "{line}");
+        }
+        assert!(samples.insert(series.to_string(), value.parse()?).is_none(), "{series} comes twice");
+    }
+    Ok(samples)
+}
+
+fn metrics(switch: &Switch) -> Result<BTreeMap<String, f64>> {
+    parse(&sv3(switch, &["metrics"])?)
+}
+
+#[test]
+fn a_crash_is_told_with_its_cause_and_its_gap() -> Result<()> {
+    let switch = Switch::start()?;
+    assert_eq!(sv3(&switch, &["crashes"])?, "no worker has died\n");
+    let _guests = [Guest::connect(switch.socket()), Guest::connect(switch.socket())];
+    let mut pids = Vec::new();
+    for signal in ["SEGV", "KILL"] {
+        pids.push(switch.worker_pid()?);
+        switch.kill_worker(signal)?;
+    }
+    let crashes = crashes(&switch)?.crashes;
+    let signals: Vec<_> = crashes.iter().map(|crash| crash.signal.as_deref()).collect();
+    assert_eq!(signals, [Some("SIGSEGV"), Some("SIGKILL")]);
+    let table = sv3(&switch, &["crashes"])?;
+    for (crash, pid) in crashes.iter().zip(pids) {
+        assert_eq!((crash.worker_pid, crash.ports), (Some(pid), Some(2)));
+        let gap = crash.gap_us.ok_or_else(|| Failure::new("no gap"))?;
+        assert!(gap > 0 && u128::from(gap) < PATIENCE.as_micros(), "{gap}");
+        let row = table.lines().find(|row| row.contains(&pid.to_string())).ok_or_else(|| Failure::new("no row"))?;
+        assert!(row.contains(&format!("{gap} us")) && row.ends_with(&crash.cause), "{table}");
+        // Events tell the same.
+        let event = switch.await_event(&["\"crash\"", &format!("\"worker_pid\":{pid}")])?;
+        assert_eq!(event["signal"].as_str(), crash.signal.as_deref(), "{event}");
+        assert_eq!(event["uptime_ms"].as_u64(), Some(crash.uptime_ms), "{event}");
+        let restart = switch.await_event(&["\"restart\"", &format!("\"before_pid\":{pid}")])?;
+        assert_eq!(restart["ports"], 2, "{restart}");
+        let told = restart["gap_us"].as_u64().ok_or_else(|| Failure::new("no gap in the event"))?;
+        assert!(told.abs_diff(gap) < 5000, "{restart}");
+    }
+    Ok(())
+}
+
+#[test]
+fn counters_grow_and_survive_the_worker() -> Result<()> {
+    let switch = Switch::start()?;
+    let (mut a, mut b) = (Guest::connect(switch.socket()), Guest::connect(switch.socket()));
+    let frames = "sv3_port_frames_total{port=\"p0\",direction=\"from_guest\"}";
+    let delivered = "sv3_port_frames_total{port=\"p1\",direction=\"to_guest\"}";
+    let mut last = metrics(&switch)?;
+    assert_eq!((last["sv3_ports"], last["sv3_takeover_gap_seconds_count"]), (2.0, 0.0));
+    for round in 1..=3_u32 {
+        for _ in 0..10 {
+            let letter = frame([0xff; 6], mac(1), b"counted");
+            a.send(&letter);
+            assert_eq!(b.receive_frame(), letter);
+        }
+        // Counters are not ordered with what guests see.
+        let wanted = f64::from(round) * 10.0;
+        let now = until("every frame counted", || {
+            let now = metrics(&switch)?;
+            Ok((now[frames] == wanted && now[delivered] == wanted).then_some(now))
+        })?;
+        switch.kill_worker("SEGV")?;
+        let after = metrics(&switch)?;
+        for series in last.keys().filter(|name| name.contains("_total") || name.contains("gap_seconds")) {
+            assert!(last[series] <= now[series] && now[series] <= after[series], "{series}");
+        }
+        let deaths = f64::from(round);
+        for series in [
+            "sv3_worker_restarts_total",
+            "sv3_worker_crashes_total{cause=\"SIGSEGV\"}",
+            "sv3_takeover_gap_seconds_count",
+            "sv3_takeover_gap_seconds_bucket{le=\"10.0\"}",
+            "sv3_takeover_gap_seconds_bucket{le=\"+Inf\"}",
+        ] {
+            assert_eq!(after[series], deaths, "{series}");
+        }
+        assert_eq!(after[frames], wanted);
+        assert_eq!(after["sv3_port_link{port=\"p0\",sv3_port_link=\"up\"}"], 1.0);
+        last = after;
+    }
+    Ok(())
+}
+
+/// Sends a request; the answer's head and body.
+fn http(address: SocketAddr, request: &str) -> Result<(String, String)> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| Failure::new("no head"))?;
+    Ok((head.to_string(), body.to_string()))
+}
+
+fn address(switch: &Switch) -> Result<SocketAddr> {
+    let event = switch.await_event(&["\"metrics\"", "address"])?;
+    Ok(event["address"].as_str().ok_or_else(|| Failure::new("no address"))?.parse()?)
+}
+
+#[test]
+fn a_scraper_gets_metrics_and_nothing_else() -> Result<()> {
+    let switch = Switch::with(&["--metrics", "127.0.0.1:0"])?;
+    let _guest = Guest::connect(switch.socket());
+    let address = address(&switch)?;
+    let (head, body) = http(address, "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    assert!(head.contains("Content-Type: application/openmetrics-text; version=1.0.0"), "{head}");
+    assert!(head.contains(&format!("Content-Length: {}", body.len())), "{head}");
+    assert_eq!(parse(&body)?["sv3_ports"], 1.0);
+    for (request, status) in [
+        ("GET / HTTP/1.1\r\n\r\n", "404 "),
+        ("GET /metrics/x HTTP/1.1\r\n\r\n", "404 "),
+        ("POST /metrics HTTP/1.1\r\n\r\n", "405 "),
+        ("nonsense\r\n\r\n", "400 "),
+    ] {
+        let (head, _) = http(address, request)?;
+        assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{request:?}: {head}");
+    }
+    // A crash changes nothing about it.
+    switch.kill_worker("KILL")?;
+    let (_, body) = http(address, "GET /metrics HTTP/1.1\r\n\r\n")?;
+    assert_eq!(parse(&body)?["sv3_worker_restarts_total"], 1.0);
+    Ok(())
+}
+
+#[test]
+fn slow_callers_keep_nobody_out() -> Result<()> {
+    let switch = Switch::with(&["--metrics", "[::1]:0"])?;
+    let address = address(&switch)?;
+    let mut slow = (0..50).map(|_| Ok(TcpStream::connect(address)?)).collect::<Result<Vec<_>>>()?;
+    for _ in 0..10 {
+        for stream in &mut slow {
+            // The switch may have given up on it.
+            let _ = stream.write_all(b"G");
+        }
+        let (head, _) = http(address, "GET /metrics HTTP/1.1\r\n\r\n")?;
+        assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
+    }
+    let (mut a, mut b) = (Guest::connect(switch.socket()), Guest::connect(switch.socket()));
+    let letter = frame([0xff; 6], mac(1), b"still served");
+    a.send(&letter);
+    assert_eq!(b.receive_frame(), letter);
+    let mut endless = TcpStream::connect(address)?;
+    endless.set_read_timeout(Some(PATIENCE))?;
+    let _ = endless.write_all(&[b'x'; 9000]);
+    let mut answer = [0; 12];
+    endless.read_exact(&mut answer)?;
+    assert_eq!(&answer, b"HTTP/1.1 431");
+    Ok(())
+}
+
+#[test]
+fn metrics_are_for_this_machine_only() -> Result<()> {
+    let home = Home::new()?;
+    for (address, reason) in [("0.0.0.0:0", "loopback"), ("[::]:0", "loopback"), ("localhost:0", "127.0.0.1:PORT")] {
+        let output = home.sv3_output(&["run", "--metrics", address])?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(reason) && said.contains(address), "{said}");
+    }
+    Ok(())
+}
+
+#[test]
+fn events_go_to_a_file_if_one_is_named() -> Result<()> {
+    let home = Home::new()?;
+    let log = home.path("events.log");
+    for run in 1..=2 {
+        let switch = home.start(&["--log", &log.display().to_string()])?;
+        // A client that is answered knows that the first worker serves.
+        Guest::connect(switch.socket()).disconnect();
+        switch.kill_worker("BUS")?;
+        assert!(switch.end("TERM")?.success());
+        let text = fs::read_to_string(&log)?;
+        let events = text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect::<Result<Vec<Value>>>()?;
+        for name in ["start", "listen", "crash", "restart", "stop"] {
+            assert_eq!(events.iter().filter(|event| event["event"] == name).count(), run, "{name} in {text}");
+        }
+        assert_eq!(fs::read_to_string(home.path("stderr"))?, "");
+    }
+    let output = home.sv3_output(&["run", "--log", "/proc/none/log"])?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("/proc/none/log"), "{said}");
+    Ok(())
+}
