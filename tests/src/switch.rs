@@ -56,6 +56,20 @@ impl Home {
         Ok(Rc::new(home))
     }
 
+    /// A fresh folder whose worker is built with crash points: it dies by itself, now here, now there.
+    pub fn with_crash_points() -> Result<Rc<Home>> {
+        let (home, built) = (Home::new()?, target_folder()?.join("crash-points"));
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--quiet", "--package=sv3-worker", "--features=crash-points", "--target-dir"]).arg(&built);
+        cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
+        if !cargo.status()?.success() {
+            return Err(Failure::new("the worker with crash points cannot be built"));
+        }
+        fs::remove_file(home.path("bin/sv3-worker"))?;
+        fs::copy(built.join("debug/sv3-worker"), home.path("bin/sv3-worker"))?;
+        Ok(home)
+    }
+
     /// A path in the folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
@@ -255,9 +269,9 @@ impl Switch {
                 self.ended = Some(status);
                 return Err(Failure::new(format!("it ended: {status}")));
             }
-            Ok(self.ask("status").ok().and_then(|text| serde_json::from_str::<Status>(&text).ok()?.worker.pid))
+            // It says so when its worker is ready.
+            Ok(self.output()?.ends_with('\n').then_some(()))
         })
-        .map(drop)
         .map_err(|failure| self.explain("run", &failure))
     }
 

@@ -148,6 +148,24 @@ fn a_frame_that_does_not_fit_a_buffer_is_dropped_whole() -> Result<()> {
 }
 
 #[test]
+fn a_frame_that_finds_too_few_buffers_is_dropped_whole() -> Result<()> {
+    let switch = Switch::start()?;
+    let mut plain = Guest::connect(switch.socket());
+    // Room for two frames of three buffers each and a small one or two.
+    let mut small = Guest::config().ring_size(8).rx_buffer(2048).guarded().connect(switch.socket());
+    let large: Vec<_> = (0..4).map(|seed| noise(mac(2), mac(1), 5000, seed)).collect();
+    let last = noise(mac(2), mac(1), 2036, 9);
+    for frame in large.iter().chain([&last, &last, &last]) {
+        plain.send(frame);
+    }
+    plain.await_sent();
+    for expected in [&large[0], &large[1], &last, &last] {
+        assert_eq!(small.receive_frame(), *expected);
+    }
+    switch.await_drops("p1", "no_rx_buffers", 3)
+}
+
+#[test]
 fn many_fragments_in_one_frame() -> Result<()> {
     let switch = Switch::start()?;
     let mut plain = Guest::connect(switch.socket());

@@ -1,0 +1,91 @@
+//! The worker dies at each store of the publish sequence in turn, under traffic: exact wherever it was.
+//!
+//! Ignored by a plain `cargo test`, since it builds a worker of its own: `scripts/check` runs it.
+
+use std::collections::BTreeMap;
+
+use sv3_tests::failure::Result;
+use sv3_tests::flow::Flow;
+use sv3_tests::frames::{frame, mac};
+use sv3_tests::guest::feature::*;
+use sv3_tests::guest::{Config, Guest};
+use sv3_tests::switch::{Home, Switch};
+
+/// The places at which it can die.
+const POINTS: usize = 8;
+/// Deaths of one switch: more in a row and the next worker is kept waiting.
+const DEATHS: u64 = 8;
+/// Switches that are tried until every place has been seen. Each place is missed by all with a chance of 1 in 10^11.
+const SWITCHES: usize = 25;
+
+fn dies_everywhere(options: &[&str], config: &Config, octets: usize) -> Result<()> {
+    let mut seen = BTreeMap::new();
+    for _ in 0..SWITCHES {
+        // Whoever's frame is in hand would be blamed.
+        let switch = Home::with_crash_points()?.start(&[options, &["--blame", "0"]].concat())?;
+        storm(&switch, config, octets)?;
+        for event in switch.events()? {
+            let message = event["message"].as_str().unwrap_or_default();
+            if let Some((_, point)) = message.split_once("crash point ") {
+                *seen.entry(point.to_string()).or_insert(0) += 1;
+            }
+        }
+        if seen.len() == POINTS {
+            return Ok(());
+        }
+    }
+    panic!("it died only at {seen:?}");
+}
+
+/// Two guests send to each other until workers have died often enough. Nothing may be lost, come thrice, or be stuck.
+fn storm(switch: &Switch, config: &Config, octets: usize) -> Result<()> {
+    let mut a = config.clone().connect(switch.socket());
+    let mut b = config.clone().connect(switch.socket());
+    // Known, without a frame that a death would send again.
+    for (guest, station) in [(&mut a, 1), (&mut b, 2)] {
+        guest.send(&frame(mac(station), mac(station), b"to myself"));
+        guest.await_sent();
+    }
+    let (mut there, mut back) = (Flow::new(1, 2, octets), Flow::new(2, 1, octets));
+    while switch.status()?.worker.restarts < DEATHS {
+        for _ in 0..10 {
+            there.send(&mut a, 50);
+            back.send(&mut b, 50);
+            there.await_complete(&mut b);
+            back.await_complete(&mut a);
+        }
+    }
+    a.await_sent();
+    b.await_sent();
+    while let Some(late) = b.try_receive() {
+        there.note(&late);
+    }
+    while let Some(late) = a.try_receive() {
+        back.note(&late);
+    }
+    there.duplicates();
+    back.duplicates();
+    for port in switch.status()?.ports {
+        assert!(port.drops.keys().all(|reason| reason == "hairpin"), "{}: {:?}", port.name, port.drops);
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "scripts/check runs it"]
+fn frames_of_one_buffer() -> Result<()> {
+    dies_everywhere(&[], &Guest::config().ring_size(512), 200)
+}
+
+#[test]
+#[ignore = "scripts/check runs it"]
+fn frames_of_many_buffers_in_order_without_standby() -> Result<()> {
+    let config = Guest::config().features(LINUX | IN_ORDER).ring_size(1024);
+    dies_everywhere(&["--no-standby"], &config, 3000)
+}
+
+#[test]
+#[ignore = "scripts/check runs it"]
+fn the_oldest_rings() -> Result<()> {
+    dies_everywhere(&[], &Guest::config().features(0).ring_size(512), 200)
+}
