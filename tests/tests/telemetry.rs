@@ -105,6 +105,25 @@ fn a_crash_is_told_with_its_cause_and_its_gap() -> Result<()> {
 }
 
 #[test]
+fn a_crash_in_a_guests_memory_names_the_guest() -> Result<()> {
+    let switch = Switch::start()?;
+    let mut sender = Guest::connect(switch.socket());
+    let victim = Guest::config().rings_at_region_end().ring_size(16).connect(switch.socket());
+    let region = victim.memory().regions()[1].guest_addr;
+    victim.memory().regions()[1].truncate(0);
+    sender.send(&frame([0xff; 6], mac(1), b"nobody can take it"));
+    let told = |crash: &&sv3::status::Crash| crash.gap_us.is_some();
+    let crash = until("a crash that is over", || Ok(crashes(&switch)?.crashes.iter().find(told).cloned()))?;
+    let fault = crash.fault.ok_or_else(|| Failure::new("no fault"))?;
+    assert_eq!((crash.signal.as_deref(), fault.port.as_deref()), (Some("SIGBUS"), Some("p1")));
+    assert_eq!(fault.region, Some(region));
+    assert_eq!(crash.in_hand.map(|hand| hand.ring).into_iter().count(), 1, "a ring was in hand");
+    let metrics = metrics(&switch)?;
+    assert_eq!(metrics["sv3_worker_crashes_total{cause=\"SIGBUS\"}"], 1.0);
+    Ok(())
+}
+
+#[test]
 fn counters_grow_and_survive_the_worker() -> Result<()> {
     let switch = Switch::start()?;
     let (mut a, mut b) = (Guest::connect(switch.socket()), Guest::connect(switch.socket()));
