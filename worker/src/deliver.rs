@@ -6,7 +6,7 @@
 
 use sv3::drops::Drop;
 use sv3::ipc::RingFault;
-use sv3::virtio::{NET_HDR_LEN_LEGACY, NetHdr, VIRTIO_NET_F_MRG_RXBUF};
+use sv3::virtio::{NET_HDR_LEN, NET_HDR_LEN_LEGACY, NetHdr, VIRTIO_NET_F_MRG_RXBUF};
 
 use crate::copy::Sink;
 use crate::guest::chain::{Direction, MAX_SLICES, Walker};
@@ -90,11 +90,19 @@ impl Receiver {
             }
         }
 
-        let hdr = NetHdr { num_buffers: self.chains.len() as u16, ..parcel.hdr }.to_bytes();
-        let hdr = if header_len == NET_HDR_LEN_LEGACY { &hdr[..NET_HDR_LEN_LEGACY] } else { &hdr[..] };
-        let mut sink = Sink::new(slices.from(0));
-        sink.write(hdr);
-        sink.copy(parcel.slices, parcel.skip, parcel.len);
+        let whole = NetHdr { num_buffers: self.chains.len() as u16, ..parcel.hdr }.to_bytes();
+        let hdr = if header_len == NET_HDR_LEN_LEGACY { &whole[..NET_HDR_LEN_LEGACY] } else { &whole[..] };
+        match (slices.from(0), parcel.slices) {
+            // The common case, one buffer to one buffer: two moves, the header's of a length known to the compiler.
+            ([to], [from]) if header_len == NET_HDR_LEN && to.write_array(0, &whole) => {
+                from.copy_to(parcel.skip, to, NET_HDR_LEN, parcel.len);
+            }
+            (to, from) => {
+                let mut sink = Sink::new(to);
+                sink.write(hdr);
+                sink.copy(from, parcel.skip, parcel.len);
+            }
+        }
 
         pass(Point::Copied);
         let mut left = needed;

@@ -169,6 +169,17 @@ impl<'m> GuestSlice<'m> {
         n
     }
 
+    /// Copies `N` octets in at `offset`; false, and nothing copied, if they do not fit.
+    #[inline]
+    pub fn write_array<const N: usize>(&self, offset: usize, from: &[u8; N]) -> bool {
+        let fits = offset.checked_add(N).is_some_and(|end| end <= self.len);
+        if fits {
+            // SAFETY: `[offset, offset + N)` lies in this range; octet arrays have no alignment.
+            unsafe { self.ptr.add(offset).cast::<[u8; N]>().write_volatile(*from) };
+        }
+        fits
+    }
+
     /// Copies up to `len` octets from `self[offset..]` to `to[to_offset..]` and returns how many both had room for.
     #[inline]
     pub fn copy_to(&self, offset: usize, to: &GuestSlice<'_>, to_offset: usize, len: usize) -> usize {
