@@ -38,6 +38,8 @@ pub struct Worker {
     pub serving: Option<Instant>,
     /// Number of the order that promoted it: what it did before then counts for nothing.
     pub promoted: u64,
+    /// It has reached the barrier behind its promotion.
+    pub took_over: bool,
     /// The wire to it.
     pub link: Link,
     /// The events that epoll is asked for on the link.
@@ -95,6 +97,7 @@ impl Worker {
             program,
             serving: None,
             promoted: 0,
+            took_over: false,
             link,
             interest: EpollFlags::EPOLLIN,
             stderr: read.into(),

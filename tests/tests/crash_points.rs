@@ -2,6 +2,8 @@
 //!
 //! Ignored by a plain `cargo test`, since it builds a worker of its own: `scripts/check` runs it.
 
+#![allow(clippy::panic, reason = "a scenario that cannot go on has failed")]
+
 use std::collections::BTreeMap;
 
 use sv3_tests::failure::Result;

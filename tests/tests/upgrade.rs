@@ -1,5 +1,7 @@
 //! Planned hand-overs: to a fresh worker, to another binary and back, and what a restart of the whole switch costs.
 
+#![allow(clippy::panic, reason = "a scenario that cannot go on has failed")]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

@@ -196,6 +196,7 @@ impl Supervisor {
                     let status = self.life.early_deaths.swap_remove(at);
                     self.lost(pid, status);
                 }
+                self.worker_took_over();
             }
             (Ok(pid), None) => drop(nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)),
             (Err(errno), Some(_)) if serves => {
@@ -253,7 +254,10 @@ impl Supervisor {
 
     /// The worker that serves has obeyed everything that came before its first client's next frame.
     pub(super) fn worker_took_over(&mut self) {
-        let now = self.worker.as_ref().and_then(|worker| worker.pid).map_or(0, Pid::as_raw);
+        let Some(worker) = self.worker.as_mut().filter(|worker| worker.took_over) else { return };
+        // It may have been quicker than the spawner's word; then this is done when that comes.
+        let Some(now) = worker.pid.map(Pid::as_raw) else { return };
+        worker.took_over = false;
         if let Some((when, before)) = self.life.died.take() {
             let (before, us) = (before.map_or(0, Pid::as_raw), when.elapsed().as_micros() as u64);
             let (ports, ms) = (self.slots.taken().len(), us as f64 / 1000.0);

@@ -62,9 +62,7 @@ impl Supervisor {
                     Ok(())
                 }
                 Some(Waiter::TakeOver) => {
-                    if worker.pid.is_none() {
-                        self.hear_spawner();
-                    }
+                    worker.took_over = true;
                     self.worker_took_over();
                     Ok(())
                 }
