@@ -9,7 +9,7 @@ use crate::patience::until;
 use crate::switch::{Switch, fds, private_memory};
 
 /// Octets by which a process may grow: allocators keep pages, leaks grow with the number of attacks.
-const GROWTH: u64 = 1 << 20;
+const GROWTH: u64 = 3 << 19;
 
 /// The switch with the two guests, p0 and p1.
 pub struct Honest {

@@ -205,6 +205,9 @@ fn rings_of_every_size() -> Result<()> {
             other.send(&back);
             assert_eq!(plain.receive_frame(), back);
         }
+        // The next one has its address.
+        other.vanish();
+        switch.await_ports(1)?;
     }
     Ok(())
 }

@@ -10,6 +10,8 @@ use sv3_tests::switch::{Switch, activity, rss};
 
 /// How long nothing must happen.
 const QUIET: Duration = Duration::from_secs(2);
+/// Nothing has happened for so long: whatever was begun is over, such as the supervisor's watch over an awake worker.
+const SETTLED: Duration = Duration::from_millis(700);
 /// Octets of memory of a guest.
 const GUEST: u64 = 512 << 20;
 /// Octets of memory that a process may have in use.
@@ -33,7 +35,8 @@ fn two_idle_guests_cost_no_processor() -> Result<()> {
     let (switch, a, b) = with_two_guests()?;
     let pids = [switch.supervisor_pid()?, switch.worker_pid()?];
     let look = || -> Result<_> { Ok([activity(pids[0])?, activity(pids[1])?]) };
-    // The last frame's polling ends, and the supervisor has answered the last question.
+    // All that was begun has ended: a worker stands by, the last frame's polling is over, the last question answered.
+    switch.await_status("a worker on standby", |status| status.worker.standby_pid.is_some())?;
     let mut last = look()?;
     let mut since = Instant::now();
     until("both processes to sleep", || {
@@ -41,7 +44,7 @@ fn two_idle_guests_cost_no_processor() -> Result<()> {
         if now != std::mem::replace(&mut last, now) {
             since = Instant::now();
         }
-        Ok((since.elapsed() > Duration::from_millis(100)).then_some(()))
+        Ok((since.elapsed() > SETTLED).then_some(()))
     })?;
     assert!(last.iter().all(|[sleeps, _, _]| *sleeps > 0), "both have slept: {last:?}");
     let start = Instant::now();

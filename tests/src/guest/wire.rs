@@ -134,6 +134,7 @@ impl Wire {
             match self.socket.read(&mut rest) {
                 Ok(0) => return Ok(()),
                 Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 // Closed with something of ours unread.
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return Ok(()),
                 Err(error) => return Err(Failure::new(format!("the back-end does not close the connection: {error}"))),
