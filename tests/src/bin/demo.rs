@@ -10,7 +10,7 @@ use sv3_tests::vm::{Ping, Stream, Vm, has_kvm};
 /// How the worker is killed, one after the other: by hand and as its own faults would.
 const DEATHS: [&str; 5] = ["KILL", "SEGV", "BUS", "ABRT", "KILL"];
 /// Seconds of the TCP streams.
-const CALM: u32 = 5;
+const CALM: u32 = 10;
 const STORM: u32 = 12;
 
 fn main() -> ExitCode {
