@@ -2,10 +2,12 @@
 
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use sv3_tests::failure::Result;
+use sv3_tests::failure::{Failure, Result};
 use sv3_tests::guest::feature::*;
 use sv3_tests::guest::wire::*;
 use sv3_tests::guest::{Config, Guest};
@@ -92,8 +94,33 @@ fn clients_vanish_at_every_step() -> Result<()> {
 fn clients_that_connect_and_close_at_once() -> Result<()> {
     let mut honest = Honest::new()?;
     for _ in 0..500 {
-        drop(std::os::unix::net::UnixStream::connect(honest.socket())?);
+        drop(UnixStream::connect(honest.socket())?);
     }
+    honest.assert_undisturbed()
+}
+
+#[test]
+fn clients_that_come_and_go_by_the_thousand_hold_up_nobody() -> Result<()> {
+    let mut honest = Honest::new()?;
+    let path = honest.socket().to_path_buf();
+    let over = Instant::now() + Duration::from_secs(1);
+    let crowd = std::thread::spawn(move || {
+        let mut count = 0;
+        while Instant::now() < over {
+            count += u32::from(UnixStream::connect(&path).is_ok());
+        }
+        count
+    });
+    let mut longest = Duration::ZERO;
+    while Instant::now() < over {
+        let start = Instant::now();
+        honest.talk();
+        longest = longest.max(start.elapsed());
+    }
+    let count = crowd.join().map_err(|_| Failure::new("the crowd panicked"))?;
+    assert!(count > 1000, "{count} are no crowd");
+    assert!(longest < Duration::from_millis(500), "twenty frames took {longest:?} beside {count} clients");
+    honest.remember()?;
     honest.assert_undisturbed()
 }
 

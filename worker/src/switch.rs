@@ -25,6 +25,9 @@ use crate::rarp;
 const LOOK_NS: u64 = 50_000;
 /// The same while the polled rings are empty.
 const IDLE_LOOK_NS: u64 = 5_000;
+/// Most commands obeyed at a look, lest clients that come and go by the thousand hold up those that stay. The rest is
+/// still there at the next look.
+const MAX_ORDERS: usize = 4;
 
 /// A ring that is polled.
 #[derive(Clone, Copy)]
@@ -212,10 +215,10 @@ impl Switch {
             add(&self.fabric.line(slot).kicks, 1);
             self.poll(slot, ring);
         }
-        while orders {
-            match self.control.receive()? {
-                Some(order) => self.obey(order)?,
-                None => orders = false,
+        if orders {
+            for _ in 0..MAX_ORDERS {
+                let Some(order) = self.control.receive()? else { break };
+                self.obey(order)?;
             }
         }
         Ok(())
