@@ -92,12 +92,31 @@ pub struct Crash {
     pub panic: Option<String>,
     /// The ring that was being served, by its own record.
     pub in_hand: Option<InHand>,
+    /// The first octets of the chain in hand, virtio header and Ethernet header, in hexadecimal, by its own record.
+    #[serde(default)]
+    pub frame: Option<String>,
+    /// The last bursts that it served, newest first, by its own record.
+    #[serde(default)]
+    pub flight: Vec<Burst>,
     /// Milliseconds since the process was started, the time on standby among them.
     pub uptime_ms: u64,
     /// Microseconds from the moment when the death was known until the next worker served; absent until it does.
     pub gap_us: Option<u64>,
     /// Ports that the next worker took over; absent until it does.
     pub ports: Option<usize>,
+}
+
+/// One burst in the flight recorder.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Burst {
+    /// Microseconds before the last one of the same worker.
+    pub earlier_us: u64,
+    /// Name of the port that sent.
+    pub port: String,
+    /// Vring index.
+    pub ring: u16,
+    /// Chains that were taken.
+    pub chains: u16,
 }
 
 /// An address that a worker could not access.

@@ -78,6 +78,8 @@ impl Chronicle {
             syscall: death.violation.clone(),
             panic: death.panic.clone(),
             in_hand: death.in_hand.clone(),
+            frame: death.frame.clone(),
+            flight: death.flight.clone(),
             uptime_ms: u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX),
             ..Crash::default()
         };

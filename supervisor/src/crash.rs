@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 use sv3::MAX_PORTS;
 use sv3::ledger::{Crash, Lane};
-use sv3::status::{Fault, InHand};
+use sv3::status::{Burst, Fault, InHand};
 
 /// Why a worker died.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -28,6 +28,10 @@ pub struct Death {
     pub panic: Option<String>,
     /// The ring that was being served.
     pub in_hand: Option<InHand>,
+    /// The first octets of the chain in hand, in hexadecimal.
+    pub frame: Option<String>,
+    /// The last bursts, newest first.
+    pub flight: Vec<Burst>,
 }
 
 impl Death {
@@ -68,6 +72,8 @@ impl Death {
             words += &format!(", at work on ring {ring} of {port}");
             death.in_hand = Some(InHand { port, ring });
         }
+        death.frame = lane.crash.read_frame_head().map(|head| head.map(|octet| format!("{octet:02x}")).concat());
+        death.flight = flight(lane);
         let message = lane.crash.read_message();
         if !message.is_empty() {
             words += &format!("; it said: {message}");
@@ -75,6 +81,19 @@ impl Death {
         }
         Death { words, ..death }
     }
+}
+
+/// The flight recorder's bursts.
+fn flight(lane: &Lane) -> Vec<Burst> {
+    let bursts = lane.read_flights();
+    let last = bursts.first().map_or(0, |(when_ns, ..)| *when_ns);
+    let burst = |(when_ns, slot, ring, chains): (u64, u16, u16, u16)| Burst {
+        earlier_us: last.saturating_sub(when_ns) / 1000,
+        port: format!("p{slot}"),
+        ring,
+        chains,
+    };
+    bursts.into_iter().map(burst).collect()
 }
 
 /// The signal that began it. A worker that was sent a signal, or panicked, writes that down and ends by an illegal

@@ -118,6 +118,8 @@ fn a_crash_in_a_guests_memory_names_the_guest() -> Result<()> {
     assert_eq!((crash.signal.as_deref(), fault.port.as_deref()), (Some("SIGBUS"), Some("p1")));
     assert_eq!(fault.region, Some(region));
     assert_eq!(crash.in_hand.map(|hand| hand.ring).into_iter().count(), 1, "a ring was in hand");
+    let head = [vec![0; 12], frame([0xff; 6], mac(1), b"nobody can take it")[..14].to_vec()].concat();
+    assert_eq!(crash.frame, Some(head.iter().map(|octet| format!("{octet:02x}")).collect()), "the frame in hand");
     let metrics = metrics(&switch)?;
     assert_eq!(metrics["sv3_worker_crashes_total{cause=\"SIGBUS\"}"], 1.0);
     Ok(())

@@ -126,6 +126,7 @@ impl Supervisor {
         let lane = u8::from(other.as_ref().is_some_and(|worker| worker.lane == 0));
         if let Some(own) = self.ledger.lanes.get(usize::from(lane)) {
             own.crash.clear();
+            own.flights.store(0, Relaxed);
             for field in [&own.busy, &own.hand_port, &own.hand_ring] {
                 field.store(0, Relaxed);
             }
