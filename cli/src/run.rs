@@ -22,7 +22,7 @@ pub struct Run {
     /// Replace sockets that a dead switch left behind
     #[arg(long)]
     force: bool,
-    /// Keep no second worker ready to take over; a restart then takes milliseconds instead of less than one
+    /// Keep no second worker ready to take over; a restart then takes some milliseconds more
     #[arg(long)]
     no_standby: bool,
     /// Deaths of workers within ten seconds that put the client who caused them in quarantine; 0: none do [default: 3]
