@@ -1,0 +1,86 @@
+//! `sv3-supervisor`: the process that owns names, fds and numbers.
+//!
+//! It lets clients in, speaks vhost-user with them, and hands what they bring to a worker that it can replace at any
+//! moment without their noticing. See [`supervisor`] for how it runs.
+
+mod admission;
+mod ancillary;
+mod args;
+mod blame;
+mod chaos;
+mod chronicle;
+mod confine;
+mod control;
+mod crash;
+mod event;
+mod http;
+mod link;
+mod listener;
+mod metrics;
+mod port;
+mod record;
+mod session;
+mod slots;
+mod spawner;
+mod status;
+mod supervisor;
+mod watchdog;
+mod worker;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use args::Args;
+use http::Http;
+use listener::Listener;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use spawner::Spawner;
+use supervisor::{Parts, Supervisor};
+
+/// Runs the supervisor until it is told to end.
+pub fn main() -> ExitCode {
+    match Args::parse(std::env::args_os().skip(1)).and_then(run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("sv3-supervisor: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The order matters: signals are blocked and the first stage of confinement is reached before the spawner inherits both,
+/// the spawner is forked while nothing is open, and the second stage comes before the first client.
+fn run(args: Args) -> Result<(), String> {
+    supervisor::signals().thread_block().map_err(|error| format!("cannot block signals: {error}"))?;
+    let fail = |what: &'static str| move |error: nix::Error| format!("{what}: {error}");
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).map_err(fail("cannot read RLIMIT_NOFILE"))?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).map_err(fail("cannot raise RLIMIT_NOFILE"))?;
+    // No TCP socket can be bound once confined; the spawner inherits this one, and it goes with it.
+    let http = args.metrics.map(Http::bind).transpose()?;
+    confine::family()?;
+    let spawner = Spawner::fork(&args.worker)?;
+    let log = args.log.as_deref().map(event::open_log).transpose()?;
+    let door = Listener::bind(&args.socket, args.force)?;
+    let control = Listener::bind(&args.control, args.force).inspect_err(|_| door.remove())?;
+    let announcement = announcement(&args.socket);
+    let Args { settings, standby, blame, chaos, .. } = args;
+    let parts = Parts { door, control, spawner, settings, standby, blame, chaos, log, http, announcement };
+    let remove_sockets = || [&args.socket, &args.control].map(std::fs::remove_file);
+    let supervisor = Supervisor::new(parts).map_err(|error| format!("cannot start: {error}"));
+    let supervisor = supervisor.inspect_err(|_| drop(remove_sockets()))?;
+    let dirs: Vec<&Path> = [&args.socket, &args.control].into_iter().filter_map(|path| path.parent()).collect();
+    let achieved = confine::supervisor(&dirs).inspect_err(|_| drop(remove_sockets()))?;
+    supervisor.run(achieved.landlock_abi)
+}
+
+fn announcement(socket: &Path) -> String {
+    format!(
+        "sv3 is ready. Attach a guest to it with\n  \
+         qemu-system-x86_64 ... -m 512M \\\n    \
+         -object memory-backend-memfd,id=mem0,size=512M,share=on -machine q35,memory-backend=mem0 \\\n    \
+         -chardev socket,id=chr0,path={},reconnect-ms=100 \\\n    \
+         -netdev vhost-user,id=net0,chardev=chr0 -device virtio-net-pci,netdev=net0\n\
+         (QEMU older than 9.2: reconnect=1 in place of reconnect-ms=100.)\n",
+        socket.display()
+    )
+}

@@ -1,0 +1,85 @@
+//! The worker: maps guests' memory, moves their frames, opens nothing.
+//!
+//! Started by the supervisor with its control socket as stdin. Before the first command it confines itself; the first
+//! command brings the ledger; all else is the loop in [`switch`].
+
+mod burst;
+mod clock;
+mod confine;
+mod control;
+mod copy;
+mod crash;
+mod deliver;
+mod fabric;
+mod fdb;
+mod guest;
+mod notify;
+mod offload;
+mod points;
+mod port;
+mod rarp;
+mod switch;
+
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+
+use sv3::ipc::{Command, Report, VERSION};
+use sv3::ledger::LedgerMap;
+use sv3::virtio::OFFERED;
+
+use control::{Control, Over};
+use notify::Notify;
+use switch::{Start, Switch};
+
+/// Runs the worker, with the supervisor's socket as stdin; never returns.
+pub fn main() -> ! {
+    match run() {
+        Ok(Over::Closed) => crash::end(0),
+        Ok(Over::Broken(reason)) | Err(reason) => {
+            eprintln!("sv3-worker: {reason}");
+            crash::end(1)
+        }
+    }
+}
+
+fn run() -> Result<Over, String> {
+    let words = |what: &'static str| move |e: nix::errno::Errno| format!("{what}: {e}");
+    let socket = std::io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from);
+    let socket = socket.map_err(|e| format!("stdin: {e}"))?;
+    socket.set_nonblocking(true).map_err(|e| format!("stdin must be the supervisor's socket: {e}"))?;
+    crash::handle_signals().map_err(words("signal handlers"))?;
+    let mut control = Control::new(socket);
+    let mut notify = Notify::new(&control).map_err(words("epoll"))?;
+    let achieved = confine::worker()?;
+
+    let start = match first(&mut control, &mut notify) {
+        Ok(start) => start,
+        Err(over) => return Ok(over),
+    };
+    crash::record_in(start.lane);
+    if let Err(over) = control.report(Report::ready(achieved.landlock_abi, OFFERED)) {
+        return Ok(over);
+    }
+    Ok(Switch::new(&start, control, notify).run())
+}
+
+/// Waits for the first command, which must be `Start`.
+fn first(control: &mut Control, notify: &mut Notify) -> Result<Start, Over> {
+    loop {
+        if let Some((envelope, fds)) = control.receive()? {
+            let (Command::Start { settings, lane, standby }, Some(fd)) = (envelope.command, fds.into_iter().next())
+            else {
+                return Err(Over::Broken("the first command is not Start".to_string()));
+            };
+            if settings.version != VERSION {
+                return Err(Over::Broken(format!("supervisor speaks version {}, I {VERSION}", settings.version)));
+            }
+            let map = LedgerMap::map(&fd).map_err(|e| Over::Broken(format!("ledger: {e}")))?;
+            let ledger: &LedgerMap = Box::leak(Box::new(map));
+            let lane = ledger.lanes.get(usize::from(lane)).ok_or_else(|| Over::Broken(format!("lane {lane}")))?;
+            return Ok(Start { settings, ledger, lane, standby });
+        }
+        // Whatever woke us, the next `receive` says what it was.
+        notify.wait(true).map_err(|errno| Over::Broken(format!("epoll_wait: {errno}")))?.for_each(drop);
+    }
+}
