@@ -6,15 +6,12 @@
 //! failure, and kicks only when asked to.
 
 mod config;
-pub mod feature;
 mod header;
 mod hostile;
-pub mod memory;
 pub mod queue;
 mod requests;
 pub mod split;
 mod traffic;
-pub mod wire;
 
 use std::path::Path;
 
@@ -24,6 +21,7 @@ pub use header::*;
 use memory::Memory;
 use queue::Queue;
 pub use queue::Shape;
+pub use sv3_torture::{feature, memory, wire};
 use wire::*;
 
 use crate::failure::{Failure, Result};

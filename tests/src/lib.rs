@@ -1,6 +1,5 @@
 //! Helpers of the scenarios in `tests/tests/`: the real switch, a front-end in software, real guests.
 
-pub mod failure;
 #[allow(clippy::panic)]
 pub mod flow;
 pub mod frames;
@@ -13,3 +12,5 @@ pub mod patience;
 pub mod switch;
 pub mod testpmd;
 pub mod vm;
+
+pub use sv3_torture::failure;

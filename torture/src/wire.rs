@@ -7,11 +7,11 @@ use std::io::{IoSlice, Read};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use crate::failure::{Failure, Result};
-use crate::patience::PATIENCE;
 
 pub const GET_FEATURES: u32 = 1;
 pub const SET_FEATURES: u32 = 2;
@@ -42,9 +42,14 @@ pub const REM_MEM_REG: u32 = 38;
 pub const SET_STATUS: u32 = 39;
 pub const GET_STATUS: u32 = 40;
 
-const VERSION: u32 = 1;
+/// `flags`: the protocol's version.
+pub const VERSION: u32 = 1;
 const REPLY: u32 = 4;
-const NEED_REPLY: u32 = 8;
+/// `flags`: the message is to be acknowledged.
+pub const NEED_REPLY: u32 = 8;
+
+/// How long a reply may take, unless told.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A connection to a back-end.
 pub struct Wire {
