@@ -19,6 +19,8 @@
 
 pub mod drops;
 pub mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 pub mod ipc;
 pub mod ledger;
 pub mod status;
