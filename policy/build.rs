@@ -1,4 +1,5 @@
-//! Compiles the policies: each `ROLE.json` becomes a BPF program and a table of its rules, as Rust constants.
+//! Compiles the policies: each `ROLE.json` becomes a BPF program and a table of its rules, as Rust constants; once for
+//! release builds and once for debug builds, which have a few rules more.
 
 #![allow(clippy::expect_used, clippy::panic)] // a build script reports by panicking
 
@@ -32,30 +33,70 @@ fn main() {
 }
 
 fn emit(out: &mut String, role: &str, text: &str) -> Result<(), String> {
-    let mut json: Value = serde_json::from_str(text).map_err(|e| e.to_string())?;
-    let mut rules = String::new();
-    let filter = json.pointer_mut(&format!("/{role}/filter")).and_then(Value::as_array_mut).ok_or("no filter")?;
-    for rule in filter {
-        let _ = write!(rules, "{},", emit_rule(rule).map_err(|e| format!("{e} in {rule}"))?);
+    for debug in [false, true] {
+        let mut json: Value = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        let body = json.get_mut(role).and_then(Value::as_object_mut).ok_or("no such role")?;
+        let unknown = action(&body.remove("unknown_action").ok_or("no unknown_action")?)?;
+        let mismatch = action(&body["mismatch_action"])?;
+        let filter = body.get_mut("filter").and_then(Value::as_array_mut).ok_or("no filter")?;
+        filter.retain(|rule| debug || rule.get("only").is_none());
+        let mut rules = String::new();
+        for rule in filter {
+            let _ = write!(rules, "{},", emit_rule(rule).map_err(|e| format!("{e} in {rule}"))?);
+        }
+        let program = compile(role, &json)?;
+        let name = role.to_uppercase() + if debug { "_DEBUG" } else { "" };
+        let _ = write!(
+            out,
+            "static {name}: Policy = Policy {{ role: {role:?}, debug: {debug}, unknown: Verdict::{unknown}, \
+             mismatch: Verdict::{mismatch}, rules: &[{rules}], program: &["
+        );
+        for (code, jt, jf, k) in gate(unknown) {
+            let _ = write!(out, "({code}, {jt}, {jf}, {k}),");
+        }
+        for i in program {
+            let _ = write!(out, "({}, {}, {}, {}),", i.code, i.jt, i.jf, i.k);
+        }
+        out.push_str("]};\n");
     }
+    Ok(())
+}
+
+fn compile(role: &str, json: &Value) -> Result<BpfProgram, String> {
     let compiled: BTreeMap<String, BpfProgram> =
         seccompiler::compile_from_json(json.to_string().as_bytes(), TargetArch::x86_64)
             .map_err(|e| e.to_string())?
             .into_iter()
             .collect();
-    let program = compiled.get(role).ok_or("no program")?;
-    let name = role.to_uppercase();
-    let _ = write!(out, "static {name}: Policy = Policy {{ role: {role:?}, rules: &[{rules}], program: &[");
-    for i in program {
-        let _ = write!(out, "({}, {}, {}, {}),", i.code, i.jt, i.jf, i.k);
-    }
-    out.push_str("]};\n");
-    Ok(())
+    compiled.get(role).cloned().ok_or("no program".to_string())
 }
 
-/// The rule as a Rust constant. Takes the `why` out, which seccompiler does not know.
+fn action(name: &Value) -> Result<&'static str, String> {
+    match name.as_str() {
+        Some("kill_process") => Ok("Kill"),
+        Some("trap") => Ok("Trap"),
+        _ => Err(format!("{name} is no action for what is not allowed: kill_process or trap")),
+    }
+}
+
+/// Instructions before seccompiler's own: a number above the table's last, as those of x32 all are, ends here.
+fn gate(unknown: &str) -> [(u16, u8, u8, u32); 3] {
+    // Classic BPF (linux/bpf_common.h, linux/seccomp.h).
+    const LD_W_ABS: u16 = 0x20;
+    const JGT_K: u16 = 0x25;
+    const RET_K: u16 = 0x06;
+    const NR: u32 = 0;
+    let action = if unknown == "Kill" { 0x8000_0000 } else { 0x0003_0000 };
+    [(LD_W_ABS, 0, 0, NR), (JGT_K, 0, 1, last_syscall()), (RET_K, 0, 0, action)]
+}
+
+/// The rule as a Rust constant. Takes out what seccompiler does not know.
 fn emit_rule(rule: &mut Value) -> Result<String, String> {
-    let why = rule.as_object_mut().and_then(|rule| rule.remove("why")).ok_or("no why")?;
+    let fields = rule.as_object_mut().ok_or("no rule")?;
+    let why = fields.remove("why").ok_or("no why")?;
+    if fields.remove("only").is_some_and(|only| only != "debug") {
+        return Err("only debug builds can have rules of their own".to_string());
+    }
     let (syscall, why) = (rule["syscall"].as_str().ok_or("no syscall")?, why.as_str().ok_or("why is no text")?);
     let args = rule.get("args").and_then(Value::as_array).map(Vec::as_slice).unwrap_or(&[]);
     let limits: Vec<String> = args.iter().map(emit_limit).collect::<Result<_, _>>()?;
@@ -83,11 +124,22 @@ fn emit_limit(arg: &Value) -> Result<String, String> {
 
 /// The kernel's table of syscalls by number.
 fn names(out: &mut String) {
-    let text = std::fs::read_to_string(SYSCALLS).expect("the syscall table is here");
-    out.push_str("static SYSCALLS: &[(i32, &str)] = &[");
-    for line in text.lines() {
-        let (number, name) = line.split_once(' ').expect("a number and a name");
+    let _ = write!(out, "const LAST_SYSCALL: u32 = {};\nstatic SYSCALLS: &[(i32, &str)] = &[", last_syscall());
+    for (number, name) in syscalls() {
         let _ = write!(out, "({number}, {name:?}),");
     }
     out.push_str("];\n");
+}
+
+fn syscalls() -> Vec<(u32, String)> {
+    let text = std::fs::read_to_string(SYSCALLS).expect("the syscall table is here");
+    let line = |line: &str| {
+        let (number, name) = line.split_once(' ').expect("a number and a name");
+        (number.parse().expect("a number"), name.to_string())
+    };
+    text.lines().map(line).collect()
+}
+
+fn last_syscall() -> u32 {
+    syscalls().iter().map(|(number, _)| *number).max().expect("the table is not empty")
 }

@@ -2,14 +2,12 @@
 //!
 //! The seccomp rules are data (`ROLE.json`, a `why` for each rule), compiled when the crate is built; [`Policy`] is the
 //! program and the table of its rules ([`rule`]). The other steps by which a process confines itself, alike for all,
-//! are [`steps`]; which of them a process takes, and in what order, is its own `confine.rs`. A process that breaks its
-//! policy says so by [`violation`].
+//! are [`steps`]; which of them a process takes, and in what order, is its own `confine.rs`.
 //!
 //! The policies are written for x86_64; for another architecture the build fails.
 
 pub mod rule;
 pub mod steps;
-pub mod violation;
 
 use rule::{Limit, Rule, Test, Width};
 use seccompiler::{BpfProgram, sock_filter};
@@ -20,19 +18,38 @@ include!(concat!(env!("OUT_DIR"), "/policies.rs"));
 #[derive(Debug)]
 pub struct Policy {
     role: &'static str,
+    debug: bool,
+    unknown: Verdict,
+    mismatch: Verdict,
     rules: &'static [Rule],
     /// Instructions: code, jt, jf, k.
     program: &'static [(u16, u8, u8, u32)],
 }
 
-/// The worker's policy: its steady state, installed before its first command.
-pub fn worker() -> &'static Policy {
-    &WORKER
+/// What comes of a syscall.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is made.
+    Allow,
+    /// It is not made; the process's handler for SIGSYS runs, notes the number, and ends the process.
+    Trap,
+    /// It is not made; the kernel ends the process by SIGSYS.
+    Kill,
 }
 
-/// The supervisor's policy: its steady state, installed before its first client.
+/// The worker's policy in this build: its steady state, installed before its first command.
+pub fn worker() -> &'static Policy {
+    if cfg!(debug_assertions) { &WORKER_DEBUG } else { &WORKER }
+}
+
+/// The supervisor's policy in this build: its steady state, installed before its first client.
 pub fn supervisor() -> &'static Policy {
-    &SUPERVISOR
+    if cfg!(debug_assertions) { &SUPERVISOR_DEBUG } else { &SUPERVISOR }
+}
+
+/// The policies of all processes in release and in debug builds.
+pub fn all() -> [&'static Policy; 4] {
+    [&WORKER, &WORKER_DEBUG, &SUPERVISOR, &SUPERVISOR_DEBUG]
 }
 
 impl Policy {
@@ -41,24 +58,59 @@ impl Policy {
         self.role
     }
 
+    /// Whether it is that of debug builds.
+    pub fn is_debug(&self) -> bool {
+        self.debug
+    }
+
     /// The rules, in the file's order.
     pub fn rules(&self) -> &'static [Rule] {
         self.rules
     }
 
-    /// Whether the rules allow a syscall; what the compiled program must answer as well.
+    /// Whether the rules allow a syscall.
     pub fn allows(&self, number: i32, args: &[u64; 6]) -> bool {
         syscall_name(number)
             .is_some_and(|name| self.rules.iter().any(|rule| rule.syscall == name && rule.matches(args)))
+    }
+
+    /// What comes of a syscall by the rules; what the compiled program must answer as well.
+    pub fn verdict(&self, number: i32, args: &[u64; 6]) -> Verdict {
+        match self.allows(number, args) {
+            true => Verdict::Allow,
+            false if number as u32 > LAST_SYSCALL => self.unknown,
+            false => self.mismatch,
+        }
     }
 
     /// The program for the kernel.
     pub fn program(&self) -> BpfProgram {
         self.program.iter().map(|&(code, jt, jf, k)| sock_filter { code, jt, jf, k }).collect()
     }
+
+    /// A number that tells one program from another (FNV-1a of its instructions). It is no proof against somebody who
+    /// makes a second program of the same number on purpose.
+    pub fn digest(&self) -> u64 {
+        let octets = self.program.iter().flat_map(|&(code, jt, jf, k)| {
+            let [a, b] = code.to_le_bytes();
+            let [c, d, e, f] = k.to_le_bytes();
+            [a, b, jt, jf, c, d, e, f]
+        });
+        octets.fold(0xcbf2_9ce4_8422_2325, |hash, octet| (hash ^ u64::from(octet)).wrapping_mul(0x0100_0000_01b3))
+    }
 }
 
 /// The name of an x86_64 syscall, for events.
 pub fn syscall_name(number: i32) -> Option<&'static str> {
     SYSCALLS.iter().find(|(known, _)| *known == number).map(|(_, name)| *name)
+}
+
+/// The number of an x86_64 syscall.
+pub fn syscall_number(name: &str) -> Option<i32> {
+    SYSCALLS.iter().find(|(_, known)| *known == name).map(|(number, _)| *number)
+}
+
+/// The highest number that the kernel's table has.
+pub fn last_syscall() -> i32 {
+    LAST_SYSCALL as i32
 }

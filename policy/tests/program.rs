@@ -5,8 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use sv3_policy::Policy;
-use sv3_policy::rule::Rule;
+use sv3_policy::{Policy, Verdict, all, syscall_number};
 
 const X86_64: u32 = 0xc000_003e;
 const I386: u32 = 0x4000_0003;
@@ -29,24 +28,66 @@ const ALLOW: u32 = 0x7fff_0000;
 
 #[test]
 fn programs_fit_the_kernel() {
-    for policy in policies() {
+    for policy in all() {
         assert!((1..4096).contains(&policy.program().len()), "{}", policy.role());
     }
 }
 
 #[test]
 fn every_rule_says_who_needs_it_and_names_a_syscall() {
-    for policy in policies() {
+    for policy in all() {
         for rule in policy.rules() {
-            assert!(rule.why.len() > 10 && number(rule).is_some(), "{}: {rule:?}", policy.role());
+            assert!(rule.why.len() > 10 && syscall_number(rule.syscall).is_some(), "{}: {rule:?}", policy.role());
         }
     }
 }
 
 #[test]
 fn the_worker_gets_by_with_twelve_syscalls() {
-    let names: BTreeSet<_> = sv3_policy::worker().rules().iter().map(|rule| rule.syscall).collect();
-    assert!(names.len() <= 12, "{names:?}");
+    for policy in all().iter().filter(|policy| policy.role() == "worker") {
+        let names: BTreeSet<_> = policy.rules().iter().map(|rule| rule.syscall).collect();
+        assert!(names.len() <= 12, "{names:?}");
+    }
+}
+
+#[test]
+fn a_release_lacks_what_only_debug_builds_need() {
+    for policy in all() {
+        const F_GETFD: u64 = 1;
+        let fcntl = syscall_number("fcntl").unwrap();
+        assert_eq!(policy.allows(fcntl, &[0, F_GETFD, 0, 0, 0, 0]), policy.is_debug(), "{}", policy.role());
+    }
+}
+
+#[test]
+fn who_holds_a_memory_file_can_neither_resize_nor_seal_it() {
+    const F_ADD_SEALS: u64 = 1033;
+    for policy in all() {
+        for name in ["ftruncate", "truncate", "fallocate"] {
+            assert!(policy.rules().iter().all(|rule| rule.syscall != name), "{}: {name}", policy.role());
+        }
+        for seals in 0..64 {
+            assert!(!policy.allows(syscall_number("fcntl").unwrap(), &[0, F_ADD_SEALS, seals, 0, 0, 0]));
+        }
+    }
+}
+
+#[test]
+fn policies_have_numbers_of_their_own() {
+    let digests: BTreeSet<_> = all().iter().map(|policy| policy.digest()).collect();
+    assert_eq!(digests.len(), all().len());
+}
+
+#[test]
+fn nobody_else_than_the_worker_may_live_on_after_a_syscall_that_is_not_allowed() {
+    for policy in all() {
+        let open = syscall_number("open").unwrap();
+        let expected = if policy.role() == "worker" { Verdict::Trap } else { Verdict::Kill };
+        assert_eq!(policy.verdict(open, &[0; 6]), expected);
+        for number in [sv3_policy::last_syscall() + 1, open | X32_BIT, -1] {
+            assert_eq!(policy.verdict(number, &[0; 6]), Verdict::Kill, "{number}");
+        }
+    }
 }
 
 #[test]
@@ -54,7 +95,7 @@ fn what_takes_a_selector_is_limited_by_it_and_nothing_may_become_executable() {
     let selected = [("fcntl", 1), ("ioctl", 1), ("prctl", 0), ("madvise", 2), ("socket", 0), ("socketpair", 0)];
     let mappings = [("mmap", 2), ("mprotect", 2)];
     const PROT_EXEC: u64 = 4;
-    for policy in policies() {
+    for policy in all() {
         for rule in policy.rules() {
             let limit = |arg| rule.limits.iter().find(|limit| limit.arg == arg);
             for (_, arg) in selected.iter().filter(|(syscall, _)| *syscall == rule.syscall) {
@@ -69,7 +110,7 @@ fn what_takes_a_selector_is_limited_by_it_and_nothing_may_become_executable() {
 
 #[test]
 fn programs_agree_with_their_rules_and_no_instruction_is_idle() {
-    for policy in policies() {
+    for policy in all() {
         let mut machine = Machine::new(policy);
         assert_eq!(machine.run(I386, 0, &[0; 6]), KILL_PROCESS, "another architecture's table of syscalls");
         for number in (0..NUMBERS).chain((0..NUMBERS).map(|number| number | X32_BIT)).chain([-1, i32::MAX]) {
@@ -78,7 +119,7 @@ fn programs_agree_with_their_rules_and_no_instruction_is_idle() {
             }
         }
         for rule in policy.rules() {
-            let number = number(rule).unwrap();
+            let number = syscall_number(rule.syscall).unwrap();
             let mut args = [0; 6];
             rule.limits.iter().for_each(|limit| args[limit.arg] = limit.value);
             machine.compare(number, args);
@@ -94,14 +135,6 @@ fn programs_agree_with_their_rules_and_no_instruction_is_idle() {
     }
 }
 
-fn policies() -> [&'static Policy; 2] {
-    [sv3_policy::worker(), sv3_policy::supervisor()]
-}
-
-fn number(rule: &Rule) -> Option<i32> {
-    (0..NUMBERS).find(|number| sv3_policy::syscall_name(*number) == Some(rule.syscall))
-}
-
 /// Runs a seccomp program: the few opcodes of classic BPF that seccompiler emits, by the kernel's definition.
 struct Machine {
     policy: &'static Policy,
@@ -115,9 +148,12 @@ impl Machine {
     }
 
     fn compare(&mut self, number: i32, args: [u64; 6]) {
-        let allowed = self.policy.allows(number, &args);
         let verdict = self.run(X86_64, number, &args);
-        let expected = if allowed { ALLOW } else { TRAP };
+        let expected = match self.policy.verdict(number, &args) {
+            Verdict::Allow => ALLOW,
+            Verdict::Trap => TRAP,
+            Verdict::Kill => KILL_PROCESS,
+        };
         assert_eq!(verdict, expected, "{}: syscall {number:#x} with {args:x?}", self.policy.role());
     }
 

@@ -131,7 +131,8 @@ impl Inspect for Kernel {
             seals => SealFlag::from_bits_retain(seals?),
         };
         let mode = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?) & OFlag::O_ACCMODE;
-        let stat = nix::sys::stat::fstat(fd)?;
+        // The syscall of this name whatever the C library makes of it: the policy has no other.
+        let stat = rustix::fs::fstat(fd)?;
         Ok(Some(MemoryFile {
             size: u64::try_from(stat.st_size).unwrap_or(0),
             block: u64::try_from(stat.st_blksize).unwrap_or(0),

@@ -12,7 +12,7 @@
 //! [`supervisor`], when its sockets listen and before its first client:
 //!
 //! 4. landlock: no file but the removal of its own sockets. What it has open stays open;
-//! 5. seccomp, last. A violation is named on stderr.
+//! 5. seccomp, last. A violation is the end, by the kernel's hand.
 //!
 //! The spawner has no seccomp policy of its own: workers inherit it, so it would have to permit all that a worker's
 //! start does (execve, a loader that opens and maps files executable), and every syscall of the data path would run
@@ -21,7 +21,6 @@
 use std::path::Path;
 
 use sv3_policy::steps::{self, Achieved};
-use sv3_policy::violation;
 
 /// Confines this process and those that it will start. Nothing here keeps it from opening files and sockets.
 pub fn family() -> Result<(), String> {
@@ -33,7 +32,6 @@ pub fn family() -> Result<(), String> {
 /// Confines this process. Of the file system it keeps the right to remove its sockets in `socket_dirs`.
 pub fn supervisor(socket_dirs: &[&Path]) -> Result<Achieved, String> {
     let achieved = steps::restrict_files(socket_dirs)?;
-    violation::report_on_stderr()?;
     steps::restrict_syscalls(sv3_policy::supervisor())?;
     Ok(achieved)
 }
