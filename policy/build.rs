@@ -39,7 +39,7 @@ fn emit(out: &mut String, role: &str, text: &str) -> Result<(), String> {
         let unknown = action(&body.remove("unknown_action").ok_or("no unknown_action")?)?;
         let mismatch = action(&body["mismatch_action"])?;
         let filter = body.get_mut("filter").and_then(Value::as_array_mut).ok_or("no filter")?;
-        filter.retain(|rule| debug || rule.get("only").is_none());
+        filter.retain(|rule| is_meant(&rule["only"], debug));
         let mut rules = String::new();
         for rule in filter {
             let _ = write!(rules, "{},", emit_rule(rule).map_err(|e| format!("{e} in {rule}"))?);
@@ -60,6 +60,15 @@ fn emit(out: &mut String, role: &str, text: &str) -> Result<(), String> {
         out.push_str("]};\n");
     }
     Ok(())
+}
+
+/// Whether a rule is for this build and this C library.
+fn is_meant(only: &Value, debug: bool) -> bool {
+    match only.as_str() {
+        Some("debug") => debug,
+        Some(library) => std::env::var("CARGO_CFG_TARGET_ENV").as_deref() == Ok(library),
+        None => true,
+    }
 }
 
 fn compile(role: &str, json: &Value) -> Result<BpfProgram, String> {
@@ -94,8 +103,9 @@ fn gate(unknown: &str) -> [(u16, u8, u8, u32); 3] {
 fn emit_rule(rule: &mut Value) -> Result<String, String> {
     let fields = rule.as_object_mut().ok_or("no rule")?;
     let why = fields.remove("why").ok_or("no why")?;
-    if fields.remove("only").is_some_and(|only| only != "debug") {
-        return Err("only debug builds can have rules of their own".to_string());
+    let only = fields.remove("only").unwrap_or("debug".into());
+    if !["debug", "gnu", "musl"].contains(&only.as_str().unwrap_or_default()) {
+        return Err("only is debug, gnu or musl".to_string());
     }
     let (syscall, why) = (rule["syscall"].as_str().ok_or("no syscall")?, why.as_str().ok_or("why is no text")?);
     let args = rule.get("args").and_then(Value::as_array).map(Vec::as_slice).unwrap_or(&[]);

@@ -31,6 +31,9 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::ancillary;
 
+/// linux/close_range.h; not every C library's.
+const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2;
+
 /// Starts a worker; with its stdin and stderr.
 const START: u8 = 1;
 /// Keeps a program; with its binary.
@@ -206,7 +209,7 @@ fn become_worker([stdin, stdout, stderr]: [BorrowedFd<'_>; 3], binary: &File, su
         nix::unistd::dup2_stderr(stderr)?;
         SigSet::empty().thread_set_mask()?;
         // SAFETY: only marks fds; none is closed before exec.
-        Errno::result(unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int) })?;
+        Errno::result(unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC) })?;
         nix::unistd::fexecve::<_, &CStr, &CStr>(binary, &[c"sv3-worker"], &[])
     };
     match turn() {

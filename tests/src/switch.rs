@@ -27,6 +27,9 @@ use crate::patience::{PATIENCE, until};
 /// Who runs the switch when root tests it: `nobody`.
 const USER: u32 = 65534;
 
+/// Names a folder with other binaries than those of the target folder: other builds, to be tried by the same scenarios.
+const OTHER_BINARIES: &str = "SV3_TEST_BINARIES";
+
 const BINARIES: [&str; 3] = ["sv3", "sv3-supervisor", "sv3-worker"];
 
 /// The folder of an unprivileged user, with sv3's binaries in it. Switches can be started in it one after the other.
@@ -42,7 +45,7 @@ impl Home {
         let binaries = home.path("bin");
         fs::create_dir(&binaries)?;
         fs::set_permissions(&binaries, fs::Permissions::from_mode(0o755))?;
-        let built = target_folder()?;
+        let built = std::env::var_os(OTHER_BINARIES).map_or_else(target_folder, |folder| Ok(folder.into()))?;
         for name in BINARIES {
             let (from, to) = (built.join(name), binaries.join(name));
             // A link is as good as a copy and costs nothing, but does not cross file systems.
