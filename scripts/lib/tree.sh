@@ -6,9 +6,9 @@
 # is. A program of a tree runs by the tree's own loader (tests/src/image.rs), thus sees the host's paths and needs no
 # chroot.
 
-# tree SUITE PACKAGE...: makes $SV3_CACHE/SUITE hold the packages with all that they depend on.
+# tree SUITE[-NAME] PACKAGE...: makes $SV3_CACHE/SUITE[-NAME] hold the packages with all that they depend on.
 tree() {
-    local suite=$1 dir=$SV3_CACHE/$1
+    local suite=${1%%-*} dir=$SV3_CACHE/$1
     shift
     [ "$(cat "$dir/.packages" 2>/dev/null)" = "$*" ] && return
     say "fetching $* of Debian $suite into $dir"

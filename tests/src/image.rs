@@ -13,6 +13,8 @@ pub enum Suite {
     Bookworm,
     /// Debian's development branch: QEMU 11.1 or newer.
     Sid,
+    /// Other people's back-ends of Debian's development branch: Open vSwitch with DPDK, passt.
+    Peers,
 }
 
 impl Suite {
@@ -20,6 +22,7 @@ impl Suite {
         match self {
             Suite::Bookworm => "bookworm",
             Suite::Sid => "sid",
+            Suite::Peers => "sid-peers",
         }
     }
 }
@@ -27,12 +30,18 @@ impl Suite {
 /// The cache, filled by `scripts/setup`, which takes a minute or two the first time and then nothing.
 pub fn cache() -> Result<&'static Path> {
     static CACHE: OnceLock<Result<PathBuf>> = OnceLock::new();
-    CACHE.get_or_init(set_up).as_deref().map_err(Clone::clone)
+    CACHE.get_or_init(|| set_up(&[])).as_deref().map_err(Clone::clone)
 }
 
-fn set_up() -> Result<PathBuf> {
+/// The same, with the tree of [`Suite::Peers`].
+fn cache_with_peers() -> Result<&'static Path> {
+    static CACHE: OnceLock<Result<PathBuf>> = OnceLock::new();
+    CACHE.get_or_init(|| set_up(&["peers"])).as_deref().map_err(Clone::clone)
+}
+
+fn set_up(arguments: &[&str]) -> Result<PathBuf> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/setup");
-    let output = Command::new(script).stderr(Stdio::inherit()).output()?;
+    let output = Command::new(script).args(arguments).stderr(Stdio::inherit()).output()?;
     if !output.status.success() {
         return Err(Failure::new(format!("{script} failed: {}", output.status)));
     }
@@ -41,12 +50,18 @@ fn set_up() -> Result<PathBuf> {
 
 /// The folder of an unpacked release, laid out like its `/`.
 pub fn tree(suite: Suite) -> Result<PathBuf> {
-    Ok(cache()?.join(suite.name()))
+    let cache = if suite == Suite::Peers { cache_with_peers() } else { cache() };
+    Ok(cache?.join(suite.name()))
 }
 
 /// A command for `/usr/bin/PROGRAM` of a release. It runs by the release's own loader and libraries, thus sees the
 /// host's paths, and dies with the thread that starts it.
 pub fn program(suite: Suite, program: &str) -> Result<Command> {
+    program_at(suite, &format!("usr/bin/{program}"))
+}
+
+/// The same for a program anywhere in the release.
+pub fn program_at(suite: Suite, path: &str) -> Result<Command> {
     let tree = tree(suite)?;
     let mut command = Command::new("setpriv");
     command
@@ -54,7 +69,7 @@ pub fn program(suite: Suite, program: &str) -> Result<Command> {
         .arg(tree.join("lib64/ld-linux-x86-64.so.2"))
         .arg("--library-path")
         .arg(tree.join("usr/lib/x86_64-linux-gnu"))
-        .arg(tree.join("usr/bin").join(program));
+        .arg(tree.join(path));
     Ok(command)
 }
 

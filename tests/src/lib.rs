@@ -9,6 +9,7 @@ pub mod guest;
 pub mod honest;
 pub mod image;
 pub mod patience;
+pub mod peers;
 pub mod switch;
 pub mod testpmd;
 pub mod vm;

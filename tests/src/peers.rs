@@ -1,0 +1,157 @@
+//! Other people's vhost-user back-ends, to be treated as sv3 is: Open vSwitch with DPDK, and passt, of Debian sid.
+//!
+//! Each runs in the foreground in a folder of its own, serves as many sockets as it can, and is killed when the [`Peer`]
+//! is dropped. Neither needs huge pages.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use tempfile::TempDir;
+
+use crate::failure::{Failure, Result};
+use crate::image::{self, Suite};
+use crate::patience::until;
+
+/// A running back-end that is not ours.
+pub struct Peer {
+    name: &'static str,
+    /// The one that serves is the last one.
+    processes: Vec<Child>,
+    sockets: Vec<PathBuf>,
+    folder: TempDir,
+}
+
+impl Peer {
+    /// Open vSwitch, its data path of DPDK: one bridge that learns, with a port behind each of so many sockets.
+    pub fn ovs_dpdk(ports: usize) -> Result<Peer> {
+        let mut peer = Peer::new("OVS-DPDK")?;
+        let database = peer.path("db.sock");
+        let remote = format!("unix:{}", database.display());
+        let schema = image::tree(Suite::Peers)?.join("usr/share/openvswitch/vswitch.ovsschema");
+        run(peer.program("usr/bin/ovsdb-tool")?.arg("create").arg(peer.path("conf.db")).arg(schema))?;
+        let mut server = peer.program("usr/sbin/ovsdb-server")?;
+        server.arg(peer.path("conf.db")).arg(format!("--remote=p{remote}")).arg(peer.control("db"));
+        peer.spawn(server)?;
+        peer.await_socket(&database)?;
+
+        // `-m`: MiB of ordinary memory. A data path thread that finds nothing sleeps a little, as there are other tests.
+        let drivers = find(&image::tree(Suite::Peers)?.join("usr/lib/x86_64-linux-gnu/dpdk"), "pmds-")?;
+        let extra = format!("--no-pci --no-huge -m 512 --no-telemetry -d {}", drivers.display());
+        let mut settings = peer.program("usr/bin/ovs-vsctl")?;
+        settings.args(["--no-wait", &format!("--db={remote}"), "init", "--", "set", "Open_vSwitch", "."]);
+        settings.args(["other_config:dpdk-init=true", "other_config:pmd-sleep-max=50"]);
+        settings.arg(format!("other_config:dpdk-extra=\"{extra}\""));
+        settings.args(["--", "add-br", "br0", "--", "set", "Bridge", "br0", "datapath_type=netdev"]);
+        for port in 0..ports {
+            let name = format!("v{port}");
+            settings.args(["--", "add-port", "br0", &name, "--", "set", "Interface", &name, "type=dpdkvhostuser"]);
+            peer.sockets.push(peer.path(&name));
+        }
+        run(&mut settings)?;
+        let mut switch = peer.program("usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk")?;
+        switch.arg(remote).arg(peer.control("switch"));
+        peer.spawn(switch)?;
+        for socket in peer.sockets.clone() {
+            peer.await_socket(&socket)?;
+        }
+        Ok(peer)
+    }
+
+    /// passt, which serves one guest, one socket.
+    pub fn passt() -> Result<Peer> {
+        let mut peer = Peer::new("passt")?;
+        let socket = peer.path("passt.sock");
+        let mut passt = peer.program("usr/bin/passt")?;
+        passt.args(["--foreground", "--vhost-user", "--socket"]).arg(&socket);
+        peer.spawn(passt)?;
+        peer.await_socket(&socket)?;
+        peer.sockets.push(socket);
+        Ok(peer)
+    }
+
+    /// What it is.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The sockets that clients connect to.
+    pub fn sockets(&self) -> &[PathBuf] {
+        &self.sockets
+    }
+
+    /// The process that serves.
+    pub fn pid(&self) -> u32 {
+        self.processes.last().map_or(0, Child::id)
+    }
+
+    /// How the process that serves has ended, if it has.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        match self.processes.last_mut() {
+            Some(process) => Ok(process.try_wait()?),
+            None => Ok(None),
+        }
+    }
+
+    fn new(name: &'static str) -> Result<Peer> {
+        let folder = tempfile::Builder::new().prefix("sv3-peer-").tempdir()?;
+        Ok(Peer { name, processes: Vec::new(), sockets: Vec::new(), folder })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn control(&self, name: &str) -> String {
+        format!("--unixctl={}", self.path(&format!("{name}.ctl")).display())
+    }
+
+    fn program(&self, path: &str) -> Result<Command> {
+        let mut command = image::program_at(Suite::Peers, path)?;
+        for variable in ["OVS_RUNDIR", "OVS_DBDIR", "OVS_LOGDIR", "OVS_SYSCONFDIR"] {
+            command.env(variable, self.folder.path());
+        }
+        Ok(command)
+    }
+
+    fn spawn(&mut self, mut command: Command) -> Result<()> {
+        let log = fs::File::options().create(true).append(true).open(self.path("log"))?;
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        self.processes.push(command.spawn()?);
+        Ok(())
+    }
+
+    fn await_socket(&mut self, socket: &Path) -> Result<()> {
+        let outcome = until(&format!("{} to listen", self.name), || match self.ended()? {
+            Some(status) => Err(Failure::new(format!("{} ended: {status}", self.name))),
+            None => Ok(socket.exists().then_some(())),
+        });
+        let said = fs::read_to_string(self.path("log")).unwrap_or_default();
+        let said: Vec<&str> = said.lines().collect();
+        let last = said.get(said.len().saturating_sub(10)..).unwrap_or_default().join("\n");
+        outcome.map_err(|failure| Failure::new(format!("{failure}\n{last}")))
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        for process in self.processes.iter_mut().rev() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let output = command.stdin(Stdio::null()).output()?;
+    let said = || String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.success() { Ok(()) } else { Err(Failure::new(format!("{command:?}: {}", said()))) }
+}
+
+/// The folder's entry whose name begins so.
+fn find(folder: &Path, prefix: &str) -> Result<PathBuf> {
+    let entries = fs::read_dir(folder)?.filter_map(|entry| Some(entry.ok()?.path()));
+    let named = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix));
+    let missing = || Failure::new(format!("{} has no {prefix}*", folder.display()));
+    entries.into_iter().find(named).ok_or_else(missing)
+}
