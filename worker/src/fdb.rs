@@ -30,6 +30,10 @@ impl<'l> Fdb<'l> {
     /// The port that `mac` was last seen on.
     #[inline]
     pub fn find(&self, mac: MacAddr, now_s: u64) -> Option<u16> {
+        // The address of no one, which in a free line would be found.
+        if mac.is_zero() {
+            return None;
+        }
         let line = self.line_of(mac)?;
         fresh(line, now_s).then(|| port_of(line.key.load(Relaxed)))
     }
@@ -109,7 +113,7 @@ mod tests {
     fn learns_moves_ages_and_forgets() {
         let (_fd, ledger) = LedgerMap::create().unwrap();
         let fdb = Fdb::new(&ledger.fdb);
-        assert_eq!(fdb.find(mac(1), 10), None);
+        assert_eq!((fdb.find(mac(1), 10), fdb.find(MacAddr::from_bits(0), 10)), (None, None));
         assert!(fdb.learn(mac(1), 0, 10));
         assert!(!fdb.learn(mac(1), 0, 11));
         assert_eq!(fdb.find(mac(1), 12), Some(0));

@@ -12,6 +12,8 @@ mod crash;
 mod deliver;
 mod fabric;
 mod fdb;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod guest;
 mod notify;
 mod offload;

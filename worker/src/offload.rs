@@ -79,6 +79,11 @@ pub fn check(hdr: &NetHdr, head: &[u8], len: usize, features: u64) -> Result<Off
     }
     let l3 = ip_begin(head, gso).ok_or(BadOffload)?;
     let tcp = tcp_end(head, l3, l4, gso).filter(|end| *end <= len).ok_or(BadOffload)?;
+    // Each segment must be one that its IP header's length field can tell.
+    let longest = tcp - l3 + (len - tcp).min(usize::from(hdr.gso_size));
+    if longest - if gso == VIRTIO_NET_HDR_GSO_TCPV6 { IPV6_LEN } else { 0 } > usize::from(u16::MAX) {
+        return Err(BadOffload);
+    }
     let hdr = NetHdr { gso_type: hdr.gso_type, gso_size: hdr.gso_size, hdr_len: tcp as u16, ..passed };
     Ok(Offload { hdr, l3 })
 }
@@ -89,6 +94,7 @@ const TCP_FIN: u8 = 0x01;
 const TCP_PSH: u8 = 0x08;
 const TCP_CWR: u8 = 0x80;
 const IPPROTO_TCP: u8 = 6;
+const IPV6_LEN: usize = 40;
 
 /// Where the IP header begins: behind the Ethernet header and up to two VLAN tags, if the type is `gso`'s.
 fn ip_begin(head: &[u8], gso: u8) -> Option<usize> {
@@ -122,7 +128,7 @@ fn tcp_end(head: &[u8], l3: usize, l4: usize, gso: u8) -> Option<usize> {
 /// Whether the IPv6 header at `l3` and its extension headers (RFC 8200, 4) end in TCP at `l4`.
 fn leads_to_tcp(head: &[u8], l3: usize, l4: usize) -> Option<bool> {
     let mut next = *head.get(l3 + 6)?;
-    let mut at = l3 + 40;
+    let mut at = l3 + IPV6_LEN;
     // Hop-by-hop and destination options; their length is in units of eight octets. A routing header would change the
     // address that the checksum is about.
     while at < l4 && matches!(next, 0 | 60) {
@@ -233,7 +239,7 @@ impl Segments {
         let pseudo = if hdr.gso_type & !VIRTIO_NET_HDR_GSO_ECN == VIRTIO_NET_HDR_GSO_TCPV4 {
             finish_ipv4(head, l3, l4 - l3 + l4_len, index as u16)?
         } else {
-            put(head, l3 + 4, &((l4 - l3 - 40 + l4_len) as u16).to_be_bytes());
+            put(head, l3 + 4, &((l4 - l3 - IPV6_LEN + l4_len) as u16).to_be_bytes());
             sum(head.get(l3 + 8..l3 + 40)?, 0)
         };
         put(head, l4 + TCP_CSUM, &[0, 0]);

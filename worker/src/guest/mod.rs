@@ -5,5 +5,6 @@ pub mod memory;
 pub mod shared;
 pub mod split;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(not(test), allow(dead_code, clippy::unwrap_used, reason = "for tests; fuzzers use some of it"))]
 pub mod driver;

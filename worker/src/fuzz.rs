@@ -1,0 +1,23 @@
+//! Fuzz targets of the worker; see [`sv3::fuzz`].
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a target panics when something is wrong")]
+
+mod offload;
+mod ring;
+mod switch;
+mod twin;
+
+pub use offload::offload;
+pub use ring::ring;
+pub use switch::switch;
+
+#[cfg(test)]
+mod tests {
+    use sv3::fuzz::replay;
+
+    #[test]
+    fn corpora() {
+        replay("offload", super::offload);
+        replay("ring", super::ring);
+        replay("switch", super::switch);
+    }
+}

@@ -1,0 +1,190 @@
+//! Target `switch`: three guests with whatever features and frames; one of them or all may scribble over their rings.
+//! Honest guests get frames that were sent, in buffers that they gave, in a form that they negotiated; every descriptor
+//! comes back once; every frame is delivered or counted.
+
+mod guest;
+
+use std::cell::OnceCell;
+use std::collections::HashMap;
+use std::sync::atomic::Ordering::Relaxed;
+
+use sv3::fuzz::Input;
+use sv3::ledger::{LedgerMap, PortLine};
+
+use crate::burst::Burst;
+use crate::fabric::Fabric;
+use guest::{Guest, Sent};
+
+const GUESTS: u16 = 3;
+
+/// Octets: frames taken at a time (1), features of each guest (3 times 2), then steps; see [`House::step`].
+pub fn switch(octets: &[u8]) {
+    let mut input = Input::new(octets);
+    let mut house = House::new(&mut input);
+    while !input.is_empty() {
+        house.step(&mut input);
+    }
+    for slot in 0..GUESTS {
+        house.serve(slot);
+    }
+}
+
+struct House {
+    ledger: &'static LedgerMap,
+    fabric: Fabric,
+    burst: Burst,
+    guests: Vec<Guest>,
+    /// Frames are taken one by one, so that what becomes of each can be told.
+    single: bool,
+    /// Where addresses were seen.
+    learnt: HashMap<[u8; 6], u16>,
+    /// Frames that were taken so far.
+    taken: Vec<Sent>,
+}
+
+thread_local! {
+    static LEDGER: OnceCell<&'static LedgerMap> = const { OnceCell::new() };
+}
+
+impl House {
+    fn new(input: &mut Input<'_>) -> House {
+        let ledger = LEDGER.with(|cell| *cell.get_or_init(|| Box::leak(Box::new(LedgerMap::create().unwrap().1))));
+        let mut fabric = Fabric::new(ledger, &ledger.lanes[0]);
+        let batch = u16::from(input.u8() % 4);
+        let mut guests = Vec::new();
+        for slot in 0..GUESTS {
+            fabric.forget(slot);
+            ledger.ports[usize::from(slot)].reset();
+            let (guest, port) = Guest::new(slot, input.u16());
+            assert!(fabric.insert(port));
+            guests.push(guest);
+        }
+        let burst = Burst::new(batch);
+        House { ledger, fabric, burst, guests, single: batch <= 1, learnt: HashMap::new(), taken: Vec::new() }
+    }
+
+    /// Octets: guest and kind of step (1), then its particulars.
+    fn step(&mut self, input: &mut Input<'_>) {
+        let what = input.u8();
+        let slot = u16::from(what >> 4) % GUESTS;
+        let guest = &mut self.guests[usize::from(slot)];
+        match what & 15 {
+            0..4 => guest.post(input),
+            4..9 => guest.send(input),
+            9..13 => self.serve(slot),
+            13 => guest.scribble(input),
+            14 => guest.restart(self.fabric.port(slot).unwrap()),
+            _ => {
+                let up = input.below(4) != 0;
+                let port = self.fabric.port(slot).unwrap();
+                port.rings[0].enabled = up;
+                port.count_receivers();
+                guest.up = up;
+            }
+        }
+    }
+
+    fn serve(&mut self, slot: u16) {
+        loop {
+            let before: Vec<Count> = (0..GUESTS).map(|slot| self.count(slot)).collect();
+            let mut port = self.fabric.take(slot).unwrap();
+            let taken = self.burst.serve(&mut self.fabric, &mut port, 1);
+            self.fabric.put_back(port);
+            self.hold_faults();
+            let taken = match taken {
+                Ok(taken) => taken,
+                Err(_) => {
+                    assert!(!self.guests[usize::from(slot)].honest);
+                    self.fabric.port(slot).unwrap().rings[1].split = None;
+                    return;
+                }
+            };
+            let sender = &mut self.guests[usize::from(slot)];
+            let sent = sender.completed(taken);
+            let single = self.single && sender.honest && taken == 1;
+            let after = self.count(slot);
+            let forwarded = after.from_guest - before[usize::from(slot)].from_guest;
+            let dropped = after.drops - before[usize::from(slot)].drops;
+            if self.guests[usize::from(slot)].honest {
+                // The sender's own drops are those of its frames: nothing comes back to it.
+                assert_eq!(forwarded + dropped, taken as u64, "a frame was neither forwarded nor dropped");
+            }
+            if single {
+                self.judge(slot, &sent[0], forwarded == 1, &before);
+            }
+            self.taken.extend(sent);
+            for guest in &mut self.guests {
+                guest.receive(&self.taken);
+            }
+            if taken == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Compares what became of one frame with what becomes of frames.
+    fn judge(&mut self, from: u16, sent: &Sent, forwarded: bool, before: &[Count]) {
+        let Some((dst, src)) = sent.addresses() else { return assert!(!forwarded) };
+        if src[0] & 1 != 0 || src == [0; 6] || dst[..5] == [1, 0x80, 0xc2, 0, 0] && dst[5] < 16 {
+            return assert!(!forwarded);
+        }
+        if self.count(from).bad_offload > before[usize::from(from)].bad_offload {
+            return;
+        }
+        self.learnt.insert(src, from);
+        let others = (0..GUESTS).filter(|slot| *slot != from);
+        let expected: Vec<u16> = match self.learnt.get(&dst).filter(|_| dst[0] & 1 == 0) {
+            Some(to) if *to == from => return assert!(!forwarded, "hairpin"),
+            Some(to) => vec![*to],
+            None => others.clone().filter(|slot| before[usize::from(*slot)].up).collect(),
+        };
+        assert_eq!(forwarded, !expected.is_empty());
+        for slot in others {
+            let (before, after) = (&before[usize::from(slot)], self.count(slot));
+            let news = after.to_guest + after.drops - before.to_guest - before.drops;
+            match expected.contains(&slot) {
+                true => assert!(news == 1 || news > 1 && sent.hdr[1] != 0, "{news} frames of one for port {slot}"),
+                false => assert_eq!(news, 0, "a frame for somebody else came to port {slot}"),
+            }
+        }
+    }
+
+    /// A ring that broke stays stopped, and only who broke it can have done so.
+    fn hold_faults(&mut self) {
+        for (slot, ring, _) in std::mem::take(&mut self.fabric.faults) {
+            let guest = &mut self.guests[usize::from(slot)];
+            assert!(!guest.honest, "an honest guest's ring broke");
+            guest.up &= ring != 0;
+            let port = self.fabric.port(slot).unwrap();
+            port.rings[usize::from(ring)].split = None;
+            port.count_receivers();
+        }
+    }
+
+    fn count(&self, slot: u16) -> Count {
+        let at = usize::from(slot);
+        Count::of(&self.ledger.ports[at], self.guests[at].up)
+    }
+}
+
+/// A port's counters.
+struct Count {
+    from_guest: u64,
+    to_guest: u64,
+    drops: u64,
+    bad_offload: u64,
+    /// The guest received, as far as its ring was known to be sound.
+    up: bool,
+}
+
+impl Count {
+    fn of(line: &PortLine, up: bool) -> Count {
+        Count {
+            up,
+            from_guest: line.from_guest_frames.load(Relaxed),
+            to_guest: line.to_guest_frames.load(Relaxed),
+            drops: line.drops.iter().map(|counter| counter.load(Relaxed)).sum(),
+            bad_offload: line.drops[sv3::drops::Drop::BadOffload as usize].load(Relaxed),
+        }
+    }
+}
