@@ -8,6 +8,7 @@ mod port;
 mod restart;
 mod run;
 mod status;
+mod torture;
 mod upgrade;
 
 use std::process::ExitCode;
@@ -38,6 +39,8 @@ enum Verb {
     Metrics(metrics::Print),
     /// Act on one port: end its quarantine
     Port(port::Port),
+    /// Attack a vhost-user back-end of any make as a hostile client would, and tell how it took it
+    Torture(torture::Torture),
 }
 
 fn main() -> ExitCode {
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Verb::Crashes(show) => show.exec(),
         Verb::Metrics(print) => print.exec(),
         Verb::Port(port) => port.exec(),
+        Verb::Torture(torture) => return torture.exec(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -7,9 +7,12 @@ use std::io::{IoSlice, Read};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg, socket,
+};
 
 use crate::failure::{Failure, Result};
 
@@ -50,6 +53,21 @@ pub const NEED_REPLY: u32 = 8;
 
 /// How long a reply may take, unless told.
 const PATIENCE: Duration = Duration::from_secs(10);
+const STEP: Duration = Duration::from_millis(2);
+
+/// What [`Wire::connect_within`] says of a back-end that listens and does not accept.
+pub const NOT_ACCEPTED: &str = "no connection is accepted";
+
+/// What a back-end says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// A message of this request's number, with this payload.
+    Reply(u32, Vec<u8>),
+    /// Nothing, but it listens.
+    Nothing,
+    /// It has closed the connection.
+    Closed,
+}
 
 /// A connection to a back-end.
 pub struct Wire {
@@ -66,6 +84,67 @@ impl Wire {
         let socket = UnixStream::connect(path)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         Ok(Wire { socket, acknowledged: false, budget: None })
+    }
+
+    /// Connects to what may be dead or too busy to accept, and waits no longer than that for it or for anything later.
+    pub fn connect_within(path: &Path, patience: Duration) -> Result<Wire> {
+        let deadline = Instant::now() + patience;
+        let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        // A full backlog blocks, but for a socket that does not.
+        let stream = UnixStream::from(socket);
+        stream.set_nonblocking(true)?;
+        let address = UnixAddr::new(path)?;
+        loop {
+            match connect(stream.as_raw_fd(), &address) {
+                Ok(()) => break,
+                Err(Errno::EAGAIN | Errno::EINTR) if Instant::now() < deadline => std::thread::sleep(STEP),
+                Err(Errno::EAGAIN) => return Err(Failure::new(format!("{NOT_ACCEPTED} in {patience:?}"))),
+                Err(errno) => return Err(Failure::new(format!("{}: {}", path.display(), errno.desc()))),
+            }
+        }
+        stream.set_nonblocking(false)?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
+        Ok(Wire { socket: stream, acknowledged: false, budget: None })
+    }
+
+    /// What the back-end says next, if it says it in time.
+    pub fn hear(&mut self, patience: Duration) -> Heard {
+        let usual = self.socket.read_timeout().ok().flatten();
+        let heard = self.hear_within(patience);
+        let _ = self.socket.set_read_timeout(usual);
+        heard
+    }
+
+    fn hear_within(&mut self, patience: Duration) -> Heard {
+        let deadline = Instant::now() + patience;
+        let mut message = Vec::new();
+        let mut wanted = 12;
+        loop {
+            if message.len() == wanted {
+                let [code, _flags, size] = words(&message);
+                // Nothing that a back-end says is longer.
+                wanted = 12 + size.min(65536) as usize;
+                if message.len() == wanted {
+                    return Heard::Reply(code, message.split_off(12));
+                }
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let mut chunk = vec![0; wanted - message.len()];
+            // No timeout at all would be for ever.
+            let read = self.socket.set_read_timeout(Some(left.max(STEP))).and_then(|()| self.socket.read(&mut chunk));
+            match read {
+                Ok(0) => return Heard::Closed,
+                Ok(count) => message.extend(chunk.iter().take(count)),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    if left.is_zero() {
+                        return Heard::Nothing;
+                    }
+                }
+                Err(_) => return Heard::Closed,
+            }
+        }
     }
 
     /// A request that is answered by a u64.

@@ -1,0 +1,36 @@
+//! Whether a well-behaved client is served: handshake, features, rings, and one frame taken.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::client::Client;
+use crate::failure::{Failure, Result};
+use crate::peer::Peer;
+
+/// Attempts to be served are apart by this.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Is served, by this process, or says at which step it is not. What fails at once is tried again: a back-end may need a
+/// moment until it is done with the client before. Silence is waited for once.
+pub fn probe(socket: &Path, patience: Duration) -> Result<Peer> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match attempt(socket, deadline.saturating_duration_since(Instant::now()).max(PAUSE)) {
+            Ok(peer) => return Ok(peer),
+            Err(failure) if Instant::now() + PAUSE >= deadline => return Err(failure),
+            Err(_) => std::thread::sleep(PAUSE),
+        }
+    }
+}
+
+fn attempt(socket: &Path, patience: Duration) -> Result<Peer> {
+    let at = |step: &'static str| move |failure: Failure| Failure::new(format!("{step}: {failure}"));
+    let mut client = Client::connect(socket, patience).map_err(at("connecting"))?;
+    let peer = Peer::of(client.wire.socket());
+    client.negotiate(0).map_err(at("negotiating features"))?;
+    client.start().map_err(at("starting rings"))?;
+    match client.transmit_good(patience) {
+        true => Ok(peer),
+        false => Err(Failure::new("a frame is not taken")),
+    }
+}
