@@ -6,5 +6,5 @@ pub mod shared;
 pub mod split;
 
 #[cfg(any(test, feature = "fuzzing"))]
-#[cfg_attr(not(test), allow(dead_code, clippy::unwrap_used, reason = "for tests; fuzzers use some of it"))]
+#[allow(dead_code, clippy::unwrap_used, reason = "for tests; fuzzers use some of it")]
 pub mod driver;
