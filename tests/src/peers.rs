@@ -50,11 +50,21 @@ impl Peer {
         }
         run(&mut settings)?;
         let mut switch = peer.program("usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk")?;
-        switch.arg(remote).arg(peer.control("switch"));
+        switch.arg(&remote).arg(peer.control("switch"));
         peer.spawn(switch)?;
         for socket in peer.sockets.clone() {
             peer.await_socket(&socket)?;
         }
+        // A client that comes before the bridge knows the port is never served. This waits until the switch has taken note.
+        let mut settled = peer.program("usr/bin/ovs-vsctl")?;
+        run(settled.args([
+            "--timeout=20",
+            &format!("--db={remote}"),
+            "set",
+            "Bridge",
+            "br0",
+            "external_ids:settled=yes",
+        ]))?;
         Ok(peer)
     }
 
@@ -124,7 +134,7 @@ impl Peer {
     fn await_socket(&mut self, socket: &Path) -> Result<()> {
         let outcome = until(&format!("{} to listen", self.name), || match self.ended()? {
             Some(status) => Err(Failure::new(format!("{} ended: {status}", self.name))),
-            None => Ok(socket.exists().then_some(())),
+            None => Ok(is_listening(socket)?.then_some(())),
         });
         let said = fs::read_to_string(self.path("log")).unwrap_or_default();
         let said: Vec<&str> = said.lines().collect();
@@ -140,6 +150,14 @@ impl Drop for Peer {
             let _ = process.wait();
         }
     }
+}
+
+/// Whether somebody listens there, seen without a connection, which might be the only one that is let in.
+fn is_listening(socket: &Path) -> Result<bool> {
+    const ACCEPTS: &str = "00010000";
+    let (sockets, path) = (fs::read_to_string("/proc/net/unix")?, socket.display().to_string());
+    let mut lines = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    Ok(lines.any(|fields| fields.get(3) == Some(&ACCEPTS) && fields.last() == Some(&path.as_str())))
 }
 
 fn run(command: &mut Command) -> Result<()> {
