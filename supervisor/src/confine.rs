@@ -31,7 +31,12 @@ pub fn family() -> Result<(), String> {
 
 /// Confines this process. Of the file system it keeps the right to remove its sockets in `socket_dirs`.
 pub fn supervisor(socket_dirs: &[&Path]) -> Result<Achieved, String> {
-    let achieved = steps::restrict_files(socket_dirs)?;
+    let achieved = files(socket_dirs)?;
     steps::restrict_syscalls(sv3_policy::supervisor())?;
     Ok(achieved)
+}
+
+/// The second stage without its last step.
+pub fn files(socket_dirs: &[&Path]) -> Result<Achieved, String> {
+    steps::restrict_files(socket_dirs)
 }

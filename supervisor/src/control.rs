@@ -71,16 +71,21 @@ impl Control {
                 Caller::TurnedAway(_) => continue,
                 Caller::Nobody => return None,
             };
-            let known = peer.uid == 0 || peer.uid == self.owner;
-            let place = self.conversations.iter_mut().enumerate().find(|(_, place)| place.is_none());
-            if let (true, Some((index, place))) = (known, place) {
-                let due = Instant::now() + TIME;
-                self.count += 1;
-                let (number, heard) = (self.count, Vec::new());
-                *place = Some(Conversation { peer, number, heard, fd: None, deferred: false, answer: None, due });
+            if let Some(index) = self.admit(peer) {
                 return Some(index);
             }
         }
+    }
+
+    /// Gives a caller a place, if he is no stranger and there is one.
+    pub fn admit(&mut self, peer: Peer) -> Option<usize> {
+        let known = peer.uid == 0 || peer.uid == self.owner;
+        let (index, place) = self.conversations.iter_mut().enumerate().find(|(_, place)| known && place.is_none())?;
+        let due = Instant::now() + TIME;
+        self.count += 1;
+        let (number, heard) = (self.count, Vec::new());
+        *place = Some(Conversation { peer, number, heard, fd: None, deferred: false, answer: None, due });
+        Some(index)
     }
 
     /// The socket at a place, for epoll.

@@ -5,9 +5,10 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
+use serde_json::Value;
 use sv3::MAX_PORTS;
 use sv3::ledger::{Crash, Lane};
-use sv3::status::{Burst, Fault, InHand};
+use sv3::status::{self, Burst, Fault, InHand};
 
 /// Why a worker died.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -81,6 +82,21 @@ impl Death {
         }
         Death { words, ..death }
     }
+}
+
+/// The event of a crash: message and fields. Fields that have no value are left out.
+pub fn event(crash: &status::Crash) -> (String, Value) {
+    let mut fields = serde_json::to_value(crash).unwrap_or_default();
+    if let Value::Object(fields) = &mut fields {
+        // The message has the cause, and the line its own time.
+        fields.retain(|name, value| !value.is_null() && name != "time" && name != "cause");
+    }
+    (format!("{} {}", subject(crash), crash.cause), fields)
+}
+
+/// The worker that crashed, for a message.
+pub fn subject(crash: &status::Crash) -> String {
+    crash.worker_pid.map_or("a worker".to_string(), |pid| format!("worker {pid}"))
 }
 
 /// The flight recorder's bursts.

@@ -176,7 +176,7 @@ fn passing<T>(error: io::Error) -> Result<Option<T>, Over> {
 }
 
 /// What is asked for, once the head of the request is complete.
-fn read_request(heard: &[u8]) -> Option<Ask> {
+pub fn read_request(heard: &[u8]) -> Option<Ask> {
     let ends = |mark: &[u8]| heard.windows(mark.len()).any(|window| window == mark);
     if !ends(b"\r\n\r\n") && !ends(b"\n\n") {
         return (heard.len() > REQUEST_MAX).then_some(Ask::Other("431 Request Header Fields Too Large"));
@@ -194,7 +194,8 @@ fn read_request(heard: &[u8]) -> Option<Ask> {
     })
 }
 
-fn response(ask: Ask, metrics: String) -> Vec<u8> {
+/// The whole answer.
+pub fn response(ask: Ask, metrics: String) -> Vec<u8> {
     let (status, kind, body) = match ask {
         Ask::Metrics => ("200 OK", "application/openmetrics-text; version=1.0.0; charset=utf-8", metrics),
         Ask::Other(status) => (status, "text/plain; charset=utf-8", format!("{status}; the metrics are at /metrics\n")),

@@ -13,11 +13,14 @@ mod confine;
 mod control;
 mod crash;
 mod event;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod http;
 mod link;
 mod listener;
 mod metrics;
 mod port;
+mod prove;
 mod record;
 mod session;
 mod slots;
@@ -39,7 +42,11 @@ use supervisor::{Parts, Supervisor};
 
 /// Runs the supervisor until it is told to end.
 pub fn main() -> ExitCode {
-    match Args::parse(std::env::args_os().skip(1)).and_then(run) {
+    let outcome = match std::env::args_os().nth(1) {
+        Some(option) if option == "--prove" => prove::run(),
+        _ => Args::parse(std::env::args_os().skip(1)).and_then(run),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             eprintln!("sv3-supervisor: {why}");

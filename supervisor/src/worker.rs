@@ -92,7 +92,12 @@ impl Worker {
         let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
         fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         spawner.request(program, stdin.as_fd(), write.as_fd())?;
-        Ok(Worker {
+        Ok(Worker::new(program, lane, link, read.into()))
+    }
+
+    /// A worker that was asked for just now.
+    pub fn new(program: Program, lane: u8, link: Link, stderr: File) -> Worker {
+        Worker {
             lane,
             program,
             serving: None,
@@ -100,7 +105,7 @@ impl Worker {
             took_over: false,
             link,
             interest: EpollFlags::EPOLLIN,
-            stderr: read.into(),
+            stderr,
             pid: None,
             asked: Instant::now(),
             ready: None,
@@ -113,7 +118,7 @@ impl Worker {
             last_line: None,
             lines: 0,
             idle_reports: 0,
-        })
+        }
     }
 
     /// Makes a worker on standby serve.

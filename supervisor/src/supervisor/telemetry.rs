@@ -4,27 +4,24 @@ use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
-use serde_json::{Value, json};
+use serde_json::json;
 use sv3::status::Crash;
 
 use super::{HTTP, Supervisor};
+use crate::crash;
 use crate::http::Http;
 
 impl Supervisor {
-    /// The event of a crash. Fields that have no value are left out.
+    /// The event of a crash.
     pub(super) fn say_crash(&mut self, crash: &Crash) {
-        let subject = crash.worker_pid.map_or("a worker".to_string(), |pid| format!("worker {pid}"));
         if let Some(syscall) = &crash.syscall {
+            let subject = crash::subject(crash);
             let message = format!("{subject} made the syscall {syscall}, which its policy forbids");
             let fields = json!({ "worker_pid": crash.worker_pid, "syscall": syscall });
             self.events.say_with("policy_violation", message, fields);
         }
-        let mut fields = serde_json::to_value(crash).unwrap_or_default();
-        if let Value::Object(fields) = &mut fields {
-            // The message has the cause, and the line its own time.
-            fields.retain(|name, value| !value.is_null() && name != "time" && name != "cause");
-        }
-        self.events.say_with("crash", format!("{subject} {}", crash.cause), fields);
+        let (message, fields) = crash::event(crash);
+        self.events.say_with("crash", message, fields);
     }
 
     /// The switch in numbers.

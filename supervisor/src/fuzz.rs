@@ -1,0 +1,28 @@
+//! Fuzz targets of the supervisor; see [`sv3::fuzz`].
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a target panics when something is wrong")]
+
+mod config;
+mod control;
+mod ledger;
+mod reports;
+mod session;
+
+pub use config::config;
+pub use control::control;
+pub use ledger::ledger;
+pub use reports::reports;
+pub use session::session;
+
+#[cfg(test)]
+mod tests {
+    use sv3::fuzz::replay;
+
+    #[test]
+    fn corpora() {
+        replay("config", super::config);
+        replay("control", super::control);
+        replay("ledger", super::ledger);
+        replay("reports", super::reports);
+        replay("session", super::session);
+    }
+}

@@ -1,0 +1,159 @@
+//! Target `ledger`: a hostile worker's ledger, read by everybody who reads it: deaths, blame, status, metrics, events.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::OFlag;
+use nix::sys::signal::Signal;
+use nix::sys::wait::WaitStatus;
+use nix::unistd::Pid;
+use sv3::MAX_PORTS;
+use sv3::fuzz::Input;
+use sv3::ledger::{Crash, FRAME_HEAD, Lane, LedgerMap, PortLine};
+use sv3::status::{Status, SupervisorStatus, WorkerStatus};
+
+use crate::chronicle::Chronicle;
+use crate::crash::{Death, culprit};
+use crate::event::Events;
+use crate::listener::Peer;
+use crate::port::Port;
+use crate::watchdog::Watchdog;
+
+/// Octets: how the worker died (2), the crash record (64 and its message), flights, the port's line.
+pub fn ledger(octets: &[u8]) {
+    thread_local! {
+        static LEDGER: LedgerMap = LedgerMap::create().unwrap().1;
+    }
+    LEDGER.with(|ledger| {
+        let mut input = Input::new(octets);
+        let status = status(&mut input);
+        let [lane, _] = &ledger.lanes;
+        write_lane(lane, &mut input);
+        write_line(&ledger.ports[0], &mut input);
+
+        let doom = (input.below(4) == 0).then_some("it did not obey in time");
+        let death = Death::read(status, lane, doom);
+        assert!(death.words.chars().count() < 2000 && !death.words.contains(char::is_control), "{:?}", death.words);
+        assert!(death.frame.as_ref().is_none_or(|frame| frame.len() == 2 * FRAME_HEAD));
+        assert!(
+            [false, true]
+                .iter()
+                .all(|hung| culprit(status, lane, *hung).is_none_or(|slot| usize::from(slot) < MAX_PORTS))
+        );
+        watch(lane);
+        show(ledger, &death);
+    });
+}
+
+fn status(input: &mut Input<'_>) -> WaitStatus {
+    let (pid, code) = (Pid::from_raw(2), i32::from(input.u8()));
+    match input.below(4) {
+        0 => WaitStatus::Exited(pid, code),
+        _ => WaitStatus::Signaled(pid, Signal::try_from(code).unwrap_or(Signal::SIGSEGV), code & 0x80 != 0),
+    }
+}
+
+fn write_lane(lane: &Lane, input: &mut Input<'_>) {
+    let Crash {
+        signal,
+        code,
+        addr,
+        ip,
+        syscall,
+        fault_port,
+        fault_region,
+        has_frame,
+        frame_head,
+        message_len,
+        message,
+    } = &lane.crash;
+    for word in [signal, code, syscall] {
+        word.store(input.u32() as i32, Relaxed);
+    }
+    for long in [addr, ip, fault_region, &lane.heartbeat, &lane.flights] {
+        long.store(input.u64(), Relaxed);
+    }
+    for word in [fault_port, has_frame, message_len, &lane.busy, &lane.hand_port, &lane.hand_ring] {
+        word.store(input.u32(), Relaxed);
+    }
+    for octet in frame_head {
+        octet.store(input.u8(), Relaxed);
+    }
+    let count = input.below(256);
+    let text = input.take(count);
+    for (at, octet) in message.iter().enumerate() {
+        octet.store(text.get(at % text.len().max(1)).copied().unwrap_or(0), Relaxed);
+    }
+    for flight in lane.flight.iter().take(4) {
+        flight.when_ns.store(input.u64(), Relaxed);
+        flight.what.store(input.u64(), Relaxed);
+    }
+}
+
+fn write_line(line: &PortLine, input: &mut Input<'_>) {
+    let counters = [&line.from_guest_frames, &line.from_guest_bytes, &line.to_guest_frames, &line.to_guest_bytes];
+    for counter in counters.into_iter().chain([&line.calls, &line.kicks]).chain(&line.drops) {
+        counter.store(input.u64(), Relaxed);
+    }
+    for ring in &line.rings {
+        ring.used.store(input.u64(), Relaxed);
+    }
+}
+
+fn watch(lane: &Lane) {
+    let (mut watchdog, start) = (Watchdog::default(), Instant::now());
+    watchdog.wake(lane, start);
+    let at = |ms| start + Duration::from_millis(ms);
+    let hangs = (0..20).any(|step| watchdog.look(lane, at(step * 100)));
+    assert_eq!(hangs, lane.busy.load(Relaxed) != 0);
+}
+
+/// Everything that is shown is of the form that it must have, and no longer.
+fn show(ledger: &LedgerMap, death: &Death) {
+    let mut chronicle = Chronicle::default();
+    let crash = chronicle.died(Instant::now(), (Some(2), Duration::from_secs(1)), death);
+    chronicle.took_over(Instant::now(), 1);
+
+    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap();
+    let mut events = Events::new(Some(File::from(write)));
+    let (message, fields) = crate::crash::event(&crash);
+    events.say_with("crash", message, fields);
+    assert_eq!(events.lost_ever(), 0, "a worker's death was not told");
+    drop(events);
+    let mut lines = String::new();
+    File::from(read).read_to_string(&mut lines).unwrap();
+    assert!(lines.ends_with('\n') && lines.lines().count() == 1);
+    for line in lines.lines() {
+        assert!(line.len() < 4096 && serde_json::from_str::<serde_json::Value>(line).unwrap().is_object());
+    }
+
+    let stream = UnixStream::pair().unwrap().0;
+    let port = Port::new(0, Peer { stream, pid: 3, uid: 4 });
+    let status = Status {
+        version: String::new(),
+        supervisor: SupervisorStatus { pid: 1, uptime_s: 0, landlock_abi: 7 },
+        worker: WorkerStatus {
+            pid: None,
+            standby_pid: None,
+            uptime_s: 0,
+            restarts: 1,
+            last_death: Some(death.words.clone()),
+            landlock_abi: 7,
+        },
+        socket: String::new(),
+        ports: crate::status::port(&port, ledger).into_iter().collect(),
+    };
+    serde_json::from_slice::<Status>(&serde_json::to_vec(&status).unwrap()).unwrap();
+    let crashes = chronicle.crashes();
+    let again: sv3::status::Crashes = serde_json::from_slice(&serde_json::to_vec(&crashes).unwrap()).unwrap();
+    assert_eq!(again.crashes, crashes.crashes);
+    let text = crate::metrics::render(&status, &chronicle, 0);
+    assert!(text.ends_with("# EOF\n"));
+    for sample in text.lines().filter(|line| !line.starts_with('#')) {
+        let (_, value) = sample.rsplit_once(' ').unwrap();
+        assert!(value.parse::<f64>().unwrap().is_finite() && sample.is_ascii(), "{sample}");
+    }
+}

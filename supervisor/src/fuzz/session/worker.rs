@@ -1,0 +1,92 @@
+//! The worker of target `session`: what it has been told.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sv3::MAX_MEM_SLOTS;
+use sv3::ipc::{Command, Region, RingAddr};
+
+use crate::record::Order;
+
+/// Rings that run: index, size, place, enabled, signalled.
+type Rings = Vec<(u16, u16, RingAddr, bool, bool)>;
+
+/// A worker that knows one port.
+#[derive(Default)]
+pub struct Model {
+    here: bool,
+    features: u64,
+    staged: Vec<Region>,
+    memory: Vec<Region>,
+    rings: BTreeMap<u16, (u16, RingAddr)>,
+    enabled: BTreeSet<u16>,
+    calls: BTreeSet<u16>,
+}
+
+impl Model {
+    /// Obeys an order, which must make sense.
+    pub fn obey(&mut self, order: &Order) {
+        assert_eq!(order.fd.is_some(), order.command.fds() == 1);
+        match order.command {
+            Command::PortAdd { .. } => self.here = true,
+            Command::PortFeatures { features, .. } => {
+                assert!(self.rings.is_empty() || features == self.features, "other features while rings run");
+                self.features = features;
+            }
+            Command::RegionStage { region, .. } => self.staged.push(region),
+            Command::MemoryCommit { .. } => self.memory = std::mem::take(&mut self.staged),
+            Command::RegionAdd { region, .. } => self.memory.push(region),
+            Command::RegionRemove { region, .. } => {
+                let before = self.memory.len();
+                self.memory.retain(|have| (have.guest_addr, have.size) != (region.guest_addr, region.size));
+                assert_eq!(self.memory.len() + 1, before);
+            }
+            Command::RingStart { ring, size, addr, .. } => {
+                assert!(size.is_power_of_two());
+                self.rings.insert(ring, (size, addr));
+            }
+            Command::RingStop { ring, .. } => {
+                self.rings.remove(&ring);
+            }
+            Command::RingEnable { ring, enable, .. } => put(&mut self.enabled, ring, enable),
+            Command::RingCall { ring, call, .. } => put(&mut self.calls, ring, call),
+            Command::Barrier | Command::SendRarp { .. } => {}
+            Command::Start { .. } | Command::Promote | Command::PortRemove { .. } => panic!("not a session's order"),
+        }
+        assert!(self.here, "an order for a port that is not there");
+        self.check_memory();
+    }
+
+    fn check_memory(&self) {
+        assert!(self.memory.len() <= MAX_MEM_SLOTS);
+        let mut ends = (BTreeMap::new(), BTreeMap::new());
+        let mut total = 0u64;
+        for region in &self.memory {
+            assert!(region.size > 0 && region.offset.checked_add(region.size).is_some());
+            ends.0.insert(region.guest_addr, region.guest_addr.checked_add(region.size).unwrap());
+            ends.1.insert(region.user_addr, region.user_addr.checked_add(region.size).unwrap());
+            total = total.checked_add(region.size).unwrap();
+        }
+        assert!(total <= 8 << 40);
+        for ends in [ends.0, ends.1] {
+            assert_eq!(ends.len(), self.memory.len(), "regions overlap");
+            let overlap = ends.values().zip(ends.keys().skip(1)).any(|(end, next)| end > next);
+            assert!(!overlap, "regions overlap");
+        }
+    }
+
+    /// All that matters for frames.
+    pub fn where_it_stands(&self) -> (u64, &[Region], Rings) {
+        let rings = self.rings.iter();
+        let rings = rings
+            .map(|(ring, (size, addr))| (*ring, *size, *addr, self.enabled.contains(ring), self.calls.contains(ring)));
+        (self.features, &self.memory, rings.collect())
+    }
+}
+
+fn put(set: &mut BTreeSet<u16>, ring: u16, there: bool) {
+    if there {
+        set.insert(ring);
+    } else {
+        set.remove(&ring);
+    }
+}
