@@ -18,7 +18,7 @@ pub const FRAME_MAX: usize = 4096;
 /// How long a worker that wakes keeps quiet about it after it said so ([`ReportKind::Busy`]).
 pub const BUSY_QUIET: std::time::Duration = std::time::Duration::from_millis(200);
 /// The protocol's version, checked in [`Command::Start`]: a worker of another version refuses to start.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// A numbered command.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -133,16 +133,21 @@ pub enum Command {
         /// The region.
         region: Region,
     },
-    /// A ring starts at the `used.idx` that its memory holds (split). Fd: kick. A ring that runs is started anew.
+    /// A ring starts where it stands: a split one at the `used.idx` that its memory holds, a packed one at the position
+    /// that the ledger holds for this `run`, or else at `base`. Fd: kick. A ring that runs is started anew.
     RingStart {
         /// Slot.
         port: u16,
         /// Vring index.
         ring: u16,
-        /// Number of descriptors, a power of two.
+        /// Number of descriptors: a power of two if split.
         size: u16,
         /// Addresses.
         addr: RingAddr,
+        /// Where the client says that it begins (vhost-user `SET_VRING_BASE`, the available half).
+        base: u16,
+        /// Counts the times that the client let the ring run, from 1; the same when it is told to another worker.
+        run: u32,
     },
     /// Stops a ring. Answered by [`ReportKind::RingStopped`] with the index of the next descriptor to take.
     RingStop {
@@ -254,7 +259,8 @@ pub enum ReportKind {
     Ready = 1,
     /// [`Command::Barrier`] reached.
     Done = 2,
-    /// [`Command::RingStop`] obeyed. `value`: index of the next available entry (vring base); 0 if it never ran.
+    /// [`Command::RingStop`] obeyed. `value`: index of the next available entry (vring base; of a packed
+    /// ring with the wrap counter in bit 15); 0 if it never ran.
     RingStopped = 3,
     /// A ring stopped by itself or could not start. `value`: a [`RingFault`].
     RingFault = 4,
@@ -274,17 +280,22 @@ pub enum RingFault {
     Misaligned = 2,
     /// The driver claims more available entries than the ring has.
     AvailOverrun = 3,
-    /// The ring's size is not a power of two in range.
+    /// The ring's size is not in range, or, of a split ring, not a power of two.
     BadSize = 4,
     /// The kick fd cannot be waited for.
     BadKick = 5,
+    /// A packed ring's base is beyond its size.
+    BadBase = 6,
+    /// A chain of a packed ring does not end.
+    EndlessChain = 7,
 }
 
 impl RingFault {
     /// Decodes a report's value.
     pub fn from_value(value: u64) -> Option<RingFault> {
         use RingFault::*;
-        [Unmapped, Misaligned, AvailOverrun, BadSize, BadKick].into_iter().find(|fault| *fault as u64 == value)
+        let all = [Unmapped, Misaligned, AvailOverrun, BadSize, BadKick, BadBase, EndlessChain];
+        all.into_iter().find(|fault| *fault as u64 == value)
     }
 
     /// In words, for events.
@@ -295,6 +306,8 @@ impl RingFault {
             RingFault::AvailOverrun => "the driver made more entries available than the ring has",
             RingFault::BadSize => "the ring's size is not a power of two up to 32768",
             RingFault::BadKick => "the kick fd cannot be waited for",
+            RingFault::BadBase => "the ring's base is beyond its size",
+            RingFault::EndlessChain => "a chain of the packed ring does not end",
         }
     }
 }
@@ -371,7 +384,7 @@ mod tests {
     #[test]
     fn a_command_survives_the_round_trip_and_knows_its_fds() {
         let addr = RingAddr { desc: 1 << 40, avail: 2, used: 3 };
-        let command = Command::RingStart { port: 7, ring: 3, size: 256, addr };
+        let command = Command::RingStart { port: 7, ring: 3, size: 256, addr, base: 0, run: 1 };
         assert_eq!(command.fds(), 1);
         let sent = Envelope { seq: 9, command };
         let frame = sent.encode().unwrap();

@@ -18,6 +18,8 @@ use crate::{MAX_PORTS, MAX_RINGS};
 
 /// Number of entries of the forwarding table.
 pub const FDB_ENTRIES: usize = 16384;
+/// Most entries of a packed ring that are published at once.
+pub const RING_LOG: usize = 1024;
 /// Number of workers that may exist at a time: one that serves and one on standby.
 pub const LANES: usize = 2;
 /// Bursts that the flight recorder keeps.
@@ -36,6 +38,8 @@ pub struct Ledger {
     pub fdb: [FdbLine; FDB_ENTRIES],
     /// A page for each port.
     pub ports: [PortLine; MAX_PORTS],
+    /// What packed rings are about to publish.
+    pub logs: [PortLog; MAX_PORTS],
 }
 
 /// State of one worker.
@@ -126,8 +130,22 @@ pub struct PortLine {
 /// Position of one ring, written at the end of each burst.
 #[repr(C, align(64))]
 pub struct RingLine {
-    /// Entries used so far, modulo 2^16 the ring's `used.idx`.
+    /// Split ring: its `used.idx`. Packed ring: the position of the next descriptor (index, wrap counter in bit 15);
+    /// above bit 32 the number of entries of its [`RingLog`] that are about to be published there.
     pub used: AtomicU64,
+    /// The run ([`crate::ipc::Command::RingStart`]) that the position of a packed ring is of; 0: none.
+    pub run: AtomicU32,
+}
+
+/// The logs of one port's rings.
+pub type PortLog = [RingLog; MAX_RINGS];
+
+/// What one packed ring is about to publish: used elements overwrite what the driver made available, so a worker that
+/// dies half-way leaves here what the next one has to finish.
+#[repr(C, align(64))]
+pub struct RingLog {
+    /// Octets written (bits 0 to 31), buffer id (bits 32 to 47) and descriptors (bits 48 to 63) of each chain.
+    pub entries: [AtomicU64; RING_LOG],
 }
 
 impl Lane {
@@ -174,6 +192,7 @@ impl PortLine {
             &self.kicks,
         ];
         let rings = self.rings.iter().map(|ring| &ring.used);
+        self.rings.iter().for_each(|ring| ring.run.store(0, Relaxed));
         for counter in counters.into_iter().chain(&self.drops).chain(rings) {
             counter.store(0, Relaxed);
         }

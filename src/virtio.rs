@@ -102,6 +102,7 @@ pub const OFFERED: u64 = VIRTIO_NET_F_CSUM.mask()
     | VIRTIO_RING_F_EVENT_IDX.mask()
     | VHOST_USER_F_PROTOCOL_FEATURES.mask()
     | VIRTIO_F_VERSION_1.mask()
+    | VIRTIO_F_RING_PACKED.mask()
     | VIRTIO_F_IN_ORDER.mask();
 
 /// Descriptor flag: the chain goes on at `next` (virtio 1.3, 2.7.5).

@@ -54,8 +54,10 @@ pub struct Ring {
     pub size: Option<u16>,
     /// Where it lies.
     pub addr: Option<RingAddr>,
-    /// Index of the next available entry while the ring is stopped.
+    /// Index of the next available entry while the ring is stopped; of a packed ring with the wrap counter in bit 15.
     pub base: u16,
+    /// How often the client let it run.
+    pub run: u32,
     /// The driver's notifications. Present: the ring shall run.
     pub kick: Option<Rc<OwnedFd>>,
     /// The device's notifications; absent: the driver polls.
@@ -138,8 +140,8 @@ impl Record {
     /// The worker says at which entry a ring stopped. What must be told anew before it can run again is forgotten.
     pub fn ring_stopped(&mut self, index: u16, base: u16) {
         let ring = self.ring(index);
-        let Ring { size, call, err, enable, .. } = std::mem::take(ring);
-        *ring = Ring { size, call, err, enable, base, ..Ring::default() };
+        let Ring { size, call, err, enable, run, .. } = std::mem::take(ring);
+        *ring = Ring { size, call, err, enable, base, run, ..Ring::default() };
     }
 
     /// The features.
@@ -173,8 +175,9 @@ impl Record {
     /// The start of a ring that is `started`; nothing for another.
     pub fn ring_start(&self, index: u16) -> Vec<Order> {
         match self.known_ring(index) {
-            Some(Ring { started: true, size: Some(size), addr: Some(addr), kick: Some(kick), .. }) => {
-                let command = Command::RingStart { port: self.slot, ring: index, size: *size, addr: *addr };
+            Some(Ring { started: true, size: Some(size), addr: Some(addr), kick: Some(kick), base, run, .. }) => {
+                let (size, addr, base, run) = (*size, *addr, *base, *run);
+                let command = Command::RingStart { port: self.slot, ring: index, size, addr, base, run };
                 vec![self.ring_enable(index), Order { command, fd: Some(kick.clone()) }]
             }
             _ => Vec::new(),

@@ -18,7 +18,7 @@
 mod obey;
 
 use sv3::ipc::{Command, RingFault};
-use sv3::virtio::OFFERED;
+use sv3::virtio::{OFFERED, VIRTIO_F_RING_PACKED};
 use sv3::wire::Refuse;
 use sv3::wire::vhost_user::*;
 
@@ -148,7 +148,7 @@ impl Session {
 
     /// The worker has stopped a ring at `base`.
     pub fn ring_stopped(&mut self, index: u16, base: u64) -> Result<(), Breach> {
-        let base = u16::try_from(base).map_err(|_| Breach("it stopped a split ring at an index above 65535"))?;
+        let base = u16::try_from(base).map_err(|_| Breach("it stopped a ring at an index above 65535"))?;
         match self.record.known_ring(index) {
             // A ring that could not start has not moved.
             Some(ring) if ring.stopping && ring.fault.is_some() && base == 0 => {
@@ -212,7 +212,10 @@ impl Session {
     }
 
     fn vring_base(&self, ring: u16) -> Reply {
-        Reply::VringBase { ring, base: self.record.known_ring(ring).map_or(0, |ring| ring.base) }
+        let base = u32::from(self.record.known_ring(ring).map_or(0, |ring| ring.base));
+        // Of a packed ring the used half goes above the available one.
+        let used = if VIRTIO_F_RING_PACKED.of(self.record.features) { base << 16 } else { 0 };
+        Reply::VringBase { ring, base: base | used }
     }
 }
 

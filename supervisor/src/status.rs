@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use sv3::drops::Drop;
 use sv3::ledger::{Ledger, PortLine};
 use sv3::status::*;
-use sv3::virtio::feature_names;
+use sv3::virtio::{VIRTIO_F_RING_PACKED, feature_names};
 use sv3::wire::vhost_user::protocol_feature_names;
 
 use crate::admission::{Memory, seal_names};
@@ -52,12 +52,12 @@ fn rings(record: &Record, line: &PortLine) -> Vec<RingStatus> {
     known
         .map(|(index, ring)| RingStatus {
             index,
-            kind: "split".to_string(),
+            kind: if VIRTIO_F_RING_PACKED.of(record.features) { "packed" } else { "split" }.to_string(),
             size: ring.size.unwrap_or(0),
             started: ring.started && ring.fault.is_none(),
             enabled: record.is_enabled(ring),
             fault: ring.fault.map(|fault| fault.words().to_string()),
-            used: line.rings.get(usize::from(index)).map_or(0, |line| line.used.load(Relaxed)),
+            used: line.rings.get(usize::from(index)).map_or(0, |line| line.used.load(Relaxed) & 0xffff),
         })
         .collect()
 }

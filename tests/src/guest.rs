@@ -8,8 +8,10 @@
 mod config;
 mod header;
 mod hostile;
+mod packed;
 pub mod queue;
 mod requests;
+mod ring;
 pub mod split;
 mod traffic;
 
@@ -80,7 +82,8 @@ impl Guest {
         self.reset_driver();
         self.tell_memory()?;
         for ring in 0..self.queues.len() {
-            self.tell_ring(ring as u16, 0)?;
+            let base = self.queues[ring].ring.base(&self.memory);
+            self.tell_ring(ring as u16, base)?;
         }
         self.finish_start()
     }
@@ -155,14 +158,14 @@ impl Guest {
         self.wire.set(request, &single_region(&describe(region)), files)
     }
 
-    fn tell_ring(&mut self, index: u16, base: u16) -> Result<()> {
+    fn tell_ring(&mut self, index: u16, base: u32) -> Result<()> {
         let Guest { queues, memory, wire, .. } = self;
         let queue = queues.get_mut(usize::from(index)).ok_or_else(|| Failure::new(format!("no ring {index}")))?;
         let (number, fd) = (u32::from(index), u64::from(index).to_ne_bytes());
         let (descriptors, used, available) = queue.ring.addrs();
         let user = |addr| memory.user_addr(addr);
         wire.set(SET_VRING_NUM, &vring_state(number, queue.ring.size().into()), &[])?;
-        wire.set(SET_VRING_BASE, &vring_state(number, base.into()), &[])?;
+        wire.set(SET_VRING_BASE, &vring_state(number, base), &[])?;
         wire.set(SET_VRING_ADDR, &vring_addr(number, user(descriptors), user(used), user(available)), &[])?;
         wire.set(SET_VRING_CALL, &fd, &[queue.call_fd()])?;
         wire.set(SET_VRING_KICK, &fd, &[queue.kick_fd()])?;
@@ -206,7 +209,7 @@ impl Guest {
         self.negotiate()?;
         self.tell_memory()?;
         for ring in 0..self.queues.len() {
-            let base = self.queues[ring].ring.used_index(&self.memory);
+            let base = self.queues[ring].ring.base(&self.memory);
             self.tell_ring(ring as u16, base)?;
         }
         self.finish_start()

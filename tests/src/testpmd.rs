@@ -23,13 +23,15 @@ pub struct Config {
     pub queue_pairs: u8,
     /// Receive buffers may be merged (`VIRTIO_NET_F_MRG_RXBUF`).
     pub mergeable: bool,
+    /// Rings are packed (`VIRTIO_F_RING_PACKED`).
+    pub packed: bool,
     /// Memory is of huge pages, which must be free, 256 MiB of them; else a memfd of ordinary pages.
     pub huge_pages: bool,
 }
 
 impl Default for Config {
     fn default() -> Config {
-        Config { core: 1, queue_pairs: 1, mergeable: true, huge_pages: false }
+        Config { core: 1, queue_pairs: 1, mergeable: true, packed: false, huge_pages: false }
     }
 }
 
@@ -59,10 +61,11 @@ impl Testpmd {
     pub fn clients(sockets: [&Path; 2], config: Config) -> Result<Testpmd> {
         let mut command = command(config)?;
         for (port, socket) in sockets.iter().enumerate() {
-            let (path, queues, mergeable) = (socket.display(), config.queue_pairs, u8::from(config.mergeable));
+            let (path, queues) = (socket.display(), config.queue_pairs);
+            let (mergeable, packed) = (u8::from(config.mergeable), u8::from(config.packed));
             command.arg(format!(
                 "--vdev=net_virtio_user{port},path={path},mac=52:54:00:00:01:0{port},queue_size=1024,queues={queues},\
-                 mrg_rxbuf={mergeable}"
+                 mrg_rxbuf={mergeable},packed_vq={packed}"
             ));
         }
         command.args(["--", "--rxd=1024", "--txd=1024"]);

@@ -47,7 +47,7 @@ fn assert_kind_works(config: Config, seed: u32) -> Result<()> {
 #[test]
 fn every_subset_of_ring_features() -> Result<()> {
     // CVE-2023-6693: a header of ten octets or twelve.
-    let bits = [VERSION_1, MRG_RXBUF, INDIRECT_DESC, EVENT_IDX, IN_ORDER];
+    let bits = [VERSION_1, MRG_RXBUF, INDIRECT_DESC, EVENT_IDX, IN_ORDER, RING_PACKED];
     for subset in 0..1u32 << bits.len() {
         let chosen = bits.iter().enumerate().filter(|(at, _)| subset & (1 << at) != 0);
         let features = chosen.fold(0, |all, (_, bit)| all | bit);
@@ -213,8 +213,43 @@ fn rings_of_every_size() -> Result<()> {
 }
 
 #[test]
+fn packed_rings_of_any_size() -> Result<()> {
+    let switch = Switch::start()?;
+    let mut plain = Guest::connect(switch.socket());
+    for size in [1, 2, 3, 5, 8, 100, 255, 256, 1000, 4097, 32767, 32768] {
+        // A frame is one descriptor, or three that are adjacent in the ring or stand in a table.
+        for pieces in [&[][..], &[12, 20]] {
+            let fits = size > pieces.len() as u16;
+            let config = Guest::config().features(LINUX | RING_PACKED).ring_size(size).rx_buffer(2048);
+            let config = if fits { config.rx_pieces(pieces) } else { config.rx_indirect().rx_pieces(pieces) };
+            let mut other = config.connect(switch.socket());
+            for n in 0..40 {
+                let (there, back) = (noise(mac(2), mac(1), 500, n), noise(mac(1), mac(2), 500, n));
+                plain.send(&there);
+                assert_eq!(other.receive_frame(), there, "{size} {pieces:?}");
+                let shape = Shape { pieces, indirect: !fits || n % 2 == 0 };
+                other.send_with(&NetHdr::default(), &back, shape);
+                assert_eq!(plain.receive_frame(), back);
+            }
+            other.vanish();
+            switch.await_ports(1)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn frames_of_many_buffers_in_packed_rings() -> Result<()> {
+    assert_kind_works(Guest::config().features(LINUX | RING_PACKED), 1)?;
+    assert_kind_works(Guest::config().features(LINUX & !MRG_RXBUF | RING_PACKED), 2)?;
+    assert_kind_works(Guest::config().features(LINUX & !INDIRECT_DESC | RING_PACKED).rx_buffer(256).ring_size(500), 3)?;
+    assert_kind_works(Guest::config().features(LINUX | RING_PACKED).regions(8), 4)
+}
+
+#[test]
 fn indices_wrap() -> Result<()> {
-    for features in [LINUX, LINUX & !EVENT_IDX, LINUX | IN_ORDER] {
+    for features in [0, EVENT_IDX, IN_ORDER, EVENT_IDX | RING_PACKED, RING_PACKED, IN_ORDER | RING_PACKED] {
+        let features = LINUX & !EVENT_IDX | features;
         let switch = Switch::start()?;
         let mut a = Guest::config().features(features).connect(switch.socket());
         let mut b = Guest::config().features(features).connect(switch.socket());

@@ -247,7 +247,7 @@ fn more_available_than_the_ring_has() -> Result<()> {
         let mut attacker = Attacker::new(&honest, LINUX);
         attacker.assert_served(&mut honest);
         attacker.guest.await_sent();
-        let used = attacker.guest.queue(ring).ring.used_index(attacker.guest.memory());
+        let used = attacker.guest.queue(ring).ring.split().used_index(attacker.guest.memory());
         attacker.guest.claim(ring, used.wrapping_add(ahead));
         // A receive ring is looked at when something is to be received.
         while honest.status()?.ports.iter().flat_map(|port| &port.rings).all(|ring| ring.fault.is_none()) {

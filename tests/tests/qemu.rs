@@ -134,6 +134,27 @@ fn a_guest_with_the_oldest_rings() -> Result<()> {
 
 #[test]
 #[ignore = "scripts/check runs it"]
+fn a_guest_with_packed_rings_survives_deaths_and_a_reboot() -> Result<()> {
+    let (switch, mut split, mut packed) = network(Vm::number(1), Vm::number(2).device("packed=on"))?;
+    assert_eq!(switch.status()?.ports.iter().filter(|port| port.rings.iter().all(|r| r.kind == "packed")).count(), 1);
+    let before = packed.carrier_changes()?;
+    for _ in 0..3 {
+        let job = packed.start_ping(&split.address(), 20)?;
+        assert_transfer(&mut split, &mut packed)?;
+        let shot = switch.shoot_worker("KILL")?;
+        assert_transfer(&mut packed, &mut split)?;
+        switch.await_restart(shot)?;
+        assert_eq!(packed.finish_ping(job, 20)?.lost(), 0);
+    }
+    assert_eq!(packed.carrier_changes()?, before);
+    packed.reboot()?;
+    assert_transfer(&mut split, &mut packed)?;
+    packed.rebind_driver()?;
+    assert_transfer(&mut packed, &mut split)
+}
+
+#[test]
+#[ignore = "scripts/check runs it"]
 fn several_queue_pairs() -> Result<()> {
     let (switch, mut first, mut second) = network(Vm::number(1).queue_pairs(2), Vm::number(2).queue_pairs(2))?;
     assert_eq!(first.sh("ls -d /sys/class/net/eth0/queues/tx-* | wc -l")?.trim(), "2");

@@ -137,6 +137,14 @@ fn deaths_without_event_indices_and_with_order() -> Result<()> {
 }
 
 #[test]
+fn deaths_with_packed_rings() -> Result<()> {
+    let packed = |features: u64| Guest::config().features(features | RING_PACKED);
+    storm(&[], &packed(LINUX), 200, (20, Duration::ZERO))?;
+    storm(&["--no-standby"], &packed(LINUX).rx_buffer(2048).ring_size(1000), 9000, (12, LIFE))?;
+    storm(&[], &packed(VERSION_1 | MRG_RXBUF).regions(3), 200, (12, Duration::ZERO))
+}
+
+#[test]
 fn the_cause_of_a_death_is_told() -> Result<()> {
     let switch = Switch::start()?;
     let _guest = Guest::connect(switch.socket());

@@ -43,6 +43,13 @@ fn buffers_of_one_frame() -> Result<()> {
 
 #[test]
 #[ignore = "scripts/check runs it"]
+fn packed_rings() -> Result<()> {
+    frames_circulate(Config { packed: true, ..Config::default() })?;
+    frames_circulate(Config { packed: true, mergeable: true, ..Config::default() })
+}
+
+#[test]
+#[ignore = "scripts/check runs it"]
 fn two_queue_pairs() -> Result<()> {
     frames_circulate(Config { queue_pairs: 2, ..Config::default() })
 }

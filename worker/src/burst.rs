@@ -7,7 +7,7 @@
 use sv3::drops::Drop;
 use sv3::frame::{ETHERNET_LEN, MAX_FRAME, MacAddr};
 use sv3::ipc::{RingFault, Settings};
-use sv3::ledger::{FRAME_HEAD, add};
+use sv3::ledger::{FRAME_HEAD, PortLine, add};
 use sv3::virtio::{NET_HDR_LEN, NetHdr};
 
 use crate::copy::gather;
@@ -15,6 +15,7 @@ use crate::crash;
 use crate::fabric::{Fabric, Frame, publish_ring};
 use crate::guest::chain::{Direction, MAX_SLICES, Walker};
 use crate::guest::memory::{Arena, GuestSlice};
+use crate::guest::queue::{Chain, Virtqueue, either};
 use crate::offload::{self, Offload};
 use crate::points::{Point, pass};
 use crate::port::Port;
@@ -26,19 +27,17 @@ const PEEK: usize = FRAME_HEAD;
 
 /// One chain of the burst.
 #[derive(Clone, Copy, Default)]
-struct Chain {
-    head: u16,
-    /// The chain's slices in the arena.
+struct Taken {
+    chain: Chain,
+    /// Its slices in the arena.
     from: usize,
     to: usize,
-    /// Octets; `None`: a bad chain.
-    len: Option<usize>,
 }
 
 /// Takes bursts; holds the room that they need.
 pub struct Burst {
     arena: Arena,
-    chains: Box<[Chain; MAX_BATCH]>,
+    taken: Box<[Taken; MAX_BATCH]>,
     batch: u16,
 }
 
@@ -47,7 +46,7 @@ impl Burst {
     pub fn new(batch: u16) -> Burst {
         Burst {
             arena: Arena::new(4 * MAX_SLICES),
-            chains: Box::new([Chain::default(); MAX_BATCH]),
+            taken: Box::new([Taken::default(); MAX_BATCH]),
             batch: batch.clamp(1, Settings::MAX_BATCH),
         }
     }
@@ -56,46 +55,64 @@ impl Burst {
     #[inline]
     pub fn serve(&mut self, fabric: &mut Fabric, port: &mut Port, ring: u16) -> Result<usize, RingFault> {
         let line = fabric.line(port.slot);
-        let (slot, features, header_len) = (port.slot, port.features, port.header_len());
-        let Port { memory, rings, .. } = port;
+        let sender = Sender { slot: port.slot, pair: ring / 2, features: port.features, header_len: port.header_len() };
+        let Port { memory, rings, features, .. } = port;
         let Some(state) = rings.get_mut(usize::from(ring)).filter(|state| state.runs()) else { return Ok(0) };
-        let Some(split) = &mut state.split else { return Ok(0) };
-        let ready = split.refresh()?.min(self.batch);
-        if ready == 0 {
-            return Ok(0);
+        let Some(queue) = &mut state.queue else { return Ok(0) };
+        let walker = Walker { memory, features: *features, direction: Direction::FromGuest };
+        let taken = either!(queue, queue => self.run(fabric, queue, &walker, &sender, line))?;
+        if taken > 0 {
+            publish_ring(state, line, ring);
+            pass(Point::Done);
         }
+        Ok(taken)
+    }
 
-        for (ahead, chain) in (0..ready).zip(self.chains.iter_mut()) {
-            chain.head = split.head(ahead);
-            split.prefetch_descriptor(chain.head);
-        }
-
-        let walker = Walker { memory, features, direction: Direction::FromGuest };
+    /// The burst up to the publication of its receivers; the sender's chains are completed.
+    #[inline]
+    fn run(
+        &mut self,
+        fabric: &mut Fabric,
+        queue: &mut impl Virtqueue,
+        walker: &Walker<'_>,
+        sender: &Sender,
+        line: &PortLine,
+    ) -> Result<usize, RingFault> {
+        let ready = queue.prepare(self.batch)?;
         let mut slices = self.arena.list();
-        let mut taken = 0;
-        for chain in self.chains.iter_mut().take(usize::from(ready)) {
+        let mut cursor = queue.position();
+        let mut count = 0;
+        for taken in self.taken.iter_mut().take(usize::from(ready)) {
             if slices.spare() < MAX_SLICES {
                 break;
             }
-            chain.from = slices.len();
-            chain.len = walker.walk(split, chain.head, &mut slices).ok();
-            chain.to = slices.len();
-            if let Some(first) = slices.from(chain.from).first() {
+            taken.from = slices.len();
+            taken.chain = match queue.take(&mut cursor, walker, &mut slices) {
+                Ok(Some(chain)) => chain,
+                // A fault waits until those in front of it are served.
+                Ok(None) | Err(_) if count > 0 => break,
+                Ok(None) => return Ok(0),
+                Err(fault) => return Err(fault),
+            };
+            taken.to = slices.len();
+            if let Some(first) = slices.from(taken.from).first() {
                 first.prefetch(0);
             }
-            taken += 1;
+            count += 1;
+        }
+        if count == 0 {
+            return Ok(0);
         }
 
         pass(Point::Taken);
         fabric.begin();
-        let sender = Sender { slot, pair: ring / 2, features, header_len };
         let (mut frames, mut octets) = (0, 0);
-        for chain in self.chains.iter().take(taken) {
-            let Some(len) = chain.len else {
+        for taken in self.taken.iter().take(count) {
+            let Some(len) = taken.chain.len else {
                 line.drop(Drop::BadChain, 1);
                 continue;
             };
-            match sender.send(fabric, slices.range(chain.from, chain.to), len) {
+            match sender.send(fabric, slices.range(taken.from, taken.to), len) {
                 Ok(len) => {
                     frames += 1;
                     octets += len as u64;
@@ -106,15 +123,13 @@ impl Burst {
         add(&line.from_guest_frames, frames);
         add(&line.from_guest_bytes, octets);
 
-        for chain in self.chains.iter().take(taken) {
-            split.complete(chain.head, 0);
+        for taken in self.taken.iter().take(count) {
+            queue.complete(&taken.chain, 0);
         }
         pass(Point::SenderEntered);
         fabric.publish();
         pass(Point::ReceiversDone);
-        publish_ring(state, line, ring);
-        pass(Point::Done);
-        Ok(taken)
+        Ok(count)
     }
 }
 

@@ -6,12 +6,13 @@
 
 use sv3::drops::Drop;
 use sv3::ipc::RingFault;
+use sv3::ledger::RING_LOG;
 use sv3::virtio::{NET_HDR_LEN, NET_HDR_LEN_LEGACY, NetHdr, VIRTIO_NET_F_MRG_RXBUF};
 
 use crate::copy::Sink;
 use crate::guest::chain::{Direction, MAX_SLICES, Walker};
 use crate::guest::memory::{Arena, GuestSlice};
-use crate::guest::split::SplitRing;
+use crate::guest::queue::{Chain, Virtqueue, either};
 use crate::points::{Point, pass};
 use crate::port::Port;
 
@@ -40,51 +41,66 @@ pub enum Undelivered {
 /// Buffers reserved for a frame.
 pub struct Receiver {
     arena: Arena,
-    /// Head and room of each reserved chain.
-    chains: Vec<(u16, usize)>,
+    /// The reserved chains.
+    chains: Vec<Chain>,
 }
+
+/// The receiver's particulars.
+#[derive(Clone, Copy)]
+struct Reader {
+    header_len: usize,
+    mergeable: bool,
+}
+
+/// Most buffers of one frame; they are published at once.
+const MAX_CHAINS: usize = RING_LOG;
 
 impl Receiver {
     /// Room to reserve in, made once.
     pub fn new() -> Receiver {
-        Receiver { arena: Arena::new(2 * MAX_SLICES), chains: Vec::with_capacity(MAX_SLICES) }
+        Receiver { arena: Arena::new(2 * MAX_SLICES), chains: Vec::with_capacity(MAX_CHAINS) }
     }
 
     /// Copies a frame into buffers of vring `ring` of `port`. Nothing is visible to the guest before the ring is
     /// published.
     #[inline]
     pub fn deliver(&mut self, port: &mut Port, ring: u16, parcel: &Parcel<'_, '_>) -> Result<(), Undelivered> {
-        let header_len = port.header_len();
-        let mergeable = VIRTIO_NET_F_MRG_RXBUF.of(port.features);
-        let split = port.rings.get_mut(usize::from(ring)).and_then(|ring| ring.split.as_mut());
-        let split = split.ok_or(Undelivered::Dropped(Drop::RxDown))?;
+        let reader = Reader { header_len: port.header_len(), mergeable: VIRTIO_NET_F_MRG_RXBUF.of(port.features) };
+        let queue = port.rings.get_mut(usize::from(ring)).and_then(|ring| ring.queue.as_mut());
+        let queue = queue.ok_or(Undelivered::Dropped(Drop::RxDown))?;
         let walker = Walker { memory: &port.memory, features: port.features, direction: Direction::ToGuest };
-        let needed = header_len + parcel.len;
+        either!(queue, queue => self.put(queue, &walker, reader, parcel))
+    }
 
+    #[inline]
+    fn put(
+        &mut self,
+        queue: &mut impl Virtqueue,
+        walker: &Walker<'_>,
+        Reader { header_len, mergeable }: Reader,
+        parcel: &Parcel<'_, '_>,
+    ) -> Result<(), Undelivered> {
+        let needed = header_len + parcel.len;
         let mut slices = self.arena.list();
         self.chains.clear();
+        let mut cursor = queue.position();
         let mut room = 0;
         while room < needed {
-            let ahead = self.chains.len() as u16;
-            if ahead > 0 && !mergeable {
+            if !self.chains.is_empty() && !mergeable {
                 return Err(Undelivered::Dropped(Drop::RxTooSmall));
             }
-            if ahead >= split.ready() && split.refresh().map_err(Undelivered::Fault)? <= ahead {
-                return Err(Undelivered::Dropped(Drop::NoRxBuffers));
-            }
-            if self.chains.len() == self.chains.capacity() || slices.spare() < MAX_SLICES {
+            if self.chains.len() == MAX_CHAINS || slices.spare() < MAX_SLICES {
                 return Err(Undelivered::Dropped(Drop::RxTooSmall));
             }
-            let head = split.head(ahead);
-            match walker.walk(split, head, &mut slices) {
-                Ok(len) => {
-                    self.chains.push((head, len));
-                    room += len;
-                }
+            let chain = queue.take(&mut cursor, walker, &mut slices).map_err(Undelivered::Fault)?;
+            let chain = chain.ok_or(Undelivered::Dropped(Drop::NoRxBuffers))?;
+            self.chains.push(chain);
+            match chain.len {
+                Some(len) => room += len,
                 // Entries are used in order: the good ones in front of the bad one go back empty with it.
-                Err(_) => {
-                    hand_back(split, &self.chains);
-                    split.complete(head, 0);
+                None => {
+                    queue.reserve(self.chains.len());
+                    self.chains.iter().for_each(|chain| queue.complete(chain, 0));
                     return Err(Undelivered::Dropped(Drop::RxBadChain));
                 }
             }
@@ -105,20 +121,14 @@ impl Receiver {
         }
 
         pass(Point::Copied);
+        queue.reserve(self.chains.len());
         let mut left = needed;
-        for (head, room) in &self.chains {
-            let used = left.min(*room);
+        for chain in &self.chains {
+            let used = left.min(chain.len.unwrap_or(0));
             left -= used;
-            split.complete(*head, used as u32);
+            queue.complete(chain, used as u32);
         }
         pass(Point::Entered);
         Ok(())
-    }
-}
-
-/// Hands good chains back empty.
-fn hand_back(split: &mut SplitRing, chains: &[(u16, usize)]) {
-    for (head, _) in chains {
-        split.complete(*head, 0);
     }
 }

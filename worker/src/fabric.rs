@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use sv3::drops::Drop;
 use sv3::frame::{MAX_FRAME, MacAddr};
 use sv3::ipc::RingFault;
-use sv3::ledger::{Lane, Ledger, PortLine, add};
+use sv3::ledger::{Lane, Ledger, PortLine, RingLine, RingLog, add};
 use sv3::virtio::NetHdr;
 use sv3::{MAX_PORTS, MAX_RINGS};
 
@@ -130,6 +130,12 @@ impl Fabric {
         ledger.ports.get(usize::from(slot)).unwrap_or(&ledger.ports[0])
     }
 
+    /// The ledger's part of one ring.
+    pub fn ring_lines(&self, slot: u16, ring: u16) -> Option<(&'static RingLine, &'static RingLog)> {
+        let (slot, ring) = (usize::from(slot), usize::from(ring));
+        Some((self.ledger.ports.get(slot)?.rings.get(ring)?, self.ledger.logs.get(slot)?.get(ring)?))
+    }
+
     /// Begins a burst: what the last one looked up is forgotten.
     #[inline]
     pub fn begin(&mut self) {
@@ -249,11 +255,11 @@ impl Fabric {
 /// Publishes one ring's completed entries: to the guest, then to the ledger; signals if the driver wants it.
 #[inline]
 pub fn publish_ring(state: &mut crate::port::Ring, line: &PortLine, ring: u16) {
-    let Some(split) = &mut state.split else { return };
-    let signal = split.publish();
+    let Some(queue) = &mut state.queue else { return };
+    let signal = queue.publish();
     pass(Point::Published);
     if let Some(position) = line.rings.get(usize::from(ring)) {
-        position.used.store(u64::from(split.next()), Relaxed);
+        position.used.store(u64::from(queue.position()), Relaxed);
     }
     pass(Point::Noted);
     if signal && let Some(call) = &state.call {

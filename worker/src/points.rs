@@ -12,7 +12,13 @@ pub enum Point {
     Copied,
     /// The receiver's used entry is written, not published.
     Entered,
-    /// A ring's `used.idx` is published, receiver's or sender's; the ledger has not heard.
+    /// A packed ring's burst is in the ledger; guest memory is as it was.
+    Logged,
+    /// All used elements of a packed ring's burst but the first are written.
+    TailUsed,
+    /// The first used element is written; the ledger has not heard.
+    HeadUsed,
+    /// A split ring's `used.idx` is published, receiver's or sender's; the ledger has not heard.
     Published,
     /// The ledger has heard of a ring; the driver has not been signalled.
     Noted,
@@ -29,8 +35,36 @@ pub enum Point {
 pub fn pass(point: Point) {
     #[cfg(feature = "crash-points")]
     chosen::pass(point);
+    #[cfg(all(test, not(feature = "crash-points")))]
+    armed::pass();
     #[cfg(not(feature = "crash-points"))]
     let _ = point;
+}
+
+/// In unit tests a point is a panic, which the test catches: the worker's memory is lost, guest and ledger are not.
+#[cfg(test)]
+pub mod armed {
+    use std::cell::Cell;
+
+    thread_local! {
+        static PASSES_LEFT: Cell<u32> = const { Cell::new(u32::MAX) };
+    }
+
+    /// Dies at the pass after that many.
+    pub fn arm(passes: u32) {
+        PASSES_LEFT.set(passes);
+    }
+
+    pub(super) fn pass() {
+        match PASSES_LEFT.get() {
+            u32::MAX => {}
+            0 => {
+                PASSES_LEFT.set(u32::MAX);
+                std::panic::resume_unwind(Box::new("crash point"));
+            }
+            left => PASSES_LEFT.set(left - 1),
+        }
+    }
 }
 
 #[cfg(feature = "crash-points")]

@@ -3,11 +3,11 @@
 use std::os::fd::OwnedFd;
 
 use sv3::MAX_RINGS;
-use sv3::ipc::{RingAddr, RingFault};
+use sv3::ipc::RingFault;
 use sv3::virtio::{NET_HDR_LEN, NET_HDR_LEN_LEGACY, VIRTIO_F_VERSION_1, VIRTIO_NET_F_MRG_RXBUF};
 
 use crate::guest::memory::GuestMemory;
-use crate::guest::split::SplitRing;
+use crate::guest::queue::{Place, Queue};
 
 /// One client. Its slot is its index in the fabric.
 pub struct Port {
@@ -29,9 +29,9 @@ pub struct Port {
 #[derive(Default)]
 pub struct Ring {
     /// The ring itself, while started.
-    pub split: Option<SplitRing>,
-    /// Size and place, while started, for looking it up in a new memory table.
-    pub place: Option<(u16, RingAddr)>,
+    pub queue: Option<Queue>,
+    /// Its place, while started, for looking it up in a new memory table.
+    pub place: Option<Place>,
     /// Frames pass.
     pub enabled: bool,
     /// Where kicks come in.
@@ -47,7 +47,7 @@ pub struct Ring {
 impl Ring {
     /// Started and enabled.
     pub fn runs(&self) -> bool {
-        self.enabled && self.split.is_some()
+        self.enabled && self.queue.is_some()
     }
 }
 
@@ -98,14 +98,14 @@ impl Port {
     pub fn relocate(&mut self) -> Vec<(u16, RingFault)> {
         let mut faults = Vec::new();
         for (at, ring) in (0u16..).zip(&mut self.rings) {
-            let Some((size, addr)) = ring.place else { continue };
-            if ring.split.is_none() {
+            let Some(place) = ring.place else { continue };
+            if ring.queue.is_none() {
                 continue;
             }
-            match SplitRing::new(&self.memory, size, &addr, self.features) {
-                Ok(split) => ring.split = Some(split),
+            match Queue::new(&self.memory, &place, self.features) {
+                Ok(queue) => ring.queue = Some(queue),
                 Err(fault) => {
-                    ring.split = None;
+                    ring.queue = None;
                     faults.push((at, fault));
                 }
             }

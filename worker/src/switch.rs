@@ -16,7 +16,7 @@ use crate::clock;
 use crate::control::{Control, Order, Over};
 use crate::fabric::Fabric;
 use crate::guest::memory::{GuestMemory, Mapping};
-use crate::guest::split::SplitRing;
+use crate::guest::queue::{Place, Queue};
 use crate::notify::{MAX_EVENTS, Notify, Woken};
 use crate::port::{Port, transmits};
 use crate::rarp;
@@ -170,9 +170,9 @@ impl Switch {
     fn park(&mut self, slot: u16, ring: u16) -> bool {
         let state = self.fabric.port(slot).and_then(|port| port.rings.get_mut(usize::from(ring)));
         let Some(state) = state else { return true };
-        let Some(split) = &mut state.split else { return true };
-        if split.arm() {
-            split.disarm();
+        let Some(queue) = &mut state.queue else { return true };
+        if queue.arm() {
+            queue.disarm();
             return false;
         }
         state.polled = false;
@@ -184,8 +184,8 @@ impl Switch {
         let now = clock::now_ns();
         let state = self.fabric.port(slot).and_then(|port| port.rings.get_mut(usize::from(ring)));
         let Some(state) = state.filter(|state| state.runs() && !state.polled) else { return };
-        if let Some(split) = &mut state.split {
-            split.disarm();
+        if let Some(queue) = &mut state.queue {
+            queue.disarm();
         }
         state.polled = true;
         self.polled.push(Polled { slot, ring, busy_ns: now });
@@ -254,10 +254,12 @@ impl Switch {
                 self.map(port, region, fds.next()).and_then(|mapping| self.add_region(port, mapping))
             }
             Command::RegionRemove { port, region } => self.remove_region(port, &region),
-            Command::RingStart { port, ring, size, addr } => {
-                let place = (size, addr);
+            Command::RingStart { port, ring, size, addr, base, run } => {
                 self.stop(port, ring);
-                self.start(port, ring, place, fds.next())
+                match self.fabric.ring_lines(port, ring) {
+                    Some((line, log)) => self.start(port, ring, Place { size, addr, base, run, line, log }, fds.next()),
+                    None => Err(NO_PORT),
+                }
             }
             Command::RingStop { port, ring } => {
                 let value = u64::from(self.stop(port, ring));
@@ -344,13 +346,7 @@ impl Switch {
         self.fabric.remove(slot).map(drop).ok_or(NO_PORT)
     }
 
-    fn start(
-        &mut self,
-        slot: u16,
-        ring: u16,
-        place: (u16, sv3::ipc::RingAddr),
-        kick: Option<OwnedFd>,
-    ) -> nix::Result<()> {
+    fn start(&mut self, slot: u16, ring: u16, place: Place, kick: Option<OwnedFd>) -> nix::Result<()> {
         let state = self.ring(slot, ring)?;
         state.place = Some(place);
         state.kick = kick;
@@ -364,12 +360,12 @@ impl Switch {
     fn bring_up(&mut self, slot: u16, ring: u16) {
         let Some(port) = self.fabric.port(slot) else { return };
         let Some(state) = port.rings.get_mut(usize::from(ring)) else { return };
-        let (Some((size, addr)), Some(kick)) = (state.place, &state.kick) else { return };
-        let split = SplitRing::new(&port.memory, size, &addr, port.features);
+        let (Some(place), Some(kick)) = (state.place, &state.kick) else { return };
+        let queue = Queue::new(&port.memory, &place, port.features);
         let watched = if transmits(ring) { self.notify.watch(kick, slot, ring) } else { Ok(()) };
-        match (split, watched) {
-            (Ok(split), Ok(())) => {
-                state.split = Some(split);
+        match (queue, watched) {
+            (Ok(queue), Ok(())) => {
+                state.queue = Some(queue);
                 self.changed(slot, ring);
             }
             (Err(fault), _) => self.fault(slot, ring, fault),
@@ -411,7 +407,7 @@ impl Switch {
     fn stop(&mut self, slot: u16, ring: u16) -> u16 {
         let Some(port) = self.fabric.port(slot) else { return 0 };
         let Some(state) = port.rings.get_mut(usize::from(ring)) else { return 0 };
-        let base = state.split.take().map_or(0, |split| split.next());
+        let base = state.queue.take().map_or(0, |queue| queue.position());
         state.place = None;
         state.polled = false;
         if let Some(kick) = state.kick.take() {

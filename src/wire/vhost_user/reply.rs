@@ -11,8 +11,9 @@ pub enum Reply {
     VringBase {
         /// Vring index.
         ring: u16,
-        /// Index of the next available entry.
-        base: u16,
+        /// Index of the next available entry. Of a packed ring, as `SET_VRING_BASE` describes it: index and wrap counter
+        /// of the next available descriptor, and above bit 16 of the next used one.
+        base: u32,
     },
 }
 
@@ -28,7 +29,7 @@ impl Reply {
             Reply::U64(code, value) => (code, value.to_ne_bytes()),
             Reply::VringBase { ring, base } => {
                 let [a, b, c, d] = u32::from(ring).to_ne_bytes();
-                let [e, f, g, h] = u32::from(base).to_ne_bytes();
+                let [e, f, g, h] = base.to_ne_bytes();
                 (Code::GET_VRING_BASE, [a, b, c, d, e, f, g, h])
             }
         };

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 use sv3::ipc::Command;
-use sv3::virtio::Feature;
+use sv3::virtio::{Feature, VIRTIO_F_RING_PACKED};
 use sv3::wire::Refuse;
 use sv3::wire::vhost_user::*;
 use sv3::{MAX_MEM_SLOTS, MAX_QUEUE_PAIRS, MAX_RING_SIZE};
@@ -197,12 +197,17 @@ impl Session {
     /// Size, addresses and base stand fast while a ring runs (CVE-2026-5747).
     fn set_up_ring(&mut self, request: Request) -> Result<Vec<Order>, No> {
         let code = request.code();
+        let packed = VIRTIO_F_RING_PACKED.of(self.record.features);
         let (index, wanted) = match request {
             Request::SetVringNum { ring, num } => match u16::try_from(num) {
-                Ok(size) if size.is_power_of_two() && size <= MAX_RING_SIZE => {
+                Ok(size) if (1..=MAX_RING_SIZE).contains(&size) && (packed || size.is_power_of_two()) => {
                     (ring, (Some(size), self.record.ring(ring).addr, self.record.ring(ring).base))
                 }
-                _ => return close(format!("{code}: ring {ring} of {num} entries; a power of two up to 32768 belongs")),
+                _ => {
+                    return close(format!(
+                        "{code}: ring {ring} of {num} entries; 1 to 32768 belong, a power of two if split"
+                    ));
+                }
             },
             Request::SetVringAddr { ring, flags: 0, addr } => {
                 (ring, (self.record.ring(ring).size, Some(addr), self.record.ring(ring).base))
@@ -210,7 +215,8 @@ impl Session {
             Request::SetVringAddr { ring, flags, .. } => {
                 return close(format!("{code}: ring {ring} with flags {flags:#x}, but logging was not offered"));
             }
-            Request::SetVringBase { ring, base } => match u16::try_from(base) {
+            // A packed ring's base has the used half above; sv3 has both where the available one stands.
+            Request::SetVringBase { ring, base } => match u16::try_from(if packed { base & 0xffff } else { base }) {
                 Ok(base) => (ring, (self.record.ring(ring).size, self.record.ring(ring).addr, base)),
                 Err(_) => return close(format!("{code}: ring {ring} at {base:#x}, beyond a split ring's indices")),
             },
@@ -261,6 +267,7 @@ impl Session {
         }
         for index in able {
             let ring = self.record.ring(index);
+            ring.run += u32::from(!ring.started);
             ring.started = true;
             ring.fault = None;
             self.record.ever_started = true;

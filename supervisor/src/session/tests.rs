@@ -78,6 +78,31 @@ fn a_ring_starts_with_whatever_comes_last() {
     }
 }
 
+/// The worker's position is both halves of a packed ring's base; each new start is a new run, each replay the same one.
+#[test]
+fn a_packed_ring_has_a_base_of_two_halves_and_counts_its_runs() {
+    let mut client = Client::negotiated();
+    client.ask(Request::SetFeatures(OFFERED));
+    client.ask(table());
+    client.ask(Request::SetVringNum { ring: 1, num: 100 });
+    let mut starts = Vec::new();
+    for base in [0x8000_8000, 0x8000, 0x0029_0029] {
+        client.orders.clear();
+        client.ask(Request::SetVringBase { ring: 1, base });
+        client.ask(addr(1, 0x1000));
+        client.ask(Request::SetVringKick { ring: 1, fd: Some(fd()) });
+        let replayed = client.session.replay().into_iter().map(|order| order.command);
+        starts.extend(client.orders.iter().cloned().chain(replayed).filter_map(|command| match command {
+            Command::RingStart { base, run, .. } => Some((base, run)),
+            _ => None,
+        }));
+        let stopped = Reply::VringBase { ring: 1, base: 0x0029_0029 };
+        assert_eq!(client.ask(Request::GetVringBase { ring: 1 }), Some(stopped));
+    }
+    assert_eq!(starts, [(0x8000, 1), (0x8000, 1), (0x8000, 2), (0x8000, 2), (0x29, 3), (0x29, 3)]);
+    assert!(client.refused(Request::SetVringNum { ring: 1, num: 32769 }).contains("32768"));
+}
+
 /// "If VHOST_USER_F_PROTOCOL_FEATURES has not been negotiated, the ring starts directly in the enabled state."
 #[test]
 fn without_protocol_features_rings_start_enabled() {
@@ -129,7 +154,7 @@ fn a_ring_that_runs_keeps_its_size_addresses_and_base() {
 #[test]
 fn features_may_be_repeated_while_rings_run_but_not_changed() {
     let mut client = Client::running();
-    client.ask(Request::SetFeatures(OFFERED));
+    client.ask(Request::SetFeatures(SPLIT));
     assert!(client.orders.is_empty());
     assert!(client.refused(Request::SetFeatures(0)).contains("while rings run"));
 }

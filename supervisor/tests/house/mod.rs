@@ -14,6 +14,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sv3::status::{PortStatus, Status};
+use sv3::virtio::VIRTIO_F_RING_PACKED;
 use tempfile::TempDir;
 use vhost::vhost_user::message::{VhostUserHeaderFlag, VhostUserProtocolFeatures};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
@@ -196,7 +197,8 @@ impl Guest {
         nix::unistd::ftruncate(&memory, MEMORY as i64).unwrap();
         let kicks = [EventFd::new(0).unwrap(), EventFd::new(0).unwrap()];
         frontend.set_owner().unwrap();
-        let features = frontend.get_features().unwrap();
+        // Split rings, whose base is the index alone.
+        let features = frontend.get_features().unwrap() & !VIRTIO_F_RING_PACKED.mask();
         let protocol = frontend.get_protocol_features().unwrap();
         frontend.set_protocol_features(protocol & VhostUserProtocolFeatures::all()).unwrap();
         frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);

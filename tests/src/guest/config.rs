@@ -6,7 +6,7 @@ use super::Guest;
 use super::feature::{LINUX, MQ, PROTOCOL_FEATURES};
 use super::memory::Memory;
 use super::queue::{Plan, Queue};
-use super::split::SplitRing;
+use super::ring::Ring;
 use crate::failure::Result;
 
 /// Octets of the largest frame that a scenario sends or receives, with its header.
@@ -58,6 +58,11 @@ impl Config {
     /// them, see [`Config::without_protocol_features`].
     pub fn features(self, features: u64) -> Config {
         Config { features: features | PROTOCOL_FEATURES, ..self }
+    }
+
+    /// Virtio features beside those that it has.
+    pub fn more_features(self, features: u64) -> Config {
+        Config { features: self.features | features, ..self }
     }
 
     /// As a front-end from before protocol features: no acknowledgements, rings are enabled from the start.
@@ -153,7 +158,7 @@ impl Config {
             self.features |= MQ;
         }
         let plans = [self.plan(true), self.plan(false)];
-        let ring = SplitRing::octets(self.ring_size).next_multiple_of(16);
+        let ring = Ring::octets(self.ring_size).next_multiple_of(16);
         let rings = ring * 2 * u64::from(self.pairs);
         let buffers: u64 = plans.iter().map(Plan::octets).sum::<u64>() * u64::from(self.pairs);
         let needed = rings + buffers + (1 << 20);
@@ -165,7 +170,7 @@ impl Config {
         };
         let memory = Memory::new(self.regions, region);
         let places: Vec<u64> = if self.rings_at_end {
-            let used = SplitRing::octets(self.ring_size);
+            let used = Ring::octets(self.ring_size);
             // The last ring's last octet is the region's last but for what alignment asks.
             let last = memory.last_of_first_region(used, 16);
             (0..2 * u64::from(self.pairs)).map(|at| last - at * ring).collect()

@@ -28,33 +28,33 @@ impl Guest {
     /// Descriptors of a ring, for chains that a scenario writes by itself.
     #[track_caller]
     pub fn take_descriptors(&mut self, ring: u16, count: usize) -> Vec<u16> {
-        self.queues[usize::from(ring)].ring.take_descriptors(count)
+        self.queues[usize::from(ring)].ring.split_mut().take_descriptors(count)
     }
 
     /// Writes a descriptor.
     #[track_caller]
     pub fn describe(&self, ring: u16, index: u16, descriptor: Descriptor) {
-        self.queues[usize::from(ring)].ring.describe(&self.memory, index, descriptor);
+        self.queues[usize::from(ring)].ring.split().describe(&self.memory, index, descriptor);
     }
 
     /// Writes a descriptor of a table at any guest address.
     #[track_caller]
     pub fn describe_in(&self, table: u64, index: u16, descriptor: Descriptor) {
-        self.queues[0].ring.describe_in(&self.memory, table, index, descriptor);
+        self.queues[0].ring.split().describe_in(&self.memory, table, index, descriptor);
     }
 
     /// Makes a chain available that was written by [`Guest::describe`], and kicks.
     #[track_caller]
     pub fn offer(&mut self, ring: u16, head: u16) {
         let queue = &mut self.queues[usize::from(ring)];
-        queue.ring.offer(&self.memory, head, u32::MAX);
+        queue.ring.split_mut().offer(&self.memory, head, u32::MAX);
         queue.publish(&self.memory);
     }
 
     /// Sets `avail.idx` to anything, and kicks.
     pub fn claim(&mut self, ring: u16, index: u16) {
         let queue = &self.queues[usize::from(ring)];
-        queue.ring.claim(&self.memory, index);
+        queue.ring.split().claim(&self.memory, index);
         queue.kick();
     }
 

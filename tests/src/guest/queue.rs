@@ -8,7 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::memory::Memory;
-use super::split::{Piece, SplitRing, Used};
+use super::ring::Ring;
+use super::split::{Piece, Used};
 
 /// Octets between two pieces.
 const GAP: u64 = 16;
@@ -29,7 +30,7 @@ pub struct Queue {
     /// Vring index; even: the guest receives.
     pub index: u16,
     /// The ring.
-    pub ring: SplitRing,
+    pub ring: Ring,
     /// The back-end has been told to run it.
     pub started: bool,
     kick: EventFd,
@@ -83,7 +84,7 @@ impl Queue {
         let entries = u64::from(plan.size);
         let mut queue = Queue {
             index,
-            ring: SplitRing::new(plan.size),
+            ring: Ring::new(plan.size, ring),
             started: false,
             kick: eventfd(),
             call: eventfd(),
@@ -98,7 +99,6 @@ impl Queue {
         };
         // A table is a power of two long and so never lies across regions, which end on pages.
         queue.tables = memory.allocate(entries * plan.table(), plan.table().min(4096));
-        queue.ring.place(ring);
         queue
     }
 

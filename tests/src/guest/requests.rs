@@ -6,22 +6,22 @@ use super::{Guest, must};
 use crate::failure::Result;
 
 impl Guest {
-    /// Stops a ring; the index of the next available entry. It must be that of the next used entry, since the device
+    /// Stops a ring; its vring base. It must be that of the next used entry, since the device
     /// keeps no chain.
     #[track_caller]
-    pub fn stop_ring(&mut self, ring: u16) -> u16 {
+    pub fn stop_ring(&mut self, ring: u16) -> u32 {
         let state = must("GET_VRING_BASE", self.wire.ask(GET_VRING_BASE, &vring_state(ring.into(), 0), &[]));
         let (index, base) = must("GET_VRING_BASE", parse_vring_state(&state));
         assert_eq!(index, u32::from(ring), "the base of another ring");
         let queue = &mut self.queues[usize::from(ring)];
         queue.started = false;
-        assert_eq!(base, u32::from(queue.ring.used_index(&self.memory)), "the ring's base is not where it stopped");
-        base as u16
+        assert_eq!(base, queue.ring.base(&self.memory), "the ring's base is not where it stopped");
+        base
     }
 
     /// Starts a ring that was stopped at `base`.
     #[track_caller]
-    pub fn start_ring(&mut self, ring: u16, base: u16) {
+    pub fn start_ring(&mut self, ring: u16, base: u32) {
         must("start a ring", self.tell_ring(ring, base));
     }
 
@@ -53,7 +53,8 @@ impl Guest {
         self.wire.set(SET_FEATURES, &self.features.to_ne_bytes(), &[])?;
         self.reset_driver();
         for ring in 0..self.queues.len() {
-            self.tell_ring(ring as u16, 0)?;
+            let base = self.queues[ring].ring.base(&self.memory);
+            self.tell_ring(ring as u16, base)?;
         }
         self.finish_start()
     }

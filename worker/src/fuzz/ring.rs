@@ -9,6 +9,7 @@ use super::twin::Twin;
 use crate::guest::chain::{Direction, MAX_SLICES, Walker};
 use crate::guest::driver::{BASE, Driver, REGION};
 use crate::guest::memory::Arena;
+use crate::guest::queue::Virtqueue;
 use crate::guest::split::SplitRing;
 
 const TABLE: u64 = BASE + 0x4000;
@@ -159,7 +160,7 @@ impl Guest {
         self.next = self.driver.used_idx();
         self.ring = self.driver.ring(self.features);
         self.fresh = true;
-        assert_eq!(self.ring.next(), self.next);
+        assert_eq!(self.ring.position(), self.next);
         let flags = self.driver.read(self.used(), 2);
         if let Some(twin) = &mut self.twin {
             twin.restart(self.next);
@@ -169,7 +170,7 @@ impl Guest {
 
     fn device_serves(&mut self, most: usize) {
         let expected = self.avail_idx.wrapping_sub(self.next);
-        let ready = match self.ring.refresh() {
+        let ready = match self.ring.prepare(u16::MAX) {
             Ok(ready) => ready,
             Err(_) => {
                 assert!(expected > self.size);
@@ -193,15 +194,18 @@ impl Guest {
     }
 
     fn device_takes(&mut self) {
-        let head = self.ring.head(0);
+        let head = self.driver.read(self.avail() + 4 + u64::from(self.next % self.size) * 2, 2);
+        let head = u16::from_le_bytes([head[0], head[1]]);
         let model = self.model(head);
         let twin = self.twin.as_mut().map(|twin| twin.pop().unwrap().unwrap());
         let walker = Walker { memory: &self.driver.memory, features: self.features, direction: self.direction };
         let mut slices = self.arena.list();
-        let walked = walker.walk(&self.ring, head, &mut slices);
+        let chain = self.ring.take(&mut self.ring.position(), &walker, &mut slices).unwrap().unwrap();
+        assert_eq!(chain.id, head);
+        let walked = chain.len;
         let lens: Vec<usize> = slices.from(0).iter().map(|slice| slice.len()).collect();
         match (&walked, &model) {
-            (Ok(total), Some(buffers)) => {
+            (Some(total), Some(buffers)) => {
                 assert_eq!(lens.iter().sum::<usize>(), *total);
                 assert_eq!(lens, buffers.iter().map(|(_, len)| *len as usize).collect::<Vec<_>>());
                 for (slice, (addr, len)) in slices.from(0).iter().zip(buffers) {
@@ -210,11 +214,11 @@ impl Guest {
                     assert_eq!(begin[..count], self.driver.read(*addr, (*len as usize).min(16)));
                 }
             }
-            (Err(_), None) => assert!(lens.is_empty()),
+            (None, None) => assert!(lens.is_empty()),
             _ => panic!("we: {walked:?}, the model: {model:?}"),
         }
         let written = match (&walked, self.direction) {
-            (Ok(total), Direction::ToGuest) => *total as u32,
+            (Some(total), Direction::ToGuest) => *total as u32,
             _ => 0,
         };
         if let Some(twin) = twin {
@@ -235,10 +239,10 @@ impl Guest {
             Some(twin) => twin.complete(head, written),
             None => {}
         }
-        self.ring.complete(head, written);
+        self.ring.complete(&chain, written);
         assert_eq!(self.driver.used(self.next), (u32::from(head), written));
         self.next = self.next.wrapping_add(1);
-        assert_eq!(self.ring.next(), self.next);
+        assert_eq!(self.ring.position(), self.next);
     }
 
     /// The pieces of the chain at `head` by guest address and length, if it is one.

@@ -95,7 +95,7 @@ impl House {
                 Ok(taken) => taken,
                 Err(_) => {
                     assert!(!self.guests[usize::from(slot)].honest);
-                    self.fabric.port(slot).unwrap().rings[1].split = None;
+                    self.fabric.port(slot).unwrap().rings[1].queue = None;
                     return;
                 }
             };
@@ -156,7 +156,7 @@ impl House {
             assert!(!guest.honest, "an honest guest's ring broke");
             guest.up &= ring != 0;
             let port = self.fabric.port(slot).unwrap();
-            port.rings[usize::from(ring)].split = None;
+            port.rings[usize::from(ring)].queue = None;
             port.count_receivers();
         }
     }

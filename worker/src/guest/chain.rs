@@ -40,7 +40,7 @@ impl<'m> Walker<'m> {
     /// Appends the slices of the chain at `head` to `out` and returns how many octets they have. When it fails, `out` is
     /// as before.
     #[inline]
-    pub fn walk(&self, ring: &SplitRing, head: u16, out: &mut SliceList<'_, 'm>) -> Result<usize, BadChain> {
+    pub(super) fn walk(&self, ring: &SplitRing, head: u16, out: &mut SliceList<'_, 'm>) -> Result<usize, BadChain> {
         let before = out.len();
         let result = self.direct(ring, head, out);
         if result.is_err() {
@@ -94,9 +94,38 @@ impl<'m> Walker<'m> {
         Err(BadChain)
     }
 
+    /// Appends the buffers of a packed ring's indirect table (2.8.8): all of its entries, in order.
+    pub(super) fn packed_table(
+        &self,
+        table: &Descriptor,
+        out: &mut SliceList<'_, 'm>,
+        mut total: usize,
+    ) -> Result<usize, BadChain> {
+        let len = table.len as usize;
+        let count = len / Descriptor::SIZE;
+        let allowed = VIRTIO_RING_F_INDIRECT_DESC.of(self.features);
+        if !allowed || len == 0 || !len.is_multiple_of(Descriptor::SIZE) || count > MAX_SLICES {
+            return Err(BadChain);
+        }
+        let slice = self.memory.slice(table.addr, len as u64).ok_or(BadChain)?;
+        for index in 0..count as u16 {
+            let descriptor = entry(&slice, index).ok_or(BadChain)?.as_packed();
+            if descriptor.flags & VIRTQ_DESC_F_INDIRECT != 0 {
+                return Err(BadChain);
+            }
+            total = self.buffer(&descriptor, out, total)?;
+        }
+        Ok(total)
+    }
+
     /// Appends one descriptor's buffer; returns the new total.
     #[inline]
-    fn buffer(&self, descriptor: &Descriptor, out: &mut SliceList<'_, 'm>, total: usize) -> Result<usize, BadChain> {
+    pub(super) fn buffer(
+        &self,
+        descriptor: &Descriptor,
+        out: &mut SliceList<'_, 'm>,
+        total: usize,
+    ) -> Result<usize, BadChain> {
         let writable = descriptor.flags & VIRTQ_DESC_F_WRITE != 0;
         if writable != (self.direction == Direction::ToGuest) {
             return Err(BadChain);

@@ -1,13 +1,17 @@
-//! For tests: guest memory in a memfd and the driver's half of a split ring, written from virtio 1.3, 2.7 and not from
-//! the device's half.
+//! For tests: guest memory in a memfd and the driver's half of a split and of a packed ring, written from virtio 1.3, 2.7
+//! and 2.8 and not from the device's half.
 
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
 use memmap2::MmapMut;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use sv3::ipc::{Region, RingAddr};
+use sv3::ledger::LedgerMap;
 
 use super::memory::{GuestMemory, Mapping};
+use super::packed::PackedRing;
+use super::queue::Place;
 use super::split::SplitRing;
 
 /// Octets of one region.
@@ -108,4 +112,112 @@ impl Driver {
         let word = |at: usize| u32::from_le_bytes(octets[at..at + 4].try_into().unwrap());
         (word(0), word(4))
     }
+}
+
+/// A guest with a packed ring at the begin of the first region, and the ledger's part of it.
+pub struct PackedDriver {
+    /// Memory.
+    pub guest: Driver,
+    place: Place,
+    /// Index and wrap counter of the next descriptor to make available.
+    avail: (u16, bool),
+    /// Index and wrap counter of the next used element.
+    used: (u16, bool),
+    /// Descriptors that the device does not have.
+    free: u16,
+    /// Id and descriptors of what the device has, in order.
+    out: VecDeque<(u16, u16)>,
+}
+
+const AVAIL: u16 = 1 << 7;
+const USED: u16 = 1 << 15;
+
+impl PackedDriver {
+    /// A guest whose ring has `size` descriptors.
+    pub fn new(size: u16) -> PackedDriver {
+        let (_fd, ledger) = LedgerMap::create().unwrap();
+        let ledger: &'static LedgerMap = Box::leak(Box::new(ledger));
+        let events = USER + u64::from(size) * 16;
+        let place = Place {
+            size,
+            addr: RingAddr { desc: USER, avail: events, used: events + 4 },
+            base: 1 << 15,
+            run: 1,
+            line: &ledger.ports[0].rings[0],
+            log: &ledger.logs[0][0],
+        };
+        let (guest, start) = (Driver::new(size), (0, true));
+        PackedDriver { guest, place, avail: start, used: start, free: size, out: VecDeque::new() }
+    }
+
+    /// Where the ring lies.
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    /// The device's half of the ring, of a worker that has just come.
+    pub fn ring(&self, features: u64) -> PackedRing {
+        PackedRing::new(&self.guest.memory, &self.place, features).unwrap()
+    }
+
+    /// Makes a chain available, its first descriptor last; `flags` are other than those of the ring. False: no room.
+    pub fn offer(&mut self, id: u16, buffers: &[(u64, u32, u16)]) -> bool {
+        let count = buffers.len() as u16;
+        if count > self.free {
+            return false;
+        }
+        let mut places = Vec::new();
+        for _ in buffers {
+            places.push(self.avail);
+            self.avail = step(self.avail, 1, self.place.size);
+        }
+        for (number, ((index, wrap), (addr, len, flags))) in places.into_iter().zip(buffers).enumerate().rev() {
+            let next = if number + 1 < buffers.len() { 1 } else { 0 };
+            let turn = if wrap { AVAIL } else { USED };
+            let octets = [&addr.to_le_bytes()[..], &len.to_le_bytes(), &id.to_le_bytes()].concat();
+            let at = BASE + u64::from(index) * 16;
+            self.guest.write(at, &octets);
+            self.guest.write(at + 14, &(flags | next | turn).to_le_bytes());
+        }
+        self.free -= count;
+        self.out.push_back((id, count));
+        true
+    }
+
+    /// The next used element: id and length. It must be that of the oldest chain.
+    pub fn take_used(&mut self) -> Option<(u16, u32)> {
+        let (index, wrap) = self.used;
+        let octets = self.guest.read(BASE + u64::from(index) * 16 + 8, 8);
+        let word = |at: usize| u16::from_le_bytes([octets[at], octets[at + 1]]);
+        let (len, id, flags) = (u32::from(word(0)) | u32::from(word(2)) << 16, word(4), word(6));
+        if (flags & AVAIL != 0) != wrap || (flags & USED != 0) != wrap {
+            return None;
+        }
+        let (oldest, count) = self.out.pop_front().unwrap();
+        assert_eq!(id, oldest);
+        self.used = step(self.used, count, self.place.size);
+        self.free += count;
+        Some((id, len))
+    }
+
+    /// What the driver wants to be told of: position and `flags` (virtio 1.3, 2.8.10).
+    pub fn wish(&mut self, position: u16, flags: u16) {
+        let at = BASE + u64::from(self.place.size) * 16;
+        self.guest.write(at, &[position.to_le_bytes(), flags.to_le_bytes()].concat());
+    }
+
+    /// What the device wants to be told of.
+    pub fn device_wish(&self) -> (u16, u16) {
+        let octets = self.guest.read(BASE + u64::from(self.place.size) * 16 + 4, 4);
+        (u16::from_le_bytes([octets[0], octets[1]]), u16::from_le_bytes([octets[2], octets[3]]))
+    }
+
+    /// The position behind all that was used: index and wrap counter in bit 15.
+    pub fn used_position(&self) -> u16 {
+        self.used.0 | u16::from(self.used.1) << 15
+    }
+}
+
+fn step((index, wrap): (u16, bool), by: u16, size: u16) -> (u16, bool) {
+    if index + by >= size { (index + by - size, !wrap) } else { (index + by, wrap) }
 }

@@ -2,6 +2,8 @@
 
 pub mod chain;
 pub mod memory;
+pub mod packed;
+pub mod queue;
 pub mod shared;
 pub mod split;
 

@@ -11,9 +11,11 @@ use sv3::ipc::RingFault;
 
 use super::memory::{GuestMemory, Mapping, prefetch};
 
-/// `2^n` values of `T` in guest memory.
+/// Values of `T` in guest memory.
 pub struct SharedArray<T> {
     first: NonNull<T>,
+    count: u16,
+    /// One less than the largest power of two that is not above `count`.
     mask: usize,
     _mapping: Rc<Mapping>,
 }
@@ -26,17 +28,17 @@ pub unsafe trait Shared {}
 
 // SAFETY: atomics.
 unsafe impl Shared for std::sync::atomic::AtomicU16 {}
+// SAFETY: atomics.
+unsafe impl Shared for std::sync::atomic::AtomicU32 {}
 // SAFETY: two atomics of the same size, hence no padding.
 unsafe impl Shared for [std::sync::atomic::AtomicU32; 2] {}
 // SAFETY: two atomics of the same size, hence no padding.
 unsafe impl Shared for [std::sync::atomic::AtomicU64; 2] {}
 
 impl<T: Shared> SharedArray<T> {
-    /// The `count` values at `addr`, a front-end address, which must be aligned for `T`; `count` a power of two.
+    /// The `count` values at `addr`, a front-end address, which must be aligned for `T`; `count` not 0.
     pub fn new(memory: &GuestMemory, addr: u64, count: u16) -> Result<SharedArray<T>, RingFault> {
-        if !count.is_power_of_two() {
-            return Err(RingFault::BadSize);
-        }
+        let mask = (1usize << count.checked_ilog2().ok_or(RingFault::BadSize)?) - 1;
         let len = u64::from(count) * size_of::<T>() as u64;
         let mapping = memory.mapping_of_user(addr, len).ok_or(RingFault::Unmapped)?;
         let first =
@@ -44,15 +46,23 @@ impl<T: Shared> SharedArray<T> {
         if !first.is_aligned() {
             return Err(RingFault::Misaligned);
         }
-        Ok(SharedArray { first, mask: usize::from(count) - 1, _mapping: Rc::clone(mapping) })
+        Ok(SharedArray { first, count, mask, _mapping: Rc::clone(mapping) })
     }
 
-    /// The value at `index` modulo the array's length.
+    /// The value at `index` modulo the array's length, which must be a power of two.
     #[inline]
     pub fn at(&self, index: u16) -> &T {
-        // SAFETY: `new` found `mask + 1` aligned values there, `_mapping` keeps them mapped, and `Shared` says that
+        // SAFETY: `new` found more than `mask` aligned values there, `_mapping` keeps them mapped, and `Shared` says that
         // they are atomics.
         unsafe { self.first.add(usize::from(index) & self.mask).as_ref() }
+    }
+
+    /// The value at `index`, or the first one when there is none.
+    #[inline]
+    pub fn get(&self, index: u16) -> &T {
+        let index = if index < self.count { index } else { 0 };
+        // SAFETY: as in `at`; there are `count` values.
+        unsafe { self.first.add(usize::from(index)).as_ref() }
     }
 
     /// Asks the processor to load the cache line of the value at `index`.

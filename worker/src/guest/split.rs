@@ -5,7 +5,7 @@
 //! equals `used.idx` in guest memory; that is where a new worker goes on, and why a worker may die at any instruction:
 //! entries that were taken and not yet published are simply taken again.
 //!
-//! Within a burst, [`SplitRing::complete`] writes used entries and [`SplitRing::publish`] makes them visible at once.
+//! Within a burst, [`Virtqueue::complete`] writes used entries and [`Virtqueue::publish`] makes them visible at once.
 //! Publishing decides on the driver's notification; a ring that was started but not yet published to signals once in
 //! any case, since what the last worker's signals came to is unknown.
 
@@ -19,7 +19,9 @@ use sv3::MAX_RING_SIZE;
 use sv3::ipc::{RingAddr, RingFault};
 use sv3::virtio::{VIRTIO_RING_F_EVENT_IDX, VIRTQ_AVAIL_F_NO_INTERRUPT, VIRTQ_USED_F_NO_NOTIFY};
 
-use super::memory::GuestMemory;
+use super::chain::Walker;
+use super::memory::{GuestMemory, SliceList};
+use super::queue::{Chain, Virtqueue};
 use super::shared::SharedArray;
 
 /// A descriptor, read once (virtio 1.3, 2.7.5).
@@ -43,6 +45,12 @@ impl Descriptor {
     #[inline]
     pub fn from_words(addr: u64, rest: u64) -> Descriptor {
         Descriptor { addr, len: rest as u32, flags: (rest >> 32) as u16, next: (rest >> 48) as u16 }
+    }
+
+    /// The same octets as a packed ring's (2.8.14): the buffer id, here in the place of `next`, stands before the flags.
+    #[inline]
+    pub fn as_packed(self) -> Descriptor {
+        Descriptor { flags: self.next, next: self.flags, ..self }
     }
 }
 
@@ -110,11 +118,6 @@ impl SplitRing {
         Ok(ring)
     }
 
-    /// Index of the next available entry to take: the vring base.
-    pub fn next(&self) -> u16 {
-        self.next
-    }
-
     /// Number of descriptors.
     pub fn size(&self) -> u16 {
         self.size
@@ -122,7 +125,7 @@ impl SplitRing {
 
     /// How many entries can be taken, looking at `avail.idx` anew.
     #[inline]
-    pub fn refresh(&mut self) -> Result<u16, RingFault> {
+    fn refresh(&mut self) -> Result<u16, RingFault> {
         self.avail_seen = u16::from_le(self.avail_head.at(1).load(Acquire));
         let ready = self.ready();
         if ready > self.size { Err(RingFault::AvailOverrun) } else { Ok(ready) }
@@ -130,14 +133,14 @@ impl SplitRing {
 
     /// How many entries can be taken as far as was seen last.
     #[inline]
-    pub fn ready(&self) -> u16 {
+    fn ready(&self) -> u16 {
         self.avail_seen.wrapping_sub(self.next)
     }
 
-    /// The head of the `ahead`th entry from `next`. Only heads below [`SplitRing::ready`] mean anything.
+    /// The head that the available entry at `cursor` names.
     #[inline]
-    pub fn head(&self, ahead: u16) -> u16 {
-        u16::from_le(self.avail.at(self.next.wrapping_add(ahead)).load(Relaxed))
+    fn head(&self, cursor: u16) -> u16 {
+        u16::from_le(self.avail.at(cursor).load(Relaxed))
     }
 
     /// Reads a descriptor, once; `None` when the index is beyond the table.
@@ -150,25 +153,59 @@ impl SplitRing {
         Some(Descriptor::from_words(u64::from_le(addr.load(Relaxed)), u64::from_le(rest.load(Relaxed))))
     }
 
-    /// Asks the processor to load a descriptor.
-    #[inline]
-    pub fn prefetch_descriptor(&self, index: u16) {
-        self.desc.prefetch(index);
+    fn wants_signal(&self, old: u16) -> bool {
+        if self.event_idx {
+            let event = u16::from_le(self.used_event.at(0).load(Relaxed));
+            passes(event, self.published, old)
+        } else {
+            u16::from_le(self.avail_head.at(0).load(Relaxed)) & VIRTQ_AVAIL_F_NO_INTERRUPT == 0
+        }
+    }
+}
+
+impl Virtqueue for SplitRing {
+    fn position(&self) -> u16 {
+        self.next
     }
 
-    /// Writes a used entry: the chain at `head` is done, `len` octets were written into it. Not visible before
-    /// [`SplitRing::publish`].
     #[inline]
-    pub fn complete(&mut self, head: u16, len: u32) {
+    fn prepare(&mut self, batch: u16) -> Result<u16, RingFault> {
+        let ready = self.refresh()?.min(batch);
+        for ahead in 0..ready {
+            self.desc.prefetch(self.head(self.next.wrapping_add(ahead)));
+        }
+        Ok(ready)
+    }
+
+    #[inline]
+    fn take<'m>(
+        &mut self,
+        cursor: &mut u16,
+        walker: &Walker<'m>,
+        out: &mut SliceList<'_, 'm>,
+    ) -> Result<Option<Chain>, RingFault> {
+        let ahead = cursor.wrapping_sub(self.next);
+        if ahead >= self.ready() && self.refresh()? <= ahead {
+            return Ok(None);
+        }
+        let id = self.head(*cursor);
+        *cursor = cursor.wrapping_add(1);
+        Ok(Some(Chain { id, descriptors: 1, len: walker.walk(self, id, out).ok() }))
+    }
+
+    #[inline]
+    fn reserve(&mut self, _chains: usize) {}
+
+    #[inline]
+    fn complete(&mut self, chain: &Chain, len: u32) {
         let [id, written] = self.used.at(self.next);
-        id.store(u32::from(head).to_le(), Relaxed);
+        id.store(u32::from(chain.id).to_le(), Relaxed);
         written.store(len.to_le(), Relaxed);
         self.next = self.next.wrapping_add(1);
     }
 
-    /// Makes completed entries visible. True: the driver wants to be signalled.
     #[inline]
-    pub fn publish(&mut self) -> bool {
+    fn publish(&mut self) -> bool {
         let old = self.published;
         if self.next == old {
             return false;
@@ -181,17 +218,7 @@ impl SplitRing {
         fresh || self.wants_signal(old)
     }
 
-    fn wants_signal(&self, old: u16) -> bool {
-        if self.event_idx {
-            let event = u16::from_le(self.used_event.at(0).load(Relaxed));
-            passes(event, self.published, old)
-        } else {
-            u16::from_le(self.avail_head.at(0).load(Relaxed)) & VIRTQ_AVAIL_F_NO_INTERRUPT == 0
-        }
-    }
-
-    /// Asks for a kick when the driver adds an entry. True: entries are there already, do not sleep.
-    pub fn arm(&mut self) -> bool {
+    fn arm(&mut self) -> bool {
         if self.event_idx {
             self.avail_event.at(0).store(self.next.to_le(), Relaxed);
         } else {
@@ -201,9 +228,8 @@ impl SplitRing {
         u16::from_le(self.avail_head.at(1).load(Acquire)) != self.next
     }
 
-    /// Asks for no kicks while the ring is polled. With EVENT_IDX nothing needs be done: `avail_event` stays behind,
-    /// and the driver kicks once in 65,536 entries.
-    pub fn disarm(&mut self) {
+    /// With EVENT_IDX nothing needs be done: `avail_event` stays behind, and the driver kicks once in 65,536 entries.
+    fn disarm(&mut self) {
         if !self.event_idx {
             self.used_head.at(0).store(VIRTQ_USED_F_NO_NOTIFY.to_le(), Relaxed);
         }
@@ -222,6 +248,10 @@ mod tests {
 
     const EVENT_IDX: u64 = VIRTIO_RING_F_EVENT_IDX.mask();
 
+    fn chain(id: u16) -> Chain {
+        Chain { id, ..Chain::default() }
+    }
+
     #[test]
     fn a_ring_goes_on_where_used_idx_stands_and_redoes_what_was_not_published() {
         for features in [0, EVENT_IDX] {
@@ -230,14 +260,13 @@ mod tests {
             for round in 0..70_000u32 {
                 let head = (round * 3 % 4) as u16;
                 driver.offer(head);
-                assert_eq!(ring.refresh().unwrap(), 1);
-                assert_eq!(ring.head(0), head);
-                ring.complete(head, round);
+                assert_eq!((ring.prepare(9).unwrap(), ring.head(ring.position())), (1, head));
+                ring.complete(&chain(head), round);
                 if round % 1000 == 7 {
                     // The worker dies before it publishes.
                     ring = driver.ring(features);
-                    assert_eq!((ring.refresh().unwrap(), ring.head(0)), (1, head));
-                    ring.complete(head, round);
+                    assert_eq!((ring.prepare(9).unwrap(), ring.head(ring.position())), (1, head));
+                    ring.complete(&chain(head), round);
                 }
                 ring.publish();
                 assert_eq!(driver.used_idx(), (round + 1) as u16);
@@ -285,7 +314,7 @@ mod tests {
         let mut step = |ring: &mut SplitRing| {
             driver.offer(0);
             ring.refresh().unwrap();
-            ring.complete(0, 0);
+            ring.complete(&chain(0), 0);
             ring.publish()
         };
         assert!(step(&mut ring));

@@ -6,7 +6,10 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use nix::fcntl::SealFlag;
 use sv3::ipc::{Command as C, RingAddr};
-use sv3::virtio::OFFERED;
+use sv3::virtio::{OFFERED, VIRTIO_F_RING_PACKED};
+
+/// All that is offered, with split rings.
+pub const SPLIT: u64 = OFFERED & !VIRTIO_F_RING_PACKED.mask();
 
 use super::super::*;
 use crate::admission::MemoryFile;
@@ -46,7 +49,7 @@ impl Client {
         let mut client = Client::new();
         client.ask(Request::SetProtocolFeatures(OFFERED_PROTOCOL_FEATURES));
         client.ask(Request::SetOwner);
-        client.ask(Request::SetFeatures(OFFERED));
+        client.ask(Request::SetFeatures(SPLIT));
         client.orders.clear();
         client
     }

@@ -5,6 +5,7 @@ use sv3::ipc::RingAddr;
 use sv3::virtio::*;
 
 use crate::guest::driver::{BASE, Driver};
+use crate::guest::queue::{Queue, Virtqueue};
 use crate::guest::split::SplitRing;
 use crate::port::Port;
 
@@ -89,8 +90,8 @@ impl Guest {
     pub fn restart(&mut self, port: &mut Port) {
         for ring in 0..2 {
             let split = SplitRing::new(&port.memory, SIZE, &self.addr(ring), self.features).unwrap();
-            assert!(!self.honest || split.next() == self.used[ring]);
-            port.rings[ring].split = Some(split);
+            assert!(!self.honest || split.position() == self.used[ring]);
+            port.rings[ring].queue = Some(Queue::Split(split));
             port.rings[ring].enabled |= ring == 1 || self.up;
         }
         port.count_receivers();

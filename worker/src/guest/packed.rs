@@ -1,0 +1,558 @@
+//! Packed rings, device side (virtio 1.3, 2.8).
+//!
+//! Driver and device write the same descriptors: the driver makes a chain available, the device overwrites the chain's
+//! first descriptor with a used element and goes on behind the chain. Both keep a *position*, an index and a wrap
+//! counter that flips with each lap. The worker completes chains in the order in which it takes them, so here too one
+//! position says everything: the next descriptor to take is the next one to use.
+//!
+//! Guest memory does not hold that position, hence the ledger does; and a used element destroys what stood there, so a
+//! burst that was published in part could not be taken again. Therefore a burst is written down before it is published:
+//!
+//! 1. [`PackedRing::complete`] notes each chain in the ring's log, a part of the ledger. Guest memory is as it was.
+//! 2. One store to the ring's line says that so many entries are to be published at this position. From here on the
+//!    burst is done: whoever finds that word finishes it.
+//! 3. Used elements go to guest memory, all but the first. The driver looks at the first one first, so it sees none.
+//! 4. The first used element: now the driver sees all of them at once.
+//! 5. One store to the line: the new position, nothing to be published.
+//!
+//! A worker that died before 2 leaves nothing, and all is taken again. Between 2 and 5 the next worker looks whether the
+//! first descriptor is still available. If so, 4 was not reached, and it does 3 and 4 again from the log; if not, the
+//! driver may have used the others' places already and only 5 is left to do.
+//!
+//! The line's *run* tells whether its position is of this life of the ring; in a new one the client's word counts.
+
+use std::sync::atomic::{
+    AtomicU32, AtomicU64,
+    Ordering::{self, Acquire, Relaxed, Release, SeqCst},
+    fence,
+};
+
+use sv3::MAX_RING_SIZE;
+use sv3::ipc::RingFault;
+use sv3::ledger::{RING_LOG, RingLine, RingLog};
+use sv3::virtio::{VIRTIO_RING_F_EVENT_IDX, VIRTQ_DESC_F_INDIRECT, VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE};
+
+use super::chain::{BadChain, Walker};
+use super::memory::{GuestMemory, SliceList};
+use super::queue::{Chain, Place, Virtqueue};
+use super::shared::SharedArray;
+use super::split::Descriptor;
+use crate::points::{Point, pass};
+
+/// Descriptor flag: with [`USED`], whose turn it is (2.8.1).
+const AVAIL: u16 = 1 << 7;
+/// Descriptor flag, see [`AVAIL`].
+const USED: u16 = 1 << 15;
+
+/// Event suppression: notify always (2.8.10).
+const EVENT_ENABLE: u32 = 0;
+/// Event suppression: never notify.
+const EVENT_DISABLE: u32 = 1;
+/// Event suppression: notify when a certain descriptor is reached.
+const EVENT_DESC: u32 = 2;
+
+/// Index and wrap counter (bit 15) of a descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Position(u16);
+
+impl Position {
+    const WRAP: u16 = 1 << 15;
+
+    #[inline]
+    fn index(self) -> u16 {
+        self.0 & !Position::WRAP
+    }
+
+    #[inline]
+    fn wrap(self) -> bool {
+        self.0 & Position::WRAP != 0
+    }
+
+    /// `descriptors` further, at most `size`, in a ring of `size`.
+    #[inline]
+    fn ahead(self, descriptors: u16, size: u16) -> Position {
+        let index = u32::from(self.index()) + u32::from(descriptors);
+        match index < u32::from(size) {
+            true => Position(index as u16 | (self.0 & Position::WRAP)),
+            false => Position((index - u32::from(size)) as u16 | (!self.0 & Position::WRAP)),
+        }
+    }
+
+    /// How many descriptors lie between `self` and `to`, which is at most a lap ahead.
+    #[inline]
+    fn distance(self, to: Position, size: u16) -> u32 {
+        let lap = if self.wrap() == to.wrap() { 0 } else { u32::from(size) };
+        (u32::from(to.index()) + lap).wrapping_sub(u32::from(self.index()))
+    }
+}
+
+/// An entry of the log.
+#[derive(Clone, Copy)]
+struct Entry {
+    id: u16,
+    descriptors: u16,
+    len: u32,
+}
+
+impl Entry {
+    #[inline]
+    fn to_word(self) -> u64 {
+        u64::from(self.len) | u64::from(self.id) << 32 | u64::from(self.descriptors) << 48
+    }
+
+    #[inline]
+    fn from_word(word: u64) -> Entry {
+        Entry { len: word as u32, id: (word >> 32) as u16, descriptors: (word >> 48) as u16 }
+    }
+}
+
+/// One packed ring.
+pub struct PackedRing {
+    size: u16,
+    /// Address; length, buffer id, flags.
+    desc: SharedArray<[AtomicU64; 2]>,
+    /// What the driver wants: position in the low half, `EVENT_*` in the high one.
+    driver_event: SharedArray<AtomicU32>,
+    /// What the device wants.
+    device_event: SharedArray<AtomicU32>,
+    line: &'static RingLine,
+    log: &'static RingLog,
+    event_idx: bool,
+    /// Behind all completed chains.
+    next: Position,
+    /// Behind all published chains.
+    published: Position,
+    /// Entries of the log that wait to be published.
+    pending: u16,
+    /// Descriptors published since the driver's wish was looked at.
+    moved: u32,
+    /// Nothing was published since the start: signal whatever the driver asks for.
+    fresh: bool,
+}
+
+impl PackedRing {
+    /// Looks the ring up, takes its position from the ledger and finishes what was about to be published.
+    pub fn new(memory: &GuestMemory, place: &Place, features: u64) -> Result<PackedRing, RingFault> {
+        let Place { size, addr, base, run, line, log } = *place;
+        if size == 0 || size > MAX_RING_SIZE {
+            return Err(RingFault::BadSize);
+        }
+        if !addr.desc.is_multiple_of(16) || !addr.avail.is_multiple_of(4) || !addr.used.is_multiple_of(4) {
+            return Err(RingFault::Misaligned);
+        }
+        let mut ring = PackedRing {
+            size,
+            desc: SharedArray::new(memory, addr.desc, size)?,
+            driver_event: SharedArray::new(memory, addr.avail, 1)?,
+            device_event: SharedArray::new(memory, addr.used, 1)?,
+            line,
+            log,
+            event_idx: VIRTIO_RING_F_EVENT_IDX.of(features),
+            next: Position(base),
+            published: Position(base),
+            pending: 0,
+            moved: 0,
+            fresh: true,
+        };
+        if line.run.load(Acquire) == run {
+            ring.recover();
+        } else {
+            line.used.store(u64::from(base), Relaxed);
+            line.run.store(run, Release);
+        }
+        if ring.next.index() >= size {
+            return Err(RingFault::BadBase);
+        }
+        ring.disarm();
+        Ok(ring)
+    }
+
+    /// Goes on where the last worker was.
+    fn recover(&mut self) {
+        let word = self.line.used.load(Acquire);
+        let (first, pending) = (Position(word as u16), (word >> 32) as usize);
+        self.next = first;
+        // What stands there may be a hijacked worker's.
+        let entries = self.log.entries.get(..pending).unwrap_or(&[]);
+        let whole = entries.iter().map(|word| u32::from(Entry::from_word(word.load(Relaxed)).descriptors));
+        let (least, total) = whole.fold((1, 0), |(least, total), one| (one.min(least), one + total));
+        if first.index() < self.size && !entries.is_empty() && least > 0 && total <= u32::from(self.size) {
+            if self.is_available(first, self.read(first).flags) {
+                self.roll_forward(first, entries.len());
+            }
+            self.next = first.ahead(total as u16, self.size);
+        }
+        self.published = self.next;
+        self.line.used.store(u64::from(self.next.0), Release);
+    }
+
+    /// Reads a descriptor, once. The flags are read first.
+    #[inline]
+    fn read(&self, at: Position) -> Descriptor {
+        let [addr, rest] = self.desc.get(at.index());
+        let rest = u64::from_le(rest.load(Acquire));
+        Descriptor::from_words(u64::from_le(addr.load(Relaxed)), rest).as_packed()
+    }
+
+    #[inline]
+    fn is_available(&self, at: Position, flags: u16) -> bool {
+        (flags & AVAIL != 0) == at.wrap() && (flags & USED != 0) != at.wrap()
+    }
+
+    /// Writes the log's first `count` entries to the descriptors from `first` on, the first one last.
+    #[inline]
+    fn roll_forward(&self, first: Position, count: usize) {
+        let mut entries = self.log.entries.iter().take(count).map(|word| Entry::from_word(word.load(Relaxed)));
+        let Some(head) = entries.next() else { return };
+        let mut at = first.ahead(head.descriptors, self.size);
+        for entry in entries {
+            self.write_used(at, entry, Relaxed);
+            at = at.ahead(entry.descriptors, self.size);
+        }
+        pass(Point::TailUsed);
+        self.write_used(first, head, Release);
+    }
+
+    #[inline]
+    fn write_used(&self, at: Position, entry: Entry, order: Ordering) {
+        let turn = if at.wrap() { AVAIL | USED } else { 0 };
+        // 2.8.5: the length means something only beside the flag.
+        let written = if entry.len > 0 { VIRTQ_DESC_F_WRITE } else { 0 };
+        let word = u64::from(entry.len) | u64::from(entry.id) << 32 | u64::from(turn | written) << 48;
+        let [_, rest] = self.desc.get(at.index());
+        rest.store(word.to_le(), order);
+    }
+
+    /// Publishes what is in the log.
+    #[inline]
+    fn flush(&mut self) {
+        if self.pending == 0 {
+            return;
+        }
+        self.line.used.store(u64::from(self.published.0) | u64::from(self.pending) << 32, Release);
+        pass(Point::Logged);
+        self.roll_forward(self.published, self.pending.into());
+        pass(Point::HeadUsed);
+        self.line.used.store(u64::from(self.next.0), Release);
+        self.moved = self.moved.saturating_add(self.published.distance(self.next, self.size));
+        self.published = self.next;
+        self.pending = 0;
+    }
+
+    fn wants_signal(&self, moved: u32) -> bool {
+        let event = u32::from_le(self.driver_event.at(0).load(Relaxed));
+        match event >> 16 & 3 {
+            EVENT_DISABLE => false,
+            EVENT_DESC if self.event_idx => {
+                let wanted = Position(event as u16);
+                let lap = if wanted.wrap() == self.published.wrap() { 0 } else { i64::from(self.size) };
+                let back = i64::from(self.published.index()) - (i64::from(wanted.index()) - lap);
+                (1..=i64::from(moved)).contains(&back)
+            }
+            _ => true,
+        }
+    }
+
+    /// The descriptors of one chain, all of them, so that the ring can go on behind a bad one.
+    #[inline]
+    fn chain<'m>(
+        &self,
+        at: Position,
+        head: Descriptor,
+        walker: &Walker<'m>,
+        out: &mut SliceList<'_, 'm>,
+    ) -> Result<Chain, RingFault> {
+        let before = out.len();
+        let room = u32::from(self.size) - self.published.distance(at, self.size).min(u32::from(self.size));
+        let (mut len, mut descriptors, mut descriptor) = (Ok(0), 1, head);
+        loop {
+            len = len.and_then(|total| match descriptor.flags & VIRTQ_DESC_F_INDIRECT {
+                0 => walker.buffer(&descriptor, out, total),
+                // 2.8.8: a table is a chain by itself.
+                _ if descriptors > 1 || descriptor.flags & VIRTQ_DESC_F_NEXT != 0 => Err(BadChain),
+                _ => walker.packed_table(&descriptor, out, total),
+            });
+            if descriptor.flags & VIRTQ_DESC_F_NEXT == 0 {
+                break;
+            }
+            if u32::from(descriptors) >= room {
+                return Err(RingFault::EndlessChain);
+            }
+            descriptor = self.read(at.ahead(descriptors, self.size));
+            descriptors += 1;
+        }
+        if len.is_err() {
+            out.truncate(before);
+        }
+        // 2.8.6: the id stands in the last one.
+        Ok(Chain { id: descriptor.next, descriptors, len: len.ok() })
+    }
+}
+
+impl Virtqueue for PackedRing {
+    fn position(&self) -> u16 {
+        self.next.0
+    }
+
+    #[inline]
+    fn prepare(&mut self, batch: u16) -> Result<u16, RingFault> {
+        let ready = self.is_available(self.next, self.read(self.next).flags);
+        Ok(if ready { batch } else { 0 })
+    }
+
+    #[inline]
+    fn take<'m>(
+        &mut self,
+        cursor: &mut u16,
+        walker: &Walker<'m>,
+        out: &mut SliceList<'_, 'm>,
+    ) -> Result<Option<Chain>, RingFault> {
+        let at = Position(*cursor);
+        let head = self.read(at);
+        // A whole lap ahead the descriptor is one that was not given back yet.
+        if !self.is_available(at, head.flags) || self.published.distance(at, self.size) >= u32::from(self.size) {
+            return Ok(None);
+        }
+        let chain = self.chain(at, head, walker, out)?;
+        *cursor = at.ahead(chain.descriptors, self.size).0;
+        Ok(Some(chain))
+    }
+
+    #[inline]
+    fn reserve(&mut self, chains: usize) {
+        if usize::from(self.pending) + chains > RING_LOG {
+            self.flush();
+        }
+    }
+
+    #[inline]
+    fn complete(&mut self, chain: &Chain, len: u32) {
+        let entry = Entry { id: chain.id, descriptors: chain.descriptors, len };
+        if let Some(place) = self.log.entries.get(usize::from(self.pending)) {
+            place.store(entry.to_word(), Relaxed);
+            self.pending += 1;
+            self.next = self.next.ahead(chain.descriptors, self.size);
+        }
+    }
+
+    #[inline]
+    fn publish(&mut self) -> bool {
+        self.flush();
+        let moved = std::mem::take(&mut self.moved);
+        if moved == 0 {
+            return false;
+        }
+        let fresh = std::mem::take(&mut self.fresh);
+        // The driver stores its wish and then looks at the descriptor; we store the descriptor and then look at its wish.
+        fence(SeqCst);
+        fresh || self.wants_signal(moved)
+    }
+
+    fn arm(&mut self) -> bool {
+        let wish = if self.event_idx { EVENT_DESC << 16 | u32::from(self.next.0) } else { EVENT_ENABLE << 16 };
+        self.device_event.at(0).store(wish.to_le(), Relaxed);
+        fence(SeqCst);
+        self.is_available(self.next, self.read(self.next).flags)
+    }
+
+    fn disarm(&mut self) {
+        self.device_event.at(0).store((EVENT_DISABLE << 16).to_le(), Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use proptest::prelude::*;
+    use sv3::virtio::VIRTIO_RING_F_INDIRECT_DESC;
+
+    use super::super::chain::{Direction, MAX_SLICES};
+    use super::super::driver::{BASE, PackedDriver};
+    use super::super::memory::Arena;
+    use super::*;
+    use crate::points::armed;
+
+    const EVENT_IDX: u64 = VIRTIO_RING_F_EVENT_IDX.mask();
+    const DATA: u64 = BASE + 0x1_0000;
+
+    /// Takes up to `most` chains and completes them: octets of each, or that it is bad.
+    fn work(driver: &PackedDriver, ring: &mut PackedRing, most: u16) -> Result<Vec<Option<usize>>, RingFault> {
+        let features = VIRTIO_RING_F_INDIRECT_DESC.mask();
+        let walker = Walker { memory: &driver.guest.memory, features, direction: Direction::FromGuest };
+        let mut arena = Arena::new(4 * MAX_SLICES);
+        let mut out = arena.list();
+        let mut cursor = ring.position();
+        let mut chains = Vec::new();
+        for _ in 0..ring.prepare(most)? {
+            let Some(chain) = ring.take(&mut cursor, &walker, &mut out)? else { break };
+            chains.push(chain);
+        }
+        for chain in &chains {
+            ring.reserve(1);
+            ring.complete(chain, u32::from(chain.id) + 7);
+        }
+        Ok(chains.iter().map(|chain| chain.len).collect())
+    }
+
+    fn chain(driver: &mut PackedDriver, buffers: &[(u64, u32, u16)]) -> Result<Vec<Option<usize>>, RingFault> {
+        assert!(driver.offer(3, buffers));
+        let mut ring = driver.ring(0);
+        work(driver, &mut ring, 8)
+    }
+
+    #[test]
+    fn a_chain_is_its_buffers_in_order() {
+        assert_eq!(chain(&mut PackedDriver::new(8), &[(DATA, 12, 0), (DATA + 64, 60, 0)]), Ok(vec![Some(72)]));
+    }
+
+    #[test]
+    fn a_ring_goes_on_behind_a_bad_chain() {
+        let bad: [&[_]; 5] = [
+            &[(7, 1, 0)],
+            &[(DATA, 1, VIRTQ_DESC_F_WRITE), (DATA, 1, 0)],
+            &[(DATA, 16, VIRTQ_DESC_F_INDIRECT), (DATA, 1, 0)],
+            &[(DATA, 24, VIRTQ_DESC_F_INDIRECT)],
+            &[(DATA, 0, VIRTQ_DESC_F_INDIRECT)],
+        ];
+        for bad in bad {
+            let mut driver = PackedDriver::new(8);
+            assert!(driver.offer(5, bad) && driver.offer(6, &[(DATA, 9, 0)]));
+            let mut ring = driver.ring(0);
+            assert_eq!(work(&driver, &mut ring, 8), Ok(vec![None, Some(9)]), "{bad:?}");
+            ring.publish();
+            assert_eq!([driver.take_used(), driver.take_used()], [Some((5, 12)), Some((6, 13))]);
+        }
+    }
+
+    #[test]
+    fn a_table_is_a_chain_of_all_its_entries() {
+        let mut driver = PackedDriver::new(8);
+        for (at, len) in [(0u64, 10u64), (16, 20)] {
+            driver.guest.write(BASE + 0x8000 + at, &[DATA.to_le_bytes(), len.to_le_bytes()].concat());
+        }
+        assert_eq!(chain(&mut driver, &[(BASE + 0x8000, 32, VIRTQ_DESC_F_INDIRECT)]), Ok(vec![Some(30)]));
+    }
+
+    #[test]
+    fn a_length_of_zero_needs_no_address() {
+        // CVE-2020-10725.
+        let got = chain(&mut PackedDriver::new(8), &[(0xdead_0000_0000, 0, 0), (DATA, 5, 0)]);
+        assert_eq!(got, Ok(vec![Some(5)]));
+    }
+
+    #[test]
+    fn a_chain_without_end_is_a_fault() {
+        let got = chain(&mut PackedDriver::new(4), &[(DATA, 1, VIRTQ_DESC_F_NEXT); 4]);
+        assert_eq!(got, Err(RingFault::EndlessChain));
+    }
+
+    #[test]
+    fn a_ring_must_lie_in_memory_aligned_and_of_a_legal_size() {
+        let driver = PackedDriver::new(5);
+        let good = driver.place();
+        let fault = |place: Place| PackedRing::new(&driver.guest.memory, &place, 0).err();
+        assert_eq!(fault(Place { run: 2, base: 4, ..good }), None);
+        assert_eq!(fault(Place { run: 3, base: 5, ..good }), Some(RingFault::BadBase));
+        assert_eq!(fault(Place { size: 0, ..good }), Some(RingFault::BadSize));
+        assert_eq!(fault(Place { size: 32769, ..good }), Some(RingFault::BadSize));
+        let mut odd = good;
+        odd.addr.avail += 2;
+        assert_eq!(fault(odd), Some(RingFault::Misaligned));
+        odd.addr.avail = u64::MAX - 3;
+        assert_eq!(fault(odd), Some(RingFault::Unmapped));
+    }
+
+    #[test]
+    fn a_ledger_of_nonsense_harms_nobody() {
+        let mut driver = PackedDriver::new(8);
+        assert!(driver.offer(1, &[(DATA, 9, 0)]));
+        let place = driver.place();
+        drop(driver.ring(0));
+        for word in [u64::MAX, 9 << 32, 1 << 32, 2 << 32 | 1 << 15, 1024 << 32 | 7, 0x7fff] {
+            for entry in [0, u64::MAX, 8 << 48, 9 << 48] {
+                place.line.used.store(word, Relaxed);
+                place.log.entries.iter().for_each(|place| place.store(entry, Relaxed));
+                if let Ok(mut ring) = PackedRing::new(&driver.guest.memory, &place, 0) {
+                    let _ = work(&driver, &mut ring, 8);
+                    ring.publish();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn signals_come_exactly_when_wanted() {
+        for size in [5u16, 8] {
+            let mut driver = PackedDriver::new(size);
+            let mut ring = driver.ring(EVENT_IDX);
+            for round in 0..10_000u32 {
+                let count = 1 + round % 3;
+                let old = Position(driver.used_position());
+                let ahead = (round / 3 % u32::from(size)) as u16;
+                driver.wish(old.ahead(ahead, size).0, 2);
+                for id in 0..count {
+                    assert!(driver.offer(id as u16, &[(DATA, 1, 0)]));
+                }
+                work(&driver, &mut ring, 8).unwrap();
+                let signal = ring.publish();
+                assert_eq!(signal, round == 0 || u32::from(ahead) < count, "{size} {round}");
+                while driver.take_used().is_some() {}
+                assert!(!ring.arm());
+                assert_eq!(driver.device_wish(), (driver.used_position(), 2));
+                ring.disarm();
+                assert_eq!(driver.device_wish().1, 1);
+            }
+            for (flags, wanted) in [(0, true), (1, false)] {
+                driver.wish(0, flags);
+                driver.offer(0, &[(DATA, 1, 0)]);
+                assert!(ring.arm());
+                work(&driver, &mut ring, 8).unwrap();
+                assert_eq!(ring.publish(), wanted);
+                driver.take_used();
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_chain_comes_back_once_whenever_the_worker_dies(
+            size in 1u16..12,
+            steps in proptest::collection::vec((1usize..4, 1u16..9, 0u32..8, any::<bool>()), 1..200),
+        ) {
+            let mut driver = PackedDriver::new(size);
+            let mut ring = driver.ring(0);
+            let (mut offered, mut back) = (0u16, 0u16);
+            for (buffers, most, passes, drain) in steps {
+                while driver.offer(offered, &vec![(DATA, 1, 0); buffers]) {
+                    offered = offered.wrapping_add(1);
+                }
+                armed::arm(passes);
+                let death = catch_unwind(AssertUnwindSafe(|| {
+                    work(&driver, &mut ring, most).unwrap();
+                    ring.publish();
+                }));
+                armed::arm(u32::MAX);
+                // The driver goes on while there is no worker.
+                while let Some(used) = if drain { driver.take_used() } else { None } {
+                    prop_assert_eq!(used, (back, u32::from(back) + 7));
+                    back = back.wrapping_add(1);
+                }
+                while driver.offer(offered, &vec![(DATA, 1, 0); buffers]) {
+                    offered = offered.wrapping_add(1);
+                }
+                if death.is_err() {
+                    ring = driver.ring(0);
+                }
+            }
+            ring = driver.ring(0);
+            while back != offered {
+                work(&driver, &mut ring, 8).unwrap();
+                ring.publish();
+                let used = driver.take_used();
+                prop_assert_eq!(used, Some((back, u32::from(back) + 7)));
+                back = back.wrapping_add(1);
+            }
+        }
+    }
+}

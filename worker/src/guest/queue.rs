@@ -1,0 +1,125 @@
+//! A virtqueue of either kind: what bursts and deliveries ask of it.
+//!
+//! Chains are *taken* from a cursor on, which begins at the queue's position; *completed* in the same order, which moves
+//! the position; and *published* together. Until a chain is completed, taking it has changed nothing.
+
+use sv3::ipc::{RingAddr, RingFault};
+use sv3::ledger::{RingLine, RingLog};
+use sv3::virtio::VIRTIO_F_RING_PACKED;
+
+use super::chain::Walker;
+use super::memory::{GuestMemory, SliceList};
+use super::packed::PackedRing;
+use super::split::SplitRing;
+
+/// What a chain must tell when it is completed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Chain {
+    /// Split: index of the first descriptor. Packed: the buffer id.
+    pub id: u16,
+    /// Descriptors of a packed ring that it takes.
+    pub descriptors: u16,
+    /// Octets of its buffers; `None`: it breaks the specification.
+    pub len: Option<usize>,
+}
+
+/// Where a ring lies, what the client said of it, and its part of the ledger.
+#[derive(Clone, Copy)]
+pub struct Place {
+    /// Number of descriptors.
+    pub size: u16,
+    /// Where they are.
+    pub addr: RingAddr,
+    /// See [`sv3::ipc::Command::RingStart`].
+    pub base: u16,
+    /// See [`sv3::ipc::Command::RingStart`].
+    pub run: u32,
+    /// Its position.
+    pub line: &'static RingLine,
+    /// What it is about to publish.
+    pub log: &'static RingLog,
+}
+
+/// What the data path asks of a ring.
+pub trait Virtqueue {
+    /// The next chain to take: the vring base.
+    fn position(&self) -> u16;
+
+    /// Looks what is available and asks the processor for it; how many chains there are at most, up to `batch`.
+    fn prepare(&mut self, batch: u16) -> Result<u16, RingFault>;
+
+    /// Takes the chain at `cursor`, if there is one, and moves the cursor behind it. Its slices are appended to `out`.
+    fn take<'m>(
+        &mut self,
+        cursor: &mut u16,
+        walker: &Walker<'m>,
+        out: &mut SliceList<'_, 'm>,
+    ) -> Result<Option<Chain>, RingFault>;
+
+    /// Makes room for that many chains to be completed and published at once, at most [`sv3::ledger::RING_LOG`].
+    fn reserve(&mut self, chains: usize);
+
+    /// A chain is done, `len` octets were written into it. Not visible before [`Virtqueue::publish`].
+    fn complete(&mut self, chain: &Chain, len: u32);
+
+    /// Makes completed chains visible. True: the driver wants to be signalled.
+    fn publish(&mut self) -> bool;
+
+    /// Asks for a kick when the driver makes something available. True: something is there already, do not sleep.
+    fn arm(&mut self) -> bool;
+
+    /// Asks for no kicks while the ring is polled.
+    fn disarm(&mut self);
+}
+
+/// A ring of the kind that was negotiated.
+pub enum Queue {
+    /// Virtio 1.3, 2.7.
+    Split(SplitRing),
+    /// Virtio 1.3, 2.8.
+    Packed(PackedRing),
+}
+
+/// The same expression for both kinds.
+macro_rules! either {
+    ($queue:expr, $ring:ident => $do:expr) => {
+        match $queue {
+            $crate::guest::queue::Queue::Split($ring) => $do,
+            $crate::guest::queue::Queue::Packed($ring) => $do,
+        }
+    };
+}
+pub(crate) use either;
+
+impl Queue {
+    /// Looks the ring up where it lies.
+    pub fn new(memory: &GuestMemory, place: &Place, features: u64) -> Result<Queue, RingFault> {
+        if VIRTIO_F_RING_PACKED.of(features) {
+            PackedRing::new(memory, place, features).map(Queue::Packed)
+        } else {
+            SplitRing::new(memory, place.size, &place.addr, features).map(Queue::Split)
+        }
+    }
+
+    /// See [`Virtqueue::position`].
+    #[inline]
+    pub fn position(&self) -> u16 {
+        either!(self, ring => ring.position())
+    }
+
+    /// See [`Virtqueue::publish`].
+    #[inline]
+    pub fn publish(&mut self) -> bool {
+        either!(self, ring => ring.publish())
+    }
+
+    /// See [`Virtqueue::arm`].
+    pub fn arm(&mut self) -> bool {
+        either!(self, ring => ring.arm())
+    }
+
+    /// See [`Virtqueue::disarm`].
+    pub fn disarm(&mut self) {
+        either!(self, ring => ring.disarm());
+    }
+}
