@@ -2,11 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a target panics when something is wrong")]
 
 mod offload;
+mod packed;
 mod ring;
 mod switch;
 mod twin;
 
 pub use offload::offload;
+pub use packed::packed;
 pub use ring::ring;
 pub use switch::switch;
 
@@ -17,6 +19,7 @@ mod tests {
     #[test]
     fn corpora() {
         replay("offload", super::offload);
+        replay("packed", super::packed);
         replay("ring", super::ring);
         replay("switch", super::switch);
     }

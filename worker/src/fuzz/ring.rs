@@ -2,6 +2,8 @@
 //! completes them in order and asks for nothing outside of the guest's memory. Three readers must agree: ours, a plain
 //! model of it, and `virtio-queue` where it follows the specification as far as we do.
 
+use std::cell::RefCell;
+
 use sv3::fuzz::Input;
 use sv3::virtio::*;
 
@@ -14,7 +16,7 @@ use crate::guest::split::SplitRing;
 
 const TABLE: u64 = BASE + 0x4000;
 const DATA: u64 = BASE + 0x8000;
-const END: u64 = BASE + 2 * REGION;
+pub const END: u64 = BASE + 2 * REGION;
 
 /// Octets: size of the ring (1, logarithm), what is negotiated (1), then steps; see [`Guest::step`].
 pub fn ring(octets: &[u8]) {
@@ -25,11 +27,23 @@ pub fn ring(octets: &[u8]) {
         guest.step(&mut input);
     }
     guest.device_serves(usize::MAX);
+    guest.clean();
+}
+
+/// Drivers and their twins by size, since to make one takes longer than to use it.
+type Pairs = [Option<(Driver, Twin)>; 7];
+
+thread_local! {
+    static PAIRS: RefCell<Pairs> = const { RefCell::new([const { None }; 7]) };
 }
 
 struct Guest {
     driver: Driver,
-    twin: Option<Twin>,
+    /// It has gone its own way, and is kept for another input.
+    parted: bool,
+    twin: Twin,
+    /// What the driver wrote.
+    dirty: Vec<(u64, usize)>,
     ring: SplitRing,
     arena: Arena,
     size: u16,
@@ -45,21 +59,49 @@ struct Guest {
 
 impl Guest {
     fn new(size: u16, options: u8) -> Guest {
-        let driver = Driver::new(size);
         let bit = |bit: u8| options >> bit & 1 != 0;
         let indirect = if bit(0) { VIRTIO_RING_F_INDIRECT_DESC.mask() } else { 0 };
         let event_idx = if bit(1) { VIRTIO_RING_F_EVENT_IDX.mask() } else { 0 };
         let features = indirect | event_idx;
         let direction = if bit(2) { Direction::ToGuest } else { Direction::FromGuest };
-        let mut addr = driver.addr();
-        let base = addr.desc;
-        for field in [&mut addr.desc, &mut addr.avail, &mut addr.used] {
-            *field -= base;
-        }
-        let twin = Some(Twin::new(size, &addr, event_idx != 0));
+        let pair = PAIRS.with_borrow_mut(|pairs| pairs[size.ilog2() as usize].take());
+        let (driver, mut twin) = pair.unwrap_or_else(|| {
+            let driver = Driver::new(size);
+            let mut addr = driver.addr();
+            let base = addr.desc;
+            for field in [&mut addr.desc, &mut addr.avail, &mut addr.used] {
+                *field -= base;
+            }
+            (driver, Twin::new(size, &addr))
+        });
+        twin.restart(0, event_idx != 0);
         let ring = driver.ring(features);
-        let arena = Arena::new(MAX_SLICES);
-        Guest { driver, twin, ring, arena, size, features, direction, avail_idx: 0, next: 0, fresh: true }
+        Guest {
+            driver,
+            parted: false,
+            twin,
+            dirty: Vec::new(),
+            ring,
+            arena: Arena::new(MAX_SLICES),
+            size,
+            features,
+            direction,
+            avail_idx: 0,
+            next: 0,
+            fresh: true,
+        }
+    }
+
+    /// Leaves memory as it was, for the next input.
+    fn clean(mut self) {
+        let used = (self.used(), 6 + 8 * usize::from(self.size));
+        for (addr, len) in std::mem::take(&mut self.dirty).into_iter().chain([used]) {
+            let zeroes = vec![0; len];
+            self.driver.write(addr, &zeroes);
+            self.twin.write(addr, &zeroes);
+        }
+        let Guest { driver, twin, size, .. } = self;
+        PAIRS.with_borrow_mut(|pairs| pairs[size.ilog2() as usize] = Some((driver, twin)));
     }
 
     fn step(&mut self, input: &mut Input<'_>) {
@@ -104,11 +146,9 @@ impl Guest {
                 }
                 // The twin has its own words for this; the model's memory is what counts.
                 let used = self.used();
-                if let Some(twin) = &self.twin {
-                    twin.write(used, &self.driver.read(used, 2));
-                    let event = used + 4 + 8 * u64::from(self.size);
-                    twin.write(event, &self.driver.read(event, 2));
-                }
+                self.twin.write(used, &self.driver.read(used, 2));
+                let event = used + 4 + 8 * u64::from(self.size);
+                self.twin.write(event, &self.driver.read(event, 2));
             }
         }
     }
@@ -123,9 +163,8 @@ impl Guest {
 
     fn write(&mut self, addr: u64, octets: &[u8]) {
         self.driver.write(addr, octets);
-        if let Some(twin) = &self.twin {
-            twin.write(addr, octets);
-        }
+        self.twin.write(addr, octets);
+        self.dirty.push((addr, octets.len()));
     }
 
     fn claim(&mut self, avail_idx: u16) {
@@ -162,10 +201,8 @@ impl Guest {
         self.fresh = true;
         assert_eq!(self.ring.position(), self.next);
         let flags = self.driver.read(self.used(), 2);
-        if let Some(twin) = &mut self.twin {
-            twin.restart(self.next);
-            twin.write(BASE + self.driver.addr().used - self.driver.addr().desc, &flags);
-        }
+        self.twin.restart(self.next, VIRTIO_RING_F_EVENT_IDX.of(self.features));
+        self.twin.write(self.used(), &flags);
     }
 
     fn device_serves(&mut self, most: usize) {
@@ -174,7 +211,7 @@ impl Guest {
             Ok(ready) => ready,
             Err(_) => {
                 assert!(expected > self.size);
-                assert!(self.twin.as_mut().is_none_or(|twin| twin.pop().is_err()));
+                assert!(self.parted || self.twin.pop().is_err());
                 return;
             }
         };
@@ -197,7 +234,7 @@ impl Guest {
         let head = self.driver.read(self.avail() + 4 + u64::from(self.next % self.size) * 2, 2);
         let head = u16::from_le_bytes([head[0], head[1]]);
         let model = self.model(head);
-        let twin = self.twin.as_mut().map(|twin| twin.pop().unwrap().unwrap());
+        let twin = (!self.parted).then(|| self.twin.pop().unwrap().unwrap());
         let walker = Walker { memory: &self.driver.memory, features: self.features, direction: self.direction };
         let mut slices = self.arena.list();
         let chain = self.ring.take(&mut self.ring.position(), &walker, &mut slices).unwrap().unwrap();
@@ -233,11 +270,10 @@ impl Guest {
                 assert_eq!(twin.buffers.iter().flat_map(cut).collect::<Vec<_>>(), *buffers);
             }
         }
-        match &mut self.twin {
-            // It completes no head beyond the table, so that their ways part.
-            Some(_) if head >= self.size => self.twin = None,
-            Some(twin) => twin.complete(head, written),
-            None => {}
+        // It completes no head beyond the table, so that their ways part.
+        self.parted |= head >= self.size;
+        if !self.parted {
+            self.twin.complete(head, written);
         }
         self.ring.complete(&chain, written);
         assert_eq!(self.driver.used(self.next), (u32::from(head), written));
@@ -303,23 +339,25 @@ impl Guest {
 
     fn compare_with_twin(&mut self, signals: bool) {
         let (used, len) = (self.used(), 4 + 8 * usize::from(self.size));
-        let Some(twin) = &mut self.twin else { return };
-        let theirs = twin.signals();
+        if self.parted {
+            return;
+        }
+        let theirs = self.twin.signals();
         // It signals whatever the driver asks for without EVENT_IDX, and does not know of a new device.
         if theirs != signals && VIRTIO_RING_F_EVENT_IDX.of(self.features) {
             assert!(signals && !theirs);
         }
         // used.flags is our own affair.
-        assert_eq!(twin.read(used + 2, len - 2), self.driver.read(used + 2, len - 2));
+        assert_eq!(self.twin.read(used + 2, len - 2), self.driver.read(used + 2, len - 2));
     }
 }
 
-fn inside(addr: u64, len: u32) -> bool {
+pub fn inside(addr: u64, len: u32) -> bool {
     addr >= BASE && addr.checked_add(u64::from(len)).is_some_and(|end| end <= END)
 }
 
 /// A range, cut at the border of the regions.
-fn pieces(addr: u64, len: u32) -> Vec<(u64, u32)> {
+pub fn pieces(addr: u64, len: u32) -> Vec<(u64, u32)> {
     let border = BASE + REGION;
     let first = if addr < border { u64::from(len).min(border - addr) as u32 } else { len };
     let both = [(addr, first), (addr + u64::from(first), len - first)];

@@ -27,6 +27,9 @@ pub fn switch(octets: &[u8]) {
     for slot in 0..GUESTS {
         house.serve(slot);
     }
+    for (slot, guest) in (0..).zip(house.guests) {
+        guest.clean(*house.fabric.remove(slot).unwrap());
+    }
 }
 
 struct House {

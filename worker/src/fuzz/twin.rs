@@ -24,7 +24,7 @@ pub struct Twin {
 
 impl Twin {
     /// A ring at `base` in the same place; `addr` counts from the begin of memory.
-    pub fn new(size: u16, addr: &RingAddr, event_idx: bool) -> Twin {
+    pub fn new(size: u16, addr: &RingAddr) -> Twin {
         let ranges = [0, 1].map(|at| (GuestAddress(BASE + at * REGION), REGION as usize));
         let memory = GuestMemoryMmap::from_ranges(&ranges).unwrap();
         let mut queue = Queue::new(size).unwrap();
@@ -33,7 +33,6 @@ impl Twin {
         queue.set_desc_table_address(d0, d1);
         queue.set_avail_ring_address(a0, a1);
         queue.set_used_ring_address(u0, u1);
-        queue.set_event_idx(event_idx);
         queue.set_ready(true);
         assert!(queue.is_valid(&memory));
         Twin { memory, queue }
@@ -75,8 +74,8 @@ impl Twin {
     }
 
     /// Goes on where a new device would.
-    pub fn restart(&mut self, position: u16) {
-        let (size, event_idx) = (self.queue.size(), self.queue.event_idx_enabled());
+    pub fn restart(&mut self, position: u16, event_idx: bool) {
+        let size = self.queue.size();
         let (desc, avail, used) = (self.queue.desc_table(), self.queue.avail_ring(), self.queue.used_ring());
         let mut queue = Queue::new(size).unwrap();
         queue.try_set_desc_table_address(GuestAddress(desc)).unwrap();

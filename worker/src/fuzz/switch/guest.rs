@@ -1,5 +1,7 @@
 //! One guest of target `switch`: the driver's half of a receive and a transmit ring.
 
+use std::cell::RefCell;
+
 use sv3::fuzz::Input;
 use sv3::ipc::RingAddr;
 use sv3::virtio::*;
@@ -37,6 +39,11 @@ const FEATURES: [Feature; 14] = [
     VIRTIO_NET_F_MQ,
 ];
 
+thread_local! {
+    /// Memory for guests, since to make it takes longer than to use it.
+    static DRIVERS: RefCell<Vec<Driver>> = const { RefCell::new(Vec::new()) };
+}
+
 /// A frame as it was sent.
 pub struct Sent {
     from: u16,
@@ -60,6 +67,8 @@ pub struct Guest {
     pub up: bool,
     slot: u16,
     driver: Driver,
+    /// Guest addresses and lengths of what the driver wrote into its rings.
+    dirty: Vec<(u64, usize)>,
     features: u64,
     /// By ring: `avail.idx`, entries seen used.
     avail: [u16; 2],
@@ -73,17 +82,41 @@ pub struct Guest {
 impl Guest {
     /// A guest with two rings that run, and its port.
     pub fn new(slot: u16, features: u16) -> (Guest, Port) {
-        let mut driver = Driver::new(SIZE);
+        let mut driver = DRIVERS.with_borrow_mut(Vec::pop).unwrap_or_else(|| Driver::new(SIZE));
         let bits = (0..).zip(FEATURES).filter(|(bit, _)| features >> bit & 1 != 0);
         let features = bits.map(|(_, feature)| feature.mask()).sum();
         let mut port = Port::new(slot);
         port.features = features;
         port.memory = std::mem::take(&mut driver.memory);
         let (posted, sent) = (Default::default(), Vec::new());
-        let mut guest =
-            Guest { honest: true, up: true, slot, driver, features, avail: [0; 2], used: [0; 2], posted, sent };
+        let mut guest = Guest {
+            honest: true,
+            up: true,
+            slot,
+            driver,
+            dirty: Vec::new(),
+            features,
+            avail: [0; 2],
+            used: [0; 2],
+            posted,
+            sent,
+        };
         guest.restart(&mut port);
         (guest, port)
+    }
+
+    /// Leaves the rings as they were, for the next input.
+    pub fn clean(mut self, port: Port) {
+        for ring in 0..2 {
+            let begin = RINGS[ring];
+            let len = self.addr(ring).used - self.addr(ring).desc + 6 + 8 * u64::from(SIZE);
+            self.dirty.push((BASE + begin, len as usize));
+        }
+        for (addr, len) in self.dirty {
+            self.driver.write(addr, &vec![0; len]);
+        }
+        self.driver.memory = port.memory;
+        DRIVERS.with_borrow_mut(|drivers| drivers.push(self.driver));
     }
 
     /// A worker takes the rings up where it finds them.
@@ -150,7 +183,9 @@ impl Guest {
     pub fn scribble(&mut self, input: &mut Input<'_>) {
         self.honest = false;
         let (at, count) = (u64::from(input.u16() % 0x8000), input.below(33));
-        self.driver.write(BASE + at, input.take(count));
+        let octets = input.take(count);
+        self.driver.write(BASE + at, octets);
+        self.dirty.push((BASE + at, octets.len()));
     }
 
     /// Takes back `count` chains from the transmit ring: frames, in the order in which they were sent.
@@ -171,12 +206,16 @@ impl Guest {
             return;
         }
         while self.used[0] != self.used_idx(0) {
-            let mut octets = self.take_back();
-            let header_len = self.header_len();
+            let (mut octets, mut taken, header_len) = (self.take_back(), 1, self.header_len());
+            while octets.len() < header_len {
+                octets.extend(self.take_back());
+                taken += 1;
+            }
             let hdr: [u8; 10] = octets[..10].try_into().unwrap();
             let buffers = if header_len == 12 { u16::from_le_bytes([octets[10], octets[11]]) } else { 1 };
             assert!(buffers >= 1 && (buffers == 1 || VIRTIO_NET_F_MRG_RXBUF.of(self.features)));
-            for _ in 1..buffers {
+            assert!(buffers >= taken);
+            for _ in taken..buffers {
                 octets.extend(self.take_back());
             }
             let frame = &octets[header_len..];
@@ -206,7 +245,7 @@ impl Guest {
         let chain = u16::try_from(id).unwrap() / PIECES;
         assert_eq!(id, u32::from(chain * PIECES));
         let room = self.posted[usize::from(chain)].take().expect("a buffer that the device did not have");
-        assert!(len > 0 && len as usize <= room, "{len} octets in a buffer of {room}");
+        assert!(len as usize <= room && (len > 0 || room == 0), "{len} octets in a buffer of {room}");
         let mut octets = Vec::new();
         for piece in 0..PIECES {
             let desc = self.driver.read(BASE + RINGS[0] + u64::from(chain * PIECES + piece) * 16, 16);
