@@ -255,7 +255,8 @@ impl Envelope {
 #[repr(u16)]
 pub enum ReportKind {
     /// The worker is confined and has mapped the ledger. `value`: virtio features that its data path serves; `detail`:
-    /// [`VERSION`] in the low half, landlock ABI achieved (0: none) in the high half. See [`Report::ready`].
+    /// [`VERSION`] in the low half, landlock ABI achieved (0: none) in the high half; `port` and `ring`: the digest of the
+    /// seccomp policy that it put on, its high and its low half. See [`Report::ready`].
     Ready = 1,
     /// [`Command::Barrier`] reached.
     Done = 2,
@@ -342,6 +343,16 @@ impl Report {
     pub fn ready(landlock_abi: u32, offers: u64) -> Report {
         let detail = u64::from(landlock_abi) << 32 | u64::from(VERSION);
         Report { value: offers, detail, ..Report::new(ReportKind::Ready, 1) }
+    }
+
+    /// With the digest of the seccomp policy that the worker put on.
+    pub fn with_policy(self, digest: u32) -> Report {
+        Report { port: (digest >> 16) as u16, ring: digest as u16, ..self }
+    }
+
+    /// Of a [`ReportKind::Ready`]: the digest of the seccomp policy.
+    pub fn policy(&self) -> u32 {
+        u32::from(self.port) << 16 | u32::from(self.ring)
     }
 
     /// Of a [`ReportKind::Ready`]: the worker's protocol version.

@@ -2,10 +2,12 @@
 //!
 //! The seccomp rules are data (`ROLE.json`, a `why` for each rule), compiled when the crate is built; [`Policy`] is the
 //! program and the table of its rules ([`rule`]). The other steps by which a process confines itself, alike for all,
-//! are [`steps`]; which of them a process takes, and in what order, is its own `confine.rs`.
+//! are [`steps`]; which of them a process takes, and in what order, is its own `confine.rs`. That the kernel does with
+//! them what they say, [`prove`] finds out.
 //!
 //! The policies are written for x86_64; for another architecture the build fails.
 
+pub mod prove;
 pub mod rule;
 pub mod steps;
 
@@ -90,13 +92,13 @@ impl Policy {
 
     /// A number that tells one program from another (FNV-1a of its instructions). It is no proof against somebody who
     /// makes a second program of the same number on purpose.
-    pub fn digest(&self) -> u64 {
+    pub fn digest(&self) -> u32 {
         let octets = self.program.iter().flat_map(|&(code, jt, jf, k)| {
             let [a, b] = code.to_le_bytes();
             let [c, d, e, f] = k.to_le_bytes();
             [a, b, jt, jf, c, d, e, f]
         });
-        octets.fold(0xcbf2_9ce4_8422_2325, |hash, octet| (hash ^ u64::from(octet)).wrapping_mul(0x0100_0000_01b3))
+        octets.fold(0x811c_9dc5, |hash, octet| (hash ^ u32::from(octet)).wrapping_mul(0x0100_0193))
     }
 }
 

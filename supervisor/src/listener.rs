@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -59,9 +59,9 @@ impl Listener {
             other => other.map_err(fail)?,
         };
         listener.set_nonblocking(true).map_err(fail)?;
-        let meta = fs::symlink_metadata(path).map_err(fail)?;
+        let inode = inode(path).map_err(fail)?;
         let spare = listener.as_fd().try_clone_to_owned().ok();
-        Ok(Listener { listener, path: path.to_path_buf(), inode: (meta.dev(), meta.ino()), spare })
+        Ok(Listener { listener, path: path.to_path_buf(), inode, spare })
     }
 
     /// The next connection.
@@ -88,8 +88,7 @@ impl Listener {
 
     /// Removes the name, if it is still ours.
     pub fn remove(&self) {
-        let ours = fs::symlink_metadata(&self.path).is_ok_and(|meta| (meta.dev(), meta.ino()) == self.inode);
-        if ours {
+        if inode(&self.path).is_ok_and(|inode| inode == self.inode) {
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -107,6 +106,12 @@ fn bind_private(path: &Path) -> io::Result<UnixListener> {
     let listener = UnixListener::bind(path);
     umask(before);
     listener
+}
+
+/// Which file it is. By the same syscall whatever the C library is; the policy has no other.
+fn inode(path: &Path) -> io::Result<(u64, u64)> {
+    let stat = rustix::fs::lstat(path)?;
+    Ok((stat.st_dev, stat.st_ino))
 }
 
 fn peer(stream: UnixStream) -> io::Result<Peer> {
@@ -140,6 +145,8 @@ fn check_stale(path: &Path) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     #[test]

@@ -14,13 +14,18 @@ use sv3_policy::steps::{self, Achieved};
 
 /// Confines the process for good. The order is the point; see above.
 pub fn worker() -> Result<Achieved, String> {
+    let achieved = reach()?;
+    steps::restrict_syscalls(sv3_policy::worker())?;
+    Ok(achieved)
+}
+
+/// All steps but the last.
+pub fn reach() -> Result<Achieved, String> {
     steps::die_with_parent()?;
     steps::hide_memory()?;
     steps::drop_privileges()?;
     steps::restrict_reach()?;
-    let achieved = steps::restrict_files(&[])?;
-    steps::restrict_syscalls(sv3_policy::worker())?;
-    Ok(achieved)
+    steps::restrict_files(&[])
 }
 
 #[cfg(test)]

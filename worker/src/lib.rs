@@ -19,6 +19,7 @@ mod notify;
 mod offload;
 mod points;
 mod port;
+mod prove;
 mod rarp;
 mod switch;
 
@@ -35,7 +36,11 @@ use switch::{Start, Switch};
 
 /// Runs the worker, with the supervisor's socket as stdin; never returns.
 pub fn main() -> ! {
-    match run() {
+    let outcome = match std::env::args_os().nth(1) {
+        Some(option) if option == "--prove" => prove::run().map(|()| Over::Closed),
+        _ => run(),
+    };
+    match outcome {
         Ok(Over::Closed) => crash::end(0),
         Ok(Over::Broken(reason)) | Err(reason) => {
             eprintln!("sv3-worker: {reason}");
@@ -59,7 +64,9 @@ fn run() -> Result<Over, String> {
         Err(over) => return Ok(over),
     };
     crash::record_in(start.lane);
-    if let Err(over) = control.report(Report::ready(achieved.landlock_abi, OFFERED)) {
+    if let Err(over) =
+        control.report(Report::ready(achieved.landlock_abi, OFFERED).with_policy(sv3_policy::worker().digest()))
+    {
         return Ok(over);
     }
     Ok(Switch::new(&start, control, notify).run())

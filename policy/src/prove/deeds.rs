@@ -1,0 +1,249 @@
+//! What an intruder would do, with arguments that mean something.
+#![allow(unsafe_code)] // fork, sockets that are not connected yet
+
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, Pid, fork};
+
+use super::Subject;
+use super::trial::{Declared, Entry, Layers, Trial};
+use crate::Verdict;
+use crate::steps::Achieved;
+
+const FULL: &str = "deeds";
+const LANDLOCK: &str = "the same under landlock alone";
+const FAMILIES: &str = "sockets of every family";
+/// Above the last address family that the kernel has.
+const FAMILIES_END: u64 = 64;
+
+/// What the deeds are done to.
+pub struct Props {
+    folder: PathBuf,
+    memory: OwnedFd,
+    tcp: OwnedFd,
+    unix: OwnedFd,
+    server: TcpListener,
+    abstract_name: String,
+    _abstract_server: UnixListener,
+    /// A process of the same user outside of the confinement.
+    stranger: Pid,
+}
+
+/// A deed: name, syscall, arguments, what landlock says to it, and since which ABI.
+struct Deed {
+    what: String,
+    number: i64,
+    args: [u64; 6],
+    under_landlock: Option<(u32, Declared)>,
+}
+
+impl Props {
+    /// Makes them.
+    pub fn new() -> Result<Props, String> {
+        let words = |e: std::io::Error| format!("cannot prepare the trials: {e}");
+        let folder = std::env::temp_dir().join(format!("sv3-prove-{}", std::process::id()));
+        fs::create_dir(&folder).map_err(words)?;
+        let make = || -> std::io::Result<Props> {
+            let memory = memfd_create(c"sv3-prove", MFdFlags::MFD_ALLOW_SEALING)?;
+            File::from(memory.try_clone()?).set_len(4096)?;
+            let (tcp, unix) = (stream(libc::AF_INET)?, stream(libc::AF_UNIX)?);
+            let abstract_name = format!("sv3-prove-{}", std::process::id());
+            let _abstract_server = UnixListener::bind_addr(&UnixAddr::from_abstract_name(&abstract_name)?)?;
+            let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+            let stranger = stranger()?;
+            let folder = folder.clone();
+            Ok(Props { folder, memory, tcp, unix, server, abstract_name, _abstract_server, stranger })
+        };
+        make().map_err(words)
+    }
+
+    /// The trials.
+    pub fn trials(&self, subject: &Subject<'_>, achieved: Achieved) -> impl Iterator<Item = Trial> {
+        let policy = subject.policy;
+        let removable = subject.removable.map(Path::to_path_buf);
+        let (mut full, mut alone) = (Vec::new(), Vec::new());
+        for Deed { what, number, args, under_landlock } in self.deeds(removable.as_deref()) {
+            let (entry, verdict) = (Entry::Native, policy.verdict(number as i32, &args));
+            let by_landlock = under_landlock.filter(|(since, _)| *since <= achieved.landlock_abi).map(|(_, by)| by);
+            // What seccomp lets pass is landlock's affair in full confinement as well.
+            let declared = match (verdict, by_landlock) {
+                (Verdict::Allow, Some(by)) => by,
+                _ => Declared::Verdict(verdict),
+            };
+            let what_again = what.clone();
+            full.push(Trial { group: FULL, what, layers: Layers::All, entry, number, args, declared });
+            if let Some(declared) = by_landlock {
+                let (what, layers) = (what_again, Layers::ButSeccomp);
+                alone.push(Trial { group: LANDLOCK, what, layers, entry, number, args, declared });
+            }
+        }
+        let families = (0..FAMILIES_END).flat_map(move |family| {
+            [libc::SOCK_STREAM, libc::SOCK_DGRAM, libc::SOCK_RAW].map(|kind| {
+                let (number, args) = (libc::SYS_socket, [family, kind as u64, 0, 0, 0, 0]);
+                let declared = Declared::Verdict(policy.verdict(number as i32, &args));
+                let what = format!("socket of family {family}, type {kind}");
+                Trial { group: FAMILIES, what, layers: Layers::All, entry: Entry::Native, number, args, declared }
+            })
+        });
+        full.into_iter().chain(families).chain(alone)
+    }
+
+    fn deeds(&self, removable: Option<&Path>) -> Vec<Deed> {
+        let fails = |since, errno| Some((since, Declared::Fails(errno)));
+        let denied = fails(1, Errno::EACCES);
+        let deed = |what: &str, number, args: &[u64], under_landlock| {
+            let mut all = [0; 6];
+            all.iter_mut().zip(args).for_each(|(to, from)| *to = *from);
+            Deed { what: what.to_string(), number, args: all, under_landlock }
+        };
+        let file = |name: &str| {
+            let path = self.folder.join(name);
+            let _ = fs::write(&path, "");
+            text(path.as_os_str().as_bytes())
+        };
+        let (memory, stranger) = (fd(&self.memory), self.stranger.as_raw() as u64);
+        let parent = u64::from(std::process::id());
+        let at = libc::AT_FDCWD as u64;
+        let (read, create) = (libc::O_RDONLY as u64, (libc::O_CREAT | libc::O_WRONLY) as u64);
+        let exec = (libc::PROT_READ | libc::PROT_EXEC) as u64;
+        let program = text(b"/proc/self/exe");
+        let (tcp, tcp_len) = tcp_address(&self.server);
+        let (any, _) = tcp_any();
+        let (name, name_len) = abstract_address(&self.abstract_name);
+        let mut deeds = vec![
+            deed("open /etc/passwd", libc::SYS_openat, &[at, text(b"/etc/passwd"), read], denied),
+            deed("open a folder", libc::SYS_openat, &[at, text(b"/"), read], denied),
+            deed("open a file of its user", libc::SYS_open, &[file("mine"), read], denied),
+            deed("open another's memory", libc::SYS_openat, &[at, of_process(parent, "mem"), read], denied),
+            deed("make a file", libc::SYS_openat, &[at, file("new"), create, 0o600], denied),
+            deed(
+                "make a folder",
+                libc::SYS_mkdir,
+                &[text(self.folder.join("sub").as_os_str().as_bytes()), 0o700],
+                denied,
+            ),
+            deed("truncate a file by name", libc::SYS_truncate, &[file("long"), 0], fails(3, Errno::EACCES)),
+            deed("remove a file", libc::SYS_unlink, &[file("other")], denied),
+            deed("execute a program", libc::SYS_execve, &[program], denied),
+            deed("connect to a TCP server", libc::SYS_connect, &[fd(&self.tcp), tcp, tcp_len], fails(4, Errno::EACCES)),
+            deed("bind a TCP port", libc::SYS_bind, &[fd(&self.tcp), any, tcp_len], fails(4, Errno::EACCES)),
+            deed(
+                "connect to an abstract socket",
+                libc::SYS_connect,
+                &[fd(&self.unix), name, name_len],
+                fails(6, Errno::EPERM),
+            ),
+            deed("signal its parent", libc::SYS_kill, &[parent, 0], fails(6, Errno::EPERM)),
+            deed("kill a stranger", libc::SYS_kill, &[stranger, libc::SIGKILL as u64], fails(6, Errno::EPERM)),
+            deed("trace a stranger", libc::SYS_ptrace, &[0x4206, stranger, 0, 0], fails(1, Errno::EPERM)),
+            deed("read its parent's memory", libc::SYS_process_vm_readv, &[parent, 0, 0, 0, 0, 0], None),
+            deed("truncate a guest's memory", libc::SYS_ftruncate, &[memory, 0], None),
+            deed("punch a hole into a guest's memory", libc::SYS_fallocate, &[memory, 3, 0, 4096], None),
+            deed("seal a guest's memory", libc::SYS_fcntl, &[memory, libc::F_ADD_SEALS as u64, 2], None),
+            deed(
+                "map a guest's memory executable",
+                libc::SYS_mmap,
+                &[0, 4096, exec, libc::MAP_SHARED as u64, memory],
+                None,
+            ),
+            deed("make memory executable", libc::SYS_mprotect, &[0, 4096, exec], None),
+            deed("start a thread or a process", libc::SYS_clone, &[libc::SIGCHLD as u64], None),
+            deed("enter a user namespace", libc::SYS_unshare, &[libc::CLONE_NEWUSER as u64], None),
+            deed("load a program into the kernel", libc::SYS_bpf, &[5], None),
+            deed("set up an io_uring", libc::SYS_io_uring_setup, &[1], None),
+            deed("become dumpable", libc::SYS_prctl, &[libc::PR_SET_DUMPABLE as u64, 1], None),
+        ];
+        if let Some(folder) = removable {
+            let in_folder = |name: &str| {
+                let path = folder.join(name);
+                let _ = fs::write(&path, "");
+                text(path.as_os_str().as_bytes())
+            };
+            let (beside, own) = (in_folder("beside"), in_folder("socket"));
+            deeds.push(deed("open a file beside its socket", libc::SYS_openat, &[at, beside, read], denied));
+            // Last: one trial of it is enough to remove it.
+            deeds.push(deed("remove its socket", libc::SYS_unlink, &[own], None));
+        }
+        deeds
+    }
+}
+
+impl Drop for Props {
+    fn drop(&mut self) {
+        let _ = kill(self.stranger, Signal::SIGKILL);
+        let _ = waitpid(self.stranger, None);
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A process that waits to be signalled.
+fn stranger() -> nix::Result<Pid> {
+    // SAFETY: this process has one thread; the child does nothing but wait.
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => {
+            let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
+            loop {
+                nix::unistd::pause();
+            }
+        }
+    }
+}
+
+fn stream(family: libc::c_int) -> nix::Result<OwnedFd> {
+    // SAFETY: takes numbers alone.
+    let fd = Errno::result(unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) })?;
+    // SAFETY: it is new and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn fd(of: &impl AsRawFd) -> u64 {
+    of.as_raw_fd() as u64
+}
+
+/// The address of a C string that lives as long as the process.
+fn text(octets: &[u8]) -> u64 {
+    address([octets, &[0]].concat())
+}
+
+fn of_process(pid: u64, file: &str) -> u64 {
+    text(format!("/proc/{pid}/{file}").as_bytes())
+}
+
+fn address(octets: Vec<u8>) -> u64 {
+    Box::leak(octets.into_boxed_slice()).as_ptr() as u64
+}
+
+fn tcp_address(server: &TcpListener) -> (u64, u64) {
+    let port = server.local_addr().as_ref().map_or(0, SocketAddr::port);
+    sockaddr_in(port)
+}
+
+fn tcp_any() -> (u64, u64) {
+    sockaddr_in(0)
+}
+
+/// `struct sockaddr_in` of loopback, and its length.
+fn sockaddr_in(port: u16) -> (u64, u64) {
+    let family = (libc::AF_INET as u16).to_ne_bytes();
+    let octets = [&family[..], &port.to_be_bytes(), &Ipv4Addr::LOCALHOST.octets(), &[0; 8]].concat();
+    (address(octets), 16)
+}
+
+/// `struct sockaddr_un` of an abstract name, and its length.
+fn abstract_address(name: &str) -> (u64, u64) {
+    let octets = [&(libc::AF_UNIX as u16).to_ne_bytes()[..], &[0], name.as_bytes()].concat();
+    let length = octets.len() as u64;
+    (address(octets), length)
+}

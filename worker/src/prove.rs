@@ -1,0 +1,27 @@
+//! `sv3-worker --prove`: finds out that the kernel confines a worker as its policy says. For `sv3 audit`.
+//!
+//! This process serves nobody. Its children confine themselves by [`confine`], as a worker does in life, and try.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use sv3::ledger::LedgerMap;
+use sv3_policy::prove::{Subject, prove};
+
+use crate::{confine, crash};
+
+/// Tries everything and writes the outcome to stdout.
+pub fn run() -> Result<(), String> {
+    crash::handle_signals().map_err(|e| format!("signal handlers: {e}"))?;
+    let (_, map) = LedgerMap::create().map_err(|e| format!("ledger: {e}"))?;
+    let ledger: &LedgerMap = Box::leak(Box::new(map));
+    let lane = &ledger.lanes[0];
+    crash::record_in(lane);
+    let noted = || {
+        let number = lane.crash.syscall.load(Relaxed);
+        let noted = lane.crash.signal.load(Relaxed) == libc::SIGSYS;
+        lane.crash.clear();
+        noted.then_some(number)
+    };
+    let policy = sv3_policy::worker();
+    prove(&Subject { policy, confine: &confine::worker, reach: &confine::reach, noted: &noted, removable: None })
+}
