@@ -1,11 +1,12 @@
 //! `sv3 torture`: the hostile client as a tool, for whatever serves virtio-net by vhost-user.
 
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use clap::Args;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use sv3_torture::attacker;
 use sv3_torture::case::{Case, Target};
 use sv3_torture::cases;
 use sv3_torture::report::{Finding, Report};
@@ -44,6 +45,9 @@ pub struct Torture {
     /// if it serves several clients]
     #[arg(long, value_name = "SOCKET")]
     witness: Option<PathBuf>,
+    /// Only attack; the process that looks after the back-end asks for it
+    #[arg(long, hide = true)]
+    attack: bool,
 }
 
 impl Torture {
@@ -73,6 +77,10 @@ impl Torture {
             seed: self.seed.unwrap_or_else(seed),
         };
         raise_fd_limit();
+        if let (true, [case]) = (self.attack, cases.as_slice()) {
+            return attacker::serve(&target, case).map(|()| true).map_err(|failure| failure.to_string());
+        }
+        let me = std::env::current_exe().map_err(|error| format!("cannot find my own binary: {error}"))?;
         if !self.json {
             print(&(Finding::head() + "\n"))?;
         }
@@ -82,8 +90,13 @@ impl Torture {
                 let _ = print(&(finding.row() + "\n"));
             }
         };
-        let report = sv3_torture::run::run(&mut target, &cases, show)
-            .map_err(|failure| format!("nothing was run: {failure}"))?;
+        let report = sv3_torture::run::run(
+            &mut target,
+            &cases,
+            &attacker::Processes(|target, case| command(&me, target, case)),
+            show,
+        )
+        .map_err(|failure| format!("nothing was run: {failure}"))?;
         print(&if self.json { json(&report)? } else { end(&report, cases.len()) })?;
         Ok(!report.has_failures())
     }
@@ -99,6 +112,18 @@ impl Torture {
         };
         self.case.iter().map(find).collect()
     }
+}
+
+/// The command that attacks.
+fn command(me: &Path, target: &Target, case: &Case) -> Command {
+    let mut command = Command::new(me);
+    command.arg("torture").arg(&target.socket).args(["--attack", "--case", case.name]);
+    command.args(["--seed", &target.seed.to_string(), "--seconds", &target.duration.as_secs().to_string()]);
+    command.args(["--patience", &target.patience.as_secs().to_string()]);
+    if let Some(witness) = &target.witness {
+        command.arg("--witness").arg(witness);
+    }
+    command
 }
 
 fn list(cases: &[Case]) -> String {

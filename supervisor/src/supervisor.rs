@@ -11,6 +11,7 @@
 
 mod clients;
 mod handover;
+mod jam;
 mod life;
 mod quarantine;
 mod reports;
@@ -79,6 +80,8 @@ pub struct Supervisor {
     handover: Handover,
     blames: Blames,
     watchdog: Watchdog,
+    /// When it was last looked whether a client jams the worker.
+    jam_look: Option<Instant>,
     /// The worker was killed because it hung.
     hung: bool,
     chaos: Option<Chaos>,
@@ -141,6 +144,7 @@ impl Supervisor {
             handover: Handover::default(),
             blames: Blames::new(parts.blame),
             watchdog: Watchdog::default(),
+            jam_look: None,
             hung: false,
             chaos: parts.chaos.map(Chaos::new),
             chronicle: Chronicle::default(),
@@ -213,7 +217,8 @@ impl Supervisor {
         let messages = self.slots.ports().filter_map(|port| port.message_due()).min();
         let ending = self.ending.map(|since| since + END_TIME);
         let chaos = self.chaos.as_ref().map(|chaos| chaos.next);
-        let lives = [worker, self.life.next_start(), self.watchdog.due(), self.handover.due(), chaos, ending];
+        let lives =
+            [worker, self.life.next_start(), self.watchdog.due(), self.handover.due(), self.jam_due(), chaos, ending];
         let clients = [messages, self.quarantine_due(), self.control.due(), self.http_due()];
         let due = lives.into_iter().chain(clients).flatten().min();
         match due {
@@ -231,6 +236,7 @@ impl Supervisor {
         self.expire_http(now);
         self.expire_clients(now);
         self.expire_quarantines(now);
+        self.expire_jams(now);
         self.watch_worker(now);
         self.expire_worker(now);
         self.expire_trial(now);

@@ -48,6 +48,12 @@ impl Watchdog {
         self.watch.as_ref().map(|watch| watch.next)
     }
 
+    /// Whether an awake worker's heartbeat stands where it was at the last look.
+    pub fn stands_still(&self, lane: &Lane) -> bool {
+        let awake = lane.busy.load(Relaxed) != 0;
+        awake && self.watch.as_ref().is_some_and(|watch| watch.heartbeat == lane.heartbeat.load(Relaxed))
+    }
+
     /// Looks, if it is time to. True: the worker hangs.
     pub fn look(&mut self, lane: &Lane, now: Instant) -> bool {
         let Some(watch) = self.watch.as_mut().filter(|watch| watch.next <= now) else { return false };

@@ -173,6 +173,12 @@ impl Worker {
         }
     }
 
+    /// Since when somebody waits for it to obey.
+    pub fn waits_since(&self) -> Option<Instant> {
+        let ready = self.ready.is_some() && self.doom.is_none();
+        self.barriers.front().filter(|_| ready).and_then(|barrier| barrier.due.checked_sub(OBEY_TIME))
+    }
+
     /// What is due has not been done: kills it.
     pub fn is_overdue(&mut self) {
         self.kill(match (self.hung_up, self.ready) {

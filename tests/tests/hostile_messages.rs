@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use sv3_tests::failure::{Failure, Result};
@@ -152,7 +153,7 @@ fn a_message_in_pieces_is_a_message_and_half_of_one_is_none() -> Result<()> {
 
 #[test]
 fn wrong_payload_lengths() -> Result<()> {
-    // CVE-2020-10723.
+    // CVE-2020-10724.
     let mut honest = Honest::new()?;
     for (request, right) in REQUESTS {
         for size in [0, 1, 4, 7, 9, 39, 41, 513, 4096, 0x7fff_ffff, u32::MAX] {
@@ -260,8 +261,34 @@ fn a_call_fd_whose_write_would_block() -> Result<()> {
 }
 
 #[test]
+fn a_call_fd_that_is_made_to_block_again() -> Result<()> {
+    let mut honest = Honest::new()?;
+    for again in [false, true] {
+        let mut guest = attacker(&honest);
+        let full = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC)?;
+        full.write(u64::MAX - 1)?;
+        for ring in 0..2u64 {
+            guest.raw().set(SET_VRING_CALL, &ring.to_ne_bytes(), &[full.as_fd()])?;
+        }
+        // The flag belongs to the open file, which is ours as well.
+        let flags = OFlag::from_bits_retain(fcntl(full.as_fd(), FcntlArg::F_GETFL)?);
+        fcntl(full.as_fd(), FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
+        honest.guest(0).send(&[&[0xff; 6], &[2, 0, 0, 0, 0, 1][..], &[0; 50]].concat());
+        if again {
+            // While nobody has noticed yet, the worker dies, so that the next one has to signal everybody.
+            let _ = honest.shoot_worker("KILL");
+        }
+        honest.talk();
+        guest.raw().await_close()?;
+        honest.await_event(&["refuse", "call eventfd", "full"])?;
+        honest.await_ports(2)?;
+    }
+    honest.assert_unharmed()
+}
+
+#[test]
 fn rings_that_do_not_exist() -> Result<()> {
-    // CVE-2020-10724, and what became of 16 bits of an index.
+    // CVE-2020-10723: what became of 16 bits of an index.
     let mut honest = Honest::new()?;
     for index in [32, 255, 256, 0xffff, 0x1_0000, 0x1_0001, u32::MAX] {
         for request in [SET_VRING_NUM, SET_VRING_BASE, GET_VRING_BASE, SET_VRING_ENABLE] {

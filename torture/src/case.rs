@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use serde::{Deserialize, Serialize};
 
 use crate::client::{Client, GOOD};
 use crate::failure::Result;
@@ -32,7 +33,7 @@ pub struct Case {
 }
 
 /// What is attacked, and how.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// The back-end's socket.
     pub socket: PathBuf,
@@ -44,6 +45,17 @@ pub struct Target {
     pub duration: Duration,
     /// For everything random.
     pub seed: u64,
+}
+
+/// What an attack came to.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Attacked {
+    /// What the back-end did.
+    pub tally: Tally,
+    /// The back-end does not offer what the case is about.
+    pub not_offered: bool,
+    /// Why the attacker got no further.
+    pub stopped: Option<String>,
 }
 
 /// A case that is being run.
@@ -184,6 +196,12 @@ impl<'a> Attack<'a> {
         }
         self.held.extend(client);
         Ok(())
+    }
+
+    /// What the attack came to.
+    pub fn result(&self, ran: Result<()>) -> Attacked {
+        let stopped = ran.err().map(|failure| failure.to_string());
+        Attacked { tally: self.tally.clone(), not_offered: self.not_offered, stopped }
     }
 
     /// Stays connected until a well-behaved client has been looked after.

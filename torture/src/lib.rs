@@ -10,6 +10,7 @@
 //!
 //! Nothing here panics at what a back-end does: it is looked at, and never relied on.
 
+pub mod attacker;
 pub mod case;
 pub mod cases;
 pub mod client;

@@ -10,12 +10,13 @@ use crate::peer::Peer;
 /// Attempts to be served are apart by this.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Is served, by this process, or says at which step it is not. What fails at once is tried again: a back-end may need a
-/// moment until it is done with the client before. Silence is waited for once.
+/// Is served, by this process, or says at which step it is not. It is tried again within the patience: a back-end may need
+/// a moment until it is done with the client before.
 pub fn probe(socket: &Path, patience: Duration) -> Result<Peer> {
     let deadline = Instant::now() + patience;
     loop {
-        match attempt(socket, deadline.saturating_duration_since(Instant::now()).max(PAUSE)) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match attempt(socket, left.min(patience / 2).max(PAUSE)) {
             Ok(peer) => return Ok(peer),
             Err(failure) if Instant::now() + PAUSE >= deadline => return Err(failure),
             Err(_) => std::thread::sleep(PAUSE),

@@ -1,9 +1,10 @@
 //! Runs cases one after the other, and looks after each whether a well-behaved client is served.
 
+use std::any::Any;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::case::{Attack, Case, Target};
+use crate::case::{Attack, Attacked, Case, Target};
 use crate::failure::{Failure, Result};
 use crate::peer::{Holdings, Peer};
 use crate::probe::probe;
@@ -17,9 +18,21 @@ const STEP: Duration = Duration::from_millis(20);
 /// Memory by which a process may grow without its being worth a word.
 const GROWTH: u64 = 16 << 20;
 
+/// Where an attack comes from: a process of its own, so that what the back-end holds against the attacker it does not hold
+/// against who looks after it, and so that an attacker may die of what it does.
+pub trait Attacker {
+    /// Makes the attack. Its connections last until the returned guard is dropped.
+    fn attack(&self, target: &Target, case: &Case) -> Result<(Attacked, Box<dyn Any>)>;
+}
+
 /// Runs the cases; `each` hears of every finding at once. After a death or a hang that does not pass no more cases are run.
 /// Fails if nobody is served even before.
-pub fn run(target: &mut Target, cases: &[Case], mut each: impl FnMut(&Finding)) -> Result<Report> {
+pub fn run(
+    target: &mut Target,
+    cases: &[Case],
+    attacker: &dyn Attacker,
+    mut each: impl FnMut(&Finding),
+) -> Result<Report> {
     let before = |failure| Failure::new(format!("a well-behaved client is not served, before any attack: {failure}"));
     let mut peer = probe(&target.socket, target.patience).map_err(before)?;
     match &target.witness {
@@ -35,7 +48,7 @@ pub fn run(target: &mut Target, cases: &[Case], mut each: impl FnMut(&Finding)) 
         cases: Vec::new(),
     };
     for case in cases {
-        let finding = run_case(target, case, &mut peer);
+        let finding = run_case(target, case, attacker, &mut peer);
         each(&finding);
         let stop = finding.outcome.is_failure() && probe(&target.socket, target.patience).is_err();
         report.cases.push(finding);
@@ -59,7 +72,7 @@ fn serves_several(target: &Target) -> bool {
     several
 }
 
-fn run_case(target: &Target, case: &Case, peer: &mut Peer) -> Finding {
+fn run_case(target: &Target, case: &Case, attacker: &dyn Attacker, peer: &mut Peer) -> Finding {
     let start = Instant::now();
     let mut finding = Finding {
         name: case.name.to_string(),
@@ -76,19 +89,24 @@ fn run_case(target: &Target, case: &Case, peer: &mut Peer) -> Finding {
         return finding;
     }
     let before = peer.holdings();
-    let mut attack = Attack::new(target);
-    let ran = (case.run)(&mut attack);
+    let (attacked, connections) = match attacker.attack(target, case) {
+        Ok(attacked) => attacked,
+        Err(failure) => {
+            let stopped = Some(failure.to_string());
+            (Attacked { stopped, ..Attacked::default() }, Box::new(()) as Box<dyn Any>)
+        }
+    };
     let beside = target.witness.as_ref().map_or(Ok(()), |witness| probe(witness, target.patience).map(drop));
-    (finding.outcome, finding.words) = (attack.tally.outcome(), attack.tally.words());
-    finding.reactions = attack.tally.counts();
-    if attack.not_offered {
+    (finding.outcome, finding.words) = (attacked.tally.outcome(), attacked.tally.words());
+    finding.reactions = attacked.tally.counts();
+    if attacked.not_offered {
         finding.outcome = Outcome::NotOffered;
     }
-    drop(attack);
+    drop(connections);
     let after = probe(&target.socket, target.patience);
     match (beside, &after) {
         (Ok(()), Ok(now)) if now.pid == peer.pid && !peer.is_gone() => {
-            if let Err(failure) = ran {
+            if let Some(failure) = attacked.stopped {
                 finding.words = join(&finding.words, &format!("the attacker got no further: {failure}"));
             }
             let kept = settle(peer, before);

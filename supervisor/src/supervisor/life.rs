@@ -296,6 +296,7 @@ impl Supervisor {
             drop(worker);
             self.excuse_all();
             self.recheck_memory();
+            self.send_away_jammers(true);
             return self.replace_worker();
         }
         self.worker_died_unplanned(pid.unwrap_or(Pid::from_raw(0)), worker.program);
@@ -308,6 +309,7 @@ impl Supervisor {
         drop(worker);
         self.excuse_all();
         self.recheck_memory();
+        self.send_away_jammers(true);
         if let Some(slot) = culprit {
             self.blame(slot);
         }

@@ -3,7 +3,7 @@
 //! What was truncated must not be touched by us either: no ring of it is looked at afterwards.
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
@@ -136,7 +136,8 @@ fn regions_no_memory(attack: &mut Attack<'_>) -> Result<()> {
     let (pipe, _other_end) = nix::unistd::pipe()?;
     let sealed = memfd(PAGE)?;
     fcntl(&sealed, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_WRITE))?;
-    let read_only = File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&memfd(PAGE)?)))?;
+    let writable = memfd(PAGE)?;
+    let read_only = File::open(format!("/proc/self/fd/{}", writable.as_raw_fd()))?;
     let files: [OwnedFd; 5] =
         [pipe, File::open("/dev/zero")?.into(), File::open("/proc/self/exe")?.into(), sealed, read_only.into()];
     for file in files {

@@ -1,0 +1,76 @@
+//! Clients that jam the worker: whose call eventfd is full, so that the next signal blocks it.
+//!
+//! We make call eventfds non-blocking, but that is a property of the open file, which the client holds as well and can
+//! change back at any time. There is no way to write to an eventfd that heeds nothing else (`RWF_NOWAIT` is for reading it
+//! alone). So what holds the worker up is looked for while it has something to do: an eventfd is full after 2^64 - 2
+//! signals, which no honest one ever sees, and a file that is full is a fact that needs nobody's word. Such a client is
+//! sent away, and the worker that waits for it is replaced.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use sv3::wire::Refuse;
+
+use super::Supervisor;
+use crate::port::Port;
+
+/// How long the worker may be at an order until one looks what holds it up, and the time between two looks.
+const LOOK: Duration = Duration::from_millis(20);
+
+impl Supervisor {
+    /// When to look next, if at all. What is looked at while frames pass goes by the watchdog's time.
+    pub(super) fn jam_due(&self) -> Option<Instant> {
+        let asked = self.worker.as_ref()?.waits_since()?;
+        Some(self.jam_look.map_or(asked, |last| last.max(asked)) + LOOK)
+    }
+
+    /// Looks, if it is time to. To be called before the watchdog has looked.
+    pub(super) fn expire_jams(&mut self, now: Instant) {
+        let waits = self.jam_due().is_some_and(|due| due <= now);
+        if !waits && self.watchdog.due().is_none_or(|due| due > now) {
+            return;
+        }
+        self.jam_look = Some(now);
+        let lane = self.worker.as_ref().and_then(|worker| self.ledger.lanes.get(usize::from(worker.lane)));
+        let held_up = waits || lane.is_some_and(|lane| self.watchdog.stands_still(lane));
+        if self.send_away_jammers(held_up)
+            && let Some(worker) = self.worker.as_mut().filter(|_| held_up)
+        {
+            worker.kill("a client's call eventfd was full, and a signal blocked it");
+        }
+    }
+
+    /// Sends away the clients whose call eventfds would block the worker, and those where they may block it now. Returns
+    /// whether there were any.
+    pub(super) fn send_away_jammers(&mut self, held_up: bool) -> bool {
+        let jams = |port: &Port| {
+            let ring = full_ring(port, held_up)?;
+            let why = format!("the call eventfd of ring {ring} is full, so that a signal blocks who writes it");
+            Some((port.who, Refuse(why)))
+        };
+        let served = self.slots.ports().filter(|port| port.quarantine.is_none());
+        let jammers: Vec<_> = served.filter_map(jams).collect();
+        for (who, reason) in &jammers {
+            self.refuse(who.slot, Refuse(reason.0.clone()).into());
+            self.blame_process(who.pid);
+        }
+        !jammers.is_empty()
+    }
+}
+
+/// A ring whose call eventfd is full and blocks, or is full at all.
+fn full_ring(port: &Port, at_all: bool) -> Option<u16> {
+    let rings = port.session.record().rings();
+    let calls: Vec<_> = rings.filter_map(|(index, ring)| Some((index, ring.call.as_ref()?))).collect();
+    let mut fds: Vec<_> = calls.iter().map(|(_, call)| PollFd::new(call.as_fd(), PollFlags::POLLOUT)).collect();
+    poll(&mut fds, PollTimeout::ZERO).ok()?;
+    let blocks = |fd: &PollFd<'_>| {
+        let flags = fcntl(fd.as_fd(), FcntlArg::F_GETFL).map_or(OFlag::empty(), OFlag::from_bits_retain);
+        at_all || !flags.contains(OFlag::O_NONBLOCK)
+    };
+    let full = |fd: &PollFd<'_>| fd.revents().is_some_and(|ready| !ready.contains(PollFlags::POLLOUT));
+    let jam = calls.iter().zip(&fds).find(|(_, fd)| full(fd) && blocks(fd));
+    jam.map(|((index, _), _)| *index)
+}
