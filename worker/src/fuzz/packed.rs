@@ -18,7 +18,7 @@ use crate::guest::queue::{Chain, Place, Virtqueue};
 const TABLE: u64 = BASE + 0x4000;
 const DATA: u64 = BASE + 0x8000;
 /// Octets from the begin of memory that steps write to.
-const RINGS: usize = 0x5000;
+const RINGS: u64 = 0x5000;
 
 const AVAIL: u16 = 1 << 7;
 const USED: u16 = 1 << 15;
@@ -147,7 +147,7 @@ impl Guest {
                 self.write(TABLE + index * 16, &octets);
             }
             5 => {
-                let (at, count) = (u64::from(input.u16()) % (RINGS as u64 - 40), input.below(33));
+                let (at, count) = (u64::from(input.u16()) % (RINGS - 40), input.below(33));
                 self.write(BASE + at, input.take(count));
             }
             6 => {
@@ -251,7 +251,8 @@ impl Guest {
     }
 
     fn publish(&mut self) {
-        let mut expected = self.driver.read(BASE, RINGS);
+        let ring = usize::from(self.place.size) * 16 + 8;
+        let mut expected = self.driver.read(BASE, ring);
         for (at, id, len) in self.pending.drain(..) {
             let turn = if at.wrap() { AVAIL | USED } else { 0 };
             let flags = turn | if len > 0 { VIRTQ_DESC_F_WRITE } else { 0 };
@@ -261,7 +262,7 @@ impl Guest {
         }
         let moved = std::mem::take(&mut self.inflight);
         let signal = self.ring.as_mut().unwrap().publish();
-        assert!(self.driver.read(BASE, RINGS) == expected, "other than the used elements was written");
+        assert!(self.driver.read(BASE, ring) == expected, "other than the used elements was written");
         let events = usize::from(self.place.size) * 16;
         let wish = |at: usize| u16::from_le_bytes([expected[events + at], expected[events + at + 1]]);
         let (wanted, how) = (At(wish(0)), wish(2) & 3);

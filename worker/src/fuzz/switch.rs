@@ -116,8 +116,10 @@ impl House {
                 self.judge(slot, &sent[0], forwarded == 1, &before);
             }
             self.taken.extend(sent);
+            // What one sends who scribbles over his rings, nobody knows.
+            let known = self.guests.iter().all(|guest| guest.honest).then_some(&self.taken[..]);
             for guest in &mut self.guests {
-                guest.receive(&self.taken);
+                guest.receive(known);
             }
             if taken == 0 {
                 return;
