@@ -17,6 +17,7 @@
 //! copies it once into buffers of another guest. Counters, drops by [`drops::Drop`] reason, the forwarding table and the
 //! crash record live in the [`ledger`].
 
+pub mod audit;
 pub mod drops;
 pub mod frame;
 #[cfg(any(test, feature = "fuzzing"))]

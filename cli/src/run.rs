@@ -37,6 +37,9 @@ pub struct Run {
     /// Serve metrics over HTTP at a loopback address, such as 127.0.0.1:9109, to every user of this machine
     #[arg(long, value_name = "ADDRESS:PORT")]
     metrics: Option<String>,
+    /// Do not run with less than this landlock ABI (1 to 7); see docs/confinement.md [default: with what there is]
+    #[arg(long, value_name = "ABI")]
+    require_landlock: Option<u32>,
     /// Microseconds to poll an empty ring before sleeping; 0: sleep at once
     #[arg(long, value_name = "N")]
     poll_us: Option<u32>,
@@ -71,6 +74,9 @@ impl Run {
         }
         if let Some(metrics) = &self.metrics {
             command.arg("--metrics").arg(metrics);
+        }
+        if let Some(abi) = self.require_landlock {
+            command.arg("--require-landlock").arg(abi.to_string());
         }
         if let Some(poll_us) = self.poll_us {
             command.arg("--poll-us").arg(poll_us.to_string());

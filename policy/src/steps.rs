@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use crate::Policy;
 
 /// The newest ABI whose restrictions are asked for.
-const NEWEST: ABI = ABI::V7;
+pub const NEWEST: ABI = ABI::V7;
 
 /// What the kernel granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

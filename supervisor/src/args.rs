@@ -11,7 +11,8 @@ use sv3::ipc::{Settings, VERSION};
 use crate::http::parse_address;
 
 const USAGE: &str = "usage: sv3-supervisor --socket PATH --control PATH --worker PATH [--force] [--no-standby] \
-    [--blame N] [--chaos SECONDS] [--log FILE] [--metrics ADDRESS:PORT] [--poll-us N] [--batch N]";
+    [--blame N] [--chaos SECONDS] [--log FILE] [--metrics ADDRESS:PORT] [--require-landlock ABI] [--poll-us N] \
+    [--batch N]";
 
 /// What was asked for. Paths are absolute.
 #[derive(Debug)]
@@ -36,6 +37,8 @@ pub struct Args {
     pub log: Option<PathBuf>,
     /// Where metrics are served; a loopback address.
     pub metrics: Option<SocketAddr>,
+    /// The least landlock ABI to run with.
+    pub require_landlock: u32,
 }
 
 impl Args {
@@ -46,7 +49,7 @@ impl Args {
 
     fn read(mut parser: lexopt::Parser) -> Result<Args, lexopt::Error> {
         let (mut socket, mut control, mut worker) = (None, None, None);
-        let (mut log, mut metrics) = (None, None);
+        let (mut log, mut metrics, mut require_landlock) = (None, None, 0);
         let (mut force, mut standby, mut blame, mut chaos) = (false, true, 3, None);
         let mut settings = Settings { version: VERSION, poll_us: 50, batch: 64 };
         while let Some(arg) = parser.next()? {
@@ -60,6 +63,7 @@ impl Args {
                 Long("chaos") => chaos = Some(parser.value()?.parse_with(seconds)?),
                 Long("log") => log = Some(PathBuf::from(parser.value()?)),
                 Long("metrics") => metrics = Some(parser.value()?.parse_with(parse_address)?),
+                Long("require-landlock") => require_landlock = parser.value()?.parse_with(landlock)?,
                 Long("poll-us") => settings.poll_us = parser.value()?.parse()?,
                 Long("batch") => settings.batch = parser.value()?.parse()?,
                 other => return Err(other.unexpected()),
@@ -77,7 +81,17 @@ impl Args {
             return Err("--socket and --control must differ".into());
         }
         let worker = path(worker, "--worker")?;
-        Ok(Args { socket, control, worker, force, settings, standby, blame, chaos, log, metrics })
+        Ok(Args { socket, control, worker, force, settings, standby, blame, chaos, log, metrics, require_landlock })
+    }
+}
+
+fn landlock(text: &str) -> Result<u32, String> {
+    let newest = sv3_policy::steps::NEWEST as u32;
+    let abi: u32 =
+        text.parse().map_err(|_| format!("is not a number; the newest landlock ABI that sv3 knows is {newest}"))?;
+    match abi <= newest {
+        true => Ok(abi),
+        false => Err(format!("is above {newest}, the newest landlock ABI that sv3 knows")),
     }
 }
 
@@ -102,7 +116,7 @@ mod tests {
         assert!(args.control.is_absolute());
         let args = parse("--socket /a --control /b --worker /c --force --poll-us 0 --batch 256").unwrap();
         assert_eq!((args.settings.poll_us, args.settings.batch, args.force), (0, 256, true));
-        for wrong in ["--batch 0", "--batch 257", "--poll-us -1", "--nonsense"] {
+        for wrong in ["--batch 0", "--batch 257", "--poll-us -1", "--nonsense", "--require-landlock 8"] {
             assert!(parse(&format!("--socket /a --control /b --worker /c {wrong}")).is_err(), "{wrong}");
         }
         assert!(parse("--control /b --worker /c").unwrap_err().contains("--socket is missing"));

@@ -23,10 +23,10 @@ use std::path::Path;
 use sv3_policy::steps::{self, Achieved};
 
 /// Confines this process and those that it will start. Nothing here keeps it from opening files and sockets.
-pub fn family() -> Result<(), String> {
+pub fn family() -> Result<Achieved, String> {
     steps::hide_memory()?;
     steps::drop_privileges()?;
-    steps::restrict_reach().map(drop)
+    steps::restrict_reach()
 }
 
 /// Confines this process. Of the file system it keeps the right to remove its sockets in `socket_dirs`.

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -69,6 +69,11 @@ impl Events {
     /// Events for a file, or else for stderr.
     pub fn new(file: Option<File>) -> Events {
         Events { file, lost: 0, lost_ever: 0, budget: BURST, refilled: Instant::now() }
+    }
+
+    /// The file that they go to, if they do not go to stderr.
+    pub fn log(&self) -> Option<BorrowedFd<'_>> {
+        self.file.as_ref().map(AsFd::as_fd)
     }
 
     /// Something that sv3 itself did or suffered.

@@ -64,20 +64,32 @@ fn run(args: Args) -> Result<(), String> {
     setrlimit(Resource::RLIMIT_NOFILE, most, most).map_err(fail("cannot raise RLIMIT_NOFILE"))?;
     // No TCP socket can be bound once confined; the spawner inherits this one, and it goes with it.
     let http = args.metrics.map(Http::bind).transpose()?;
-    confine::family()?;
+    let achieved = confine::family()?.landlock_abi;
+    if achieved < args.require_landlock {
+        return Err(too_little_landlock(achieved, args.require_landlock));
+    }
     let spawner = Spawner::fork(&args.worker)?;
     let log = args.log.as_deref().map(event::open_log).transpose()?;
     let door = Listener::bind(&args.socket, args.force)?;
     let control = Listener::bind(&args.control, args.force).inspect_err(|_| door.remove())?;
     let announcement = announcement(&args.socket);
-    let Args { settings, standby, blame, chaos, .. } = args;
-    let parts = Parts { door, control, spawner, settings, standby, blame, chaos, log, http, announcement };
+    let Args { settings, standby, blame, chaos, require_landlock, .. } = args;
+    let parts =
+        Parts { door, control, spawner, settings, standby, blame, chaos, log, http, require_landlock, announcement };
     let remove_sockets = || [&args.socket, &args.control].map(std::fs::remove_file);
     let supervisor = Supervisor::new(parts).map_err(|error| format!("cannot start: {error}"));
     let supervisor = supervisor.inspect_err(|_| drop(remove_sockets()))?;
     let dirs: Vec<&Path> = [&args.socket, &args.control].into_iter().filter_map(|path| path.parent()).collect();
     let achieved = confine::supervisor(&dirs).inspect_err(|_| drop(remove_sockets()))?;
     supervisor.run(achieved.landlock_abi)
+}
+
+fn too_little_landlock(achieved: u32, wanted: u32) -> String {
+    let has = if achieved == 0 { "no landlock".to_string() } else { format!("landlock ABI {achieved}") };
+    format!(
+        "this kernel has {has}, and --require-landlock asks for ABI {wanted}: boot a newer kernel with landlock enabled \
+         (`lsm=landlock,...`), or ask for less"
+    )
 }
 
 fn announcement(socket: &Path) -> String {

@@ -81,6 +81,11 @@ impl Listener {
         }
     }
 
+    /// Held so that callers can be turned away when fds have run out.
+    pub fn spare(&self) -> Option<BorrowedFd<'_>> {
+        self.spare.as_ref().map(AsFd::as_fd)
+    }
+
     /// Where it listens.
     pub fn path(&self) -> &Path {
         &self.path

@@ -16,6 +16,7 @@ mod life;
 mod quarantine;
 mod reports;
 mod telemetry;
+mod testimony;
 
 use std::fs::File;
 use std::io;
@@ -89,6 +90,8 @@ pub struct Supervisor {
     http: Option<Http>,
     started: Instant,
     landlock_abi: u32,
+    /// A worker with less of landlock is not let near a guest.
+    require_landlock: u32,
     announcement: Option<String>,
     /// Since when the switch is ending.
     ending: Option<Instant>,
@@ -115,6 +118,8 @@ pub struct Parts {
     pub log: Option<File>,
     /// Where metrics are served.
     pub http: Option<Http>,
+    /// The least landlock ABI that a worker must achieve.
+    pub require_landlock: u32,
     /// Printed to stdout when clients can be served.
     pub announcement: String,
 }
@@ -151,6 +156,7 @@ impl Supervisor {
             http: parts.http,
             started: Instant::now(),
             landlock_abi: 0,
+            require_landlock: parts.require_landlock,
             announcement: Some(parts.announcement),
             ending: None,
             over: None,
@@ -292,6 +298,7 @@ impl Supervisor {
                 Ok(()) => return,
                 Err(why) => serde_json::to_vec(&json!({ "error": why })),
             },
+            "audit" => serde_json::to_vec(&self.testify()),
             "crashes" => serde_json::to_vec(&self.chronicle.crashes()),
             "metrics" => Ok(self.metrics().trim_end().into()),
             "release" => serde_json::to_vec(&self.release_by_name(name)),

@@ -52,6 +52,8 @@ pub struct Worker {
     pub asked: Instant,
     /// Landlock ABI that it achieved, once it is ready.
     pub ready: Option<u32>,
+    /// Digest of the seccomp policy that it put on, once it is ready.
+    pub policy: u32,
     /// Virtio features that it serves, once it is ready.
     pub offers: u64,
     doom: Option<String>,
@@ -109,6 +111,7 @@ impl Worker {
             pid: None,
             asked: Instant::now(),
             ready: None,
+            policy: 0,
             offers: 0,
             doom: None,
             hung_up: None,

@@ -53,8 +53,7 @@ impl Supervisor {
         }
         match report.kind {
             ReportKind::Ready if report.version() != VERSION => Err(Breach("it is of another version")),
-            ReportKind::Ready if worker.became_ready(report.landlock_abi(), report.value) => Ok(()),
-            ReportKind::Ready => Err(Breach("it became ready twice")),
+            ReportKind::Ready => became_ready(worker, report, self.require_landlock),
             ReportKind::Done => match worker.reached(report.seq) {
                 Some(Waiter::Session(slot)) => self.end_wait(slot),
                 Some(Waiter::Leaving(slot)) => {
@@ -178,5 +177,16 @@ impl Supervisor {
         if let Some(worker) = [&self.worker, &self.standby].into_iter().flatten().find(|worker| worker.lane == lane) {
             let _ = self.epoll.delete(fd(worker));
         }
+    }
+}
+
+fn became_ready(worker: &mut Worker, report: Report, require_landlock: u32) -> Result<(), Breach> {
+    if !worker.became_ready(report.landlock_abi(), report.value) {
+        return Err(Breach("it became ready twice"));
+    }
+    worker.policy = report.policy();
+    match report.landlock_abi() >= require_landlock {
+        true => Ok(()),
+        false => Err(Breach("it achieved less of landlock than --require-landlock asks for")),
     }
 }
