@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sv3::MAX_MEM_SLOTS;
 use sv3::ipc::{Command, Region, RingAddr};
+use sv3::{MAX_MEM_SLOTS, MAX_RING_SIZE};
 
 use crate::record::Order;
 
@@ -41,7 +41,8 @@ impl Model {
                 assert_eq!(self.memory.len() + 1, before);
             }
             Command::RingStart { ring, size, addr, .. } => {
-                assert!(size.is_power_of_two());
+                // A split ring of another size than a power of two is the worker's to refuse.
+                assert!((1..=MAX_RING_SIZE).contains(&size));
                 self.rings.insert(ring, (size, addr));
             }
             Command::RingStop { ring, .. } => {
