@@ -4,7 +4,7 @@
 
 mod guest;
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -13,6 +13,7 @@ use sv3::ledger::{LedgerMap, PortLine};
 
 use crate::burst::Burst;
 use crate::fabric::Fabric;
+use crate::fdb::AGE_S;
 use guest::{Guest, Sent};
 
 const GUESTS: u16 = 3;
@@ -47,16 +48,19 @@ struct House {
 
 thread_local! {
     static LEDGER: OnceCell<&'static LedgerMap> = const { OnceCell::new() };
+    static NOW: Cell<u64> = const { Cell::new(0) };
 }
 
 impl House {
     fn new(input: &mut Input<'_>) -> House {
         let ledger = LEDGER.with(|cell| *cell.get_or_init(|| Box::leak(Box::new(LedgerMap::create().unwrap().1))));
         let mut fabric = Fabric::new(ledger, &ledger.lanes[0]);
+        // What was learnt from the last input has been forgotten by now.
+        fabric.now_s = NOW.get() + 2 * AGE_S;
+        NOW.set(fabric.now_s);
         let batch = u16::from(input.u8() % 4);
         let mut guests = Vec::new();
         for slot in 0..GUESTS {
-            fabric.forget(slot);
             ledger.ports[usize::from(slot)].reset();
             let (guest, port) = Guest::new(slot, input.u16());
             assert!(fabric.insert(port));

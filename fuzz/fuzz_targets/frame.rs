@@ -1,0 +1,5 @@
+//! See `frame` in src/fuzz.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|octets: &[u8]| sv3::fuzz::frame(octets));

@@ -1,0 +1,5 @@
+//! See `ipc` in src/fuzz.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|octets: &[u8]| sv3::fuzz::ipc(octets));
