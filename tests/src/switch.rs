@@ -98,8 +98,30 @@ impl Home {
 
     /// `sv3 run` with these options beside `--socket` and `--control`; waits until it serves.
     pub fn start(self: &Rc<Home>, options: &[&str]) -> Result<Switch> {
+        self.start_by(self.sv3(&["run"]), options)
+    }
+
+    /// As [`Home::start`], by a user who may have no more than so many files open in a process.
+    pub fn start_limited(self: &Rc<Home>, options: &[&str], files: u32) -> Result<Switch> {
+        let unlimited = self.sv3(&["run"]);
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--nofile={files}:{files}")).arg(unlimited.get_program()).args(unlimited.get_args());
+        command.env_remove("XDG_RUNTIME_DIR").current_dir(self.folder.path()).stdin(Stdio::null());
+        self.start_by(command, options)
+    }
+
+    /// As [`Home::start`], behind a command: a tracer, or one that makes another world for it.
+    pub fn start_behind(self: &Rc<Home>, command: &[String], options: &[&str]) -> Result<Switch> {
+        let Some((program, arguments)) = command.split_first() else { return self.start(options) };
+        let alone = self.sv3(&["run"]);
+        let mut command = Command::new(program);
+        command.args(arguments).arg(alone.get_program()).args(alone.get_args());
+        command.env_remove("XDG_RUNTIME_DIR").current_dir(self.folder.path()).stdin(Stdio::null());
+        self.start_by(command, options)
+    }
+
+    fn start_by(self: &Rc<Home>, mut command: Command, options: &[&str]) -> Result<Switch> {
         let (socket, control) = (self.path("vhost-user.sock"), self.path("control.sock"));
-        let mut command = self.sv3(&["run"]);
         command.arg("--socket").arg(&socket).arg("--control").arg(&control).args(options);
         let output = |name: &str| Ok::<_, Failure>(Stdio::from(fs::File::create(self.path(name))?));
         command.stdout(output("stdout")?).stderr(output("stderr")?);
@@ -317,19 +339,26 @@ pub struct Shot {
     restarts: u64,
 }
 
-/// The open fds of a process. Those of a process that is not dumpable only root sees, so others ask by sudo.
+/// The open fds of a process.
 pub fn fds(pid: u32) -> Result<BTreeSet<u32>> {
-    let root = nix::unistd::geteuid().is_root();
-    let mut command = Command::new(if root { "ls" } else { "sudo" });
-    command.args(if root { &[][..] } else { &["-n", "ls"] }).arg(format!("/proc/{pid}/fd"));
-    let output = command.output()?;
-    if !output.status.success() {
-        return Err(Failure::new(format!(
-            "the fds of {pid} cannot be seen: {}",
-            String::from_utf8_lossy(&output.stderr)
-        )));
+    by_root("ls", &format!("/proc/{pid}/fd"))?.split_whitespace().map(|name| Ok(name.parse()?)).collect()
+}
+
+/// How many mappings a process has.
+pub fn mappings(pid: u32) -> Result<usize> {
+    Ok(by_root("cat", &format!("/proc/{pid}/maps"))?.lines().count())
+}
+
+/// What a program prints of a file that only root may look into, as those of processes that are not dumpable; others ask
+/// by sudo.
+fn by_root(program: &str, path: &str) -> Result<String> {
+    let words: &[&str] = if is_root() { &[program, path] } else { &["sudo", "-n", program, path] };
+    let (command, arguments) = words.split_first().unwrap_or((&program, &[]));
+    let output = Command::new(command).args(arguments).output()?;
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        false => Err(Failure::new(format!("{path} cannot be seen: {}", String::from_utf8_lossy(&output.stderr)))),
     }
-    String::from_utf8_lossy(&output.stdout).split_whitespace().map(|name| Ok(name.parse()?)).collect()
 }
 
 /// Resident memory of a process, in octets.

@@ -1,0 +1,85 @@
+//! `scripts/storm`: workers die again and again under traffic, and the gap that guests see is measured.
+//!
+//! - `storm [N]`: N deaths between two guests in software, with and without a worker on standby ([`soft`]);
+//! - `storm --qemu [N]`: N deaths by each signal between two QEMU guests that ping and stream ([`vms`]);
+//! - `storm --truncate [SECONDS]`: a guest truncates its memory all the time beside two that talk ([`truncate`]).
+//!
+//! `--json` prints one JSON object instead of tables.
+
+mod figures;
+mod soft;
+mod traffic;
+mod truncate;
+mod vms;
+
+use std::process::ExitCode;
+
+use serde_json::Value;
+use sv3_tests::failure::{Failure, Result};
+
+/// How the worker is made to die: by hand, as its own faults would, stopped for good, and as by its policy.
+const SIGNALS: [&str; 6] = ["KILL", "SEGV", "BUS", "ABRT", "STOP", "SYS"];
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(failure) => {
+            println!("The storm could not go on: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// False: a promise was broken.
+fn run() -> Result<bool> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if let ["--hostile", socket] = words[..] {
+        return truncate::attack_without_end(socket.as_ref());
+    }
+    let json = words.contains(&"--json");
+    words.retain(|word| *word != "--json");
+    let (mode, number) = match words[..] {
+        [] => ("", None),
+        [mode @ ("--qemu" | "--truncate")] => (mode, None),
+        [mode @ ("--qemu" | "--truncate"), number] => (mode, Some(number.parse()?)),
+        [number] => ("", Some(number.parse()?)),
+        _ => return Err(Failure::new("usage: storm [--qemu | --truncate] [NUMBER] [--json]")),
+    };
+    let mut paper = Paper { json, result: serde_json::Map::new() };
+    let kept = match mode {
+        "--qemu" => vms::storm(&mut paper, number.unwrap_or(60))?,
+        "--truncate" => truncate::storm(&mut paper, number.unwrap_or(60))?,
+        _ => soft::storm(&mut paper, number.unwrap_or(1000))?,
+    };
+    if json {
+        println!("{}", Value::Object(paper.result));
+    }
+    Ok(kept)
+}
+
+/// Where results go: to people line by line, or to programs as one object.
+struct Paper {
+    json: bool,
+    result: serde_json::Map<String, Value>,
+}
+
+impl Paper {
+    /// A line for people.
+    fn line(&self, text: &str) {
+        if !self.json {
+            println!("{text}");
+        }
+    }
+
+    /// A result for programs.
+    fn keep(&mut self, name: &str, value: Value) {
+        self.result.insert(name.to_string(), value);
+    }
+}
+
+/// Progress, for people who wait.
+fn progress(text: &str) {
+    eprintln!("{text}");
+}

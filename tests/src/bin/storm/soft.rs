@@ -1,0 +1,150 @@
+//! Deaths between two guests in software.
+//!
+//! One thread exchanges frames and does nothing else. Another one kills, and looks at the switch only when the guests'
+//! frames flow again, since whoever asks the supervisor takes a processor from somebody. The gap of a death is the longest
+//! time without a frame that any part of the [`SPAN`] after the kill belongs to; the same span without a death tells how
+//! much of that is the machine's doing.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use sv3_tests::failure::Result;
+use sv3_tests::switch::{Switch, fds, private_memory};
+
+use crate::figures::{HEAD, Times};
+use crate::traffic::{Counts, Traffic};
+use crate::{Paper, SIGNALS, progress};
+
+/// A gap that begins so long after the kill is not of it. The next standby is up by then as well.
+const SPAN: Duration = Duration::from_millis(50);
+/// How long a worker lives before it is killed, lest the supervisor take it for a row of crashes.
+const LIFE: Duration = Duration::from_millis(110);
+/// Spans without a death.
+const CALM: u32 = 100;
+
+/// What one storm showed.
+struct Storm {
+    by_signal: BTreeMap<&'static str, Times>,
+    calm: Times,
+    /// From when the supervisor knew of a death until the next worker served, by its own count.
+    told: Times,
+    counts: Counts,
+    /// Octets of the supervisor's own memory and its fds, before and after.
+    supervisor: [(u64, usize); 2],
+}
+
+/// Deaths with a worker on standby and without. False: frames or descriptors were lost, or something leaked.
+pub fn storm(paper: &mut Paper, deaths: u32) -> Result<bool> {
+    let mut kept = true;
+    for (name, options) in [("with standby", &[][..]), ("without standby", &["--no-standby"])] {
+        let storm = strike(options, deaths)?;
+        kept &= storm.counts.are_exact() && !storm.leaks();
+        storm.print(paper, name);
+    }
+    Ok(kept)
+}
+
+fn strike(options: &[&str], deaths: u32) -> Result<Storm> {
+    let standby = options.is_empty();
+    let switch = Switch::with(options)?;
+    let traffic = Traffic::start(switch.socket());
+    traffic.await_flow()?;
+    let mut storm = Storm {
+        by_signal: BTreeMap::new(),
+        calm: Times::default(),
+        told: Times::default(),
+        counts: Counts::default(),
+        supervisor: [(0, 0); 2],
+    };
+    // What allocators keep after a first death is no leak.
+    switch.kill_worker("KILL")?;
+    settle(&switch, standby)?;
+    let supervisor = switch.supervisor_pid()?;
+    let footprint = || Ok::<_, sv3_tests::failure::Failure>((private_memory(supervisor)?, fds(supervisor)?.len()));
+    storm.supervisor[0] = footprint()?;
+    for _ in 0..CALM {
+        std::thread::sleep(SPAN);
+        let from = Instant::now();
+        std::thread::sleep(SPAN);
+        storm.calm.push(traffic.longest_gap(from, Instant::now()));
+    }
+    for (death, signal) in (0..deaths).zip(SIGNALS.into_iter().cycle()) {
+        std::thread::sleep(LIFE);
+        settle(&switch, standby)?;
+        let worker = switch.worker_pid()?;
+        std::thread::sleep(Duration::from_millis(5));
+        let killed = Instant::now();
+        sv3_tests::switch::send(worker, signal)?;
+        std::thread::sleep(SPAN);
+        traffic.await_flow()?;
+        let gap = traffic.longest_gap(killed, killed + SPAN);
+        storm.by_signal.entry(signal).or_default().push(gap);
+        if death % 100 == 99 {
+            progress(&format!("{} of {deaths} deaths", death + 1));
+        }
+    }
+    settle(&switch, standby)?;
+    storm.supervisor[1] = footprint()?;
+    storm.counts = traffic.finish()?;
+    for event in switch.events()?.iter().filter(|event| event["event"] == "restart").skip(1) {
+        storm.told.push(Duration::from_micros(event["gap_us"].as_u64().unwrap_or_default()));
+    }
+    Ok(storm)
+}
+
+/// Waits until a worker serves, and one is on standby if there is to be one.
+fn settle(switch: &Switch, standby: bool) -> Result<()> {
+    switch.await_status("a worker and its standby", |status| {
+        status.worker.pid.is_some() && (!standby || status.worker.standby_pid.is_some())
+    })
+}
+
+impl Storm {
+    fn leaks(&self) -> bool {
+        let [(before, fds_before), (after, fds_after)] = self.supervisor;
+        after.saturating_sub(before) > 1 << 20 || fds_after > fds_before
+    }
+
+    fn all(&self) -> Times {
+        let mut all = Times::default();
+        self.by_signal.values().for_each(|times| all.extend(times));
+        all
+    }
+
+    fn print(&self, paper: &mut Paper, name: &str) {
+        let Counts { sent, lost, duplicates, damaged, stuck } = self.counts;
+        let [(before, fds_before), (after, fds_after)] = self.supervisor;
+        paper.line(&format!("{name}: the gap that guests see"));
+        paper.line(HEAD);
+        for (signal, times) in &self.by_signal {
+            paper.line(&times.row(signal));
+        }
+        paper.line(&self.all().row("all deaths"));
+        paper.line(&self.calm.row("no death"));
+        paper.line(&self.told.row("take-over"));
+        paper.line(&format!("  frames      {sent} sent, {lost} lost, {damaged} damaged, {duplicates} came twice"));
+        paper.line(&format!("  descriptors {stuck} stuck"));
+        paper.line(&format!(
+            "  supervisor  {} KiB and {fds_before} fds before, {} KiB and {fds_after} fds after",
+            before >> 10,
+            after >> 10
+        ));
+        let by_signal = self.by_signal.iter().map(|(signal, times)| (signal.to_string(), times.json()));
+        paper.keep(
+            &name.replace(' ', "_"),
+            json!({
+                "gap": self.all().json(),
+                "gap_by_signal": by_signal.collect::<serde_json::Map<_, _>>(),
+                "no_death": self.calm.json(),
+                "take_over": self.told.json(),
+                "frames": { "sent": sent, "lost": lost, "damaged": damaged, "duplicates": duplicates },
+                "stuck_descriptors": stuck,
+                "supervisor": {
+                    "before": { "octets": before, "fds": fds_before },
+                    "after": { "octets": after, "fds": fds_after },
+                },
+            }),
+        );
+    }
+}
