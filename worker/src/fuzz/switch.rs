@@ -86,7 +86,7 @@ impl House {
                 let port = self.fabric.port(slot).unwrap();
                 port.rings[0].enabled = up;
                 port.count_receivers();
-                guest.up = up;
+                guest.enabled = up;
             }
         }
     }
@@ -108,7 +108,6 @@ impl House {
             };
             let sender = &mut self.guests[usize::from(slot)];
             let sent = sender.completed(taken);
-            let single = self.single && sender.honest && taken == 1;
             let after = self.count(slot);
             let forwarded = after.from_guest - before[usize::from(slot)].from_guest;
             let dropped = after.drops - before[usize::from(slot)].drops;
@@ -116,7 +115,8 @@ impl House {
                 // The sender's own drops are those of its frames: nothing comes back to it.
                 assert_eq!(forwarded + dropped, taken as u64, "a frame was neither forwarded nor dropped");
             }
-            if single {
+            // Where addresses of one are seen who scribbles, nobody knows.
+            if self.single && taken == 1 && self.guests.iter().all(|guest| guest.honest) {
                 self.judge(slot, &sent[0], forwarded == 1, &before);
             }
             self.taken.extend(sent);
@@ -163,7 +163,7 @@ impl House {
         for (slot, ring, _) in std::mem::take(&mut self.fabric.faults) {
             let guest = &mut self.guests[usize::from(slot)];
             assert!(!guest.honest, "an honest guest's ring broke");
-            guest.up &= ring != 0;
+            guest.sound &= ring != 0;
             let port = self.fabric.port(slot).unwrap();
             port.rings[usize::from(ring)].queue = None;
             port.count_receivers();
@@ -172,7 +172,7 @@ impl House {
 
     fn count(&self, slot: u16) -> Count {
         let at = usize::from(slot);
-        Count::of(&self.ledger.ports[at], self.guests[at].up)
+        Count::of(&self.ledger.ports[at], self.guests[at].enabled && self.guests[at].sound)
     }
 }
 

@@ -63,8 +63,10 @@ impl Sent {
 pub struct Guest {
     /// It has not scribbled.
     pub honest: bool,
-    /// It receives.
-    pub up: bool,
+    /// Its receive ring is enabled.
+    pub enabled: bool,
+    /// Its receive ring has not broken since it was started.
+    pub sound: bool,
     slot: u16,
     driver: Driver,
     /// Guest addresses and lengths of what the driver wrote into its rings.
@@ -91,7 +93,8 @@ impl Guest {
         let (posted, sent) = (Default::default(), Vec::new());
         let mut guest = Guest {
             honest: true,
-            up: true,
+            enabled: true,
+            sound: true,
             slot,
             driver,
             dirty: Vec::new(),
@@ -125,9 +128,10 @@ impl Guest {
             let split = SplitRing::new(&port.memory, SIZE, &self.addr(ring), self.features).unwrap();
             assert!(!self.honest || split.position() == self.used[ring]);
             port.rings[ring].queue = Some(Queue::Split(split));
-            port.rings[ring].enabled |= ring == 1 || self.up;
+            port.rings[ring].enabled |= ring == 1 || self.enabled;
         }
         port.count_receivers();
+        self.sound = true;
     }
 
     /// Gives a receive buffer. Octets: pieces (1), length of each (2).
