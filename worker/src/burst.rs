@@ -7,11 +7,11 @@
 use sv3::drops::Drop;
 use sv3::frame::{ETHERNET_LEN, MAX_FRAME, MacAddr};
 use sv3::ipc::{RingFault, Settings};
-use sv3::ledger::{FRAME_HEAD, PortLine, add};
+use sv3::ledger::{PortLine, add};
 use sv3::virtio::{NET_HDR_LEN, NetHdr};
 
 use crate::copy::gather;
-use crate::crash;
+use crate::crash::{self, HEAD_WORDS};
 use crate::fabric::{Fabric, Frame, publish_ring};
 use crate::guest::chain::{Direction, MAX_SLICES, Walker};
 use crate::guest::memory::{Arena, GuestSlice};
@@ -21,9 +21,6 @@ use crate::points::{Point, pass};
 use crate::port::Port;
 
 const MAX_BATCH: usize = Settings::MAX_BATCH as usize;
-
-/// Octets read at once of a chain's begin: the net header, the Ethernet header.
-const PEEK: usize = FRAME_HEAD;
 
 /// One chain of the burst.
 #[derive(Clone, Copy, Default)]
@@ -96,7 +93,9 @@ impl Burst {
             };
             taken.to = slices.len();
             if let Some(first) = slices.from(taken.from).first() {
+                // The net header, and a frame's first octets, which may lie in the next line.
                 first.prefetch(0);
+                first.prefetch(HEAD_WORDS * 8 - 1);
             }
             count += 1;
         }
@@ -150,25 +149,14 @@ impl Sender {
         if len > MAX_FRAME {
             return Err(Drop::LongFrame);
         }
-        let peek = peek(slices);
-        let (hdr, rest) = if skip == NET_HDR_LEN {
-            let (hdr, rest) = peek.split_first_chunk::<NET_HDR_LEN>().ok_or(Drop::ShortFrame)?;
-            (NetHdr::from_bytes(*hdr), rest)
-        } else {
-            let (hdr, rest) = peek.split_first_chunk::<10>().ok_or(Drop::ShortFrame)?;
-            let [a, b, c, d, e, f, g, h, i, j] = *hdr;
-            (NetHdr::from_bytes([a, b, c, d, e, f, g, h, i, j, 0, 0]), rest)
+        let head = Head::read(slices);
+        let offload = match head.has_offload() {
+            false => Offload::default(),
+            true => self.check(&head.net_hdr(skip), slices, len).ok_or(Drop::BadOffload)?,
         };
-        let (dst, rest) = rest.split_first_chunk::<6>().ok_or(Drop::ShortFrame)?;
-        let (src, _) = rest.split_first_chunk::<6>().ok_or(Drop::ShortFrame)?;
-        let offload = if hdr.flags == 0 && hdr.gso_type == 0 {
-            Offload::default()
-        } else {
-            self.check(&hdr, slices, len).ok_or(Drop::BadOffload)?
-        };
-        let (dst, src) = (MacAddr::new(*dst), MacAddr::new(*src));
+        let (dst, src) = head.addresses(skip);
         let frame = Frame { dst, src, pair: self.pair, offload, slices, skip, len };
-        crash::with_in_hand(&peek, || fabric.forward(self.slot, &frame))?;
+        crash::with_in_hand(&head.0, || fabric.forward(self.slot, &frame))?;
         Ok(len)
     }
 
@@ -180,13 +168,43 @@ impl Sender {
     }
 }
 
-/// The first octets of a chain, which has at least as many but for a legacy header's two.
-#[inline]
-fn peek(slices: &[GuestSlice<'_>]) -> [u8; PEEK] {
-    if let Some(octets) = slices.first().and_then(|first| first.read_array::<PEEK>(0)) {
-        return octets;
+/// The first octets of a chain, in words as they stand in memory: picking them apart in registers costs less than from
+/// memory that was only just written.
+struct Head([u64; HEAD_WORDS]);
+
+impl Head {
+    /// Of a chain that has a net header and an Ethernet header at least; what it does not have is 0.
+    #[inline]
+    fn read(slices: &[GuestSlice<'_>]) -> Head {
+        let words = slices.first().and_then(|first| first.read_words(0));
+        Head(words.unwrap_or_else(|| {
+            let mut octets = [0; HEAD_WORDS * 8];
+            gather(slices, 0, &mut octets);
+            let (words, _) = octets.as_chunks::<8>();
+            std::array::from_fn(|at| words.get(at).map_or(0, |word| u64::from_ne_bytes(*word)))
+        }))
     }
-    let mut octets = [0; PEEK];
-    gather(slices, 0, &mut octets);
-    octets
+
+    #[inline]
+    fn has_offload(&self) -> bool {
+        let [flags, gso_type, ..] = self.0[0].to_ne_bytes();
+        flags != 0 || gso_type != 0
+    }
+
+    fn net_hdr(&self, len: usize) -> NetHdr {
+        let [a, b, ..] = self.0.map(u64::to_ne_bytes);
+        let [flags, gso_type, c, d, e, f, g, h] = a;
+        let [i, j, k, l, ..] = b;
+        let (k, l) = if len == NET_HDR_LEN { (k, l) } else { (0, 0) };
+        NetHdr::from_bytes([flags, gso_type, c, d, e, f, g, h, i, j, k, l])
+    }
+
+    /// Destination and source of the frame behind a net header of `skip` octets, 10 or 12.
+    #[inline]
+    fn addresses(&self, skip: usize) -> (MacAddr, MacAddr) {
+        // Octets 8 to 23, the first one highest: the source ends them, or is two octets further to the front.
+        let octets = u128::from(u64::from_be(self.0[1])) << 64 | u128::from(u64::from_be(self.0[2]));
+        let src = if skip == NET_HDR_LEN { octets } else { octets >> 16 };
+        (MacAddr::from_bits((src >> 48) as u64), MacAddr::from_bits(src as u64))
+    }
 }

@@ -31,8 +31,11 @@ static RANGES: [Range; MAX_RANGES] = [const {
     Range { start: AtomicU64::new(0), len: AtomicU64::new(0), port: AtomicU32::new(0), guest_addr: AtomicU64::new(0) }
 }; MAX_RANGES];
 
-/// The first octets of the chain in hand; null while there is none.
-static IN_HAND: AtomicPtr<[u8; FRAME_HEAD]> = AtomicPtr::new(std::ptr::null_mut());
+/// Words of a chain's first octets, at least [`FRAME_HEAD`] of them.
+pub const HEAD_WORDS: usize = FRAME_HEAD.div_ceil(8);
+
+/// The first octets of the chain in hand, as they stand in memory; null while there is none.
+static IN_HAND: AtomicPtr<[u64; HEAD_WORDS]> = AtomicPtr::new(std::ptr::null_mut());
 
 static RECORD: AtomicPtr<Crash> = AtomicPtr::new(std::ptr::null_mut());
 
@@ -91,7 +94,7 @@ pub fn record_in(lane: &'static Lane) {
 
 /// Runs `work` with a chain in hand, so that its first octets are known if the worker dies of it.
 #[inline]
-pub fn with_in_hand<T>(head: &[u8; FRAME_HEAD], work: impl FnOnce() -> T) -> T {
+pub fn with_in_hand<T>(head: &[u64; HEAD_WORDS], work: impl FnOnce() -> T) -> T {
     IN_HAND.store(std::ptr::from_ref(head).cast_mut(), Relaxed);
     let result = work();
     IN_HAND.store(std::ptr::null_mut(), Relaxed);
@@ -101,8 +104,8 @@ pub fn with_in_hand<T>(head: &[u8; FRAME_HEAD], work: impl FnOnce() -> T) -> T {
 fn keep_in_hand(crash: &Crash) {
     // SAFETY: null or a reference that `with_in_hand` holds while this runs, on the same thread.
     if let Some(head) = unsafe { IN_HAND.load(Relaxed).as_ref() } {
-        for (to, from) in crash.frame_head.iter().zip(head) {
-            to.store(*from, Relaxed);
+        for (to, from) in crash.frame_head.iter().zip(head.iter().flat_map(|word| word.to_ne_bytes())) {
+            to.store(from, Relaxed);
         }
         crash.has_frame.store(1, Relaxed);
     }

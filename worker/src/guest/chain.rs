@@ -146,10 +146,8 @@ impl<'m> Walker<'m> {
 }
 
 fn entry(table: &GuestSlice<'_>, index: u16) -> Option<Descriptor> {
-    let octets = table.read_array::<{ Descriptor::SIZE }>(usize::from(index) * Descriptor::SIZE)?;
-    let [a0, a1, a2, a3, a4, a5, a6, a7, r0, r1, r2, r3, r4, r5, r6, r7] = octets;
-    let addr = u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7]);
-    Some(Descriptor::from_words(addr, u64::from_le_bytes([r0, r1, r2, r3, r4, r5, r6, r7])))
+    let [addr, rest] = table.read_words(usize::from(index) * Descriptor::SIZE)?;
+    Some(Descriptor::from_words(u64::from_le(addr), u64::from_le(rest)))
 }
 
 #[cfg(test)]

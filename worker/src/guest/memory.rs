@@ -119,6 +119,11 @@ impl GuestMemory {
     }
 }
 
+/// Eight octets wherever they lie.
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+struct Word(u64);
+
 /// A checked range of memory that others may write at any time.
 #[derive(Clone, Copy)]
 pub struct GuestSlice<'m> {
@@ -149,15 +154,17 @@ impl<'m> GuestSlice<'m> {
         n
     }
 
-    /// Copies `N` octets from `offset`, if there are as many.
+    /// Reads `N` words of eight octets from `offset`, each once, if there are as many.
     #[inline]
-    pub fn read_array<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        let end = offset.checked_add(N)?;
+    pub fn read_words<const N: usize>(&self, offset: usize) -> Option<[u64; N]> {
+        let end = offset.checked_add(N * 8)?;
         if end > self.len {
             return None;
         }
-        // SAFETY: `[offset, offset + N)` lies in this range; octet arrays have no alignment and no invalid values.
-        Some(unsafe { self.ptr.add(offset).cast::<[u8; N]>().read_volatile() })
+        // SAFETY: `[offset, end)` lies in this range; a `Word` has no alignment and no invalid values. An octet array
+        // would be read by as many loads as it has octets.
+        let word = |at: usize| unsafe { self.ptr.add(offset).cast::<Word>().add(at).read_volatile() }.0;
+        Some(std::array::from_fn(word))
     }
 
     /// Copies in at `offset`; copies what fits and returns how much that is.
@@ -174,8 +181,8 @@ impl<'m> GuestSlice<'m> {
     pub fn write_array<const N: usize>(&self, offset: usize, from: &[u8; N]) -> bool {
         let fits = offset.checked_add(N).is_some_and(|end| end <= self.len);
         if fits {
-            // SAFETY: `[offset, offset + N)` lies in this range; octet arrays have no alignment.
-            unsafe { self.ptr.add(offset).cast::<[u8; N]>().write_volatile(*from) };
+            // SAFETY: `[offset, offset + N)` lies in this range, and `from` is ours alone.
+            unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), self.ptr.add(offset), N) };
         }
         fits
     }
