@@ -155,7 +155,7 @@ impl Sender {
             true => self.check(&head.net_hdr(skip), slices, len).ok_or(Drop::BadOffload)?,
         };
         let (dst, src) = head.addresses(skip);
-        let frame = Frame { dst, src, pair: self.pair, offload, slices, skip, len };
+        let frame = Frame { dst, src, pair: self.pair, offload, slices, skip, len, lasts: true };
         crash::with_in_hand(&head.0, || fabric.forward(self.slot, &frame))?;
         Ok(len)
     }

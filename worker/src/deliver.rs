@@ -11,7 +11,7 @@ use sv3::virtio::{NET_HDR_LEN, NET_HDR_LEN_LEGACY, NetHdr, VIRTIO_NET_F_MRG_RXBU
 
 use crate::copy::Sink;
 use crate::guest::chain::{Direction, MAX_SLICES, Walker};
-use crate::guest::memory::{Arena, GuestSlice};
+use crate::guest::memory::{Arena, GuestSlice, Later};
 use crate::guest::queue::{Chain, Virtqueue, either};
 use crate::points::{Point, pass};
 use crate::port::Port;
@@ -27,6 +27,8 @@ pub struct Parcel<'a, 'm> {
     pub skip: usize,
     /// Octets of the frame.
     pub len: usize,
+    /// The octets last until the burst is published.
+    pub lasts: bool,
 }
 
 /// Why a frame was not delivered.
@@ -43,6 +45,7 @@ pub struct Receiver {
     arena: Arena,
     /// The reserved chains.
     chains: Vec<Chain>,
+    later: Later,
 }
 
 /// The receiver's particulars.
@@ -54,11 +57,23 @@ struct Reader {
 
 /// Most buffers of one frame; they are published at once.
 const MAX_CHAINS: usize = RING_LOG;
+/// Most copies that wait, so that what was asked for is still there.
+const MAX_LATER: usize = 128;
 
 impl Receiver {
     /// Room to reserve in, made once.
     pub fn new() -> Receiver {
-        Receiver { arena: Arena::new(2 * MAX_SLICES), chains: Vec::with_capacity(MAX_CHAINS) }
+        Receiver {
+            arena: Arena::new(2 * MAX_SLICES),
+            chains: Vec::with_capacity(MAX_CHAINS),
+            later: Later::new(MAX_LATER),
+        }
+    }
+
+    /// Does the copies that wait; before anything is published.
+    #[inline]
+    pub fn settle(&mut self) {
+        self.later.settle();
     }
 
     /// Copies a frame into buffers of vring `ring` of `port`. Nothing is visible to the guest before the ring is
@@ -73,6 +88,7 @@ impl Receiver {
     }
 
     #[inline]
+    #[allow(unsafe_code)] // guest memory, beyond the borrow of it
     fn put(
         &mut self,
         queue: &mut impl Virtqueue,
@@ -109,18 +125,20 @@ impl Receiver {
         let whole = NetHdr { num_buffers: self.chains.len() as u16, ..parcel.hdr }.to_bytes();
         let hdr = if header_len == NET_HDR_LEN_LEGACY { &whole[..NET_HDR_LEN_LEGACY] } else { &whole[..] };
         match (slices.from(0), parcel.slices) {
-            // The common case, one buffer to one buffer: two moves, the header's of a length known to the compiler.
-            ([to], [from]) if header_len == NET_HDR_LEN && to.write_array(0, &whole) => {
-                from.copy_to(parcel.skip, to, NET_HDR_LEN, parcel.len);
+            // The common case, one buffer to one buffer.
+            ([to], [from]) if header_len == NET_HDR_LEN && parcel.lasts => {
+                // SAFETY: all guests' memory stays mapped until the burst is published, which settles first: mappings
+                // go by commands alone, and none is obeyed before. `lasts` says that `from` is a guest's.
+                unsafe { self.later.postpone(&whole, (from, parcel.skip), to, parcel.len) };
             }
             (to, from) => {
                 let mut sink = Sink::new(to);
                 sink.write(hdr);
                 sink.copy(from, parcel.skip, parcel.len);
+                pass(Point::Copied);
             }
         }
 
-        pass(Point::Copied);
         queue.reserve(self.chains.len());
         let mut left = needed;
         for chain in &self.chains {

@@ -33,6 +33,8 @@ pub struct Frame<'a, 'm> {
     pub skip: usize,
     /// Octets of the frame.
     pub len: usize,
+    /// The octets last until the burst is published: they are not the worker's own.
+    pub lasts: bool,
 }
 
 /// All ports. While a port's ring is served it is taken out of its slot, so that the others can be written.
@@ -210,7 +212,8 @@ impl Fabric {
         };
         let mut desk = Desk { receiver: &mut self.receiver, line, port, ring };
         let result = if frame.offload.fits(desk.port.features) {
-            desk.hand_over(&Parcel { hdr: frame.offload.hdr, slices: frame.slices, skip: frame.skip, len: frame.len })
+            let Frame { offload, slices, skip, len, lasts, .. } = *frame;
+            desk.hand_over(&Parcel { hdr: offload.hdr, slices, skip, len, lasts })
         } else {
             desk.translate(frame, &mut self.scratch)
         };
@@ -238,6 +241,7 @@ impl Fabric {
     /// Publishes every receive ring that was delivered to, and signals the guests that want it.
     #[inline]
     pub fn publish(&mut self) {
+        self.receiver.settle();
         let hand = &self.lane.hand_port;
         let before = hand.load(Relaxed);
         while let Some((slot, ring)) = self.touched.pop() {
@@ -295,7 +299,13 @@ impl Desk<'_> {
         let hdr = NetHdr::default();
         if !frame.offload.segmented() {
             finish_checksum(copy, &frame.offload);
-            return self.hand_over(&Parcel { hdr, slices: &[GuestSlice::of_host(copy)], skip: 0, len: frame.len });
+            return self.hand_over(&Parcel {
+                hdr,
+                slices: &[GuestSlice::of_host(copy)],
+                skip: 0,
+                len: frame.len,
+                lasts: false,
+            });
         }
         let mut segments = Segments::new(frame.offload);
         while let Some(mut segment) = segments.next(copy) {
@@ -303,7 +313,7 @@ impl Desk<'_> {
             let head = segment.head.get_mut(..segment.head_len).ok_or(gone)?;
             let payload = copy.get_mut(segment.payload).ok_or(gone)?;
             let slices = [GuestSlice::of_host(head), GuestSlice::of_host(payload)];
-            self.hand_over(&Parcel { hdr, slices: &slices, skip: 0, len })?;
+            self.hand_over(&Parcel { hdr, slices: &slices, skip: 0, len, lasts: false })?;
         }
         Ok(())
     }

@@ -22,6 +22,7 @@ pub fn announce(fabric: &mut Fabric, slot: u16, mac: [u8; 6]) {
         slices: &[GuestSlice::of_host(&mut octets)],
         skip: 0,
         len: LEN,
+        lasts: false,
     };
     fabric.begin();
     if let Err(reason) = fabric.forward(slot, &parcel) {

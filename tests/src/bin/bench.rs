@@ -3,6 +3,7 @@
 //! 64-byte frames go one way round: testpmd's port 0 sends them to port 1's address, the switch delivers them, and
 //! testpmd sends what port 1 received on port 0 again. So as many frames are under way as the rings hold, the switch
 //! knows where they go, and the rate is that of the slower of two processors: switch on one, testpmd on the other.
+//! Rounds are told apart by how far the two are, see [`sv3_tests::distance`].
 
 use std::fs;
 use std::process::ExitCode;
@@ -10,11 +11,14 @@ use std::time::Duration;
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
+use sv3_tests::distance::{Distance, distance};
 use sv3_tests::failure::{Failure, Result};
 use sv3_tests::switch::{Switch, activity};
 use sv3_tests::testpmd::{Config, Testpmd};
 
+/// Rounds that count, and rounds that are tried.
 const ROUNDS: usize = 5;
+const MOST_ROUNDS: usize = 15;
 const SWITCH_CORE: usize = 0;
 const TESTPMD_CORE: usize = 1;
 const SETTLE: Duration = Duration::from_secs(1);
@@ -34,27 +38,56 @@ fn main() -> ExitCode {
 struct Sample {
     /// Millions of frames a second.
     rate: f64,
+    /// How far the two processors were, if they stayed so.
+    distance: Option<Distance>,
     /// Processors' time that neither the switch nor testpmd had while it was taken: 1 is one processor.
     disturbance: f64,
 }
 
 fn bench() -> Result<()> {
     let (mut sv3, mut vhost) = (Vec::new(), Vec::new());
-    for round in 1..=ROUNDS {
+    for round in 1..=MOST_ROUNDS {
         let (ours, theirs) = (measure_sv3()?, measure_vhost()?);
-        eprintln!("round {round} of {ROUNDS}: sv3 {:.2} Mpps, net_vhost {:.2} Mpps", ours.rate, theirs.rate);
+        eprintln!("round {round}: sv3 {}, net_vhost {}", ours.words(), theirs.words());
         sv3.push(ours);
         vhost.push(theirs);
+        let enough = |distance| [&sv3, &vhost].iter().all(|samples| rates(samples, distance).len() >= ROUNDS);
+        if enough(Distance::Near) || enough(Distance::Far) {
+            break;
+        }
+    }
+
+    for (distance, words) in [(Distance::Near, "that share a cache"), (Distance::Far, "that share no cache")] {
+        let (ours, theirs) = (rates(&sv3, distance), rates(&vhost, distance));
+        println!("64-byte frames, one direction, processors {words}");
+        if ours.is_empty() || theirs.is_empty() {
+            println!("  not both were measured: the processors were never so, or did not stay so");
+            continue;
+        }
+        println!("  Mpps                         rounds    min  median     max");
+        let (ours, theirs) = (row("sv3", &ours), row("testpmd net_vhost, io mode", &theirs));
+        println!("  ratio of the medians                        {:5.2}", ours / theirs);
     }
     let worst = sv3.iter().chain(&vhost).map(|sample| sample.disturbance).fold(0.0, f64::max);
-
-    println!("64-byte frames, one direction, Mpps    min  median     max");
-    let (ours, theirs) = (row("sv3", &sv3), row("testpmd net_vhost, io mode", &vhost));
-    println!("ratio of the medians                        {:7.2}", ours / theirs);
     if worst > 0.05 {
         println!("Worthless: other programs had {:.0} % of a processor. Measure on an idle machine.", worst * 100.0);
     }
     Ok(())
+}
+
+impl Sample {
+    fn words(&self) -> String {
+        let distance = self.distance.map_or("moved".to_string(), |distance| format!("{distance:?}").to_lowercase());
+        format!("{:.2} Mpps ({distance})", self.rate)
+    }
+}
+
+/// The rates at one distance, in order.
+fn rates(samples: &[Sample], distance: Distance) -> Vec<f64> {
+    let there = samples.iter().filter(|sample| sample.distance == Some(distance));
+    let mut rates: Vec<f64> = there.map(|sample| sample.rate).collect();
+    rates.sort_by(f64::total_cmp);
+    rates
 }
 
 fn measure_sv3() -> Result<Sample> {
@@ -94,12 +127,14 @@ fn measure(mut testpmd: Testpmd, switch: u32) -> Result<Sample> {
     }
     std::thread::sleep(SETTLE);
 
+    let place = distance(SWITCH_CORE, TESTPMD_CORE)?;
     testpmd.counters(1)?;
     let before = foreign_seconds(&[testpmd.pid(), switch])?;
     std::thread::sleep(MEASURE);
     let after = foreign_seconds(&[testpmd.pid(), switch])?;
     let rate = testpmd.counters(1)?.received_per_second as f64 / 1e6;
-    Ok(Sample { rate, disturbance: (after - before) / MEASURE.as_secs_f64() })
+    let distance = (distance(SWITCH_CORE, TESTPMD_CORE)? == place).then_some(place);
+    Ok(Sample { rate, distance, disturbance: (after - before) / MEASURE.as_secs_f64() })
 }
 
 /// Seconds that processors have worked, but not for these processes. Only differences tell something.
@@ -119,11 +154,9 @@ fn foreign_seconds(processes: &[u32]) -> Result<f64> {
 }
 
 /// Prints a line of the table; the median.
-fn row(name: &str, samples: &[Sample]) -> f64 {
-    let mut rates: Vec<f64> = samples.iter().map(|sample| sample.rate).collect();
-    rates.sort_by(f64::total_cmp);
+fn row(name: &str, rates: &[f64]) -> f64 {
     let (min, max) = (rates.first().copied().unwrap_or_default(), rates.last().copied().unwrap_or_default());
     let median = rates.get(rates.len() / 2).copied().unwrap_or_default();
-    println!("{name:<36} {min:6.2} {median:7.2} {max:7.2}");
+    println!("  {name:<28} {:6} {min:6.2} {median:7.2} {max:7.2}", rates.len());
     median
 }

@@ -17,8 +17,10 @@ use std::rc::Rc;
 use memmap2::{MmapOptions, MmapRaw};
 use sv3::MAX_MEM_SLOTS;
 use sv3::ipc::Region;
+use sv3::virtio::NET_HDR_LEN;
 
 use crate::crash;
+use crate::points::{Point, pass};
 
 /// One mapped region.
 pub struct Mapping {
@@ -202,6 +204,72 @@ impl<'m> GuestSlice<'m> {
     pub fn prefetch(&self, offset: usize) {
         prefetch(self.ptr.wrapping_add(offset));
     }
+
+    /// Asks the processor for the first `len` octets' cache lines, to write them; no more than a small frame has.
+    #[inline]
+    fn prefetch_to_write(&self, len: usize) {
+        for offset in (0..len.min(self.len).min(256)).step_by(64) {
+            prefetch_to_write(self.ptr.wrapping_add(offset));
+        }
+        prefetch_to_write(self.ptr.wrapping_add(len.min(self.len).saturating_sub(1)));
+    }
+}
+
+/// Copies that wait until the burst has been taken. A line that a guest has written last is with the guest's processor,
+/// and a store to it holds up all stores behind it; so the lines of a whole burst are asked for before the first is
+/// written.
+pub struct Later(Vec<Postponed>);
+
+struct Postponed {
+    hdr: [u8; NET_HDR_LEN],
+    from: GuestSlice<'static>,
+    to: GuestSlice<'static>,
+}
+
+impl Later {
+    /// Room for `copies` copies.
+    pub fn new(copies: usize) -> Later {
+        Later(Vec::with_capacity(copies))
+    }
+
+    /// Postpones to write `hdr`, and `len` octets of `from[skip..]` behind it, into `to`, which has room for both. When
+    /// there are many already, they are done at once.
+    ///
+    /// # Safety
+    /// What both slices were looked up in stays mapped until [`Later::settle`].
+    #[inline]
+    pub unsafe fn postpone(
+        &mut self,
+        hdr: &[u8; NET_HDR_LEN],
+        (from, skip): (&GuestSlice<'_>, usize),
+        to: &GuestSlice<'_>,
+        len: usize,
+    ) {
+        if self.0.len() == self.0.capacity() {
+            self.settle();
+        }
+        to.prefetch_to_write(NET_HDR_LEN + len);
+        let skip = skip.min(from.len);
+        let from = GuestSlice { ptr: from.ptr.wrapping_add(skip), len: len.min(from.len - skip), memory: PhantomData };
+        self.0.push(Postponed { hdr: *hdr, from, to: GuestSlice { memory: PhantomData, ..*to } });
+    }
+
+    /// Does what was postponed.
+    #[inline]
+    pub fn settle(&mut self) {
+        for Postponed { hdr, from, to } in self.0.drain(..) {
+            to.write_array(0, &hdr);
+            from.copy_to(0, &to, NET_HDR_LEN, from.len);
+            pass(Point::Copied);
+        }
+    }
+}
+
+/// Asks the processor for a cache line, to write it; any address is allowed.
+#[inline]
+pub fn prefetch_to_write<T>(at: *const T) {
+    // SAFETY: a prefetch is a hint and never faults; where a processor does not know it, it does nothing.
+    unsafe { std::arch::asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags, readonly)) };
 }
 
 /// Asks the processor to load a cache line; any address is allowed.

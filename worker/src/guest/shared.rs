@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use sv3::ipc::RingFault;
 
-use super::memory::{GuestMemory, Mapping, prefetch};
+use super::memory::{GuestMemory, Mapping, prefetch, prefetch_to_write};
 
 /// Values of `T` in guest memory.
 pub struct SharedArray<T> {
@@ -69,5 +69,11 @@ impl<T: Shared> SharedArray<T> {
     #[inline]
     pub fn prefetch(&self, index: u16) {
         prefetch(self.first.as_ptr().wrapping_add(usize::from(index) & self.mask));
+    }
+
+    /// Asks the processor for the cache line of the value at `index`, to write it.
+    #[inline]
+    pub fn prefetch_to_write(&self, index: u16) {
+        prefetch_to_write(self.first.as_ptr().wrapping_add(usize::from(index) & self.mask));
     }
 }

@@ -19,7 +19,7 @@ use sv3::MAX_RING_SIZE;
 use sv3::ipc::{RingAddr, RingFault};
 use sv3::virtio::{VIRTIO_RING_F_EVENT_IDX, VIRTQ_AVAIL_F_NO_INTERRUPT, VIRTQ_USED_F_NO_NOTIFY};
 
-use super::chain::Walker;
+use super::chain::{Direction, Walker};
 use super::memory::{GuestMemory, SliceList};
 use super::queue::{Chain, Virtqueue};
 use super::shared::SharedArray;
@@ -53,6 +53,9 @@ impl Descriptor {
         Descriptor { flags: self.next, next: self.flags, ..self }
     }
 }
+
+/// How many receive buffers ahead of the frame in hand.
+const AHEAD: u16 = 16;
 
 /// One split ring.
 pub struct SplitRing {
@@ -153,6 +156,14 @@ impl SplitRing {
         Some(Descriptor::from_words(u64::from_le(addr.load(Relaxed)), u64::from_le(rest.load(Relaxed))))
     }
 
+    /// Asks the processor for what will be used some frames later. Of a ring that frames are taken from, all of a burst
+    /// was asked for by `prepare`.
+    #[inline]
+    fn look_ahead(&self, cursor: u16) {
+        self.desc.prefetch(self.head(cursor.wrapping_add(AHEAD)));
+        self.used.prefetch_to_write(cursor.wrapping_add(AHEAD));
+    }
+
     fn wants_signal(&self, old: u16) -> bool {
         if self.event_idx {
             let event = u16::from_le(self.used_event.at(0).load(Relaxed));
@@ -174,6 +185,9 @@ impl Virtqueue for SplitRing {
         for ahead in 0..ready {
             self.desc.prefetch(self.head(self.next.wrapping_add(ahead)));
         }
+        for ahead in (0..ready).step_by(8) {
+            self.used.prefetch_to_write(self.next.wrapping_add(ahead));
+        }
         Ok(ready)
     }
 
@@ -189,6 +203,9 @@ impl Virtqueue for SplitRing {
             return Ok(None);
         }
         let id = self.head(*cursor);
+        if walker.direction == Direction::ToGuest {
+            self.look_ahead(*cursor);
+        }
         *cursor = cursor.wrapping_add(1);
         Ok(Some(Chain { id, descriptors: 1, len: walker.walk(self, id, out).ok() }))
     }
