@@ -1,7 +1,8 @@
 //! Our half of the wire against rust-vmm's: whatever `vhost::Frontend` is asked to say, our decoder hears exactly that,
 //! and whatever our back-end answers, the front-end hears.
 
-use std::fs::File;
+#![allow(clippy::unwrap_used)]
+
 use std::io::{IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -39,7 +40,7 @@ enum Call {
     GetVringBase(u16),
     SetVringAddr(u16, RingAddr),
     SetVringKick(u16),
-    SetVringCall(u16),
+    SetVringInterrupt(u16),
     SetVringErr(u16),
     SetVringEnable(u16, bool),
     GetMaxMemSlots,
@@ -63,7 +64,7 @@ fn call() -> impl Strategy<Value = Call> {
         ring().prop_map(Call::GetVringBase),
         (ring(), addr).prop_map(|(ring, addr)| Call::SetVringAddr(ring, addr)),
         ring().prop_map(Call::SetVringKick),
-        ring().prop_map(Call::SetVringCall),
+        ring().prop_map(Call::SetVringInterrupt),
         ring().prop_map(Call::SetVringErr),
         (ring(), any::<bool>()).prop_map(|(ring, on)| Call::SetVringEnable(ring, on)),
         Just(Call::GetMaxMemSlots),
@@ -156,7 +157,7 @@ fn say(frontend: &mut Frontend, call: &Call, memory: &OwnedFd) -> String {
             let words = format!("SetVringKick {{ ring: {ring}, fd: Some(fd) }}");
             (words, *ring, frontend.set_vring_kick((*ring).into(), &fd).map_err(drop))
         }
-        Call::SetVringCall(ring) => {
+        Call::SetVringInterrupt(ring) => {
             let words = format!("SetVringCall {{ ring: {ring}, fd: Some(fd) }}");
             (words, *ring, frontend.set_vring_call((*ring).into(), &fd).map_err(drop))
         }
@@ -220,7 +221,7 @@ fn listen(mut stream: UnixStream) -> Heard {
 /// What was heard behind the negotiation; all memory must be the guest's.
 fn finish(backend: JoinHandle<Heard>, memory: &OwnedFd) -> Vec<String> {
     let (words, fds) = backend.join().unwrap();
-    let inode = |fd: &OwnedFd| fstat(&File::from(fd.try_clone().unwrap())).unwrap().st_ino;
+    let inode = |fd: &OwnedFd| fstat(fd).unwrap().st_ino;
     assert!(fds.iter().all(|fd| inode(fd) == inode(memory)));
     assert_eq!(words[..2], ["GetFeatures", "GetProtocolFeatures"]);
     words[4..].to_vec()

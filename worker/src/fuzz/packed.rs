@@ -89,7 +89,7 @@ struct Guest {
 impl Guest {
     fn new(input: &mut Input<'_>) -> Guest {
         let (size, options) = (input.below(40) as u16 + 1, input.u8());
-        let start = At(u16::from(input.u8()) % size | if options & 8 == 0 { WRAP } else { 0 });
+        let start = At((u16::from(input.u8()) % size) | if options & 8 == 0 { WRAP } else { 0 });
         let (driver, run) = DRIVER.take().unwrap_or_else(|| (Driver::new(1), 0));
         let run = run + 1;
         let ledger = LEDGER.with(|ledger| *ledger);

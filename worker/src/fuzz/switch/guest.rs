@@ -110,8 +110,7 @@ impl Guest {
 
     /// Leaves the rings as they were, for the next input.
     pub fn clean(mut self, port: Port) {
-        for ring in 0..2 {
-            let begin = RINGS[ring];
+        for (ring, begin) in RINGS.into_iter().enumerate() {
             let len = self.addr(ring).used - self.addr(ring).desc + 6 + 8 * u64::from(SIZE);
             self.dirty.push((BASE + begin, len as usize));
         }
