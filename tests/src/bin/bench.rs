@@ -1,6 +1,6 @@
 //! `scripts/bench`: sv3 beside DPDK's own vhost, the same testpmd in front of either.
 //!
-//! 64-byte frames go one way round: testpmd's port 0 sends them to port 1's address, the switch delivers them, and
+//! Frames (of 64 octets, or of the sizes that the arguments name) go one way round: testpmd's port 0 sends them to port 1's address, the switch delivers them, and
 //! testpmd sends what port 1 received on port 0 again. So as many frames are under way as the rings hold, the switch
 //! knows where they go, and the rate is that of the slower of two processors: switch on one, testpmd on the other.
 //! Rounds are told apart by how far the two are, see [`sv3_tests::distance`].
@@ -25,13 +25,14 @@ const SETTLE: Duration = Duration::from_secs(1);
 const MEASURE: Duration = Duration::from_secs(3);
 
 fn main() -> ExitCode {
-    match bench() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
+    let sizes: Vec<u32> = std::env::args().skip(1).filter_map(|size| size.parse().ok()).collect();
+    for size in if sizes.is_empty() { vec![64] } else { sizes } {
+        if let Err(failure) = bench(size) {
             println!("The benchmark could not go on: {failure}");
-            ExitCode::FAILURE
+            return ExitCode::FAILURE;
         }
     }
+    ExitCode::SUCCESS
 }
 
 /// One measurement.
@@ -44,10 +45,10 @@ struct Sample {
     disturbance: f64,
 }
 
-fn bench() -> Result<()> {
+fn bench(size: u32) -> Result<()> {
     let (mut sv3, mut vhost) = (Vec::new(), Vec::new());
     for round in 1..=MOST_ROUNDS {
-        let (ours, theirs) = (measure_sv3()?, measure_vhost()?);
+        let (ours, theirs) = (measure_sv3(size)?, measure_vhost(size)?);
         eprintln!("round {round}: sv3 {}, net_vhost {}", ours.words(), theirs.words());
         sv3.push(ours);
         vhost.push(theirs);
@@ -59,7 +60,7 @@ fn bench() -> Result<()> {
 
     for (distance, words) in [(Distance::Near, "that share a cache"), (Distance::Far, "that share no cache")] {
         let (ours, theirs) = (rates(&sv3, distance), rates(&vhost, distance));
-        println!("64-byte frames, one direction, processors {words}");
+        println!("{size}-byte frames, one direction, processors {words}");
         if ours.is_empty() || theirs.is_empty() {
             println!("  not both were measured: the processors were never so, or did not stay so");
             continue;
@@ -90,20 +91,20 @@ fn rates(samples: &[Sample], distance: Distance) -> Vec<f64> {
     rates
 }
 
-fn measure_sv3() -> Result<Sample> {
+fn measure_sv3(size: u32) -> Result<Sample> {
     let switch = Switch::start()?;
     let worker = switch.worker_pid()?;
     let mut core = CpuSet::new();
     core.set(SWITCH_CORE)?;
     sched_setaffinity(Pid::from_raw(i32::try_from(worker)?), &core)?;
-    measure(Testpmd::clients([switch.socket(), switch.socket()], config(TESTPMD_CORE))?, worker)
+    measure(Testpmd::clients([switch.socket(), switch.socket()], config(TESTPMD_CORE))?, worker, size)
 }
 
-fn measure_vhost() -> Result<Sample> {
+fn measure_vhost(size: u32) -> Result<Sample> {
     let folder = tempfile::tempdir()?;
     let (first, second) = (folder.path().join("0"), folder.path().join("1"));
     let wire = Testpmd::wire([&first, &second], config(SWITCH_CORE))?;
-    measure(Testpmd::clients([&first, &second], config(TESTPMD_CORE))?, wire.pid())
+    measure(Testpmd::clients([&first, &second], config(TESTPMD_CORE))?, wire.pid(), size)
 }
 
 fn config(core: usize) -> Config {
@@ -111,7 +112,8 @@ fn config(core: usize) -> Config {
 }
 
 /// Lets frames go round and counts those that port 1 receives.
-fn measure(mut testpmd: Testpmd, switch: u32) -> Result<Sample> {
+fn measure(mut testpmd: Testpmd, switch: u32, size: u32) -> Result<Sample> {
+    testpmd.command(&format!("set txpkts {size}"))?;
     // Port 1 sends once, so that its address is learnt, and port 0 takes those frames out of the circle.
     for command in ["set portlist 1", "set fwd txonly", "start", "stop", "set portlist 0", "set fwd rxonly", "start"] {
         testpmd.command(command)?;
