@@ -7,6 +7,7 @@ mod admission;
 mod ancillary;
 mod args;
 mod blame;
+mod budget;
 mod chaos;
 mod chronicle;
 mod confine;

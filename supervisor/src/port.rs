@@ -9,6 +9,7 @@ use sv3::wire::Refuse;
 use sv3::wire::vhost_user::{Decoder, Message, Reply};
 
 use crate::ancillary;
+use crate::budget::Holdings;
 use crate::event::Who;
 use crate::listener::Peer;
 use crate::session::Session;
@@ -28,6 +29,8 @@ pub struct Port {
     pub session: Session,
     /// The events that epoll is asked for now.
     pub interest: EpollFlags,
+    /// What it holds, as it was counted last.
+    pub held: Holdings,
     /// Until when the worker is not told of it.
     pub quarantine: Option<Instant>,
     peer: Peer,
@@ -54,6 +57,7 @@ impl Port {
             uid: peer.uid,
             session: Session::new(slot),
             interest: EpollFlags::EPOLLIN,
+            held: Holdings::NONE,
             quarantine: None,
             peer,
             decoder: Decoder::new(),

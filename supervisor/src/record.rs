@@ -11,6 +11,7 @@ use sv3::ipc::{Command, RingAddr, RingFault};
 use sv3::virtio::VHOST_USER_F_PROTOCOL_FEATURES;
 
 use crate::admission::Memory;
+use crate::budget::Holdings;
 
 /// A command for the worker with the fd that follows it.
 #[derive(Clone, Debug)]
@@ -124,6 +125,13 @@ impl Record {
     /// The rings that the client has spoken of, with their indices.
     pub fn rings(&self) -> impl Iterator<Item = (u16, &Ring)> {
         (0..).zip(&self.rings)
+    }
+
+    /// What it keeps open, with its connection.
+    pub fn holdings(&self) -> Holdings {
+        let of = |ring: &Ring| [&ring.kick, &ring.call, &ring.err].into_iter().flatten().count();
+        let rings: usize = self.rings.iter().map(of).sum();
+        Holdings { fds: 1 + rings + self.memory.len(), regions: self.memory.len() }
     }
 
     /// Whether any ring is started.

@@ -23,6 +23,7 @@ use sv3::wire::Refuse;
 use sv3::wire::vhost_user::*;
 
 use crate::admission::Inspect;
+use crate::budget::Holdings;
 use crate::record::{Order, Record};
 use obey::{Done, No};
 
@@ -60,6 +61,7 @@ pub struct Breach(pub &'static str);
 pub struct Session {
     record: Record,
     offers: u64,
+    allowance: Holdings,
     wait: Option<Wait>,
     unfenced: usize,
 }
@@ -86,12 +88,17 @@ fn is_ordered(code: Code) -> bool {
 impl Session {
     /// A client that has said nothing.
     pub fn new(slot: u16) -> Session {
-        Session { record: Record::new(slot), offers: OFFERED, wait: None, unfenced: 0 }
+        Session { record: Record::new(slot), offers: OFFERED, allowance: Holdings::UNBOUNDED, wait: None, unfenced: 0 }
     }
 
     /// The virtio features that the client is offered from now on; among them all that it has acknowledged.
     pub fn offer(&mut self, features: u64) {
         self.offers = features;
+    }
+
+    /// What the client may hold from now on.
+    pub fn allow(&mut self, allowance: Holdings) {
+        self.allowance = allowance;
     }
 
     /// What the client has said so far.

@@ -34,6 +34,7 @@ use sv3::ledger::LedgerMap;
 use sv3::status::{Status, SupervisorStatus, WorkerStatus};
 
 use crate::blame::Blames;
+use crate::budget::Budget;
 use crate::chaos::Chaos;
 use crate::chronicle::Chronicle;
 use crate::control::Control;
@@ -73,6 +74,7 @@ pub struct Supervisor {
     ledger: LedgerMap,
     ledger_fd: Rc<OwnedFd>,
     slots: Slots,
+    budget: Budget,
     /// The worker that serves.
     worker: Option<Worker>,
     /// The worker that waits to take over.
@@ -143,6 +145,7 @@ impl Supervisor {
             ledger,
             ledger_fd: Rc::new(ledger_fd),
             slots: Slots::default(),
+            budget: Budget::new(),
             worker: None,
             standby: None,
             life: Life::new(parts.settings, parts.standby),

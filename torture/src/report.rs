@@ -85,3 +85,49 @@ impl Finding {
         line + words
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    fn keys(value: &Value) -> BTreeSet<String> {
+        value.as_object().into_iter().flatten().map(|(key, _)| key.clone()).collect()
+    }
+
+    #[test]
+    fn the_document_shows_every_field() {
+        let document = include_str!("../../docs/torture.md");
+        let (_, rest) = document.split_once("```json\n").unwrap();
+        let example: Value = serde_json::from_str(rest.split_once("```").unwrap().0).unwrap();
+        let finding = Finding {
+            name: String::new(),
+            origin: String::new(),
+            what: String::new(),
+            outcome: Outcome::Hung,
+            words: String::new(),
+            reactions: BTreeMap::new(),
+            more_fds: None,
+            more_memory: None,
+            milliseconds: 0,
+        };
+        let peer = Peer::of(&std::os::unix::net::UnixStream::pair().unwrap().0);
+        let report = Report { socket: String::new(), witness: None, seed: 1, peer, cases: vec![finding] };
+        assert!(report.has_failures());
+        assert_eq!(report.summary(), "1 cases: 1 HUNG");
+        let real = serde_json::to_value(&report).unwrap();
+        assert_eq!(keys(&real), keys(&example));
+        assert_eq!(keys(&real["cases"][0]), keys(&example["cases"][0]));
+        assert_eq!(keys(&real["peer"]), keys(&example["peer"]));
+        for field in keys(&real["cases"][0]).union(&keys(&real)).filter(|field| *field != "cases") {
+            assert!(document.contains(&format!("`{field}`")), "{field}");
+        }
+        for outcome in ["refused", "answered", "ignored", "not-offered", "not-run", "hung", "died"] {
+            assert!(document.contains(&format!("| `{outcome}` |")), "{outcome}");
+        }
+    }
+}

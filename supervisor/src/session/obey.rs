@@ -67,6 +67,7 @@ impl Session {
             }
             _ => {}
         }
+        self.check_allowance(&request)?;
         let orders = match request {
             Request::GetFeatures => return Ok(Done::Replied(self.offers)),
             Request::GetProtocolFeatures => return Ok(Done::Replied(OFFERED_PROTOCOL_FEATURES)),
@@ -102,6 +103,29 @@ impl Session {
             }
         };
         Ok(Done::Ordered(orders))
+    }
+
+    /// Nobody may hold so much that too little is left for the others.
+    fn check_allowance(&self, request: &Request) -> Result<(), No> {
+        let (held, ring) = (self.record.holdings(), |index: &u16| self.record.known_ring(*index));
+        let new = |place: Option<&Option<Rc<OwnedFd>>>| usize::from(place.is_none_or(Option::is_none));
+        let (fds, regions) = match request {
+            Request::SetMemTable(table) => (table.len().saturating_sub(held.regions), table.len()),
+            Request::AddMemReg(..) => (1, held.regions + 1),
+            Request::SetVringKick { ring: index, fd: Some(_) } => (new(ring(index).map(|ring| &ring.kick)), 0),
+            Request::SetVringCall { ring: index, fd: Some(_) } => (new(ring(index).map(|ring| &ring.call)), 0),
+            Request::SetVringErr { ring: index, fd: Some(_) } => (new(ring(index).map(|ring| &ring.err)), 0),
+            _ => return Ok(()),
+        };
+        let (fds, most) = (held.fds + fds, self.allowance);
+        let code = request.code();
+        if fds > most.fds.max(held.fds) {
+            return close(format!("{code}: with it the client would hold {fds} files, and its share is {}", most.fds));
+        }
+        if regions > most.regions.max(held.regions) {
+            return close(format!("{code}: {regions} memory regions, and the client's share is {}", most.regions));
+        }
+        Ok(())
     }
 
     fn set_features(&mut self, features: u64) -> Result<Vec<Order>, No> {

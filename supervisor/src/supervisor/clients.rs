@@ -12,6 +12,7 @@ use sv3::wire::vhost_user::Reply;
 
 use super::{FRONT_DOOR, PORTS, Supervisor};
 use crate::admission::Kernel;
+use crate::budget::Holdings;
 use crate::listener::{Caller, Peer};
 use crate::port::{Input, Port};
 use crate::session::{Refused, Step};
@@ -48,7 +49,7 @@ impl Supervisor {
             self.events.say_of(None, "refuse", format!("client {pid} turned away: all {MAX_PORTS} ports are taken"));
             return;
         };
-        let port = Port::new(slot, peer);
+        let mut port = Port::new(slot, peer);
         if let Err(error) = self.watch(&port, PORTS + u64::from(slot), port.interest) {
             self.events.say_of(None, "refuse", format!("client {pid} turned away: {error}"));
             return;
@@ -62,6 +63,8 @@ impl Supervisor {
         if quarantine.is_none() {
             self.order(port.session.replay(), Waiter::Session(slot));
         }
+        port.held = port.session.record().holdings();
+        self.budget.change(Holdings::NONE, port.held);
         self.slots.insert(port);
         if let Some(until) = quarantine {
             self.confine_port(slot, until);
@@ -82,12 +85,15 @@ impl Supervisor {
         for _ in 0..TURN {
             let Some(port) = self.slots.port(slot).filter(|port| !port.session.is_waiting()) else { break };
             port.session.offer(offers);
+            port.session.allow(self.budget.allowance(port.held));
             let outcome = match port.receive() {
                 Ok(Input::Message(message)) => port.session.request(message, &Kernel),
                 Ok(Input::Nothing) => break,
                 Ok(Input::End) => return self.detach(slot, "disconnected"),
                 Err(refuse) => Err(refuse.into()),
             };
+            self.budget.change(port.held, port.session.record().holdings());
+            port.held = port.session.record().holdings();
             match outcome {
                 Ok(step) => self.take_step(slot, step),
                 Err(refused) => self.refuse(slot, refused),
@@ -149,6 +155,7 @@ impl Supervisor {
     fn detach(&mut self, slot: u16, how: &str) {
         let Some(port) = self.slots.remove(slot) else { return };
         let _ = self.epoll.delete(&port);
+        self.budget.change(port.held, Holdings::NONE);
         self.events.say_of(port.who, "detach", format!("p{slot}: process {} {how}", port.who.pid));
         let orders = vec![Command::PortRemove { port: slot }.into(), Command::Barrier.into()];
         if port.quarantine.is_some() || !self.order(orders, Waiter::Leaving(slot)) {
