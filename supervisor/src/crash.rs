@@ -6,9 +6,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 use serde_json::Value;
-use sv3::MAX_PORTS;
+use sv3::ipc::Settings;
 use sv3::ledger::{Crash, Lane};
 use sv3::status::{self, Burst, Fault, InHand};
+use sv3::{MAX_PORTS, MAX_RINGS};
 
 /// Why a worker died.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -101,7 +102,11 @@ pub fn subject(crash: &status::Crash) -> String {
 
 /// The flight recorder's bursts.
 fn flight(lane: &Lane) -> Vec<Burst> {
-    let bursts = lane.read_flights();
+    let mut bursts = lane.read_flights();
+    // What no worker in its right mind writes is of no use to anybody.
+    bursts.retain(|(_, slot, ring, chains)| {
+        usize::from(*slot) < MAX_PORTS && usize::from(*ring) < MAX_RINGS && *chains <= Settings::MAX_BATCH
+    });
     let last = bursts.first().map_or(0, |(when_ns, ..)| *when_ns);
     let burst = |(when_ns, slot, ring, chains): (u64, u16, u16, u16)| Burst {
         earlier_us: last.saturating_sub(when_ns) / 1000,
