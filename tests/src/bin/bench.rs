@@ -1,6 +1,6 @@
 //! `scripts/bench`: sv3 beside DPDK's own vhost, the same testpmd in front of either.
 //!
-//! Frames (of 64 octets, or of the sizes that the arguments name) go one way round: testpmd's port 0 sends them to port 1's address, the switch delivers them, and
+//! Frames (of 64 octets, or of the sizes that the arguments name; `--packed`: in packed rings) go one way round: testpmd's port 0 sends them to port 1's address, the switch delivers them, and
 //! testpmd sends what port 1 received on port 0 again. So as many frames are under way as the rings hold, the switch
 //! knows where they go, and the rate is that of the slower of two processors: switch on one, testpmd on the other.
 //! Rounds are told apart by how far the two are, see [`sv3_tests::distance`].
@@ -26,13 +26,23 @@ const MEASURE: Duration = Duration::from_secs(3);
 
 fn main() -> ExitCode {
     let sizes: Vec<u32> = std::env::args().skip(1).filter_map(|size| size.parse().ok()).collect();
+    let packed = std::env::args().any(|argument| argument == "--packed");
     for size in if sizes.is_empty() { vec![64] } else { sizes } {
-        if let Err(failure) = bench(size) {
+        if let Err(failure) = bench(Load { size, packed }) {
             println!("The benchmark could not go on: {failure}");
             return ExitCode::FAILURE;
         }
     }
     ExitCode::SUCCESS
+}
+
+/// What goes round.
+#[derive(Clone, Copy)]
+struct Load {
+    /// Octets of a frame.
+    size: u32,
+    /// In packed rings.
+    packed: bool,
 }
 
 /// One measurement.
@@ -45,10 +55,10 @@ struct Sample {
     disturbance: f64,
 }
 
-fn bench(size: u32) -> Result<()> {
+fn bench(load: Load) -> Result<()> {
     let (mut sv3, mut vhost) = (Vec::new(), Vec::new());
     for round in 1..=MOST_ROUNDS {
-        let (ours, theirs) = (measure_sv3(size)?, measure_vhost(size)?);
+        let (ours, theirs) = (measure_sv3(load)?, measure_vhost(load)?);
         eprintln!("round {round}: sv3 {}, net_vhost {}", ours.words(), theirs.words());
         sv3.push(ours);
         vhost.push(theirs);
@@ -60,7 +70,8 @@ fn bench(size: u32) -> Result<()> {
 
     for (distance, words) in [(Distance::Near, "that share a cache"), (Distance::Far, "that share no cache")] {
         let (ours, theirs) = (rates(&sv3, distance), rates(&vhost, distance));
-        println!("{size}-byte frames, one direction, processors {words}");
+        let rings = if load.packed { "packed" } else { "split" };
+        println!("{}-byte frames, {rings} rings, one direction, processors {words}", load.size);
         if ours.is_empty() || theirs.is_empty() {
             println!("  not both were measured: the processors were never so, or did not stay so");
             continue;
@@ -91,20 +102,22 @@ fn rates(samples: &[Sample], distance: Distance) -> Vec<f64> {
     rates
 }
 
-fn measure_sv3(size: u32) -> Result<Sample> {
+fn measure_sv3(load: Load) -> Result<Sample> {
     let switch = Switch::start()?;
     let worker = switch.worker_pid()?;
     let mut core = CpuSet::new();
     core.set(SWITCH_CORE)?;
     sched_setaffinity(Pid::from_raw(i32::try_from(worker)?), &core)?;
-    measure(Testpmd::clients([switch.socket(), switch.socket()], config(TESTPMD_CORE))?, worker, size)
+    let clients = Config { packed: load.packed, ..config(TESTPMD_CORE) };
+    measure(Testpmd::clients([switch.socket(), switch.socket()], clients)?, worker, load.size)
 }
 
-fn measure_vhost(size: u32) -> Result<Sample> {
+fn measure_vhost(load: Load) -> Result<Sample> {
     let folder = tempfile::tempdir()?;
     let (first, second) = (folder.path().join("0"), folder.path().join("1"));
     let wire = Testpmd::wire([&first, &second], config(SWITCH_CORE))?;
-    measure(Testpmd::clients([&first, &second], config(TESTPMD_CORE))?, wire.pid(), size)
+    let clients = Config { packed: load.packed, ..config(TESTPMD_CORE) };
+    measure(Testpmd::clients([&first, &second], clients)?, wire.pid(), load.size)
 }
 
 fn config(core: usize) -> Config {

@@ -51,6 +51,10 @@ const EVENT_DISABLE: u32 = 1;
 /// Event suppression: notify when a certain descriptor is reached.
 const EVENT_DESC: u32 = 2;
 
+/// How many descriptors ahead of the one in hand the processor is asked for: this one is read and, when its chain is
+/// done, written.
+const AHEAD: u16 = 16;
+
 /// Index and wrap counter (bit 15) of a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Position(u16);
@@ -308,6 +312,7 @@ impl Virtqueue for PackedRing {
         out: &mut SliceList<'_, 'm>,
     ) -> Result<Option<Chain>, RingFault> {
         let at = Position(*cursor);
+        self.desc.prefetch_to_write(at.index().wrapping_add(AHEAD));
         let head = self.read(at);
         // A whole lap ahead the descriptor is one that was not given back yet.
         if !self.is_available(at, head.flags) || self.published.distance(at, self.size) >= u32::from(self.size) {

@@ -71,7 +71,8 @@ impl<T: Shared> SharedArray<T> {
         prefetch(self.first.as_ptr().wrapping_add(usize::from(index) & self.mask));
     }
 
-    /// Asks the processor for the cache line of the value at `index`, to write it.
+    /// Asks the processor for the cache line of the value at `index`, to write it; of an array whose length is no power
+    /// of two, of some value.
     #[inline]
     pub fn prefetch_to_write(&self, index: u16) {
         prefetch_to_write(self.first.as_ptr().wrapping_add(usize::from(index) & self.mask));
