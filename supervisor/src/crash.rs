@@ -1,7 +1,7 @@
 //! Reads a worker's death: its exit status and what it wrote into the ledger, in words. The ledger is hostile: its
 //! numbers are compared and shown, never used.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
@@ -115,6 +115,17 @@ fn flight(lane: &Lane) -> Vec<Burst> {
         chains,
     };
     bursts.into_iter().map(burst).collect()
+}
+
+/// The signal by which a worker is about to end that has written down its crash.
+pub fn announced(lane: &Lane) -> Option<Signal> {
+    let genuine = lane.crash.code.load(Relaxed) > 0;
+    match Signal::try_from(lane.crash.signal.load(Acquire)).ok()? {
+        signal @ (Signal::SIGSEGV | Signal::SIGBUS) if genuine => Some(signal),
+        Signal::SIGSYS => Some(Signal::SIGSYS),
+        Signal::SIGSEGV | Signal::SIGBUS | Signal::SIGILL | Signal::SIGFPE | Signal::SIGABRT => Some(Signal::SIGILL),
+        _ => None,
+    }
 }
 
 /// The signal that began it. A worker that was sent a signal, or panicked, writes that down and ends by an illegal

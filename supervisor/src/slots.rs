@@ -10,8 +10,8 @@ enum Slot {
     #[default]
     Free,
     Taken(Box<Port>),
-    /// The client is gone, the worker has not yet let go of the slot.
-    Leaving,
+    /// The client, a process of this number, is gone; the worker has not yet let go of the slot.
+    Leaving(i32),
 }
 
 /// All places.
@@ -60,8 +60,11 @@ impl Slots {
     /// Takes a port out; its slot is not free before [`Slots::release`].
     pub fn remove(&mut self, slot: u16) -> Option<Port> {
         let place = self.0.get_mut(usize::from(slot))?;
-        match std::mem::replace(place, Slot::Leaving) {
-            Slot::Taken(port) => Some(*port),
+        match std::mem::take(place) {
+            Slot::Taken(port) => {
+                *place = Slot::Leaving(port.who.pid);
+                Some(*port)
+            }
             other => {
                 *place = other;
                 None
@@ -69,9 +72,18 @@ impl Slots {
         }
     }
 
+    /// The process whose slot it is, or was until the worker lets go of it.
+    pub fn holder(&self, slot: u16) -> Option<i32> {
+        match self.0.get(usize::from(slot))? {
+            Slot::Free => None,
+            Slot::Taken(port) => Some(port.who.pid),
+            Slot::Leaving(pid) => Some(*pid),
+        }
+    }
+
     /// The worker has let go of a slot.
     pub fn release(&mut self, slot: u16) {
-        if let Some(place @ Slot::Leaving) = self.0.get_mut(usize::from(slot)) {
+        if let Some(place @ Slot::Leaving(_)) = self.0.get_mut(usize::from(slot)) {
             *place = Slot::Free;
         }
     }
@@ -79,7 +91,7 @@ impl Slots {
     /// The worker is dead and has let go of everything.
     pub fn release_all(&mut self) {
         for place in &mut self.0 {
-            if matches!(place, Slot::Leaving) {
+            if matches!(place, Slot::Leaving(_)) {
                 *place = Slot::Free;
             }
         }

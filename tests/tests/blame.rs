@@ -119,6 +119,23 @@ fn a_guest_that_truncates_all_the_time_is_stopped() -> Result<()> {
 }
 
 #[test]
+fn who_vanishes_at_once_is_blamed_all_the_same() -> Result<()> {
+    let mut honest = Honest::new()?;
+    for _ in 0..30 {
+        let guest = hostile(&honest);
+        guest.memory().regions()[0].truncate(0);
+        guest.kick(TX);
+        guest.vanish();
+        honest.talk();
+        // Those who die one upon the other are kept waiting.
+        honest.await_status("a worker and its standby", |status| status.worker.standby_pid.is_some())?;
+    }
+    let restarts = honest.status()?.worker.restarts;
+    assert!(restarts <= 3, "after the third death it is in quarantine, but {restarts} workers died");
+    Ok(())
+}
+
+#[test]
 fn a_worker_that_is_stopped_is_replaced() -> Result<()> {
     let mut honest = Honest::new()?;
     let old = honest.worker_pid()?;
@@ -158,10 +175,12 @@ fn a_worker_that_hangs_is_found_and_replaced() -> Result<()> {
     let letters: Vec<_> = (0..2).map(|n| frame(BROADCAST, mac(1), &[n; 60])).collect();
     a.send(&letters[0]);
     assert_eq!(b.receive_frame(), letters[0]);
+    // Held before it is done with it, its successor would send it again.
+    a.await_sent();
     let old = switch.worker_pid()?;
+    let start = Instant::now();
     let held = hold(old)?;
     a.send(&letters[1]);
-    let start = Instant::now();
     // It cannot be reaped by its parent before we have seen it die.
     let dead =
         || Ok(matches!(waitpid(held, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG))?, WaitStatus::Signaled(..)));

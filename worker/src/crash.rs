@@ -1,15 +1,20 @@
 //! The worker's last words. A fatal signal or a panic leaves a record in the ledger, from which the supervisor says what
-//! happened and to whom; then the process dies.
+//! happened and to whom; then it hangs up, and the process dies.
 //!
-//! The handlers run on a stack of their own, touch nothing but static atomics and the ledger, and make no syscall, for
-//! the policy may be what killed us. A genuine SIGSEGV or SIGBUS is repeated with the signal blocked, so that the kernel
-//! ends the process by that very signal; everything else ends in an illegal instruction, and the record tells the cause.
+//! It hangs up because the kernel tells the supervisor of a death only when it has taken the dead process's memory away,
+//! page by page of all that it touched of every guest's. The closed control socket is known at once.
+//!
+//! The handlers run on a stack of their own, touch nothing but static atomics and the ledger, and make no syscall but
+//! close(2), for the policy may be what killed us. A genuine SIGSEGV or SIGBUS is repeated with the signal blocked, so
+//! that the kernel ends the process by that very signal; everything else ends in an illegal instruction, and the record
+//! tells the cause.
 //!
 //! Which client a fault address belongs to is found in [`RANGES`], where every mapping of guest memory is written down.
 #![allow(unsafe_code)] // named in the design: crash handler
 
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{
-    AtomicPtr, AtomicU32, AtomicU64,
+    AtomicI32, AtomicPtr, AtomicU32, AtomicU64,
     Ordering::{Relaxed, Release},
 };
 
@@ -38,6 +43,9 @@ pub const HEAD_WORDS: usize = FRAME_HEAD.div_ceil(8);
 static IN_HAND: AtomicPtr<[u64; HEAD_WORDS]> = AtomicPtr::new(std::ptr::null_mut());
 
 static RECORD: AtomicPtr<Crash> = AtomicPtr::new(std::ptr::null_mut());
+
+/// The control socket's fd beside stdin.
+static CONTROL: AtomicI32 = AtomicI32::new(-1);
 
 const ALT_STACK: usize = 64 * 1024;
 
@@ -73,10 +81,15 @@ pub fn handle_signals() -> nix::Result<()> {
     let flags = SaFlags::SA_SIGINFO | SaFlags::SA_ONSTACK | SaFlags::SA_RESETHAND;
     let action = SigAction::new(SigHandler::SigAction(on_signal), flags, SigSet::all());
     for signal in [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE, Signal::SIGSYS, Signal::SIGABRT] {
-        // SAFETY: `on_signal` is async-signal-safe: atomics only.
+        // SAFETY: `on_signal` is async-signal-safe: atomics and close(2) only.
         unsafe { sigaction(signal, &action) }?;
     }
     Ok(())
+}
+
+/// A death that is recorded ends the conversation by this fd, and by stdin, which is the same socket.
+pub fn hang_up_after_record(control: BorrowedFd<'_>) {
+    CONTROL.store(control.as_raw_fd(), Relaxed);
 }
 
 /// From now on deaths are recorded in the ledger, panics included.
@@ -87,6 +100,7 @@ pub fn record_in(lane: &'static Lane) {
             crash.write_message(&info.to_string());
             keep_in_hand(crash);
             crash.signal.store(libc::SIGABRT, Release);
+            hang_up();
         }
         die();
     }));
@@ -135,6 +149,7 @@ extern "C" fn on_signal(signal: libc::c_int, info: *mut libc::siginfo_t, context
             crash.syscall.store(context.uc_mcontext.gregs[libc::REG_RAX as usize] as i32, Relaxed);
         }
         crash.signal.store(signal, Release);
+        hang_up();
     }
     if signal == libc::SIGSYS {
         // Begins with a syscall that the policy forbids too: with the signal blocked the kernel ends the process by it.
@@ -149,6 +164,17 @@ extern "C" fn on_signal(signal: libc::c_int, info: *mut libc::siginfo_t, context
         }
     }
     die();
+}
+
+fn hang_up() {
+    let control = CONTROL.load(Relaxed);
+    if control < 0 {
+        return;
+    }
+    for fd in [libc::STDIN_FILENO, control] {
+        // SAFETY: what holds these fds is never used again: the process is about to end.
+        unsafe { libc::close(fd) };
+    }
 }
 
 fn attribute(crash: &Crash, addr: u64) {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
+use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde_json::json;
@@ -48,6 +49,8 @@ pub struct Life {
     died: Option<(Instant, Option<Pid>)>,
     /// Children whose death came before the spawner told whose it was.
     early_deaths: Vec<WaitStatus>,
+    /// Workers that are taken for dead before the kernel has said so.
+    buried: Vec<Pid>,
     ending: Option<Pid>,
     served: bool,
 }
@@ -66,6 +69,7 @@ impl Life {
             next_start: None,
             died: None,
             early_deaths: Vec::new(),
+            buried: Vec::new(),
             ending: None,
             served: false,
         }
@@ -199,7 +203,7 @@ impl Supervisor {
                 }
                 self.worker_took_over();
             }
-            (Ok(pid), None) => drop(nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)),
+            (Ok(pid), None) => drop(nix::sys::signal::kill(pid, Signal::SIGKILL)),
             (Err(errno), Some(_)) if serves => {
                 self.worker = None;
                 self.excuse_all();
@@ -225,6 +229,10 @@ impl Supervisor {
                             worker.kill(&format!("it was stopped by {signal}"));
                         }
                     }
+                    if self.worker.as_ref().is_some_and(|worker| worker.pid == Some(pid)) {
+                        // Stopped, then killed: it never runs again.
+                        self.bury(pid, Signal::SIGKILL);
+                    }
                     continue;
                 }
                 Ok(status @ (WaitStatus::Exited(..) | WaitStatus::Signaled(..))) => status,
@@ -244,7 +252,9 @@ impl Supervisor {
 
     /// A process that must have been a worker is dead.
     fn lost(&mut self, pid: Pid, status: WaitStatus) {
-        if self.worker.as_ref().is_some_and(|worker| worker.pid == Some(pid)) {
+        if let Some(at) = self.life.buried.iter().position(|buried| *buried == pid) {
+            self.life.buried.swap_remove(at);
+        } else if self.worker.as_ref().is_some_and(|worker| worker.pid == Some(pid)) {
             self.worker_died(status);
         } else if self.standby.as_ref().is_some_and(|worker| worker.pid == Some(pid)) {
             self.standby_died(status);
@@ -279,12 +289,31 @@ impl Supervisor {
         self.start_standby();
     }
 
+    /// A worker that hangs up, having written down why it dies, is as good as dead: it touches no ring any more. The
+    /// kernel says so only when it has taken all its memory away, which is milliseconds when guests are large.
+    pub(super) fn heed_last_words(&mut self, lane: u8) {
+        let Some(worker) = self.worker.as_ref().filter(|worker| worker.lane == lane) else { return };
+        let announced = self.ledger.lanes.get(usize::from(lane)).and_then(crate::crash::announced);
+        if let Some((pid, signal)) = worker.pid.zip(announced) {
+            self.bury(pid, signal);
+        }
+    }
+
+    /// Takes the worker that serves for dead, and sees to it that it is.
+    fn bury(&mut self, pid: Pid, signal: Signal) {
+        let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);
+        self.life.buried.push(pid);
+        self.worker_died(WaitStatus::Signaled(pid, signal, false));
+    }
+
     fn worker_died(&mut self, status: WaitStatus) {
         let when = Instant::now();
         let Some(worker) = &mut self.worker else { return };
         let Some(lane) = self.ledger.lanes.get(usize::from(worker.lane)) else { return };
         let death = Death::read(status, lane, worker.doom());
         let culprit = crate::crash::culprit(status, lane, self.hung);
+        // It may have left just now; its slot is still its own.
+        let culprit = culprit.and_then(|slot| Some((slot, self.slots.holder(slot)?)));
         // Reaped: the number may be another process's from now on.
         let pid = worker.pid.take();
         let number = worker.lane;
@@ -308,10 +337,13 @@ impl Supervisor {
         }
         drop(worker);
         self.excuse_all();
+        let left = culprit.filter(|(slot, _)| self.slots.port(*slot).is_none());
         self.recheck_memory();
         self.send_away_jammers(true);
-        if let Some(slot) = culprit {
-            self.blame(slot);
+        match (culprit, left) {
+            (_, Some((_, pid))) => self.blame_process(pid),
+            (Some((slot, _)), None) => self.blame(slot),
+            (None, None) => {}
         }
         self.plan_start(&death.words);
         self.say_crash(&crash);
@@ -329,7 +361,7 @@ impl Supervisor {
         if let Some(chaos) = self.chaos.as_mut().filter(|chaos| chaos.next <= now) {
             chaos.plan();
             if let Some(pid) = worker.pid {
-                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+                let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);
             }
         }
     }

@@ -22,8 +22,13 @@ impl Supervisor {
         self.confine_port(slot, until);
     }
 
-    /// Blames a process whose port is gone already.
+    /// Blames a process whose port is gone already. If it comes again it is in quarantine, once it has earned that.
     pub(super) fn blame_process(&mut self, pid: i32) {
+        self.events.say_with(
+            "blame",
+            format!("the worker died by the doing of process {pid}, which has no port any more"),
+            serde_json::json!({ "client_pid": pid }),
+        );
         self.blames.blame(pid, Instant::now());
     }
 

@@ -17,6 +17,7 @@ impl Supervisor {
             Err(_) => {
                 worker.hang_up();
                 self.deafen(lane, |worker| worker.link.as_fd());
+                self.heed_last_words(lane);
             }
         }
     }
