@@ -87,10 +87,17 @@ fn strike(options: &[&str], deaths: u32) -> Result<Storm> {
     settle(&switch, standby)?;
     storm.supervisor[1] = footprint()?;
     storm.counts = traffic.finish()?;
-    for event in switch.events()?.iter().filter(|event| event["event"] == "restart").skip(1) {
-        storm.told.push(Duration::from_micros(event["gap_us"].as_u64().unwrap_or_default()));
-    }
+    storm.told = told(&switch)?;
     Ok(storm)
+}
+
+/// All take-overs, as the switch tells of them.
+pub fn told(switch: &Switch) -> Result<Times> {
+    let mut times = Times::default();
+    for event in switch.events()?.iter().filter(|event| event["event"] == "restart") {
+        times.push(Duration::from_micros(event["gap_us"].as_u64().unwrap_or_default()));
+    }
+    Ok(times)
 }
 
 /// Waits until a worker serves, and one is on standby if there is to be one.

@@ -27,6 +27,8 @@ const STREAM_DEATHS: Duration = Duration::from_millis(500);
 struct Seen {
     gaps: Vec<(&'static str, Times)>,
     calm: Times,
+    /// From when the supervisor knew of a death until the next worker served, by its own count.
+    told: Times,
     sent: u32,
     lost: u32,
     /// Bits per second of a TCP stream, without deaths and with.
@@ -85,6 +87,7 @@ fn strike(switch: &Switch, first: &mut Vm, second: &mut Vm, deaths: u32) -> Resu
     }
     seen.streams[1] = first.finish_iperf3(stream, STREAM)?.bits_per_second;
     seen.stream_deaths = switch.status()?.worker.restarts - before;
+    seen.told = crate::soft::told(switch)?;
     seen.carrier_changes[1] = first.carrier_changes()? + second.carrier_changes()?;
     Ok(seen)
 }
@@ -124,6 +127,7 @@ impl Seen {
         }
         paper.line(&all.row("all deaths"));
         paper.line(&self.calm.row("no death"));
+        paper.line(&self.told.row("take-over"));
         let Seen { sent, lost, streams: [calm, storm], stream_deaths, carrier_changes: [before, after], .. } = self;
         let (calm_mbit, storm_mbit) = (calm / 1e6, storm / 1e6);
         paper.line(&format!("  pings lost  {lost} of {sent}"));
@@ -136,7 +140,7 @@ impl Seen {
         paper.keep(
             &name.replace(' ', "_"),
             json!({
-                "gap": all.json(), "gap_by_signal": by_signal, "no_death": self.calm.json(),
+                "gap": all.json(), "gap_by_signal": by_signal, "no_death": self.calm.json(), "take_over": self.told.json(),
                 "pings": { "sent": sent, "lost": lost },
                 "tcp_bits_per_second": { "calm": calm, "storm": storm, "deaths": stream_deaths },
                 "carrier_changes": { "before": before, "after": after },
