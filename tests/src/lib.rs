@@ -1,7 +1,7 @@
 //! Helpers of the scenarios in `tests/tests/`: the real switch, a front-end in software, real guests.
 
-#[allow(clippy::panic)]
 pub mod distance;
+#[allow(clippy::panic)]
 pub mod flow;
 pub mod frames;
 // These assert what a scenario takes for granted, at the scenario's line.
