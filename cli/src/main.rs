@@ -1,5 +1,6 @@
 //! `sv3`, the command line: one verb a file.
 
+mod audit;
 mod control;
 mod crashes;
 mod metrics;
@@ -37,6 +38,8 @@ enum Verb {
     Crashes(crashes::Show),
     /// Print the switch in numbers, as OpenMetrics text
     Metrics(metrics::Print),
+    /// Show what each process may do, beside what it is declared to, and prove it
+    Audit(audit::Show),
     /// Act on one port: end its quarantine
     Port(port::Port),
     /// Attack a vhost-user back-end of any make as a hostile client would, and tell how it took it
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Verb::Upgrade(upgrade) => upgrade.exec(),
         Verb::Crashes(show) => show.exec(),
         Verb::Metrics(print) => print.exec(),
+        Verb::Audit(show) => show.exec(),
         Verb::Port(port) => port.exec(),
         Verb::Torture(torture) => return torture.exec(),
     };

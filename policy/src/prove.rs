@@ -32,6 +32,8 @@ pub struct Subject<'a> {
     pub reach: &'a dyn Fn() -> Result<Achieved, String>,
     /// The number of the syscall that the process's own handler noted when it died of it. Forgets it.
     pub noted: &'a dyn Fn() -> Option<i32>,
+    /// A live supervisor, to be signalled.
+    pub live: Option<u32>,
     /// The folder in which the process may remove files, if there is one.
     pub removable: Option<&'a std::path::Path>,
 }
@@ -71,6 +73,11 @@ impl Line {
         let [group, what, declared, observed] = std::array::from_fn(|_| fields.next());
         Some(Line { group: group?, what: what?, declared: declared?, observed: observed?, agrees })
     }
+}
+
+/// The live supervisor that `--prove PID` names.
+pub fn live() -> Option<u32> {
+    std::env::args().nth(2)?.parse().ok()
 }
 
 /// Tries everything and writes the outcome to stdout.

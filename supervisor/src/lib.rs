@@ -59,6 +59,7 @@ pub fn main() -> ExitCode {
 /// The order matters: signals are blocked and the first stage of confinement is reached before the spawner inherits both,
 /// the spawner is forked while nothing is open, and the second stage comes before the first client.
 fn run(args: Args) -> Result<(), String> {
+    spawner::close_inherited()?;
     supervisor::signals().thread_block().map_err(|error| format!("cannot block signals: {error}"))?;
     let fail = |what: &'static str| move |error: nix::Error| format!("{what}: {error}");
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).map_err(fail("cannot read RLIMIT_NOFILE"))?;

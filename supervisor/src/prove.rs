@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use sv3_policy::prove::{Subject, prove};
+use sv3_policy::prove::{Subject, live, prove};
 use sv3_policy::steps::Achieved;
 
 use crate::confine;
@@ -28,5 +28,6 @@ fn prove_with(folder: &Path) -> Result<(), String> {
         confine::files(&[folder])
     };
     let policy = sv3_policy::supervisor();
-    prove(&Subject { policy, confine: &all, reach: &reach, noted: &|| None, removable: Some(folder) })
+    let noted = &|| None;
+    prove(&Subject { policy, confine: &all, reach: &reach, noted, live: live(), removable: Some(folder) })
 }

@@ -5,7 +5,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use sv3::ledger::LedgerMap;
-use sv3_policy::prove::{Subject, prove};
+use sv3_policy::prove::{Subject, live, prove};
 
 use crate::{confine, crash};
 
@@ -23,5 +23,6 @@ pub fn run() -> Result<(), String> {
         noted.then_some(number)
     };
     let policy = sv3_policy::worker();
-    prove(&Subject { policy, confine: &confine::worker, reach: &confine::reach, noted: &noted, removable: None })
+    let (confine, reach) = (&confine::worker, &confine::reach);
+    prove(&Subject { policy, confine, reach, noted: &noted, live: live(), removable: None })
 }

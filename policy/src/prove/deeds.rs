@@ -73,7 +73,7 @@ impl Props {
         let policy = subject.policy;
         let removable = subject.removable.map(Path::to_path_buf);
         let (mut full, mut alone) = (Vec::new(), Vec::new());
-        for Deed { what, number, args, under_landlock } in self.deeds(removable.as_deref()) {
+        for Deed { what, number, args, under_landlock } in self.deeds(removable.as_deref(), subject.live) {
             let (entry, verdict) = (Entry::Native, policy.verdict(number as i32, &args));
             let by_landlock = under_landlock.filter(|(since, _)| *since <= achieved.landlock_abi).map(|(_, by)| by);
             // What seccomp lets pass is landlock's affair in full confinement as well.
@@ -99,7 +99,7 @@ impl Props {
         full.into_iter().chain(families).chain(alone)
     }
 
-    fn deeds(&self, removable: Option<&Path>) -> Vec<Deed> {
+    fn deeds(&self, removable: Option<&Path>, live: Option<u32>) -> Vec<Deed> {
         let fails = |since, errno| Some((since, Declared::Fails(errno)));
         let denied = fails(1, Errno::EACCES);
         let deed = |what: &str, number, args: &[u64], under_landlock| {
@@ -164,6 +164,10 @@ impl Props {
             deed("set up an io_uring", libc::SYS_io_uring_setup, &[1], None),
             deed("become dumpable", libc::SYS_prctl, &[libc::PR_SET_DUMPABLE as u64, 1], None),
         ];
+        if let Some(pid) = live {
+            let what = "signal the live supervisor";
+            deeds.push(deed(what, libc::SYS_kill, &[pid.into(), 0], fails(6, Errno::EPERM)));
+        }
         if let Some(folder) = removable {
             let in_folder = |name: &str| {
                 let path = folder.join(name);

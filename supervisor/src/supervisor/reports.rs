@@ -100,8 +100,7 @@ impl Supervisor {
         let Some(worker) = &mut self.standby else { return Ok(()) };
         match report.kind {
             ReportKind::Ready if report.version() != VERSION => Err(Breach("it is of another version")),
-            ReportKind::Ready if worker.became_ready(report.landlock_abi(), report.value) => Ok(()),
-            ReportKind::Ready => Err(Breach("it became ready twice")),
+            ReportKind::Ready => became_ready(worker, report, self.require_landlock),
             ReportKind::Done => match worker.reached(report.seq) {
                 Some(Waiter::Planned) => {
                     self.successor_has_learnt();

@@ -1,0 +1,189 @@
+//! `sv3 audit`: what each process may do, beside what it is declared to, and the proof.
+//!
+//! Three sources are put side by side, and each fact names its own: the kernel, for what anybody may read of a live
+//! process; the supervisor, for what it gave to whom, since the kernel shows nobody but root what a process that is not
+//! dumpable has open; and for what no process may be asked in life, the same binaries, which with `--prove` put the same
+//! confinement on children and let them try.
+
+mod explain;
+mod kernel;
+mod page;
+mod proof;
+
+use std::path::PathBuf;
+
+use clap::Args;
+use sv3::audit::{Audit, Fact, Fd, Process, Proof, Testimony, Witness};
+
+use crate::control::Control;
+use crate::place;
+use crate::status::print;
+
+/// How often the processes are looked at again when clients came and went meanwhile.
+const LOOKS: u32 = 5;
+
+/// Show what each process may do, beside what it is declared to, and prove it; fails if anything differs.
+///
+/// Takes some seconds, and any user's rights: those of the switch's own user are enough. See docs/audit.md.
+#[derive(Args)]
+pub struct Show {
+    #[command(flatten)]
+    control: Control,
+    /// Print JSON; its fields are described in docs/audit.md
+    #[arg(long)]
+    json: bool,
+    /// Print the policies instead: each syscall, limits of its arguments, who makes it and why. Needs no switch
+    #[arg(long)]
+    explain: bool,
+    /// Prove this sv3-worker instead of the one that is installed, after an upgrade
+    #[arg(long, value_name = "PATH")]
+    worker: Option<PathBuf>,
+}
+
+impl Show {
+    /// Looks, tries and prints.
+    pub fn exec(&self) -> Result<(), String> {
+        if self.explain {
+            return print(&explain::page());
+        }
+        let audit = self.audit()?;
+        print(&match self.json {
+            true => serde_json::to_string_pretty(&audit).map_err(|e| e.to_string())? + "\n",
+            false => page::page(&audit),
+        })?;
+        match audit.differences.len() {
+            0 => Ok(()),
+            count => Err(format!("{count} things are not as declared")),
+        }
+    }
+
+    fn audit(&self) -> Result<Audit, String> {
+        let worker = self.worker.clone().map_or_else(|| place::sibling("sv3-worker"), Ok)?;
+        let supervisor = place::sibling("sv3-supervisor")?;
+        let live = self.testimony()?.processes.first().map_or(0, |witness| witness.pid);
+        let (first, second) = std::thread::scope(|scope| {
+            let first = scope.spawn(|| proof::prove("supervisor", &supervisor, live));
+            let second = scope.spawn(|| proof::prove("worker", &worker, live));
+            (first.join(), second.join())
+        });
+        let tried = [first, second].map(|tried| tried.unwrap_or_else(|_| Err("a thread panicked".to_string())));
+        let (mut proofs, mut differences) = (Vec::new(), Vec::new());
+        for tried in tried {
+            let (proof, differs) = tried?;
+            proofs.push(proof);
+            differences.extend(differs);
+        }
+        let processes = self.processes(&proofs)?;
+        for process in &processes {
+            for fact in process.facts.iter().filter(|fact| !fact.agrees) {
+                let declared = fact.declared.as_deref().unwrap_or_default();
+                let (role, pid, what, source) = (&process.role, process.pid, &fact.fact, &fact.source);
+                differences.push(format!(
+                    "{role} {pid}: {what}: declared {declared}, observed {} (says the {source})",
+                    fact.observed
+                ));
+            }
+        }
+        Ok(Audit { version: env!("CARGO_PKG_VERSION").to_string(), processes, proofs, differences })
+    }
+
+    fn testimony(&self) -> Result<Testimony, String> {
+        let answer = self.control.ask("audit")?;
+        serde_json::from_value(answer).map_err(|e| format!("the switch is of another version ({e})"))
+    }
+
+    /// Looks at the live processes, again while clients or workers come and go.
+    fn processes(&self, proofs: &[Proof]) -> Result<Vec<Process>, String> {
+        let mut outcome = Err("nothing was looked at".to_string());
+        for _ in 0..LOOKS {
+            outcome = self.look(proofs);
+            let good =
+                |processes: &Vec<Process>| processes.iter().all(|process| process.facts.iter().all(|f| f.agrees));
+            if outcome.as_ref().is_ok_and(good) {
+                break;
+            }
+        }
+        outcome
+    }
+
+    fn look(&self, proofs: &[Proof]) -> Result<Vec<Process>, String> {
+        let Testimony { processes, spawner_pid } = self.testimony()?;
+        let mut all = Vec::new();
+        for witness in processes {
+            all.push(process(witness, proofs)?);
+        }
+        let facts = kernel::facts(spawner_pid, false)?;
+        all.insert(1.min(all.len()), Process { role: "spawner".to_string(), pid: spawner_pid, facts, fds: Vec::new() });
+        Ok(all)
+    }
+}
+
+fn process(witness: Witness, proofs: &[Proof]) -> Result<Process, String> {
+    let Witness { role, pid, landlock_abi, policy, fds } = witness;
+    let mut facts = kernel::facts(pid, true)?;
+    let (binary, teller) = if role == "supervisor" { ("supervisor", "supervisor") } else { ("worker", "worker") };
+    let proof = proofs.iter().find(|proof| proof.role == binary);
+    let proved = |of: fn(&Proof) -> String| proof.map(of);
+    facts.push(fact("landlock ABI", proved(|proof| proof.landlock_abi.to_string()), &landlock_abi.to_string(), teller));
+    facts.push(fact("seccomp policy", proved(|proof| proof.policy.clone()), &policy, teller));
+    facts.push(open_fds(pid, &role, &fds));
+    Ok(Process { role, pid, facts, fds })
+}
+
+/// Root sees what is open, and compares; others are told by the supervisor.
+fn open_fds(pid: u32, role: &str, told: &[Fd]) -> Fact {
+    match kernel::fds(pid) {
+        Some(seen) => {
+            let untold = if role == "supervisor" { kernel::untold(&seen, told) } else { kernel::too_many(&seen, told) };
+            let observed = match untold.is_empty() {
+                true => format!("{}, all told of", seen.len()),
+                false => format!("{}, of which nobody told: {}", seen.len(), untold.join(", ")),
+            };
+            let agrees = untold.is_empty();
+            let declared = Some("those that the supervisor tells of".to_string());
+            Fact { fact: "open fds".to_string(), declared, observed, source: "kernel".to_string(), agrees }
+        }
+        None => fact("open fds", None, &told.len().to_string(), "supervisor"),
+    }
+}
+
+/// A fact; without a declaration it is as it is.
+fn fact(what: &str, declared: Option<String>, observed: &str, source: &str) -> Fact {
+    let agrees = declared.as_deref().is_none_or(|declared| declared == observed);
+    Fact { fact: what.to_string(), declared, observed: observed.to_string(), source: source.to_string(), agrees }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn document() -> &'static str {
+        include_str!("../../docs/audit.md")
+    }
+
+    fn example() -> serde_json::Value {
+        let (_, rest) = document().split_once("```json\n").unwrap();
+        serde_json::from_str(rest.split_once("```").unwrap().0).unwrap()
+    }
+
+    #[test]
+    fn the_document_shows_every_field() {
+        let audit: Audit = serde_json::from_value(example()).unwrap();
+        assert_eq!(serde_json::to_value(&audit).unwrap(), example());
+        for object in
+            [&example()["processes"][0]["facts"][0], &example()["proofs"][0], &example()["proofs"][0]["outcomes"][0]]
+        {
+            for field in object.as_object().unwrap().keys() {
+                assert!(document().contains(&format!("`{field}`")), "{field}");
+            }
+        }
+    }
+
+    #[test]
+    fn people_see_what_differs() {
+        let mut audit: Audit = serde_json::from_value(example()).unwrap();
+        assert!(page::page(&audit).contains("everything is as declared"));
+        audit.differences.push("worker 7: NoNewPrivs: declared 1, observed 0 (says the kernel)".to_string());
+        assert!(page::page(&audit).contains("NOT AS DECLARED\n  worker 7: NoNewPrivs"));
+    }
+}

@@ -1,0 +1,133 @@
+//! What the kernel tells of a live process: its `/proc/PID`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use sv3::audit::{Fact, Fd};
+
+use super::fact;
+
+/// What anybody may read of a process. `filtered`: it is to have a seccomp policy.
+pub fn facts(pid: u32, filtered: bool) -> Result<Vec<Fact>, String> {
+    let path = format!("/proc/{pid}/status");
+    let status =
+        fs::read_to_string(&path).map_err(|e| format!("{path}: {e}; the process may have ended, try again"))?;
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.map_or("not shown".to_string(), |rest| rest.split_whitespace().collect::<Vec<_>>().join(" "))
+    };
+    let of_kernel =
+        |name: &str, declared: Option<&str>| fact(name, declared.map(str::to_string), &field(name), "kernel");
+    const NONE: Option<&str> = Some("0000000000000000");
+    let mut facts = vec![
+        of_kernel("Uid", None),
+        of_kernel("Gid", None),
+        of_kernel("Threads", Some("1")),
+        of_kernel("NoNewPrivs", Some("1")),
+        of_kernel("CapInh", NONE),
+        of_kernel("CapPrm", NONE),
+        of_kernel("CapEff", NONE),
+        of_kernel("CapAmb", NONE),
+        // Only root can empty it, and no_new_privs makes it meaningless.
+        of_kernel("CapBnd", None),
+        of_kernel("Seccomp", filtered.then_some("2")),
+        of_kernel("Seccomp_filters", None),
+    ];
+    facts.push(core_files(pid));
+    facts.push(dumpable(pid, &path, field("Uid").split(' ').next().unwrap_or_default()));
+    Ok(facts)
+}
+
+fn core_files(pid: u32) -> Fact {
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap_or_default();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max core file size"));
+    let limit =
+        line.map_or("not shown".to_string(), |rest| rest.split_whitespace().take(2).collect::<Vec<_>>().join(" "));
+    fact("core file size", Some("0 0".to_string()), &limit, "kernel")
+}
+
+/// The files in `/proc/PID` of a process that is not dumpable belong to root.
+fn dumpable(pid: u32, path: &str, uid: &str) -> Fact {
+    let owner = fs::metadata(path).map(|meta| meta.uid());
+    let observed = match owner {
+        _ if uid == "0" => return fact("dumpable", None, "cannot be told of a process of root", "kernel"),
+        Ok(0) => "no",
+        Ok(_) => "yes",
+        Err(_) => return fact("dumpable", Some("no".to_string()), &format!("process {pid} is gone"), "kernel"),
+    };
+    fact("dumpable", Some("no".to_string()), observed, "kernel")
+}
+
+/// What a process has open, by number: what the kernel calls it. `None`: we may not look.
+pub fn fds(pid: u32) -> Option<BTreeMap<i32, String>> {
+    let folder = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    let mut fds = BTreeMap::new();
+    for entry in folder {
+        let path = entry.ok()?.path();
+        let number = path.file_name()?.to_str()?.parse().ok()?;
+        // One that was closed meanwhile is none.
+        if let Ok(target) = fs::read_link(&path) {
+            fds.insert(number, target.display().to_string());
+        }
+    }
+    Some(fds)
+}
+
+/// Fds of which nobody told, or told something else.
+pub fn untold(seen: &BTreeMap<i32, String>, told: &[Fd]) -> Vec<String> {
+    let known = |number: i32, kind: &str| {
+        told.iter().any(|fd| fd.fd == Some(number) && (fd.kind == kind || fd.kind == "inherited" || kind == "file"))
+    };
+    let strange = seen.iter().filter(|(number, target)| !known(**number, kind(target)));
+    strange.map(|(number, target)| format!("{number} ({target})")).collect()
+}
+
+/// Fds of a kind of which there are more than were told of.
+pub fn too_many(seen: &BTreeMap<i32, String>, told: &[Fd]) -> Vec<String> {
+    let mut left = BTreeMap::<&str, usize>::new();
+    told.iter().for_each(|fd| *left.entry(&fd.kind).or_default() += 1);
+    let strange = seen.iter().filter(|(_, target)| match left.get_mut(kind(target)) {
+        Some(count @ 1..) => {
+            *count -= 1;
+            false
+        }
+        _ => true,
+    });
+    strange.map(|(number, target)| format!("{number} ({target})")).collect()
+}
+
+/// The kind of a thing, from what `/proc/PID/fd` calls it.
+fn kind(target: &str) -> &'static str {
+    let kinds = [
+        ("socket:", "socket"),
+        ("pipe:", "pipe"),
+        ("anon_inode:[eventfd]", "eventfd"),
+        ("anon_inode:[eventpoll]", "eventpoll"),
+        ("anon_inode:[signalfd]", "signalfd"),
+        ("/memfd:", "memory"),
+        ("/dev/null", "null"),
+    ];
+    kinds.iter().find(|(prefix, _)| target.starts_with(prefix)).map_or("file", |(_, kind)| kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(fd: Option<i32>, kind: &str) -> Fd {
+        Fd { fd, kind: kind.to_string(), purpose: String::new() }
+    }
+
+    #[test]
+    fn an_fd_that_nobody_told_of_is_seen() {
+        let seen =
+            BTreeMap::from([(0, "/dev/pts/1".to_string()), (3, "socket:[7]".to_string()), (4, "pipe:[8]".into())]);
+        let all = [told(Some(0), "inherited"), told(Some(3), "socket"), told(Some(4), "pipe")];
+        assert!(untold(&seen, &all).is_empty());
+        assert_eq!(untold(&seen, &all[..2]), ["4 (pipe:[8])"]);
+        let all = [told(None, "file"), told(None, "socket"), told(None, "pipe"), told(None, "pipe")];
+        assert!(too_many(&seen, &all).is_empty());
+        assert_eq!(too_many(&seen, &all[..2]), ["4 (pipe:[8])"]);
+    }
+}

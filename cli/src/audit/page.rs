@@ -1,0 +1,72 @@
+//! An audit for people.
+
+use std::fmt::Write;
+
+use sv3::audit::{Audit, Process, Proof};
+
+/// The whole audit.
+pub fn page(audit: &Audit) -> String {
+    let mut out = String::new();
+    for process in &audit.processes {
+        show_process(&mut out, process);
+    }
+    for proof in &audit.proofs {
+        show_proof(&mut out, proof);
+    }
+    if audit.differences.is_empty() {
+        out.push_str("everything is as declared\n");
+    } else {
+        out.push_str("NOT AS DECLARED\n");
+        for difference in &audit.differences {
+            let _ = writeln!(out, "  {difference}");
+        }
+    }
+    out
+}
+
+fn show_process(out: &mut String, process: &Process) {
+    let _ = writeln!(out, "{}, process {}", process.role, process.pid);
+    let head = ["  FACT", "DECLARED", "OBSERVED", "SAYS THE", ""].map(str::to_string);
+    let rows = process.facts.iter().map(|fact| {
+        let declared = fact.declared.clone().unwrap_or_else(|| "-".to_string());
+        let mark = if fact.agrees { "" } else { "DIFFERS" };
+        [format!("  {}", fact.fact), declared, fact.observed.clone(), fact.source.clone(), mark.to_string()]
+    });
+    out.push_str(&table(&[head].into_iter().chain(rows).collect::<Vec<_>>()));
+    if !process.fds.is_empty() {
+        let head = ["  FD", "KIND", "FOR, SAYS THE SUPERVISOR"].map(str::to_string);
+        let rows = process.fds.iter().map(|fd| {
+            let number = fd.fd.map_or("-".to_string(), |fd| fd.to_string());
+            [format!("  {number}"), fd.kind.clone(), fd.purpose.clone()]
+        });
+        out.push_str(&table(&[head].into_iter().chain(rows).collect::<Vec<_>>()));
+    }
+    out.push('\n');
+}
+
+fn show_proof(out: &mut String, proof: &Proof) {
+    let Proof { role, binary, policy, landlock_abi, trials, outcomes } = proof;
+    let _ = writeln!(out, "proof: {trials} trials by children confined as the {role} is ({binary} --prove;");
+    let _ = writeln!(out, "seccomp policy {policy}, landlock ABI {landlock_abi})");
+    let head = ["  TRIED", "TIMES", "DECLARED", "OBSERVED", ""].map(str::to_string);
+    let rows = outcomes.iter().map(|outcome| {
+        let mark = if outcome.agrees { "" } else { "DIFFERS" };
+        let (declared, observed) = (outcome.declared.clone(), outcome.observed.clone());
+        [format!("  {}", outcome.tried), outcome.count.to_string(), declared, observed, mark.to_string()]
+    });
+    out.push_str(&table(&[head].into_iter().chain(rows).collect::<Vec<_>>()));
+    out.push('\n');
+}
+
+/// Rows in columns.
+pub fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let widths: [usize; N] = std::array::from_fn(|at| {
+        rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    });
+    let mut out = String::new();
+    for row in rows {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let _ = writeln!(out, "{}", cells.join("  ").trim_end());
+    }
+    out
+}

@@ -1,0 +1,183 @@
+//! No drift between policies and programs: a fixed set of scenarios is traced, and
+//!
+//! - no process makes a syscall that its policy does not allow (it would die of it, too);
+//! - no policy has a rule that none of the scenarios uses.
+//!
+//! The scenarios run with the C library that is here and with that of Debian sid, by the same binaries, for a policy must
+//! outlive updates of it. Both traces together must use all rules. The tracer takes the vDSO away, so that the clock is
+//! read by syscalls, as on some machines it is.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sv3_policy::{Policy, syscall_name};
+use sv3_tests::failure::{Failure, Result};
+use sv3_tests::frames::{mac, noise};
+use sv3_tests::guest::Guest;
+use sv3_tests::image::{Suite, tree};
+use sv3_tests::patience::until;
+use sv3_tests::switch::{Home, Switch};
+
+/// What is traced: program, number, arguments.
+type Call = (String, i32, [u64; 6]);
+
+#[test]
+#[ignore = "traces the switch, which takes half a minute"]
+fn every_rule_is_used_and_nothing_else_is_needed() -> Result<()> {
+    let here = trace(&[])?;
+    let sid = trace(&with_library_of(Suite::Sid)?)?;
+    for policy in [sv3_policy::worker(), sv3_policy::supervisor()] {
+        let program = format!("sv3-{}", policy.role());
+        let calls: BTreeSet<_> = here.iter().chain(&sid).filter(|call| call.0 == program).collect();
+        assert!(calls.len() > 20, "{program} was traced: {calls:?}");
+        let outside: Vec<_> = calls.iter().filter(|call| !policy.allows(call.1, &call.2)).collect();
+        assert!(outside.is_empty(), "{program} makes syscalls without a rule: {outside:x?}");
+        let idle = unused(policy, &calls);
+        assert!(idle.is_empty(), "rules of {program} that no scenario uses: {idle:#?}");
+    }
+    Ok(())
+}
+
+fn unused(policy: &'static Policy, calls: &BTreeSet<&Call>) -> Vec<String> {
+    let used = |rule: &sv3_policy::rule::Rule| {
+        calls.iter().any(|(_, number, args)| syscall_name(*number) == Some(rule.syscall) && rule.matches(args))
+    };
+    policy.rules().iter().filter(|rule| !used(rule)).map(|rule| format!("{}: {}", rule.syscall, rule.why)).collect()
+}
+
+/// Runs the scenarios behind a command and returns what was traced.
+fn trace(behind: &[String]) -> Result<Vec<Call>> {
+    let mut calls = Vec::new();
+    for scenario in [a_day, a_crowd] {
+        let folder = tempfile::tempdir()?;
+        let file = folder.path().join("trace");
+        let tracer = [env!("CARGO_BIN_EXE_trace").to_string(), file.display().to_string()];
+        scenario(&[behind, &tracer].concat())?;
+        let text = until("the end of the trace", || {
+            let text = fs::read_to_string(&file)?;
+            Ok(text.ends_with("end\n").then_some(text))
+        })?;
+        calls.extend(text.lines().filter(|line| *line != "end").map(parse).collect::<Result<Vec<_>>>()?);
+    }
+    Ok(calls)
+}
+
+fn parse(line: &str) -> Result<Call> {
+    let mut fields = line.split(' ');
+    let name = fields.next().unwrap_or_default().to_string();
+    let numbers: Vec<u64> =
+        fields.map(|field| u64::from_str_radix(field, 16)).collect::<std::result::Result<_, _>>()?;
+    match numbers[..] {
+        [number, a, b, c, d, e, f] => Ok((name, i32::try_from(number)?, [a, b, c, d, e, f])),
+        _ => Err(Failure::new(format!("{line:?} is no trace"))),
+    }
+}
+
+/// Guests come, talk and go while workers die, hang and are replaced; people ask; all ends in order.
+fn a_day(behind: &[String]) -> Result<()> {
+    let home = Home::new()?;
+    let log = home.path("events").display().to_string();
+    let switch = home.start_behind(behind, &["--log", &log, "--metrics", "127.0.0.1:0"])?;
+    let [mut a, mut b] = [(), ()].map(|()| Guest::connect(switch.socket()));
+    talk(&mut a, &mut b);
+    ask(&switch, &["status", "crashes", "metrics", "audit"])?;
+    switch.kill_worker("KILL")?;
+    talk(&mut a, &mut b);
+    // Awake and without progress: the supervisor ends it.
+    switch.kill_worker("STOP")?;
+    talk(&mut a, &mut b);
+    let worker = home.path("bin/sv3-worker");
+    ask(&switch, &["restart", &format!("upgrade {}", worker.display())])?;
+    scrape(&fs::read_to_string(&log)?)?;
+    drop(a);
+    switch.await_ports(1)?;
+    talk(&mut Guest::connect(switch.socket()), &mut b);
+    drop(b);
+    let end = switch.end("TERM")?;
+    end.success().then_some(()).ok_or_else(|| Failure::new(format!("{end}")))
+}
+
+/// More clients than there can be fds for, and people who ask for all of them.
+fn a_crowd(behind: &[String]) -> Result<()> {
+    const FILES: usize = 500;
+    let few_files = ["prlimit".to_string(), format!("--nofile={FILES}:{FILES}")];
+    let switch = Home::new()?.start_behind(&[behind, &few_files].concat(), &["--no-standby"])?;
+    let connect = |_| UnixStream::connect(switch.socket());
+    let mut crowd = (0..FILES).map(connect).collect::<std::io::Result<Vec<_>>>()?;
+    if let Some(last) = crowd.last_mut() {
+        // It is turned away.
+        last.set_read_timeout(Some(Duration::from_secs(60)))?;
+        assert_eq!(last.read(&mut [0])?, 0);
+    }
+    drop(crowd.drain(..10));
+    ask(&switch, &["status", "metrics"])?;
+    Ok(())
+}
+
+fn talk(a: &mut Guest, b: &mut Guest) {
+    for n in 0..50 {
+        let (there, back) = (noise(mac(2), mac(1), 60 + n, 1), noise(mac(1), mac(2), 60 + n, 2));
+        // Frames that were under way when a worker died may come twice.
+        a.send(&there);
+        while b.receive_frame() != there {}
+        b.send(&back);
+        while a.receive_frame() != back {}
+    }
+}
+
+fn ask(switch: &Switch, verbs: &[&str]) -> Result<()> {
+    let control = switch.control().display().to_string();
+    for verb in verbs {
+        let words: Vec<&str> = verb.split(' ').chain(["--control", &control]).collect();
+        let output = switch.home().sv3(&words).output()?;
+        if !output.status.success() {
+            return Err(Failure::new(format!("sv3 {verb}: {}", String::from_utf8_lossy(&output.stderr))));
+        }
+    }
+    Ok(())
+}
+
+/// Asks for metrics over HTTP, at the address that the log tells.
+fn scrape(log: &str) -> Result<()> {
+    let events = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let address = events.filter_map(|event| Some(event["address"].as_str()?.to_string())).next();
+    let mut socket = std::net::TcpStream::connect(address.ok_or_else(|| Failure::new("no address of metrics"))?)?;
+    socket.set_read_timeout(Some(Duration::from_secs(20)))?;
+    socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+    socket.read_to_string(&mut String::new())?;
+    Ok(())
+}
+
+/// The command behind which programs find a release's C library in place of the host's.
+fn with_library_of(suite: Suite) -> Result<Vec<String>> {
+    let theirs = tree(suite)?.join("usr/lib/x86_64-linux-gnu");
+    // A program that needs no library itself, while they are being changed one by one.
+    let mount = shown(&tree(Suite::Bookworm)?.join("bin/busybox")) + " mount";
+    let mut script = String::from("set -e; ");
+    for ours in own_libraries()? {
+        if let Some(other) = ours.file_name().map(|name| theirs.join(name)).filter(|path| path.exists()) {
+            script += &format!("{mount} -o bind {} {}; ", shown(&other), shown(&ours));
+        }
+    }
+    script += "exec \"$@\"";
+    let unshare: &[&str] = match nix::unistd::geteuid().is_root() {
+        true => &["unshare", "--mount"],
+        false => &["unshare", "--mount", "--user", "--map-current-user", "--keep-caps"],
+    };
+    Ok(unshare.iter().copied().chain(["sh", "-c", &script, "sh"]).map(str::to_string).collect())
+}
+
+/// The files of the libraries that this very program runs with: its loader, libc, libgcc_s.
+fn own_libraries() -> Result<BTreeSet<PathBuf>> {
+    let maps = fs::read_to_string("/proc/self/maps")?;
+    let files = maps.lines().filter_map(|line| line.find('/').and_then(|at| line.get(at..)));
+    Ok(files.filter(|file| file.contains(".so")).map(PathBuf::from).collect())
+}
+
+fn shown(path: &Path) -> String {
+    format!("'{}'", path.display())
+}
