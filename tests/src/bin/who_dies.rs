@@ -10,7 +10,7 @@ use sv3_tests::frames::{BROADCAST, Mac, frame, mac};
 use sv3_tests::guest::feature::*;
 use sv3_tests::guest::split::Descriptor;
 use sv3_tests::guest::wire::GET_FEATURES;
-use sv3_tests::guest::{Guest, NetHdr, Shape};
+use sv3_tests::guest::{Config, Guest, NetHdr, Shape};
 use sv3_tests::peers::Peer;
 use sv3_tests::switch::Switch;
 
@@ -101,23 +101,34 @@ type Neighbours = Option<(Guest, Guest)>;
 
 /// A back-end, the hostile guest, and two that it and each other have talked to if it serves so many.
 fn network(name: &str) -> Result<(BackEnd, Guest, Neighbours)> {
-    // On a busy machine it happens that an Open vSwitch forwards nothing; a new one does.
+    // On a busy machine it happens that an Open vSwitch refuses a client or forwards nothing; a new one does.
+    let mut failure = Failure::new("the guests beside it never got a frame through");
     for _ in 0..ATTEMPTS {
         let back_end = BackEnd::start(name)?;
         let sockets = back_end.sockets();
-        let connect = |at: usize| sockets.get(at).map(|socket| modest().connect(socket));
-        let hostile = sockets.first().ok_or_else(|| Failure::new("it has no socket"))?;
-        let mut hostile = modest().rings_at_region_end().connect(hostile);
-        let mut others = connect(1).zip(connect(2));
+        let connect = |socket: &PathBuf, config: Config| config.try_connect(socket).map_err(|(failure, _)| failure);
+        let guests = sockets.iter().enumerate().map(|(at, socket)| match at {
+            0 => connect(socket, modest().rings_at_region_end()),
+            _ => connect(socket, modest()),
+        });
+        let mut guests = match guests.collect::<Result<Vec<Guest>>>() {
+            Ok(guests) => guests.into_iter(),
+            Err(refused) => {
+                failure = refused;
+                continue;
+            }
+        };
+        let Some(mut hostile) = guests.next() else { continue };
+        let mut others = guests.next().zip(guests.next());
         if others.as_mut().is_none_or(|(a, b)| passes(&mut hostile, a, 1) && talk(a, b)) {
             return Ok((back_end, hostile, others));
         }
     }
-    Err(Failure::new("the guests beside it never got a frame through"))
+    Err(failure)
 }
 
 /// What every back-end offers.
-fn modest() -> sv3_tests::guest::Config {
+fn modest() -> Config {
     Guest::config().features(VERSION_1 | MRG_RXBUF)
 }
 
