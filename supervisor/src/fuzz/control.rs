@@ -65,8 +65,12 @@ fn converse(control: &mut Control, octets: &[u8]) {
     // Whoever says something more has it at his own cost, and whoever is answered gets all of it.
     for _ in 0..100 {
         let _ = caller.read_to_end(&mut heard);
+        if control.fd(index).is_none() {
+            break;
+        }
         control.proceed(index);
     }
+    let _ = caller.read_to_end(&mut heard);
     let text = answer.unwrap_or_default().into_bytes();
     assert!(heard.is_empty() || heard == text, "{} octets of {}", heard.len(), text.len());
     drop(caller);
@@ -89,7 +93,8 @@ fn send(caller: &UnixStream, piece: &[u8], count: usize, fds: &Fds) -> bool {
 /// The first request is found as soon as it is whole, and whatever comes behind it changes nothing.
 fn scrape(octets: &[u8]) {
     let Some(ask) = read_request(octets) else { return };
-    let end = (0..octets.len()).find(|end| read_request(&octets[..*end]).is_some());
+    let short = octets.len().min(200);
+    let end = (0..short).find(|end| read_request(&octets[..*end]).is_some());
     if let Some(end) = end {
         assert_eq!(read_request(&octets[..end]).as_ref(), Some(&ask));
     }
