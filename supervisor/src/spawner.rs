@@ -53,9 +53,14 @@ impl Program {
 /// Closes what whoever started this process left open by mistake, beyond standard input, output and error. To be called
 /// before anything is opened.
 pub fn close_inherited() -> Result<(), String> {
-    // SAFETY: nothing has been opened yet, so no fd that is closed here has an owner in this process.
-    let closed = Errno::result(unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) });
-    closed.map(drop).map_err(|error| format!("cannot close inherited file descriptors: {error}"))
+    close_range(0).map_err(|error| format!("cannot close inherited file descriptors: {error}"))
+}
+
+/// For all fds but stdin, stdout and stderr.
+fn close_range(flags: libc::c_uint) -> nix::Result<()> {
+    // SAFETY: is called before anything was opened, when no fd that is closed has an owner in this process, and before
+    // exec, to mark fds only.
+    Errno::result(unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, flags) }).map(drop)
 }
 
 /// The supervisor's end.
@@ -216,8 +221,7 @@ fn become_worker([stdin, stdout, stderr]: [BorrowedFd<'_>; 3], binary: &File, su
         nix::unistd::dup2_stdout(stdout)?;
         nix::unistd::dup2_stderr(stderr)?;
         SigSet::empty().thread_set_mask()?;
-        // SAFETY: only marks fds; none is closed before exec.
-        Errno::result(unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC) })?;
+        close_range(CLOSE_RANGE_CLOEXEC)?;
         nix::unistd::fexecve::<_, &CStr, &CStr>(binary, &[c"sv3-worker"], &[])
     };
     match turn() {
