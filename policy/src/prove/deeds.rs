@@ -1,5 +1,5 @@
 //! What an intruder would do, with arguments that mean something.
-#![allow(unsafe_code)] // fork, sockets that are not connected yet
+#![allow(unsafe_code)] // sockets that are not connected yet
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -14,10 +14,10 @@ use nix::libc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, Pid, fork};
+use nix::unistd::Pid;
 
 use super::Subject;
-use super::trial::{Declared, Entry, Layers, Trial};
+use super::trial::{self, Declared, Entry, Layers, Trial};
 use crate::Verdict;
 use crate::steps::Achieved;
 
@@ -193,16 +193,12 @@ impl Drop for Props {
 
 /// A process that waits to be signalled.
 fn stranger() -> nix::Result<Pid> {
-    // SAFETY: this process has one thread; the child does nothing but wait.
-    match unsafe { fork() }? {
-        ForkResult::Parent { child } => Ok(child),
-        ForkResult::Child => {
-            let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
-            loop {
-                nix::unistd::pause();
-            }
+    trial::spawn(|| {
+        let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
+        loop {
+            nix::unistd::pause();
         }
-    }
+    })
 }
 
 fn stream(family: libc::c_int) -> nix::Result<OwnedFd> {

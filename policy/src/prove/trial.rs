@@ -5,7 +5,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, fork};
+use nix::unistd::{ForkResult, Pid, fork};
 
 use super::{Line, Subject};
 use crate::Verdict;
@@ -98,13 +98,14 @@ impl Trial {
 
     fn make(&self) -> i32 {
         let [a, b, c, d, e, f] = self.args;
+        if self.entry == Entry::I386 {
+            getpid_by_int_0x80(self.number);
+            return 0;
+        }
         // SAFETY: the arguments name no memory of this process but constants and the scratch of `deeds`; this process
         // has nothing else to do than to end.
-        let result = match self.entry {
-            Entry::Native => unsafe { libc::syscall(self.number, a, b, c, d, e, f) },
-            Entry::I386 => unsafe { int_0x80(self.number) },
-        };
-        if result == -1 && self.entry == Entry::Native { Errno::last_raw() } else { 0 }
+        let result = unsafe { libc::syscall(self.number, a, b, c, d, e, f) };
+        if result == -1 { Errno::last_raw() } else { 0 }
     }
 
     fn agrees(&self, observed: Observed) -> bool {
@@ -159,11 +160,20 @@ pub fn achieved(subject: &Subject<'_>) -> Result<Achieved, String> {
 
 /// Runs `act` in a child, whose exit status it returns.
 fn child(act: impl FnOnce() -> i32) -> Result<WaitStatus, String> {
+    let patient = || {
+        nix::unistd::alarm::set(PATIENCE);
+        act()
+    };
+    let child = spawn(patient).map_err(|e| format!("fork: {e}"))?;
+    waitpid(child, None).map_err(|e| format!("wait: {e}"))
+}
+
+/// Forks a child that ends with the status that `act` returns.
+pub fn spawn(act: impl FnOnce() -> i32) -> nix::Result<Pid> {
     // SAFETY: this process has one thread, so no lock is held by another and all of Rust may be used in the child.
-    match unsafe { fork() }.map_err(|e| format!("fork: {e}"))? {
-        ForkResult::Parent { child } => waitpid(child, None).map_err(|e| format!("wait: {e}")),
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => Ok(child),
         ForkResult::Child => {
-            nix::unistd::alarm::set(PATIENCE);
             let code = act();
             // SAFETY: only ends the process.
             unsafe { libc::_exit(code) }
@@ -171,13 +181,10 @@ fn child(act: impl FnOnce() -> i32) -> Result<WaitStatus, String> {
     }
 }
 
-/// # Safety
-/// The syscall must be one that reads no memory.
-unsafe fn int_0x80(number: i64) -> i64 {
-    let mut result = number;
-    // SAFETY: the kernel saves all registers but eax, and r8 to r11, which it may zero.
+/// Enters the kernel as i386 does.
+fn getpid_by_int_0x80(number: i64) {
+    // SAFETY: getpid takes no argument; the kernel saves all registers but rax, and r8 to r11, which it may zero.
     unsafe {
-        std::arch::asm!("int 0x80", inout("rax") result, out("r8") _, out("r9") _, out("r10") _, out("r11") _);
+        std::arch::asm!("int 0x80", inout("rax") number => _, out("r8") _, out("r9") _, out("r10") _, out("r11") _);
     }
-    result
 }
