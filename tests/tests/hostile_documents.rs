@@ -65,7 +65,9 @@ fn tests_of(text: &str) -> Vec<(String, Option<String>)> {
         }
         match names {
             None => found.push((file.to_string(), None)),
-            Some(names) => found.extend(names.split(", ").map(|name| (file.to_string(), Some(name.trim().to_string())))),
+            Some(names) => {
+                found.extend(names.split(", ").map(|name| (file.to_string(), Some(name.trim().to_string()))))
+            }
         }
     }
     found

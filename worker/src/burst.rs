@@ -29,6 +29,8 @@ struct Taken {
     /// Its slices in the arena.
     from: usize,
     to: usize,
+    /// Its first octets, which are kept if the worker dies of it.
+    head: [u64; HEAD_WORDS],
 }
 
 /// Takes bursts; holds the room that they need.
@@ -106,12 +108,12 @@ impl Burst {
         pass(Point::Taken);
         fabric.begin();
         let (mut frames, mut octets) = (0, 0);
-        for taken in self.taken.iter().take(count) {
+        for taken in self.taken.iter_mut().take(count) {
             let Some(len) = taken.chain.len else {
                 line.drop(Drop::BadChain, 1);
                 continue;
             };
-            match sender.send(fabric, slices.range(taken.from, taken.to), len) {
+            match sender.send(fabric, slices.range(taken.from, taken.to), len, &mut taken.head) {
                 Ok(len) => {
                     frames += 1;
                     octets += len as u64;
@@ -141,9 +143,15 @@ struct Sender {
 }
 
 impl Sender {
-    /// Sends one frame of `total` octets with its header; returns the frame's length.
+    /// Sends one frame of `total` octets with its header; returns the frame's length. `kept`: where its head is kept.
     #[inline]
-    fn send(&self, fabric: &mut Fabric, slices: &[GuestSlice<'_>], total: usize) -> Result<usize, Drop> {
+    fn send(
+        &self,
+        fabric: &mut Fabric,
+        slices: &[GuestSlice<'_>],
+        total: usize,
+        kept: &mut [u64; HEAD_WORDS],
+    ) -> Result<usize, Drop> {
         let skip = self.header_len;
         let len = total.checked_sub(skip).filter(|len| *len >= ETHERNET_LEN).ok_or(Drop::ShortFrame)?;
         if len > MAX_FRAME {
@@ -156,7 +164,8 @@ impl Sender {
         };
         let (dst, src) = head.addresses(skip);
         let frame = Frame { dst, src, pair: self.pair, offload, slices, skip, len, lasts: true };
-        crash::with_in_hand(&head.0, || fabric.forward(self.slot, &frame))?;
+        *kept = head.0;
+        crash::with_in_hand(kept, || fabric.forward(self.slot, &frame))?;
         Ok(len)
     }
 

@@ -115,8 +115,26 @@ pub fn with_in_hand<T>(head: &[u64; HEAD_WORDS], work: impl FnOnce() -> T) -> T 
     result
 }
 
+/// A chain that was in hand, or none.
+#[derive(Clone, Copy)]
+pub struct InHand(*mut [u64; HEAD_WORDS]);
+
+/// What is in hand now, for work on it that is put off. Whoever takes it in hand again sees to it that its head is still
+/// where it was.
+#[inline]
+pub fn in_hand() -> InHand {
+    InHand(IN_HAND.load(Relaxed))
+}
+
+/// Takes a chain in hand again.
+#[inline]
+pub fn take_in_hand(InHand(head): InHand) {
+    IN_HAND.store(head, Relaxed);
+}
+
 fn keep_in_hand(crash: &Crash) {
-    // SAFETY: null or a reference that `with_in_hand` holds while this runs, on the same thread.
+    // SAFETY: null or a reference that `with_in_hand`, or who called `take_in_hand`, holds while this runs, on the same
+    // thread.
     if let Some(head) = unsafe { IN_HAND.load(Relaxed).as_ref() } {
         for (to, from) in crash.frame_head.iter().zip(head.iter().flat_map(|word| word.to_ne_bytes())) {
             to.store(from, Relaxed);

@@ -128,7 +128,8 @@ impl Receiver {
             // The common case, one buffer to one buffer.
             ([to], [from]) if header_len == NET_HDR_LEN && parcel.lasts => {
                 // SAFETY: all guests' memory stays mapped until the burst is published, which settles first: mappings
-                // go by commands alone, and none is obeyed before. `lasts` says that `from` is a guest's.
+                // go by commands alone, and none is obeyed before. `lasts` says that `from` is a guest's, and so the chain in
+                // hand the burst's, which has the head.
                 unsafe { self.later.postpone(&whole, (from, parcel.skip), to, parcel.len) };
             }
             (to, from) => {

@@ -224,6 +224,8 @@ struct Postponed {
     hdr: [u8; NET_HDR_LEN],
     from: GuestSlice<'static>,
     to: GuestSlice<'static>,
+    /// The chain that is in hand meanwhile.
+    head: crash::InHand,
 }
 
 impl Later {
@@ -236,7 +238,8 @@ impl Later {
     /// there are many already, they are done at once.
     ///
     /// # Safety
-    /// What both slices were looked up in stays mapped until [`Later::settle`].
+    /// What both slices were looked up in stays mapped until [`Later::settle`], and the head of the chain in hand stays
+    /// where it is.
     #[inline]
     pub unsafe fn postpone(
         &mut self,
@@ -251,17 +254,21 @@ impl Later {
         to.prefetch_to_write(NET_HDR_LEN + len);
         let skip = skip.min(from.len);
         let from = GuestSlice { ptr: from.ptr.wrapping_add(skip), len: len.min(from.len - skip), memory: PhantomData };
-        self.0.push(Postponed { hdr: *hdr, from, to: GuestSlice { memory: PhantomData, ..*to } });
+        let to = GuestSlice { memory: PhantomData, ..*to };
+        self.0.push(Postponed { hdr: *hdr, from, to, head: crash::in_hand() });
     }
 
     /// Does what was postponed.
     #[inline]
     pub fn settle(&mut self) {
-        for Postponed { hdr, from, to } in self.0.drain(..) {
+        let before = crash::in_hand();
+        for Postponed { hdr, from, to, head } in self.0.drain(..) {
+            crash::take_in_hand(head);
             to.write_array(0, &hdr);
             from.copy_to(0, &to, NET_HDR_LEN, from.len);
             pass(Point::Copied);
         }
+        crash::take_in_hand(before);
     }
 }
 
