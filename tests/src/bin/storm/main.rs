@@ -1,6 +1,8 @@
 //! `scripts/storm`: workers die again and again under traffic, and the gap that guests see is measured.
 //!
-//! - `storm [N]`: N deaths between two guests in software, with and without a worker on standby ([`soft`]);
+//! - `storm [N]`: N deaths between two guests in software, with and without a worker on standby ([`soft`]); `--paced`: the
+//!   guests rest 50 µs after each look for frames, else they and the worker take both processors of a small machine, and
+//!   the gap is how long its scheduler makes the supervisor and the next worker wait;
 //! - `storm --qemu [N]`: N deaths by each signal between two QEMU guests that ping and stream ([`vms`]);
 //! - `storm --truncate [SECONDS]`: a guest truncates its memory all the time beside two that talk ([`truncate`]).
 //!
@@ -16,6 +18,9 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 use sv3_tests::failure::{Failure, Result};
+
+/// The rest of guests that rest.
+const PACE: std::time::Duration = std::time::Duration::from_micros(50);
 
 /// How the worker is made to die: by hand, as its own faults would, stopped for good, and as by its policy.
 const SIGNALS: [&str; 6] = ["KILL", "SEGV", "BUS", "ABRT", "STOP", "SYS"];
@@ -39,19 +44,20 @@ fn run() -> Result<bool> {
         return truncate::attack_without_end(socket.as_ref());
     }
     let json = words.contains(&"--json");
-    words.retain(|word| *word != "--json");
+    let pace = words.contains(&"--paced").then_some(PACE);
+    words.retain(|word| !["--json", "--paced"].contains(word));
     let (mode, number) = match words[..] {
         [] => ("", None),
         [mode @ ("--qemu" | "--truncate")] => (mode, None),
         [mode @ ("--qemu" | "--truncate"), number] => (mode, Some(number.parse()?)),
         [number] => ("", Some(number.parse()?)),
-        _ => return Err(Failure::new("usage: storm [--qemu | --truncate] [NUMBER] [--json]")),
+        _ => return Err(Failure::new("usage: storm [--qemu | --truncate | --paced] [NUMBER] [--json]")),
     };
     let mut paper = Paper { json, result: serde_json::Map::new() };
     let kept = match mode {
         "--qemu" => vms::storm(&mut paper, number.unwrap_or(60))?,
         "--truncate" => truncate::storm(&mut paper, number.unwrap_or(60))?,
-        _ => soft::storm(&mut paper, number.unwrap_or(1000))?,
+        _ => soft::storm(&mut paper, number.unwrap_or(1000), pace)?,
     };
     if json {
         println!("{}", Value::Object(paper.result));

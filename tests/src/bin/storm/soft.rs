@@ -35,20 +35,20 @@ struct Storm {
 }
 
 /// Deaths with a worker on standby and without. False: frames or descriptors were lost, or something leaked.
-pub fn storm(paper: &mut Paper, deaths: u32) -> Result<bool> {
+pub fn storm(paper: &mut Paper, deaths: u32, pace: Option<Duration>) -> Result<bool> {
     let mut kept = true;
     for (name, options) in [("with standby", &[][..]), ("without standby", &["--no-standby"])] {
-        let storm = strike(options, deaths)?;
+        let storm = strike(options, deaths, pace)?;
         kept &= storm.counts.are_exact() && !storm.leaks();
         storm.print(paper, name);
     }
     Ok(kept)
 }
 
-fn strike(options: &[&str], deaths: u32) -> Result<Storm> {
+fn strike(options: &[&str], deaths: u32, pace: Option<Duration>) -> Result<Storm> {
     let standby = options.is_empty();
     let switch = Switch::with(options)?;
-    let traffic = Traffic::start(switch.socket());
+    let traffic = Traffic::start(switch.socket(), pace);
     traffic.await_flow()?;
     let mut storm = Storm {
         by_signal: BTreeMap::new(),

@@ -60,11 +60,11 @@ impl Counts {
 }
 
 impl Traffic {
-    /// Connects two guests and lets them talk.
-    pub fn start(socket: &Path) -> Traffic {
+    /// Connects two guests and lets them talk, without rest or with one of `pace` after each look for frames.
+    pub fn start(socket: &Path, pace: Option<Duration>) -> Traffic {
         let shared = Arc::new(Shared::default());
         let (theirs, path) = (shared.clone(), socket.to_path_buf());
-        let thread = std::thread::spawn(move || Flow::new(&path).run(&theirs));
+        let thread = std::thread::spawn(move || Flow::new(&path).run(&theirs, pace));
         Traffic { thread, shared }
     }
 
@@ -123,13 +123,18 @@ impl Flow {
         Flow { a, b, text, counts: Counts::default(), next: 0, last: Instant::now(), octets: Vec::new() }
     }
 
-    fn run(mut self, shared: &Shared) -> Counts {
+    fn run(mut self, shared: &Shared, pace: Option<Duration>) -> Counts {
+        // A rest is as long as was asked for; else the kernel adds 50 µs.
+        let _ = nix::sys::prctl::set_timerslack(1);
         self.last = Instant::now();
         while !shared.over.load(Relaxed) {
             while self.counts.sent < self.next + WINDOW {
                 self.send();
             }
             self.receive(shared);
+            if let Some(pace) = pace {
+                std::thread::sleep(pace);
+            }
             if self.last.elapsed() > PATIENCE {
                 self.give_up();
             }

@@ -42,7 +42,7 @@ struct Second {
 /// So many seconds of it. False: in quarantine it costs the others more than promised.
 pub fn storm(paper: &mut Paper, seconds: u32) -> Result<bool> {
     let switch = Switch::start()?;
-    let traffic = Traffic::start(switch.socket());
+    let traffic = Traffic::start(switch.socket(), None);
     traffic.await_flow()?;
     let mut calm = 0.0;
     for _ in 0..CALM {
