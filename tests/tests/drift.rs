@@ -22,12 +22,6 @@ use sv3_tests::image::{Suite, tree};
 use sv3_tests::patience::until;
 use sv3_tests::switch::{Home, Switch};
 
-/// What is done with the switch, behind a command.
-type Scenario = fn(&[String]) -> Result<()>;
-
-/// How often a switch ends, so that the workers' orderly end is seen.
-const ENDS: usize = 10;
-
 /// What is traced: program, number, arguments.
 type Call = (String, i32, [u64; 6]);
 
@@ -58,8 +52,7 @@ fn unused(policy: &'static Policy, calls: &BTreeSet<&Call>) -> Vec<String> {
 /// Runs the scenarios behind a command and returns what was traced.
 fn trace(behind: &[String]) -> Result<Vec<Call>> {
     let mut calls = Vec::new();
-    let ends = std::iter::repeat_n(an_end as Scenario, ENDS);
-    for scenario in [a_day as Scenario, a_crowd].into_iter().chain(ends) {
+    for scenario in [a_day, a_crowd] {
         let folder = tempfile::tempdir()?;
         let file = folder.path().join("trace");
         let tracer = [env!("CARGO_BIN_EXE_trace").to_string(), file.display().to_string()];
@@ -105,12 +98,6 @@ fn a_day(behind: &[String]) -> Result<()> {
     talk(&mut Guest::connect(switch.socket()), &mut b);
     drop(b);
     let end = switch.end("TERM")?;
-    end.success().then_some(()).ok_or_else(|| Failure::new(format!("{end}")))
-}
-
-/// A switch that is started and ended. Whether a worker ends by itself or with the supervisor is a race.
-fn an_end(behind: &[String]) -> Result<()> {
-    let end = Home::new()?.start_behind(behind, &[])?.end("TERM")?;
     end.success().then_some(()).ok_or_else(|| Failure::new(format!("{end}")))
 }
 

@@ -80,7 +80,8 @@ impl Control {
             let got = read(&self.socket, self.frame.get_mut(have..).unwrap_or(&mut []));
             self.frame.truncate(have + got.unwrap_or(0));
             match got {
-                Ok(0) => return Err(Over::Closed),
+                // Reset: closed with a report of ours unread.
+                Ok(0) | Err(Errno::ECONNRESET) => return Err(Over::Closed),
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Ok(false),
                 Err(errno) => return Err(Over::Broken(format!("the control socket: {errno}"))),
@@ -102,6 +103,7 @@ impl Control {
                 Ok(sent) => drop(self.backlog.drain(..sent)),
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) if self.backlog.len() < BACKLOG => break,
+                Err(Errno::EPIPE | Errno::ECONNRESET) => return Err(Over::Closed),
                 Err(errno) => return Err(Over::Broken(format!("reports are not read: {errno}"))),
             }
         }

@@ -23,6 +23,7 @@ mod prove;
 mod rarp;
 mod switch;
 
+use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
@@ -43,7 +44,8 @@ pub fn main() -> ! {
     match outcome {
         Ok(Over::Closed) => crash::end(0),
         Ok(Over::Broken(reason)) | Err(reason) => {
-            eprintln!("sv3-worker: {reason}");
+            // A supervisor that ends has closed that, too, which is no reason to panic.
+            let _ = writeln!(std::io::stderr(), "sv3-worker: {reason}");
             crash::end(1)
         }
     }
