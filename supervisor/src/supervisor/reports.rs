@@ -32,8 +32,12 @@ impl Supervisor {
         }
     }
 
+    /// Nothing counts that a worker said after it was doomed: recovery does without, as after any death.
     fn hear_reports(&mut self, lane: u8, reports: Vec<Option<Report>>) {
         for report in reports {
+            if self.at_lane(lane).is_none_or(|worker| worker.doom().is_some()) {
+                return;
+            }
             let serves = self.worker.as_ref().is_some_and(|worker| worker.lane == lane);
             let heard = match report {
                 Some(report) if serves => self.hear(report),
@@ -42,7 +46,6 @@ impl Supervisor {
             };
             if let (Err(Breach(what)), Some(worker)) = (heard, self.at_lane(lane)) {
                 worker.kill(what);
-                return;
             }
         }
     }
@@ -98,6 +101,9 @@ impl Supervisor {
     /// A worker on standby is heard only as far as its own readiness goes.
     fn hear_standby(&mut self, report: Report) -> Result<(), Breach> {
         let Some(worker) = &mut self.standby else { return Ok(()) };
+        if worker.ready.is_none() && report.kind != ReportKind::Ready {
+            return Err(Breach("it reported before it was ready"));
+        }
         match report.kind {
             ReportKind::Ready if report.version() != VERSION => Err(Breach("it is of another version")),
             ReportKind::Ready => became_ready(worker, report, self.require_landlock),

@@ -3,7 +3,8 @@
 //!
 //! - `short-lived` dies a second after it took over,
 //! - `fewer-features` does not serve what a Linux guest uses,
-//! - `other-version` speaks another version of the protocol,
+//! - `other-version` speaks another version of the protocol, and has said more than is read at once before anybody can
+//!   stop it,
 //! - `mute` never says a word.
 #![allow(unsafe_code)] // fd hand-over
 
@@ -33,9 +34,18 @@ fn main() -> std::io::Result<()> {
             // SAFETY: received just now and held by nobody else.
             drop(socket.recv_fd().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })?);
         }
+        let done = Report::new(ReportKind::Done, seq);
         let report = match command {
+            Command::Start { .. } if name == "other-version" => continue,
+            Command::Barrier if name == "other-version" => {
+                let mut reports = vec![Report { detail: u64::from(VERSION + 1), ..Report::ready(0, OFFERED) }];
+                reports.resize(256, Report::new(ReportKind::RingStopped, seq));
+                reports.push(done);
+                socket.write_all(&reports.into_iter().flat_map(Report::to_bytes).collect::<Vec<_>>())?;
+                continue;
+            }
             Command::Start { .. } => ready(&name),
-            Command::Barrier => Report::new(ReportKind::Done, seq),
+            Command::Barrier => done,
             Command::RingStop { port, ring } => Report { port, ring, ..Report::new(ReportKind::RingStopped, seq) },
             Command::Promote if name == "short-lived" => {
                 std::thread::spawn(|| {
@@ -55,7 +65,6 @@ fn main() -> std::io::Result<()> {
 fn ready(name: &str) -> Report {
     match name {
         "fewer-features" => Report::ready(0, OFFERED & !VIRTIO_RING_F_EVENT_IDX.mask()),
-        "other-version" => Report { detail: u64::from(VERSION + 1), ..Report::ready(0, OFFERED) },
         _ => Report::ready(0, OFFERED),
     }
 }
