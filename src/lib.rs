@@ -24,6 +24,7 @@ pub mod frame;
 pub mod fuzz;
 pub mod ipc;
 pub mod ledger;
+pub mod slice;
 pub mod status;
 pub mod virtio;
 pub mod wire;

@@ -40,6 +40,7 @@ use listener::Listener;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use spawner::Spawner;
 use supervisor::{Parts, Supervisor};
+use sv3::slice::Slice;
 
 /// Runs the supervisor until it is told to end.
 pub fn main() -> ExitCode {
@@ -60,6 +61,7 @@ pub fn main() -> ExitCode {
 /// the spawner is forked while nothing is open, and the second stage comes before the first client.
 fn run(args: Args) -> Result<(), String> {
     spawner::close_inherited()?;
+    Slice::SHORT.ask_for();
     supervisor::signals().thread_block().map_err(|error| format!("cannot block signals: {error}"))?;
     let fail = |what: &'static str| move |error: nix::Error| format!("{what}: {error}");
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).map_err(fail("cannot read RLIMIT_NOFILE"))?;

@@ -23,7 +23,8 @@ pub struct Link {
 }
 
 enum Item {
-    /// A frame and how much of it has been sent.
+    /// Frames that go out together, lest the worker wake up for the first of them and keep us from sending the next; and
+    /// how much of them has been sent.
     Octets(Vec<u8>, usize),
     Fd(Rc<OwnedFd>),
 }
@@ -42,7 +43,10 @@ impl Link {
         self.last_seq += 1;
         let envelope = Envelope { seq: self.last_seq, command: order.command };
         let frame = envelope.encode().map_err(|error| io::Error::other(error.to_string()))?;
-        self.queue.push_back(Item::Octets(frame, 0));
+        match self.queue.back_mut() {
+            Some(Item::Octets(frames, _)) => frames.extend(frame),
+            _ => self.queue.push_back(Item::Octets(frame, 0)),
+        }
         self.queue.extend(order.fd.map(Item::Fd));
         Ok(self.last_seq)
     }
@@ -51,10 +55,10 @@ impl Link {
     pub fn flush(&mut self) -> io::Result<()> {
         while let Some(item) = self.queue.front_mut() {
             let sent = match item {
-                Item::Octets(frame, sent) => match self.stream.write(frame.get(*sent..).unwrap_or_default()) {
+                Item::Octets(frames, sent) => match self.stream.write(frames.get(*sent..).unwrap_or_default()) {
                     Ok(count) => {
                         *sent += count;
-                        Ok(*sent >= frame.len())
+                        Ok(*sent >= frames.len())
                     }
                     Err(error) => Err(error),
                 },

@@ -28,6 +28,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{ForkResult, Pid};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use sv3::slice::Slice;
 
 use crate::ancillary;
 
@@ -222,6 +223,7 @@ fn become_worker([stdin, stdout, stderr]: [BorrowedFd<'_>; 3], binary: &File, su
         nix::unistd::dup2_stderr(stderr)?;
         SigSet::empty().thread_set_mask()?;
         close_range(CLOSE_RANGE_CLOEXEC)?;
+        Slice::LONG.ask_for();
         nix::unistd::fexecve::<_, &CStr, &CStr>(binary, &[c"sv3-worker"], &[])
     };
     match turn() {

@@ -29,6 +29,7 @@ use std::os::unix::net::UnixStream;
 
 use sv3::ipc::{Command, Report, VERSION};
 use sv3::ledger::LedgerMap;
+use sv3::slice::Slice;
 use sv3::virtio::OFFERED;
 
 use control::{Control, Over};
@@ -59,6 +60,7 @@ fn run() -> Result<Over, String> {
     crash::handle_signals().map_err(words("signal handlers"))?;
     let mut control = Control::new(socket);
     let mut notify = Notify::new(&control).map_err(words("epoll"))?;
+    Slice::SHORT.ask_for();
     let achieved = confine::worker()?;
 
     let start = match first(&mut control, &mut notify) {

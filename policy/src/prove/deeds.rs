@@ -1,9 +1,8 @@
 //! What an intruder would do, with arguments that mean something.
-#![allow(unsafe_code)] // sockets that are not connected yet
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
@@ -13,6 +12,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
@@ -57,7 +57,7 @@ impl Props {
         let make = || -> std::io::Result<Props> {
             let memory = memfd_create(c"sv3-prove", MFdFlags::MFD_ALLOW_SEALING)?;
             File::from(memory.try_clone()?).set_len(4096)?;
-            let (tcp, unix) = (stream(libc::AF_INET)?, stream(libc::AF_UNIX)?);
+            let (tcp, unix) = (stream(AddressFamily::Inet)?, stream(AddressFamily::Unix)?);
             let abstract_name = format!("sv3-prove-{}", std::process::id());
             let _abstract_server = UnixListener::bind_addr(&UnixAddr::from_abstract_name(&abstract_name)?)?;
             let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
@@ -201,11 +201,9 @@ fn stranger() -> nix::Result<Pid> {
     })
 }
 
-fn stream(family: libc::c_int) -> nix::Result<OwnedFd> {
-    // SAFETY: takes numbers alone.
-    let fd = Errno::result(unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) })?;
-    // SAFETY: it is new and nobody else's.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+/// A socket that is not connected yet.
+fn stream(family: AddressFamily) -> nix::Result<OwnedFd> {
+    socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
 }
 
 fn fd(of: &impl AsRawFd) -> u64 {

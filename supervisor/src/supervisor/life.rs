@@ -30,7 +30,9 @@ const LIFE_MIN: Duration = Duration::from_millis(100);
 const QUICK_STARTS: u32 = 10;
 /// The longest delay before a start.
 const DELAY_MAX: Duration = Duration::from_secs(1);
-
+/// How long after a death the next standby is started. Its start takes a processor for a millisecond or two, and all that
+/// waited meanwhile in the rings comes first.
+const BREATH: Duration = Duration::from_millis(10);
 /// How long no new standby is started after one died or could not be.
 const STANDBY_PAUSE: Duration = Duration::from_secs(1);
 
@@ -277,6 +279,7 @@ impl Supervisor {
             self.chronicle.took_over(Instant::now(), ports);
             let fields = json!({ "worker_pid": now, "before_pid": before, "gap_us": us, "ports": ports });
             self.events.say_with("restart", message, fields);
+            self.life.standby_pause.get_or_insert_with(|| Instant::now() + BREATH);
         }
         if !std::mem::replace(&mut self.life.served, true) {
             // Who waits for the event finds the text there.

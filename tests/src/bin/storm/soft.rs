@@ -2,8 +2,9 @@
 //!
 //! One thread exchanges frames and does nothing else. Another one kills, and looks at the switch only when the guests'
 //! frames flow again, since whoever asks the supervisor takes a processor from somebody. The gap of a death is the longest
-//! time without a frame that any part of the [`SPAN`] after the kill belongs to; the same span without a death tells how
-//! much of that is the machine's doing.
+//! time without a frame that any part of the [`BLINK`] after the kill belongs to. What comes later, up to [`SPAN`], is the
+//! start of the next standby, for which a small machine takes a processor from the guests or from the worker. The same
+//! without a death tells how much of either is the machine's doing.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -16,7 +17,9 @@ use crate::figures::{HEAD, Times};
 use crate::traffic::{Counts, Traffic};
 use crate::{Paper, SIGNALS, progress};
 
-/// A gap that begins so long after the kill is not of it. The next standby is up by then as well.
+/// A gap that begins later than this after the kill is not that of the death: frames under way are through by then.
+const BLINK: Duration = Duration::from_millis(1);
+/// By then the next standby is up as well.
 const SPAN: Duration = Duration::from_millis(50);
 /// How long a worker lives before it is killed, lest the supervisor take it for a row of crashes.
 const LIFE: Duration = Duration::from_millis(110);
@@ -26,7 +29,10 @@ const CALM: u32 = 100;
 /// What one storm showed.
 struct Storm {
     by_signal: BTreeMap<&'static str, Times>,
-    calm: Times,
+    /// The longest gaps within [`SPAN`] after each death.
+    after: Times,
+    /// Of moments without a death: as for a death, and as after one.
+    calm: [Times; 2],
     /// From when the supervisor knew of a death until the next worker served, by its own count.
     told: Times,
     counts: Counts,
@@ -52,7 +58,8 @@ fn strike(options: &[&str], deaths: u32, pace: Option<Duration>) -> Result<Storm
     traffic.await_flow()?;
     let mut storm = Storm {
         by_signal: BTreeMap::new(),
-        calm: Times::default(),
+        after: Times::default(),
+        calm: Default::default(),
         told: Times::default(),
         counts: Counts::default(),
         supervisor: [(0, 0); 2],
@@ -67,7 +74,9 @@ fn strike(options: &[&str], deaths: u32, pace: Option<Duration>) -> Result<Storm
         std::thread::sleep(SPAN);
         let from = Instant::now();
         std::thread::sleep(SPAN);
-        storm.calm.push(traffic.longest_gap(from, Instant::now()));
+        let [calm, calm_after] = &mut storm.calm;
+        calm.push(traffic.longest_gap(from, from + BLINK));
+        calm_after.push(traffic.longest_gap(from, from + SPAN));
     }
     for (death, signal) in (0..deaths).zip(SIGNALS.into_iter().cycle()) {
         std::thread::sleep(LIFE);
@@ -78,8 +87,8 @@ fn strike(options: &[&str], deaths: u32, pace: Option<Duration>) -> Result<Storm
         sv3_tests::switch::send(worker, signal)?;
         std::thread::sleep(SPAN);
         traffic.await_flow()?;
-        let gap = traffic.longest_gap(killed, killed + SPAN);
-        storm.by_signal.entry(signal).or_default().push(gap);
+        storm.by_signal.entry(signal).or_default().push(traffic.longest_gap(killed, killed + BLINK));
+        storm.after.push(traffic.longest_gap(killed, killed + SPAN));
         if death % 100 == 99 {
             progress(&format!("{} of {deaths} deaths", death + 1));
         }
@@ -128,8 +137,11 @@ impl Storm {
             paper.line(&times.row(signal));
         }
         paper.line(&self.all().row("all deaths"));
-        paper.line(&self.calm.row("no death"));
+        paper.line(&self.calm[0].row("no death"));
         paper.line(&self.told.row("take-over"));
+        let ms = SPAN.as_millis();
+        paper.line(&self.after.row(&format!("{ms} ms after")));
+        paper.line(&self.calm[1].row("no death"));
         paper.line(&format!("  frames      {sent} sent, {lost} lost, {damaged} damaged, {duplicates} came twice"));
         paper.line(&format!("  descriptors {stuck} stuck"));
         paper.line(&format!(
@@ -143,8 +155,10 @@ impl Storm {
             json!({
                 "gap": self.all().json(),
                 "gap_by_signal": by_signal.collect::<serde_json::Map<_, _>>(),
-                "no_death": self.calm.json(),
+                "no_death": self.calm[0].json(),
                 "take_over": self.told.json(),
+                "longest_in_50_ms": self.after.json(),
+                "no_death_in_50_ms": self.calm[1].json(),
                 "frames": { "sent": sent, "lost": lost, "damaged": damaged, "duplicates": duplicates },
                 "stuck_descriptors": stuck,
                 "supervisor": {

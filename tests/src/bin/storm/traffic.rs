@@ -85,13 +85,11 @@ impl Traffic {
         Ok(())
     }
 
-    /// The longest gap any part of which lies between two moments. Forgets what was before the end of them.
+    /// The longest gap any part of which lies between two moments.
     pub fn longest_gap(&self, from: Instant, to: Instant) -> Duration {
-        let mut gaps = self.shared.gaps.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let gaps = self.shared.gaps.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let touching = gaps.iter().filter(|(end, length)| *end > from && *end - *length < to);
-        let longest = touching.map(|(_, length)| *length).max();
-        gaps.retain(|(end, _)| *end > to);
-        longest.unwrap_or_default()
+        touching.map(|(_, length)| *length).max().unwrap_or_default()
     }
 
     /// Sends no more, waits for all that is under way, and looks whether all descriptors are there.
