@@ -2,7 +2,8 @@
 //!
 //! - `storm [N]`: N deaths between two guests in software, with and without a worker on standby ([`soft`]); `--paced`: the
 //!   guests rest 50 µs after each look for frames, else they and the worker take both processors of a small machine, and
-//!   the gap is how long its scheduler makes the supervisor and the next worker wait;
+//!   the gap is how long its scheduler makes the supervisor and the next worker wait; `--pinned`: the guests keep one
+//!   processor and sv3 another, as people have it who care for the last millisecond;
 //! - `storm --qemu [N]`: N deaths by each signal between two QEMU guests that ping and stream ([`vms`]);
 //! - `storm --truncate [SECONDS]`: a guest truncates its memory all the time beside two that talk ([`truncate`]).
 //!
@@ -21,6 +22,15 @@ use sv3_tests::failure::{Failure, Result};
 
 /// The rest of guests that rest.
 const PACE: std::time::Duration = std::time::Duration::from_micros(50);
+
+/// How guests in software run.
+#[derive(Clone, Copy, Default)]
+struct Manner {
+    /// Their rest after each look for frames.
+    pace: Option<std::time::Duration>,
+    /// They keep the second processor, and sv3 the first.
+    pinned: bool,
+}
 
 /// How the worker is made to die: by hand, as its own faults would, stopped for good, and as by its policy.
 const SIGNALS: [&str; 6] = ["KILL", "SEGV", "BUS", "ABRT", "STOP", "SYS"];
@@ -45,19 +55,20 @@ fn run() -> Result<bool> {
     }
     let json = words.contains(&"--json");
     let pace = words.contains(&"--paced").then_some(PACE);
-    words.retain(|word| !["--json", "--paced"].contains(word));
+    let manner = Manner { pace, pinned: words.contains(&"--pinned") };
+    words.retain(|word| !["--json", "--paced", "--pinned"].contains(word));
     let (mode, number) = match words[..] {
         [] => ("", None),
         [mode @ ("--qemu" | "--truncate")] => (mode, None),
         [mode @ ("--qemu" | "--truncate"), number] => (mode, Some(number.parse()?)),
         [number] => ("", Some(number.parse()?)),
-        _ => return Err(Failure::new("usage: storm [--qemu | --truncate | --paced] [NUMBER] [--json]")),
+        _ => return Err(Failure::new("usage: storm [--qemu | --truncate | --paced | --pinned] [NUMBER] [--json]")),
     };
     let mut paper = Paper { json, result: serde_json::Map::new() };
     let kept = match mode {
         "--qemu" => vms::storm(&mut paper, number.unwrap_or(60))?,
         "--truncate" => truncate::storm(&mut paper, number.unwrap_or(60))?,
-        _ => soft::storm(&mut paper, number.unwrap_or(1000), pace)?,
+        _ => soft::storm(&mut paper, number.unwrap_or(1000), manner)?,
     };
     if json {
         println!("{}", Value::Object(paper.result));

@@ -9,13 +9,15 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 use serde_json::json;
 use sv3_tests::failure::Result;
 use sv3_tests::switch::{Switch, fds, private_memory};
 
 use crate::figures::{HEAD, Times};
 use crate::traffic::{Counts, Traffic};
-use crate::{Paper, SIGNALS, progress};
+use crate::{Manner, Paper, SIGNALS, progress};
 
 /// A gap that begins later than this after the kill is not that of the death: frames under way are through by then.
 const BLINK: Duration = Duration::from_millis(1);
@@ -41,20 +43,23 @@ struct Storm {
 }
 
 /// Deaths with a worker on standby and without. False: frames or descriptors were lost, or something leaked.
-pub fn storm(paper: &mut Paper, deaths: u32, pace: Option<Duration>) -> Result<bool> {
+pub fn storm(paper: &mut Paper, deaths: u32, manner: Manner) -> Result<bool> {
     let mut kept = true;
     for (name, options) in [("with standby", &[][..]), ("without standby", &["--no-standby"])] {
-        let storm = strike(options, deaths, pace)?;
+        let storm = strike(options, deaths, manner)?;
         kept &= storm.counts.are_exact() && !storm.leaks();
         storm.print(paper, name);
     }
     Ok(kept)
 }
 
-fn strike(options: &[&str], deaths: u32, pace: Option<Duration>) -> Result<Storm> {
+fn strike(options: &[&str], deaths: u32, manner: Manner) -> Result<Storm> {
     let standby = options.is_empty();
     let switch = Switch::with(options)?;
-    let traffic = Traffic::start(switch.socket(), pace);
+    if manner.pinned {
+        pin(switch.supervisor_pid()?)?;
+    }
+    let traffic = Traffic::start(switch.socket(), manner);
     traffic.await_flow()?;
     let mut storm = Storm {
         by_signal: BTreeMap::new(),
@@ -107,6 +112,17 @@ pub fn told(switch: &Switch) -> Result<Times> {
         times.push(Duration::from_micros(event["gap_us"].as_u64().unwrap_or_default()));
     }
     Ok(times)
+}
+
+/// Keeps a supervisor and its children on the first processor; what the spawner starts stays there as well.
+fn pin(supervisor: u32) -> Result<()> {
+    let mut cpus = CpuSet::new();
+    cpus.set(0)?;
+    let children = std::fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/children"))?;
+    for pid in children.split_whitespace().chain([supervisor.to_string().as_str()]) {
+        sched_setaffinity(Pid::from_raw(pid.parse()?), &cpus)?;
+    }
+    Ok(())
 }
 
 /// Waits until a worker serves, and one is on standby if there is to be one.

@@ -14,6 +14,8 @@ use sv3_tests::failure::{Failure, Result};
 use sv3_tests::frames::{BROADCAST, frame, mac, noise};
 use sv3_tests::guest::Guest;
 
+use crate::Manner;
+
 /// Frames under way.
 const WINDOW: u64 = 16;
 const OCTETS: usize = 200;
@@ -60,11 +62,11 @@ impl Counts {
 }
 
 impl Traffic {
-    /// Connects two guests and lets them talk, without rest or with one of `pace` after each look for frames.
-    pub fn start(socket: &Path, pace: Option<Duration>) -> Traffic {
+    /// Connects two guests and lets them talk.
+    pub fn start(socket: &Path, manner: Manner) -> Traffic {
         let shared = Arc::new(Shared::default());
         let (theirs, path) = (shared.clone(), socket.to_path_buf());
-        let thread = std::thread::spawn(move || Flow::new(&path).run(&theirs, pace));
+        let thread = std::thread::spawn(move || Flow::new(&path).run(&theirs, manner));
         Traffic { thread, shared }
     }
 
@@ -121,16 +123,21 @@ impl Flow {
         Flow { a, b, text, counts: Counts::default(), next: 0, last: Instant::now(), octets: Vec::new() }
     }
 
-    fn run(mut self, shared: &Shared, pace: Option<Duration>) -> Counts {
+    fn run(mut self, shared: &Shared, manner: Manner) -> Counts {
         // A rest is as long as was asked for; else the kernel adds 50 µs.
         let _ = nix::sys::prctl::set_timerslack(1);
+        if manner.pinned {
+            let mut cpus = nix::sched::CpuSet::new();
+            let pinned = cpus.set(1).and_then(|()| nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &cpus));
+            assert_eq!(pinned, Ok(()), "this wants two processors");
+        }
         self.last = Instant::now();
         while !shared.over.load(Relaxed) {
             while self.counts.sent < self.next + WINDOW {
                 self.send();
             }
             self.receive(shared);
-            if let Some(pace) = pace {
+            if let Some(pace) = manner.pace {
                 std::thread::sleep(pace);
             }
             if self.last.elapsed() > PATIENCE {

@@ -15,8 +15,8 @@ use sv3_tests::guest::Guest;
 use sv3_tests::guest::split::Descriptor;
 use sv3_tests::switch::Switch;
 
-use crate::Paper;
 use crate::traffic::{Counts, Traffic};
+use crate::{Manner, Paper};
 
 /// Seconds without the hostile guest, before it comes.
 const CALM: u32 = 10;
@@ -42,7 +42,7 @@ struct Second {
 /// So many seconds of it. False: in quarantine it costs the others more than promised.
 pub fn storm(paper: &mut Paper, seconds: u32) -> Result<bool> {
     let switch = Switch::start()?;
-    let traffic = Traffic::start(switch.socket(), None);
+    let traffic = Traffic::start(switch.socket(), Manner::default());
     traffic.await_flow()?;
     let mut calm = 0.0;
     for _ in 0..CALM {
