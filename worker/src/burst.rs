@@ -1,4 +1,4 @@
-//! A burst: up to a batch of chains from one transmit ring, taken in stages so that memory is asked for before it is
+//! A burst: up to a batch of chains from one transmit ring, as many as its budget allows, taken in stages so that memory is asked for before it is
 //! needed: heads and descriptors, then chains and headers, then decisions and copies, then publication.
 //!
 //! The order of publication is what makes a crash harmless: receivers' used entries first, then the sender's. Before the
@@ -11,6 +11,7 @@ use sv3::ledger::{PortLine, add};
 use sv3::virtio::{NET_HDR_LEN, NetHdr};
 
 use crate::copy::gather;
+use crate::cost::{DELIVERY, DESCRIPTOR, FRAME};
 use crate::crash::{self, HEAD_WORDS};
 use crate::fabric::{Fabric, Frame, publish_ring};
 use crate::guest::chain::{Direction, MAX_SLICES, Walker};
@@ -40,6 +41,15 @@ pub struct Burst {
     batch: u16,
 }
 
+/// What became of a burst.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Served {
+    /// Chains that were served.
+    pub chains: usize,
+    /// What they cost, see [`crate::cost`].
+    pub cost: u64,
+}
+
 impl Burst {
     /// Bursts of at most `batch` chains.
     pub fn new(batch: u16) -> Burst {
@@ -50,21 +60,24 @@ impl Burst {
         }
     }
 
-    /// Serves transmit ring `ring` of `port`, which is out of its slot; returns how many chains were taken.
+    /// Serves transmit ring `ring` of `port`, which is out of its slot. Taking chains and delivering them may each cost as
+    /// much as `budget`, and by what the last frame costs more.
     #[inline]
-    pub fn serve(&mut self, fabric: &mut Fabric, port: &mut Port, ring: u16) -> Result<usize, RingFault> {
+    pub fn serve(&mut self, fabric: &mut Fabric, port: &mut Port, ring: u16, budget: u64) -> Result<Served, RingFault> {
+        let nothing = Served::default();
         let line = fabric.line(port.slot);
-        let sender = Sender { slot: port.slot, pair: ring / 2, features: port.features, header_len: port.header_len() };
+        let (slot, features, header_len) = (port.slot, port.features, port.header_len());
+        let sender = Sender { slot, pair: ring / 2, features, header_len, budget };
         let Port { memory, rings, features, .. } = port;
-        let Some(state) = rings.get_mut(usize::from(ring)).filter(|state| state.runs()) else { return Ok(0) };
-        let Some(queue) = &mut state.queue else { return Ok(0) };
+        let Some(state) = rings.get_mut(usize::from(ring)).filter(|state| state.runs()) else { return Ok(nothing) };
+        let Some(queue) = &mut state.queue else { return Ok(nothing) };
         let walker = Walker { memory, features: *features, direction: Direction::FromGuest };
-        let taken = either!(queue, queue => self.run(fabric, queue, &walker, &sender, line))?;
-        if taken > 0 {
-            publish_ring(state, line, ring);
+        let mut served = either!(queue, queue => self.run(fabric, queue, &walker, &sender, line))?;
+        if served.chains > 0 {
+            served.cost += publish_ring(state, line, ring);
             pass(Point::Done);
         }
-        Ok(taken)
+        Ok(served)
     }
 
     /// The burst up to the publication of its receivers; the sender's chains are completed.
@@ -76,13 +89,13 @@ impl Burst {
         walker: &Walker<'_>,
         sender: &Sender,
         line: &PortLine,
-    ) -> Result<usize, RingFault> {
+    ) -> Result<Served, RingFault> {
         let ready = queue.prepare(self.batch)?;
         let mut slices = self.arena.list();
         let mut cursor = queue.position();
-        let mut count = 0;
+        let (mut count, mut cost, mut ahead) = (0, 0, 0);
         for taken in self.taken.iter_mut().take(usize::from(ready)) {
-            if slices.spare() < MAX_SLICES {
+            if slices.spare() < MAX_SLICES || cost + ahead >= sender.budget {
                 break;
             }
             taken.from = slices.len();
@@ -90,10 +103,12 @@ impl Burst {
                 Ok(Some(chain)) => chain,
                 // A fault waits until those in front of it are served.
                 Ok(None) | Err(_) if count > 0 => break,
-                Ok(None) => return Ok(0),
+                Ok(None) => return Ok(Served::default()),
                 Err(fault) => return Err(fault),
             };
             taken.to = slices.len();
+            cost += FRAME + DESCRIPTOR * std::mem::take(&mut slices.walked);
+            ahead += taken.chain.len.map_or(0, |len| DELIVERY + len as u64);
             if let Some(first) = slices.from(taken.from).first() {
                 // The net header, and a frame's first octets, which may lie in the next line.
                 first.prefetch(0);
@@ -102,13 +117,18 @@ impl Burst {
             count += 1;
         }
         if count == 0 {
-            return Ok(0);
+            return Ok(Served::default());
         }
 
         pass(Point::Taken);
         fabric.begin();
-        let (mut frames, mut octets) = (0, 0);
+        let (mut chains, mut frames, mut octets) = (0, 0, 0);
         for taken in self.taken.iter_mut().take(count) {
+            // Floods and translations are not foreseen. Chains that were taken and are not completed stay where they are.
+            if fabric.cost() >= sender.budget {
+                break;
+            }
+            chains += 1;
             let Some(len) = taken.chain.len else {
                 line.drop(Drop::BadChain, 1);
                 continue;
@@ -124,13 +144,13 @@ impl Burst {
         add(&line.from_guest_frames, frames);
         add(&line.from_guest_bytes, octets);
 
-        for taken in self.taken.iter().take(count) {
+        for taken in self.taken.iter().take(chains) {
             queue.complete(&taken.chain, 0);
         }
         pass(Point::SenderEntered);
         fabric.publish();
         pass(Point::ReceiversDone);
-        Ok(count)
+        Ok(Served { chains, cost: cost + fabric.cost() })
     }
 }
 
@@ -140,6 +160,7 @@ struct Sender {
     pair: u16,
     features: u64,
     header_len: usize,
+    budget: u64,
 }
 
 impl Sender {
@@ -217,3 +238,6 @@ impl Head {
         (MacAddr::from_bits((src >> 48) as u64), MacAddr::from_bits(src as u64))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ use sv3::ledger::RING_LOG;
 use sv3::virtio::{NET_HDR_LEN, NET_HDR_LEN_LEGACY, NetHdr, VIRTIO_NET_F_MRG_RXBUF};
 
 use crate::copy::Sink;
+use crate::cost::{DELIVERY, DESCRIPTOR};
 use crate::guest::chain::{Direction, MAX_SLICES, Walker};
 use crate::guest::memory::{Arena, GuestSlice, Later};
 use crate::guest::queue::{Chain, Virtqueue, either};
@@ -46,6 +47,8 @@ pub struct Receiver {
     /// The reserved chains.
     chains: Vec<Chain>,
     later: Later,
+    /// What deliveries have cost, see [`crate::cost`].
+    pub cost: u64,
 }
 
 /// The receiver's particulars.
@@ -67,6 +70,7 @@ impl Receiver {
             arena: Arena::new(2 * MAX_SLICES),
             chains: Vec::with_capacity(MAX_CHAINS),
             later: Later::new(MAX_LATER),
+            cost: 0,
         }
     }
 
@@ -97,6 +101,7 @@ impl Receiver {
         parcel: &Parcel<'_, '_>,
     ) -> Result<(), Undelivered> {
         let needed = header_len + parcel.len;
+        self.cost += DELIVERY;
         let mut slices = self.arena.list();
         self.chains.clear();
         let mut cursor = queue.position();
@@ -110,6 +115,7 @@ impl Receiver {
             }
             let chain = queue.take(&mut cursor, walker, &mut slices).map_err(Undelivered::Fault)?;
             let chain = chain.ok_or(Undelivered::Dropped(Drop::NoRxBuffers))?;
+            self.cost += DESCRIPTOR * std::mem::take(&mut slices.walked);
             self.chains.push(chain);
             match chain.len {
                 Some(len) => room += len,
@@ -122,6 +128,7 @@ impl Receiver {
             }
         }
 
+        self.cost += parcel.len as u64;
         let whole = NetHdr { num_buffers: self.chains.len() as u16, ..parcel.hdr }.to_bytes();
         let hdr = if header_len == NET_HDR_LEN_LEGACY { &whole[..NET_HDR_LEN_LEGACY] } else { &whole[..] };
         match (slices.from(0), parcel.slices) {

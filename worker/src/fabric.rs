@@ -10,6 +10,7 @@ use sv3::virtio::NetHdr;
 use sv3::{MAX_PORTS, MAX_RINGS};
 
 use crate::copy::gather;
+use crate::cost::SIGNAL;
 use crate::deliver::{Parcel, Receiver, Undelivered};
 use crate::fdb::Fdb;
 use crate::guest::memory::GuestSlice;
@@ -138,9 +139,16 @@ impl Fabric {
         Some((self.ledger.ports.get(slot)?.rings.get(ring)?, self.ledger.logs.get(slot)?.get(ring)?))
     }
 
+    /// What deliveries and signals have cost since the burst began, see [`crate::cost`].
+    #[inline]
+    pub fn cost(&self) -> u64 {
+        self.receiver.cost
+    }
+
     /// Begins a burst: what the last one looked up is forgotten.
     #[inline]
     pub fn begin(&mut self) {
+        self.receiver.cost = 0;
         self.last_learnt = None;
         self.last_found = None;
     }
@@ -250,16 +258,17 @@ impl Fabric {
             state.touched = false;
             // A receiver holds its call eventfd as well and can make the write block: a hang here is its doing.
             hand.store(u32::from(slot) + 1, Relaxed);
-            publish_ring(state, line, ring);
+            self.receiver.cost += publish_ring(state, line, ring);
         }
         hand.store(before, Relaxed);
     }
 }
 
-/// Publishes one ring's completed entries: to the guest, then to the ledger; signals if the driver wants it.
+/// Publishes one ring's completed entries: to the guest, then to the ledger; signals if the driver wants it. What the
+/// signal cost is returned.
 #[inline]
-pub fn publish_ring(state: &mut crate::port::Ring, line: &PortLine, ring: u16) {
-    let Some(queue) = &mut state.queue else { return };
+pub fn publish_ring(state: &mut crate::port::Ring, line: &PortLine, ring: u16) -> u64 {
+    let Some(queue) = &mut state.queue else { return 0 };
     let signal = queue.publish();
     pass(Point::Published);
     if let Some(position) = line.rings.get(usize::from(ring)) {
@@ -270,7 +279,9 @@ pub fn publish_ring(state: &mut crate::port::Ring, line: &PortLine, ring: u16) {
         // A full counter (EAGAIN) signals as well as one more would.
         let _ = nix::unistd::write(call, &1u64.to_ne_bytes());
         add(&line.calls, 1);
+        return SIGNAL;
     }
+    0
 }
 
 /// Delivery to one receive ring.
@@ -296,6 +307,8 @@ impl Desk<'_> {
         let gone = Undelivered::Dropped(Drop::LongFrame);
         let copy = scratch.get_mut(..frame.len).ok_or(gone)?;
         gather(frame.slices, frame.skip, copy);
+        // Copied once more, and summed.
+        self.receiver.cost += 2 * frame.len as u64;
         let hdr = NetHdr::default();
         if !frame.offload.segmented() {
             finish_checksum(copy, &frame.offload);

@@ -8,6 +8,7 @@ mod clock;
 mod confine;
 mod control;
 mod copy;
+mod cost;
 mod crash;
 mod deliver;
 mod fabric;
@@ -21,6 +22,7 @@ mod points;
 mod port;
 mod prove;
 mod rarp;
+mod spin;
 mod switch;
 
 use std::io::Write;

@@ -1,9 +1,13 @@
 //! The loop, and the commands that change what it runs over.
 //!
-//! Rings are *polled* or *parked*. A polled ring is looked at in each turn of the loop, with kicks suppressed. When it
-//! has been empty for the poll time it asks for a kick, is looked at once more, and is parked: it costs nothing until
+//! Rings are *polled* or *parked*. A polled ring is looked at in each turn of the loop, with kicks suppressed, and may
+//! spend its share of the turn ([`crate::cost`]). When it has been empty for long, or when all have been for as long as
+//! the loop spins ([`crate::spin`]), it asks for a kick, is looked at once more, and is parked: it costs nothing until
 //! its kick fd wakes the loop. While rings are polled, the kernel is asked for kicks and commands now and then; when
 //! none is, the loop blocks. So an idle switch uses no processor and a busy one makes no syscall per frame.
+//!
+//! Nothing waits but for its ring's turn: a frame whose receiver has no buffer is dropped and counted, so a slow
+//! receiver holds nobody up, not even frames of the same ring for others.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
@@ -11,20 +15,25 @@ use std::sync::atomic::Ordering::Relaxed;
 use sv3::ipc::{BUSY_QUIET, Command, Region, Report, ReportKind, RingFault, Settings};
 use sv3::ledger::{Lane, Ledger, add};
 
-use crate::burst::Burst;
+use crate::burst::{Burst, Served};
 use crate::clock;
 use crate::control::{Control, Order, Over};
+use crate::cost::Credit;
 use crate::fabric::Fabric;
 use crate::guest::memory::{GuestMemory, Mapping};
 use crate::guest::queue::{Place, Queue};
 use crate::notify::{MAX_EVENTS, Notify, Woken};
 use crate::port::{Port, transmits};
 use crate::rarp;
+use crate::spin::Spin;
 
 /// Longest time between two looks at the kernel while rings are busy, in nanoseconds.
 const LOOK_NS: u64 = 50_000;
 /// The same while the polled rings are empty.
 const IDLE_LOOK_NS: u64 = 5_000;
+/// How long a ring that is empty is polled while others are not, in nanoseconds: longer than there is between frames of
+/// most conversations, since a look at a ring costs less than a kick.
+const LINGER_NS: u64 = 1_000_000;
 /// Most commands obeyed at a look, lest clients that come and go by the thousand hold up those that stay. The rest is
 /// still there at the next look.
 const MAX_ORDERS: usize = 4;
@@ -36,6 +45,7 @@ struct Polled {
     ring: u16,
     /// When it last had something, in nanoseconds.
     busy_ns: u64,
+    credit: Credit,
 }
 
 /// What the first command says.
@@ -55,7 +65,7 @@ pub struct Switch {
     lane: &'static Lane,
     /// Rings are only noted; the worker that serves is another.
     standby: bool,
-    poll_ns: u64,
+    spin: Spin,
     control: Control,
     notify: Notify,
     fabric: Fabric,
@@ -73,7 +83,7 @@ impl Switch {
         Switch {
             lane: start.lane,
             standby: start.standby,
-            poll_ns: u64::from(start.settings.poll_us) * 1000,
+            spin: Spin::new(u64::from(start.settings.poll_us) * 1000),
             control,
             notify,
             fabric: Fabric::new(start.ledger, start.lane),
@@ -101,6 +111,11 @@ impl Switch {
                 look_at = 0;
             }
             let worked = self.turn(now);
+            if worked {
+                self.spin.found(now);
+            } else if self.spin.is_over(now) {
+                self.park_all();
+            }
             if look_at == 0 {
                 look_at = now + if worked { LOOK_NS } else { IDLE_LOOK_NS };
             } else if !worked {
@@ -109,21 +124,31 @@ impl Switch {
         }
     }
 
-    /// Serves each polled ring once; parks those that have been empty for long. True: something was there.
+    /// Serves each polled ring that has credit once; parks those that have been empty for long. True: something was
+    /// there.
     fn turn(&mut self, now: u64) -> bool {
+        let linger = self.spin.window().max(LINGER_NS);
         let mut worked = false;
         let mut at = 0;
-        while let Some(entry) = self.polled.get(at).copied() {
-            match self.serve(entry.slot, entry.ring) {
-                Some(0) if now.saturating_sub(entry.busy_ns) >= self.poll_ns && self.park(entry.slot, entry.ring) => {
-                    self.polled.swap_remove(at);
-                    continue;
+        while let Some(entry) = self.polled.get_mut(at) {
+            let Some(budget) = entry.credit.draw() else {
+                worked = true;
+                at += 1;
+                continue;
+            };
+            let Polled { slot, ring, busy_ns, .. } = *entry;
+            match self.serve(slot, ring, budget) {
+                Some(Served { chains: 0, .. }) => {
+                    if now.saturating_sub(busy_ns) >= linger && self.park(slot, ring) {
+                        self.polled.swap_remove(at);
+                        continue;
+                    }
                 }
-                Some(0) => {}
-                Some(_) => {
+                Some(Served { cost, .. }) => {
                     worked = true;
                     if let Some(entry) = self.polled.get_mut(at) {
                         entry.busy_ns = now;
+                        entry.credit.spend(cost);
                     }
                 }
                 None => {
@@ -140,28 +165,43 @@ impl Switch {
     }
 
     /// Takes a burst from a ring; `None`: the ring does not run (any more).
-    fn serve(&mut self, slot: u16, ring: u16) -> Option<usize> {
+    fn serve(&mut self, slot: u16, ring: u16, budget: u64) -> Option<Served> {
         let head = self.lane;
         let mut port = self.fabric.take(slot)?;
         let runs = port.rings.get(usize::from(ring)).is_some_and(|state| state.polled && state.runs());
         head.hand_ring.store(u32::from(ring), Relaxed);
         head.hand_port.store(u32::from(slot) + 1, Relaxed);
-        let result = if runs { self.burst.serve(&mut self.fabric, &mut port, ring) } else { Ok(0) };
+        let result = match runs {
+            true => self.burst.serve(&mut self.fabric, &mut port, ring, budget),
+            false => Ok(Served::default()),
+        };
         head.hand_port.store(0, Relaxed);
         if !runs && let Some(state) = port.rings.get_mut(usize::from(ring)) {
             state.polled = false;
         }
         self.fabric.put_back(port);
         match result {
-            Ok(taken) => {
-                if taken > 0 {
-                    head.note_flight(self.now_ns, slot, ring, taken as u16);
+            Ok(served) => {
+                if served.chains > 0 {
+                    head.note_flight(self.now_ns, slot, ring, served.chains as u16);
                 }
-                runs.then_some(taken)
+                runs.then_some(served)
             }
             Err(fault) => {
                 self.fabric.faults.push((slot, ring, fault));
                 None
+            }
+        }
+    }
+
+    /// Parks all rings in which nothing came meanwhile.
+    fn park_all(&mut self) {
+        let mut at = 0;
+        while let Some(Polled { slot, ring, .. }) = self.polled.get(at).copied() {
+            if self.park(slot, ring) {
+                self.polled.swap_remove(at);
+            } else {
+                at += 1;
             }
         }
     }
@@ -188,7 +228,7 @@ impl Switch {
             queue.disarm();
         }
         state.polled = true;
-        self.polled.push(Polled { slot, ring, busy_ns: now });
+        self.polled.push(Polled { slot, ring, busy_ns: now, credit: Credit::default() });
     }
 
     /// Asks the kernel for kicks and commands; blocks when there is nothing to poll.

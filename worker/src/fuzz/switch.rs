@@ -17,6 +17,8 @@ use crate::fdb::AGE_S;
 use guest::{Guest, Sent};
 
 const GUESTS: u16 = 3;
+/// Little, so that bursts end before their last frame.
+const BUDGET: u64 = 4096;
 
 /// Octets: frames taken at a time (1), features of each guest (3 times 2), then steps; see [`House::step`].
 pub fn switch(octets: &[u8]) {
@@ -95,7 +97,7 @@ impl House {
         loop {
             let before: Vec<Count> = (0..GUESTS).map(|slot| self.count(slot)).collect();
             let mut port = self.fabric.take(slot).unwrap();
-            let taken = self.burst.serve(&mut self.fabric, &mut port, 1);
+            let taken = self.burst.serve(&mut self.fabric, &mut port, 1, BUDGET).map(|served| served.chains);
             self.fabric.put_back(port);
             self.hold_faults();
             let taken = match taken {

@@ -53,7 +53,7 @@ impl<'m> Walker<'m> {
     fn direct(&self, ring: &SplitRing, head: u16, out: &mut SliceList<'_, 'm>) -> Result<usize, BadChain> {
         let mut total = 0;
         let mut index = head;
-        for _ in 0..ring.size() {
+        for _ in 0..ring.size().min(MAX_SLICES as u16) {
             let descriptor = ring.descriptor(index).ok_or(BadChain)?;
             if descriptor.flags & VIRTQ_DESC_F_INDIRECT != 0 {
                 // 2.7.5.3.1: never with NEXT set.
@@ -126,6 +126,7 @@ impl<'m> Walker<'m> {
         out: &mut SliceList<'_, 'm>,
         total: usize,
     ) -> Result<usize, BadChain> {
+        out.walked += 1;
         let writable = descriptor.flags & VIRTQ_DESC_F_WRITE != 0;
         if writable != (self.direction == Direction::ToGuest) {
             return Err(BadChain);

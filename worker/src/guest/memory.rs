@@ -303,7 +303,7 @@ impl Arena {
         // and no 'static ones are ever handed out.
         let room =
             unsafe { std::mem::transmute::<&'a mut [GuestSlice<'static>], &'a mut [GuestSlice<'m>]>(&mut *self.0) };
-        SliceList { room, len: 0 }
+        SliceList { room, len: 0, walked: 0 }
     }
 }
 
@@ -311,6 +311,8 @@ impl Arena {
 pub struct SliceList<'a, 'm> {
     room: &'a mut [GuestSlice<'m>],
     len: usize,
+    /// Descriptors that were looked at to fill it, whatever came of it.
+    pub walked: u64,
 }
 
 impl<'m> SliceList<'_, 'm> {

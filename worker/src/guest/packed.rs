@@ -270,6 +270,7 @@ impl PackedRing {
         let room = u32::from(self.size) - self.published.distance(at, self.size).min(u32::from(self.size));
         let (mut len, mut descriptors, mut descriptor) = (Ok(0), 1, head);
         loop {
+            out.walked += u64::from(len.is_err());
             len = len.and_then(|total| match descriptor.flags & VIRTQ_DESC_F_INDIRECT {
                 0 => walker.buffer(&descriptor, out, total),
                 // 2.8.8: a table is a chain by itself.
