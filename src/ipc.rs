@@ -34,7 +34,7 @@ pub struct Envelope {
 pub struct Settings {
     /// [`VERSION`] of the supervisor.
     pub version: u32,
-    /// Microseconds to spin on an empty ring before it sleeps; 0: block at once.
+    /// Most microseconds to spin over empty rings before blocking, as far as that pays; 0: block at once.
     pub poll_us: u32,
     /// Most descriptor chains taken from one ring at a time, 1 to [`Settings::MAX_BATCH`].
     pub batch: u16,

@@ -40,7 +40,7 @@ pub struct Run {
     /// Do not run with less than this landlock ABI (1 to 7); see docs/confinement.md [default: with what there is]
     #[arg(long, value_name = "ABI")]
     require_landlock: Option<u32>,
-    /// Microseconds to poll an empty ring before sleeping; 0: sleep at once
+    /// Most microseconds to spin for a frame before sleeping, as far as that pays; 0: sleep at once
     #[arg(long, value_name = "N")]
     poll_us: Option<u32>,
     /// Most frames taken from one ring at a time, 1 to 256

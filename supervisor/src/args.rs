@@ -51,7 +51,7 @@ impl Args {
         let (mut socket, mut control, mut worker) = (None, None, None);
         let (mut log, mut metrics, mut require_landlock) = (None, None, 0);
         let (mut force, mut standby, mut blame, mut chaos) = (false, true, 3, None);
-        let mut settings = Settings { version: VERSION, poll_us: 50, batch: 64 };
+        let mut settings = Settings { version: VERSION, poll_us: 100, batch: 64 };
         while let Some(arg) = parser.next()? {
             match arg {
                 Long("socket") => socket = Some(PathBuf::from(parser.value()?)),
@@ -112,7 +112,7 @@ mod tests {
     #[test]
     fn defaults_and_bounds() {
         let args = parse("--socket /a --control b --worker /c").unwrap();
-        assert_eq!((args.settings.poll_us, args.settings.batch, args.force), (50, 64, false));
+        assert_eq!((args.settings.poll_us, args.settings.batch, args.force), (100, 64, false));
         assert!(args.control.is_absolute());
         let args = parse("--socket /a --control /b --worker /c --force --poll-us 0 --batch 256").unwrap();
         assert_eq!((args.settings.poll_us, args.settings.batch, args.force), (0, 256, true));

@@ -39,6 +39,8 @@ pub struct Neighbour {
     kind: Kind,
     sender: Guest,
     receivers: Vec<Guest>,
+    /// The receiver that is looked after next.
+    next: usize,
 }
 
 impl Kind {
@@ -54,7 +56,7 @@ impl Kind {
         let size = if self == Kind::Loops { 1024 } else { 256 };
         let count = if matches!(self, Kind::Broadcast | Kind::Called) { 16 } else { 1 };
         let connect = |config: Config| config.connect(switch.socket());
-        let mut neighbour = Neighbour { kind: self, sender: connect(config(size)), receivers: vec![] };
+        let mut neighbour = Neighbour { kind: self, sender: connect(config(size)), receivers: vec![], next: 0 };
         neighbour.receivers.extend((0..count).map(|_| connect(config(256))));
         neighbour.begin();
         neighbour
@@ -64,7 +66,7 @@ impl Kind {
 impl Neighbour {
     #[track_caller]
     fn begin(&mut self) {
-        let Neighbour { kind, sender, receivers } = self;
+        let Neighbour { kind, sender, receivers, .. } = self;
         if *kind == Kind::Silent {
             return;
         }
@@ -101,15 +103,15 @@ impl Neighbour {
         if self.kind == Kind::Silent {
             return;
         }
+        // One receiver a time, lest looking after many takes longer than what is measured.
         if refill(&self.sender, TX) {
             self.sender.kick(TX);
         }
-        if self.kind != Kind::Slow {
-            for receiver in &self.receivers {
-                refill(receiver, RX);
-                if self.kind == Kind::Called {
-                    ask_for_call(receiver);
-                }
+        self.next = (self.next + 1) % self.receivers.len().max(1);
+        if let Some(receiver) = self.receivers.get(self.next).filter(|_| self.kind != Kind::Slow) {
+            refill(receiver, RX);
+            if self.kind == Kind::Called {
+                ask_for_call(receiver);
             }
         }
     }

@@ -74,7 +74,8 @@ impl Burst {
         let walker = Walker { memory, features: *features, direction: Direction::FromGuest };
         let mut served = either!(queue, queue => self.run(fabric, queue, &walker, &sender, line))?;
         if served.chains > 0 {
-            served.cost += publish_ring(state, line, ring);
+            publish_ring(state, line, ring);
+            served.cost += state.cost;
             pass(Point::Done);
         }
         Ok(served)

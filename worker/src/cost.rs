@@ -1,35 +1,44 @@
 //! Fair shares by cost: deficit round robin (Shreedhar and Varghese, 1995) over the rings that are polled.
 //!
-//! In each turn of the loop a ring may spend [`QUANTUM`], whatever it spends it on: many small frames, a few long ones,
+//! In each turn of the loop a ring may spend its [`share`], whatever it spends it on: many small frames, a few long ones,
 //! long chains, frames to many ports. What its last frame cost beyond that it pays by the turns to come. So a turn, and
-//! with it what a frame waits for behind other ports' frames, is bounded by the number of rings that are busy, and a
-//! ring's share is the same whatever its guest sends. A turn in which nobody else has work costs next to nothing, so who
-//! is alone does not wait.
+//! with it what a frame waits for behind other ports' frames, is bounded, and a ring's share is the same whatever its
+//! guest sends. A turn in which nobody else has work costs next to nothing, so who is alone does not wait.
 //!
 //! Costs are counted in octets that could be copied instead, about an eighth of a nanosecond each; they need be right
 //! only so far as no way to spend a turn is much cheaper than it costs.
 
-/// What a ring may spend in a turn: a full burst of small frames, or a little less than a frame of 64 KiB.
-pub const QUANTUM: u64 = 48 * 1024;
+/// What all rings together may spend in a turn: a batch of 64 small frames, or a little less than a frame of 64 KiB.
+pub const TURN: u64 = 48 * 1024;
+/// What a ring may spend however many there are: some 20 small frames, since bursts of a few cost more for each frame.
+const LEAST: u64 = TURN / 3;
 /// A frame, to its sender: taken, looked up, given back.
 pub const FRAME: u64 = 192;
 /// A frame, for each receiver, beside its octets.
 pub const DELIVERY: u64 = 256;
 /// A descriptor that was looked at, of sender or receiver.
-pub const DESCRIPTOR: u64 = 64;
+pub const DESCRIPTOR: u64 = 96;
+/// A ring that was delivered to or taken from, to be published.
+pub const RING: u64 = 1024;
 /// A signal to a guest: a system call, and somebody to be woken.
 pub const SIGNAL: u64 = 8 * 1024;
+
+/// What each of so many rings may spend in a turn.
+#[inline]
+pub fn share(rings: usize) -> u64 {
+    (TURN / (rings as u64).max(1)).max(LEAST)
+}
 
 /// A ring's account: below 0, what it still has to pay.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Credit(i64);
 
 impl Credit {
-    /// A turn begins: what the ring may spend. `None`: it has spent that already.
+    /// A turn begins, in which the ring has this share: what it may spend. `None`: it has spent that already.
     #[inline]
-    pub fn draw(&mut self) -> Option<u64> {
+    pub fn draw(&mut self, share: u64) -> Option<u64> {
         // What was left over is not kept: a ring that was empty has no claim to more than the others.
-        self.0 = self.0.min(0).saturating_add_unsigned(QUANTUM);
+        self.0 = self.0.min(0).saturating_add_unsigned(share);
         u64::try_from(self.0).ok().filter(|credit| *credit > 0)
     }
 
@@ -51,7 +60,7 @@ mod tests {
         let mut rings = vec![(Credit::default(), 0); costs.len()];
         for _ in 0..turns {
             for ((credit, sum), cost) in rings.iter_mut().zip(costs) {
-                let Some(budget) = credit.draw() else { continue };
+                let Some(budget) = credit.draw(TURN) else { continue };
                 let frames = budget.div_ceil(*cost);
                 credit.spend(frames * cost);
                 *sum += frames * cost;
@@ -62,10 +71,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn shares_are_the_same_whatever_frames_cost(costs in proptest::collection::vec(1u64..20 * QUANTUM, 1..8)) {
+        fn shares_are_the_same_whatever_frames_cost(costs in proptest::collection::vec(1u64..20 * TURN, 1..8)) {
             let turns = 200;
             for (sum, cost) in spent(turns, &costs).into_iter().zip(&costs) {
-                prop_assert!(sum.abs_diff(turns * QUANTUM) <= cost + QUANTUM, "{} with frames of {}", sum, cost);
+                prop_assert!(sum.abs_diff(turns * TURN) <= cost + TURN, "{} with frames of {}", sum, cost);
             }
         }
     }
@@ -74,13 +83,13 @@ mod tests {
     fn nothing_is_saved_up() {
         let mut credit = Credit::default();
         for _ in 0..10 {
-            assert_eq!(credit.draw(), Some(QUANTUM));
+            assert_eq!(credit.draw(TURN), Some(TURN));
         }
-        credit.spend(QUANTUM + 1);
-        assert_eq!(credit.draw(), Some(QUANTUM - 1));
-        credit.spend(4 * QUANTUM - 1);
-        assert_eq!([(); 4].map(|()| credit.draw()), [None, None, None, Some(QUANTUM)]);
+        credit.spend(TURN + 1);
+        assert_eq!(credit.draw(TURN), Some(TURN - 1));
+        credit.spend(4 * TURN - 1);
+        assert_eq!([(); 4].map(|()| credit.draw(TURN)), [None, None, None, Some(TURN)]);
         credit.spend(u64::MAX);
-        assert_eq!(credit.draw(), None);
+        assert_eq!(credit.draw(TURN), None);
     }
 }

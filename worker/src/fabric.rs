@@ -10,7 +10,7 @@ use sv3::virtio::NetHdr;
 use sv3::{MAX_PORTS, MAX_RINGS};
 
 use crate::copy::gather;
-use crate::cost::SIGNAL;
+use crate::cost::{RING, SIGNAL};
 use crate::deliver::{Parcel, Receiver, Undelivered};
 use crate::fdb::Fdb;
 use crate::guest::memory::GuestSlice;
@@ -242,6 +242,9 @@ impl Fabric {
             && !state.touched
         {
             state.touched = true;
+            // Whether the driver is to be signalled is known too late to end the burst for it.
+            let cost = state.cost;
+            self.receiver.cost += cost;
             self.touched.push((slot, ring));
         }
     }
@@ -258,17 +261,17 @@ impl Fabric {
             state.touched = false;
             // A receiver holds its call eventfd as well and can make the write block: a hang here is its doing.
             hand.store(u32::from(slot) + 1, Relaxed);
-            self.receiver.cost += publish_ring(state, line, ring);
+            publish_ring(state, line, ring);
         }
         hand.store(before, Relaxed);
     }
 }
 
-/// Publishes one ring's completed entries: to the guest, then to the ledger; signals if the driver wants it. What the
-/// signal cost is returned.
+/// Publishes one ring's completed entries: to the guest, then to the ledger; signals if the driver wants it.
 #[inline]
-pub fn publish_ring(state: &mut crate::port::Ring, line: &PortLine, ring: u16) -> u64 {
-    let Some(queue) = &mut state.queue else { return 0 };
+pub fn publish_ring(state: &mut crate::port::Ring, line: &PortLine, ring: u16) {
+    let Some(queue) = &mut state.queue else { return };
+    state.cost = RING;
     let signal = queue.publish();
     pass(Point::Published);
     if let Some(position) = line.rings.get(usize::from(ring)) {
@@ -279,9 +282,8 @@ pub fn publish_ring(state: &mut crate::port::Ring, line: &PortLine, ring: u16) -
         // A full counter (EAGAIN) signals as well as one more would.
         let _ = nix::unistd::write(call, &1u64.to_ne_bytes());
         add(&line.calls, 1);
-        return SIGNAL;
+        state.cost += SIGNAL;
     }
-    0
 }
 
 /// Delivery to one receive ring.

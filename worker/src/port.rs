@@ -42,6 +42,8 @@ pub struct Ring {
     pub polled: bool,
     /// The ring has completed entries that the burst is to publish.
     pub touched: bool,
+    /// What it cost to publish it the last time, see [`crate::cost`].
+    pub cost: u64,
 }
 
 impl Ring {

@@ -2,8 +2,8 @@
 //!
 //! As KVM's halt polling does, it goes by experience. A gap between two finds that is longer than the window, but within
 //! the bound, is one that spinning longer would have met: the window doubles. A gap beyond the bound was spun for in
-//! vain: the second one in a row halves the window. One alone does not, since between a request and the next there may
-//! be long gaps, and yet the answer follows the request at once.
+//! vain: the window halves, unless half of it would not have met all that it met since the last such gap. For between a
+//! request and the next there may be long gaps, and yet the answer follows the request at once.
 //!
 //! So the loop blocks at most twice a bound on the average, whatever comes: each gap within the bound that it blocked in
 //! has doubled the window, which it can do [`STEPS`] times before a gap beyond the bound has halved it. And it spins in
@@ -19,49 +19,57 @@ pub struct Spin {
     step: u8,
     /// When something was found last.
     found: u64,
-    /// The last gap was longer than the bound.
-    vain: bool,
+    /// Nothing was found since.
+    empty: bool,
+    /// The longest gap within the bound since the last one beyond it.
+    longest: u64,
 }
 
 impl Spin {
     /// Never spins for longer than `bound`; begins with that.
     pub fn new(bound: u64) -> Spin {
-        Spin { bound, step: STEPS, found: 0, vain: false }
+        Spin { bound, step: STEPS, found: 0, empty: true, longest: 0 }
     }
 
     /// Something was found.
     #[inline]
     pub fn found(&mut self, now: u64) {
-        let gap = now.saturating_sub(self.found);
-        self.found = now;
-        if gap > self.window() {
-            self.learn(gap);
-        } else {
-            self.vain = false;
+        if std::mem::take(&mut self.empty) {
+            self.learn(now.saturating_sub(self.found));
         }
+        self.found = now;
     }
 
     /// Nothing was found; true: it is time to block.
     #[inline]
-    pub fn is_over(&self, now: u64) -> bool {
+    pub fn is_over(&mut self, now: u64) -> bool {
+        self.empty = true;
         now.saturating_sub(self.found) >= self.window()
     }
 
     /// How long it spins now.
     #[inline]
     pub fn window(&self) -> u64 {
-        if self.step == 0 { 0 } else { self.bound >> (STEPS - self.step) }
+        self.at(self.step)
     }
 
-    #[cold]
+    fn at(&self, step: u8) -> u64 {
+        if step == 0 { 0 } else { self.bound >> STEPS.saturating_sub(step) }
+    }
+
     fn learn(&mut self, gap: u64) {
-        let vain = gap > self.bound;
-        match (vain, self.vain) {
-            (false, _) => self.step = (self.step + 1).min(STEPS),
-            (true, true) => self.step = self.step.saturating_sub(1),
-            (true, false) => {}
+        if gap > self.bound {
+            let less = self.step.saturating_sub(1);
+            if self.longest <= self.at(less) {
+                self.step = less;
+            }
+            self.longest = 0;
+        } else {
+            if gap > self.window() {
+                self.step = (self.step + 1).min(STEPS);
+            }
+            self.longest = self.longest.max(gap);
         }
-        self.vain = vain;
     }
 }
 
@@ -89,8 +97,8 @@ mod tests {
                 outcome.blocked += 1;
                 outcome.spun_in_vain += spin.window();
             }
-            assert_eq!(spin.is_over(now + gap), gap >= spin.window());
             now += gap;
+            assert_eq!(spin.is_over(now), gap >= spin.window());
             outcome.time += gap;
             spin.found(now);
         }
@@ -116,19 +124,34 @@ mod tests {
 
     #[test]
     fn an_answer_is_spun_for_though_requests_are_rare() {
+        // However much it spun before.
+        for before in [1, 1_000_000] {
+            let mut spin = Spin::new(BOUND);
+            after(&mut spin, [before; 10]);
+            after(&mut spin, [1_000_000, 3_000].repeat(8));
+            let outcome = after(&mut spin, [1_000_000, 3_000].repeat(1000));
+            assert_eq!(outcome.blocked, 1000, "requests, not answers");
+            assert!(outcome.spun_in_vain <= 1000 * BOUND / 8, "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn what_comes_in_turns_without_a_pause_is_not_spun_for() {
         let mut spin = Spin::new(BOUND);
-        after(&mut spin, [1_000_000; 10]);
-        after(&mut spin, [1_000_000, 3_000].repeat(4));
-        let outcome = after(&mut spin, [1_000_000, 3_000].repeat(1000));
-        assert_eq!(outcome.blocked, 1000, "requests, not answers");
-        assert!(outcome.spun_in_vain <= 1000 * BOUND / 8, "{outcome:?}");
+        for n in 1..20 {
+            assert!(spin.is_over(n * 1_000_000 - 1));
+            spin.found(n * 1_000_000);
+            spin.found(n * 1_000_000 + 300);
+        }
+        assert_eq!(spin.window(), 0);
     }
 
     #[test]
     fn without_a_bound_it_blocks_at_once() {
         let mut spin = Spin::new(0);
         after(&mut spin, [1, 1, 1000]);
-        assert!(spin.is_over(spin.found));
+        let now = spin.found;
+        assert!(spin.is_over(now));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use sv3::ledger::{Lane, Ledger, add};
 use crate::burst::{Burst, Served};
 use crate::clock;
 use crate::control::{Control, Order, Over};
-use crate::cost::Credit;
+use crate::cost::{self, Credit};
 use crate::fabric::Fabric;
 use crate::guest::memory::{GuestMemory, Mapping};
 use crate::guest::queue::{Place, Queue};
@@ -128,10 +128,11 @@ impl Switch {
     /// there.
     fn turn(&mut self, now: u64) -> bool {
         let linger = self.spin.window().max(LINGER_NS);
+        let share = cost::share(self.polled.len());
         let mut worked = false;
         let mut at = 0;
         while let Some(entry) = self.polled.get_mut(at) {
-            let Some(budget) = entry.credit.draw() else {
+            let Some(budget) = entry.credit.draw(share) else {
                 worked = true;
                 at += 1;
                 continue;

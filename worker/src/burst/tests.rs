@@ -4,7 +4,7 @@ use sv3::ledger::LedgerMap;
 use sv3::virtio::{VIRTIO_F_VERSION_1, VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE};
 
 use super::*;
-use crate::cost::QUANTUM;
+use crate::cost::TURN;
 use crate::guest::driver::{BASE, Driver};
 use crate::guest::queue::Queue;
 
@@ -47,18 +47,18 @@ fn flood(fabric: &mut Fabric, mut driver: Driver, octets: u32) -> Served {
         driver.offer(head);
     }
     let mut port = port(0, 1, &mut driver);
-    let served = Burst::new(64).serve(fabric, &mut port, 1, QUANTUM).unwrap();
+    let served = Burst::new(64).serve(fabric, &mut port, 1, TURN).unwrap();
     // What was taken and not served is still there.
     assert_eq!(usize::from(driver.used_idx()), served.chains);
     served
 }
 
 #[test]
-fn a_batch_of_small_frames_is_within_a_quantum() {
+fn a_batch_of_small_frames_is_within_a_turn() {
     let (mut fabric, driver, receivers) = house(1, 2048);
     let served = flood(&mut fabric, driver, 64);
     assert_eq!(served.chains, 64);
-    assert!(served.cost <= QUANTUM + crate::cost::SIGNAL * 2, "{served:?}");
+    assert!(served.cost <= TURN + crate::cost::SIGNAL * 2, "{served:?}");
     assert_eq!(receivers[0].used_idx(), 64);
 }
 
@@ -69,7 +69,7 @@ fn long_frames_are_few() {
     assert_eq!((served.chains, receivers[0].used_idx()), (1, 1));
     let (mut fabric, driver, _) = house(1, 2048);
     let served = flood(&mut fabric, driver, 1514);
-    assert!(served.chains as u64 * 1514 <= QUANTUM + 1514, "{served:?}");
+    assert!(served.chains as u64 * 1514 <= TURN + 1514, "{served:?}");
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn a_flood_counts_for_each_receiver() {
     let served = flood(&mut fabric, driver, 1000);
     let delivered: u64 = receivers.iter().map(|receiver| u64::from(receiver.used_idx())).sum();
     assert_eq!(delivered, 20 * served.chains as u64, "each frame to all or none");
-    assert!(served.chains > 0 && delivered * 1000 <= QUANTUM + 20 * 1000, "{served:?}");
+    assert!(served.chains > 0 && delivered * 1000 <= TURN + 20 * 1000, "{served:?}");
 }
 
 #[test]
@@ -89,6 +89,6 @@ fn descriptors_without_octets_are_counted() {
         driver.offer(head);
     }
     let mut port = port(0, 1, &mut driver);
-    let served = Burst::new(64).serve(&mut fabric, &mut port, 1, QUANTUM).unwrap();
-    assert!(served.chains as u64 * u64::from(SIZE) * DESCRIPTOR <= 2 * QUANTUM, "{served:?}");
+    let served = Burst::new(64).serve(&mut fabric, &mut port, 1, TURN).unwrap();
+    assert!(served.chains as u64 * u64::from(SIZE) * DESCRIPTOR <= 2 * TURN, "{served:?}");
 }
