@@ -72,6 +72,12 @@ features! {
     VIRTIO_F_RING_PACKED = 34;
     /// Buffers are used in the order in which they were made available (virtio 1.3, 2.7.9).
     VIRTIO_F_IN_ORDER = 35;
+    /// Driver accepts USO over IPv4 (virtio 1.3, 5.1.3).
+    VIRTIO_NET_F_GUEST_USO4 = 54;
+    /// Driver accepts USO over IPv6.
+    VIRTIO_NET_F_GUEST_USO6 = 55;
+    /// Device accepts USO, over IPv4 and IPv6.
+    VIRTIO_NET_F_HOST_USO = 56;
 }
 
 /// The names of the bits set in `features`, in bit order; a bit without a name is `bit N`.
@@ -103,7 +109,10 @@ pub const OFFERED: u64 = VIRTIO_NET_F_CSUM.mask()
     | VHOST_USER_F_PROTOCOL_FEATURES.mask()
     | VIRTIO_F_VERSION_1.mask()
     | VIRTIO_F_RING_PACKED.mask()
-    | VIRTIO_F_IN_ORDER.mask();
+    | VIRTIO_F_IN_ORDER.mask()
+    | VIRTIO_NET_F_GUEST_USO4.mask()
+    | VIRTIO_NET_F_GUEST_USO6.mask()
+    | VIRTIO_NET_F_HOST_USO.mask();
 
 /// Descriptor flag: the chain goes on at `next` (virtio 1.3, 2.7.5).
 pub const VIRTQ_DESC_F_NEXT: u16 = 1;
@@ -126,6 +135,8 @@ pub const VIRTIO_NET_HDR_GSO_NONE: u8 = 0;
 pub const VIRTIO_NET_HDR_GSO_TCPV4: u8 = 1;
 /// `virtio_net_hdr.gso_type`: TCP over IPv6.
 pub const VIRTIO_NET_HDR_GSO_TCPV6: u8 = 4;
+/// `virtio_net_hdr.gso_type`: UDP datagrams of one flow, over IPv4 or IPv6.
+pub const VIRTIO_NET_HDR_GSO_UDP_L4: u8 = 5;
 /// `virtio_net_hdr.gso_type`: ECN is set in the frame.
 pub const VIRTIO_NET_HDR_GSO_ECN: u8 = 0x80;
 

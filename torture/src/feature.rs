@@ -18,11 +18,16 @@ pub const PROTOCOL_FEATURES: u64 = 1 << 30;
 pub const VERSION_1: u64 = 1 << 32;
 pub const RING_PACKED: u64 = 1 << 34;
 pub const IN_ORDER: u64 = 1 << 35;
+pub const GUEST_USO4: u64 = 1 << 54;
+pub const GUEST_USO6: u64 = 1 << 55;
+pub const HOST_USO: u64 = 1 << 56;
 
 /// All offloads of a sender, and all of a receiver.
 pub const HOST_OFFLOADS: u64 = CSUM | HOST_TSO4 | HOST_TSO6 | HOST_ECN;
 pub const GUEST_OFFLOADS: u64 = GUEST_CSUM | GUEST_TSO4 | GUEST_TSO6 | GUEST_ECN;
-/// What Linux's driver takes of a modern device.
+/// UDP segmentation, which QEMU keeps from guests where the device is of vhost-user.
+pub const USO: u64 = HOST_USO | GUEST_USO4 | GUEST_USO6;
+/// What Linux's driver takes of a modern device, but for that.
 pub const LINUX: u64 = HOST_OFFLOADS | GUEST_OFFLOADS | MRG_RXBUF | MQ | INDIRECT_DESC | EVENT_IDX | VERSION_1;
 
 /// vhost-user protocol features.

@@ -4,21 +4,43 @@ use crate::guest::memory::GuestSlice;
 
 /// Copies out of a list of slices, from `skip` octets on; returns how many octets there were.
 #[inline]
-pub fn gather(slices: &[GuestSlice<'_>], mut skip: usize, into: &mut [u8]) -> usize {
-    let mut done = 0;
-    for slice in slices {
-        if skip >= slice.len() {
-            skip -= slice.len();
-            continue;
-        }
-        let rest = into.get_mut(done..).unwrap_or(&mut []);
-        if rest.is_empty() {
-            break;
-        }
-        done += slice.read(skip, rest);
-        skip = 0;
+pub fn gather(slices: &[GuestSlice<'_>], skip: usize, into: &mut [u8]) -> usize {
+    Source::new(slices, skip).read(into)
+}
+
+/// A place in a list of slices, to read at.
+pub struct Source<'a, 'm> {
+    slices: &'a [GuestSlice<'m>],
+    offset: usize,
+}
+
+impl<'a, 'm> Source<'a, 'm> {
+    /// `skip` octets behind the list's begin.
+    #[inline]
+    pub fn new(slices: &'a [GuestSlice<'m>], skip: usize) -> Source<'a, 'm> {
+        Source { slices, offset: skip }
     }
-    done
+
+    /// Copies the next octets out; returns how many there were.
+    #[inline]
+    pub fn read(&mut self, into: &mut [u8]) -> usize {
+        let mut done = 0;
+        while let Some((first, others)) = self.slices.split_first() {
+            if self.offset >= first.len() {
+                self.offset -= first.len();
+                self.slices = others;
+                continue;
+            }
+            let rest = into.get_mut(done..).unwrap_or(&mut []);
+            if rest.is_empty() {
+                break;
+            }
+            let n = first.read(self.offset, rest);
+            self.offset += n;
+            done += n;
+        }
+        done
+    }
 }
 
 /// A place in a list of slices, to write at.
@@ -121,6 +143,13 @@ mod tests {
             let from: Vec<_> = pieces.iter_mut().map(|piece| GuestSlice::of_host(piece)).collect();
             prop_assert_eq!(gather(&from, skip, &mut out), expected.len());
             prop_assert_eq!(&out[..], expected);
+            let (mut source, mut out) = (Source::new(&from, skip), Vec::<u8>::new());
+            for n in room {
+                let mut piece = vec![0; n];
+                let n = source.read(&mut piece);
+                out.extend(&piece[..n]);
+            }
+            prop_assert_eq!(&out[..], &expected[..expected.len().min(total)]);
         }
     }
 }

@@ -9,7 +9,7 @@ use sv3::ledger::{Lane, Ledger, PortLine, RingLine, RingLog, add};
 use sv3::virtio::NetHdr;
 use sv3::{MAX_PORTS, MAX_RINGS};
 
-use crate::copy::gather;
+use crate::copy::Source;
 use crate::cost::{RING, SIGNAL};
 use crate::deliver::{Parcel, Receiver, Undelivered};
 use crate::fdb::Fdb;
@@ -303,33 +303,32 @@ impl Desk<'_> {
         Ok(())
     }
 
-    /// Does in software, on a copy, what the receiver cannot do.
+    /// Does in software, on a copy, what the receiver cannot do. Segments are copied one by one, so that a segment is
+    /// summed and sent on while it is near.
     #[cold]
     fn translate(&mut self, frame: &Frame<'_, '_>, scratch: &mut [u8]) -> Result<(), Undelivered> {
-        let gone = Undelivered::Dropped(Drop::LongFrame);
-        let copy = scratch.get_mut(..frame.len).ok_or(gone)?;
-        gather(frame.slices, frame.skip, copy);
+        let Frame { offload, len, .. } = *frame;
+        let mut source = Source::new(frame.slices, frame.skip);
         // Copied once more, and summed.
-        self.receiver.cost += 2 * frame.len as u64;
-        let hdr = NetHdr::default();
-        if !frame.offload.segmented() {
-            finish_checksum(copy, &frame.offload);
-            return self.hand_over(&Parcel {
-                hdr,
-                slices: &[GuestSlice::of_host(copy)],
-                skip: 0,
-                len: frame.len,
-                lasts: false,
-            });
+        self.receiver.cost += 2 * len as u64;
+        if !offload.segmented() {
+            let copy = scratch.get_mut(..len).ok_or(Undelivered::Dropped(Drop::LongFrame))?;
+            source.read(copy);
+            finish_checksum(copy, &offload);
+            return self.hand_over_copy(NetHdr::default(), copy);
         }
-        let mut segments = Segments::new(frame.offload);
-        while let Some(mut segment) = segments.next(copy) {
-            let len = segment.head_len + segment.payload.len();
-            let head = segment.head.get_mut(..segment.head_len).ok_or(gone)?;
-            let payload = copy.get_mut(segment.payload).ok_or(gone)?;
-            let slices = [GuestSlice::of_host(head), GuestSlice::of_host(payload)];
-            self.hand_over(&Parcel { hdr, slices: &slices, skip: 0, len, lasts: false })?;
+        let mut fill = |room: &mut [u8]| {
+            source.read(room);
+        };
+        let mut segments = Segments::new(offload, len, self.port.features, &mut fill);
+        while let Some((hdr, segment)) = segments.next(scratch, &mut fill) {
+            self.hand_over_copy(hdr, segment)?;
         }
         Ok(())
+    }
+
+    fn hand_over_copy(&mut self, hdr: NetHdr, copy: &mut [u8]) -> Result<(), Undelivered> {
+        let len = copy.len();
+        self.hand_over(&Parcel { hdr, slices: &[GuestSlice::of_host(copy)], skip: 0, len, lasts: false })
     }
 }

@@ -4,6 +4,7 @@
 //! command brings the ledger; all else is the loop in [`switch`].
 
 mod burst;
+mod checksum;
 mod clock;
 mod confine;
 mod control;

@@ -10,6 +10,8 @@ pub const GSO_NONE: u8 = 0;
 pub const GSO_TCPV4: u8 = 1;
 /// `gso_type`: TCP over IPv6.
 pub const GSO_TCPV6: u8 = 4;
+/// `gso_type`: UDP.
+pub const GSO_UDP_L4: u8 = 5;
 /// `gso_type`, beside another: the first segment alone has CWR.
 pub const GSO_ECN: u8 = 0x80;
 

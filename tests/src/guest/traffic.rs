@@ -214,6 +214,8 @@ fn check_header(hdr: &NetHdr, features: u64) {
         GSO_NONE if hdr.gso_type == GSO_NONE => 0,
         GSO_TCPV4 => GUEST_TSO4,
         GSO_TCPV6 => GUEST_TSO6,
+        // Which of them is a matter of the frame.
+        GSO_UDP_L4 if hdr.gso_type == GSO_UDP_L4 && features & (GUEST_USO4 | GUEST_USO6) != 0 => 0,
         _ => panic!("{hdr:?} is of an unknown type"),
     };
     let ecn = if hdr.gso_type & GSO_ECN != 0 { GUEST_ECN } else { 0 };

@@ -22,7 +22,7 @@ const SENDS: (u64, u64) = (0x2_0000, 0x1_1000);
 /// Where receive buffers lie, how far apart chains' and pieces'.
 const RECEIVES: (u64, u64, u64) = (0x14_0000, 0xc000, 0x3000);
 
-const FEATURES: [Feature; 14] = [
+const FEATURES: [Feature; 16] = [
     VIRTIO_F_VERSION_1,
     VIRTIO_NET_F_MRG_RXBUF,
     VIRTIO_NET_F_CSUM,
@@ -36,7 +36,9 @@ const FEATURES: [Feature; 14] = [
     VIRTIO_RING_F_INDIRECT_DESC,
     VIRTIO_RING_F_EVENT_IDX,
     VIRTIO_NET_F_MTU,
-    VIRTIO_NET_F_MQ,
+    VIRTIO_NET_F_HOST_USO,
+    VIRTIO_NET_F_GUEST_USO4,
+    VIRTIO_NET_F_GUEST_USO6,
 ];
 
 thread_local! {
@@ -238,6 +240,7 @@ impl Guest {
             VIRTIO_NET_HDR_GSO_NONE => assert_eq!(hdr[1], 0),
             VIRTIO_NET_HDR_GSO_TCPV4 => assert!(has(VIRTIO_NET_F_GUEST_TSO4)),
             VIRTIO_NET_HDR_GSO_TCPV6 => assert!(has(VIRTIO_NET_F_GUEST_TSO6)),
+            VIRTIO_NET_HDR_GSO_UDP_L4 => assert!(has(VIRTIO_NET_F_GUEST_USO4) || has(VIRTIO_NET_F_GUEST_USO6)),
             other => panic!("gso_type {other}"),
         }
     }
@@ -316,18 +319,19 @@ fn came_from(hdr: [u8; 10], frame: &[u8], sent: &Sent) -> bool {
     let partial = sent.hdr[0] & VIRTIO_NET_HDR_F_NEEDS_CSUM != 0;
     let field = usize::from(u16::from_le_bytes([sent.hdr[6], sent.hdr[7]]))
         + usize::from(u16::from_le_bytes([sent.hdr[8], sent.hdr[9]]));
-    match (hdr[0] & VIRTIO_NET_HDR_F_NEEDS_CSUM != 0, partial, sent.hdr[1] != 0) {
-        (true, true, _) => hdr[1] == sent.hdr[1] && same_but(0, 0),
-        (true, false, _) => false,
-        (false, false, _) => same_but(0, 0),
-        (false, true, false) => same_but(field, field + 2),
+    let left = hdr[0] & VIRTIO_NET_HDR_F_NEEDS_CSUM != 0;
+    match (hdr[1] == sent.hdr[1], left, partial) {
+        (true, false, true) => same_but(field, field + 2),
+        (true, ..) => left == partial && same_but(0, 0),
         // The segments' headers are the business of target `offload`.
-        (false, true, true) => {
+        (false, ..) => {
             let gso_size = usize::from(u16::from_le_bytes([sent.hdr[4], sent.hdr[5]]));
             let l4 = usize::from(u16::from_le_bytes([sent.hdr[6], sent.hdr[7]]));
-            let head = l4 + usize::from(sent.frame.get(l4 + 12).unwrap_or(&0) >> 4) * 4;
+            let tcp = usize::from(sent.frame.get(l4 + 12).unwrap_or(&0) >> 4) * 4;
+            let head = l4 + if sent.hdr[1] == VIRTIO_NET_HDR_GSO_UDP_L4 { 8 } else { tcp };
             let payload = frame.get(head..).unwrap_or_default();
-            frame[..12] == sent.frame[..12]
+            hdr[1] == 0
+                && frame[..12] == sent.frame[..12]
                 && payload.len() <= gso_size
                 && (payload.is_empty() || sent.frame[head..].windows(payload.len()).any(|window| window == payload))
         }
