@@ -3,7 +3,7 @@
 //! What comes out of the switch is judged by [`Packet::assert_arrived`], which knows nothing of how the switch does it:
 //! it reads what stands in the frames and compares with what was meant.
 
-use crate::guest::{GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM, NetHdr, Received};
+use crate::guest::{GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, NetHdr, Received};
 
 /// An Ethernet address.
 pub type Mac = [u8; 6];
@@ -75,6 +75,8 @@ pub struct Packet {
     pub v6: bool,
     /// VLAN tags in front of the IP header.
     pub tags: usize,
+    /// Octets of IPv4 options, at most 40, or of IPv6 extension headers; a multiple of 8.
+    pub options: usize,
     /// What it carries.
     pub transport: Transport,
     /// The payload.
@@ -102,12 +104,18 @@ impl Packet {
 
     fn new(v6: bool, transport: Transport, payload: usize) -> Packet {
         let payload = noise(mac(2), mac(1), 14 + payload, payload as u32).split_off(14);
-        Packet { dst: mac(2), src: mac(1), v6, tags: 0, transport, payload }
+        Packet { dst: mac(2), src: mac(1), v6, tags: 0, options: 0, transport, payload }
     }
 
     /// With VLAN tags.
     pub fn tagged(self, tags: usize) -> Packet {
         Packet { tags, ..self }
+    }
+
+    /// With options of IPv4, or extension headers of IPv6: hop-by-hop options, and destination options in all but the
+    /// first 8 octets.
+    pub fn optioned(self, options: usize) -> Packet {
+        Packet { options, ..self }
     }
 
     /// With TCP flags.
@@ -144,7 +152,11 @@ impl Packet {
     pub fn unsegmented(&self, gso_size: u16) -> (NetHdr, Vec<u8>) {
         let (hdr, frame) = self.unfinished();
         let reduced = matches!(self.transport, Transport::Tcp { flags, .. } if flags & CWR != 0);
-        let gso_type = if self.v6 { GSO_TCPV6 } else { GSO_TCPV4 } | if reduced { GSO_ECN } else { 0 };
+        let gso_type = match (self.transport, self.v6) {
+            (Transport::Udp, _) => GSO_UDP_L4,
+            (_, true) => GSO_TCPV6,
+            (_, false) => GSO_TCPV4,
+        } | if reduced { GSO_ECN } else { 0 };
         let hdr_len = (frame.len() - self.payload.len()) as u16;
         (NetHdr { gso_type, gso_size, hdr_len, ..hdr }, frame)
     }
@@ -161,23 +173,28 @@ impl Packet {
             assert!(*frame == whole.1, "the frame was changed on its way");
             return;
         }
-        let mut done = 0;
-        for (index, part) in received.iter().enumerate() {
+        let parts = self.parts(mss);
+        for (index, (part, expected)) in received.iter().zip(&parts).enumerate() {
             assert_eq!(part.hdr.gso_type, GSO_NONE, "number {index} of {} is not segmented", received.len());
             let octets = finish(&part.hdr, part.frame.clone());
-            let len = (self.payload.len() - done).min(mss.into());
-            let expected = self.part(index, done, len);
+            let expected = finish(&expected.0, expected.1.clone());
             assert_eq!(octets.len(), expected.len(), "octets of segment {index}");
             let differs = octets.iter().zip(&expected).position(|(got, wanted)| got != wanted);
             assert_eq!(differs, None, "segment {index}, where transport begins at {}", self.transport_at());
-            done += len;
         }
-        assert_eq!(done, self.payload.len(), "octets of payload in {} segments", received.len());
+        assert_eq!(received.len(), parts.len(), "segments");
     }
 
-    /// The wire form of one segment, from the definition of segmentation: the same headers, but for lengths, sequence
-    /// number, identification, checksums, and the flags that belong to the first or the last.
-    fn part(&self, index: usize, done: usize, len: usize) -> Vec<u8> {
+    /// The packet in segments of `mss`, each with its checksum left to others.
+    pub fn parts(&self, mss: u16) -> Vec<(NetHdr, Vec<u8>)> {
+        let mss = usize::from(mss);
+        let count = self.payload.len().div_ceil(mss).max(1);
+        (0..count).map(|index| self.part(index, index * mss, mss.min(self.payload.len() - index * mss))).collect()
+    }
+
+    /// One segment, from the definition of segmentation: the same headers, but for lengths, sequence number,
+    /// identification, checksums, and the flags that belong to the first or the last.
+    fn part(&self, index: usize, done: usize, len: usize) -> (NetHdr, Vec<u8>) {
         let transport = match self.transport {
             Transport::Tcp { flags, options } => {
                 let not_first = if index > 0 { CWR } else { 0 };
@@ -188,16 +205,17 @@ impl Packet {
         };
         let part = Packet { transport, payload: self.payload.iter().skip(done).take(len).copied().collect(), ..*self };
         let (hdr, mut frame) = part.unfinished();
-        let l4 = self.transport_at();
-        put(&mut frame, l4 + 4, &SEQUENCE.wrapping_add(done as u32).to_be_bytes());
+        let (l3, l4) = (self.network_at(), self.transport_at());
+        if matches!(transport, Transport::Tcp { .. }) {
+            put(&mut frame, l4 + 4, &SEQUENCE.wrapping_add(done as u32).to_be_bytes());
+        }
         if !self.v6 {
-            let l3 = self.network_at();
             put(&mut frame, l3 + 4, &(7 + index as u16).to_be_bytes());
             put(&mut frame, l3 + 10, &[0, 0]);
-            let sum = !fold(sum(&frame, l3, l3 + 20));
+            let sum = !fold(sum(&frame, l3, l4));
             put(&mut frame, l3 + 10, &sum.to_be_bytes());
         }
-        finish(&hdr, frame)
+        (hdr, frame)
     }
 
     fn network_at(&self) -> usize {
@@ -205,7 +223,7 @@ impl Packet {
     }
 
     fn transport_at(&self) -> usize {
-        self.network_at() + if self.v6 { 40 } else { 20 }
+        self.network_at() + self.options + if self.v6 { 40 } else { 20 }
     }
 
     fn link(&self) -> Vec<u8> {
@@ -215,17 +233,37 @@ impl Packet {
     }
 
     fn network(&self) -> Vec<u8> {
-        let (protocol, len) = (self.protocol(), self.segment().len());
+        let (protocol, len) = (self.protocol(), self.options + self.segment().len());
         if self.v6 {
             let [source, destination] = self.addresses6();
             let [high, low] = (len as u16).to_be_bytes();
-            return [&[0x60, 0, 0, 0, high, low, protocol, 64], source.as_slice(), &destination].concat();
+            let (next, extensions) = self.extensions();
+            return [&[0x60, 0, 0, 0, high, low, next, 64], source.as_slice(), &destination, &extensions].concat();
         }
         let [high, low] = ((20 + len) as u16).to_be_bytes();
-        let mut header = [&[0x45, 0, high, low, 0, 7, 0, 0, 64, protocol, 0, 0], ADDRESSES.as_slice()].concat();
-        let sum = !fold(sum(&header, 0, 20));
+        let ihl = 0x45 + (self.options / 4) as u8;
+        let fixed = [&[ihl, 0, high, low, 0, 7, 0, 0, 64, protocol, 0, 0], ADDRESSES.as_slice()].concat();
+        // Options that do nothing.
+        let mut header = [fixed, vec![1; self.options]].concat();
+        let sum = !fold(sum(&header, 0, header.len()));
         put(&mut header, 10, &sum.to_be_bytes());
         header
+    }
+
+    /// The first header's type behind the fixed header of IPv6, and extension headers that do nothing.
+    fn extensions(&self) -> (u8, Vec<u8>) {
+        const PAD_4: [u8; 6] = [1, 4, 0, 0, 0, 0];
+        let (hop_by_hop, destination, protocol) = (0, 60, self.protocol());
+        match self.options {
+            0 => (protocol, vec![]),
+            8 => (hop_by_hop, [&[protocol, 0], PAD_4.as_slice()].concat()),
+            octets => {
+                let padding = vec![0; octets - 16];
+                let units = (padding.len() / 8) as u8;
+                let first = [&[destination, 0], PAD_4.as_slice()].concat();
+                (hop_by_hop, [first, vec![protocol, units], PAD_4.to_vec(), padding].concat())
+            }
+        }
     }
 
     fn addresses6(&self) -> [Vec<u8>; 2] {
@@ -315,13 +353,17 @@ mod tests {
     fn a_finished_packet_sums_to_all_ones() {
         for v6 in [false, true] {
             for payload in [0, 1, 1000, 1447] {
-                for packet in
-                    [Packet::tcp(v6, payload), Packet::udp(v6, payload).tagged(1), Packet::tcp(v6, payload).tagged(2)]
-                {
+                for packet in [
+                    Packet::tcp(v6, payload),
+                    Packet::udp(v6, payload).tagged(1),
+                    Packet::tcp(v6, payload).tagged(2),
+                    Packet::tcp(v6, payload).optioned(8),
+                    Packet::udp(v6, payload).optioned(40),
+                ] {
                     let (frame, l4) = (packet.on_the_wire(), packet.transport_at());
                     assert_eq!(fold(packet.pseudo(frame.len() - l4) + sum(&frame, l4, frame.len())), 0xffff);
                     if !v6 {
-                        assert_eq!(fold(sum(&frame, l4 - 20, l4)), 0xffff);
+                        assert_eq!(fold(sum(&frame, packet.network_at(), l4)), 0xffff);
                     }
                 }
             }
