@@ -4,7 +4,9 @@
 use sv3_tests::failure::Result;
 use sv3_tests::frames::{ACK, CWR, ECE, FIN, PSH, Packet, mac};
 use sv3_tests::guest::feature::*;
-use sv3_tests::guest::{GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, Guest, NEEDS_CSUM, NetHdr, Received, Shape};
+use sv3_tests::guest::{
+    DATA_VALID, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, Guest, NEEDS_CSUM, NetHdr, Received, Shape,
+};
 use sv3_tests::switch::Switch;
 
 /// Payload of a segment on a link with the usual MTU.
@@ -67,10 +69,9 @@ fn every_receiver_gets_what_it_negotiated() -> Result<()> {
 #[test]
 fn what_both_negotiated_passes_as_it_is() -> Result<()> {
     let switch = Switch::start()?;
-    let mut sender = Guest::connect(switch.socket());
-    let mut receiver = Guest::connect(switch.socket());
+    let [mut sender, mut receiver] = [(); 2].map(|()| Guest::config().features(LINUX | USO).connect(switch.socket()));
     for v6 in [false, true] {
-        for packet in [Packet::tcp(v6, 60_000), Packet::tcp(v6, 60_000).flags(ACK | CWR)] {
+        for packet in [Packet::tcp(v6, 60_000), Packet::tcp(v6, 60_000).flags(ACK | CWR), Packet::udp(v6, 60_000)] {
             let sent = packet.unsegmented(MSS);
             let received = exchange(&mut sender, &mut receiver, &sent);
             let [Received { hdr, frame, .. }] = &received[..] else { panic!("{} frames of one", received.len()) };
@@ -99,11 +100,11 @@ fn tagged_frames_are_segmented_too() -> Result<()> {
 #[test]
 fn a_flooded_frame_is_right_for_each_of_its_receivers() -> Result<()> {
     let switch = Switch::start()?;
-    let mut sender = Guest::connect(switch.socket());
-    let kinds = [LINUX, VERSION_1, VERSION_1 | GUEST_CSUM, 0, LINUX & !MRG_RXBUF];
+    let mut sender = Guest::config().features(LINUX | USO).connect(switch.socket());
+    let kinds = [LINUX, LINUX | USO, VERSION_1, VERSION_1 | GUEST_CSUM, 0, LINUX & !MRG_RXBUF];
     let mut receivers = kinds.map(|features| Guest::config().features(features).connect(switch.socket()));
-    for v6 in [false, true] {
-        let packet = Packet::tcp(v6, 20_000).flags(ACK | PSH);
+    let packets = [false, true].map(|v6| [Packet::tcp(v6, 20_000).flags(ACK | PSH), Packet::udp(v6, 20_000)]);
+    for packet in packets.into_iter().flatten() {
         let (hdr, frame) = packet.unsegmented(MSS);
         for _ in 0..3 {
             sender.send_with(&hdr, &frame, Shape::default());
@@ -174,10 +175,62 @@ fn a_header_that_contradicts_its_frame_is_dropped() -> Result<()> {
 }
 
 #[test]
+fn a_datagram_whose_header_contradicts_it_is_dropped() -> Result<()> {
+    let switch = Switch::start()?;
+    let mut sender = Guest::config().features(LINUX | USO).connect(switch.socket());
+    let mut receiver = Guest::config().features(LINUX | USO).connect(switch.socket());
+    let mut wrong = 0;
+    for v6 in [false, true] {
+        let packet = Packet::udp(v6, 3000);
+        let (good, frame) = packet.unsegmented(MSS);
+        for hdr in [
+            NetHdr { gso_size: 0, ..good },
+            NetHdr { gso_size: 1, ..good },
+            NetHdr { flags: 0, ..good },
+            NetHdr { flags: DATA_VALID, ..good },
+            NetHdr { csum_offset: 16, ..good },
+            NetHdr { csum_start: good.csum_start + 8, ..good },
+            // Windows are TCP's; UFO and tunnels are not offered.
+            NetHdr { gso_type: GSO_UDP_L4 | GSO_ECN, ..good },
+            NetHdr { gso_type: GSO_UDP_L4 | 0x20, ..good },
+            NetHdr { gso_type: GSO_UDP_L4 | 0x40, ..good },
+            NetHdr { gso_type: if v6 { GSO_TCPV6 } else { GSO_TCPV4 }, ..good },
+            NetHdr { gso_type: 3, ..good },
+        ] {
+            assert_eq!(exchange(&mut sender, &mut receiver, &(hdr, frame.clone())), [], "{hdr:?}");
+            wrong += 1;
+        }
+        packet.assert_arrived(MSS, &exchange(&mut sender, &mut receiver, &(good, frame)));
+    }
+    switch.await_drops("p0", "bad_offload", wrong)
+}
+
+#[test]
+fn a_guest_cannot_vouch_for_a_checksum() -> Result<()> {
+    // Virtio 1.3, 5.1.6.2: flags that a driver must not set are ignored, and a receiver has to check for itself.
+    let switch = Switch::start()?;
+    let mut sender = Guest::connect(switch.socket());
+    let mut receiver = Guest::connect(switch.socket());
+    let packet = Packet::udp(false, 100);
+    for flags in [DATA_VALID, 4, 8, 0xfe] {
+        let received =
+            exchange(&mut sender, &mut receiver, &(NetHdr { flags, ..NetHdr::default() }, packet.on_the_wire()));
+        let [received] = &received[..] else { panic!("{} frames of one", received.len()) };
+        assert_eq!((received.hdr.flags, &received.frame), (0, &packet.on_the_wire()));
+        let (hdr, frame) = packet.unfinished();
+        let received =
+            exchange(&mut sender, &mut receiver, &(NetHdr { flags: hdr.flags | flags, ..hdr }, frame.clone()));
+        let [received] = &received[..] else { panic!("{} frames of one", received.len()) };
+        assert_eq!((received.hdr.flags, &received.frame), (NEEDS_CSUM, &frame));
+    }
+    Ok(())
+}
+
+#[test]
 fn what_was_not_negotiated_is_dropped() -> Result<()> {
     let switch = Switch::start()?;
     let mut receiver = Guest::connect(switch.socket());
-    let all = HOST_OFFLOADS | VERSION_1;
+    let all = HOST_OFFLOADS | HOST_USO | VERSION_1;
     let four = Packet::tcp(false, 3000);
     let cases = [
         (all & !CSUM, four.unfinished()),
@@ -185,6 +238,8 @@ fn what_was_not_negotiated_is_dropped() -> Result<()> {
         (all & !HOST_TSO4, four.unsegmented(MSS)),
         (all & !HOST_TSO6, Packet::tcp(true, 3000).unsegmented(MSS)),
         (all & !HOST_ECN, four.clone().flags(ACK | CWR).unsegmented(MSS)),
+        (all & !HOST_USO, Packet::udp(false, 3000).unsegmented(MSS)),
+        (all & !HOST_USO, Packet::udp(true, 3000).unsegmented(MSS)),
     ];
     for (features, sent) in cases {
         let mut sender = Guest::config().features(features).connect(switch.socket());
@@ -201,12 +256,13 @@ fn what_was_not_negotiated_is_dropped() -> Result<()> {
 fn any_header_does_no_harm() -> Result<()> {
     // CVE-2024-11614, swept: every field at its edges, before short frames and long ones.
     let switch = Switch::start()?;
-    let mut sender = Guest::connect(switch.socket());
+    let mut sender = Guest::config().features(LINUX | USO).connect(switch.socket());
     let mut plain = Guest::config().features(VERSION_1 | MRG_RXBUF).connect(switch.socket());
     let edges = |len: usize| [0u16, 1, 13, 14, 34, 54, 255, 256, 257, len as u16 - 1, len as u16, 32768, 65535];
     let mut sent = 0u64;
-    for frame in [Packet::tcp(false, 0).on_the_wire(), Packet::tcp(true, 4000).on_the_wire(), vec![2; 14]] {
-        for gso_type in [GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_TCPV4 | GSO_ECN] {
+    let [tcp, udp] = [Packet::tcp(true, 4000), Packet::udp(false, 4000)].map(|packet| packet.on_the_wire());
+    for frame in [Packet::tcp(false, 0).on_the_wire(), tcp, udp, vec![2; 14]] {
+        for gso_type in [GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, GSO_TCPV4 | GSO_ECN] {
             for csum_start in edges(frame.len()) {
                 for csum_offset in [0, 6, 16, 65535] {
                     for gso_size in [0, 1, 100, 1448, 65535] {

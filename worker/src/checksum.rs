@@ -5,20 +5,26 @@
 /// Words are summed as they stand in memory, since the order of octets changes the order of the sum's octets and nothing
 /// else (RFC 1071, 2 (B)), and in two lanes without carries between them, of which compilers make vector code.
 pub fn sum(octets: &[u8], start: u64) -> u16 {
-    let (words, rest) = octets.as_chunks::<8>();
+    let (words, mut rest) = octets.as_chunks::<8>();
     let (mut low, mut high) = (0, 0);
     for word in words {
         let word = u64::from_ne_bytes(*word);
         low += word & 0xffff_ffff;
         high += word >> 32;
     }
-    let mut last = [0; 8];
-    last.iter_mut().zip(rest).for_each(|(place, octet)| *place = *octet);
-    let last = u64::from_ne_bytes(last);
-    let native = fold(
-        (low >> 32) + (low & 0xffff_ffff) + (high >> 32) + (high & 0xffff_ffff) + (last >> 32) + (last & 0xffff_ffff),
-    );
-    fold(u64::from(fold(start)) + u64::from(native.to_be()))
+    let mut native = (low >> 32) + (low & 0xffff_ffff) + (high >> 32) + (high & 0xffff_ffff);
+    if let Some((word, behind)) = rest.split_first_chunk() {
+        native += u64::from(u32::from_ne_bytes(*word));
+        rest = behind;
+    }
+    if let Some((word, behind)) = rest.split_first_chunk() {
+        native += u64::from(u16::from_ne_bytes(*word));
+        rest = behind;
+    }
+    if let [last] = rest {
+        native += u64::from(u16::from_ne_bytes([*last, 0]));
+    }
+    fold(u64::from(fold(native).to_be()) + u64::from(fold(start)))
 }
 
 /// Ends a sum: carries are added at the low end.
@@ -39,6 +45,8 @@ pub fn field(sum: u16) -> [u8; 2] {
 
 #[cfg(test)]
 mod tests {
+    use std::hint::black_box;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -61,6 +69,33 @@ mod tests {
             assert_eq!(sum(&zeros[..len], 0), 0);
             assert_eq!(sum(&zeros[..len], u64::MAX), 0xffff);
             assert_eq!(sum(&ones[..len], 0), plain(&ones[..len], 0));
+        }
+    }
+
+    /// How it was before: words of the network's order. Says how much faster the other is.
+    #[test]
+    #[ignore = "measures; run it alone and in release"]
+    fn speed() {
+        let ordered = |octets: &[u8]| {
+            let (words, _) = octets.as_chunks::<4>();
+            fold(words.iter().map(|word| u64::from(u32::from_be_bytes(*word))).sum())
+        };
+        let octets: Vec<u8> = (0..65536u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        for len in [20, 64, 128, 256, 512, 1024, 1448, 4096, 9000, 65536] {
+            let octets = &octets[..len];
+            let best = |work: &dyn Fn(&[u8]) -> u16| {
+                let rounds = 20_000_000 / (len + 200);
+                let round = || {
+                    let start = std::time::Instant::now();
+                    for _ in 0..rounds {
+                        black_box(work(black_box(octets)));
+                    }
+                    start.elapsed().as_secs_f64() / rounds as f64 * 1e9
+                };
+                (0..5).map(|_| round()).fold(f64::MAX, f64::min)
+            };
+            let (slow, fast) = (best(&ordered), best(&|octets| sum(octets, 0)));
+            println!("{len:>6} octets: {fast:>7.1} ns, {:>5.1} GB/s, {:.2} times", len as f64 / fast, slow / fast);
         }
     }
 
