@@ -1,7 +1,7 @@
 //! Other people's vhost-user back-ends, to be treated as sv3 is: Open vSwitch with DPDK, and passt, of Debian sid.
 //!
 //! Each runs in the foreground in a folder of its own, serves as many sockets as it can, and is killed when the [`Peer`]
-//! is dropped. Neither needs huge pages.
+//! is dropped. Neither needs huge pages, unless it is told to take some.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,9 +22,26 @@ pub struct Peer {
     folder: TempDir,
 }
 
+/// How an Open vSwitch shall run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OvsTuning {
+    /// The data path spins on this processor alone. Else it sleeps a little when it finds nothing, as there are other
+    /// tests.
+    pub spins_on: Option<usize>,
+    /// Its memory is of huge pages, 512 MiB of them; else of ordinary ones.
+    pub huge_pages: bool,
+    /// Largest IP packet; 1500 unless told.
+    pub mtu: Option<u32>,
+}
+
 impl Peer {
     /// Open vSwitch, its data path of DPDK: one bridge that learns, with a port behind each of so many sockets.
     pub fn ovs_dpdk(ports: usize) -> Result<Peer> {
+        Peer::ovs_dpdk_tuned(ports, &OvsTuning::default())
+    }
+
+    /// The same, for measurements.
+    pub fn ovs_dpdk_tuned(ports: usize, tuning: &OvsTuning) -> Result<Peer> {
         let mut peer = Peer::new("OVS-DPDK")?;
         let database = peer.path("db.sock");
         let remote = format!("unix:{}", database.display());
@@ -35,17 +52,30 @@ impl Peer {
         peer.spawn(server)?;
         peer.await_socket(&database)?;
 
-        // `-m`: MiB of ordinary memory. A data path thread that finds nothing sleeps a little, as there are other tests.
         let drivers = find(&image::tree(Suite::Peers)?.join("usr/lib/x86_64-linux-gnu/dpdk"), "pmds-")?;
-        let extra = format!("--no-pci --no-huge -m 512 --no-telemetry -d {}", drivers.display());
+        let memory = if tuning.huge_pages { "--in-memory" } else { "--no-huge" };
+        let extra = format!("--no-pci {memory} -m 512 --no-telemetry -d {}", drivers.display());
         let mut settings = peer.program("usr/bin/ovs-vsctl")?;
         settings.args(["--no-wait", &format!("--db={remote}"), "init", "--", "set", "Open_vSwitch", "."]);
-        settings.args(["other_config:dpdk-init=true", "other_config:pmd-sleep-max=50"]);
+        settings.arg("other_config:dpdk-init=true");
+        match tuning.spins_on {
+            Some(core) => {
+                let mask = format!("{:#x}", 1u64 << core);
+                settings.arg(format!("other_config:pmd-cpu-mask=\"{mask}\""));
+                settings.arg(format!("other_config:dpdk-lcore-mask=\"{mask}\""));
+            }
+            None => {
+                settings.arg("other_config:pmd-sleep-max=50");
+            }
+        }
         settings.arg(format!("other_config:dpdk-extra=\"{extra}\""));
         settings.args(["--", "add-br", "br0", "--", "set", "Bridge", "br0", "datapath_type=netdev"]);
         for port in 0..ports {
             let name = format!("v{port}");
             settings.args(["--", "add-port", "br0", &name, "--", "set", "Interface", &name, "type=dpdkvhostuser"]);
+            if let Some(mtu) = tuning.mtu {
+                settings.arg(format!("mtu_request={mtu}"));
+            }
             peer.sockets.push(peer.path(&name));
         }
         run(&mut settings)?;

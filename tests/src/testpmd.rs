@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -73,8 +73,8 @@ impl Testpmd {
         Testpmd::start(command, config)
     }
 
-    /// A switch without a table (vhost in io mode): what one client sends the other receives.
-    pub fn wire(sockets: [&Path; 2], config: Config) -> Result<Testpmd> {
+    /// A switch without a table (vhost in io mode): what one client of a pair sends the other receives.
+    pub fn wire(sockets: &[PathBuf], config: Config) -> Result<Testpmd> {
         let mut command = command(config)?;
         for (port, socket) in sockets.iter().enumerate() {
             let (path, queues) = (socket.display(), config.queue_pairs);

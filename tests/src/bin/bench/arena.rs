@@ -1,0 +1,135 @@
+//! Who is measured against whom: the same guests and the same load in front of each, round by round.
+//!
+//! All switches live through all rounds, each with its own guests attached. Those that spin are stopped while others have
+//! their turn. All of a switch is on one processor and the guests' one thread is on the other.
+
+use std::thread::scope;
+
+use sv3_tests::distance::{Distance, distance};
+use sv3_tests::failure::{Failure, Result};
+use sv3_tests::guest::feature::RING_PACKED;
+
+use crate::guest::{Guest, Plan};
+use crate::model::Model;
+use crate::options::Options;
+use crate::place::{GUESTS, SWITCH, pin};
+use crate::report::{Case, Sample};
+use crate::ring::Ring;
+use crate::switch::{Kind, Needs, Switch};
+
+/// More rounds are not tried when the processors never stay as far from each other as they are.
+const MOST_ROUNDS: usize = 3;
+
+/// A switch, or what stands for one, with its guests.
+pub struct Contestant<R> {
+    /// As tables call it.
+    pub name: String,
+    /// The switch; none: the model.
+    pub kind: Option<Kind>,
+    /// Its guests.
+    pub guests: Vec<Guest<R>>,
+    engine: Engine,
+}
+
+enum Engine {
+    Switch(Box<Switch>),
+    Model(Model),
+}
+
+impl<R: Ring> Contestant<R> {
+    /// Starts a switch and attaches so many guests.
+    pub fn new(kind: Kind, ports: usize, plan: Plan, features: u64) -> Result<Contestant<R>> {
+        let needs = Needs { ports, huge: plan.huge, longest: plan.shape.octets };
+        let switch = Switch::start(kind, needs)?;
+        let mut guests = Vec::new();
+        for at in 0..ports {
+            let mut guest = Guest::new(plan)?;
+            guest.connect(&switch.socket(at)?, features)?;
+            guests.push(guest);
+        }
+        let mut contestant = Contestant {
+            name: kind.name().to_string(),
+            kind: Some(kind),
+            guests,
+            engine: Engine::Switch(Box::new(switch)),
+        };
+        contestant.run(false)?;
+        Ok(contestant)
+    }
+
+    /// Lets it run, or stops it.
+    pub fn run(&mut self, on: bool) -> Result<()> {
+        match &self.engine {
+            Engine::Switch(switch) => switch.run(on),
+            Engine::Model(model) => model.run(on),
+        }
+    }
+
+    /// The switch.
+    pub fn switch(&self) -> Option<&Switch> {
+        match &self.engine {
+            Engine::Switch(switch) => Some(switch),
+            Engine::Model(_) => None,
+        }
+    }
+}
+
+impl<R: Ring> Contestant<R> {
+    /// Two guests and the model between them, one way; the model knows no packed rings.
+    pub fn model(plan: Plan) -> Result<Option<Contestant<R>>> {
+        if R::FEATURES & RING_PACKED != 0 {
+            return Ok(None);
+        }
+        // One buffer for a frame, since the model merges none.
+        let plan = Plan { rx_buffer: plan.rx_buffer.max(plan.shape.total().next_multiple_of(64)), ..plan };
+        let (a, b) = (Guest::new(plan)?, Guest::new(plan)?);
+        let engine = Engine::Model(Model::new((&a.memory, *R::place(&a.tx)), (&b.memory, *R::place(&b.rx)), SWITCH)?);
+        let mut contestant = Contestant { name: "ring model".to_string(), kind: None, guests: vec![a, b], engine };
+        contestant.run(false)?;
+        Ok(Some(contestant))
+    }
+}
+
+/// Starts all switches that are wanted and can do it; says of the others why not.
+pub fn enter<R: Ring>(kinds: &[Kind], ports: usize, plan: Plan, features: u64) -> Result<Vec<Contestant<R>>> {
+    let mut contestants = Vec::new();
+    for kind in kinds {
+        match Contestant::new(*kind, ports, plan, features) {
+            Ok(contestant) => contestants.push(contestant),
+            Err(failure) if *kind != Kind::Sv3 => eprintln!("{} does not take part: {failure}", kind.name()),
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok(contestants)
+}
+
+/// Measures everybody in turn until enough rounds had the processors at the same distance. The measurement has the
+/// guests' processor for itself, and knows whom it measures.
+pub fn compete<R: Ring + Send>(
+    options: &Options,
+    mut case: Case,
+    contestants: &mut [Contestant<R>],
+    measure: impl Fn(&mut [Guest<R>], Option<Kind>) -> Result<Vec<f64>> + Sync,
+) -> Result<Case> {
+    case.entries = contestants.iter().map(|contestant| (contestant.name.clone(), Vec::new())).collect();
+    for _ in 0..options.rounds * MOST_ROUNDS {
+        for (contestant, (name, samples)) in contestants.iter_mut().zip(&mut case.entries) {
+            let before = distance(SWITCH, GUESTS)?;
+            contestant.run(true)?;
+            let (kind, guests) = (contestant.kind, &mut contestant.guests);
+            let figures = scope(|scope| {
+                let measured = scope.spawn(|| pin(GUESTS).and_then(|()| measure(guests, kind)));
+                measured.join().unwrap_or_else(|_| Err(Failure::new("the generator panicked")))
+            });
+            contestant.run(false)?;
+            let figures = figures.map_err(|failure| Failure::new(format!("{name}: {failure}")))?;
+            let distance = (distance(SWITCH, GUESTS)? == before).then_some(before);
+            samples.push(Sample { figures, distance });
+        }
+        if [Distance::Near, Distance::Far].into_iter().any(|distance| case.rounds(distance) >= options.rounds) {
+            break;
+        }
+    }
+    print!("{}", case.table());
+    Ok(case)
+}

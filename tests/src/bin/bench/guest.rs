@@ -1,0 +1,233 @@
+//! A guest for measurements: a vhost-user front-end and a driver that spares itself all that a switch need not have done.
+//!
+//! One queue pair. Rings are polled and calls are not asked for; the device is kicked only if it asks to be. Nothing is
+//! allocated and no syscall made for a frame: buffers stay where they are and are used in turn.
+
+use std::path::Path;
+use std::sync::atomic::Ordering::Relaxed;
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use std::os::fd::AsFd;
+use sv3_tests::failure::{Failure, Result};
+use sv3_tests::guest::feature::*;
+use sv3_tests::guest::wire::*;
+
+use crate::frame::{HEADER, Shape, Station};
+use crate::memory::Memory;
+use crate::ring::{Place, Ring};
+
+/// Most frames that are sent or received at a time, as DPDK has it.
+pub const BATCH: u32 = 32;
+
+/// How a guest shall be built.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Frames that it sends.
+    pub shape: Shape,
+    /// Entries of each ring.
+    pub entries: u16,
+    /// Octets of a receive buffer.
+    pub rx_buffer: usize,
+    /// Its memory is of huge pages.
+    pub huge: bool,
+}
+
+/// Rings, buffers and a connection.
+pub struct Guest<R> {
+    /// All of its memory.
+    pub memory: Memory,
+    /// The ring that it receives by.
+    pub rx: R,
+    /// The ring that it sends by.
+    pub tx: R,
+    /// Kicks that were asked for and made.
+    pub kicks: u64,
+    shape: Shape,
+    kick: [EventFd; 2],
+    call: [EventFd; 2],
+    wire: Option<Wire>,
+}
+
+/// What was received of one frame.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// Its number.
+    pub number: u32,
+    /// The first of its buffers, as the ring counts.
+    pub first: u32,
+    /// How many buffers it has.
+    pub buffers: u32,
+    /// Octets with the net header.
+    pub octets: u32,
+}
+
+impl<R: Ring> Guest<R> {
+    /// A guest that nobody serves yet; all receive buffers are offered.
+    pub fn new(plan: Plan) -> Result<Guest<R>> {
+        let entries = usize::from(plan.entries);
+        let (tx_room, rx_room) = (plan.shape.total(), plan.rx_buffer);
+        let strides = [stride(tx_room), stride(rx_room)];
+        let ring = Place::ring_octets(plan.entries).next_multiple_of(4096);
+        let [tx_stride, rx_stride] = strides;
+        let buffers = 2 * ring;
+        let memory = Memory::new(buffers + entries * (tx_stride + rx_stride), plan.huge)?;
+        let tx = Place::new(plan.entries, 0, buffers, (tx_stride, tx_room.try_into()?));
+        let rx = Place::new(plan.entries, ring, buffers + entries * tx_stride, (rx_stride, rx_room.try_into()?));
+        for slot in 0..entries {
+            plan.shape.fill(&memory, tx.buffer(slot as u32), slot);
+        }
+        let eventfd = || EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
+        let mut guest = Guest {
+            rx: R::new(&memory, rx, true),
+            tx: R::new(&memory, tx, false),
+            memory,
+            kicks: 0,
+            shape: plan.shape,
+            kick: [eventfd()?, eventfd()?],
+            call: [eventfd()?, eventfd()?],
+            wire: None,
+        };
+        for _ in 0..entries {
+            guest.rx.put(&guest.memory, rx.room);
+        }
+        guest.rx.publish(&guest.memory);
+        Ok(guest)
+    }
+
+    /// Connects, as QEMU does when the guest's driver is up, with these features beside the least.
+    pub fn connect(&mut self, socket: &Path, features: u64) -> Result<()> {
+        let mut wire = Wire::connect(socket)?;
+        let wanted = R::FEATURES | VERSION_1 | MRG_RXBUF | PROTOCOL_FEATURES | features;
+        let missing = wanted & !wire.get(GET_FEATURES)?;
+        if missing != 0 {
+            return Err(Failure::new(format!("the back-end has no features {missing:#x}")));
+        }
+        let protocol_features = wire.get(GET_PROTOCOL_FEATURES)? & PROTOCOL_REPLY_ACK;
+        wire.set(SET_PROTOCOL_FEATURES, &protocol_features.to_ne_bytes(), &[])?;
+        wire.set(SET_OWNER, &[], &[])?;
+        wire.set(SET_FEATURES, &wanted.to_ne_bytes(), &[])?;
+        let (addr, octets) = (self.memory.addr(0), self.memory.len() as u64);
+        let table = region_table(&[region(addr, octets, addr, 0)]);
+        wire.acknowledged = protocol_features != 0;
+        wire.set(SET_MEM_TABLE, &table, &[self.memory.file()])?;
+        for (index, ring) in [(0, &self.rx), (1, &self.tx)] {
+            let place = ring.place();
+            let [descriptors, driver, device] =
+                [place.descriptors, place.driver, place.device].map(|at| self.memory.addr(at));
+            let fd = u64::from(index).to_ne_bytes();
+            let [kick, call] = [&self.kick, &self.call].map(|fds| fds[index as usize].as_fd());
+            wire.set(SET_VRING_NUM, &vring_state(index, place.size.into()), &[])?;
+            wire.set(SET_VRING_BASE, &vring_state(index, R::BASE), &[])?;
+            wire.set(SET_VRING_ADDR, &vring_addr(index, descriptors, device, driver), &[])?;
+            wire.set(SET_VRING_CALL, &fd, &[call])?;
+            wire.set(SET_VRING_KICK, &fd, &[kick])?;
+        }
+        for index in [0, 1] {
+            wire.set(SET_VRING_ENABLE, &vring_state(index, 1), &[])?;
+        }
+        // One request that is answered: all before it were obeyed.
+        wire.get(GET_FEATURES)?;
+        self.wire = Some(wire);
+        Ok(())
+    }
+
+    /// Sends frames, at most a batch and no more than there is room for: all of them if any. `between` names receiver and
+    /// sender of a frame by its number. Returns how many.
+    #[inline(always)]
+    pub fn send(&mut self, wanted: u32, between: impl Fn(u32) -> (Station, Station)) -> u32 {
+        let Guest { memory, tx, shape, .. } = self;
+        if tx.free() < wanted {
+            let ready = tx.ready(memory);
+            for _ in 0..ready {
+                tx.take(memory);
+            }
+            if tx.free() < wanted {
+                return 0;
+            }
+        }
+        let place = *tx.place();
+        let first = tx.put_count();
+        for ahead in 0..wanted {
+            memory.prefetch_to_write(place.buffer(first.wrapping_add(ahead)));
+        }
+        for ahead in 0..wanted {
+            let number = first.wrapping_add(ahead);
+            shape.compose(memory, place.buffer(number), between(number), number);
+            tx.put(memory, place.room);
+        }
+        if tx.publish(memory) {
+            self.kicks += 1;
+            self.kick(1);
+        }
+        wanted
+    }
+
+    /// Receives frames, at most about a batch, shows each, and offers its buffers again. Returns how many.
+    #[inline(always)]
+    pub fn receive(&mut self, mut show: impl FnMut(&Memory, &Place, Arrival)) -> u32 {
+        let Guest { memory, rx, shape, .. } = self;
+        let ready = rx.ready(memory).min(BATCH);
+        if ready == 0 {
+            return 0;
+        }
+        let place = *rx.place();
+        let begin = rx.back_count();
+        for ahead in 0..ready {
+            memory.prefetch(place.buffer(begin.wrapping_add(ahead)));
+        }
+        let number_at = shape.number_at();
+        let mut frames = 0;
+        while rx.back_count().wrapping_sub(begin) < ready {
+            let first = rx.back_count();
+            let at = place.buffer(first);
+            let mut octets = rx.take(memory);
+            let buffers = (memory.word64(at + 8).load(Relaxed) >> 16 & 0xffff).max(1) as u32;
+            for _ in 1..buffers {
+                octets += rx.take(memory);
+            }
+            let number = memory.word64(at + number_at).load(Relaxed) as u32;
+            show(memory, &place, Arrival { number, first, buffers, octets });
+            frames += 1;
+        }
+        for _ in 0..rx.back_count().wrapping_sub(begin) {
+            rx.put(memory, place.room);
+        }
+        if rx.publish(memory) {
+            self.kicks += 1;
+            self.kick(0);
+        }
+        frames
+    }
+
+    /// How often the back-end did not use buffers in order.
+    pub fn strange(&self) -> u64 {
+        self.rx.strange() + self.tx.strange()
+    }
+
+    #[cold]
+    fn kick(&self, ring: usize) {
+        // An eventfd that is full has been seen by nobody, which then wakes up anyway.
+        let _ = self.kick[ring & 1].write(1);
+    }
+}
+
+impl Arrival {
+    /// Whether it is whole and as it was sent by a guest with rings of this size.
+    pub fn is_as_sent(&self, memory: &Memory, place: &Place, shape: Shape) -> bool {
+        let slot = self.number as usize & (usize::from(place.size) - 1);
+        let room = place.room as usize;
+        let begins = shape.number_at() / 8 + 1;
+        // The last words that are not whole are left out.
+        let right = (begins..shape.total() / 8).all(|word| {
+            let (buffer, at) = (8 * word / room, 8 * word % room);
+            let at = place.buffer(self.first.wrapping_add(buffer as u32)) + at;
+            memory.word64(at).load(Relaxed) == shape.word(slot, word)
+        });
+        right && self.octets as usize == shape.octets + HEADER
+    }
+}
+
+/// From a buffer to the next: an odd number of cache lines, so that buffers' begins lie all over the caches.
+fn stride(room: usize) -> usize {
+    (room.div_ceil(64) | 1) * 64
+}

@@ -1,0 +1,77 @@
+//! `scripts/bench`: sv3 beside other switches and beside what the machine can do, in the same run.
+//!
+//! The load comes from guests of our own ([`guest`]), so that a generator is not what is measured; see
+//! docs/performance.md for the scenarios.
+
+mod arena;
+mod clock;
+mod frame;
+mod guest;
+mod memory;
+mod model;
+mod options;
+mod packed;
+mod place;
+mod report;
+mod ring;
+mod split;
+mod stream;
+mod switch;
+mod throughput;
+
+use std::process::ExitCode;
+
+use options::{HELP, Options};
+use packed::Packed;
+use report::{Case, write_csv, write_json};
+use ring::Ring;
+use split::Split;
+use sv3_tests::failure::Result;
+
+fn main() -> ExitCode {
+    let options = match Options::parse(std::env::args_os().skip(1)) {
+        Ok(Some(options)) => options,
+        Ok(None) => {
+            println!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            eprintln!("{error}\n\n{HELP}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("The benchmark could not go on: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<()> {
+    // What is started from here on runs on the switch's processor; the guests' thread goes to the other.
+    place::pin(place::SWITCH)?;
+    let cases = if options.packed { scenarios::<Packed>(options)? } else { scenarios::<Split>(options)? };
+    if let Some(path) = &options.csv {
+        write_csv(&cases, path)?;
+    }
+    if let Some(path) = &options.json {
+        write_json(&cases, path)?;
+    }
+    Ok(())
+}
+
+fn scenarios<R: Ring + Send>(options: &Options) -> Result<Vec<Case>> {
+    let mut cases = Vec::new();
+    if options.wants("throughput") {
+        cases.extend(throughput::by_size::<R>(options)?);
+    }
+    if options.wants("both-ways") {
+        cases.extend(throughput::both_ways::<R>(options)?);
+    }
+    if options.wants("flows") {
+        cases.extend(throughput::flows::<R>(options)?);
+    }
+    Ok(cases)
+}

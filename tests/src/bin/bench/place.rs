@@ -1,0 +1,17 @@
+//! Who runs where.
+
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+use sv3_tests::failure::Result;
+
+/// The processor of every switch.
+pub const SWITCH: usize = 0;
+/// The processor of the guests.
+pub const GUESTS: usize = 1;
+
+/// Puts this thread, and what it will start, on one processor.
+pub fn pin(core: usize) -> Result<()> {
+    let mut cores = CpuSet::new();
+    cores.set(core)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &cores)?)
+}

@@ -1,0 +1,183 @@
+//! Frames from one guest to another, as fast as they go but never more under way than fit: a closed loop.
+//!
+//! The one thread drives all guests. Frames bear the numbers of the sender's ring, so a receiver sees what is missing and what comes out of turn. One of
+//! [`SAMPLE`] is looked at octet by octet.
+
+use crate::clock::cycles;
+use crate::frame::{Shape, Station};
+use crate::guest::{BATCH, Guest};
+use crate::ring::Ring;
+
+/// Of so many frames one is compared with what was sent.
+const SAMPLE: u32 = 64;
+/// Cycles without an arrival after which what is under way is taken for lost: about 4 ms.
+const GIVE_UP: u64 = 10_000_000;
+
+/// Addresses behind two ports: so many on either side, used in turn.
+#[derive(Clone, Copy, Debug)]
+pub struct Stations {
+    /// The port of the sender, and of the receiver.
+    pub ports: (usize, usize),
+    /// How many on either side.
+    pub count: usize,
+}
+
+impl Stations {
+    /// Receiver and sender of the frame of that number.
+    #[inline(always)]
+    pub fn between(self, number: u32) -> (Station, Station) {
+        let n = if self.count == 1 { 0 } else { number as usize % self.count };
+        (Station::new(self.ports.1, n), Station::new(self.ports.0, n))
+    }
+}
+
+/// What a stream has come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Frames that came.
+    pub received: u64,
+    /// Frames that did not.
+    pub lost: u64,
+    /// Frames that came after a later one, or twice.
+    pub late: u64,
+    /// Frames that were looked at.
+    pub sampled: u64,
+    /// Of these, those that were not as sent.
+    pub damaged: u64,
+}
+
+impl Tally {
+    /// Both together.
+    pub fn plus(self, other: Tally) -> Tally {
+        Tally {
+            received: self.received + other.received,
+            lost: self.lost + other.lost,
+            late: self.late + other.late,
+            sampled: self.sampled + other.sampled,
+            damaged: self.damaged + other.damaged,
+        }
+    }
+}
+
+/// One direction.
+pub struct Stream {
+    /// Who sends to whom.
+    pub stations: Stations,
+    /// What has come to pass.
+    pub tally: Tally,
+    shape: Shape,
+    /// Most frames under way.
+    window: u32,
+    /// The number of the next frame to be sent, and to come.
+    next: u32,
+    expected: u32,
+    /// When frames last came, and how many had by then.
+    came: (u64, u64),
+}
+
+impl Stream {
+    /// A stream that begins with the next frame that `from` sends.
+    pub fn new<R: Ring>(from: &Guest<R>, stations: Stations, shape: Shape, window: u32) -> Stream {
+        let next = from.tx.put_count();
+        Stream { stations, tally: Tally::default(), shape, window, next, expected: next, came: (cycles(), 0) }
+    }
+
+    /// Sends a batch if fewer are under way than may be.
+    #[inline(always)]
+    pub fn send<R: Ring>(&mut self, guest: &mut Guest<R>) -> bool {
+        if self.next.wrapping_sub(self.expected) + BATCH > self.window {
+            return false;
+        }
+        let stations = self.stations;
+        self.next = self.next.wrapping_add(guest.send(BATCH, |number| stations.between(number)));
+        true
+    }
+
+    /// Receives what is there.
+    #[inline(always)]
+    pub fn receive<R: Ring>(&mut self, guest: &mut Guest<R>) -> u32 {
+        let Stream { tally, shape, expected, .. } = self;
+        let came = guest.receive(|memory, place, arrival| {
+            let ahead = arrival.number.wrapping_sub(*expected);
+            if ahead >= 1 << 31 {
+                tally.late += 1;
+                return;
+            }
+            tally.lost += u64::from(ahead);
+            *expected = arrival.number.wrapping_add(1);
+            if arrival.number % SAMPLE == 0 {
+                tally.sampled += 1;
+                tally.damaged += u64::from(!arrival.is_as_sent(memory, place, *shape));
+            }
+        });
+        tally.received += u64::from(came);
+        came
+    }
+
+    /// To be called now and then: frames that do not come for long are given up.
+    #[inline]
+    fn check(&mut self, now: u64) {
+        let (since, before) = self.came;
+        if self.tally.received != before || self.next == self.expected {
+            self.came = (now, self.tally.received);
+        } else if now.wrapping_sub(since) > GIVE_UP {
+            self.tally.lost += u64::from(self.next.wrapping_sub(self.expected));
+            self.expected = self.next;
+        }
+    }
+}
+
+/// A stream and the places of its sender and its receiver among the guests.
+pub struct Flow {
+    /// Who sends.
+    pub from: usize,
+    /// Who receives.
+    pub to: usize,
+    /// What.
+    pub stream: Stream,
+}
+
+/// How a while went.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pace {
+    /// Cycles that it took.
+    pub cycles: u64,
+    /// Those of them in which there was nothing to send and nothing to receive: the switch was the slower one.
+    pub waited: u64,
+}
+
+/// Lets frames flow for so many cycles.
+pub fn flow<R: Ring>(guests: &mut [Guest<R>], flows: &mut [Flow], time: u64) -> Pace {
+    let start = cycles();
+    let (mut now, mut waited) = (start, 0);
+    while now.wrapping_sub(start) < time {
+        let mut worked = false;
+        for flow in flows.iter_mut() {
+            if let Some(from) = guests.get_mut(flow.from) {
+                worked |= flow.stream.send(from);
+            }
+            if let Some(to) = guests.get_mut(flow.to) {
+                worked |= flow.stream.receive(to) > 0;
+            }
+            flow.stream.check(now);
+        }
+        let turned = cycles();
+        if !worked {
+            waited += turned.wrapping_sub(now);
+        }
+        now = turned;
+    }
+    Pace { cycles: now.wrapping_sub(start), waited }
+}
+
+/// Takes what is still under way, until nothing has come for long.
+pub fn drain<R: Ring>(guests: &mut [Guest<R>]) {
+    let mut came = cycles();
+    while cycles().wrapping_sub(came) < GIVE_UP {
+        for guest in guests.iter_mut() {
+            if guest.receive(|_, _, _| {}) > 0 {
+                came = cycles();
+            }
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The switches that are measured, all started in the same way, on one processor.
+
+use std::path::PathBuf;
+
+use sv3_tests::failure::{Failure, Result};
+use sv3_tests::peers::{OvsTuning, Peer};
+use sv3_tests::switch::{Switch as Sv3, send};
+use sv3_tests::testpmd::{Config, Testpmd};
+use tempfile::TempDir;
+
+use crate::place::SWITCH;
+
+/// Who can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Ours.
+    Sv3,
+    /// testpmd's net_vhost in io mode: a wire between ports 0 and 1, 2 and 3 and so on.
+    Vhost,
+    /// Open vSwitch with its data path of DPDK.
+    Ovs,
+}
+
+impl Kind {
+    /// All of them, ours first.
+    pub const ALL: [Kind; 3] = [Kind::Sv3, Kind::Vhost, Kind::Ovs];
+
+    /// As it is called in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Sv3 => "sv3",
+            Kind::Vhost => "net_vhost io",
+            Kind::Ovs => "OVS-DPDK",
+        }
+    }
+
+    /// It looks at addresses, and so can have any number of ports.
+    pub fn is_switch(self) -> bool {
+        self != Kind::Vhost
+    }
+}
+
+/// What a load asks of a switch.
+#[derive(Clone, Copy, Debug)]
+pub struct Needs {
+    /// Guests.
+    pub ports: usize,
+    /// Its own memory is of huge pages where it can have them.
+    pub huge: bool,
+    /// Octets of the longest frame.
+    pub longest: usize,
+}
+
+/// A running switch.
+pub enum Switch {
+    /// Ours.
+    Sv3(Sv3),
+    /// testpmd, and the folder of its sockets.
+    Vhost(Testpmd, TempDir, Vec<PathBuf>),
+    /// Open vSwitch.
+    Ovs(Peer),
+}
+
+impl Switch {
+    /// Starts one. This thread must be on the switch's processor, which what it starts inherits.
+    pub fn start(kind: Kind, needs: Needs) -> Result<Switch> {
+        match kind {
+            Kind::Sv3 => {
+                let switch = Sv3::start()?;
+                switch.await_status("a standby", |status| status.worker.standby_pid.is_some())?;
+                Ok(Switch::Sv3(switch))
+            }
+            Kind::Vhost => {
+                let folder = tempfile::tempdir()?;
+                let sockets: Vec<_> = (0..needs.ports).map(|port| folder.path().join(port.to_string())).collect();
+                let config = Config { core: SWITCH, huge_pages: needs.huge, ..Config::default() };
+                Ok(Switch::Vhost(Testpmd::wire(&sockets, config)?, folder, sockets))
+            }
+            Kind::Ovs => {
+                let mtu = needs.longest.saturating_sub(14).max(1500).try_into()?;
+                let tuning = OvsTuning { spins_on: Some(SWITCH), huge_pages: needs.huge, mtu: Some(mtu) };
+                Ok(Switch::Ovs(Peer::ovs_dpdk_tuned(needs.ports, &tuning)?))
+            }
+        }
+    }
+
+    /// The socket of a guest.
+    pub fn socket(&self, guest: usize) -> Result<PathBuf> {
+        match self {
+            Switch::Sv3(switch) => Ok(switch.socket().to_path_buf()),
+            Switch::Vhost(_, _, sockets) => sockets.get(guest).cloned().ok_or_else(too_many),
+            Switch::Ovs(peer) => peer.sockets().get(guest).cloned().ok_or_else(too_many),
+        }
+    }
+
+    /// All of its processes.
+    pub fn processes(&self) -> Result<Vec<u32>> {
+        match self {
+            Switch::Sv3(switch) => {
+                let status = switch.status()?;
+                let workers = [status.worker.pid, status.worker.standby_pid];
+                Ok([status.supervisor.pid].into_iter().chain(workers.into_iter().flatten()).collect())
+            }
+            Switch::Vhost(testpmd, ..) => Ok(vec![testpmd.pid()]),
+            Switch::Ovs(peer) => Ok(vec![peer.pid()]),
+        }
+    }
+
+    /// Lets it run, or stops it: those that spin would take the processor from the others.
+    pub fn run(&self, on: bool) -> Result<()> {
+        let signal = if on { "CONT" } else { "STOP" };
+        match self {
+            Switch::Sv3(_) => Ok(()),
+            Switch::Vhost(testpmd, ..) => send(testpmd.pid(), signal),
+            Switch::Ovs(peer) => send(peer.pid(), signal),
+        }
+    }
+}
+
+fn too_many() -> Failure {
+    Failure::new("the switch has no socket for so many guests")
+}

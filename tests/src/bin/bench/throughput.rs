@@ -1,0 +1,136 @@
+//! How many frames a second: one way, both ways, between many addresses.
+//!
+//! The loop is closed: a batch is sent when fewer frames are under way than the receiver has buffers. So nothing needs be
+//! lost, and the rate is that of the slower processor; `waited` says how much of its time the guests' one had nothing to
+//! do.
+
+use std::time::Duration;
+
+use sv3_tests::failure::{Failure, Result};
+
+use crate::arena::{Contestant, compete, enter};
+use crate::clock;
+use crate::frame::Shape;
+use crate::guest::Guest;
+use crate::options::Options;
+use crate::report::{Case, Figure};
+use crate::ring::Ring;
+use crate::stream::{Flow, Pace, Stations, Stream, Tally, drain, flow};
+use crate::switch::Kind;
+
+/// Before a measurement.
+const SETTLE: Duration = Duration::from_millis(200);
+/// In which a switch learns who is where.
+const LEARN: Duration = Duration::from_millis(100);
+
+const FIGURES: &[Figure] = &[
+    Figure { name: "Mframes/s", digits: 2 },
+    Figure { name: "Gbit/s", digits: 1 },
+    Figure { name: "TSC cycles/frame", digits: 0 },
+    Figure { name: "generator waited %", digits: 0 },
+    Figure { name: "lost", digits: 0 },
+];
+
+/// Who sends to whom.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    /// What is sent.
+    pub shape: Shape,
+    /// The second guest sends as well.
+    pub both_ways: bool,
+    /// Addresses behind either port.
+    pub stations: usize,
+    /// Most frames under way in a direction.
+    pub window: u32,
+}
+
+/// By size, one way.
+pub fn by_size<R: Ring + Send>(options: &Options) -> Result<Vec<Case>> {
+    let shapes = options.shapes_or(&[64, 512, 1518].map(Shape::plain));
+    let load = |shape| Load { shape, both_ways: false, stations: 1, window: options.window(options.plan(shape)) };
+    shapes.into_iter().map(|shape| case::<R>(options, "throughput", &shape.words(), load(shape))).collect()
+}
+
+/// By size, both ways.
+pub fn both_ways<R: Ring + Send>(options: &Options) -> Result<Vec<Case>> {
+    let shapes = options.shapes_or(&[64, 1518].map(Shape::plain));
+    let load = |shape| Load { shape, both_ways: true, stations: 1, window: options.window(options.plan(shape)) };
+    shapes.into_iter().map(|shape| case::<R>(options, "both-ways", &shape.words(), load(shape))).collect()
+}
+
+/// Between many addresses.
+pub fn flows<R: Ring + Send>(options: &Options) -> Result<Vec<Case>> {
+    let shape = Shape::plain(64);
+    let load = |stations| Load { shape, both_ways: false, stations, window: options.window(options.plan(shape)) };
+    let words = |stations: usize| format!("{}, {} addresses behind two ports", shape.words(), 2 * stations);
+    [1, 10, 100, 500].into_iter().map(|count| case::<R>(options, "flows", &words(count), load(count))).collect()
+}
+
+fn case<R: Ring + Send>(options: &Options, scenario: &'static str, words: &str, load: Load) -> Result<Case> {
+    let plan = options.plan(load.shape);
+    let kinds: Vec<Kind> = options.kinds.iter().copied().filter(|kind| !load.shape.tso || *kind == Kind::Sv3).collect();
+    let mut contestants = enter::<R>(&kinds, 2, plan, load.shape.features())?;
+    if !load.both_ways && load.stations == 1 {
+        contestants.extend(Contestant::model(plan)?);
+    }
+    let case = Case {
+        scenario,
+        load: words.to_string(),
+        conditions: options.conditions(),
+        figures: FIGURES,
+        entries: Vec::new(),
+    };
+    compete(options, case, &mut contestants, |guests, kind| measure(guests, kind, load, options.seconds))
+}
+
+fn measure<R: Ring>(guests: &mut [Guest<R>], kind: Option<Kind>, load: Load, seconds: f64) -> Result<Vec<f64>> {
+    let (tally, pace) = closed_loop(guests, load, kind.is_none(), Duration::from_secs_f64(seconds))?;
+    Ok(figures(tally, pace, load.shape))
+}
+
+fn figures(tally: Tally, pace: Pace, shape: Shape) -> Vec<f64> {
+    let seconds = pace.cycles as f64 / clock::per_second();
+    let rate = tally.received as f64 / seconds;
+    let bits = rate * shape.octets as f64 * 8.0;
+    let share = |part: u64| 100.0 * part as f64 / pace.cycles as f64;
+    vec![rate / 1e6, bits / 1e9, clock::per_second() / rate, share(pace.waited), tally.lost as f64]
+}
+
+/// The first two guests talk for a while, once the switch knows them and has come to its pace.
+pub fn closed_loop<R: Ring>(
+    guests: &mut [Guest<R>],
+    load: Load,
+    one_way: bool,
+    time: Duration,
+) -> Result<(Tally, Pace)> {
+    if !one_way {
+        let mut flows = both(guests, load)?;
+        flow(guests, &mut flows, clock::cycles_of(LEARN));
+    }
+    drain(guests);
+    let mut flows = both(guests, load)?;
+    if !load.both_ways {
+        flows.truncate(1);
+    }
+    flow(guests, &mut flows, clock::cycles_of(SETTLE));
+    flows.iter_mut().for_each(|flow| flow.stream.tally = Tally::default());
+    let pace = flow(guests, &mut flows, clock::cycles_of(time));
+    let tally = flows.iter().fold(Tally::default(), |sum, flow| sum.plus(flow.stream.tally));
+    let strange = guests.iter().map(Guest::strange).sum::<u64>();
+    if strange > 0 || tally.damaged > 0 || tally.late > 0 {
+        return Err(Failure::new(format!("frames did not come as sent: {tally:?}, {strange} buffers out of order")));
+    }
+    if tally.received == 0 {
+        return Err(Failure::new(format!("not one frame came: {tally:?}")));
+    }
+    Ok((tally, pace))
+}
+
+fn both<R: Ring>(guests: &[Guest<R>], load: Load) -> Result<Vec<Flow>> {
+    let flow = |from: usize, to: usize| {
+        let guest = guests.get(from).ok_or_else(|| Failure::new("a guest is missing"))?;
+        let stations = Stations { ports: (from, to), count: load.stations };
+        Ok(Flow { from, to, stream: Stream::new(guest, stations, load.shape, load.window) })
+    };
+    [flow(0, 1), flow(1, 0)].into_iter().collect()
+}
