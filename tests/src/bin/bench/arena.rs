@@ -37,13 +37,19 @@ enum Engine {
 }
 
 impl<R: Ring> Contestant<R> {
-    /// Starts a switch and attaches so many guests.
-    pub fn new(kind: Kind, ports: usize, plan: Plan, features: u64) -> Result<Contestant<R>> {
-        let needs = Needs { ports, huge: plan.huge, longest: plan.shape.octets };
+    /// Starts a switch, which may take huge pages, and attaches so many guests.
+    pub fn new(
+        kind: Kind,
+        ports: usize,
+        plan: impl Fn(usize) -> Plan,
+        huge: bool,
+        features: u64,
+    ) -> Result<Contestant<R>> {
+        let needs = Needs { ports, huge, longest: plan(0).shape.octets };
         let switch = Switch::start(kind, needs)?;
         let mut guests = Vec::new();
         for at in 0..ports {
-            let mut guest = Guest::new(plan)?;
+            let mut guest = Guest::new(plan(at))?;
             guest.connect(&switch.socket(at)?, features)?;
             guests.push(guest);
         }
@@ -81,7 +87,8 @@ impl<R: Ring> Contestant<R> {
             return Ok(None);
         }
         // One buffer for a frame, since the model merges none.
-        let plan = Plan { rx_buffer: plan.rx_buffer.max(plan.shape.total().next_multiple_of(64)), ..plan };
+        let rx_buffer = plan.rx_buffer.max(plan.shape.total().next_multiple_of(64));
+        let plan = Plan { rx_buffer, rx_buffers: plan.shape.buffers(plan.entries), ..plan };
         let (a, b) = (Guest::new(plan)?, Guest::new(plan)?);
         let engine = Engine::Model(Model::new((&a.memory, *R::place(&a.tx)), (&b.memory, *R::place(&b.rx)), SWITCH)?);
         let mut contestant = Contestant { name: "ring model".to_string(), kind: None, guests: vec![a, b], engine };
@@ -90,11 +97,16 @@ impl<R: Ring> Contestant<R> {
     }
 }
 
-/// Starts all switches that are wanted and can do it; says of the others why not.
-pub fn enter<R: Ring>(kinds: &[Kind], ports: usize, plan: Plan, features: u64) -> Result<Vec<Contestant<R>>> {
+/// Starts all switches that are wanted and can do it, with so many guests, each by its plan; says of the others why not.
+pub fn enter<R: Ring>(
+    kinds: &[Kind],
+    ports: usize,
+    plan: impl Fn(usize) -> Plan + Copy,
+    features: u64,
+) -> Result<Vec<Contestant<R>>> {
     let mut contestants = Vec::new();
     for kind in kinds {
-        match Contestant::new(*kind, ports, plan, features) {
+        match Contestant::new(*kind, ports, plan, plan(0).huge, features) {
             Ok(contestant) => contestants.push(contestant),
             Err(failure) if *kind != Kind::Sv3 => eprintln!("{} does not take part: {failure}", kind.name()),
             Err(failure) => return Err(failure),

@@ -47,6 +47,11 @@ impl Shape {
         if self.tso { CSUM | GUEST_CSUM | HOST_TSO4 | GUEST_TSO4 } else { 0 }
     }
 
+    /// How many buffers a sender has for so many entries: of large ones fewer, lest the caches' size is what is measured.
+    pub fn buffers(self, entries: u16) -> usize {
+        if self.tso { 32 } else { usize::from(entries) }
+    }
+
     /// Octets with the net header.
     pub fn total(self) -> usize {
         self.octets + HEADER
@@ -73,7 +78,7 @@ impl Shape {
         [first.iter().sum(), checksum_offset, 0, behind]
     }
 
-    /// Writes a buffer as it stays, but for head and number.
+    /// Writes buffer number `slot` as it stays, but for head and number.
     pub fn fill(self, memory: &Memory, at: usize, slot: usize) {
         for word in 4..self.total().div_ceil(8) {
             memory.word64(at + 8 * word).store(self.word(slot, word), Relaxed);

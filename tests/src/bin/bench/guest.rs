@@ -14,7 +14,7 @@ use sv3_tests::guest::wire::*;
 
 use crate::frame::{HEADER, Shape, Station};
 use crate::memory::Memory;
-use crate::ring::{Place, Ring};
+use crate::ring::{Place, Ring, Shelf};
 
 /// Most frames that are sent or received at a time, as DPDK has it.
 pub const BATCH: u32 = 32;
@@ -26,8 +26,10 @@ pub struct Plan {
     pub shape: Shape,
     /// Entries of each ring.
     pub entries: u16,
-    /// Octets of a receive buffer.
+    /// Octets of a receive buffer, and how many there are.
     pub rx_buffer: usize,
+    /// As many as the ring has entries, or a smaller power of two that suffices.
+    pub rx_buffers: usize,
     /// Its memory is of huge pages.
     pub huge: bool,
 }
@@ -55,8 +57,6 @@ pub struct Arrival {
     pub number: u32,
     /// The first of its buffers, as the ring counts.
     pub first: u32,
-    /// How many buffers it has.
-    pub buffers: u32,
     /// Octets with the net header.
     pub octets: u32,
 }
@@ -64,16 +64,14 @@ pub struct Arrival {
 impl<R: Ring> Guest<R> {
     /// A guest that nobody serves yet; all receive buffers are offered.
     pub fn new(plan: Plan) -> Result<Guest<R>> {
-        let entries = usize::from(plan.entries);
-        let (tx_room, rx_room) = (plan.shape.total(), plan.rx_buffer);
-        let strides = [stride(tx_room), stride(rx_room)];
+        let sends = Shelf { count: plan.shape.buffers(plan.entries), room: plan.shape.total() };
+        let receives = Shelf { count: plan.rx_buffers, room: plan.rx_buffer };
         let ring = Place::ring_octets(plan.entries).next_multiple_of(4096);
-        let [tx_stride, rx_stride] = strides;
         let buffers = 2 * ring;
-        let memory = Memory::new(buffers + entries * (tx_stride + rx_stride), plan.huge)?;
-        let tx = Place::new(plan.entries, 0, buffers, (tx_stride, tx_room.try_into()?));
-        let rx = Place::new(plan.entries, ring, buffers + entries * tx_stride, (rx_stride, rx_room.try_into()?));
-        for slot in 0..entries {
+        let memory = Memory::new(buffers + sends.octets() + receives.octets(), plan.huge)?;
+        let tx = Place::new(plan.entries, 0, buffers, sends);
+        let rx = Place::new(plan.entries, ring, buffers + sends.octets(), receives);
+        for slot in 0..sends.count {
             plan.shape.fill(&memory, tx.buffer(slot as u32), slot);
         }
         let eventfd = || EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
@@ -87,8 +85,8 @@ impl<R: Ring> Guest<R> {
             call: [eventfd()?, eventfd()?],
             wire: None,
         };
-        for _ in 0..entries {
-            guest.rx.put(&guest.memory, rx.room);
+        for _ in 0..plan.entries {
+            guest.rx.put(&guest.memory, rx.shelf.room as u32);
         }
         guest.rx.publish(&guest.memory);
         Ok(guest)
@@ -153,7 +151,7 @@ impl<R: Ring> Guest<R> {
         for ahead in 0..wanted {
             let number = first.wrapping_add(ahead);
             shape.compose(memory, place.buffer(number), between(number), number);
-            tx.put(memory, place.room);
+            tx.put(memory, place.shelf.room as u32);
         }
         if tx.publish(memory) {
             self.kicks += 1;
@@ -186,11 +184,11 @@ impl<R: Ring> Guest<R> {
                 octets += rx.take(memory);
             }
             let number = memory.word64(at + number_at).load(Relaxed) as u32;
-            show(memory, &place, Arrival { number, first, buffers, octets });
+            show(memory, &place, Arrival { number, first, octets });
             frames += 1;
         }
         for _ in 0..rx.back_count().wrapping_sub(begin) {
-            rx.put(memory, place.room);
+            rx.put(memory, place.shelf.room as u32);
         }
         if rx.publish(memory) {
             self.kicks += 1;
@@ -212,10 +210,10 @@ impl<R: Ring> Guest<R> {
 }
 
 impl Arrival {
-    /// Whether it is whole and as it was sent by a guest with rings of this size.
+    /// Whether it is whole and as it was sent by a guest with rings of the same size.
     pub fn is_as_sent(&self, memory: &Memory, place: &Place, shape: Shape) -> bool {
-        let slot = self.number as usize & (usize::from(place.size) - 1);
-        let room = place.room as usize;
+        let slot = self.number as usize & (shape.buffers(place.size) - 1);
+        let room = place.shelf.room;
         let begins = shape.number_at() / 8 + 1;
         // The last words that are not whole are left out.
         let right = (begins..shape.total() / 8).all(|word| {
@@ -225,9 +223,4 @@ impl Arrival {
         });
         right && self.octets as usize == shape.octets + HEADER
     }
-}
-
-/// From a buffer to the next: an odd number of cache lines, so that buffers' begins lie all over the caches.
-fn stride(room: usize) -> usize {
-    (room.div_ceil(64) | 1) * 64
 }

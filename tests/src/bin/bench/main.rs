@@ -5,8 +5,12 @@
 
 mod arena;
 mod clock;
+mod flood;
 mod frame;
 mod guest;
+mod idle;
+mod latency;
+mod limits;
 mod memory;
 mod model;
 mod options;
@@ -63,15 +67,20 @@ fn run(options: &Options) -> Result<()> {
 }
 
 fn scenarios<R: Ring + Send>(options: &Options) -> Result<Vec<Case>> {
+    let scenarios: [(&str, fn(&Options) -> Result<Vec<Case>>); 9] = [
+        ("model", limits::limits),
+        ("throughput", throughput::by_size::<R>),
+        ("both-ways", throughput::both_ways::<R>),
+        ("flows", throughput::flows::<R>),
+        ("flood", flood::flood::<R>),
+        ("idle-ports", idle::beside_a_pair::<R>),
+        ("latency", latency::under_load::<R>),
+        ("wake-up", latency::wake_up::<R>),
+        ("idle", idle::costs::<R>),
+    ];
     let mut cases = Vec::new();
-    if options.wants("throughput") {
-        cases.extend(throughput::by_size::<R>(options)?);
-    }
-    if options.wants("both-ways") {
-        cases.extend(throughput::both_ways::<R>(options)?);
-    }
-    if options.wants("flows") {
-        cases.extend(throughput::flows::<R>(options)?);
+    for (_, run) in scenarios.into_iter().filter(|(name, _)| options.wants(name)) {
+        cases.extend(run(options)?);
     }
     Ok(cases)
 }

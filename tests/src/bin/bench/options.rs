@@ -115,7 +115,7 @@ impl Options {
     /// A guest for these frames: buffers of 2 KiB that are merged for longer frames, or of 4 KiB, as Linux does.
     pub fn plan(&self, shape: Shape) -> Plan {
         let rx_buffer = if shape.tso { 4096 } else { 2048 };
-        Plan { shape, entries: self.entries, rx_buffer, huge: self.huge }
+        Plan { shape, entries: self.entries, rx_buffer, rx_buffers: self.entries.into(), huge: self.huge }
     }
 
     /// Most frames under way: as many as fit into the receiver's ring.

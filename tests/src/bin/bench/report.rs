@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 use sv3_tests::distance::Distance;
 use sv3_tests::failure::Result;
 
+use crate::switch::Kind;
+
 /// A figure that is measured in each round.
 #[derive(Clone, Copy, Debug)]
 pub struct Figure {
@@ -52,22 +54,26 @@ impl Case {
         let _ = writeln!(text, "; processors that {near}");
         let Some((first, others)) = self.figures.split_first() else { return text };
         let _ = write!(text, "  {:<18} {:>6} {:>8} {:>8} {:>8}", first.name, "rounds", "min", "median", "max");
-        let _ = write!(text, " {:>9}", "sv3/this");
+        let ours = self.entries.first().filter(|(name, _)| name == Kind::Sv3.name());
+        if ours.is_some() {
+            let _ = write!(text, " {:>9}", "sv3/this");
+        }
         for figure in others {
             let _ = write!(text, "  {}", figure.name);
         }
-        let ours = self.entries.first().map(|(_, samples)| median(&column(samples, 0, distance)));
+        let ours = ours.map(|(_, samples)| median(&column(samples, 0, distance)));
         for (name, samples) in &self.entries {
             let values = column(samples, 0, distance);
             let (min, max) = (values.first().copied().unwrap_or(f64::NAN), values.last().copied().unwrap_or(f64::NAN));
             let (middle, digits) = (median(&values), first.digits);
-            let ratio = ours.unwrap_or(f64::NAN) / middle;
             let _ = write!(
                 text,
                 "\n  {name:<18} {:>6} {min:>8.digits$} {middle:>8.digits$} {max:>8.digits$}",
                 values.len()
             );
-            let _ = write!(text, " {ratio:>9.2}");
+            if let Some(ours) = ours {
+                let _ = write!(text, " {:>9.2}", ours / middle);
+            }
             for (at, figure) in others.iter().enumerate() {
                 let value = median(&column(samples, at + 1, distance));
                 let (width, digits) = (figure.name.len(), figure.digits);

@@ -19,10 +19,36 @@ pub struct Place {
     pub device: usize,
     /// The first buffer.
     pub buffers: usize,
-    /// Octets from a buffer to the next one.
-    pub stride: usize,
-    /// Octets that the device may use of a buffer.
-    pub room: u32,
+    /// What they are.
+    pub shelf: Shelf,
+}
+
+/// Buffers side by side, which entries use in turn.
+#[derive(Clone, Copy, Debug)]
+pub struct Shelf {
+    /// How many, a power of two; more than are ever in use at a time, else as many as the ring has entries.
+    pub count: usize,
+    /// Octets that may be used of each.
+    pub room: usize,
+}
+
+impl Shelf {
+    /// Octets of all of them.
+    pub fn octets(self) -> usize {
+        self.count * self.stride()
+    }
+
+    /// Where a buffer begins, as counted from the first one; they are used in turn.
+    #[inline(always)]
+    pub fn at(self, count: usize) -> usize {
+        (count & (self.count - 1)) * self.stride()
+    }
+
+    /// From a buffer to the next: an odd number of cache lines, so that buffers' begins lie all over the caches.
+    #[inline(always)]
+    fn stride(self) -> usize {
+        (self.room.div_ceil(64) | 1) * 64
+    }
 }
 
 impl Place {
@@ -32,10 +58,10 @@ impl Place {
     }
 
     /// A ring at a place that is a multiple of 4096, its buffers elsewhere.
-    pub fn new(size: u16, at: usize, buffers: usize, (stride, room): (usize, u32)) -> Place {
+    pub fn new(size: u16, at: usize, buffers: usize, shelf: Shelf) -> Place {
         let driver = at + 16 * usize::from(size);
         let device = (driver + 6 + 2 * usize::from(size)).next_multiple_of(256);
-        Place { size, descriptors: at, driver, device, buffers, stride, room }
+        Place { size, descriptors: at, driver, device, buffers, shelf }
     }
 
     /// The entry that is number `count`.
@@ -44,10 +70,10 @@ impl Place {
         (count & (u32::from(self.size) - 1)) as usize
     }
 
-    /// The buffer of that entry.
+    /// The buffer of the entry that is number `count`.
     #[inline(always)]
     pub fn buffer(&self, count: u32) -> usize {
-        self.buffers + self.slot(count) * self.stride
+        self.buffers + self.shelf.at(count as usize)
     }
 }
 

@@ -10,8 +10,11 @@ use crate::ring::Ring;
 
 /// Of so many frames one is compared with what was sent.
 const SAMPLE: u32 = 64;
-/// Cycles without an arrival after which what is under way is taken for lost: about 4 ms.
-const GIVE_UP: u64 = 10_000_000;
+/// Cycles without an arrival after which what is under way is taken for lost: about 100 ms, longer than the kernel lets
+/// another process have the switch's processor.
+const GIVE_UP: u64 = 250_000_000;
+/// Cycles without an arrival after which nothing is under way any more.
+const SILENCE: u64 = 25_000_000;
 
 /// Addresses behind two ports: so many on either side, used in turn.
 #[derive(Clone, Copy, Debug)]
@@ -65,9 +68,12 @@ pub struct Stream {
     pub stations: Stations,
     /// What has come to pass.
     pub tally: Tally,
+    /// Cycles without an arrival after which what is under way is taken for lost.
+    pub patience: u64,
     shape: Shape,
-    /// Most frames under way.
+    /// Most frames under way, and sent at a time.
     window: u32,
+    batch: u32,
     /// The number of the next frame to be sent, and to come.
     next: u32,
     expected: u32,
@@ -79,18 +85,39 @@ impl Stream {
     /// A stream that begins with the next frame that `from` sends.
     pub fn new<R: Ring>(from: &Guest<R>, stations: Stations, shape: Shape, window: u32) -> Stream {
         let next = from.tx.put_count();
-        Stream { stations, tally: Tally::default(), shape, window, next, expected: next, came: (cycles(), 0) }
+        let batch = BATCH.min(window / 2).max(1);
+        Stream {
+            stations,
+            tally: Tally::default(),
+            patience: GIVE_UP,
+            shape,
+            window,
+            batch,
+            next,
+            expected: next,
+            came: (cycles(), 0),
+        }
+    }
+
+    /// Whether another batch may be sent.
+    #[inline(always)]
+    pub fn has_room(&self) -> bool {
+        self.next.wrapping_sub(self.expected) + self.batch <= self.window
+    }
+
+    /// Takes note of frames that somebody else sent.
+    #[inline(always)]
+    pub fn sent(&mut self, count: u32) {
+        self.next = self.next.wrapping_add(count);
     }
 
     /// Sends a batch if fewer are under way than may be.
     #[inline(always)]
     pub fn send<R: Ring>(&mut self, guest: &mut Guest<R>) -> bool {
-        if self.next.wrapping_sub(self.expected) + BATCH > self.window {
-            return false;
-        }
         let stations = self.stations;
-        self.next = self.next.wrapping_add(guest.send(BATCH, |number| stations.between(number)));
-        true
+        let sent = if self.has_room() { guest.send(self.batch, |number| stations.between(number)) } else { 0 };
+        self.next = self.next.wrapping_add(sent);
+        sent > 0
     }
 
     /// Receives what is there.
@@ -116,11 +143,11 @@ impl Stream {
 
     /// To be called now and then: frames that do not come for long are given up.
     #[inline]
-    fn check(&mut self, now: u64) {
+    pub fn check(&mut self, now: u64) {
         let (since, before) = self.came;
         if self.tally.received != before || self.next == self.expected {
             self.came = (now, self.tally.received);
-        } else if now.wrapping_sub(since) > GIVE_UP {
+        } else if now.wrapping_sub(since) > self.patience {
             self.tally.lost += u64::from(self.next.wrapping_sub(self.expected));
             self.expected = self.next;
         }
@@ -173,7 +200,7 @@ pub fn flow<R: Ring>(guests: &mut [Guest<R>], flows: &mut [Flow], time: u64) -> 
 /// Takes what is still under way, until nothing has come for long.
 pub fn drain<R: Ring>(guests: &mut [Guest<R>]) {
     let mut came = cycles();
-    while cycles().wrapping_sub(came) < GIVE_UP {
+    while cycles().wrapping_sub(came) < SILENCE {
         for guest in guests.iter_mut() {
             if guest.receive(|_, _, _| {}) > 0 {
                 came = cycles();

@@ -55,8 +55,8 @@ pub struct Needs {
 pub enum Switch {
     /// Ours.
     Sv3(Sv3),
-    /// testpmd, and the folder of its sockets.
-    Vhost(Testpmd, TempDir, Vec<PathBuf>),
+    /// testpmd, its sockets, and their folder, which goes with it.
+    Vhost(Testpmd, Vec<PathBuf>, #[allow(dead_code, reason = "held")] TempDir),
     /// Open vSwitch.
     Ovs(Peer),
 }
@@ -74,7 +74,7 @@ impl Switch {
                 let folder = tempfile::tempdir()?;
                 let sockets: Vec<_> = (0..needs.ports).map(|port| folder.path().join(port.to_string())).collect();
                 let config = Config { core: SWITCH, huge_pages: needs.huge, ..Config::default() };
-                Ok(Switch::Vhost(Testpmd::wire(&sockets, config)?, folder, sockets))
+                Ok(Switch::Vhost(Testpmd::wire(&sockets, config)?, sockets, folder))
             }
             Kind::Ovs => {
                 let mtu = needs.longest.saturating_sub(14).max(1500).try_into()?;
@@ -88,7 +88,7 @@ impl Switch {
     pub fn socket(&self, guest: usize) -> Result<PathBuf> {
         match self {
             Switch::Sv3(switch) => Ok(switch.socket().to_path_buf()),
-            Switch::Vhost(_, _, sockets) => sockets.get(guest).cloned().ok_or_else(too_many),
+            Switch::Vhost(_, sockets, _) => sockets.get(guest).cloned().ok_or_else(too_many),
             Switch::Ovs(peer) => peer.sockets().get(guest).cloned().ok_or_else(too_many),
         }
     }

@@ -4,7 +4,7 @@
 //! lost, and the rate is that of the slower processor; `waited` says how much of its time the guests' one had nothing to
 //! do.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sv3_tests::failure::{Failure, Result};
 
@@ -22,8 +22,12 @@ use crate::switch::Kind;
 const SETTLE: Duration = Duration::from_millis(200);
 /// In which a switch learns who is where.
 const LEARN: Duration = Duration::from_millis(100);
+/// Frames of each side that are enough for that.
+const HEARD: u64 = 10_000;
+const PATIENCE: Duration = Duration::from_secs(10);
 
-const FIGURES: &[Figure] = &[
+/// What is measured of a closed loop.
+pub const FIGURES: &[Figure] = &[
     Figure { name: "Mframes/s", digits: 2 },
     Figure { name: "Gbit/s", digits: 1 },
     Figure { name: "TSC cycles/frame", digits: 0 },
@@ -31,11 +35,13 @@ const FIGURES: &[Figure] = &[
     Figure { name: "lost", digits: 0 },
 ];
 
-/// Who sends to whom.
+/// What a closed loop is made of.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
     /// What is sent.
     pub shape: Shape,
+    /// Who sends to whom.
+    pub pair: (usize, usize),
     /// The second guest sends as well.
     pub both_ways: bool,
     /// Addresses behind either port.
@@ -44,24 +50,32 @@ pub struct Load {
     pub window: u32,
 }
 
+impl Load {
+    /// From the first guest to the second, with one address each.
+    pub fn new(options: &Options, shape: Shape) -> Load {
+        let window = options.window(options.plan(shape));
+        Load { shape, pair: (0, 1), both_ways: false, stations: 1, window }
+    }
+}
+
 /// By size, one way.
 pub fn by_size<R: Ring + Send>(options: &Options) -> Result<Vec<Case>> {
     let shapes = options.shapes_or(&[64, 512, 1518].map(Shape::plain));
-    let load = |shape| Load { shape, both_ways: false, stations: 1, window: options.window(options.plan(shape)) };
+    let load = |shape| Load::new(options, shape);
     shapes.into_iter().map(|shape| case::<R>(options, "throughput", &shape.words(), load(shape))).collect()
 }
 
 /// By size, both ways.
 pub fn both_ways<R: Ring + Send>(options: &Options) -> Result<Vec<Case>> {
     let shapes = options.shapes_or(&[64, 1518].map(Shape::plain));
-    let load = |shape| Load { shape, both_ways: true, stations: 1, window: options.window(options.plan(shape)) };
+    let load = |shape| Load { both_ways: true, ..Load::new(options, shape) };
     shapes.into_iter().map(|shape| case::<R>(options, "both-ways", &shape.words(), load(shape))).collect()
 }
 
 /// Between many addresses.
 pub fn flows<R: Ring + Send>(options: &Options) -> Result<Vec<Case>> {
     let shape = Shape::plain(64);
-    let load = |stations| Load { shape, both_ways: false, stations, window: options.window(options.plan(shape)) };
+    let load = |stations| Load { stations, ..Load::new(options, shape) };
     let words = |stations: usize| format!("{}, {} addresses behind two ports", shape.words(), 2 * stations);
     [1, 10, 100, 500].into_iter().map(|count| case::<R>(options, "flows", &words(count), load(count))).collect()
 }
@@ -69,7 +83,7 @@ pub fn flows<R: Ring + Send>(options: &Options) -> Result<Vec<Case>> {
 fn case<R: Ring + Send>(options: &Options, scenario: &'static str, words: &str, load: Load) -> Result<Case> {
     let plan = options.plan(load.shape);
     let kinds: Vec<Kind> = options.kinds.iter().copied().filter(|kind| !load.shape.tso || *kind == Kind::Sv3).collect();
-    let mut contestants = enter::<R>(&kinds, 2, plan, load.shape.features())?;
+    let mut contestants = enter::<R>(&kinds, 2, |_| plan, load.shape.features())?;
     if !load.both_ways && load.stations == 1 {
         contestants.extend(Contestant::model(plan)?);
     }
@@ -88,7 +102,8 @@ fn measure<R: Ring>(guests: &mut [Guest<R>], kind: Option<Kind>, load: Load, sec
     Ok(figures(tally, pace, load.shape))
 }
 
-fn figures(tally: Tally, pace: Pace, shape: Shape) -> Vec<f64> {
+/// The figures of a closed loop.
+pub fn figures(tally: Tally, pace: Pace, shape: Shape) -> Vec<f64> {
     let seconds = pace.cycles as f64 / clock::per_second();
     let rate = tally.received as f64 / seconds;
     let bits = rate * shape.octets as f64 * 8.0;
@@ -96,18 +111,18 @@ fn figures(tally: Tally, pace: Pace, shape: Shape) -> Vec<f64> {
     vec![rate / 1e6, bits / 1e9, clock::per_second() / rate, share(pace.waited), tally.lost as f64]
 }
 
-/// The first two guests talk for a while, once the switch knows them and has come to its pace.
+/// Two of the guests talk for a while, once the switch knows them and has come to its pace.
 pub fn closed_loop<R: Ring>(
     guests: &mut [Guest<R>],
     load: Load,
     one_way: bool,
     time: Duration,
 ) -> Result<(Tally, Pace)> {
-    if !one_way {
-        let mut flows = both(guests, load)?;
-        flow(guests, &mut flows, clock::cycles_of(LEARN));
+    if one_way {
+        drain(guests);
+    } else {
+        introduce(guests, load)?;
     }
-    drain(guests);
     let mut flows = both(guests, load)?;
     if !load.both_ways {
         flows.truncate(1);
@@ -126,11 +141,31 @@ pub fn closed_loop<R: Ring>(
     Ok((tally, pace))
 }
 
+/// Both talk until each has heard the other for a while, so that a switch knows who is where; nothing is under way
+/// afterwards. A switch may lose what it gets before it is ready.
+pub fn introduce<R: Ring>(guests: &mut [Guest<R>], load: Load) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let mut flows = both(guests, load)?;
+        flows.iter_mut().for_each(|flow| flow.stream.patience = clock::cycles_of(LEARN / 20));
+        flow(guests, &mut flows, clock::cycles_of(LEARN));
+        drain(guests);
+        if flows.iter().all(|flow| flow.stream.tally.received > HEARD) {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            let tallies: Vec<Tally> = flows.iter().map(|flow| flow.stream.tally).collect();
+            return Err(Failure::new(format!("the guests do not hear each other: {tallies:?}")));
+        }
+    }
+}
+
 fn both<R: Ring>(guests: &[Guest<R>], load: Load) -> Result<Vec<Flow>> {
     let flow = |from: usize, to: usize| {
         let guest = guests.get(from).ok_or_else(|| Failure::new("a guest is missing"))?;
         let stations = Stations { ports: (from, to), count: load.stations };
         Ok(Flow { from, to, stream: Stream::new(guest, stations, load.shape, load.window) })
     };
-    [flow(0, 1), flow(1, 0)].into_iter().collect()
+    let (a, b) = load.pair;
+    [flow(a, b), flow(b, a)].into_iter().collect()
 }

@@ -1,0 +1,113 @@
+//! What guests cost that do nothing: a busy pair beside many of them, and a switch with nobody else.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use sv3_tests::distance::Distance;
+use sv3_tests::failure::{Failure, Result};
+
+use crate::arena::{Contestant, compete, enter};
+use crate::frame::Shape;
+use crate::guest::Plan;
+use crate::options::Options;
+use crate::report::{Case, Figure, Sample};
+use crate::ring::Ring;
+use crate::switch::{Kind, Switch};
+use crate::throughput::{self, Load, closed_loop};
+
+/// More ports than that DPDK of Debian does not have.
+const MOST_DPDK: usize = 32;
+/// Before one looks, and while one looks.
+const SETTLE: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_secs(2);
+
+const COSTS: &[Figure] = &[
+    Figure { name: "processor %", digits: 1 },
+    Figure { name: "resident MiB", digits: 1 },
+    Figure { name: "huge pages MiB", digits: 0 },
+];
+
+/// A pair beside 0, 1, 16 and 128 idle ports.
+pub fn beside_a_pair<R: Ring + Send>(options: &Options) -> Result<Vec<Case>> {
+    let shape = Shape::plain(64);
+    let (busy, load) = (options.plan(shape), Load::new(options, shape));
+    let mut cases = Vec::new();
+    for idle in [0, 1, 16, 128] {
+        let able = |kind: &&Kind| match kind {
+            Kind::Sv3 => true,
+            Kind::Ovs => idle + 2 <= MOST_DPDK,
+            Kind::Vhost => idle + 2 <= MOST_DPDK && idle % 2 == 0,
+        };
+        let kinds: Vec<Kind> = options.kinds.iter().filter(able).copied().collect();
+        let ports = idle + 2;
+        let plans = move |port| if port < 2 { busy } else { Plan { entries: 64, rx_buffers: 64, huge: false, ..busy } };
+        let mut contestants = enter::<R>(&kinds, ports, plans, 0)?;
+        let case = Case {
+            scenario: "idle-ports",
+            load: format!("{} beside {idle} idle ports", shape.words()),
+            conditions: options.conditions(),
+            figures: throughput::FIGURES,
+            entries: Vec::new(),
+        };
+        cases.push(compete(options, case, &mut contestants, |guests, _| {
+            let (tally, pace) = closed_loop(guests, load, false, Duration::from_secs_f64(options.seconds))?;
+            Ok(throughput::figures(tally, pace, shape))
+        })?);
+    }
+    Ok(cases)
+}
+
+/// Processor and memory of each switch with two guests that do nothing.
+pub fn costs<R: Ring>(options: &Options) -> Result<Vec<Case>> {
+    let mut case = Case {
+        scenario: "idle",
+        load: "two guests that do nothing".to_string(),
+        conditions: options.conditions(),
+        figures: COSTS,
+        entries: Vec::new(),
+    };
+    // The guests' own pages are ordinary, so that huge ones are the switch's.
+    let plan = Plan { huge: false, ..options.plan(Shape::plain(64)) };
+    for kind in &options.kinds {
+        let mut contestant = Contestant::<R>::new(*kind, 2, |_| plan, options.huge, 0)?;
+        contestant.run(true)?;
+        std::thread::sleep(SETTLE);
+        let Some(switch) = contestant.switch() else { continue };
+        let (begin, before) = (Instant::now(), worked(switch)?);
+        std::thread::sleep(LOOK);
+        let share = (worked(switch)? - before).as_secs_f64() / begin.elapsed().as_secs_f64();
+        let (resident, huge) = memory(switch)?;
+        let sample = Sample { figures: vec![100.0 * share, resident, huge], distance: Some(Distance::Near) };
+        case.entries.push((contestant.name.clone(), vec![sample]));
+    }
+    print!("{}", case.table());
+    Ok(vec![case])
+}
+
+/// Time that all threads of a switch have run.
+fn worked(switch: &Switch) -> Result<Duration> {
+    let mut nanoseconds = 0;
+    for process in switch.processes()? {
+        for task in fs::read_dir(format!("/proc/{process}/task"))? {
+            let text = fs::read_to_string(task?.path().join("schedstat"))?;
+            nanoseconds += text.split(' ').next().unwrap_or_default().parse::<u64>()?;
+        }
+    }
+    Ok(Duration::from_nanos(nanoseconds))
+}
+
+/// MiB of ordinary pages that are not shared memory, as guests' is, and of huge pages.
+fn memory(switch: &Switch) -> Result<(f64, f64)> {
+    let (mut resident, mut huge) = (0, 0);
+    for process in switch.processes()? {
+        let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+        let field = |name: &str| {
+            let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            let value = value.and_then(|value| value.split_whitespace().next()?.parse::<u64>().ok());
+            value.ok_or_else(|| Failure::new(format!("process {process} shows no {name}")))
+        };
+        resident += field("RssAnon")? + field("RssFile")?;
+        huge += field("HugetlbPages")?;
+    }
+    Ok((resident as f64 / 1024.0, huge as f64 / 1024.0))
+}
