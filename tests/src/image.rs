@@ -15,6 +15,8 @@ pub enum Suite {
     Sid,
     /// Other people's back-ends of Debian's development branch: Open vSwitch with DPDK, passt.
     Peers,
+    /// gnuplot of Debian 12.
+    Plot,
 }
 
 impl Suite {
@@ -23,6 +25,7 @@ impl Suite {
             Suite::Bookworm => "bookworm",
             Suite::Sid => "sid",
             Suite::Peers => "sid-peers",
+            Suite::Plot => "bookworm-plot",
         }
     }
 }
@@ -39,6 +42,12 @@ fn cache_with_peers() -> Result<&'static Path> {
     CACHE.get_or_init(|| set_up(&["peers"])).as_deref().map_err(Clone::clone)
 }
 
+/// The same, with the tree of [`Suite::Plot`].
+fn cache_with_plot() -> Result<&'static Path> {
+    static CACHE: OnceLock<Result<PathBuf>> = OnceLock::new();
+    CACHE.get_or_init(|| set_up(&["plot"])).as_deref().map_err(Clone::clone)
+}
+
 fn set_up(arguments: &[&str]) -> Result<PathBuf> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/setup");
     let output = Command::new(script).args(arguments).stderr(Stdio::inherit()).output()?;
@@ -50,7 +59,11 @@ fn set_up(arguments: &[&str]) -> Result<PathBuf> {
 
 /// The folder of an unpacked release, laid out like its `/`.
 pub fn tree(suite: Suite) -> Result<PathBuf> {
-    let cache = if suite == Suite::Peers { cache_with_peers() } else { cache() };
+    let cache = match suite {
+        Suite::Peers => cache_with_peers(),
+        Suite::Plot => cache_with_plot(),
+        Suite::Bookworm | Suite::Sid => cache(),
+    };
     Ok(cache?.join(suite.name()))
 }
 

@@ -101,7 +101,7 @@ impl Config {
     fn chardev(&self, socket: &Path) -> String {
         let reconnect = match self.qemu {
             Suite::Bookworm => "reconnect=1",
-            Suite::Sid | Suite::Peers => "reconnect-ms=100",
+            Suite::Sid | Suite::Peers | Suite::Plot => "reconnect-ms=100",
         };
         format!("socket,id=switch,path={},{reconnect}", socket.display())
     }

@@ -29,6 +29,8 @@ pub struct Contestant<R> {
     /// Its guests.
     pub guests: Vec<Guest<R>>,
     engine: Engine,
+    /// It has failed, and takes no further part.
+    out: bool,
 }
 
 enum Engine {
@@ -58,6 +60,7 @@ impl<R: Ring> Contestant<R> {
             kind: Some(kind),
             guests,
             engine: Engine::Switch(Box::new(switch)),
+            out: false,
         };
         contestant.run(false)?;
         Ok(contestant)
@@ -91,7 +94,8 @@ impl<R: Ring> Contestant<R> {
         let plan = Plan { rx_buffer, rx_buffers: plan.shape.buffers(plan.entries), ..plan };
         let (a, b) = (Guest::new(plan)?, Guest::new(plan)?);
         let engine = Engine::Model(Model::new((&a.memory, *R::place(&a.tx)), (&b.memory, *R::place(&b.rx)), SWITCH)?);
-        let mut contestant = Contestant { name: "ring model".to_string(), kind: None, guests: vec![a, b], engine };
+        let mut contestant =
+            Contestant { name: "ring model".to_string(), kind: None, guests: vec![a, b], engine, out: false };
         contestant.run(false)?;
         Ok(Some(contestant))
     }
@@ -120,7 +124,7 @@ pub fn enter<R: Ring>(
 pub fn compete<R: Ring + Send>(
     options: &Options,
     mut case: Case,
-    contestants: &mut [Contestant<R>],
+    contestants: &mut Vec<Contestant<R>>,
     measure: impl Fn(&mut [Guest<R>], Option<Kind>) -> Result<Vec<f64>> + Sync,
 ) -> Result<Case> {
     case.entries = contestants.iter().map(|contestant| (contestant.name.clone(), Vec::new())).collect();
@@ -134,10 +138,19 @@ pub fn compete<R: Ring + Send>(
                 measured.join().unwrap_or_else(|_| Err(Failure::new("the generator panicked")))
             });
             contestant.run(false)?;
-            let figures = figures.map_err(|failure| Failure::new(format!("{name}: {failure}")))?;
             let distance = (distance(SWITCH, GUESTS)? == before).then_some(before);
-            samples.push(Sample { figures, distance });
+            match figures {
+                Ok(figures) => samples.push(Sample { figures, distance }),
+                Err(failure) if kind == Some(Kind::Sv3) => return Err(Failure::new(format!("{name}: {failure}"))),
+                Err(failure) => {
+                    eprintln!("{} {}: {name} is out: {failure}", case.scenario, case.load);
+                    contestant.out = true;
+                }
+            }
         }
+        let mut out = contestants.iter().map(|contestant| contestant.out);
+        case.entries.retain(|_| !out.next().unwrap_or(false));
+        contestants.retain(|contestant| !contestant.out);
         if [Distance::Near, Distance::Far].into_iter().any(|distance| case.rounds(distance) >= options.rounds) {
             break;
         }

