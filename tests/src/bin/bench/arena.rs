@@ -20,6 +20,9 @@ use crate::switch::{Kind, Needs, Switch};
 /// More rounds are not tried when the processors never stay as far from each other as they are.
 const MOST_ROUNDS: usize = 3;
 
+/// An Open vSwitch sometimes refuses a client when it is new; another one does not.
+const ATTEMPTS: usize = 3;
+
 /// A switch, or what stands for one, with its guests.
 pub struct Contestant<R> {
     /// As tables call it.
@@ -110,7 +113,13 @@ pub fn enter<R: Ring>(
 ) -> Result<Vec<Contestant<R>>> {
     let mut contestants = Vec::new();
     for kind in kinds {
-        match Contestant::new(*kind, ports, plan, plan(0).huge, features) {
+        let mut attempt = Contestant::new(*kind, ports, plan, plan(0).huge, features);
+        for _ in 1..ATTEMPTS {
+            if attempt.is_err() && *kind == Kind::Ovs {
+                attempt = Contestant::new(*kind, ports, plan, plan(0).huge, features);
+            }
+        }
+        match attempt {
             Ok(contestant) => contestants.push(contestant),
             Err(failure) if *kind != Kind::Sv3 => eprintln!("{} does not take part: {failure}", kind.name()),
             Err(failure) => return Err(failure),

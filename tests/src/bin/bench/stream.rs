@@ -8,8 +8,8 @@ use crate::frame::{Shape, Station};
 use crate::guest::{BATCH, Guest};
 use crate::ring::Ring;
 
-/// Of so many frames one is compared with what was sent.
-const SAMPLE: u32 = 64;
+/// Of so many frames one is compared with what was sent; no divisor of a ring's size, lest it is always the same buffers.
+const SAMPLE: u32 = 61;
 /// Cycles without an arrival after which what is under way is taken for lost: about 100 ms, longer than the kernel lets
 /// another process have the switch's processor.
 const GIVE_UP: u64 = 250_000_000;
