@@ -28,7 +28,7 @@ pub struct OvsTuning {
     /// The data path spins on this processor alone. Else it sleeps a little when it finds nothing, as there are other
     /// tests.
     pub spins_on: Option<usize>,
-    /// Its memory is of huge pages, 512 MiB of them; else of ordinary ones.
+    /// Its memory is of huge pages, 512 MiB of them and more as it likes; else of ordinary ones.
     pub huge_pages: bool,
     /// Largest IP packet; 1500 unless told.
     pub mtu: Option<u32>,
@@ -53,8 +53,13 @@ impl Peer {
         peer.await_socket(&database)?;
 
         let drivers = find(&image::tree(Suite::Peers)?.join("usr/lib/x86_64-linux-gnu/dpdk"), "pmds-")?;
-        let memory = if tuning.huge_pages { "--in-memory" } else { "--no-huge" };
-        let extra = format!("--no-pci {memory} -m 512 --no-telemetry -d {}", drivers.display());
+        let memory = match tuning {
+            OvsTuning { huge_pages: true, .. } => "--in-memory -m 512",
+            // What it wants for its frames' buffers it cannot get later.
+            OvsTuning { spins_on: Some(_), .. } => "--no-huge -m 2048",
+            OvsTuning { .. } => "--no-huge -m 512",
+        };
+        let extra = format!("--no-pci {memory} --no-telemetry -d {}", drivers.display());
         let mut settings = peer.program("usr/bin/ovs-vsctl")?;
         settings.args(["--no-wait", &format!("--db={remote}"), "init", "--", "set", "Open_vSwitch", "."]);
         settings.arg("other_config:dpdk-init=true");

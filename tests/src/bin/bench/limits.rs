@@ -40,7 +40,7 @@ pub fn limits(options: &Options) -> Result<Vec<Case>> {
 
 fn ring(options: &Options, shape: Shape) -> Result<Case> {
     let model = Contestant::<Split>::model(options.plan(shape))?;
-    let case = case(options, format!("one copy over a split ring, {}", shape.words()), throughput::FIGURES);
+    let case = case(options, format!("{}, one copy from ring to ring", shape.words()), throughput::FIGURES);
     let load = Load::new(options, shape);
     compete(options, case, &mut Vec::from_iter(model), |guests, _| {
         let (tally, pace) = closed_loop(guests, load, true, Duration::from_secs_f64(options.seconds))?;
@@ -58,7 +58,7 @@ fn trip(options: &Options) -> Result<Case> {
         let nanoseconds = round_trip(SWITCH, GUESTS)?.as_nanos() as f64;
         samples.push(Sample { figures: vec![nanoseconds], distance: Some(distance(SWITCH, GUESTS)?) });
     }
-    let mut case = case(options, "a cache line from one processor to the other".to_string(), TRIP);
+    let mut case = case(options, "a cache line, from one processor to the other".to_string(), TRIP);
     case.entries.push(("cache line".to_string(), samples));
     print!("{}", case.table());
     Ok(case)
@@ -75,7 +75,7 @@ fn copies(options: &Options, octets: usize) -> Result<Case> {
         let distance = (distance(SWITCH, GUESTS)? == before).then_some(before);
         samples.push(Sample { figures: vec![rate * octets as f64 * 8.0 / 1e9, rate / 1e6], distance });
     }
-    let mut case = case(options, format!("copies of {octets} B without a ring"), COPY);
+    let mut case = case(options, format!("{octets} B, copied without a ring"), COPY);
     case.entries.push(("plain copy".to_string(), samples));
     print!("{}", case.table());
     Ok(case)

@@ -70,9 +70,12 @@ fn run(options: &Options) -> Result<()> {
     if failed.is_empty() { Ok(()) } else { Err(Failure::new(failed.join("\n"))) }
 }
 
+/// Measures all of its loads.
+type Scenario = fn(&Options) -> Result<Vec<Case>>;
+
 /// Everybody's figures, and which scenarios could not go on.
 fn scenarios<R: Ring + Send>(options: &Options) -> (Vec<Case>, Vec<String>) {
-    let scenarios: [(&str, fn(&Options) -> Result<Vec<Case>>); 9] = [
+    let scenarios: [(&str, Scenario); 9] = [
         ("model", limits::limits),
         ("throughput", throughput::by_size::<R>),
         ("both-ways", throughput::both_ways::<R>),

@@ -18,7 +18,7 @@ pub fn draw(cases: &[Case], path: &Path) -> Result<()> {
     let groups: Vec<&[Case]> = cases.chunk_by(|a, b| a.scenario == b.scenario && name(a) == name(b)).collect();
     let mut script = String::new();
     // The fonts of this terminal are its own: none need be installed.
-    writeln!(script, "set terminal png size {WIDTH},{}", HEIGHT * groups.len())?;
+    writeln!(script, "set terminal png noenhanced size {WIDTH},{}", HEIGHT * groups.len())?;
     writeln!(script, "set output {}", quoted(&path.display().to_string()))?;
     writeln!(script, "set multiplot layout {},1", groups.len())?;
     writeln!(
