@@ -3,11 +3,14 @@
 //! All switches live through all rounds, each with its own guests attached. Those that spin are stopped while others have
 //! their turn. All of a switch is on one processor and the guests' one thread is on the other.
 
+use std::fs;
 use std::thread::scope;
+use std::time::Instant;
 
 use sv3_tests::distance::{Distance, distance};
 use sv3_tests::failure::{Failure, Result};
 use sv3_tests::guest::feature::RING_PACKED;
+use sv3_tests::switch::activity;
 
 use crate::guest::{Guest, Plan};
 use crate::model::Model;
@@ -22,6 +25,9 @@ const MOST_ROUNDS: usize = 3;
 
 /// An Open vSwitch sometimes refuses a client when it is new; another one does not.
 const ATTEMPTS: usize = 3;
+
+/// Share of a processor that others may have.
+const MOST_FOREIGN: f64 = 0.05;
 
 /// A switch, or what stands for one, with its guests.
 pub struct Contestant<R> {
@@ -75,6 +81,23 @@ impl<R: Ring> Contestant<R> {
             Engine::Switch(switch) => switch.run(on),
             Engine::Model(model) => model.run(on),
         }
+    }
+
+    /// Seconds that processors have worked, but not for the switch or for this process. Only differences tell something.
+    fn foreign_seconds(&self) -> Result<f64> {
+        let stat = fs::read_to_string("/proc/stat")?;
+        // `cpu`, then ticks in user, nice, system, idle, iowait, irq, softirq, steal.
+        let ticks: Vec<f64> = stat.split_whitespace().skip(1).take(8).map_while(|field| field.parse().ok()).collect();
+        let &[user, nice, system, _, _, irq, softirq, steal] = ticks.as_slice() else {
+            return Err(Failure::new("/proc/stat is not what it was"));
+        };
+        let mut foreign = user + nice + system + irq + softirq + steal;
+        let processes = self.switch().map_or(Ok(Vec::new()), Switch::processes)?;
+        for process in processes.into_iter().chain([std::process::id()]) {
+            let [.., ticks] = activity(process)?;
+            foreign -= ticks as f64;
+        }
+        Ok(foreign / 100.0)
     }
 
     /// The switch.
@@ -137,9 +160,11 @@ pub fn compete<R: Ring + Send>(
     measure: impl Fn(&mut [Guest<R>], Option<Kind>) -> Result<Vec<f64>> + Sync,
 ) -> Result<Case> {
     case.entries = contestants.iter().map(|contestant| (contestant.name.clone(), Vec::new())).collect();
+    let (mut foreign, begin) = (0.0, Instant::now());
     for _ in 0..options.rounds * MOST_ROUNDS {
         for (contestant, (name, samples)) in contestants.iter_mut().zip(&mut case.entries) {
             let before = distance(SWITCH, GUESTS)?;
+            let worked = contestant.foreign_seconds()?;
             contestant.run(true)?;
             let (kind, guests) = (contestant.kind, &mut contestant.guests);
             let figures = scope(|scope| {
@@ -147,6 +172,7 @@ pub fn compete<R: Ring + Send>(
                 measured.join().unwrap_or_else(|_| Err(Failure::new("the generator panicked")))
             });
             contestant.run(false)?;
+            foreign += contestant.foreign_seconds()? - worked;
             let distance = (distance(SWITCH, GUESTS)? == before).then_some(before);
             match figures {
                 Ok(figures) => samples.push(Sample { figures, distance }),
@@ -165,5 +191,9 @@ pub fn compete<R: Ring + Send>(
         }
     }
     print!("{}", case.table());
+    let share = foreign / begin.elapsed().as_secs_f64();
+    if share > MOST_FOREIGN {
+        println!("  Worthless: other programs had {:.0} % of a processor. Measure on an idle machine.", share * 100.0);
+    }
     Ok(case)
 }
