@@ -25,19 +25,24 @@ pub struct Peer {
 /// How an Open vSwitch shall run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OvsTuning {
-    /// The data path spins on this processor alone. Else it sleeps a little when it finds nothing, as there are other
-    /// tests.
+    /// The data path spins on this processor alone.
     pub spins_on: Option<usize>,
     /// Its memory is of huge pages, 512 MiB of them and more as it likes; else of ordinary ones.
     pub huge_pages: bool,
     /// Largest IP packet; 1500 unless told.
     pub mtu: Option<u32>,
+    /// It connects to sockets on which QEMUs listen, from time to time until they do, and not they to it. Only then it can
+    /// have TSO.
+    pub connects: bool,
+    /// More of its `other_config`, each `NAME=VALUE`.
+    pub other_config: &'static [&'static str],
 }
 
 impl Peer {
-    /// Open vSwitch, its data path of DPDK: one bridge that learns, with a port behind each of so many sockets.
+    /// Open vSwitch, its data path of DPDK: one bridge that learns, with a port behind each of so many sockets. A data
+    /// path thread that finds nothing sleeps a little, as there are other tests.
     pub fn ovs_dpdk(ports: usize) -> Result<Peer> {
-        Peer::ovs_dpdk_tuned(ports, &OvsTuning::default())
+        Peer::ovs_dpdk_tuned(ports, &OvsTuning { other_config: &["pmd-sleep-max=50"], ..OvsTuning::default() })
     }
 
     /// The same, for measurements.
@@ -63,21 +68,21 @@ impl Peer {
         let mut settings = peer.program("usr/bin/ovs-vsctl")?;
         settings.args(["--no-wait", &format!("--db={remote}"), "init", "--", "set", "Open_vSwitch", "."]);
         settings.arg("other_config:dpdk-init=true");
-        match tuning.spins_on {
-            Some(core) => {
-                let mask = format!("{:#x}", 1u64 << core);
-                settings.arg(format!("other_config:pmd-cpu-mask=\"{mask}\""));
-                settings.arg(format!("other_config:dpdk-lcore-mask=\"{mask}\""));
-            }
-            None => {
-                settings.arg("other_config:pmd-sleep-max=50");
-            }
+        if let Some(core) = tuning.spins_on {
+            let mask = format!("{:#x}", 1u64 << core);
+            settings.arg(format!("other_config:pmd-cpu-mask=\"{mask}\""));
+            settings.arg(format!("other_config:dpdk-lcore-mask=\"{mask}\""));
         }
+        settings.args(tuning.other_config.iter().map(|setting| format!("other_config:{setting}")));
         settings.arg(format!("other_config:dpdk-extra=\"{extra}\""));
         settings.args(["--", "add-br", "br0", "--", "set", "Bridge", "br0", "datapath_type=netdev"]);
+        let kind = if tuning.connects { "dpdkvhostuserclient" } else { "dpdkvhostuser" };
         for port in 0..ports {
             let name = format!("v{port}");
-            settings.args(["--", "add-port", "br0", &name, "--", "set", "Interface", &name, "type=dpdkvhostuser"]);
+            settings.args(["--", "add-port", "br0", &name, "--", "set", "Interface", &name, &format!("type={kind}")]);
+            if tuning.connects {
+                settings.arg(format!("options:vhost-server-path={}", peer.path(&name).display()));
+            }
             if let Some(mtu) = tuning.mtu {
                 settings.arg(format!("mtu_request={mtu}"));
             }
@@ -87,9 +92,6 @@ impl Peer {
         let mut switch = peer.program("usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk")?;
         switch.arg(&remote).arg(peer.control("switch"));
         peer.spawn(switch)?;
-        for socket in peer.sockets.clone() {
-            peer.await_socket(&socket)?;
-        }
         // A client that comes before the bridge knows the port is never served. This waits until the switch has taken note.
         let mut settled = peer.program("usr/bin/ovs-vsctl")?;
         run(settled.args([
@@ -100,6 +102,11 @@ impl Peer {
             "br0",
             "external_ids:settled=yes",
         ]))?;
+        if !tuning.connects {
+            for socket in peer.sockets.clone() {
+                peer.await_socket(&socket)?;
+            }
+        }
         Ok(peer)
     }
 

@@ -1,9 +1,10 @@
-//! A real guest: Debian's kernel under QEMU, attached to a vhost-user socket, driven by shell commands.
+//! A real guest: Debian's kernel under QEMU, attached to a vhost-user socket or a tap, driven by shell commands.
 //!
 //! QEMU uses KVM where the processor and `/dev/kvm` allow it and emulates otherwise. It is killed when the [`Vm`] is
 //! dropped.
 
 mod agent;
+mod attachment;
 mod measure;
 mod qmp;
 
@@ -15,6 +16,7 @@ use std::process::{Child, Command};
 use std::time::Duration;
 
 pub use agent::{Agent, Output};
+pub use attachment::Attachment;
 pub use measure::{Ping, Stream};
 pub use qmp::Qmp;
 use tempfile::TempDir;
@@ -61,9 +63,14 @@ impl Config {
 
     /// Starts QEMU and returns at once; [`Vm::booted`] waits for the guest.
     pub fn start(self, socket: &Path) -> Result<Vm> {
+        self.start_on(&Attachment::VhostUser(socket))
+    }
+
+    /// The same on whatever there is to attach to.
+    pub fn start_on(self, attachment: &Attachment) -> Result<Vm> {
         let scratch = tempfile::Builder::new().prefix("sv3-vm-").tempdir()?;
         let (ours, theirs) = UnixStream::pair()?;
-        let mut command = self.command(socket, scratch.path())?;
+        let mut command = self.command(attachment, scratch.path())?;
         command
             .stdin(OwnedFd::from(theirs.try_clone()?))
             .stdout(OwnedFd::from(theirs))
@@ -72,7 +79,7 @@ impl Config {
         Ok(Vm { number: self.number, qemu, agent: Agent::new(ours), scratch, jobs: 0 })
     }
 
-    fn command(&self, socket: &Path, scratch: &Path) -> Result<Command> {
+    fn command(&self, attachment: &Attachment, scratch: &Path) -> Result<Command> {
         let tree = image::tree(self.qemu)?;
         let (kernel, initrd) = image::kernel()?;
         let mut command = image::program(self.qemu, "qemu-system-x86_64")?;
@@ -88,22 +95,13 @@ impl Config {
             slots => format!("{}M,slots={slots},maxmem=4G", self.memory_mib),
         });
         command.arg("-object").arg(format!("memory-backend-memfd,id=ram,size={}M,share=on", self.memory_mib));
-        command.arg("-chardev").arg(self.chardev(socket));
-        command.arg("-netdev").arg(format!("vhost-user,id=net,chardev=switch,queues={}", self.queue_pairs));
+        command.args(attachment.arguments(self.qemu, self.queue_pairs));
         command.arg("-device").arg(self.network_device());
         command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", scratch.join("qmp").display()));
         command.arg("-serial").arg(format!("file:{}", scratch.join("console").display())).args(["-serial", "stdio"]);
         command.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
         command.arg("-append").arg(format!("{KERNEL_COMMAND_LINE} sv3.address={}", self.number));
         Ok(command)
-    }
-
-    fn chardev(&self, socket: &Path) -> String {
-        let reconnect = match self.qemu {
-            Suite::Bookworm => "reconnect=1",
-            Suite::Sid | Suite::Peers | Suite::Plot => "reconnect-ms=100",
-        };
-        format!("socket,id=switch,path={},{reconnect}", socket.display())
     }
 
     fn network_device(&self) -> String {
@@ -175,6 +173,17 @@ impl Vm {
     /// QEMU's process id.
     pub fn pid(&self) -> u32 {
         self.qemu.id()
+    }
+
+    /// The threads, by their ids, that run the guest's processors; all others of QEMU's serve its devices.
+    pub fn processor_threads(&self) -> Result<Vec<u32>> {
+        let processors = self.qmp()?.execute("query-cpus-fast", serde_json::json!({}))?;
+        let ids = processors.as_array().into_iter().flatten().filter_map(|processor| processor["thread-id"].as_u64());
+        ids.map(|id| Ok(u32::try_from(id)?)).collect()
+    }
+
+    fn qmp(&self) -> Result<Qmp> {
+        Qmp::connect(&self.scratch.path().join("qmp"))
     }
 
     /// Runs a shell command, at most 30 s.
@@ -274,7 +283,7 @@ impl Vm {
 
     /// Plugs memory into one of the free slots.
     pub fn plug_memory(&mut self, id: &str, mebibytes: u32) -> Result<()> {
-        let mut qmp = Qmp::connect(&self.scratch.path().join("qmp"))?;
+        let mut qmp = self.qmp()?;
         let bytes = u64::from(mebibytes) << 20;
         let backend = serde_json::json!({"qom-type": "memory-backend-memfd", "id": id, "size": bytes, "share": true});
         qmp.execute("object-add", backend)?;
@@ -284,7 +293,7 @@ impl Vm {
 
     /// The processors' registers, as QEMU has them.
     fn registers(&self) -> Result<String> {
-        let mut qmp = Qmp::connect(&self.scratch.path().join("qmp"))?;
+        let mut qmp = self.qmp()?;
         let line = serde_json::json!({"command-line": "info registers -a"});
         let text = qmp.execute("human-monitor-command", line)?;
         let text = text.as_str().unwrap_or_default().replace('\r', "");

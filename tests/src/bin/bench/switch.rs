@@ -78,7 +78,12 @@ impl Switch {
             }
             Kind::Ovs => {
                 let mtu = needs.longest.saturating_sub(14).max(1500).try_into()?;
-                let tuning = OvsTuning { spins_on: Some(SWITCH), huge_pages: needs.huge, mtu: Some(mtu) };
+                let tuning = OvsTuning {
+                    spins_on: Some(SWITCH),
+                    huge_pages: needs.huge,
+                    mtu: Some(mtu),
+                    ..OvsTuning::default()
+                };
                 Ok(Switch::Ovs(Peer::ovs_dpdk_tuned(needs.ports, &tuning)?))
             }
         }

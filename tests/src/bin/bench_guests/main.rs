@@ -1,0 +1,69 @@
+//! `scripts/bench-guests`: two QEMU guests that stream and ask over sv3, the kernel's bridge and OVS-DPDK.
+//!
+//! A round boots two guests on each switch in turn and puts each [`workload`] on them, so that what drifts on the machine
+//! drifts for all. Beside the rate it tells whose processor time went into it: the [`meter`] keeps the switch, QEMU's
+//! devices and the guests' own processors apart, since the rate alone tells little where guests are emulated: there all of
+//! the machine's processors are busy, mostly with emulation, whichever switch it is.
+//!
+//! The kernel's bridge lies in a network namespace of this program's own, which ends with it.
+
+mod bridge;
+mod contender;
+mod meter;
+mod options;
+mod sample;
+mod table;
+mod workload;
+
+use std::process::ExitCode;
+
+use options::Options;
+use sv3_tests::failure::Result;
+use workload::Workload;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let options = Options::parse(std::env::args().skip(1))?;
+    if options.contenders.iter().any(|contender| contender.needs_namespace()) {
+        bridge::own_namespace()?;
+    }
+    let mut samples = match &options.csv {
+        Some(file) => sample::load(file)?,
+        None => Vec::new(),
+    };
+    for round in 0..options.rounds {
+        // Nobody is always the first.
+        for place in 0..options.contenders.len() {
+            let Some(contender) = options.contenders.get((place + round) % options.contenders.len()) else { continue };
+            let mut pair = contender.start_surely(options.rx_ring)?;
+            for workload in Workload::ALL {
+                let sample = workload.measure(&mut pair, contender.name(), options.seconds)?;
+                eprintln!(
+                    "round {}: {:<9} {:<13} {}",
+                    round + 1,
+                    contender.name(),
+                    workload.name(),
+                    sample.words(workload)
+                );
+                if let Some(file) = &options.csv {
+                    sample::append(file, &sample)?;
+                }
+                samples.push(sample);
+            }
+        }
+    }
+    match options.json {
+        true => println!("{}", table::json(&samples)),
+        false => print!("{}", table::text(&samples)),
+    }
+    Ok(())
+}
