@@ -154,7 +154,7 @@ fn segments(frame: &[u8], offload: Offload, receiver: u64) -> Vec<Vec<u8>> {
         sent += piece.len();
 
         // The sum that the sender left is the pseudo header's, with the whole frame's length.
-        let (whole, part) = ((frame.len() - l4) as u16, (segment.len() - l4) as u16);
+        let (whole, part) = ((frame.len() - l4) as u32, (segment.len() - l4) as u32);
         let seed = plain_sum(&[&frame[field..field + 2], &(!whole).to_be_bytes(), &part.to_be_bytes()]);
         if said.flags != 0 {
             let NetHdr { flags, csum_start, csum_offset, .. } = hdr;

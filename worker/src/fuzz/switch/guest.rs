@@ -331,9 +331,11 @@ fn came_from(hdr: [u8; 10], frame: &[u8], sent: &Sent) -> bool {
             let head = l4 + if sent.hdr[1] == VIRTIO_NET_HDR_GSO_UDP_L4 { 8 } else { tcp };
             let payload = frame.get(head..).unwrap_or_default();
             hdr[1] == 0
-                && frame[..12] == sent.frame[..12]
+                && frame.get(..12) == sent.frame.get(..12)
                 && payload.len() <= gso_size
-                && (payload.is_empty() || sent.frame[head..].windows(payload.len()).any(|window| window == payload))
+                && sent.frame.get(head..).is_some_and(|whole| {
+                    payload.is_empty() || whole.windows(payload.len()).any(|window| window == payload)
+                })
         }
     }
 }
