@@ -18,6 +18,7 @@
 //! crash record live in the [`ledger`].
 
 pub mod audit;
+pub mod cpus;
 pub mod drops;
 pub mod frame;
 #[cfg(any(test, feature = "fuzzing"))]

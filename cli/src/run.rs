@@ -46,6 +46,9 @@ pub struct Run {
     /// Most frames taken from one ring at a time, 1 to 256
     #[arg(long, value_name = "N")]
     batch: Option<u16>,
+    /// Processors that workers run on, such as 2 or 0,2-3 [default: where the kernel lets them]
+    #[arg(long, value_name = "LIST")]
+    cpus: Option<String>,
 }
 
 impl Run {
@@ -83,6 +86,9 @@ impl Run {
         }
         if let Some(batch) = self.batch {
             command.arg("--batch").arg(batch.to_string());
+        }
+        if let Some(cpus) = &self.cpus {
+            command.arg("--cpus").arg(cpus);
         }
         Err(format!("{}: {}", supervisor.display(), command.exec()))
     }

@@ -59,6 +59,9 @@ fn table(status: &Status) -> String {
         None => "starting".to_string(),
     };
     let _ = writeln!(out, "worker      {worker_words}");
+    if let Some(cpus) = &worker.cpus {
+        let _ = writeln!(out, "processors  {cpus}, by --cpus");
+    }
     let standby = worker.standby_pid.map_or("starting".to_string(), |pid| format!("pid {pid}"));
     let _ = writeln!(out, "standby     {standby}");
     let last = worker.last_death.as_ref().map_or(String::new(), |death| format!(", the last one: {death}"));
@@ -177,6 +180,7 @@ mod tests {
         let text = table(&serde_json::from_value(example()).unwrap());
         for shown in [
             "supervisor  pid 4711, up 24 h 0 min, landlock ABI 7",
+            "processors  2-3, by --cpus",
             "standby     pid 4720",
             "restarts    1, the last one: killed by SIGBUS",
             "p0  up, client pid 5005 uid 1000, MTU 1500",

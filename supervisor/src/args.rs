@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lexopt::prelude::*;
+use sv3::cpus::Cpus;
 use sv3::ipc::{Settings, VERSION};
 
 use crate::http::parse_address;
 
 const USAGE: &str = "usage: sv3-supervisor --socket PATH --control PATH --worker PATH [--force] [--no-standby] \
     [--blame N] [--chaos SECONDS] [--log FILE] [--metrics ADDRESS:PORT] [--require-landlock ABI] [--poll-us N] \
-    [--batch N]";
+    [--batch N] [--cpus LIST]";
 
 /// What was asked for. Paths are absolute.
 #[derive(Debug)]
@@ -39,6 +40,8 @@ pub struct Args {
     pub metrics: Option<SocketAddr>,
     /// The least landlock ABI to run with.
     pub require_landlock: u32,
+    /// Processors that workers run on; everywhere, if none are named.
+    pub cpus: Option<Cpus>,
 }
 
 impl Args {
@@ -49,7 +52,7 @@ impl Args {
 
     fn read(mut parser: lexopt::Parser) -> Result<Args, lexopt::Error> {
         let (mut socket, mut control, mut worker) = (None, None, None);
-        let (mut log, mut metrics, mut require_landlock) = (None, None, 0);
+        let (mut log, mut metrics, mut require_landlock, mut cpus) = (None, None, 0, None);
         let (mut force, mut standby, mut blame, mut chaos) = (false, true, 3, None);
         let mut settings = Settings { version: VERSION, poll_us: 100, batch: 64 };
         while let Some(arg) = parser.next()? {
@@ -66,6 +69,7 @@ impl Args {
                 Long("require-landlock") => require_landlock = parser.value()?.parse_with(landlock)?,
                 Long("poll-us") => settings.poll_us = parser.value()?.parse()?,
                 Long("batch") => settings.batch = parser.value()?.parse()?,
+                Long("cpus") => cpus = Some(parser.value()?.parse::<Cpus>()?),
                 other => return Err(other.unexpected()),
             }
         }
@@ -81,7 +85,26 @@ impl Args {
             return Err("--socket and --control must differ".into());
         }
         let worker = path(worker, "--worker")?;
-        Ok(Args { socket, control, worker, force, settings, standby, blame, chaos, log, metrics, require_landlock })
+        let args = Args {
+            socket,
+            control,
+            worker,
+            force,
+            settings,
+            standby,
+            blame,
+            chaos,
+            log,
+            metrics,
+            require_landlock,
+            cpus,
+        };
+        Ok(args)
+    }
+
+    /// The command line of every worker, without the program's name.
+    pub fn of_worker(&self) -> Vec<String> {
+        self.cpus.iter().flat_map(|cpus| ["--cpus".to_string(), cpus.to_string()]).collect()
     }
 }
 
@@ -116,7 +139,7 @@ mod tests {
         assert!(args.control.is_absolute());
         let args = parse("--socket /a --control /b --worker /c --force --poll-us 0 --batch 256").unwrap();
         assert_eq!((args.settings.poll_us, args.settings.batch, args.force), (0, 256, true));
-        for wrong in ["--batch 0", "--batch 257", "--poll-us -1", "--nonsense", "--require-landlock 8"] {
+        for wrong in ["--batch 0", "--batch 257", "--poll-us -1", "--nonsense", "--require-landlock 8", "--cpus 1,x"] {
             assert!(parse(&format!("--socket /a --control /b --worker /c {wrong}")).is_err(), "{wrong}");
         }
         assert!(parse("--control /b --worker /c").unwrap_err().contains("--socket is missing"));

@@ -72,14 +72,27 @@ fn run(args: Args) -> Result<(), String> {
     if achieved < args.require_landlock {
         return Err(too_little_landlock(achieved, args.require_landlock));
     }
-    let spawner = Spawner::fork(&args.worker)?;
+    let spawner = Spawner::fork(&args.worker, &args.of_worker())?;
     let log = args.log.as_deref().map(event::open_log).transpose()?;
     let door = Listener::bind(&args.socket, args.force)?;
     let control = Listener::bind(&args.control, args.force).inspect_err(|_| door.remove())?;
     let announcement = announcement(&args.socket);
+    let cpus = args.cpus.map(|cpus| cpus.to_string());
     let Args { settings, standby, blame, chaos, require_landlock, .. } = args;
-    let parts =
-        Parts { door, control, spawner, settings, standby, blame, chaos, log, http, require_landlock, announcement };
+    let parts = Parts {
+        door,
+        control,
+        spawner,
+        settings,
+        cpus,
+        standby,
+        blame,
+        chaos,
+        log,
+        http,
+        require_landlock,
+        announcement,
+    };
     let remove_sockets = || [&args.socket, &args.control].map(std::fs::remove_file);
     let supervisor = Supervisor::new(parts).map_err(|error| format!("cannot start: {error}"));
     let supervisor = supervisor.inspect_err(|_| drop(remove_sockets()))?;

@@ -17,7 +17,7 @@
 //! Each of these processes has one thread. The spawner leads a session of its own: Ctrl-C is the supervisor's affair.
 #![allow(unsafe_code)] // fork, clone, close_range have no safe form
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -71,8 +71,12 @@ pub struct Spawner {
 }
 
 impl Spawner {
-    /// Forks the spawner. To be called before anything else is opened, and before confinement.
-    pub fn fork(worker: &Path) -> Result<Spawner, String> {
+    /// Forks the spawner, which gives `arguments` to every worker. To be called before anything else is opened, and before
+    /// confinement.
+    pub fn fork(worker: &Path, arguments: &[String]) -> Result<Spawner, String> {
+        let words = [c"sv3-worker".to_owned()].into_iter().map(Ok);
+        let words: Result<Vec<_>, _> = words.chain(arguments.iter().map(|word| CString::new(word.as_str()))).collect();
+        let words = words.map_err(|error| format!("an argument for workers: {error}"))?;
         let binary = File::options()
             .read(true)
             .custom_flags(libc::O_CLOEXEC)
@@ -88,7 +92,7 @@ impl Spawner {
             Ok(ForkResult::Parent { child }) => Ok(Spawner { socket: ours, pid: child }),
             Ok(ForkResult::Child) => {
                 drop(ours);
-                std::process::exit(serve(&theirs, binary, &null, supervisor))
+                std::process::exit(serve(&theirs, binary, &Setting { null, words, supervisor }))
             }
         }
     }
@@ -135,12 +139,22 @@ impl AsFd for Spawner {
     }
 }
 
+/// What is alike for all workers.
+struct Setting {
+    /// Where their standard output goes.
+    null: File,
+    /// Their command line.
+    words: Vec<CString>,
+    /// Their parent.
+    supervisor: Pid,
+}
+
 /// The spawner's life; returns its exit status.
-fn serve(socket: &OwnedFd, binary: File, null: &File, supervisor: Pid) -> i32 {
+fn serve(socket: &OwnedFd, binary: File, setting: &Setting) -> i32 {
     let _ = nix::unistd::setsid();
     let _ = nix::sys::prctl::set_name(c"sv3-spawner");
     let guarded = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).is_ok();
-    if !guarded || nix::unistd::getppid() != supervisor {
+    if !guarded || nix::unistd::getppid() != setting.supervisor {
         return 1;
     }
     let mut programs = [Ok(binary), Err(Errno::ENOENT)];
@@ -160,9 +174,7 @@ fn serve(socket: &OwnedFd, binary: File, null: &File, supervisor: Pid) -> i32 {
             continue;
         }
         let answer = match (program, <[OwnedFd; 2]>::try_from(received.fds)) {
-            (Ok(binary), Ok([stdin, stderr])) => {
-                start([stdin.as_fd(), null.as_fd(), stderr.as_fd()], binary, supervisor)
-            }
+            (Ok(binary), Ok([stdin, stderr])) => start([stdin.as_fd(), stderr.as_fd()], binary, setting),
             (Err(errno), _) => Err(*errno),
             (Ok(_), Err(_)) => Err(Errno::EBADMSG),
         };
@@ -192,13 +204,13 @@ fn wait_readable(socket: &OwnedFd) -> nix::Result<()> {
 }
 
 /// Starts a worker. That the pipe closes without a word says that exec succeeded.
-fn start(stdio: [BorrowedFd<'_>; 3], binary: &File, supervisor: Pid) -> Result<Pid, Errno> {
+fn start(stdio: [BorrowedFd<'_>; 2], binary: &File, setting: &Setting) -> Result<Pid, Errno> {
     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     let flags = libc::CLONE_PARENT | libc::SIGCHLD;
     // SAFETY: with these flags, and 0 for the stack, clone is fork with another parent; this process has one thread.
     let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
     if pid == 0 {
-        let errno = become_worker(stdio, binary, supervisor);
+        let errno = become_worker(stdio, binary, setting);
         let _ = File::from(write).write_all(&(errno as i32).to_ne_bytes());
         std::process::exit(127);
     }
@@ -212,19 +224,19 @@ fn start(stdio: [BorrowedFd<'_>; 3], binary: &File, supervisor: Pid) -> Result<P
 }
 
 /// Turns this process into a worker; returns only if that fails.
-fn become_worker([stdin, stdout, stderr]: [BorrowedFd<'_>; 3], binary: &File, supervisor: Pid) -> Errno {
+fn become_worker([stdin, stderr]: [BorrowedFd<'_>; 2], binary: &File, setting: &Setting) -> Errno {
     let turn = || -> Result<std::convert::Infallible, Errno> {
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
-        if nix::unistd::getppid() != supervisor {
+        if nix::unistd::getppid() != setting.supervisor {
             return Err(Errno::ESRCH);
         }
         nix::unistd::dup2_stdin(stdin)?;
-        nix::unistd::dup2_stdout(stdout)?;
+        nix::unistd::dup2_stdout(&setting.null)?;
         nix::unistd::dup2_stderr(stderr)?;
         SigSet::empty().thread_set_mask()?;
         close_range(CLOSE_RANGE_CLOEXEC)?;
         Slice::LONG.ask_for();
-        nix::unistd::fexecve::<_, &CStr, &CStr>(binary, &[c"sv3-worker"], &[])
+        nix::unistd::fexecve::<_, CString, &CStr>(binary, &setting.words, &[])
     };
     match turn() {
         Ok(never) => match never {},

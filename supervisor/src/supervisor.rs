@@ -95,6 +95,8 @@ pub struct Supervisor {
     /// A worker with less of landlock is not let near a guest.
     require_landlock: u32,
     announcement: Option<String>,
+    /// Where workers run, for status.
+    cpus: Option<String>,
     /// Since when the switch is ending.
     ending: Option<Instant>,
     over: Option<Result<(), String>>,
@@ -110,6 +112,8 @@ pub struct Parts {
     pub spawner: Spawner,
     /// How workers run.
     pub settings: Settings,
+    /// Where workers run, if that was said.
+    pub cpus: Option<String>,
     /// Whether a second worker waits to take over.
     pub standby: bool,
     /// Deaths of workers in ten seconds that put a client in quarantine; 0: none do.
@@ -161,6 +165,7 @@ impl Supervisor {
             landlock_abi: 0,
             require_landlock: parts.require_landlock,
             announcement: Some(parts.announcement),
+            cpus: parts.cpus,
             ending: None,
             over: None,
         };
@@ -338,6 +343,7 @@ impl Supervisor {
                 restarts: self.life.restarts(),
                 last_death: self.life.last_death(),
                 landlock_abi: worker.and_then(|worker| worker.ready).unwrap_or(0),
+                cpus: self.cpus.clone(),
             },
             socket: self.door.path().display().to_string(),
             ports: self.slots.ports().filter_map(|port| crate::status::port(port, &self.ledger)).collect(),

@@ -191,12 +191,36 @@ fn without_paths_it_lives_in_the_users_own_folder() -> Result<()> {
 #[test]
 fn wrong_options_are_refused() -> Result<()> {
     let home = Home::new()?;
-    for arguments in
-        [&["run", "--batch", "0"][..], &["run", "--poll-us", "x"], &["run", "--nonsense"], &["nonsense"], &[]]
-    {
+    for arguments in [
+        &["run", "--batch", "0"][..],
+        &["run", "--poll-us", "x"],
+        &["run", "--cpus", "2-"],
+        &["run", "--nonsense"],
+        &["nonsense"],
+        &[],
+    ] {
         let output = home.sv3_output(arguments)?;
         assert!(!output.status.success() && !said(&output).is_empty(), "{arguments:?}");
     }
+    Ok(())
+}
+
+#[test]
+fn workers_run_where_they_are_told_to() -> Result<()> {
+    let switch = Switch::with(&["--cpus", "0"])?;
+    for _ in 0..2 {
+        switch.await_status("a worker on standby", |status| status.worker.standby_pid.is_some())?;
+        let worker = switch.status()?.worker;
+        assert_eq!(worker.cpus.as_deref(), Some("0"));
+        for pid in [worker.pid, worker.standby_pid].into_iter().flatten() {
+            let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+            let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+            assert_eq!(allowed.map(str::trim), Some("0"), "of {pid}");
+        }
+        switch.kill_worker("KILL")?;
+    }
+    let nowhere = Home::new()?.start(&["--cpus", "1023"]).err().map(|failure| failure.to_string());
+    assert!(nowhere.as_deref().is_some_and(|words| words.contains("--cpus")), "{nowhere:?}");
     Ok(())
 }
 

@@ -3,6 +3,8 @@
 //! Started by the supervisor with its control socket as stdin. Before the first command it confines itself; the first
 //! command brings the ledger; all else is the loop in [`switch`].
 
+mod affinity;
+mod args;
 mod burst;
 mod checksum;
 mod clock;
@@ -35,6 +37,7 @@ use sv3::ledger::LedgerMap;
 use sv3::slice::Slice;
 use sv3::virtio::OFFERED;
 
+use args::Args;
 use control::{Control, Over};
 use notify::Notify;
 use switch::{Start, Switch};
@@ -43,7 +46,7 @@ use switch::{Start, Switch};
 pub fn main() -> ! {
     let outcome = match std::env::args_os().nth(1) {
         Some(option) if option == "--prove" => prove::run().map(|()| Over::Closed),
-        _ => run(),
+        _ => Args::parse(std::env::args_os().skip(1)).and_then(run),
     };
     match outcome {
         Ok(Over::Closed) => crash::end(0),
@@ -55,8 +58,11 @@ pub fn main() -> ! {
     }
 }
 
-fn run() -> Result<Over, String> {
+fn run(args: Args) -> Result<Over, String> {
     let words = |what: &'static str| move |e: nix::errno::Errno| format!("{what}: {e}");
+    if let Some(cpus) = &args.cpus {
+        affinity::bind(cpus.numbers())?;
+    }
     let socket = std::io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from);
     let socket = socket.map_err(|e| format!("stdin: {e}"))?;
     socket.set_nonblocking(true).map_err(|e| format!("stdin must be the supervisor's socket: {e}"))?;

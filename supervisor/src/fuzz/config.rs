@@ -17,6 +17,7 @@ pub fn config(octets: &[u8]) {
             assert_ne!(args.socket, args.control);
             assert!((1..=Settings::MAX_BATCH).contains(&args.settings.batch) && args.settings.version == VERSION);
             assert!(args.metrics.is_none_or(|address| address.ip().to_canonical().is_loopback()));
+            assert!(args.cpus.as_ref().is_none_or(|cpus| cpus.to_string().parse().as_ref() == Ok(cpus)));
             assert!(args.chaos.is_none_or(|time| (0.001..=86400.0).contains(&time.as_secs_f64())));
         }
         Err(why) => assert!(why.contains("usage:")),

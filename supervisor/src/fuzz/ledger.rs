@@ -142,6 +142,7 @@ fn show(ledger: &LedgerMap, death: &Death) {
             restarts: 1,
             last_death: Some(death.words.clone()),
             landlock_abi: 7,
+            cpus: None,
         },
         socket: String::new(),
         ports: crate::status::port(&port, ledger).into_iter().collect(),

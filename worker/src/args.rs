@@ -1,0 +1,41 @@
+//! The command line, which the supervisor's spawner fills in.
+
+use std::ffi::OsString;
+
+use sv3::cpus::Cpus;
+
+/// What a worker is told before it confines itself; all else comes by command.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Args {
+    /// Processors to run on; everywhere, if none are named.
+    pub cpus: Option<Cpus>,
+}
+
+impl Args {
+    /// Reads the command line, without the program's name.
+    pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Args, String> {
+        let mut args = Args::default();
+        let mut words = words.into_iter().map(|word| word.to_string_lossy().into_owned());
+        while let Some(option) = words.next() {
+            let value = words.next().unwrap_or_default();
+            match option.as_str() {
+                "--cpus" => args.cpus = Some(value.parse()?),
+                _ => return Err(format!("unknown option {option}; `sv3 run` is for people")),
+            }
+        }
+        Ok(args)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_spawner_says_is_understood_and_nothing_else() {
+        let parse = |line: &str| Args::parse(line.split_whitespace().map(OsString::from));
+        assert_eq!(parse("").unwrap(), Args::default());
+        assert_eq!(parse("--cpus 0,2").unwrap().cpus, "0,2".parse().ok());
+        assert!(parse("--cpus").is_err() && parse("--help").is_err());
+    }
+}
