@@ -101,15 +101,14 @@ impl Switch {
         loop {
             let head = self.lane;
             head.heartbeat.store(head.heartbeat.load(Relaxed).wrapping_add(1), Relaxed);
-            let now = clock::now_ns();
-            self.now_ns = now;
-            self.fabric.now_s = now / 1_000_000_000;
-            if now >= look_at || self.polled.is_empty() {
+            self.read_clock();
+            if self.now_ns >= look_at || self.polled.is_empty() {
                 if let Err(over) = self.look() {
                     return over;
                 }
                 look_at = 0;
             }
+            let now = self.now_ns;
             let worked = self.turn(now);
             if worked {
                 self.spin.found(now);
@@ -232,6 +231,11 @@ impl Switch {
         self.polled.push(Polled { slot, ring, busy_ns: now, credit: Credit::default() });
     }
 
+    fn read_clock(&mut self) {
+        self.now_ns = clock::now_ns();
+        self.fabric.now_s = self.now_ns / 1_000_000_000;
+    }
+
     /// Asks the kernel for kicks and commands; blocks when there is nothing to poll.
     fn look(&mut self) -> Result<(), Over> {
         self.control.flush()?;
@@ -249,6 +253,8 @@ impl Switch {
             }
         }
         self.lane.busy.store(1, Relaxed);
+        // It may have slept for long.
+        self.read_clock();
         if block && !self.standby {
             self.say_busy()?;
         }
