@@ -44,7 +44,8 @@ impl Link {
         let envelope = Envelope { seq: self.last_seq, command: order.command };
         let frame = envelope.encode().map_err(|error| io::Error::other(error.to_string()))?;
         match self.queue.back_mut() {
-            Some(Item::Octets(frames, _)) => frames.extend(frame),
+            // One of which some was sent would only grow as long as the worker is behind.
+            Some(Item::Octets(frames, 0)) => frames.extend(frame),
             _ => self.queue.push_back(Item::Octets(frame, 0)),
         }
         self.queue.extend(order.fd.map(Item::Fd));
