@@ -165,6 +165,10 @@ pub struct NetHdr {
 }
 
 impl NetHdr {
+    /// Of a frame that is complete.
+    pub const NONE: NetHdr =
+        NetHdr { flags: 0, gso_type: 0, hdr_len: 0, gso_size: 0, csum_start: 0, csum_offset: 0, num_buffers: 0 };
+
     /// Decodes the 12 octets of the ring's form; a legacy header is passed with two zero octets behind it.
     pub fn from_bytes(b: [u8; NET_HDR_LEN]) -> NetHdr {
         let u16_at = |lo: u8, hi: u8| u16::from_le_bytes([lo, hi]);
@@ -179,14 +183,19 @@ impl NetHdr {
         }
     }
 
+    /// The ring's form as numbers: octets 0 to 7 and 8 to 11, the first one lowest.
+    #[inline]
+    pub fn to_words(self) -> (u64, u32) {
+        let kind = u64::from(self.flags) | u64::from(self.gso_type) << 8;
+        let sizes = u64::from(self.hdr_len) << 16 | u64::from(self.gso_size) << 32 | u64::from(self.csum_start) << 48;
+        (kind | sizes, u32::from(self.csum_offset) | u32::from(self.num_buffers) << 16)
+    }
+
     /// The ring's form; a legacy receiver takes the first ten octets.
     pub fn to_bytes(self) -> [u8; NET_HDR_LEN] {
-        let [h0, h1] = self.hdr_len.to_le_bytes();
-        let [g0, g1] = self.gso_size.to_le_bytes();
-        let [s0, s1] = self.csum_start.to_le_bytes();
-        let [o0, o1] = self.csum_offset.to_le_bytes();
-        let [n0, n1] = self.num_buffers.to_le_bytes();
-        [self.flags, self.gso_type, h0, h1, g0, g1, s0, s1, o0, o1, n0, n1]
+        let (first, second) = self.to_words();
+        let ([a, b, c, d, e, f, g, h], [i, j, k, l]) = (first.to_le_bytes(), second.to_le_bytes());
+        [a, b, c, d, e, f, g, h, i, j, k, l]
     }
 }
 

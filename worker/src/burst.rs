@@ -166,7 +166,7 @@ struct Sender {
 
 impl Sender {
     /// Sends one frame of `total` octets with its header; returns the frame's length. `kept`: where its head is kept.
-    #[inline]
+    #[inline(always)]
     fn send(
         &self,
         fabric: &mut Fabric,
@@ -180,9 +180,13 @@ impl Sender {
             return Err(Drop::LongFrame);
         }
         let head = Head::read(slices);
+        let checked;
         let offload = match head.has_offload() {
-            false => Offload::default(),
-            true => self.check(&head.net_hdr(skip), slices, len).ok_or(Drop::BadOffload)?,
+            false => Offload::NONE,
+            true => {
+                checked = self.check(&head.net_hdr(skip), slices, len).ok_or(Drop::BadOffload)?;
+                &checked
+            }
         };
         let (dst, src) = head.addresses(skip);
         let frame = Frame { dst, src, pair: self.pair, offload, slices, skip, len, lasts: true };

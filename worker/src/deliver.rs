@@ -21,7 +21,7 @@ use crate::port::Port;
 #[derive(Clone, Copy)]
 pub struct Parcel<'a, 'm> {
     /// The header for the receiver; `num_buffers` is set here.
-    pub hdr: NetHdr,
+    pub hdr: &'a NetHdr,
     /// The slices that the frame lies in.
     pub slices: &'a [GuestSlice<'m>],
     /// Octets of the slices in front of the frame.
@@ -82,7 +82,7 @@ impl Receiver {
 
     /// Copies a frame into buffers of vring `ring` of `port`. Nothing is visible to the guest before the ring is
     /// published.
-    #[inline]
+    #[inline(always)]
     pub fn deliver(&mut self, port: &mut Port, ring: u16, parcel: &Parcel<'_, '_>) -> Result<(), Undelivered> {
         let reader = Reader { header_len: port.header_len(), mergeable: VIRTIO_NET_F_MRG_RXBUF.of(port.features) };
         let queue = port.rings.get_mut(usize::from(ring)).and_then(|ring| ring.queue.as_mut());
@@ -91,9 +91,46 @@ impl Receiver {
         either!(queue, queue => self.put(queue, &walker, reader, parcel))
     }
 
-    #[inline]
+    #[inline(always)]
     #[allow(unsafe_code)] // guest memory, beyond the borrow of it
     fn put(
+        &mut self,
+        queue: &mut impl Virtqueue,
+        walker: &Walker<'_>,
+        reader: Reader,
+        parcel: &Parcel<'_, '_>,
+    ) -> Result<(), Undelivered> {
+        let [from] = parcel.slices else { return self.put_any(queue, walker, reader, parcel) };
+        if reader.header_len != NET_HDR_LEN || !parcel.lasts {
+            return self.put_any(queue, walker, reader, parcel);
+        }
+        let mut slices = self.arena.list();
+        let mut cursor = queue.position();
+        let chain = queue.take(&mut cursor, walker, &mut slices).map_err(Undelivered::Fault)?;
+        self.cost += DELIVERY + DESCRIPTOR * slices.walked;
+        let chain = chain.ok_or(Undelivered::Dropped(Drop::NoRxBuffers))?;
+        let needed = NET_HDR_LEN + parcel.len;
+        match slices.from(0) {
+            // The common case, one buffer to one buffer.
+            [to] if to.len() >= needed => {
+                self.cost += parcel.len as u64;
+                let hdr = NetHdr { num_buffers: 1, ..*parcel.hdr };
+                // SAFETY: all guests' memory stays mapped until the burst is published, which settles first: mappings
+                // go by commands alone, and none is obeyed before. `lasts` says that `from` is a guest's, and so the chain in
+                // hand the burst's, which has the head.
+                unsafe { self.later.postpone(hdr.to_words(), (from, parcel.skip), to, parcel.len) };
+                queue.reserve(1);
+                queue.complete(&chain, needed as u32);
+                pass(Point::Entered);
+                Ok(())
+            }
+            // Taking it has changed nothing.
+            _ => self.put_any(queue, walker, reader, parcel),
+        }
+    }
+
+    #[inline(never)]
+    fn put_any(
         &mut self,
         queue: &mut impl Virtqueue,
         walker: &Walker<'_>,
@@ -129,23 +166,12 @@ impl Receiver {
         }
 
         self.cost += parcel.len as u64;
-        let whole = NetHdr { num_buffers: self.chains.len() as u16, ..parcel.hdr }.to_bytes();
+        let whole = NetHdr { num_buffers: self.chains.len() as u16, ..*parcel.hdr }.to_bytes();
         let hdr = if header_len == NET_HDR_LEN_LEGACY { &whole[..NET_HDR_LEN_LEGACY] } else { &whole[..] };
-        match (slices.from(0), parcel.slices) {
-            // The common case, one buffer to one buffer.
-            ([to], [from]) if header_len == NET_HDR_LEN && parcel.lasts => {
-                // SAFETY: all guests' memory stays mapped until the burst is published, which settles first: mappings
-                // go by commands alone, and none is obeyed before. `lasts` says that `from` is a guest's, and so the chain in
-                // hand the burst's, which has the head.
-                unsafe { self.later.postpone(&whole, (from, parcel.skip), to, parcel.len) };
-            }
-            (to, from) => {
-                let mut sink = Sink::new(to);
-                sink.write(hdr);
-                sink.copy(from, parcel.skip, parcel.len);
-                pass(Point::Copied);
-            }
-        }
+        let mut sink = Sink::new(slices.from(0));
+        sink.write(hdr);
+        sink.copy(parcel.slices, parcel.skip, parcel.len);
+        pass(Point::Copied);
 
         queue.reserve(self.chains.len());
         let mut left = needed;

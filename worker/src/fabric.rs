@@ -27,7 +27,7 @@ pub struct Frame<'a, 'm> {
     /// Queue pair that it came by.
     pub pair: u16,
     /// Checked offloads.
-    pub offload: Offload,
+    pub offload: &'a Offload,
     /// Where it lies.
     pub slices: &'a [GuestSlice<'m>],
     /// Octets of the slices in front of the frame.
@@ -155,7 +155,7 @@ impl Fabric {
 
     /// Learns the sender's address and delivers the frame to whom it is for. `from`: slot of the sender, which is not in
     /// its place. An error is the sender's; receivers' drops are counted here.
-    #[inline]
+    #[inline(always)]
     pub fn forward(&mut self, from: u16, frame: &Frame<'_, '_>) -> Result<(), Drop> {
         if frame.src.is_group() || frame.src.is_zero() {
             return Err(Drop::BadSource);
@@ -207,7 +207,7 @@ impl Fabric {
     }
 
     /// Delivers to one port, translating what the receiver did not negotiate.
-    #[inline]
+    #[inline(always)]
     fn unicast(&mut self, to: u16, frame: &Frame<'_, '_>) {
         let line = self.line(to);
         let Some(port) = self.ports.get_mut(usize::from(to)).and_then(Option::as_deref_mut) else {
@@ -221,7 +221,7 @@ impl Fabric {
         let mut desk = Desk { receiver: &mut self.receiver, line, port, ring };
         let result = if frame.offload.fits(desk.port.features) {
             let Frame { offload, slices, skip, len, lasts, .. } = *frame;
-            desk.hand_over(&Parcel { hdr: offload.hdr, slices, skip, len, lasts })
+            desk.hand_over(&Parcel { hdr: &offload.hdr, slices, skip, len, lasts })
         } else {
             desk.translate(frame, &mut self.scratch)
         };
@@ -295,7 +295,7 @@ struct Desk<'a> {
 }
 
 impl Desk<'_> {
-    #[inline]
+    #[inline(always)]
     fn hand_over(&mut self, parcel: &Parcel<'_, '_>) -> Result<(), Undelivered> {
         self.receiver.deliver(self.port, self.ring, parcel)?;
         add(&self.line.to_guest_frames, 1);
@@ -314,20 +314,20 @@ impl Desk<'_> {
         if !offload.segmented() {
             let copy = scratch.get_mut(..len).ok_or(Undelivered::Dropped(Drop::LongFrame))?;
             source.read(copy);
-            finish_checksum(copy, &offload);
-            return self.hand_over_copy(NetHdr::default(), copy);
+            finish_checksum(copy, offload);
+            return self.hand_over_copy(&NetHdr::NONE, copy);
         }
         let mut fill = |room: &mut [u8]| {
             source.read(room);
         };
-        let mut segments = Segments::new(offload, len, self.port.features, &mut fill);
+        let mut segments = Segments::new(*offload, len, self.port.features, &mut fill);
         while let Some((hdr, segment)) = segments.next(scratch, &mut fill) {
-            self.hand_over_copy(hdr, segment)?;
+            self.hand_over_copy(&hdr, segment)?;
         }
         Ok(())
     }
 
-    fn hand_over_copy(&mut self, hdr: NetHdr, copy: &mut [u8]) -> Result<(), Undelivered> {
+    fn hand_over_copy(&mut self, hdr: &NetHdr, copy: &mut [u8]) -> Result<(), Undelivered> {
         let len = copy.len();
         self.hand_over(&Parcel { hdr, slices: &[GuestSlice::of_host(copy)], skip: 0, len, lasts: false })
     }

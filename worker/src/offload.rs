@@ -41,6 +41,9 @@ pub struct Offload {
 }
 
 impl Offload {
+    /// Nothing is left to be done.
+    pub const NONE: &'static Offload = &Offload { hdr: NetHdr::NONE, l3: 0, needs: 0 };
+
     /// Whether a receiver that negotiated `features` takes the frame as it is.
     #[inline]
     pub fn fits(&self, features: u64) -> bool {

@@ -18,7 +18,7 @@ pub fn announce(fabric: &mut Fabric, slot: u16, mac: [u8; 6]) {
         dst: MacAddr::new([0xff; 6]),
         src: MacAddr::new(mac),
         pair: 0,
-        offload: Offload::default(),
+        offload: Offload::NONE,
         slices: &[GuestSlice::of_host(&mut octets)],
         skip: 0,
         len: LEN,

@@ -39,22 +39,43 @@ pub struct Walker<'m> {
 impl<'m> Walker<'m> {
     /// Appends the slices of the chain at `head` to `out` and returns how many octets they have. When it fails, `out` is
     /// as before.
-    #[inline]
+    #[inline(always)]
     pub(super) fn walk(&self, ring: &SplitRing, head: u16, out: &mut SliceList<'_, 'm>) -> Result<usize, BadChain> {
+        let first = ring.descriptor(head).ok_or(BadChain)?;
+        match self.plain(&first, out) {
+            Some(len) => Ok(len),
+            None => self.any(ring, first, out),
+        }
+    }
+
+    /// Appends what most chains are, one buffer in the region that was hit last, and returns its octets. `None`: it is
+    /// something else, and nothing is appended.
+    #[inline(always)]
+    pub(super) fn plain(&self, descriptor: &Descriptor, out: &mut SliceList<'_, 'm>) -> Option<usize> {
+        let wanted = if self.direction == Direction::ToGuest { VIRTQ_DESC_F_WRITE } else { 0 };
+        let kind = descriptor.flags & (VIRTQ_DESC_F_NEXT | VIRTQ_DESC_F_WRITE | VIRTQ_DESC_F_INDIRECT);
+        if kind != wanted || descriptor.len == 0 {
+            return None;
+        }
+        let slice = self.memory.near(descriptor.addr, descriptor.len)?;
+        out.walked += 1;
+        out.push(slice).then_some(descriptor.len as usize)
+    }
+
+    #[inline(never)]
+    fn any(&self, ring: &SplitRing, first: Descriptor, out: &mut SliceList<'_, 'm>) -> Result<usize, BadChain> {
         let before = out.len();
-        let result = self.direct(ring, head, out);
+        let result = self.direct(ring, first, out);
         if result.is_err() {
             out.truncate(before);
         }
         result
     }
 
-    #[inline]
-    fn direct(&self, ring: &SplitRing, head: u16, out: &mut SliceList<'_, 'm>) -> Result<usize, BadChain> {
+    fn direct(&self, ring: &SplitRing, first: Descriptor, out: &mut SliceList<'_, 'm>) -> Result<usize, BadChain> {
         let mut total = 0;
-        let mut index = head;
+        let mut descriptor = first;
         for _ in 0..ring.size().min(MAX_SLICES as u16) {
-            let descriptor = ring.descriptor(index).ok_or(BadChain)?;
             if descriptor.flags & VIRTQ_DESC_F_INDIRECT != 0 {
                 // 2.7.5.3.1: never with NEXT set.
                 let allowed = VIRTIO_RING_F_INDIRECT_DESC.of(self.features);
@@ -67,7 +88,7 @@ impl<'m> Walker<'m> {
             if descriptor.flags & VIRTQ_DESC_F_NEXT == 0 {
                 return Ok(total);
             }
-            index = descriptor.next;
+            descriptor = ring.descriptor(descriptor.next).ok_or(BadChain)?;
         }
         Err(BadChain)
     }

@@ -47,6 +47,10 @@ impl Mapping {
         Ok(Mapping { region, host, _watch: watch, _map: map })
     }
 
+    fn holds(&self, guest_addr: u64) -> bool {
+        guest_addr.wrapping_sub(self.region.guest_addr) < self.region.size
+    }
+
     /// The pointer to `[offset, offset + len)` of the region, if that lies inside of it.
     fn at(&self, offset: u64, len: u64) -> Option<*mut u8> {
         let inside = offset.checked_add(len)? <= self.region.size;
@@ -64,8 +68,33 @@ impl Mapping {
 #[derive(Default)]
 pub struct GuestMemory {
     regions: Vec<Rc<Mapping>>,
-    /// Index of the region that was hit last.
-    last: Cell<usize>,
+    /// Where the region that was hit last lies; it is one of `regions`.
+    last: Cell<Extent>,
+}
+
+/// Where a region lies for the guest and for us; of none, with a size of 0.
+#[derive(Clone, Copy)]
+struct Extent {
+    guest_addr: u64,
+    size: u64,
+    host: *mut u8,
+}
+
+impl Default for Extent {
+    fn default() -> Extent {
+        Extent { guest_addr: 0, size: 0, host: std::ptr::null_mut() }
+    }
+}
+
+impl Extent {
+    /// The piece of `[addr, addr + len)` that lies in the region, if `addr` does.
+    #[inline]
+    fn piece<'m>(&self, addr: u64, len: u64) -> Option<GuestSlice<'m>> {
+        let offset = addr.wrapping_sub(self.guest_addr);
+        let room = self.size.checked_sub(offset).filter(|room| *room > 0)?;
+        let ptr = self.host.wrapping_add(offset as usize);
+        Some(GuestSlice { ptr, len: len.min(room) as usize, memory: PhantomData })
+    }
 }
 
 impl GuestMemory {
@@ -85,7 +114,7 @@ impl GuestMemory {
             (have.guest_addr, have.user_addr, have.size) == (region.guest_addr, region.user_addr, region.size)
         };
         self.regions.retain(|mapping| !same(&mapping.region));
-        self.last.set(0);
+        self.last.take();
         self.regions.len() < before
     }
 
@@ -98,21 +127,22 @@ impl GuestMemory {
     /// the range goes on in a neighbour. `None`: no region has `addr`. `len` must not be 0.
     #[inline]
     pub fn piece(&self, addr: u64, len: u64) -> Option<GuestSlice<'_>> {
-        let found = match self.regions.get(self.last.get()) {
-            Some(mapping) if addr.wrapping_sub(mapping.region.guest_addr) < mapping.region.size => mapping,
-            _ => self.search(addr)?,
-        };
-        let offset = addr - found.region.guest_addr;
-        let len = len.min(found.region.size - offset);
-        Some(GuestSlice { ptr: found.at(offset, len)?, len: len as usize, memory: PhantomData })
+        self.last.get().piece(addr, len).or_else(|| self.search(addr)?.piece(addr, len))
+    }
+
+    /// The range `[addr, addr + len)` (guest addresses), if it lies in the region that was hit last.
+    #[inline]
+    pub fn near(&self, addr: u64, len: u32) -> Option<GuestSlice<'_>> {
+        self.last.get().piece(addr, len.into()).filter(|slice| slice.len == len as usize)
     }
 
     #[cold]
-    fn search(&self, addr: u64) -> Option<&Rc<Mapping>> {
-        let holds = |mapping: &Rc<Mapping>| addr.wrapping_sub(mapping.region.guest_addr) < mapping.region.size;
-        let at = self.regions.iter().position(holds)?;
-        self.last.set(at);
-        self.regions.get(at)
+    fn search(&self, addr: u64) -> Option<Extent> {
+        let mapping = self.regions.iter().find(|mapping| mapping.holds(addr))?;
+        let Region { guest_addr, size, .. } = mapping.region;
+        let found = Extent { guest_addr, size, host: mapping.host };
+        self.last.set(found);
+        Some(found)
     }
 
     /// A range (guest addresses) that lies in one region.
@@ -178,17 +208,6 @@ impl<'m> GuestSlice<'m> {
         n
     }
 
-    /// Copies `N` octets in at `offset`; false, and nothing copied, if they do not fit.
-    #[inline]
-    pub fn write_array<const N: usize>(&self, offset: usize, from: &[u8; N]) -> bool {
-        let fits = offset.checked_add(N).is_some_and(|end| end <= self.len);
-        if fits {
-            // SAFETY: `[offset, offset + N)` lies in this range, and `from` is ours alone.
-            unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), self.ptr.add(offset), N) };
-        }
-        fits
-    }
-
     /// Copies up to `len` octets from `self[offset..]` to `to[to_offset..]` and returns how many both had room for.
     #[inline]
     pub fn copy_to(&self, offset: usize, to: &GuestSlice<'_>, to_offset: usize, len: usize) -> usize {
@@ -221,9 +240,11 @@ impl<'m> GuestSlice<'m> {
 pub struct Later(Vec<Postponed>);
 
 struct Postponed {
-    hdr: [u8; NET_HDR_LEN],
-    from: GuestSlice<'static>,
-    to: GuestSlice<'static>,
+    hdr: (u64, u32),
+    /// Octets, behind the header in `to`.
+    len: u32,
+    from: *const u8,
+    to: *mut u8,
     /// The chain that is in hand meanwhile.
     head: crash::InHand,
 }
@@ -234,16 +255,16 @@ impl Later {
         Later(Vec::with_capacity(copies))
     }
 
-    /// Postpones to write `hdr`, and `len` octets of `from[skip..]` behind it, into `to`, which has room for both. When
-    /// there are many already, they are done at once.
+    /// Postpones to write `hdr` ([`sv3::virtio::NetHdr::to_words`]), and up to `len` octets of `from[skip..]` behind it, into `to`, as far as there is room.
+    /// When there are many already, they are done at once.
     ///
     /// # Safety
     /// What both slices were looked up in stays mapped until [`Later::settle`], and the head of the chain in hand stays
     /// where it is.
-    #[inline]
+    #[inline(always)]
     pub unsafe fn postpone(
         &mut self,
-        hdr: &[u8; NET_HDR_LEN],
+        hdr: (u64, u32),
         (from, skip): (&GuestSlice<'_>, usize),
         to: &GuestSlice<'_>,
         len: usize,
@@ -251,23 +272,29 @@ impl Later {
         if self.0.len() == self.0.capacity() {
             self.settle();
         }
-        to.prefetch_to_write(NET_HDR_LEN + len);
-        let skip = skip.min(from.len);
-        let from = GuestSlice { ptr: from.ptr.wrapping_add(skip), len: len.min(from.len - skip), memory: PhantomData };
-        let to = GuestSlice { memory: PhantomData, ..*to };
-        self.0.push(Postponed { hdr: *hdr, from, to, head: crash::in_hand() });
+        let Some(room) = to.len.checked_sub(NET_HDR_LEN) else { return };
+        let len = len.min(room).min(from.len.saturating_sub(skip)) as u32;
+        to.prefetch_to_write(NET_HDR_LEN + len as usize);
+        let from = from.ptr.wrapping_add(skip).cast_const();
+        self.0.push(Postponed { hdr, len, from, to: to.ptr, head: crash::in_hand() });
     }
 
     /// Does what was postponed.
     #[inline]
     pub fn settle(&mut self) {
         let before = crash::in_hand();
-        for Postponed { hdr, from, to, head } in self.0.drain(..) {
-            crash::take_in_hand(head);
-            to.write_array(0, &hdr);
-            from.copy_to(0, &to, NET_HDR_LEN, from.len);
+        for Postponed { hdr, len, from, to, head } in &self.0 {
+            crash::take_in_hand(*head);
+            // SAFETY: `postpone` was told that both are still mapped, and saw that the header and `len` octets lie in them;
+            // `copy` allows that a hostile client passed one file twice, so that they overlap.
+            unsafe {
+                to.cast::<u64>().write_unaligned(hdr.0.to_le());
+                to.add(8).cast::<u32>().write_unaligned(hdr.1.to_le());
+                std::ptr::copy(*from, to.add(NET_HDR_LEN), *len as usize);
+            }
             pass(Point::Copied);
         }
+        self.0.clear();
         crash::take_in_hand(before);
     }
 }

@@ -191,7 +191,7 @@ impl Virtqueue for SplitRing {
         Ok(ready)
     }
 
-    #[inline]
+    #[inline(always)]
     fn take<'m>(
         &mut self,
         cursor: &mut u16,
