@@ -48,18 +48,11 @@ enum Engine {
 }
 
 impl<R: Ring> Contestant<R> {
-    /// Starts a switch, which may take huge pages, and attaches so many guests.
-    pub fn new(
-        kind: Kind,
-        ports: usize,
-        plan: impl Fn(usize) -> Plan,
-        huge: bool,
-        features: u64,
-    ) -> Result<Contestant<R>> {
-        let needs = Needs { ports, huge, longest: plan(0).shape.octets };
+    /// Starts a switch, and attaches as many guests as it needs.
+    pub fn new(kind: Kind, needs: Needs, plan: impl Fn(usize) -> Plan, features: u64) -> Result<Contestant<R>> {
         let switch = Switch::start(kind, needs)?;
         let mut guests = Vec::new();
-        for at in 0..ports {
+        for at in 0..needs.ports {
             let mut guest = Guest::new(plan(at))?;
             guest.connect(&switch.socket(at)?, features)?;
             guests.push(guest);
@@ -135,11 +128,12 @@ pub fn enter<R: Ring>(
     features: u64,
 ) -> Result<Vec<Contestant<R>>> {
     let mut contestants = Vec::new();
+    let needs = Needs { ports, huge: plan(0).huge, longest: plan(0).shape.octets, options: &[] };
     for kind in kinds {
-        let mut attempt = Contestant::new(*kind, ports, plan, plan(0).huge, features);
+        let mut attempt = Contestant::new(*kind, needs, plan, features);
         for _ in 1..ATTEMPTS {
             if attempt.is_err() && *kind == Kind::Ovs {
-                attempt = Contestant::new(*kind, ports, plan, plan(0).huge, features);
+                attempt = Contestant::new(*kind, needs, plan, features);
             }
         }
         match attempt {

@@ -32,6 +32,12 @@ impl Shape {
         Shape { octets, tso: false }
     }
 
+    /// Those that one wants to know of.
+    pub fn usual() -> Vec<Shape> {
+        let plain = [64, 256, 512, 1518, 9000].map(Shape::plain);
+        plain.into_iter().chain([Shape::large_segment()]).collect()
+    }
+
     /// A TCP segment of nearly 64 KiB.
     pub fn large_segment() -> Shape {
         Shape { octets: 65_536 - 14, tso: true }

@@ -133,6 +133,16 @@ impl<R: Ring> Guest<R> {
     /// sender of a frame by its number. Returns how many.
     #[inline(always)]
     pub fn send(&mut self, wanted: u32, between: impl Fn(u32) -> (Station, Station)) -> u32 {
+        let sent = self.stage(wanted, between);
+        if sent > 0 {
+            self.show();
+        }
+        sent
+    }
+
+    /// As [`Guest::send`], but that the switch does not see them before [`Guest::show`].
+    #[inline(always)]
+    pub fn stage(&mut self, wanted: u32, between: impl Fn(u32) -> (Station, Station)) -> u32 {
         let Guest { memory, tx, shape, .. } = self;
         if tx.free() < wanted {
             let ready = tx.ready(memory);
@@ -153,11 +163,16 @@ impl<R: Ring> Guest<R> {
             shape.compose(memory, place.buffer(number), between(number), number);
             tx.put(memory, place.shelf.room as u32);
         }
-        if tx.publish(memory) {
+        wanted
+    }
+
+    /// Shows the switch what was staged.
+    #[inline(always)]
+    pub fn show(&mut self) {
+        if self.tx.publish(&self.memory) {
             self.kicks += 1;
             self.kick(1);
         }
-        wanted
     }
 
     /// Receives frames, at most about a batch, shows each, and offers its buffers again. Returns how many.

@@ -12,17 +12,17 @@ use crate::guest::Plan;
 use crate::options::Options;
 use crate::report::{Case, Figure, Sample};
 use crate::ring::Ring;
-use crate::switch::{Kind, Switch};
+use crate::switch::{Kind, Needs, Switch};
 use crate::throughput::{self, Load, closed_loop};
 
 /// More ports than that DPDK of Debian does not have.
 const MOST_DPDK: usize = 32;
 /// Before one looks, and while one looks.
 const SETTLE: Duration = Duration::from_secs(1);
-const LOOK: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_secs(1);
 
 const COSTS: &[Figure] = &[
-    Figure { name: "processor %", digits: 1 },
+    Figure { name: "processor %", digits: 2 },
     Figure { name: "resident MiB", digits: 1 },
     Figure { name: "huge pages MiB", digits: 0 },
 ];
@@ -57,31 +57,44 @@ pub fn beside_a_pair<R: Ring + Send>(options: &Options) -> Result<Vec<Case>> {
     Ok(cases)
 }
 
-/// Processor and memory of each switch with two guests that do nothing.
+/// Processor and memory of each switch with two guests that do nothing, and of sv3 with 128.
 pub fn costs<R: Ring>(options: &Options) -> Result<Vec<Case>> {
+    let few = costs_of::<R>(options, &options.kinds, 2)?;
+    let many = costs_of::<R>(options, &[Kind::Sv3], 128)?;
+    Ok(vec![few, many])
+}
+
+fn costs_of<R: Ring>(options: &Options, kinds: &[Kind], ports: usize) -> Result<Case> {
     let mut case = Case {
         scenario: "idle",
-        load: "two guests that do nothing".to_string(),
+        load: format!("{ports} guests that do nothing"),
         conditions: options.conditions(),
         figures: COSTS,
         entries: Vec::new(),
     };
     // The guests' own pages are ordinary, so that huge ones are the switch's.
-    let plan = Plan { huge: false, ..options.plan(Shape::plain(64)) };
-    for kind in &options.kinds {
-        let mut contestant = Contestant::<R>::new(*kind, 2, |_| plan, options.huge, 0)?;
+    let usual = options.plan(Shape::plain(64));
+    let plan = Plan { entries: 64, rx_buffers: 64, huge: false, ..usual };
+    for kind in kinds {
+        let needs = Needs { ports, huge: options.huge, longest: plan.shape.octets, options: &[] };
+        let mut contestant = Contestant::<R>::new(*kind, needs, |_| plan, 0)?;
         contestant.run(true)?;
         std::thread::sleep(SETTLE);
         let Some(switch) = contestant.switch() else { continue };
-        let (begin, before) = (Instant::now(), worked(switch)?);
-        std::thread::sleep(LOOK);
-        let share = (worked(switch)? - before).as_secs_f64() / begin.elapsed().as_secs_f64();
-        let (resident, huge) = memory(switch)?;
-        let sample = Sample { figures: vec![100.0 * share, resident, huge], distance: Some(Distance::Near) };
-        case.entries.push((contestant.name.clone(), vec![sample]));
+        let samples = (0..options.rounds).map(|_| look(switch)).collect::<Result<_>>()?;
+        case.entries.push((contestant.name.clone(), samples));
     }
     print!("{}", case.table());
-    Ok(vec![case])
+    Ok(case)
+}
+
+/// The distance of processors does not matter to who does nothing.
+fn look(switch: &Switch) -> Result<Sample> {
+    let (begin, before) = (Instant::now(), worked(switch)?);
+    std::thread::sleep(LOOK);
+    let share = (worked(switch)? - before).as_secs_f64() / begin.elapsed().as_secs_f64();
+    let (resident, huge) = memory(switch)?;
+    Ok(Sample { figures: vec![100.0 * share, resident, huge], distance: Some(Distance::Near) })
 }
 
 /// Time that all threads of a switch have run.

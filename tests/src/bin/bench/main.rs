@@ -12,6 +12,7 @@ mod idle;
 mod latency;
 mod limits;
 mod memory;
+mod mesh;
 mod model;
 mod options;
 mod packed;
@@ -22,6 +23,7 @@ mod ring;
 mod split;
 mod stream;
 mod switch;
+mod threads;
 mod throughput;
 
 use std::process::ExitCode;
@@ -75,7 +77,7 @@ type Scenario = fn(&Options) -> Result<Vec<Case>>;
 
 /// Everybody's figures, and which scenarios could not go on.
 fn scenarios<R: Ring + Send>(options: &Options) -> (Vec<Case>, Vec<String>) {
-    let scenarios: [(&str, Scenario); 9] = [
+    let scenarios: [(&str, Scenario); 11] = [
         ("model", limits::limits),
         ("throughput", throughput::by_size::<R>),
         ("both-ways", throughput::both_ways::<R>),
@@ -85,6 +87,8 @@ fn scenarios<R: Ring + Send>(options: &Options) -> (Vec<Case>, Vec<String>) {
         ("latency", latency::under_load::<R>),
         ("wake-up", latency::wake_up::<R>),
         ("idle", idle::costs::<R>),
+        ("bursts", throughput::bursts::<R>),
+        ("threads", threads::threads::<R>),
     ];
     let (mut cases, mut failed) = (Vec::new(), Vec::new());
     for (name, run) in scenarios.into_iter().filter(|(name, _)| options.wants(name)) {

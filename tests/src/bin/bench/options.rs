@@ -13,7 +13,7 @@ use crate::switch::Kind;
 pub const HELP: &str = "\
 scripts/bench [SCENARIO...] [SIZE...] [OPTION...]
 
-  throughput   known unicast one way, by size (64 512 1518 unless sizes are named; `tso` is 64 KiB)
+  throughput   known unicast one way, by size (64 256 512 1518 9000 tso unless some are named; `tso` is 64 KiB)
   both-ways    the same in both directions at once
   flows        the same between 2 to 1,000 addresses behind two ports
   flood        broadcasts to 1, 3, 7 and 15 others
@@ -21,6 +21,8 @@ scripts/bench [SCENARIO...] [SIZE...] [OPTION...]
   latency      there and back with nothing else under way, beside 1 Mpps, and beside half of what the switch can do
   wake-up      there and back after 1 ms in which nothing happened
   idle         processor and memory with two guests that do nothing
+  bursts       the same with bursts of at most 1 to 64 frames: what a burst costs, and what a frame
+  threads      sv3 with one thread and with two, guests and switch sharing both processors
   model        what two processors can do at all: copy over a ring, copy, and exchange a cache line
   all          all of them
 
@@ -33,8 +35,19 @@ scripts/bench [SCENARIO...] [SIZE...] [OPTION...]
   --csv FILE, --json FILE, --plot FILE.png   every sample, and a picture of the medians";
 
 /// Names of all scenarios, in the order in which they run.
-pub const SCENARIOS: [&str; 9] =
-    ["model", "throughput", "both-ways", "flows", "flood", "idle-ports", "latency", "wake-up", "idle"];
+pub const SCENARIOS: [&str; 11] = [
+    "model",
+    "throughput",
+    "both-ways",
+    "flows",
+    "flood",
+    "idle-ports",
+    "latency",
+    "wake-up",
+    "idle",
+    "bursts",
+    "threads",
+];
 
 /// What is to be measured and how.
 #[derive(Clone, Debug)]

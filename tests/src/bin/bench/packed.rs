@@ -114,6 +114,14 @@ impl Ring for Packed {
         word as u32
     }
 
+    fn has_come(&self, memory: &Memory, count: u32) -> bool {
+        let Some(ahead) = count.checked_sub(1) else { return true };
+        let last = self.back.wrapping_add(ahead);
+        let word = u64::from_le(memory.word64(self.descriptor(last) + 8).load(Acquire));
+        let used = if self.wrap(last) { AVAIL | USED } else { 0 };
+        word & (AVAIL | USED) == used
+    }
+
     fn strange(&self) -> u64 {
         self.strange
     }

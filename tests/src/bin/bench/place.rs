@@ -9,6 +9,9 @@ pub const SWITCH: usize = 0;
 /// The processor of the guests.
 pub const GUESTS: usize = 1;
 
+/// Both.
+pub const ALL: [usize; 2] = [SWITCH, GUESTS];
+
 /// Puts this thread, and what it will start, on one processor.
 pub fn pin(core: usize) -> Result<()> {
     let mut cores = CpuSet::new();

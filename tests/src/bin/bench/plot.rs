@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::Stdio;
 
+use sv3_tests::distance::Distance;
 use sv3_tests::failure::{Failure, Result};
 use sv3_tests::image::{Suite, program};
 
@@ -51,7 +52,12 @@ fn chart(script: &mut String, number: usize, cases: &[Case]) -> Result<()> {
     }
     writeln!(script, "$data{number} << END")?;
     for case in cases {
-        write!(script, "{}", quoted(&case.load))?;
+        let distance = match case.usual_distance() {
+            Some(Distance::Near) => ", near",
+            Some(Distance::Far) => ", far",
+            None => "",
+        };
+        write!(script, "{}", quoted(&narrow(&format!("{}{distance}", case.load))))?;
         for name in &names {
             let entry = case.entries.iter().find(|(entry, _)| entry == name);
             let value = entry.zip(case.usual_distance()).map(|((_, samples), at)| median(&column(samples, 0, at)));
@@ -77,6 +83,19 @@ fn chart(script: &mut String, number: usize, cases: &[Case]) -> Result<()> {
 /// What is compared.
 fn name(case: &Case) -> &str {
     case.figures.first().map_or("", |figure| figure.name)
+}
+
+/// In lines that find room below a bar, as far as words allow.
+fn narrow(text: &str) -> String {
+    const WIDTH: usize = 14;
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut().filter(|line| line.len() + word.len() < WIDTH && !line.ends_with(',')) {
+            Some(line) => *line = format!("{line} {word}"),
+            None => lines.push(word.to_string()),
+        }
+    }
+    lines.join(", ").replace(",,", ",")
 }
 
 /// As gnuplot wants it; long labels are broken at commas.

@@ -111,6 +111,9 @@ pub trait Ring {
     /// device wrote.
     fn take(&mut self, memory: &Memory) -> u32;
 
+    /// Whether so many buffers more than were taken have come back; for who does not take them yet.
+    fn has_come(&self, memory: &Memory, count: u32) -> bool;
+
     /// How often the device broke the order.
     fn strange(&self) -> u64;
 

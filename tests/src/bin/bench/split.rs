@@ -85,6 +85,11 @@ impl Ring for Split {
         u32::from_le(memory.word32(at + 4).load(Relaxed))
     }
 
+    fn has_come(&self, memory: &Memory, count: u32) -> bool {
+        let used = u16::from_le(memory.word16(self.place.device + 2).load(Acquire));
+        u32::from(used.wrapping_sub(self.back as u16)) >= count
+    }
+
     fn strange(&self) -> u64 {
         self.strange
     }

@@ -49,6 +49,8 @@ pub struct Needs {
     pub huge: bool,
     /// Octets of the longest frame.
     pub longest: usize,
+    /// More of sv3's command line.
+    pub options: &'static [&'static str],
 }
 
 /// A running switch.
@@ -66,7 +68,7 @@ impl Switch {
     pub fn start(kind: Kind, needs: Needs) -> Result<Switch> {
         match kind {
             Kind::Sv3 => {
-                let switch = Sv3::start()?;
+                let switch = Sv3::with(needs.options)?;
                 switch.await_status("a standby", |status| status.worker.standby_pid.is_some())?;
                 Ok(Switch::Sv3(switch))
             }

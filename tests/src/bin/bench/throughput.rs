@@ -16,7 +16,7 @@ use crate::options::Options;
 use crate::report::{Case, Figure};
 use crate::ring::Ring;
 use crate::stream::{Flow, Pace, Stations, Stream, Tally, drain, flow};
-use crate::switch::Kind;
+use crate::switch::{Kind, Needs};
 
 /// Before a measurement.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -60,16 +60,40 @@ impl Load {
 
 /// By size, one way.
 pub fn by_size<R: Ring + Send>(options: &Options) -> Result<Vec<Case>> {
-    let shapes = options.shapes_or(&[64, 512, 1518].map(Shape::plain));
     let load = |shape| Load::new(options, shape);
+    let shapes = options.shapes_or(&Shape::usual());
     shapes.into_iter().map(|shape| case::<R>(options, "throughput", &shape.words(), load(shape))).collect()
 }
 
 /// By size, both ways.
 pub fn both_ways<R: Ring + Send>(options: &Options) -> Result<Vec<Case>> {
-    let shapes = options.shapes_or(&[64, 1518].map(Shape::plain));
+    let shapes = options.shapes_or(&[64, 512, 1518].map(Shape::plain));
     let load = |shape| Load { both_ways: true, ..Load::new(options, shape) };
     shapes.into_iter().map(|shape| case::<R>(options, "both-ways", &shape.words(), load(shape))).collect()
+}
+
+/// With bursts of at most so many frames: the smaller they are, the more of a frame's cost is the burst's.
+pub fn bursts<R: Ring + Send>(options: &Options) -> Result<Vec<Case>> {
+    const BURSTS: [(&str, &[&str]); 5] = [
+        ("sv3, bursts of 64", &["--batch", "64"]),
+        ("sv3, bursts of 16", &["--batch", "16"]),
+        ("sv3, bursts of 4", &["--batch", "4"]),
+        ("sv3, bursts of 2", &["--batch", "2"]),
+        ("sv3, bursts of 1", &["--batch", "1"]),
+    ];
+    let measured = |shape: Shape| {
+        let (plan, load) = (options.plan(shape), Load::new(options, shape));
+        let mut contestants = Vec::new();
+        for (name, command_line) in BURSTS {
+            let needs = Needs { ports: 2, huge: options.huge, longest: shape.octets, options: command_line };
+            let mut contestant = Contestant::<R>::new(Kind::Sv3, needs, |_| plan, shape.features())?;
+            contestant.name = name.to_string();
+            contestants.push(contestant);
+        }
+        let case = case_of(options, "bursts", shape.words());
+        compete(options, case, &mut contestants, |guests, kind| measure(guests, kind, load, options.seconds))
+    };
+    options.shapes_or(&[64, 1518].map(Shape::plain)).into_iter().map(measured).collect()
 }
 
 /// Between many addresses.
@@ -87,14 +111,12 @@ fn case<R: Ring + Send>(options: &Options, scenario: &'static str, words: &str, 
     if !load.both_ways && load.stations == 1 {
         contestants.extend(Contestant::model(plan)?);
     }
-    let case = Case {
-        scenario,
-        load: words.to_string(),
-        conditions: options.conditions(),
-        figures: FIGURES,
-        entries: Vec::new(),
-    };
+    let case = case_of(options, scenario, words.to_string());
     compete(options, case, &mut contestants, |guests, kind| measure(guests, kind, load, options.seconds))
+}
+
+fn case_of(options: &Options, scenario: &'static str, load: String) -> Case {
+    Case { scenario, load, conditions: options.conditions(), figures: FIGURES, entries: Vec::new() }
 }
 
 fn measure<R: Ring>(guests: &mut [Guest<R>], kind: Option<Kind>, load: Load, seconds: f64) -> Result<Vec<f64>> {
