@@ -42,6 +42,14 @@ pub struct Contestant<R> {
     out: bool,
 }
 
+/// What a measurement is told of whom it measures.
+pub struct Subject {
+    /// The switch; none: the model.
+    pub kind: Option<Kind>,
+    /// Its processes.
+    pub processes: Vec<u32>,
+}
+
 enum Engine {
     Switch(Box<Switch>),
     Model(Model),
@@ -85,12 +93,16 @@ impl<R: Ring> Contestant<R> {
             return Err(Failure::new("/proc/stat is not what it was"));
         };
         let mut foreign = user + nice + system + irq + softirq + steal;
-        let processes = self.switch().map_or(Ok(Vec::new()), Switch::processes)?;
-        for process in processes.into_iter().chain([std::process::id()]) {
+        for process in self.subject()?.processes.into_iter().chain([std::process::id()]) {
             let [.., ticks] = activity(process)?;
             foreign -= ticks as f64;
         }
         Ok(foreign / 100.0)
+    }
+
+    fn subject(&self) -> Result<Subject> {
+        let processes = self.switch().map_or(Ok(Vec::new()), Switch::processes)?;
+        Ok(Subject { kind: self.kind, processes })
     }
 
     /// The switch.
@@ -151,7 +163,7 @@ pub fn compete<R: Ring + Send>(
     options: &Options,
     mut case: Case,
     contestants: &mut Vec<Contestant<R>>,
-    measure: impl Fn(&mut [Guest<R>], Option<Kind>) -> Result<Vec<f64>> + Sync,
+    measure: impl Fn(&mut [Guest<R>], &Subject) -> Result<Vec<f64>> + Sync,
 ) -> Result<Case> {
     case.entries = contestants.iter().map(|contestant| (contestant.name.clone(), Vec::new())).collect();
     let (mut foreign, begin) = (0.0, Instant::now());
@@ -160,9 +172,10 @@ pub fn compete<R: Ring + Send>(
             let before = distance(SWITCH, GUESTS)?;
             let worked = contestant.foreign_seconds()?;
             contestant.run(true)?;
+            let subject = contestant.subject()?;
             let (kind, guests) = (contestant.kind, &mut contestant.guests);
             let figures = scope(|scope| {
-                let measured = scope.spawn(|| pin(GUESTS).and_then(|()| measure(guests, kind)));
+                let measured = scope.spawn(|| pin(GUESTS).and_then(|()| measure(guests, &subject)));
                 measured.join().unwrap_or_else(|_| Err(Failure::new("the generator panicked")))
             });
             contestant.run(false)?;

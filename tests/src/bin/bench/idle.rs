@@ -12,7 +12,7 @@ use crate::guest::Plan;
 use crate::options::Options;
 use crate::report::{Case, Figure, Sample};
 use crate::ring::Ring;
-use crate::switch::{Kind, Needs, Switch};
+use crate::switch::{Kind, Needs, Switch, run_times};
 use crate::throughput::{self, Load, closed_loop};
 
 /// More ports than that DPDK of Debian does not have.
@@ -99,14 +99,7 @@ fn look(switch: &Switch) -> Result<Sample> {
 
 /// Time that all threads of a switch have run.
 fn worked(switch: &Switch) -> Result<Duration> {
-    let mut nanoseconds = 0;
-    for process in switch.processes()? {
-        for task in fs::read_dir(format!("/proc/{process}/task"))? {
-            let text = fs::read_to_string(task?.path().join("schedstat"))?;
-            nanoseconds += text.split(' ').next().unwrap_or_default().parse::<u64>()?;
-        }
-    }
-    Ok(Duration::from_nanos(nanoseconds))
+    Ok(run_times(&switch.processes()?)?.into_values().sum())
 }
 
 /// MiB of ordinary pages that are not shared memory, as guests' is, and of huge pages.

@@ -10,19 +10,20 @@ use std::time::Duration;
 
 use sv3_tests::failure::{Failure, Result};
 
-use crate::clock::{cycles, cycles_of, per_second};
+use crate::clock::{cycles, cycles_of};
 use crate::frame::{Shape, Station};
 use crate::guest::{BATCH, Guest};
 use crate::place::{self, pin};
 use crate::ring::Ring;
 use crate::stream::drain;
+use crate::switch::run_times;
 
 /// Guests that take part.
 pub const GUESTS: usize = 4;
 /// Every receiver but the sender gets as many of so many frames.
 const OTHERS: u32 = GUESTS as u32 - 1;
 /// Between two looks whether the switch is done.
-const LOOK: Duration = Duration::from_micros(20);
+const LOOK: Duration = Duration::from_millis(1);
 /// Longest that the switch may take for what fits into its rings.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -111,12 +112,11 @@ pub fn introduce<R: Ring>(guests: &mut [Guest<R>]) -> Result<()> {
     Ok(())
 }
 
-/// In turns, for about so long.
-pub fn in_turns<R: Ring>(guests: &mut [Guest<R>], pattern: Pattern, time: Duration) -> Result<Moved> {
-    // Else a sleep is 50 µs longer than asked for.
-    nix::sys::prctl::set_timerslack(1)?;
+/// In turns, for about so long, by a switch that consists of these processes. The time of a turn is that which the busiest
+/// of its threads has run: looks at whether it is done would cost one of them more than the others.
+pub fn in_turns<R: Ring>(guests: &mut [Guest<R>], pattern: Pattern, time: Duration, switch: &[u32]) -> Result<Moved> {
     let window = pattern.window(guests.first().map_or(0, |guest| guest.rx.place().size));
-    let (mut moved, mut usual) = (Moved::default(), LOOK);
+    let mut moved = Moved::default();
     let begin = cycles();
     while cycles().wrapping_sub(begin) < cycles_of(time) {
         for core in place::ALL {
@@ -130,7 +130,7 @@ pub fn in_turns<R: Ring>(guests: &mut [Guest<R>], pattern: Pattern, time: Durati
                 }
             }
         }
-        let start = cycles();
+        let (start, before) = (cycles(), run_times(switch)?);
         // A thread that wakes up here may keep this one from kicking others, so it is the last to be kicked.
         for core in place::ALL {
             for (at, guest) in guests.iter_mut().enumerate() {
@@ -143,14 +143,15 @@ pub fn in_turns<R: Ring>(guests: &mut [Guest<R>], pattern: Pattern, time: Durati
             let mut receivers = guests.iter().enumerate();
             receivers.all(|(at, guest)| guest.rx.has_come(&guest.memory, pattern.share(at, window)))
         };
-        // Each look takes time of a thread of the switch.
-        sleep(usual.mul_f64(0.8));
         while !all_came(guests) && cycles().wrapping_sub(start) < cycles_of(PATIENCE) {
             sleep(LOOK);
         }
-        let taken = cycles().wrapping_sub(start);
-        usual = Duration::from_secs_f64(taken as f64 / per_second()).min(usual * 2).max(LOOK);
-        moved.cycles += taken;
+        // Until all sleep.
+        sleep(LOOK);
+        let after = run_times(switch)?;
+        let spent =
+            after.iter().map(|(thread, after)| after.saturating_sub(before.get(thread).copied().unwrap_or_default()));
+        moved.cycles += cycles_of(spent.max().unwrap_or_default());
         for core in place::ALL {
             pin(core)?;
             for (at, guest) in guests.iter_mut().enumerate().filter(|(at, _)| of_core(*at, core)) {

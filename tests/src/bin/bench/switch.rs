@@ -1,6 +1,9 @@
 //! The switches that are measured, all started in the same way, on one processor.
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use sv3_tests::failure::{Failure, Result};
 use sv3_tests::peers::{OvsTuning, Peer};
@@ -122,6 +125,20 @@ impl Switch {
             Switch::Ovs(peer) => send(peer.pid(), signal),
         }
     }
+}
+
+/// How long each thread of some processes has run, by its number.
+pub fn run_times(processes: &[u32]) -> Result<BTreeMap<u32, Duration>> {
+    let mut times = BTreeMap::new();
+    for process in processes {
+        for task in fs::read_dir(format!("/proc/{process}/task"))? {
+            let task = task?;
+            let text = fs::read_to_string(task.path().join("schedstat"))?;
+            let nanoseconds = text.split(' ').next().unwrap_or_default().parse()?;
+            times.insert(task.file_name().to_string_lossy().parse()?, Duration::from_nanos(nanoseconds));
+        }
+    }
+    Ok(times)
 }
 
 fn too_many() -> Failure {

@@ -67,17 +67,28 @@ fn by_pattern<R: Ring + Send>(
             figures: FIGURES,
             entries: Vec::new(),
         };
-        compete(options, case, &mut contestants, |guests, _| measure(guests, pattern, turns, time))
+        compete(options, case, &mut contestants, |guests, subject| {
+            measure(guests, pattern, time, turns.then_some(subject.processes.as_slice()))
+        })
     };
     Pattern::ALL.into_iter().map(of_pattern).collect()
 }
 
-fn measure<R: Ring + Send>(guests: &mut [Guest<R>], pattern: Pattern, turns: bool, time: Duration) -> Result<Vec<f64>> {
+/// `switch`: its processes if it is to have turns.
+fn measure<R: Ring + Send>(
+    guests: &mut [Guest<R>],
+    pattern: Pattern,
+    time: Duration,
+    switch: Option<&[u32]>,
+) -> Result<Vec<f64>> {
     introduce(guests)?;
-    let run = if turns { in_turns } else { at_once };
+    let mut run = |time| match switch {
+        Some(switch) => in_turns(guests, pattern, time, switch),
+        None => at_once(guests, pattern, time),
+    };
     // A first while until all is warm.
-    run(guests, pattern, time / 10)?;
-    let Moved { frames, lost, cycles } = run(guests, pattern, time)?;
-    let rate = frames as f64 * clock::per_second() / cycles as f64;
+    run(time / 10)?;
+    let Moved { frames, lost, cycles } = run(time)?;
+    let rate = frames as f64 * clock::per_second() / cycles.max(1) as f64;
     Ok(vec![rate / 1e6, clock::per_second() / rate, lost as f64])
 }

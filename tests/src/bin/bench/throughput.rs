@@ -91,7 +91,7 @@ pub fn bursts<R: Ring + Send>(options: &Options) -> Result<Vec<Case>> {
             contestants.push(contestant);
         }
         let case = case_of(options, "bursts", shape.words());
-        compete(options, case, &mut contestants, |guests, kind| measure(guests, kind, load, options.seconds))
+        compete(options, case, &mut contestants, |guests, subject| measure(guests, subject.kind, load, options.seconds))
     };
     options.shapes_or(&[64, 1518].map(Shape::plain)).into_iter().map(measured).collect()
 }
@@ -112,7 +112,7 @@ fn case<R: Ring + Send>(options: &Options, scenario: &'static str, words: &str, 
         contestants.extend(Contestant::model(plan)?);
     }
     let case = case_of(options, scenario, words.to_string());
-    compete(options, case, &mut contestants, |guests, kind| measure(guests, kind, load, options.seconds))
+    compete(options, case, &mut contestants, |guests, subject| measure(guests, subject.kind, load, options.seconds))
 }
 
 fn case_of(options: &Options, scenario: &'static str, load: String) -> Case {
