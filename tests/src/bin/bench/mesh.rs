@@ -260,3 +260,23 @@ fn settle<R: Ring>(guests: &mut [Guest<R>]) -> u64 {
 
 /// What the frames are.
 pub const SHAPE: Shape = Shape { octets: 64, tso: false };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_may_be_under_way_fits_and_each_receiver_gets_its_share() {
+        for (pattern, entries) in Pattern::ALL.into_iter().flat_map(|pattern| [256, 1024, 4096].map(|n| (pattern, n))) {
+            let window = pattern.window(entries);
+            let mut came = [0; GUESTS];
+            for from in (0..GUESTS).filter(|from| pattern.sends(*from)) {
+                // Numbers go on from turn to turn.
+                (window..2 * window).for_each(|number| came[pattern.receiver(from, number)] += 1);
+            }
+            let shares: Vec<u32> = (0..GUESTS).map(|receiver| pattern.share(receiver, window)).collect();
+            assert_eq!(came.to_vec(), shares, "{pattern:?}");
+            assert!(window > 0 && shares.iter().all(|share| *share <= entries.into()), "{pattern:?} {shares:?}");
+        }
+    }
+}

@@ -58,12 +58,12 @@ impl Costs {
         receiver: 150.0,
         frame: 80.0,
         octet: 0.03,
-        lease: 10.0,
-        handover: Apart { near: 400.0, far: 1200.0 },
-        line: Apart { near: 40.0, far: 190.0 },
-        pause: 250.0,
-        look: 10.0,
-        kernel: 500.0,
+        lease: 6.0,
+        handover: Apart { near: 130.0, far: 350.0 },
+        line: Apart { near: 42.0, far: 195.0 },
+        pause: 420.0,
+        look: 10.7,
+        kernel: 240.0,
     };
 
     /// A frame of so many octets in a long burst.

@@ -10,6 +10,16 @@ pub const TRIES: u32 = 32;
 /// Pauses of the processor between two tries.
 pub const PAUSES: u32 = 16;
 
+/// What a thread does that has waited in vain for a lease that is free, but wished for by another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wishes {
+    /// It leaves its own wish and goes. Then threads whose next bursts need something else first can keep each other from
+    /// leases that nobody has, for ever.
+    Last,
+    /// It takes the lease: the other one had its time.
+    Expire,
+}
+
 /// A value to be leased.
 #[repr(align(64))]
 pub struct Leased<T> {
@@ -25,17 +35,17 @@ impl<T> Leased<T> {
 
     /// The value for thread `number`, if it is to be had soon.
     #[inline]
-    pub fn lease(&self, number: u32) -> Option<MutexGuard<'_, T>> {
+    pub fn lease(&self, number: u32, wishes: Wishes) -> Option<MutexGuard<'_, T>> {
         if self.wish.load(Relaxed) == 0
             && let Ok(lease) = self.value.try_lock()
         {
             return Some(lease);
         }
-        self.contend(number + 1)
+        self.contend(number + 1, wishes)
     }
 
     #[cold]
-    fn contend(&self, me: u32) -> Option<MutexGuard<'_, T>> {
+    fn contend(&self, me: u32, wishes: Wishes) -> Option<MutexGuard<'_, T>> {
         for _ in 0..TRIES {
             let wish = self.wish.load(Relaxed);
             if (wish == 0 || wish == me)
@@ -47,6 +57,12 @@ impl<T> Leased<T> {
                 return Some(lease);
             }
             (0..PAUSES).for_each(|_| spin_loop());
+        }
+        if wishes == Wishes::Expire
+            && let Ok(lease) = self.value.try_lock()
+        {
+            self.wish.store(0, Relaxed);
+            return Some(lease);
         }
         self.wish.store(me, Relaxed);
         None

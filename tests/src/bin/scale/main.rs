@@ -44,6 +44,7 @@ fn run(options: &Options) -> Result<()> {
     table::costs(&costs, options.octets);
     if options.measure {
         table::rivals(&costs, &measure::rivals(options.lines)?);
+        table::crowds(&costs, &measure::crowds(options.lines)?);
     }
     if let Some(csv) = &options.bench {
         table::measured(&costs, &costs::points(csv)?);

@@ -13,7 +13,8 @@ use sv3_tests::distance::{distance, round_trip};
 use sv3_tests::failure::{Failure, Result};
 
 use crate::costs::{Apart, Costs, median};
-use crate::lease::{Leased, PAUSES};
+use crate::lease::{Leased, PAUSES, Wishes};
+use crate::traffic::Dice;
 
 /// Two processors.
 const CORES: [usize; 2] = [0, 1];
@@ -45,7 +46,7 @@ pub fn all(costs: &mut Costs, lines: usize) -> Result<()> {
     costs.pause = times(1000, || (0..PAUSES).for_each(|_| spin_loop()));
     let alone = Leased::new([0u64; 8]);
     costs.lease = times(1000, || {
-        if let Some(mut lease) = alone.lease(0) {
+        if let Some(mut lease) = alone.lease(0, Wishes::Expire) {
             lease[0] += 1;
         }
     });
@@ -53,7 +54,7 @@ pub fn all(costs: &mut Costs, lines: usize) -> Result<()> {
         (0..MANY).map(|_| (Leased::new([0u64; 32]), Box::new((Line::default(), AtomicU16::new(0))))).collect();
     costs.look = times(1, || {
         for (ring, avail) in &rings {
-            black_box(ring.lease(0).map(|ring| ring[0] + u64::from(avail.1.load(Acquire))));
+            black_box(ring.lease(0, Wishes::Expire).map(|ring| ring[0] + u64::from(avail.1.load(Acquire))));
         }
     }) / MANY as f64;
     costs.kernel = kernel()?;
@@ -108,7 +109,7 @@ fn handover(lines: usize) -> Result<f64> {
             if turn.0.load(Acquire) != me {
                 continue;
             }
-            if let Some(mut lease) = leased.lease(me as u32) {
+            if let Some(mut lease) = leased.lease(me as u32, Wishes::Expire) {
                 lease.iter_mut().for_each(|line| line.0 += 1);
             }
             turn.0.store(1 - me, Release);
@@ -136,7 +137,7 @@ fn compete(own: f64, held: f64, lines: usize) -> Result<Rivals> {
         let (start, (mut had, mut refused)) = (Instant::now(), (0, 0));
         while pinned.is_ok() && start.elapsed() < 4 * ROUND {
             busy(own);
-            match leased.lease(me as u32) {
+            match leased.lease(me as u32, Wishes::Expire) {
                 Some(mut lease) => {
                     lease.iter_mut().for_each(|line| line.0 += 1);
                     busy(held);
@@ -155,6 +156,81 @@ fn compete(own: f64, held: f64, lines: usize) -> Result<Rivals> {
     };
     let (had, refused) = (sum(|count| &count.0), sum(|count| &count.1));
     Ok(Rivals { own, held, rate: had / seconds, refused: refused / (had + refused) })
+}
+
+/// Two threads whose bursts are each to several of some receivers; leases are had one after the other, held to the end of the
+/// burst, and all given back when one is not to be had, as the worker does. Each thread has two senders.
+#[derive(Clone, Copy, Debug)]
+pub struct Crowd {
+    /// Receivers, and how many of them a burst has.
+    pub ports: usize,
+    pub spread: usize,
+    /// What a wish is worth.
+    pub wishes: Wishes,
+    /// Leases that were had, in a second, and the share of those asked for that were not.
+    pub rate: f64,
+    pub refused: f64,
+}
+
+/// Nanoseconds of a burst before its first lease, and with each.
+pub const CROWD: (f64, f64) = (400.0, 600.0);
+
+/// Few receivers and more.
+pub fn crowds(lines: usize) -> Result<Vec<Crowd>> {
+    let loads = [(8, 1), (8, 4), (8, 7), (64, 4), (64, 16)];
+    let loads = loads.into_iter().flat_map(|load| [Wishes::Last, Wishes::Expire].map(|wishes| (load, wishes)));
+    loads.map(|(load, wishes)| crowd(load, wishes, lines)).collect()
+}
+
+fn crowd((ports, spread): (usize, usize), wishes: Wishes, lines: usize) -> Result<Crowd> {
+    let ring = || Leased::new((0..lines).map(|_| Line::default()).collect::<Vec<_>>());
+    let rings = &(0..ports).map(|_| ring()).collect::<Vec<_>>();
+    let counts = &[const { (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0)) }; 2];
+    let play = move |me: usize| {
+        let pinned = pin(CORES[me]);
+        let (start, mut dice) = (Instant::now(), Dice::new(me as u64 + 1));
+        let (mut had, mut asked, mut refused) = (0, 0, 0);
+        // What each sender's next frames are for.
+        let mut next = [Vec::new(), Vec::new()];
+        for turn in 0.. {
+            if pinned.is_err() || start.elapsed() > 4 * ROUND {
+                break;
+            }
+            let wanted: &mut Vec<usize> = &mut next[turn % 2];
+            let fresh = if wanted.is_empty() { spread } else { 0 };
+            while wanted.len() < fresh {
+                let to = dice.below(ports);
+                if !wanted.contains(&to) {
+                    wanted.push(to);
+                }
+            }
+            busy(CROWD.0);
+            let mut held = Vec::with_capacity(spread);
+            for to in wanted.iter() {
+                asked += 1;
+                let Some(mut lease) = rings.get(*to).and_then(|ring| ring.lease(me as u32, wishes)) else {
+                    refused += 1;
+                    break;
+                };
+                lease.iter_mut().for_each(|line| line.0 += 1);
+                busy(CROWD.1);
+                held.push(lease);
+            }
+            // What was sent is sent; the burst goes on with the rest the next time.
+            had += held.len();
+            wanted.drain(..held.len());
+        }
+        counts[me].0.store(had, Relaxed);
+        counts[me].1.store(asked, Relaxed);
+        counts[me].2.store(refused, Relaxed);
+        pinned.map(|()| start.elapsed().as_secs_f64())
+    };
+    let seconds = both(play)?;
+    let sum = |of: fn(&(AtomicUsize, AtomicUsize, AtomicUsize)) -> &AtomicUsize| {
+        counts.iter().map(|count| of(count).load(Relaxed) as f64).sum::<f64>()
+    };
+    let (had, asked, refused) = (sum(|count| &count.0), sum(|count| &count.1), sum(|count| &count.2));
+    Ok(Crowd { ports, spread, wishes, rate: had / seconds, refused: refused / asked })
 }
 
 /// Runs it on both processors; the first one's answer.

@@ -7,7 +7,7 @@ use lexopt::{Arg, ValueExt};
 use sv3_tests::distance::Distance;
 
 use crate::costs::Costs;
-use crate::sim::Wishes;
+use crate::lease::Wishes;
 
 /// What `--help` prints.
 pub const HELP: &str = "\

@@ -18,8 +18,8 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use crate::costs::Costs;
-use crate::lease::TRIES;
-use crate::traffic::{Dice, Sender, Traffic};
+use crate::lease::{TRIES, Wishes};
+use crate::traffic::{Dice, Pattern, Sender, Traffic};
 
 /// Threads whose processors share a cache: cores of a complex of the processor that this was measured on.
 const NEIGHBOURS: usize = 8;
@@ -47,15 +47,6 @@ pub struct Setup {
     pub octets: usize,
     /// What a wish is worth.
     pub wishes: Wishes,
-}
-
-/// What a thread does that has waited in vain for a lease that is free, but wished for by another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wishes {
-    /// It leaves its own wish and goes.
-    Last,
-    /// It takes the lease: the other one had its time.
-    Expire,
 }
 
 /// What came of it.
@@ -188,7 +179,11 @@ impl Sim<'_> {
             self.setup.traffic.burst(from, &mut self.dice, &mut thread.receivers);
         }
         (thread.next, thread.tries, thread.sent) = (0, 0, 0.0);
-        thread.frames = burst_of(self.setup.octets, self.setup.traffic.spread(from), thread.senders.len());
+        let spread = self.setup.traffic.spread(from);
+        thread.frames = match self.setup.traffic.pattern {
+            Pattern::Crowd(_) => thread.receivers.len() as f64,
+            _ => burst_of(self.setup.octets, spread, thread.senders.len()),
+        };
         // The sender's own ring has a lease as well, which nobody else wants.
         self.costs.burst + if self.setup.threads > 1 { self.costs.lease } else { 0.0 }
     }
@@ -265,7 +260,6 @@ impl Sim<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::traffic::Pattern;
 
     fn simulate(threads: usize, ports: usize, pattern: Pattern) -> Outcome {
         run(

@@ -7,9 +7,10 @@ use sv3_tests::distance::Distance;
 use sv3_tests::failure::Result;
 
 use crate::costs::{Apart, Costs, Point};
-use crate::measure::Rivals;
+use crate::lease::Wishes;
+use crate::measure::{CROWD, Crowd, Rivals};
 use crate::options::Options;
-use crate::sim::{Outcome, Setup, Wishes, burst_of, run};
+use crate::sim::{Outcome, Setup, burst_of, run};
 use crate::traffic::{Pattern, Traffic};
 
 const THREADS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
@@ -63,6 +64,25 @@ pub fn rivals(costs: &Costs, measured: &[Rivals]) {
             "",
             refused * 100.0,
             simulated.rate * 1e6 / frames,
+            simulated.refused * 100.0
+        );
+    }
+}
+
+/// Two threads whose bursts are to several receivers, in fact and in the simulation.
+pub fn crowds(costs: &Costs, measured: &[Crowd]) {
+    println!("\nTwo threads whose bursts are to several receivers each       measured           simulated");
+    println!("  receivers  of a burst  a wish is worth                 leases/s  refused   leases/s  refused");
+    for Crowd { ports, spread, wishes, rate, refused } in measured {
+        // A frame for each lease.
+        let costs = Costs { burst: CROWD.0, receiver: 0.0, frame: CROWD.1, ..*costs };
+        let traffic = Traffic { pattern: Pattern::Crowd(*spread), ports: *ports };
+        let simulated = run(&costs, Setup { threads: 2, traffic, octets: 64, wishes: *wishes });
+        let words = if *wishes == Wishes::Last { "the last one counts" } else { "it expires" };
+        println!(
+            "  {ports:9}  {spread:10}  {words:<28} {rate:11.0} {:7.1} %  {:9.0} {:7.1} %",
+            refused * 100.0,
+            simulated.rate * 1e6,
             simulated.refused * 100.0
         );
     }
