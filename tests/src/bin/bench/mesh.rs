@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn all_that_may_be_under_way_fits_and_each_receiver_gets_its_share() {
-        for (pattern, entries) in Pattern::ALL.into_iter().flat_map(|pattern| [256, 1024, 4096].map(|n| (pattern, n))) {
+        for (pattern, entries) in Pattern::ALL.into_iter().flat_map(|pattern| [512, 1024, 4096].map(|n| (pattern, n))) {
             let window = pattern.window(entries);
             let mut came = [0; GUESTS];
             for from in (0..GUESTS).filter(|from| pattern.sends(*from)) {

@@ -54,16 +54,16 @@ impl Apart {
 impl Costs {
     /// As measured in the run that docs/scaling.md tells of.
     pub const MEASURED: Costs = Costs {
-        burst: 300.0,
-        receiver: 150.0,
-        frame: 80.0,
-        octet: 0.03,
+        burst: 450.0,
+        receiver: 500.0,
+        frame: 110.0,
+        octet: 0.025,
         lease: 6.0,
         handover: Apart { near: 130.0, far: 350.0 },
         line: Apart { near: 42.0, far: 195.0 },
         pause: 420.0,
         look: 10.7,
-        kernel: 240.0,
+        kernel: 230.0,
     };
 
     /// A frame of so many octets in a long burst.

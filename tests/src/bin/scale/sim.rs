@@ -184,6 +184,8 @@ impl Sim<'_> {
             Pattern::Crowd(_) => thread.receivers.len() as f64,
             _ => burst_of(self.setup.octets, spread, thread.senders.len()),
         };
+        // A burst of few frames does not come to all of them.
+        thread.receivers.truncate(thread.frames as usize);
         // The sender's own ring has a lease as well, which nobody else wants.
         self.costs.burst + if self.setup.threads > 1 { self.costs.lease } else { 0.0 }
     }

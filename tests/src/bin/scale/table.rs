@@ -137,7 +137,7 @@ pub fn scale(costs: &Costs, options: &Options) -> Result<()> {
     for pattern in PATTERNS {
         print!("\n{}\n  {:>5} {:>9}", pattern.words(), "ports", "1: Mf/s");
         THREADS.iter().skip(1).for_each(|threads| print!(" {threads:>12}"));
-        println!("   at 64: Gbit/s, moved leases, slowest");
+        println!("   at 64: Gbit/s, leases moved");
         for ports in PORTS {
             let outcome = |threads| {
                 run(
@@ -157,12 +157,7 @@ pub fn scale(costs: &Costs, options: &Options) -> Result<()> {
                 print!(" {:>6.1}x {:>3.0}%", outcome.rate / alone, outcome.refused * 100.0);
             }
             let last = outcomes[outcomes.len() - 1];
-            println!(
-                "   {:>8.0} {:>11.0}% {:>9.2}",
-                last.rate * options.octets as f64 * 8.0 / 1e3,
-                last.moved * 100.0,
-                last.fairness
-            );
+            println!("   {:>8.0} {:>11.0}%", last.rate * options.octets as f64 * 8.0 / 1e3, last.moved * 100.0);
             for (threads, Outcome { rate, waited, refused, moved, fairness }) in THREADS.iter().zip(outcomes) {
                 let Some(csv) = &mut csv else { continue };
                 writeln!(
