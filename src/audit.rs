@@ -23,6 +23,8 @@ pub struct Witness {
     pub landlock_abi: u32,
     /// Digest of the seccomp policy that it put on, eight hexadecimal digits.
     pub policy: String,
+    /// How many threads it has.
+    pub threads: usize,
     /// Its open fds.
     pub fds: Vec<Fd>,
 }

@@ -1,8 +1,8 @@
 //! The ledger: one memfd that the supervisor creates and every worker in turn maps and writes.
 //!
 //! It carries what must outlive a worker (counters, the forwarding table, ring positions) and what tells of its death
-//! (crash record, heartbeat, the client in hand). All fields are atomics with one writer, the worker; the supervisor
-//! reads them as hostile numbers: nothing that stands here is used as an index, a length or an address by it. The file
+//! (crash record, heartbeats, the clients in hand). All fields are atomics that the worker writes; the supervisor reads them
+//! as hostile numbers: nothing that stands here is used as a length or an address by it, or unchecked as an index. The file
 //! is sparse and sealed against resizing, so that its pages cost memory only when touched and reading never faults.
 //! All zeroes is a valid, empty ledger.
 
@@ -22,7 +22,9 @@ pub const FDB_ENTRIES: usize = 16384;
 pub const RING_LOG: usize = 1024;
 /// Number of workers that may exist at a time: one that serves and one on standby.
 pub const LANES: usize = 2;
-/// Bursts that the flight recorder keeps.
+/// Most threads of one worker.
+pub const THREADS: usize = 64;
+/// Bursts that the flight recorder of a thread keeps.
 pub const FLIGHTS: usize = 32;
 /// Octets that are kept of the frame in hand at a crash, with its virtio header.
 pub const FRAME_HEAD: usize = 26;
@@ -45,16 +47,23 @@ pub struct Ledger {
 /// State of one worker.
 #[repr(C, align(4096))]
 pub struct Lane {
-    /// Grows with each turn of the loop.
-    pub heartbeat: AtomicU64,
-    /// 1 while the worker is awake, 0 while it blocks: a heartbeat that stands still while awake is a hang.
-    pub busy: AtomicU32,
-    /// Slot plus one of the client whose ring is being worked on; 0: none.
-    pub hand_port: AtomicU32,
-    /// Vring index of it.
-    pub hand_ring: AtomicU32,
     /// What killed the worker.
     pub crash: Crash,
+    /// What its threads are at.
+    pub hands: [Hand; THREADS],
+}
+
+/// State of one thread of a worker, which alone writes it.
+#[repr(C, align(64))]
+pub struct Hand {
+    /// Grows with each turn of the loop.
+    pub heartbeat: AtomicU64,
+    /// 1 while the thread is awake, 0 while it blocks: a heartbeat that stands still while awake is a hang.
+    pub busy: AtomicU32,
+    /// Slot plus one of the client whose ring is being worked on; 0: none.
+    pub port: AtomicU32,
+    /// Vring index of it.
+    pub ring: AtomicU32,
     /// The flight recorder: bursts served so far; the last one stands at this number modulo [`FLIGHTS`], less one.
     pub flights: AtomicU64,
     /// The last bursts.
@@ -75,6 +84,8 @@ pub struct Flight {
 pub struct Crash {
     /// Signal number; 0: nothing recorded. Stored last.
     pub signal: AtomicI32,
+    /// Which of the worker's threads died of it.
+    pub thread: AtomicU32,
     /// `si_code`.
     pub code: AtomicI32,
     /// Fault address (`si_addr`), for SIGSEGV and SIGBUS.
@@ -149,6 +160,25 @@ pub struct RingLog {
 }
 
 impl Lane {
+    /// Forgets the last worker; of its hands, those of as many threads.
+    pub fn clear(&self, threads: usize) {
+        self.crash.clear();
+        for hand in self.hands.iter().take(threads) {
+            hand.flights.store(0, Relaxed);
+            for field in [&hand.busy, &hand.port, &hand.ring] {
+                field.store(0, Relaxed);
+            }
+        }
+    }
+
+    /// What thread `number` is at; the first one, where there is none of that number.
+    pub fn hand(&self, number: usize) -> &Hand {
+        let [first, ..] = &self.hands;
+        self.hands.get(number).unwrap_or(first)
+    }
+}
+
+impl Hand {
     /// Notes a burst in the flight recorder.
     #[inline]
     pub fn note_flight(&self, when_ns: u64, slot: u16, ring: u16, chains: u16) {
@@ -210,6 +240,7 @@ impl Crash {
     /// Forgets the last death.
     pub fn clear(&self) {
         self.signal.store(0, Relaxed);
+        self.thread.store(0, Relaxed);
         self.code.store(0, Relaxed);
         self.addr.store(0, Relaxed);
         self.ip.store(0, Relaxed);
@@ -298,14 +329,25 @@ mod tests {
     #[test]
     fn the_flight_recorder_keeps_the_last_bursts() {
         let (_fd, ledger) = LedgerMap::create().unwrap();
-        let [lane, _] = &ledger.lanes;
-        assert!(lane.read_flights().is_empty());
+        let hand = ledger.lanes[0].hand(0);
+        assert!(hand.read_flights().is_empty());
         for n in 0..100 {
-            lane.note_flight(u64::from(n), n, 3, n + 1);
+            hand.note_flight(u64::from(n), n, 3, n + 1);
         }
-        let flights = lane.read_flights();
+        let flights = hand.read_flights();
         assert_eq!(flights.len(), FLIGHTS);
         assert_eq!((flights[0], flights[31]), ((99, 99, 3, 100), (68, 68, 3, 69)));
+    }
+
+    #[test]
+    fn a_hand_of_no_thread_is_the_first_one() {
+        let (_fd, ledger) = LedgerMap::create().unwrap();
+        let [lane, _] = &ledger.lanes;
+        lane.hand(THREADS).port.store(7, Relaxed);
+        lane.hand(THREADS - 1).port.store(8, Relaxed);
+        assert_eq!([&lane.hands[0], &lane.hands[THREADS - 1]].map(|hand| hand.port.load(Relaxed)), [7, 8]);
+        lane.clear(1);
+        assert_eq!([&lane.hands[0], &lane.hands[THREADS - 1]].map(|hand| hand.port.load(Relaxed)), [0, 8]);
     }
 
     #[test]

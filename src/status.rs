@@ -49,9 +49,16 @@ pub struct WorkerStatus {
     pub last_death: Option<String>,
     /// Landlock ABI achieved; 0: the kernel has none.
     pub landlock_abi: u32,
+    /// Data-path threads of a worker.
+    #[serde(default = "one")]
+    pub threads: u16,
     /// Processors that workers run on, as `--cpus` has it; absent: where the kernel lets them.
     #[serde(default)]
     pub cpus: Option<String>,
+}
+
+fn one() -> u16 {
+    1
 }
 
 /// What the requests `restart` and `upgrade` on the control socket are answered by.

@@ -112,15 +112,15 @@ impl Show {
         for witness in processes {
             all.push(process(witness, proofs)?);
         }
-        let facts = kernel::facts(spawner_pid, false)?;
+        let facts = kernel::facts(spawner_pid, 1, false)?;
         all.insert(1.min(all.len()), Process { role: "spawner".to_string(), pid: spawner_pid, facts, fds: Vec::new() });
         Ok(all)
     }
 }
 
 fn process(witness: Witness, proofs: &[Proof]) -> Result<Process, String> {
-    let Witness { role, pid, landlock_abi, policy, fds } = witness;
-    let mut facts = kernel::facts(pid, true)?;
+    let Witness { role, pid, landlock_abi, policy, threads, fds } = witness;
+    let mut facts = kernel::facts(pid, threads, true)?;
     let (binary, teller) = if role == "supervisor" { ("supervisor", "supervisor") } else { ("worker", "worker") };
     let proof = proofs.iter().find(|proof| proof.role == binary);
     let proved = |of: fn(&Proof) -> String| proof.map(of);

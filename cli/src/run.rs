@@ -46,7 +46,10 @@ pub struct Run {
     /// Most frames taken from one ring at a time, 1 to 256
     #[arg(long, value_name = "N")]
     batch: Option<u16>,
-    /// Processors that workers run on, such as 2 or 0,2-3 [default: where the kernel lets them]
+    /// Threads that move frames, 1 to 64; see docs/threads.md [default: 1]
+    #[arg(long, value_name = "N")]
+    threads: Option<u16>,
+    /// Processors that workers run on, such as 2 or 0,2-3; with --threads, one for each [default: where the kernel lets them]
     #[arg(long, value_name = "LIST")]
     cpus: Option<String>,
 }
@@ -86,6 +89,9 @@ impl Run {
         }
         if let Some(batch) = self.batch {
             command.arg("--batch").arg(batch.to_string());
+        }
+        if let Some(threads) = self.threads {
+            command.arg("--threads").arg(threads.to_string());
         }
         if let Some(cpus) = &self.cpus {
             command.arg("--cpus").arg(cpus);

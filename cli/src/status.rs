@@ -59,6 +59,9 @@ fn table(status: &Status) -> String {
         None => "starting".to_string(),
     };
     let _ = writeln!(out, "worker      {worker_words}");
+    if worker.threads > 1 {
+        let _ = writeln!(out, "threads     {}", worker.threads);
+    }
     if let Some(cpus) = &worker.cpus {
         let _ = writeln!(out, "processors  {cpus}, by --cpus");
     }
@@ -180,6 +183,7 @@ mod tests {
         let text = table(&serde_json::from_value(example()).unwrap());
         for shown in [
             "supervisor  pid 4711, up 24 h 0 min, landlock ABI 7",
+            "threads     2",
             "processors  2-3, by --cpus",
             "standby     pid 4720",
             "restarts    1, the last one: killed by SIGBUS",

@@ -79,7 +79,7 @@ fn achieved(status: RestrictionStatus) -> Achieved {
     Achieved { landlock_abi }
 }
 
-/// Installs the seccomp program; from here on every other syscall is a violation.
+/// Installs the seccomp program, for all threads at once; from here on every other syscall is a violation.
 pub fn restrict_syscalls(policy: &Policy) -> Result<(), String> {
-    seccompiler::apply_filter(&policy.program()).map_err(|e| format!("seccomp: {e}"))
+    seccompiler::apply_filter_all_threads(&policy.program()).map_err(|e| format!("seccomp: {e}"))
 }

@@ -48,7 +48,7 @@ fn main() -> std::io::Result<()> {
             }
             Command::SendRarp { port, mac: [how, ..] } if serves => {
                 let Some(ledger) = &ledger else { continue };
-                ledger.lanes[own_lane].hand_port.store(u32::from(port) + 1, Relaxed);
+                ledger.lanes[own_lane].hand(0).port.store(u32::from(port) + 1, Relaxed);
                 misbehave(&mut socket, how, port)?;
                 continue;
             }

@@ -8,12 +8,13 @@ use std::time::Duration;
 use lexopt::prelude::*;
 use sv3::cpus::Cpus;
 use sv3::ipc::{Settings, VERSION};
+use sv3::ledger::THREADS;
 
 use crate::http::parse_address;
 
 const USAGE: &str = "usage: sv3-supervisor --socket PATH --control PATH --worker PATH [--force] [--no-standby] \
     [--blame N] [--chaos SECONDS] [--log FILE] [--metrics ADDRESS:PORT] [--require-landlock ABI] [--poll-us N] \
-    [--batch N] [--cpus LIST]";
+    [--batch N] [--threads N] [--cpus LIST]";
 
 /// What was asked for. Paths are absolute.
 #[derive(Debug)]
@@ -40,6 +41,8 @@ pub struct Args {
     pub metrics: Option<SocketAddr>,
     /// The least landlock ABI to run with.
     pub require_landlock: u32,
+    /// How many threads a worker has, 1 to [`THREADS`].
+    pub threads: u16,
     /// Processors that workers run on; everywhere, if none are named.
     pub cpus: Option<Cpus>,
 }
@@ -54,6 +57,7 @@ impl Args {
         let (mut socket, mut control, mut worker) = (None, None, None);
         let (mut log, mut metrics, mut require_landlock, mut cpus) = (None, None, 0, None);
         let (mut force, mut standby, mut blame, mut chaos) = (false, true, 3, None);
+        let mut threads = 1;
         let mut settings = Settings { version: VERSION, poll_us: 100, batch: 64 };
         while let Some(arg) = parser.next()? {
             match arg {
@@ -69,12 +73,21 @@ impl Args {
                 Long("require-landlock") => require_landlock = parser.value()?.parse_with(landlock)?,
                 Long("poll-us") => settings.poll_us = parser.value()?.parse()?,
                 Long("batch") => settings.batch = parser.value()?.parse()?,
+                Long("threads") => threads = parser.value()?.parse()?,
                 Long("cpus") => cpus = Some(parser.value()?.parse::<Cpus>()?),
                 other => return Err(other.unexpected()),
             }
         }
         if !(1..=Settings::MAX_BATCH).contains(&settings.batch) {
             return Err(format!("--batch must be 1 to {}", Settings::MAX_BATCH).into());
+        }
+        if !(1..=THREADS).contains(&usize::from(threads)) {
+            return Err(format!("--threads must be 1 to {THREADS}").into());
+        }
+        if let Some(named) = cpus.as_ref().map(|cpus| cpus.numbers().len()).filter(|_| threads > 1)
+            && named != usize::from(threads)
+        {
+            return Err(format!("--cpus names {named} processors for {threads} threads: each thread takes one").into());
         }
         let path = |path: Option<PathBuf>, name: &str| -> Result<PathBuf, lexopt::Error> {
             let path = path.ok_or_else(|| format!("{name} is missing"))?;
@@ -97,6 +110,7 @@ impl Args {
             log,
             metrics,
             require_landlock,
+            threads,
             cpus,
         };
         Ok(args)
@@ -104,7 +118,9 @@ impl Args {
 
     /// The command line of every worker, without the program's name.
     pub fn of_worker(&self) -> Vec<String> {
-        self.cpus.iter().flat_map(|cpus| ["--cpus".to_string(), cpus.to_string()]).collect()
+        let threads = (self.threads > 1).then(|| ["--threads".to_string(), self.threads.to_string()]);
+        let cpus = self.cpus.iter().map(|cpus| ["--cpus".to_string(), cpus.to_string()]);
+        threads.into_iter().chain(cpus).flatten().collect()
     }
 }
 
@@ -139,7 +155,17 @@ mod tests {
         assert!(args.control.is_absolute());
         let args = parse("--socket /a --control /b --worker /c --force --poll-us 0 --batch 256").unwrap();
         assert_eq!((args.settings.poll_us, args.settings.batch, args.force), (0, 256, true));
-        for wrong in ["--batch 0", "--batch 257", "--poll-us -1", "--nonsense", "--require-landlock 8", "--cpus 1,x"] {
+        for wrong in [
+            "--batch 0",
+            "--batch 257",
+            "--poll-us -1",
+            "--nonsense",
+            "--require-landlock 8",
+            "--cpus 1,x",
+            "--threads 0",
+            "--threads 65",
+            "--threads 2 --cpus 1",
+        ] {
             assert!(parse(&format!("--socket /a --control /b --worker /c {wrong}")).is_err(), "{wrong}");
         }
         assert!(parse("--control /b --worker /c").unwrap_err().contains("--socket is missing"));

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 use serde_json::Value;
 use sv3::ipc::Settings;
-use sv3::ledger::{Crash, Lane};
+use sv3::ledger::{Crash, Hand, Lane};
 use sv3::status::{self, Burst, Fault, InHand};
 use sv3::{MAX_PORTS, MAX_RINGS};
 
@@ -37,8 +37,9 @@ pub struct Death {
 }
 
 impl Death {
-    /// From the exit status, its lane of the ledger, and the reason if it was us who killed it.
-    pub fn read(status: WaitStatus, lane: &Lane, doom: Option<&str>) -> Death {
+    /// From the exit status, its lane of the ledger and which of its hands to look at, and the reason if it was us who
+    /// killed it.
+    pub fn read(status: WaitStatus, (lane, hand): (&Lane, &Hand), doom: Option<&str>) -> Death {
         let mut words = match (status, doom) {
             (_, Some(doom)) => format!("killed by the supervisor: {doom}"),
             (WaitStatus::Exited(_, code), None) => format!("exited with status {code}"),
@@ -69,13 +70,13 @@ impl Death {
                 _ => {}
             }
         }
-        if let Some(port) = port_name(lane.hand_port.load(Relaxed)) {
-            let ring = lane.hand_ring.load(Relaxed);
+        if let Some(port) = port_name(hand.port.load(Relaxed)) {
+            let ring = hand.ring.load(Relaxed);
             words += &format!(", at work on ring {ring} of {port}");
             death.in_hand = Some(InHand { port, ring });
         }
         death.frame = lane.crash.read_frame_head().map(|head| head.map(|octet| format!("{octet:02x}")).concat());
-        death.flight = flight(lane);
+        death.flight = flight(hand);
         let message = lane.crash.read_message();
         if !message.is_empty() {
             words += &format!("; it said: {message}");
@@ -83,6 +84,15 @@ impl Death {
         }
         Death { words, ..death }
     }
+}
+
+/// The hand of the thread that died, by its own record; or of the one that hung; or, when the worker was killed from
+/// outside, of the first one that had something in hand.
+pub fn hand(lane: &Lane, hung: Option<usize>) -> &Hand {
+    let recorded = (lane.crash.signal.load(Relaxed) != 0).then(|| lane.crash.thread.load(Relaxed));
+    let died = recorded.and_then(|thread| usize::try_from(thread).ok());
+    let at_work = || lane.hands.iter().position(|hand| hand.port.load(Relaxed) != 0);
+    lane.hand(hung.or(died).or_else(at_work).unwrap_or(0))
 }
 
 /// The event of a crash: message and fields. Fields that have no value are left out.
@@ -101,8 +111,8 @@ pub fn subject(crash: &status::Crash) -> String {
 }
 
 /// The flight recorder's bursts.
-fn flight(lane: &Lane) -> Vec<Burst> {
-    let mut bursts = lane.read_flights();
+fn flight(hand: &Hand) -> Vec<Burst> {
+    let mut bursts = hand.read_flights();
     // What no worker in its right mind writes is of no use to anybody.
     bursts.retain(|(_, slot, ring, chains)| {
         usize::from(*slot) < MAX_PORTS && usize::from(*ring) < MAX_RINGS && *chains <= Settings::MAX_BATCH
@@ -138,12 +148,12 @@ fn first(signal: Signal, lane: &Lane) -> Signal {
 /// The slot of the client by whose doing the worker died: whose memory faulted, or else whose ring was being served
 /// when the worker itself went wrong. Nobody, if it was killed from outside. The dying worker's word is taken for it: a
 /// worker that lies can have its clients blamed, in turn and for a time, and nothing more.
-pub fn culprit(status: WaitStatus, lane: &Lane, hung: bool) -> Option<u16> {
+pub fn culprit(status: WaitStatus, (lane, hand): (&Lane, &Hand), hung: bool) -> Option<u16> {
     let record = &lane.crash;
     let fault = record.code.load(Relaxed) > 0 && record.signal.load(Relaxed) != 0;
     let panicked = record.message_len.load(Relaxed) > 0;
     let own = matches!(status, WaitStatus::Signaled(..)) && (fault || panicked);
-    let in_hand = if own || hung { lane.hand_port.load(Relaxed) } else { 0 };
+    let in_hand = if own || hung { hand.port.load(Relaxed) } else { 0 };
     let of_fault = if own { record.fault_port.load(Relaxed) } else { 0 };
     let slot_plus_one = if of_fault != 0 { of_fault } else { in_hand };
     u16::try_from(slot_plus_one.checked_sub(1)?).ok().filter(|slot| usize::from(*slot) < MAX_PORTS)
@@ -179,6 +189,11 @@ mod tests {
     use nix::unistd::Pid;
     use sv3::ledger::LedgerMap;
 
+    fn at(ledger: &LedgerMap) -> (&Lane, &Hand) {
+        let [lane, _] = &ledger.lanes;
+        (lane, hand(lane, None))
+    }
+
     fn signaled(signal: Signal) -> WaitStatus {
         WaitStatus::Signaled(Pid::from_raw(1), signal, false)
     }
@@ -191,9 +206,9 @@ mod tests {
         ledger.lanes[0].crash.addr.store(0x7f00_0000, Relaxed);
         ledger.lanes[0].crash.fault_port.store(4, Relaxed);
         ledger.lanes[0].crash.fault_region.store(0x1_0000_0000, Relaxed);
-        ledger.lanes[0].hand_port.store(4, Relaxed);
-        ledger.lanes[0].hand_ring.store(1, Relaxed);
-        let death = Death::read(signaled(Signal::SIGBUS), &ledger.lanes[0], None);
+        ledger.lanes[0].hand(0).port.store(4, Relaxed);
+        ledger.lanes[0].hand(0).ring.store(1, Relaxed);
+        let death = Death::read(signaled(Signal::SIGBUS), at(&ledger), None);
         let wanted = "killed by SIGBUS at address 0x7f000000 (instruction 0x0), in the memory of p3 (region at guest \
                       address 0x100000000), at work on ring 1 of p3";
         assert_eq!(death.words, wanted);
@@ -208,7 +223,7 @@ mod tests {
         ledger.lanes[0].crash.signal.store(libc::SIGSYS, Relaxed);
         ledger.lanes[0].crash.code.store(1, Relaxed);
         ledger.lanes[0].crash.syscall.store(libc::SYS_openat as i32, Relaxed);
-        let death = Death::read(signaled(Signal::SIGSYS), &ledger.lanes[0], None);
+        let death = Death::read(signaled(Signal::SIGSYS), at(&ledger), None);
         assert_eq!(death.violation.as_deref(), Some("openat"));
         assert_eq!(death.words, "killed by SIGSYS for the syscall openat");
     }
@@ -217,7 +232,7 @@ mod tests {
     fn a_signal_from_outside_is_named_though_the_worker_ended_by_another() {
         let (_fd, ledger) = LedgerMap::create().unwrap();
         ledger.lanes[0].crash.signal.store(libc::SIGABRT, Relaxed);
-        let words = Death::read(signaled(Signal::SIGILL), &ledger.lanes[0], None).words;
+        let words = Death::read(signaled(Signal::SIGILL), at(&ledger), None).words;
         assert_eq!(words, "killed by SIGABRT");
     }
 
@@ -226,8 +241,8 @@ mod tests {
         let (_fd, ledger) = LedgerMap::create().unwrap();
         ledger.lanes[0].crash.signal.store(libc::SIGSEGV, Relaxed);
         ledger.lanes[0].crash.write_message("index\nout of bounds");
-        ledger.lanes[0].hand_port.store(u32::MAX, Relaxed);
-        let words = Death::read(signaled(Signal::SIGKILL), &ledger.lanes[0], None).words;
+        ledger.lanes[0].hand(0).port.store(u32::MAX, Relaxed);
+        let words = Death::read(signaled(Signal::SIGKILL), at(&ledger), None).words;
         assert_eq!(words, "killed by SIGKILL; it said: index out of bounds");
     }
 }

@@ -77,6 +77,7 @@ fn run(args: Args) -> Result<(), String> {
     let door = Listener::bind(&args.socket, args.force)?;
     let control = Listener::bind(&args.control, args.force).inspect_err(|_| door.remove())?;
     let announcement = announcement(&args.socket);
+    let threads = args.threads;
     let cpus = args.cpus.map(|cpus| cpus.to_string());
     let Args { settings, standby, blame, chaos, require_landlock, .. } = args;
     let parts = Parts {
@@ -84,6 +85,7 @@ fn run(args: Args) -> Result<(), String> {
         control,
         spawner,
         settings,
+        threads,
         cpus,
         standby,
         blame,

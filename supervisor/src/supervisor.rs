@@ -85,8 +85,8 @@ pub struct Supervisor {
     watchdog: Watchdog,
     /// When it was last looked whether a client jams the worker.
     jam_look: Option<Instant>,
-    /// The worker was killed because it hung.
-    hung: bool,
+    /// The worker was killed because this thread of it hung.
+    hung: Option<usize>,
     chaos: Option<Chaos>,
     chronicle: Chronicle,
     http: Option<Http>,
@@ -95,6 +95,8 @@ pub struct Supervisor {
     /// A worker with less of landlock is not let near a guest.
     require_landlock: u32,
     announcement: Option<String>,
+    /// How many threads a worker has.
+    threads: u16,
     /// Where workers run, for status.
     cpus: Option<String>,
     /// Since when the switch is ending.
@@ -112,6 +114,8 @@ pub struct Parts {
     pub spawner: Spawner,
     /// How workers run.
     pub settings: Settings,
+    /// How many threads a worker has.
+    pub threads: u16,
     /// Where workers run, if that was said.
     pub cpus: Option<String>,
     /// Whether a second worker waits to take over.
@@ -155,9 +159,9 @@ impl Supervisor {
             life: Life::new(parts.settings, parts.standby),
             handover: Handover::default(),
             blames: Blames::new(parts.blame),
-            watchdog: Watchdog::default(),
+            watchdog: Watchdog::new(usize::from(parts.threads)),
             jam_look: None,
-            hung: false,
+            hung: None,
             chaos: parts.chaos.map(Chaos::new),
             chronicle: Chronicle::default(),
             http: parts.http,
@@ -165,6 +169,7 @@ impl Supervisor {
             landlock_abi: 0,
             require_landlock: parts.require_landlock,
             announcement: Some(parts.announcement),
+            threads: parts.threads,
             cpus: parts.cpus,
             ending: None,
             over: None,
@@ -343,6 +348,7 @@ impl Supervisor {
                 restarts: self.life.restarts(),
                 last_death: self.life.last_death(),
                 landlock_abi: worker.and_then(|worker| worker.ready).unwrap_or(0),
+                threads: self.threads,
                 cpus: self.cpus.clone(),
             },
             socket: self.door.path().display().to_string(),

@@ -53,6 +53,11 @@ impl Flow {
         assert!(received.frame == self.frame(number), "frame {number} was changed");
     }
 
+    /// How often a frame has come.
+    pub fn times(&self, number: u32) -> u8 {
+        self.seen.get(number as usize).copied().unwrap_or(0)
+    }
+
     /// Every frame that was sent has come.
     pub fn is_complete(&self) -> bool {
         self.missing == 0

@@ -30,6 +30,9 @@ const USER: u32 = 65534;
 /// Names a folder with other binaries than those of the target folder: other builds, to be tried by the same scenarios.
 const OTHER_BINARIES: &str = "SV3_TEST_BINARIES";
 
+/// More options of `sv3 run`, for the same scenarios in another setting, such as `--threads 2`.
+const OPTIONS: &str = "SV3_TEST_OPTIONS";
+
 const BINARIES: [&str; 3] = ["sv3", "sv3-supervisor", "sv3-worker"];
 
 /// The folder of an unprivileged user, with sv3's binaries in it. Switches can be started in it one after the other.
@@ -123,6 +126,9 @@ impl Home {
     fn start_by(self: &Rc<Home>, mut command: Command, options: &[&str]) -> Result<Switch> {
         let (socket, control) = (self.path("vhost-user.sock"), self.path("control.sock"));
         command.arg("--socket").arg(&socket).arg("--control").arg(&control).args(options);
+        if let Ok(more) = std::env::var(OPTIONS) {
+            command.args(more.split_whitespace());
+        }
         let output = |name: &str| Ok::<_, Failure>(Stdio::from(fs::File::create(self.path(name))?));
         command.stdout(output("stdout")?).stderr(output("stderr")?);
         let process = command.spawn()?;

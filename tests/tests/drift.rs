@@ -52,7 +52,7 @@ fn unused(policy: &'static Policy, calls: &BTreeSet<&Call>) -> Vec<String> {
 /// Runs the scenarios behind a command and returns what was traced.
 fn trace(behind: &[String]) -> Result<Vec<Call>> {
     let mut calls = Vec::new();
-    for scenario in [a_day, a_crowd] {
+    for scenario in [a_day, a_day_of_threads, a_crowd] {
         let folder = tempfile::tempdir()?;
         let file = folder.path().join("trace");
         let tracer = [env!("CARGO_BIN_EXE_trace").to_string(), file.display().to_string()];
@@ -79,9 +79,17 @@ fn parse(line: &str) -> Result<Call> {
 
 /// Guests come, talk and go while workers die, hang and are replaced; people ask; all ends in order.
 fn a_day(behind: &[String]) -> Result<()> {
+    a_day_of(behind, "1")
+}
+
+fn a_day_of_threads(behind: &[String]) -> Result<()> {
+    a_day_of(behind, "3")
+}
+
+fn a_day_of(behind: &[String], threads: &str) -> Result<()> {
     let home = Home::new()?;
     let log = home.path("events").display().to_string();
-    let switch = home.start_behind(behind, &["--log", &log, "--metrics", "127.0.0.1:0"])?;
+    let switch = home.start_behind(behind, &["--log", &log, "--metrics", "127.0.0.1:0", "--threads", threads])?;
     let [mut a, mut b] = [(), ()].map(|()| Guest::connect(switch.socket()));
     talk(&mut a, &mut b);
     ask(&switch, &["status", "crashes", "metrics", "audit"])?;

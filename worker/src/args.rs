@@ -3,10 +3,13 @@
 use std::ffi::OsString;
 
 use sv3::cpus::Cpus;
+use sv3::ledger::THREADS;
 
 /// What a worker is told before it confines itself; all else comes by command.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Args {
+    /// Threads of the data path, 1 to [`THREADS`].
+    pub threads: usize,
     /// Processors to run on; everywhere, if none are named.
     pub cpus: Option<Cpus>,
 }
@@ -14,14 +17,18 @@ pub struct Args {
 impl Args {
     /// Reads the command line, without the program's name.
     pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Args, String> {
-        let mut args = Args::default();
+        let mut args = Args { threads: 1, cpus: None };
         let mut words = words.into_iter().map(|word| word.to_string_lossy().into_owned());
         while let Some(option) = words.next() {
             let value = words.next().unwrap_or_default();
             match option.as_str() {
                 "--cpus" => args.cpus = Some(value.parse()?),
+                "--threads" => args.threads = value.parse().map_err(|_| format!("--threads {value}"))?,
                 _ => return Err(format!("unknown option {option}; `sv3 run` is for people")),
             }
+        }
+        if !(1..=THREADS).contains(&args.threads) {
+            return Err(format!("--threads must be 1 to {THREADS}"));
         }
         Ok(args)
     }
@@ -34,8 +41,10 @@ mod tests {
     #[test]
     fn what_the_spawner_says_is_understood_and_nothing_else() {
         let parse = |line: &str| Args::parse(line.split_whitespace().map(OsString::from));
-        assert_eq!(parse("").unwrap(), Args::default());
+        assert_eq!(parse("").unwrap(), Args { threads: 1, cpus: None });
         assert_eq!(parse("--cpus 0,2").unwrap().cpus, "0,2".parse().ok());
+        assert_eq!(parse("--threads 3 --cpus 0-2").unwrap().threads, 3);
+        assert!(parse("--threads 0").is_err() && parse("--threads 65").is_err());
         assert!(parse("--cpus").is_err() && parse("--help").is_err());
     }
 }

@@ -7,19 +7,19 @@
 use sv3::drops::Drop;
 use sv3::frame::{ETHERNET_LEN, MAX_FRAME, MacAddr};
 use sv3::ipc::{RingFault, Settings};
-use sv3::ledger::{PortLine, add};
+use sv3::ledger::PortLine;
 use sv3::virtio::{NET_HDR_LEN, NetHdr};
 
 use crate::copy::gather;
 use crate::cost::{DELIVERY, DESCRIPTOR, FRAME};
 use crate::crash::{self, HEAD_WORDS};
-use crate::fabric::{Fabric, Frame, publish_ring};
+use crate::fabric::{Fabric, Frame, Unsent, publish_ring};
 use crate::guest::chain::{Direction, MAX_SLICES, Walker};
 use crate::guest::memory::{Arena, GuestSlice};
 use crate::guest::queue::{Chain, Virtqueue, either};
 use crate::offload::{self, Offload};
 use crate::points::{Point, pass};
-use crate::port::Port;
+use crate::port::Ring;
 
 const MAX_BATCH: usize = Settings::MAX_BATCH as usize;
 
@@ -48,33 +48,41 @@ pub struct Served {
     pub chains: usize,
     /// What they cost, see [`crate::cost`].
     pub cost: u64,
+    /// There are more, for which a ring is needed that another thread has.
+    pub held_up: bool,
 }
 
 impl Burst {
-    /// Bursts of at most `batch` chains.
-    pub fn new(batch: u16) -> Burst {
-        Burst {
-            arena: Arena::new(4 * MAX_SLICES),
-            taken: Box::new([Taken::default(); MAX_BATCH]),
-            batch: batch.clamp(1, Settings::MAX_BATCH),
-        }
+    /// Bursts of one chain.
+    pub fn new() -> Burst {
+        Burst { arena: Arena::new(4 * MAX_SLICES), taken: Box::new([Taken::default(); MAX_BATCH]), batch: 1 }
     }
 
-    /// Serves transmit ring `ring` of `port`, which is out of its slot. Taking chains and delivering them may each cost as
+    /// From now on of at most `batch` chains.
+    pub fn set_batch(&mut self, batch: u16) {
+        self.batch = batch.clamp(1, Settings::MAX_BATCH);
+    }
+
+    /// Serves transmit ring `ring` of port `slot`. Taking chains and delivering them may each cost as
     /// much as `budget`, and by what the last frame costs more.
     #[inline]
-    pub fn serve(&mut self, fabric: &mut Fabric, port: &mut Port, ring: u16, budget: u64) -> Result<Served, RingFault> {
+    pub fn serve(
+        &mut self,
+        fabric: &mut Fabric,
+        state: &mut Ring,
+        (slot, ring): (u16, u16),
+        budget: u64,
+    ) -> Result<Served, RingFault> {
         let nothing = Served::default();
-        let line = fabric.line(port.slot);
-        let (slot, features, header_len) = (port.slot, port.features, port.header_len());
+        let line = fabric.line(slot);
+        let (features, header_len) = (state.features, state.header_len());
         let sender = Sender { slot, pair: ring / 2, features, header_len, budget };
-        let Port { memory, rings, features, .. } = port;
-        let Some(state) = rings.get_mut(usize::from(ring)).filter(|state| state.runs()) else { return Ok(nothing) };
-        let Some(queue) = &mut state.queue else { return Ok(nothing) };
+        let Ring { queue, memory, features, .. } = state;
+        let Some(queue) = queue else { return Ok(nothing) };
         let walker = Walker { memory, features: *features, direction: Direction::FromGuest };
         let mut served = either!(queue, queue => self.run(fabric, queue, &walker, &sender, line))?;
         if served.chains > 0 {
-            publish_ring(state, line, ring);
+            publish_ring(state, line, ring, fabric.tally());
             served.cost += state.cost;
             pass(Point::Done);
         }
@@ -123,15 +131,16 @@ impl Burst {
 
         pass(Point::Taken);
         fabric.begin();
-        let (mut chains, mut frames, mut octets) = (0, 0, 0);
+        let (mut chains, mut frames, mut octets, mut held_up) = (0, 0, 0, false);
+        let tally = fabric.tally();
         for taken in self.taken.iter_mut().take(count) {
             // Floods and translations are not foreseen. Chains that were taken and are not completed stay where they are.
             if fabric.cost() >= sender.budget {
                 break;
             }
-            chains += 1;
             let Some(len) = taken.chain.len else {
-                line.drop(Drop::BadChain, 1);
+                tally.drop(line, Drop::BadChain);
+                chains += 1;
                 continue;
             };
             match sender.send(fabric, slices.range(taken.from, taken.to), len, &mut taken.head) {
@@ -139,11 +148,19 @@ impl Burst {
                     frames += 1;
                     octets += len as u64;
                 }
-                Err(reason) => line.drop(reason, 1),
+                Err(Unsent::Dropped(reason)) => tally.drop(line, reason),
+                // The receiver's turn comes when all that is held has been given back.
+                Err(Unsent::Busy) => {
+                    held_up = true;
+                    break;
+                }
             }
+            chains += 1;
         }
-        add(&line.from_guest_frames, frames);
-        add(&line.from_guest_bytes, octets);
+        if frames > 0 {
+            tally.add(&line.from_guest_frames, frames);
+            tally.add(&line.from_guest_bytes, octets);
+        }
 
         for taken in self.taken.iter().take(chains) {
             queue.complete(&taken.chain, 0);
@@ -151,7 +168,7 @@ impl Burst {
         pass(Point::SenderEntered);
         fabric.publish();
         pass(Point::ReceiversDone);
-        Ok(Served { chains, cost: cost + fabric.cost() })
+        Ok(Served { chains, cost: cost + fabric.cost(), held_up })
     }
 }
 
@@ -173,11 +190,11 @@ impl Sender {
         slices: &[GuestSlice<'_>],
         total: usize,
         kept: &mut [u64; HEAD_WORDS],
-    ) -> Result<usize, Drop> {
+    ) -> Result<usize, Unsent> {
         let skip = self.header_len;
         let len = total.checked_sub(skip).filter(|len| *len >= ETHERNET_LEN).ok_or(Drop::ShortFrame)?;
         if len > MAX_FRAME {
-            return Err(Drop::LongFrame);
+            return Err(Drop::LongFrame.into());
         }
         let head = Head::read(slices);
         let checked;

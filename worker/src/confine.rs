@@ -7,14 +7,18 @@
 //!    what was achieved is reported;
 //! 5. seccomp, last, since the steps before need syscalls that the policy does not have.
 //!
+//! The worker's threads are made between 4 and 5: they inherit 3 and 4 from the one that makes them, the rest is the
+//! process's, and seccomp is put on all of them in one step.
+//!
 //! Signal handlers and the epoll are made before, for the same reason. Nothing is undone afterwards and nothing needs a
 //! user namespace or root.
 
 use sv3_policy::steps::{self, Achieved};
 
-/// Confines the process for good. The order is the point; see above.
-pub fn worker() -> Result<Achieved, String> {
+/// Confines the process for good. The order is the point; see above. `muster` makes the other threads.
+pub fn worker(muster: impl FnOnce() -> Result<(), String>) -> Result<Achieved, String> {
     let achieved = reach()?;
+    muster()?;
     steps::restrict_syscalls(sv3_policy::worker())?;
     Ok(achieved)
 }
@@ -49,7 +53,7 @@ mod tests {
             ForkResult::Child => {
                 crash::handle_signals().unwrap();
                 crash::record_in(&ledger.lanes[0]);
-                super::worker().unwrap();
+                super::worker(|| Ok(())).unwrap();
                 nix::unistd::getppid();
                 crash::end(0)
             }

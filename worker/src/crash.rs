@@ -4,6 +4,9 @@
 //! It hangs up because the kernel tells the supervisor of a death only when it has taken the dead process's memory away,
 //! page by page of all that it touched of every guest's. The closed control socket is known at once.
 //!
+//! A worker has one death: the first thread that dies writes the record, any other one that goes wrong meanwhile waits for
+//! the end. With several threads nothing is over when one hangs up, and the supervisor waits for the kernel.
+//!
 //! The handlers run on a stack of their own, touch nothing but static atomics and the ledger, and make no syscall but
 //! close(2), for the policy may be what killed us. A genuine SIGSEGV or SIGBUS is repeated with the signal blocked, so
 //! that the kernel ends the process by that very signal; everything else ends in an illegal instruction, and the record
@@ -12,10 +15,11 @@
 //! Which client a fault address belongs to is found in [`RANGES`], where every mapping of guest memory is written down.
 #![allow(unsafe_code)] // named in the design: crash handler
 
+use std::cell::Cell;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{
     AtomicI32, AtomicPtr, AtomicU32, AtomicU64,
-    Ordering::{Relaxed, Release},
+    Ordering::{Acquire, Relaxed, Release},
 };
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
@@ -39,8 +43,16 @@ static RANGES: [Range; MAX_RANGES] = [const {
 /// Words of a chain's first octets, at least [`FRAME_HEAD`] of them.
 pub const HEAD_WORDS: usize = FRAME_HEAD.div_ceil(8);
 
-/// The first octets of the chain in hand, as they stand in memory; null while there is none.
-static IN_HAND: AtomicPtr<[u64; HEAD_WORDS]> = AtomicPtr::new(std::ptr::null_mut());
+thread_local! {
+    /// The first octets of the chain in hand, as they stand in memory; null while there is none. Constant and without a
+    /// destructor, so that a signal handler may read it.
+    static IN_HAND: Cell<*mut [u64; HEAD_WORDS]> = const { Cell::new(std::ptr::null_mut()) };
+    /// This thread's number.
+    static THREAD: Cell<u32> = const { Cell::new(0) };
+}
+
+/// The number plus one of the thread that died first; 0: none has.
+static DEAD: AtomicU32 = AtomicU32::new(0);
 
 static RECORD: AtomicPtr<Crash> = AtomicPtr::new(std::ptr::null_mut());
 
@@ -72,12 +84,19 @@ impl Drop for Watch {
     }
 }
 
-/// Installs the signal handlers; before the sandbox, which permits no such thing.
-pub fn handle_signals() -> nix::Result<()> {
+/// This is thread `number` of the worker; its signals are handled on a stack of its own. Before the sandbox, which permits
+/// no such thing.
+pub fn enlist(number: u32) -> nix::Result<()> {
+    THREAD.set(number);
     let stack = Box::leak(vec![0u8; ALT_STACK].into_boxed_slice());
     let alt = libc::stack_t { ss_sp: stack.as_mut_ptr().cast(), ss_flags: 0, ss_size: ALT_STACK };
     // SAFETY: the stack is leaked, hence lives as long as the process.
-    nix::Error::result(unsafe { libc::sigaltstack(&alt, std::ptr::null_mut()) })?;
+    nix::Error::result(unsafe { libc::sigaltstack(&alt, std::ptr::null_mut()) }).map(drop)
+}
+
+/// Installs the signal handlers, for all threads; before the sandbox.
+pub fn handle_signals() -> nix::Result<()> {
+    enlist(0)?;
     let flags = SaFlags::SA_SIGINFO | SaFlags::SA_ONSTACK | SaFlags::SA_RESETHAND;
     let action = SigAction::new(SigHandler::SigAction(on_signal), flags, SigSet::all());
     for signal in [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE, Signal::SIGSYS, Signal::SIGABRT] {
@@ -96,9 +115,10 @@ pub fn hang_up_after_record(control: BorrowedFd<'_>) {
 pub fn record_in(lane: &'static Lane) {
     RECORD.store(std::ptr::from_ref(&lane.crash).cast_mut(), Release);
     std::panic::set_hook(Box::new(|info| {
-        if let Some(crash) = record() {
+        if let Some(crash) = record().filter(|_| dies_first()) {
             crash.write_message(&info.to_string());
             keep_in_hand(crash);
+            crash.thread.store(THREAD.get(), Relaxed);
             crash.signal.store(libc::SIGABRT, Release);
             hang_up();
         }
@@ -109,9 +129,9 @@ pub fn record_in(lane: &'static Lane) {
 /// Runs `work` with a chain in hand, so that its first octets are known if the worker dies of it.
 #[inline]
 pub fn with_in_hand<T>(head: &[u64; HEAD_WORDS], work: impl FnOnce() -> T) -> T {
-    IN_HAND.store(std::ptr::from_ref(head).cast_mut(), Relaxed);
+    IN_HAND.set(std::ptr::from_ref(head).cast_mut());
     let result = work();
-    IN_HAND.store(std::ptr::null_mut(), Relaxed);
+    IN_HAND.set(std::ptr::null_mut());
     result
 }
 
@@ -123,23 +143,36 @@ pub struct InHand(*mut [u64; HEAD_WORDS]);
 /// where it was.
 #[inline]
 pub fn in_hand() -> InHand {
-    InHand(IN_HAND.load(Relaxed))
+    InHand(IN_HAND.get())
 }
 
 /// Takes a chain in hand again.
 #[inline]
 pub fn take_in_hand(InHand(head): InHand) {
-    IN_HAND.store(head, Relaxed);
+    IN_HAND.set(head);
 }
 
 fn keep_in_hand(crash: &Crash) {
     // SAFETY: null or a reference that `with_in_hand`, or who called `take_in_hand`, holds while this runs, on the same
     // thread.
-    if let Some(head) = unsafe { IN_HAND.load(Relaxed).as_ref() } {
+    if let Some(head) = unsafe { IN_HAND.get().as_ref() } {
         for (to, from) in crash.frame_head.iter().zip(head.iter().flat_map(|word| word.to_ne_bytes())) {
             to.store(from, Relaxed);
         }
         crash.has_frame.store(1, Relaxed);
+    }
+}
+
+/// Whether this thread is the first one to die, and has not written it down yet. Does not return to a thread when another
+/// one was first, which is about to end the process.
+fn dies_first() -> bool {
+    let me = THREAD.get() + 1;
+    match DEAD.compare_exchange(0, me, Acquire, Acquire) {
+        Ok(_) => true,
+        Err(first) if first == me => false,
+        Err(_) => loop {
+            std::hint::spin_loop();
+        },
     }
 }
 
@@ -155,7 +188,7 @@ extern "C" fn on_signal(signal: libc::c_int, info: *mut libc::siginfo_t, context
     let addr = unsafe { info.si_addr() } as u64;
     // A genuine fault has a positive code; kill(2) and its like have none.
     let fault = info.si_code > 0 && (signal == libc::SIGSEGV || signal == libc::SIGBUS);
-    if let Some(crash) = record().filter(|crash| crash.signal.load(Relaxed) == 0) {
+    if let Some(crash) = record().filter(|_| dies_first()) {
         crash.code.store(info.si_code, Relaxed);
         keep_in_hand(crash);
         crash.ip.store(context.uc_mcontext.gregs[libc::REG_RIP as usize] as u64, Relaxed);
@@ -166,6 +199,7 @@ extern "C" fn on_signal(signal: libc::c_int, info: *mut libc::siginfo_t, context
         if signal == libc::SIGSYS {
             crash.syscall.store(context.uc_mcontext.gregs[libc::REG_RAX as usize] as i32, Relaxed);
         }
+        crash.thread.store(THREAD.get(), Relaxed);
         crash.signal.store(signal, Release);
         hang_up();
     }

@@ -15,7 +15,7 @@ use crate::guest::chain::{Direction, MAX_SLICES, Walker};
 use crate::guest::memory::{Arena, GuestSlice, Later};
 use crate::guest::queue::{Chain, Virtqueue, either};
 use crate::points::{Point, pass};
-use crate::port::Port;
+use crate::port::Ring;
 
 /// A frame on its way: a header and octets in slices.
 #[derive(Clone, Copy)]
@@ -80,14 +80,13 @@ impl Receiver {
         self.later.settle();
     }
 
-    /// Copies a frame into buffers of vring `ring` of `port`. Nothing is visible to the guest before the ring is
-    /// published.
+    /// Copies a frame into buffers of a receive ring. Nothing is visible to the guest before the ring is published.
     #[inline(always)]
-    pub fn deliver(&mut self, port: &mut Port, ring: u16, parcel: &Parcel<'_, '_>) -> Result<(), Undelivered> {
-        let reader = Reader { header_len: port.header_len(), mergeable: VIRTIO_NET_F_MRG_RXBUF.of(port.features) };
-        let queue = port.rings.get_mut(usize::from(ring)).and_then(|ring| ring.queue.as_mut());
-        let queue = queue.ok_or(Undelivered::Dropped(Drop::RxDown))?;
-        let walker = Walker { memory: &port.memory, features: port.features, direction: Direction::ToGuest };
+    pub fn deliver(&mut self, ring: &mut Ring, parcel: &Parcel<'_, '_>) -> Result<(), Undelivered> {
+        let reader = Reader { header_len: ring.header_len(), mergeable: VIRTIO_NET_F_MRG_RXBUF.of(ring.features) };
+        let Ring { queue, memory, features, .. } = ring;
+        let queue = queue.as_mut().ok_or(Undelivered::Dropped(Drop::RxDown))?;
+        let walker = Walker { memory, features: *features, direction: Direction::ToGuest };
         either!(queue, queue => self.put(queue, &walker, reader, parcel))
     }
 
@@ -115,9 +114,9 @@ impl Receiver {
             [to] if to.len() >= needed => {
                 self.cost += parcel.len as u64;
                 let hdr = NetHdr { num_buffers: 1, ..*parcel.hdr };
-                // SAFETY: all guests' memory stays mapped until the burst is published, which settles first: mappings
-                // go by commands alone, and none is obeyed before. `lasts` says that `from` is a guest's, and so the chain in
-                // hand the burst's, which has the head.
+                // SAFETY: both rings keep their guest's memory mapped, and no command changes a ring before its lease is
+                // given back, which is after the burst is published, which settles first. `lasts` says that `from` is a
+                // guest's, and so the chain in hand the burst's, which has the head.
                 unsafe { self.later.postpone(hdr.to_words(), (from, parcel.skip), to, parcel.len) };
                 queue.reserve(1);
                 queue.complete(&chain, needed as u32);

@@ -1,11 +1,12 @@
-//! The fabric: all ports and the forwarding table; one frame in, none or some frames out.
+//! The fabric: all ports and the forwarding table; one frame in, none or some frames out. Each thread has its own view of
+//! it.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use sv3::drops::Drop;
 use sv3::frame::{MAX_FRAME, MacAddr};
 use sv3::ipc::RingFault;
-use sv3::ledger::{Lane, Ledger, PortLine, RingLine, RingLog, add};
+use sv3::ledger::{Hand, Lane, Ledger, PortLine, RingLine, RingLog, add};
 use sv3::virtio::NetHdr;
 use sv3::{MAX_PORTS, MAX_RINGS};
 
@@ -16,7 +17,7 @@ use crate::fdb::Fdb;
 use crate::guest::memory::GuestSlice;
 use crate::offload::{Offload, Segments, finish_checksum};
 use crate::points::{Point, pass};
-use crate::port::Port;
+use crate::port::{Ports, Ring, RingLease};
 
 /// A frame as it came from a guest (or, for RARP, from ourselves in its name).
 pub struct Frame<'a, 'm> {
@@ -38,22 +39,17 @@ pub struct Frame<'a, 'm> {
     pub lasts: bool,
 }
 
-/// All ports. While a port's ring is served it is taken out of its slot, so that the others can be written.
+/// A thread's view of all ports, and the receive rings that it has leased for its burst.
 pub struct Fabric {
     ledger: &'static Ledger,
-    lane: &'static Lane,
-    ports: Vec<Option<Box<Port>>>,
-    /// Slots in use, for flooding.
-    taken: Vec<u16>,
+    ports: &'static Ports,
     fdb: Fdb<'static>,
-    receiver: Receiver,
-    /// A whole frame, for work on its octets.
-    scratch: Box<[u8]>,
-    /// Receive rings with completed entries that are not published.
-    touched: Vec<(u16, u16)>,
-    /// Receive rings that broke, until the switch stops them.
-    pub faults: Vec<(u16, u16, RingFault)>,
-    /// Seconds, brought up to date by the switch.
+    tally: Tally,
+    /// The thread's number, and what it is at.
+    number: u32,
+    hand: &'static Hand,
+    room: Room,
+    /// Seconds, brought up to date by the loop.
     pub now_s: u64,
     /// The last address that the burst learnt: a burst is one port's, within a second.
     last_learnt: Option<MacAddr>,
@@ -61,40 +57,101 @@ pub struct Fabric {
     last_found: Option<(MacAddr, Option<u16>)>,
 }
 
-impl Fabric {
-    /// A fabric without ports. The forwarding table is the one that the ledger holds.
-    pub fn new(ledger: &'static Ledger, lane: &'static Lane) -> Fabric {
-        Fabric {
-            ledger,
-            lane,
-            ports: std::iter::repeat_with(|| None).take(MAX_PORTS).collect(),
-            taken: Vec::with_capacity(MAX_PORTS),
-            fdb: Fdb::new(&ledger.fdb),
+/// What a fabric needs room for, made before the worker is confined: a thread's allocator may need syscalls.
+pub struct Room {
+    receiver: Receiver,
+    /// A whole frame, for work on its octets.
+    scratch: Box<[u8]>,
+    held: Vec<Held>,
+    /// By slot: where in `held` its receive ring is, plus one; 0: nowhere. A burst is of one queue pair, so there is one.
+    at: Box<[u16]>,
+    /// Rings that broke, until the loop has them stopped.
+    pub faults: Vec<(u16, u16, RingFault)>,
+}
+
+/// A receive ring that is leased, and what has not been counted yet.
+struct Held {
+    slot: u16,
+    index: u16,
+    ring: RingLease,
+    frames: u64,
+    octets: u64,
+}
+
+/// Why a frame was not forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unsent {
+    /// Counted against the sender.
+    Dropped(Drop),
+    /// Another thread has a receiver's ring; nothing was done.
+    Busy,
+}
+
+impl From<Drop> for Unsent {
+    fn from(reason: Drop) -> Unsent {
+        Unsent::Dropped(reason)
+    }
+}
+
+/// How counters are written: those of one port by one thread, or by several.
+#[derive(Clone, Copy)]
+pub struct Tally {
+    alone: bool,
+}
+
+impl Tally {
+    /// Counts more.
+    #[inline]
+    pub fn add(self, counter: &AtomicU64, n: u64) {
+        match self.alone {
+            true => add(counter, n),
+            false => drop(counter.fetch_add(n, Relaxed)),
+        }
+    }
+
+    /// Counts a frame that was dropped.
+    #[inline]
+    pub fn drop(self, line: &PortLine, reason: Drop) {
+        if let Some(counter) = line.drops.get(reason as usize) {
+            self.add(counter, 1);
+        }
+    }
+}
+
+impl Room {
+    /// Room for one thread.
+    pub fn new() -> Room {
+        Room {
             receiver: Receiver::new(),
             scratch: vec![0; MAX_FRAME].into_boxed_slice(),
-            touched: Vec::with_capacity(MAX_PORTS * MAX_RINGS / 2),
+            held: Vec::with_capacity(MAX_PORTS),
+            at: vec![0; MAX_PORTS].into_boxed_slice(),
             faults: Vec::with_capacity(MAX_PORTS * MAX_RINGS),
+        }
+    }
+}
+
+impl Fabric {
+    /// The view of thread `number` of `threads`. The forwarding table is the one that the ledger holds.
+    pub fn new(
+        ledger: &'static Ledger,
+        lane: &'static Lane,
+        ports: &'static Ports,
+        room: Room,
+        (number, threads): (usize, usize),
+    ) -> Fabric {
+        Fabric {
+            ledger,
+            ports,
+            fdb: Fdb::new(&ledger.fdb),
+            tally: Tally { alone: threads == 1 },
+            number: number as u32,
+            hand: lane.hand(number),
+            room,
             now_s: 0,
             last_learnt: None,
             last_found: None,
         }
-    }
-
-    /// Adds a port, in place of whatever was in its slot; false when there is no such slot.
-    pub fn insert(&mut self, port: Port) -> bool {
-        let slot = port.slot;
-        let Some(place) = self.ports.get_mut(usize::from(slot)) else { return false };
-        if place.replace(Box::new(port)).is_none() {
-            self.taken.push(slot);
-        }
-        true
-    }
-
-    /// Removes a port.
-    pub fn remove(&mut self, slot: u16) -> Option<Box<Port>> {
-        let port = self.ports.get_mut(usize::from(slot))?.take()?;
-        self.taken.retain(|taken| *taken != slot);
-        Some(port)
     }
 
     /// Forgets the addresses of a port.
@@ -102,28 +159,21 @@ impl Fabric {
         self.fdb.forget(slot);
     }
 
-    /// The slots in use.
-    pub fn slots(&self) -> Vec<u16> {
-        self.taken.clone()
-    }
-
-    /// A port by its slot.
-    pub fn port(&mut self, slot: u16) -> Option<&mut Port> {
-        self.ports.get_mut(usize::from(slot))?.as_deref_mut()
-    }
-
-    /// Takes a port out of its slot, to serve one of its rings.
+    /// How counters are written.
     #[inline]
-    pub fn take(&mut self, slot: u16) -> Option<Box<Port>> {
-        self.ports.get_mut(usize::from(slot))?.take()
+    pub fn tally(&self) -> Tally {
+        self.tally
     }
 
-    /// Puts a port back that was taken.
-    #[inline]
-    pub fn put_back(&mut self, port: Box<Port>) {
-        if let Some(place) = self.ports.get_mut(usize::from(port.slot)) {
-            *place = Some(port);
-        }
+    /// A ring that broke during the burst. Each is told of once.
+    pub fn next_fault(&mut self) -> Option<(u16, u16, RingFault)> {
+        self.room.faults.pop()
+    }
+
+    /// A ring broke; `state` does not run any more.
+    pub fn note_fault(&mut self, (slot, ring): (u16, u16), state: &mut Ring, fault: RingFault) {
+        state.fault = Some(fault);
+        self.room.faults.push((slot, ring, fault));
     }
 
     /// A port's counters.
@@ -142,26 +192,26 @@ impl Fabric {
     /// What deliveries and signals have cost since the burst began, see [`crate::cost`].
     #[inline]
     pub fn cost(&self) -> u64 {
-        self.receiver.cost
+        self.room.receiver.cost
     }
 
     /// Begins a burst: what the last one looked up is forgotten.
     #[inline]
     pub fn begin(&mut self) {
-        self.receiver.cost = 0;
+        self.room.receiver.cost = 0;
         self.last_learnt = None;
         self.last_found = None;
     }
 
-    /// Learns the sender's address and delivers the frame to whom it is for. `from`: slot of the sender, which is not in
-    /// its place. An error is the sender's; receivers' drops are counted here.
+    /// Learns the sender's address and delivers the frame to whom it is for. `from`: slot of the sender. A drop that is
+    /// returned is the sender's; receivers' drops are counted here.
     #[inline(always)]
-    pub fn forward(&mut self, from: u16, frame: &Frame<'_, '_>) -> Result<(), Drop> {
+    pub fn forward(&mut self, from: u16, frame: &Frame<'_, '_>) -> Result<(), Unsent> {
         if frame.src.is_group() || frame.src.is_zero() {
-            return Err(Drop::BadSource);
+            return Err(Drop::BadSource.into());
         }
         if frame.dst.is_link_local() {
-            return Err(Drop::LinkLocal);
+            return Err(Drop::LinkLocal.into());
         }
         if self.last_learnt != Some(frame.src) {
             self.last_learnt = Some(frame.src);
@@ -170,11 +220,8 @@ impl Fabric {
             }
         }
         match self.find(frame.dst) {
-            Some(to) if to == from => Err(Drop::Hairpin),
-            Some(to) => {
-                self.unicast(to, frame);
-                Ok(())
-            }
+            Some(to) if to == from => Err(Drop::Hairpin.into()),
+            Some(to) => self.unicast(to, frame),
             None => self.flood(from, frame),
         }
     }
@@ -194,82 +241,117 @@ impl Fabric {
         }
     }
 
-    fn flood(&mut self, from: u16, frame: &Frame<'_, '_>) -> Result<(), Drop> {
+    fn flood(&mut self, from: u16, frame: &Frame<'_, '_>) -> Result<(), Unsent> {
+        let ports = self.ports;
+        let others = || ports.receivers().filter(|to| *to != from);
         let mut receivers = 0;
-        for at in 0..self.taken.len() {
-            let Some(to) = self.taken.get(at).copied().filter(|to| *to != from) else { continue };
-            if self.port(to).is_some_and(|port| port.receiver(frame.pair).is_some()) {
-                receivers += 1;
-                self.unicast(to, frame);
+        // All or none get it now, so that it need not be remembered who has. All threads ask in the same order.
+        for to in others() {
+            receivers += usize::from(self.hold(to, frame.pair)?.is_some());
+        }
+        for to in others() {
+            if let Some(at) = self.held_at(to) {
+                self.hand_to(at, frame);
             }
         }
-        if receivers > 0 { Ok(()) } else { Err(Drop::NoDestination) }
+        if receivers > 0 { Ok(()) } else { Err(Drop::NoDestination.into()) }
     }
 
-    /// Delivers to one port, translating what the receiver did not negotiate.
+    /// Delivers to one port.
     #[inline(always)]
-    fn unicast(&mut self, to: u16, frame: &Frame<'_, '_>) {
-        let line = self.line(to);
-        let Some(port) = self.ports.get_mut(usize::from(to)).and_then(Option::as_deref_mut) else {
-            line.drop(Drop::RxDown, 1);
-            return;
-        };
-        let Some(ring) = port.receiver(frame.pair) else {
-            line.drop(Drop::RxDown, 1);
-            return;
-        };
-        let mut desk = Desk { receiver: &mut self.receiver, line, port, ring };
-        let result = if frame.offload.fits(desk.port.features) {
+    fn unicast(&mut self, to: u16, frame: &Frame<'_, '_>) -> Result<(), Unsent> {
+        match self.hold(to, frame.pair)? {
+            Some(at) => self.hand_to(at, frame),
+            None => self.tally.drop(self.line(to), Drop::RxDown),
+        }
+        Ok(())
+    }
+
+    /// Where in `held` the receive ring of a port is.
+    #[inline]
+    fn held_at(&self, slot: u16) -> Option<usize> {
+        self.room.at.get(usize::from(slot)).and_then(|at| usize::from(*at).checked_sub(1))
+    }
+
+    /// Leases the receive ring of a port for the rest of the burst; where in `held` it is. `None`: the port does not
+    /// receive.
+    #[inline]
+    fn hold(&mut self, to: u16, pair: u16) -> Result<Option<usize>, Unsent> {
+        match self.held_at(to) {
+            Some(at) => Ok(Some(at)),
+            None => self.hold_anew(to, pair),
+        }
+    }
+
+    fn hold_anew(&mut self, to: u16, pair: u16) -> Result<Option<usize>, Unsent> {
+        let Some(port) = self.ports.get(to) else { return Ok(None) };
+        let Some(index) = port.receiver(pair) else { return Ok(None) };
+        let Some(leased) = port.ring(index) else { return Ok(None) };
+        let ring = leased.lease(self.number).ok_or(Unsent::Busy)?;
+        if !ring.runs() {
+            return Ok(None);
+        }
+        let Room { receiver, held, at, .. } = &mut self.room;
+        let Some(place) = at.get_mut(usize::from(to)) else { return Ok(None) };
+        // Whether the driver is to be signalled is known too late to end the burst for it.
+        receiver.cost += ring.cost;
+        held.push(Held { slot: to, index, ring, frames: 0, octets: 0 });
+        *place = held.len() as u16;
+        Ok(Some(held.len() - 1))
+    }
+
+    /// Delivers to a ring that is held, translating what the receiver did not negotiate.
+    #[inline(always)]
+    fn hand_to(&mut self, at: usize, frame: &Frame<'_, '_>) {
+        let Room { receiver, scratch, held, faults, .. } = &mut self.room;
+        let Some(held) = held.get_mut(at) else { return };
+        let mut desk = Desk { receiver, held };
+        let result = if frame.offload.fits(desk.held.ring.features) {
             let Frame { offload, slices, skip, len, lasts, .. } = *frame;
             desk.hand_over(&Parcel { hdr: &offload.hdr, slices, skip, len, lasts })
         } else {
-            desk.translate(frame, &mut self.scratch)
+            desk.translate(frame, scratch)
         };
-        match result {
-            Ok(()) => {}
-            Err(Undelivered::Dropped(reason)) => line.drop(reason, 1),
-            Err(Undelivered::Fault(fault)) => {
-                line.drop(Drop::RxDown, 1);
-                self.faults.push((to, ring, fault));
+        let Err(reason) = result else { return };
+        let reason = match reason {
+            Undelivered::Dropped(reason) => reason,
+            Undelivered::Fault(fault) => {
+                if held.ring.fault.replace(fault).is_none() {
+                    faults.push((held.slot, held.index, fault));
+                }
+                Drop::RxDown
             }
-        }
-        self.touch(to, ring);
+        };
+        let slot = held.slot;
+        self.tally.drop(self.line(slot), reason);
     }
 
-    #[inline]
-    fn touch(&mut self, slot: u16, ring: u16) {
-        if let Some(state) = self.port(slot).and_then(|port| port.rings.get_mut(usize::from(ring)))
-            && !state.touched
-        {
-            state.touched = true;
-            // Whether the driver is to be signalled is known too late to end the burst for it.
-            let cost = state.cost;
-            self.receiver.cost += cost;
-            self.touched.push((slot, ring));
-        }
-    }
-
-    /// Publishes every receive ring that was delivered to, and signals the guests that want it.
+    /// Publishes every receive ring that was delivered to, signals the guests that want it, and gives the rings back.
     #[inline]
     pub fn publish(&mut self) {
-        self.receiver.settle();
-        let hand = &self.lane.hand_port;
-        let before = hand.load(Relaxed);
-        while let Some((slot, ring)) = self.touched.pop() {
-            let line = self.line(slot);
-            let Some(state) = self.port(slot).and_then(|port| port.rings.get_mut(usize::from(ring))) else { continue };
-            state.touched = false;
+        self.room.receiver.settle();
+        let in_hand = &self.hand.port;
+        let before = in_hand.load(Relaxed);
+        while let Some(mut held) = self.room.held.pop() {
+            if let Some(place) = self.room.at.get_mut(usize::from(held.slot)) {
+                *place = 0;
+            }
+            let line = self.line(held.slot);
             // A receiver holds its call eventfd as well and can make the write block: a hang here is its doing.
-            hand.store(u32::from(slot) + 1, Relaxed);
-            publish_ring(state, line, ring);
+            in_hand.store(u32::from(held.slot) + 1, Relaxed);
+            publish_ring(&mut held.ring, line, held.index, self.tally);
+            if held.frames > 0 {
+                self.tally.add(&line.to_guest_frames, held.frames);
+                self.tally.add(&line.to_guest_bytes, held.octets);
+            }
         }
-        hand.store(before, Relaxed);
+        in_hand.store(before, Relaxed);
     }
 }
 
 /// Publishes one ring's completed entries: to the guest, then to the ledger; signals if the driver wants it.
 #[inline]
-pub fn publish_ring(state: &mut crate::port::Ring, line: &PortLine, ring: u16) {
+pub fn publish_ring(state: &mut Ring, line: &PortLine, ring: u16, tally: Tally) {
     let Some(queue) = &mut state.queue else { return };
     state.cost = RING;
     let signal = queue.publish();
@@ -281,7 +363,7 @@ pub fn publish_ring(state: &mut crate::port::Ring, line: &PortLine, ring: u16) {
     if signal && let Some(call) = &state.call {
         // A full counter (EAGAIN) signals as well as one more would.
         let _ = nix::unistd::write(call, &1u64.to_ne_bytes());
-        add(&line.calls, 1);
+        tally.add(&line.calls, 1);
         state.cost += SIGNAL;
     }
 }
@@ -289,17 +371,18 @@ pub fn publish_ring(state: &mut crate::port::Ring, line: &PortLine, ring: u16) {
 /// Delivery to one receive ring.
 struct Desk<'a> {
     receiver: &'a mut Receiver,
-    line: &'static PortLine,
-    port: &'a mut Port,
-    ring: u16,
+    held: &'a mut Held,
 }
 
 impl Desk<'_> {
     #[inline(always)]
     fn hand_over(&mut self, parcel: &Parcel<'_, '_>) -> Result<(), Undelivered> {
-        self.receiver.deliver(self.port, self.ring, parcel)?;
-        add(&self.line.to_guest_frames, 1);
-        add(&self.line.to_guest_bytes, parcel.len as u64);
+        if self.held.ring.fault.is_some() {
+            return Err(Undelivered::Dropped(Drop::RxDown));
+        }
+        self.receiver.deliver(&mut self.held.ring, parcel)?;
+        self.held.frames += 1;
+        self.held.octets += parcel.len as u64;
         Ok(())
     }
 
@@ -320,7 +403,7 @@ impl Desk<'_> {
         let mut fill = |room: &mut [u8]| {
             source.read(room);
         };
-        let mut segments = Segments::new(*offload, len, self.port.features, &mut fill);
+        let mut segments = Segments::new(*offload, len, self.held.ring.features, &mut fill);
         while let Some((hdr, segment)) = segments.next(scratch, &mut fill) {
             self.hand_over_copy(&hdr, segment)?;
         }

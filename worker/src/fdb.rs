@@ -4,6 +4,10 @@
 //! address may take any. A line is free, or its address has not been seen for [`AGE_S`], or it is in the way: then the
 //! port that has most lines in the bucket gives up its oldest. So one port that floods source addresses crowds out
 //! itself and nobody else, and the table never grows.
+//!
+//! Several threads learn at the same time, without a lock. A line changes hands by one exchange of its key; who comes too
+//! late has lost what it learnt until the address's next frame. An address may so come to stand in two lines of its
+//! bucket: the first one counts, is kept up to date, and the other is not seen again and ages.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -47,10 +51,14 @@ impl<'l> Fdb<'l> {
             Some(line) => line,
             None => self.victim(mac, now_s),
         };
-        line.seen.store(now_s, Relaxed);
-        let moved = line.key.load(Relaxed) != key;
+        // Written only when it changes: other processors have it in their caches.
+        if line.seen.load(Relaxed) != now_s {
+            line.seen.store(now_s, Relaxed);
+        }
+        let before = line.key.load(Relaxed);
+        let moved = before != key;
         if moved {
-            line.key.store(key, Relaxed);
+            let _ = line.key.compare_exchange(before, key, Relaxed, Relaxed);
         }
         moved
     }
@@ -60,7 +68,7 @@ impl<'l> Fdb<'l> {
         for line in self.0 {
             let key = line.key.load(Relaxed);
             if key != 0 && port_of(key) == port {
-                line.key.store(0, Relaxed);
+                let _ = line.key.compare_exchange(key, 0, Relaxed, Relaxed);
             }
         }
     }
@@ -124,6 +132,28 @@ mod tests {
         fdb.learn(mac(3), 8, 20);
         fdb.forget(7);
         assert_eq!((fdb.find(mac(2), 20), fdb.find(mac(3), 20)), (None, Some(8)));
+    }
+
+    #[test]
+    fn threads_learn_at_the_same_time() {
+        let (_fd, ledger) = LedgerMap::create().unwrap();
+        let fdb = Fdb::new(&ledger.fdb);
+        let pass = |port: u64| (0..2000).filter(|n| !fdb.learn(mac(n * 4 + port), port as u16, 5)).count();
+        // What was lost in a race the next frame learns.
+        for _ in 0..10 {
+            std::thread::scope(|scope| (0..4).for_each(|port| drop(scope.spawn(move || pass(port)))));
+        }
+        for n in 0..8000 {
+            assert_eq!(fdb.find(mac(n), 6), Some((n % 4) as u16), "{n}");
+        }
+        // One that is everywhere at once is somewhere.
+        std::thread::scope(|scope| {
+            (0..4u16)
+                .for_each(|port| drop(scope.spawn(move || (0..10_000).filter(|_| fdb.learn(mac(1), port, 7)).count())))
+        });
+        assert!(fdb.find(mac(1), 8).is_some());
+        (0..4).for_each(|port| fdb.forget(port));
+        assert!((0..8000).all(|n| fdb.find(mac(n), 6).is_none()));
     }
 
     #[test]

@@ -19,14 +19,17 @@ mod fdb;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
 mod guest;
+mod lease;
 mod notify;
 mod offload;
 mod points;
+mod poller;
 mod port;
 mod prove;
 mod rarp;
 mod spin;
 mod switch;
+mod team;
 
 use std::io::Write;
 use std::os::fd::AsFd;
@@ -39,8 +42,11 @@ use sv3::virtio::OFFERED;
 
 use args::Args;
 use control::{Control, Over};
-use notify::Notify;
+use nix::sys::epoll::EpollEvent;
+use notify::MAX_EVENTS;
+use poller::Room;
 use switch::{Start, Switch};
+use team::Team;
 
 /// Runs the worker, with the supervisor's socket as stdin; never returns.
 pub fn main() -> ! {
@@ -50,17 +56,20 @@ pub fn main() -> ! {
     };
     match outcome {
         Ok(Over::Closed) => crash::end(0),
-        Ok(Over::Broken(reason)) | Err(reason) => {
-            // A supervisor that ends has closed that, too, which is no reason to panic.
-            let _ = writeln!(std::io::stderr(), "sv3-worker: {reason}");
-            crash::end(1)
-        }
+        Ok(Over::Broken(reason)) | Err(reason) => last_words(&reason),
     }
+}
+
+/// Ends the worker, which cannot go on.
+fn last_words(reason: &str) -> ! {
+    // A supervisor that ends has closed that, too, which is no reason to panic.
+    let _ = writeln!(std::io::stderr(), "sv3-worker: {reason}");
+    crash::end(1)
 }
 
 fn run(args: Args) -> Result<Over, String> {
     let words = |what: &'static str| move |e: nix::errno::Errno| format!("{what}: {e}");
-    if let Some(cpus) = &args.cpus {
+    if let Some(cpus) = args.cpus.as_ref().filter(|_| args.threads == 1) {
         affinity::bind(cpus.numbers())?;
     }
     let socket = std::io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from);
@@ -68,11 +77,13 @@ fn run(args: Args) -> Result<Over, String> {
     socket.set_nonblocking(true).map_err(|e| format!("stdin must be the supervisor's socket: {e}"))?;
     crash::handle_signals().map_err(words("signal handlers"))?;
     let mut control = Control::new(socket);
-    let mut notify = Notify::new(&control).map_err(words("epoll"))?;
+    let team = Team::new(args.threads).map_err(words("epoll"))?;
+    team.notify(0).watch_control(&control).map_err(words("epoll"))?;
     Slice::SHORT.ask_for();
-    let achieved = confine::worker()?;
+    let room = Room::new();
+    let achieved = confine::worker(|| team.muster(args.cpus.as_ref()))?;
 
-    let start = match first(&mut control, &mut notify) {
+    let start = match first(&mut control, team) {
         Ok(start) => start,
         Err(over) => return Ok(over),
     };
@@ -83,11 +94,14 @@ fn run(args: Args) -> Result<Over, String> {
     {
         return Ok(over);
     }
-    Ok(Switch::new(&start, control, notify).run())
+    let start = *team.start.get_or_init(|| start);
+    (1..team.threads()).for_each(|number| team.notify(number).nudge());
+    Ok(Switch::new(team, &start, control, room).run())
 }
 
 /// Waits for the first command, which must be `Start`.
-fn first(control: &mut Control, notify: &mut Notify) -> Result<Start, Over> {
+fn first(control: &mut Control, team: &Team) -> Result<Start, Over> {
+    let mut events = [EpollEvent::empty(); MAX_EVENTS];
     loop {
         if let Some((envelope, fds)) = control.receive()? {
             let (Command::Start { settings, lane, standby }, Some(fd)) = (envelope.command, fds.into_iter().next())
@@ -103,6 +117,7 @@ fn first(control: &mut Control, notify: &mut Notify) -> Result<Start, Over> {
             return Ok(Start { settings, ledger, lane, standby });
         }
         // Whatever woke us, the next `receive` says what it was.
-        notify.wait(true).map_err(|errno| Over::Broken(format!("epoll_wait: {errno}")))?.for_each(drop);
+        let woken = team.notify(0).wait(&mut events, true);
+        woken.map_err(|errno| Over::Broken(format!("epoll_wait: {errno}")))?.for_each(drop);
     }
 }

@@ -1,4 +1,5 @@
-//! Waiting: one epoll for the control socket and the kick fds of transmit rings.
+//! Waiting: an epoll for each thread, for the kick fds of its transmit rings; the control thread's is for the control
+//! socket, too. With several threads each has an eventfd beside, by which others nudge it.
 //!
 //! Kicks are edge-triggered and the eventfds never read: each write is a new edge, and the counter's value says nothing
 //! that the ring does not. So an fd of the wrong kind costs no hang and no read.
@@ -7,32 +8,50 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 
 /// Most events of one wait.
 pub const MAX_EVENTS: usize = 64;
 const CONTROL: u64 = u64::MAX;
+const NUDGE: u64 = u64::MAX - 1;
+
+/// Room for the events of one wait.
+pub type Events = [EpollEvent; MAX_EVENTS];
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Woken {
     /// The control socket can be read.
     Control,
+    /// Another thread has left something to be done.
+    Nudge,
     /// A guest kicked: slot, vring index. May be stale: the ring may be gone.
     Kick(u16, u16),
 }
 
-/// The epoll.
+/// One thread's epoll, which the control thread changes.
 pub struct Notify {
     epoll: Epoll,
-    events: [EpollEvent; MAX_EVENTS],
+    nudge: Option<EventFd>,
 }
 
 impl Notify {
-    /// An epoll that waits for `control`.
-    pub fn new(control: &impl AsFd) -> nix::Result<Notify> {
+    /// An epoll that waits for nudges only.
+    pub fn new() -> nix::Result<Notify> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        epoll.add(control, EpollEvent::new(EpollFlags::EPOLLIN, CONTROL))?;
-        Ok(Notify { epoll, events: [EpollEvent::empty(); MAX_EVENTS] })
+        let nudge = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        epoll.add(&nudge, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, NUDGE))?;
+        Ok(Notify { epoll, nudge: Some(nudge) })
+    }
+
+    /// The epoll of a thread that nobody nudges.
+    pub fn alone() -> nix::Result<Notify> {
+        Ok(Notify { epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?, nudge: None })
+    }
+
+    /// Waits for the control socket, too.
+    pub fn watch_control(&self, control: &impl AsFd) -> nix::Result<()> {
+        self.epoll.add(control, EpollEvent::new(EpollFlags::EPOLLIN, CONTROL))
     }
 
     /// Waits for kicks of a ring.
@@ -46,16 +65,25 @@ impl Notify {
         let _ = self.epoll.delete(kick);
     }
 
+    /// Wakes the thread, or has it look around if it is awake.
+    pub fn nudge(&self) {
+        if let Some(nudge) = &self.nudge {
+            // Full it would be after 2^64 nudges.
+            let _ = nix::unistd::write(nudge, &1u64.to_ne_bytes());
+        }
+    }
+
     /// What has happened; `block`: waits until something does.
-    pub fn wait(&mut self, block: bool) -> nix::Result<impl Iterator<Item = Woken> + '_> {
+    pub fn wait<'e>(&self, events: &'e mut Events, block: bool) -> nix::Result<impl Iterator<Item = Woken> + use<'e>> {
         let timeout = if block { EpollTimeout::NONE } else { EpollTimeout::ZERO };
-        let count = match self.epoll.wait(&mut self.events, timeout) {
+        let count = match self.epoll.wait(events, timeout) {
             Ok(count) => count,
             Err(Errno::EINTR) => 0,
             Err(errno) => return Err(errno),
         };
-        Ok(self.events.iter().take(count).map(|event| match event.data() {
+        Ok(events.iter().take(count).map(|event| match event.data() {
             CONTROL => Woken::Control,
+            NUDGE => Woken::Nudge,
             data => Woken::Kick((data >> 16) as u16, data as u16),
         }))
     }

@@ -69,7 +69,6 @@ pub mod armed {
 
 #[cfg(feature = "crash-points")]
 mod chosen {
-    use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
     use super::Point;
@@ -77,13 +76,16 @@ mod chosen {
     const COUNT: u64 = Point::Done as u64 + 1;
     const MOST_PASSES: u64 = 2000;
 
-    static CHOICE: OnceLock<u64> = OnceLock::new();
+    static CHOICE: AtomicU64 = AtomicU64::new(0);
     static PASSES: AtomicU64 = AtomicU64::new(0);
 
     #[expect(clippy::panic)] // to die is the purpose
     pub fn pass(point: Point) {
-        // The clock's low digits are as good as dice here.
-        let dice = CHOICE.get_or_init(|| crate::clock::now_ns() / 100);
+        // The clock's low digits are as good as dice here. Of several threads the last one to throw them decides.
+        if CHOICE.load(Relaxed) == 0 {
+            CHOICE.store(crate::clock::now_ns() / 100 + 1, Relaxed);
+        }
+        let dice = CHOICE.load(Relaxed);
         if point as u64 == dice % COUNT && PASSES.fetch_add(1, Relaxed) == dice / COUNT % MOST_PASSES {
             panic!("crash point {point:?}");
         }

@@ -1,28 +1,42 @@
-//! A port: one client's memory, features and rings.
+//! Ports and their rings, as all threads see them.
+//!
+//! What a burst needs of a ring is in the ring: whoever has its lease has its memory as well, which no command can take
+//! away before the lease is given back. So a command is obeyed ring by ring, and when it is done, nothing of the port
+//! is under way that it forbids.
+//!
+//! A place for a port is made when its slot is first used and then stays for ever, for the next client.
 
 use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use sv3::MAX_RINGS;
 use sv3::ipc::RingFault;
 use sv3::virtio::{NET_HDR_LEN, NET_HDR_LEN_LEGACY, VIRTIO_F_VERSION_1, VIRTIO_NET_F_MRG_RXBUF};
+use sv3::{MAX_PORTS, MAX_QUEUE_PAIRS, MAX_RINGS};
 
 use crate::guest::memory::GuestMemory;
 use crate::guest::queue::{Place, Queue};
+use crate::lease::{Lease, Leased};
 
-/// One client. Its slot is its index in the fabric.
+/// Places for all ports.
+pub struct Ports {
+    slots: Box<[OnceLock<Box<Port>>]>,
+    /// Ports that frames are flooded to: those with a receive ring that runs. A bit for each slot.
+    up: [AtomicU64; MAX_PORTS / 64],
+}
+
+/// One place. Its slot is its index.
 pub struct Port {
     /// Slot.
     pub slot: u16,
-    /// Negotiated virtio features.
-    pub features: u64,
-    /// Memory table in force.
-    pub memory: GuestMemory,
-    /// Memory table being collected.
-    pub staged: GuestMemory,
-    /// Rings by vring index: even, the guest receives; odd, the guest transmits.
-    pub rings: Vec<Ring>,
-    /// Vring indices of the receive rings that run and are enabled.
-    receivers: Vec<u16>,
+    /// Queue pairs whose receive rings run, a bit for each.
+    receivers: AtomicU32,
+    /// Queue pairs whose transmit rings are to be polled though nobody has kicked, a bit for each.
+    wake: AtomicU32,
+    /// Rings that broke and are to be stopped, a bit for each.
+    broken: AtomicU32,
+    /// By vring index: even, the guest receives; odd, the guest transmits.
+    rings: [Leased<Ring>; MAX_RINGS],
 }
 
 /// One ring and how to wake and be woken.
@@ -30,27 +44,22 @@ pub struct Port {
 pub struct Ring {
     /// The ring itself, while started.
     pub queue: Option<Queue>,
+    /// Its port's memory table, for its buffers, while started.
+    pub memory: GuestMemory,
+    /// The port's negotiated virtio features, while started.
+    pub features: u64,
     /// Its place, while started, for looking it up in a new memory table.
     pub place: Option<Place>,
     /// Frames pass.
     pub enabled: bool,
+    /// Why it does not run though it is started.
+    pub fault: Option<RingFault>,
     /// Where kicks come in.
     pub kick: Option<OwnedFd>,
     /// Where to signal the guest.
     pub call: Option<OwnedFd>,
-    /// The ring is in the list of rings that are polled.
-    pub polled: bool,
-    /// The ring has completed entries that the burst is to publish.
-    pub touched: bool,
     /// What it cost to publish it the last time, see [`crate::cost`].
     pub cost: u64,
-}
-
-impl Ring {
-    /// Started and enabled.
-    pub fn runs(&self) -> bool {
-        self.enabled && self.queue.is_some()
-    }
 }
 
 /// Whether the guest transmits on vring `ring`.
@@ -58,17 +67,11 @@ pub fn transmits(ring: u16) -> bool {
     ring % 2 == 1
 }
 
-impl Port {
-    /// A port without memory and rings.
-    pub fn new(slot: u16) -> Port {
-        Port {
-            slot,
-            features: 0,
-            memory: GuestMemory::default(),
-            staged: GuestMemory::default(),
-            rings: std::iter::repeat_with(Ring::default).take(MAX_RINGS).collect(),
-            receivers: Vec::with_capacity(MAX_RINGS / 2),
-        }
+impl Ring {
+    /// Started and enabled, and not broken.
+    #[inline]
+    pub fn runs(&self) -> bool {
+        self.enabled && self.fault.is_none() && self.queue.is_some()
     }
 
     /// Octets of the header in front of each frame (virtio 1.3, 5.1.6.1).
@@ -78,41 +81,184 @@ impl Port {
         if self.features & modern != 0 { NET_HDR_LEN } else { NET_HDR_LEN_LEGACY }
     }
 
+    /// Looks the ring up in memory and begins; with kicks suppressed.
+    pub fn begin(&mut self, memory: &GuestMemory, features: u64) -> Result<(), RingFault> {
+        let Some(place) = &self.place else { return Ok(()) };
+        let queue = Queue::new(memory, place, features)?;
+        (self.queue, self.memory, self.features) = (Some(queue), memory.clone(), features);
+        self.fault = None;
+        Ok(())
+    }
+
+    /// Lets go of memory.
+    pub fn end(&mut self) -> Option<Queue> {
+        self.memory = GuestMemory::default();
+        self.fault = None;
+        self.queue.take()
+    }
+}
+
+impl Ports {
+    /// No ports.
+    pub fn new() -> Ports {
+        let slots = std::iter::repeat_with(OnceLock::new).take(MAX_PORTS).collect();
+        Ports { slots, up: [const { AtomicU64::new(0) }; MAX_PORTS / 64] }
+    }
+
+    /// The place of that slot, if it was ever used.
+    #[inline]
+    pub fn get(&self, slot: u16) -> Option<&Port> {
+        self.slots.get(usize::from(slot))?.get().map(Box::as_ref)
+    }
+
+    /// The place of that slot, for the control thread, which alone makes some; `None`: there is no such slot.
+    pub fn make(&self, slot: u16) -> Option<&Port> {
+        Some(self.slots.get(usize::from(slot))?.get_or_init(|| Box::new(Port::new(slot))))
+    }
+
+    /// All places that were ever used.
+    pub fn all(&self) -> impl Iterator<Item = &Port> {
+        self.slots.iter().filter_map(OnceLock::get).map(Box::as_ref)
+    }
+
+    /// The ports that receive.
+    #[inline]
+    pub fn receivers(&self) -> impl Iterator<Item = u16> {
+        (0..).step_by(64).zip(&self.up).flat_map(|(first, word)| {
+            let mut bits = word.load(Relaxed);
+            std::iter::from_fn(move || {
+                let bit = bits.checked_ilog2()?;
+                bits &= !(1 << bit);
+                Some(first + bit as u16)
+            })
+        })
+    }
+
+    /// Notes whether a receive ring runs; after it changed.
+    pub fn note_receiver(&self, slot: u16, ring: u16, runs: bool) {
+        let Some(port) = self.get(slot) else { return };
+        set(&port.receivers, ring / 2, runs);
+        let receives = port.receivers.load(Relaxed) != 0;
+        if let Some(word) = self.up.get(usize::from(slot / 64)) {
+            let bit = 1 << (slot % 64);
+            if receives {
+                word.fetch_or(bit, Relaxed)
+            } else {
+                word.fetch_and(!bit, Relaxed)
+            };
+        }
+    }
+}
+
+fn set(bits: &AtomicU32, bit: u16, value: bool) {
+    let bit = 1u32.checked_shl(bit.into()).unwrap_or(0);
+    if value {
+        bits.fetch_or(bit, Relaxed)
+    } else {
+        bits.fetch_and(!bit, Relaxed)
+    };
+}
+
+/// The bits that are set.
+fn bits(mut word: u32) -> impl Iterator<Item = u16> {
+    std::iter::from_fn(move || {
+        let bit = word.checked_ilog2()?;
+        word &= !(1 << bit);
+        Some(bit as u16)
+    })
+}
+
+impl Port {
+    fn new(slot: u16) -> Port {
+        let (receivers, wake, broken) = Default::default();
+        Port { slot, receivers, wake, broken, rings: std::array::from_fn(|_| Leased::new(Ring::default())) }
+    }
+
+    /// A ring.
+    #[inline]
+    pub fn ring(&self, ring: u16) -> Option<&Leased<Ring>> {
+        self.rings.get(usize::from(ring))
+    }
+
     /// The receive ring for frames that came by queue pair `pair`: one pair's frames stay in order.
     #[inline]
     pub fn receiver(&self, pair: u16) -> Option<u16> {
-        match self.receivers.len() {
+        let running = self.receivers.load(Relaxed);
+        match running.count_ones() {
             0 => None,
-            1 => self.receivers.first().copied(),
-            n => self.receivers.get(usize::from(pair) % n).copied(),
-        }
-    }
-
-    /// Brings the list of receivers up to date; after a ring changed its state.
-    pub fn count_receivers(&mut self) {
-        self.receivers.clear();
-        let running = (0u16..).zip(&self.rings).filter(|(at, ring)| !transmits(*at) && ring.runs());
-        self.receivers.extend(running.map(|(at, _)| at));
-    }
-
-    /// Looks all running rings up again, in a table that has changed. Those that are not in it any more stop; their
-    /// faults are returned with their vring indices.
-    pub fn relocate(&mut self) -> Vec<(u16, RingFault)> {
-        let mut faults = Vec::new();
-        for (at, ring) in (0u16..).zip(&mut self.rings) {
-            let Some(place) = ring.place else { continue };
-            if ring.queue.is_none() {
-                continue;
-            }
-            match Queue::new(&self.memory, &place, self.features) {
-                Ok(queue) => ring.queue = Some(queue),
-                Err(fault) => {
-                    ring.queue = None;
-                    faults.push((at, fault));
+            1 => Some(running.trailing_zeros() as u16 * 2),
+            count => {
+                let mut rest = running;
+                for _ in 0..u32::from(pair) % count {
+                    rest &= rest - 1;
                 }
+                Some(rest.trailing_zeros() as u16 * 2)
             }
         }
-        self.count_receivers();
-        faults
+    }
+
+    /// Has a transmit ring polled by its thread, which is to be nudged.
+    pub fn wake(&self, ring: u16) {
+        set(&self.wake, ring / 2, true);
+    }
+
+    /// The transmit rings of these queue pairs (a bit for each) that are to be polled; they are no more.
+    pub fn woken(&self, pairs: u32) -> impl Iterator<Item = u16> + use<> {
+        let woken = match self.wake.load(Relaxed) & pairs {
+            0 => 0,
+            some => self.wake.fetch_and(!some, Relaxed) & some,
+        };
+        bits(woken).map(|pair| 2 * pair + 1)
+    }
+
+    /// Has a ring that broke stopped by the control thread, which is to be nudged.
+    pub fn break_ring(&self, ring: u16) {
+        set(&self.broken, ring, true);
+    }
+
+    /// The rings that broke; they are no more.
+    pub fn broken(&self) -> impl Iterator<Item = u16> + use<> {
+        bits(self.broken.swap(0, Relaxed))
+    }
+}
+
+/// A ring of a place that stays for ever.
+pub type RingLease = Lease<Ring>;
+
+const _: () = assert!(MAX_QUEUE_PAIRS <= 32 && MAX_RINGS <= 32);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pair_has_one_receiver_and_all_receivers_have_pairs() {
+        let ports = Ports::new();
+        let port = ports.make(70).unwrap();
+        assert_eq!(port.receiver(0), None);
+        for ring in [0, 4, 30] {
+            ports.note_receiver(70, ring, true);
+        }
+        let rings: Vec<_> = (0..6).filter_map(|pair| port.receiver(pair)).collect();
+        assert_eq!(rings, [0, 4, 30, 0, 4, 30]);
+        ports.make(3);
+        ports.note_receiver(3, 0, true);
+        assert_eq!(ports.receivers().collect::<Vec<_>>(), [3, 70]);
+        for ring in [0, 4, 30] {
+            ports.note_receiver(70, ring, false);
+        }
+        assert_eq!(ports.receivers().collect::<Vec<_>>(), [3]);
+    }
+
+    #[test]
+    fn each_thread_takes_what_it_is_woken_for() {
+        let ports = Ports::new();
+        let port = ports.make(0).unwrap();
+        [1, 3, 31].into_iter().for_each(|ring| port.wake(ring));
+        assert_eq!(port.woken(0b10).collect::<Vec<_>>(), [3]);
+        assert_eq!(port.woken(u32::MAX).collect::<Vec<_>>(), [31, 1]);
+        assert_eq!(port.woken(u32::MAX).count(), 0);
+        port.break_ring(31);
+        assert_eq!((port.broken().collect::<Vec<_>>(), port.broken().count()), (vec![31], 0));
     }
 }

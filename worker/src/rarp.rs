@@ -3,7 +3,7 @@
 
 use sv3::frame::MacAddr;
 
-use crate::fabric::{Fabric, Frame};
+use crate::fabric::{Fabric, Frame, Unsent};
 use crate::guest::memory::GuestSlice;
 use crate::offload::Offload;
 
@@ -12,7 +12,6 @@ const LEN: usize = 60;
 
 /// Broadcasts a RARP request for `mac` from port `slot`.
 pub fn announce(fabric: &mut Fabric, slot: u16, mac: [u8; 6]) {
-    let Some(port) = fabric.take(slot) else { return };
     let mut octets = frame(mac);
     let parcel = Frame {
         dst: MacAddr::new([0xff; 6]),
@@ -24,12 +23,17 @@ pub fn announce(fabric: &mut Fabric, slot: u16, mac: [u8; 6]) {
         len: LEN,
         lasts: false,
     };
-    fabric.begin();
-    if let Err(reason) = fabric.forward(slot, &parcel) {
-        fabric.line(slot).drop(reason, 1);
+    loop {
+        fabric.begin();
+        let sent = fabric.forward(slot, &parcel);
+        if let Err(Unsent::Dropped(reason)) = sent {
+            fabric.tally().drop(fabric.line(slot), reason);
+        }
+        fabric.publish();
+        if sent != Err(Unsent::Busy) {
+            return;
+        }
     }
-    fabric.publish();
-    fabric.put_back(port);
 }
 
 fn frame(mac: [u8; 6]) -> [u8; LEN] {

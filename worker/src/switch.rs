@@ -1,54 +1,29 @@
-//! The loop, and the commands that change what it runs over.
+//! The control thread: what the supervisor commands changes ports and rings while frames pass.
 //!
-//! Rings are *polled* or *parked*. A polled ring is looked at in each turn of the loop, with kicks suppressed, and may
-//! spend its share of the turn ([`crate::cost`]). When it has been empty for long, or when all have been for as long as
-//! the loop spins ([`crate::spin`]), it asks for a kick, is looked at once more, and is parked: it costs nothing until
-//! its kick fd wakes the loop. While rings are polled, the kernel is asked for kicks and commands now and then; when
-//! none is, the loop blocks. So an idle switch uses no processor and a busy one makes no syscall per frame.
-//!
-//! Nothing waits but for its ring's turn: a frame whose receiver has no buffer is dropped and counted, so a slow
-//! receiver holds nobody up, not even frames of the same ring for others.
+//! It obeys between two turns of its own rings and, like any thread, takes a ring's lease for whatever it does to the
+//! ring. So when it says that a command is obeyed, no frame is under way that the command forbids, in any thread.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::Ordering::Relaxed;
 
 use sv3::ipc::{BUSY_QUIET, Command, Region, Report, ReportKind, RingFault, Settings};
-use sv3::ledger::{Lane, Ledger, add};
+use sv3::ledger::{Lane, Ledger};
+use sv3::{MAX_PORTS, MAX_RINGS};
 
-use crate::burst::{Burst, Served};
 use crate::clock;
 use crate::control::{Control, Order, Over};
-use crate::cost::{self, Credit};
-use crate::fabric::Fabric;
 use crate::guest::memory::{GuestMemory, Mapping};
-use crate::guest::queue::{Place, Queue};
-use crate::notify::{MAX_EVENTS, Notify, Woken};
-use crate::port::{Port, transmits};
+use crate::guest::queue::Place;
+use crate::poller::{Poller, Room};
+use crate::port::{Ring, RingLease, transmits};
 use crate::rarp;
-use crate::spin::Spin;
+use crate::team::Team;
 
-/// Longest time between two looks at the kernel while rings are busy, in nanoseconds.
-const LOOK_NS: u64 = 50_000;
-/// The same while the polled rings are empty.
-const IDLE_LOOK_NS: u64 = 5_000;
-/// How long a ring that is empty is polled while others are not, in nanoseconds: longer than there is between frames of
-/// most conversations, since a look at a ring costs less than a kick.
-const LINGER_NS: u64 = 1_000_000;
 /// Most commands obeyed at a look, lest clients that come and go by the thousand hold up those that stay. The rest is
 /// still there at the next look.
 const MAX_ORDERS: usize = 4;
 
-/// A ring that is polled.
-#[derive(Clone, Copy)]
-struct Polled {
-    slot: u16,
-    ring: u16,
-    /// When it last had something, in nanoseconds.
-    busy_ns: u64,
-    credit: Credit,
-}
-
 /// What the first command says.
+#[derive(Clone, Copy)]
 pub struct Start {
     /// How the worker runs.
     pub settings: Settings,
@@ -60,209 +35,69 @@ pub struct Start {
     pub standby: bool,
 }
 
+/// What only commands are about of a client.
+#[derive(Default)]
+struct Client {
+    /// Negotiated virtio features.
+    features: u64,
+    /// Memory table in force.
+    memory: GuestMemory,
+    /// Memory table being collected.
+    staged: GuestMemory,
+}
+
 /// The worker's whole state.
 pub struct Switch {
-    lane: &'static Lane,
+    team: &'static Team,
     /// Rings are only noted; the worker that serves is another.
     standby: bool,
-    spin: Spin,
     control: Control,
-    notify: Notify,
-    fabric: Fabric,
-    burst: Burst,
-    polled: Vec<Polled>,
-    /// When the loop's turn began, in nanoseconds.
-    now_ns: u64,
+    clients: Vec<Option<Box<Client>>>,
+    poller: Poller,
     /// When the worker last said that it had woken, in nanoseconds.
     said_busy: u64,
 }
 
 impl Switch {
     /// A switch without ports.
-    pub fn new(start: &Start, control: Control, notify: Notify) -> Switch {
+    pub fn new(team: &'static Team, start: &Start, control: Control, room: Room) -> Switch {
         Switch {
-            lane: start.lane,
+            team,
             standby: start.standby,
-            spin: Spin::new(u64::from(start.settings.poll_us) * 1000),
             control,
-            notify,
-            fabric: Fabric::new(start.ledger, start.lane),
-            burst: Burst::new(start.settings.batch),
-            // All that there can be: the policy has no mremap, by which the allocator lets large blocks grow.
-            polled: Vec::with_capacity(sv3::MAX_PORTS * sv3::MAX_RINGS / 2),
-            now_ns: 0,
+            clients: std::iter::repeat_with(|| None).take(MAX_PORTS).collect(),
+            poller: Poller::new(team, 0, room, start),
             said_busy: 0,
         }
     }
 
     /// Runs until the supervisor closes the control socket.
     pub fn run(&mut self) -> Over {
-        let mut look_at = 0;
         loop {
-            let head = self.lane;
-            head.heartbeat.store(head.heartbeat.load(Relaxed).wrapping_add(1), Relaxed);
-            self.read_clock();
-            if self.now_ns >= look_at || self.polled.is_empty() {
-                if let Err(over) = self.look() {
-                    return over;
-                }
-                look_at = 0;
+            if self.poller.begin_turn()
+                && let Err(over) = self.look()
+            {
+                return over;
             }
-            let now = self.now_ns;
-            let worked = self.turn(now);
-            if worked {
-                self.spin.found(now);
-            } else if self.spin.is_over(now) {
-                self.park_all();
-            }
-            if look_at == 0 {
-                look_at = now + if worked { LOOK_NS } else { IDLE_LOOK_NS };
-            } else if !worked {
-                look_at = look_at.min(now + IDLE_LOOK_NS);
+            self.poller.turn();
+            while let Some((slot, ring, fault)) = self.poller.fabric.next_fault() {
+                self.fault(slot, ring, fault);
             }
         }
-    }
-
-    /// Serves each polled ring that has credit once; parks those that have been empty for long. True: something was
-    /// there.
-    fn turn(&mut self, now: u64) -> bool {
-        let linger = self.spin.window().max(LINGER_NS);
-        let share = cost::share(self.polled.len());
-        let mut worked = false;
-        let mut at = 0;
-        while let Some(entry) = self.polled.get_mut(at) {
-            let Some(budget) = entry.credit.draw(share) else {
-                worked = true;
-                at += 1;
-                continue;
-            };
-            let Polled { slot, ring, busy_ns, .. } = *entry;
-            match self.serve(slot, ring, budget) {
-                Some(Served { chains: 0, .. }) => {
-                    if now.saturating_sub(busy_ns) >= linger && self.park(slot, ring) {
-                        self.polled.swap_remove(at);
-                        continue;
-                    }
-                }
-                Some(Served { cost, .. }) => {
-                    worked = true;
-                    if let Some(entry) = self.polled.get_mut(at) {
-                        entry.busy_ns = now;
-                        entry.credit.spend(cost);
-                    }
-                }
-                None => {
-                    self.polled.swap_remove(at);
-                    continue;
-                }
-            }
-            at += 1;
-        }
-        while let Some((slot, ring, fault)) = self.fabric.faults.pop() {
-            self.fault(slot, ring, fault);
-        }
-        worked
-    }
-
-    /// Takes a burst from a ring; `None`: the ring does not run (any more).
-    fn serve(&mut self, slot: u16, ring: u16, budget: u64) -> Option<Served> {
-        let head = self.lane;
-        let mut port = self.fabric.take(slot)?;
-        let runs = port.rings.get(usize::from(ring)).is_some_and(|state| state.polled && state.runs());
-        head.hand_ring.store(u32::from(ring), Relaxed);
-        head.hand_port.store(u32::from(slot) + 1, Relaxed);
-        let result = match runs {
-            true => self.burst.serve(&mut self.fabric, &mut port, ring, budget),
-            false => Ok(Served::default()),
-        };
-        head.hand_port.store(0, Relaxed);
-        if !runs && let Some(state) = port.rings.get_mut(usize::from(ring)) {
-            state.polled = false;
-        }
-        self.fabric.put_back(port);
-        match result {
-            Ok(served) => {
-                if served.chains > 0 {
-                    head.note_flight(self.now_ns, slot, ring, served.chains as u16);
-                }
-                runs.then_some(served)
-            }
-            Err(fault) => {
-                self.fabric.faults.push((slot, ring, fault));
-                None
-            }
-        }
-    }
-
-    /// Parks all rings in which nothing came meanwhile.
-    fn park_all(&mut self) {
-        let mut at = 0;
-        while let Some(Polled { slot, ring, .. }) = self.polled.get(at).copied() {
-            if self.park(slot, ring) {
-                self.polled.swap_remove(at);
-            } else {
-                at += 1;
-            }
-        }
-    }
-
-    /// Lets a ring sleep until it is kicked; false when entries came meanwhile.
-    fn park(&mut self, slot: u16, ring: u16) -> bool {
-        let state = self.fabric.port(slot).and_then(|port| port.rings.get_mut(usize::from(ring)));
-        let Some(state) = state else { return true };
-        let Some(queue) = &mut state.queue else { return true };
-        if queue.arm() {
-            queue.disarm();
-            return false;
-        }
-        state.polled = false;
-        true
-    }
-
-    /// Begins to poll a ring, if it runs and is not polled already.
-    fn poll(&mut self, slot: u16, ring: u16) {
-        let now = clock::now_ns();
-        let state = self.fabric.port(slot).and_then(|port| port.rings.get_mut(usize::from(ring)));
-        let Some(state) = state.filter(|state| state.runs() && !state.polled) else { return };
-        if let Some(queue) = &mut state.queue {
-            queue.disarm();
-        }
-        state.polled = true;
-        self.polled.push(Polled { slot, ring, busy_ns: now, credit: Credit::default() });
-    }
-
-    fn read_clock(&mut self) {
-        self.now_ns = clock::now_ns();
-        self.fabric.now_s = self.now_ns / 1_000_000_000;
     }
 
     /// Asks the kernel for kicks and commands; blocks when there is nothing to poll.
     fn look(&mut self) -> Result<(), Over> {
         self.control.flush()?;
-        let block = self.polled.is_empty() && !self.control.pending();
-        if block {
-            self.lane.busy.store(0, Relaxed);
-        }
-        let mut kicked = [None; MAX_EVENTS];
-        let mut orders = false;
-        let woken = self.notify.wait(block).map_err(|errno| Over::Broken(format!("epoll_wait: {errno}")))?;
-        for (woken, place) in woken.zip(&mut kicked) {
-            match woken {
-                Woken::Control => orders = true,
-                Woken::Kick(slot, ring) => *place = Some((slot, ring)),
-            }
-        }
-        self.lane.busy.store(1, Relaxed);
-        // It may have slept for long.
-        self.read_clock();
-        if block && !self.standby {
+        let looked = self.poller.look(!self.control.pending());
+        let looked = looked.map_err(|errno| Over::Broken(format!("epoll_wait: {errno}")))?;
+        if looked.blocked && !self.standby {
             self.say_busy()?;
         }
-        for (slot, ring) in kicked.into_iter().flatten() {
-            add(&self.fabric.line(slot).kicks, 1);
-            self.poll(slot, ring);
+        if looked.nudged {
+            self.stop_broken();
         }
-        if orders {
+        if looked.orders {
             for _ in 0..MAX_ORDERS {
                 let Some(order) = self.control.receive()? else { break };
                 self.obey(order)?;
@@ -290,9 +125,9 @@ impl Switch {
                 self.promote();
                 Ok(())
             }
-            Command::PortAdd { port } => self.fabric.insert(Port::new(port)).then_some(()).ok_or(NO_PORT),
+            Command::PortAdd { port } => self.add(port),
             Command::PortRemove { port } => self.remove(port),
-            Command::PortFeatures { port, features } => self.port(port).map(|port| port.features = features),
+            Command::PortFeatures { port, features } => self.client(port).map(|client| client.features = features),
             Command::RegionStage { port, region } => {
                 self.map(port, region, fds.next()).and_then(|mapping| self.stage(port, mapping))
             }
@@ -303,7 +138,7 @@ impl Switch {
             Command::RegionRemove { port, region } => self.remove_region(port, &region),
             Command::RingStart { port, ring, size, addr, base, run } => {
                 self.stop(port, ring);
-                match self.fabric.ring_lines(port, ring) {
+                match self.poller.fabric.ring_lines(port, ring) {
                     Some((line, log)) => self.start(port, ring, Place { size, addr, base, run, line, log }, fds.next()),
                     None => Err(NO_PORT),
                 }
@@ -314,12 +149,11 @@ impl Switch {
                 return self.control.report(report);
             }
             Command::RingEnable { port, ring, enable } => self.enable(port, ring, enable),
-            Command::RingCall { port, ring, .. } => self.ring(port, ring).map(|state| state.call = fds.next()),
+            Command::RingCall { port, ring, .. } => self.ring(port, ring).map(|mut state| state.call = fds.next()),
             Command::SendRarp { .. } if self.standby => Ok(()),
-            Command::SendRarp { port, mac } => {
-                rarp::announce(&mut self.fabric, port, mac);
-                Ok(())
-            }
+            Command::SendRarp { port, mac } => self.client(port).map(drop).map(|()| {
+                rarp::announce(&mut self.poller.fabric, port, mac);
+            }),
             Command::Barrier => return self.control.report(Report::new(ReportKind::Done, seq)),
         };
         match result {
@@ -331,12 +165,24 @@ impl Switch {
         }
     }
 
-    fn port(&mut self, slot: u16) -> nix::Result<&mut Port> {
-        self.fabric.port(slot).ok_or(NO_PORT)
+    fn client(&mut self, slot: u16) -> nix::Result<&mut Client> {
+        self.clients.get_mut(usize::from(slot)).and_then(Option::as_deref_mut).ok_or(NO_PORT)
     }
 
-    fn ring(&mut self, slot: u16, ring: u16) -> nix::Result<&mut crate::port::Ring> {
-        self.port(slot)?.rings.get_mut(usize::from(ring)).ok_or(NO_PORT)
+    /// The lease of a ring of a client that is here.
+    fn ring(&self, slot: u16, ring: u16) -> nix::Result<RingLease> {
+        self.clients.get(usize::from(slot)).and_then(Option::as_ref).ok_or(NO_PORT)?;
+        let leased = self.team.ports.get(slot).and_then(|port| port.ring(ring)).ok_or(NO_PORT)?;
+        Ok(leased.seize(|| self.poller.beat()))
+    }
+
+    fn add(&mut self, slot: u16) -> nix::Result<()> {
+        // A place that nobody left in order is empty, too.
+        self.clear(slot);
+        self.team.ports.make(slot).ok_or(NO_PORT)?;
+        let place = self.clients.get_mut(usize::from(slot)).ok_or(NO_PORT)?;
+        *place = Some(Box::default());
+        Ok(())
     }
 
     fn map(&mut self, slot: u16, region: Region, fd: Option<OwnedFd>) -> nix::Result<Mapping> {
@@ -346,57 +192,103 @@ impl Switch {
     }
 
     fn stage(&mut self, slot: u16, mapping: Mapping) -> nix::Result<()> {
-        self.port(slot)?.staged.add(mapping).then_some(()).ok_or(nix::errno::Errno::ENOSPC)
+        self.client(slot)?.staged.add(mapping).then_some(()).ok_or(nix::errno::Errno::ENOSPC)
     }
 
     fn commit(&mut self, slot: u16) -> nix::Result<()> {
-        let port = self.port(slot)?;
+        let client = self.client(slot)?;
         // The old table lives until the rings have been looked up in the new one.
-        let old: GuestMemory = std::mem::replace(&mut port.memory, std::mem::take(&mut port.staged));
+        let old: GuestMemory = std::mem::replace(&mut client.memory, std::mem::take(&mut client.staged));
         self.relocated(slot);
         drop(old);
         Ok(())
     }
 
     fn add_region(&mut self, slot: u16, mapping: Mapping) -> nix::Result<()> {
-        self.port(slot)?.memory.add(mapping).then_some(()).ok_or(nix::errno::Errno::ENOSPC)
+        if !self.client(slot)?.memory.add(mapping) {
+            return Err(nix::errno::Errno::ENOSPC);
+        }
+        let memory = self.client(slot)?.memory.clone();
+        for ring in 0..MAX_RINGS as u16 {
+            if let Ok(mut state) = self.ring(slot, ring)
+                && state.queue.is_some()
+            {
+                state.memory = memory.clone();
+            }
+        }
+        Ok(())
     }
 
     fn remove_region(&mut self, slot: u16, region: &Region) -> nix::Result<()> {
-        if !self.port(slot)?.memory.remove(region) {
+        if !self.client(slot)?.memory.remove(region) {
             return Err(nix::errno::Errno::ENOENT);
         }
         self.relocated(slot);
         Ok(())
     }
 
+    /// Looks all rings that are started up again, in a table that has changed. Those that are not in it any more stop.
     fn relocated(&mut self, slot: u16) {
-        let faults = self.fabric.port(slot).map(Port::relocate).unwrap_or_default();
-        for (ring, fault) in faults {
-            self.fault(slot, ring, fault);
+        for ring in 0..MAX_RINGS as u16 {
+            let Ok(state) = self.ring(slot, ring) else { return };
+            if state.queue.is_none() {
+                continue;
+            }
+            drop(state);
+            // Rings are made anew, with kicks suppressed: those that are parked are polled until they park again.
+            match self.begin(slot, ring) {
+                Ok(()) => self.poll(slot, ring),
+                Err(fault) => self.fault(slot, ring, fault),
+            }
         }
-        // Rings were made anew, with kicks suppressed: those that are parked are polled until they park again.
-        for ring in 0..sv3::MAX_RINGS as u16 {
-            if transmits(ring) {
-                self.poll(slot, ring);
+    }
+
+    /// Begins with a ring whose place is known.
+    fn begin(&mut self, slot: u16, ring: u16) -> Result<(), RingFault> {
+        let (Ok(mut state), Ok(client)) = (self.ring(slot, ring), self.client(slot)) else { return Ok(()) };
+        state.begin(&client.memory, client.features)
+    }
+
+    /// Has a transmit ring polled by its thread.
+    fn poll(&mut self, slot: u16, ring: u16) {
+        if !transmits(ring) {
+            return;
+        }
+        match self.team.owner(slot, ring) {
+            0 => self.poller.poll(slot, ring),
+            owner => {
+                if let Some(port) = self.team.ports.get(slot) {
+                    port.wake(ring);
+                    self.team.notify(owner).nudge();
+                }
             }
         }
     }
 
     fn remove(&mut self, slot: u16) -> nix::Result<()> {
-        for ring in 0..sv3::MAX_RINGS as u16 {
-            self.stop(slot, ring);
-        }
+        self.client(slot)?;
+        self.clear(slot);
         if !self.standby {
-            self.fabric.forget(slot);
+            self.poller.fabric.forget(slot);
         }
-        self.fabric.remove(slot).map(drop).ok_or(NO_PORT)
+        self.clients.get_mut(usize::from(slot)).and_then(Option::take).map(drop).ok_or(NO_PORT)
+    }
+
+    /// Stops all rings of a port and forgets what they were told.
+    fn clear(&mut self, slot: u16) {
+        for ring in 0..MAX_RINGS as u16 {
+            self.stop(slot, ring);
+            if let Ok(mut state) = self.ring(slot, ring) {
+                *state = Ring::default();
+            }
+        }
     }
 
     fn start(&mut self, slot: u16, ring: u16, place: Place, kick: Option<OwnedFd>) -> nix::Result<()> {
-        let state = self.ring(slot, ring)?;
+        let mut state = self.ring(slot, ring)?;
         state.place = Some(place);
         state.kick = kick;
+        drop(state);
         if !self.standby {
             self.bring_up(slot, ring);
         }
@@ -405,16 +297,16 @@ impl Switch {
 
     /// Starts a ring whose place and kick fd are known; nothing for another.
     fn bring_up(&mut self, slot: u16, ring: u16) {
-        let Some(port) = self.fabric.port(slot) else { return };
-        let Some(state) = port.rings.get_mut(usize::from(ring)) else { return };
-        let (Some(place), Some(kick)) = (state.place, &state.kick) else { return };
-        let queue = Queue::new(&port.memory, &place, port.features);
-        let watched = if transmits(ring) { self.notify.watch(kick, slot, ring) } else { Ok(()) };
-        match (queue, watched) {
-            (Ok(queue), Ok(())) => {
-                state.queue = Some(queue);
-                self.changed(slot, ring);
-            }
+        let watched = match self.ring(slot, ring) {
+            Ok(state) if state.place.is_some() => state.kick.as_ref().map(|kick| match transmits(ring) {
+                true => self.team.notify(self.team.owner(slot, ring)).watch(kick, slot, ring),
+                false => Ok(()),
+            }),
+            _ => None,
+        };
+        let Some(watched) = watched else { return };
+        match (self.begin(slot, ring), watched) {
+            (Ok(()), Ok(())) => self.changed(slot, ring),
             (Err(fault), _) => self.fault(slot, ring, fault),
             (_, Err(_)) => self.fault(slot, ring, RingFault::BadKick),
         }
@@ -423,9 +315,9 @@ impl Switch {
     /// Takes over from the worker that served.
     fn promote(&mut self) {
         self.standby = false;
-        for slot in self.fabric.slots() {
-            for ring in 0..sv3::MAX_RINGS as u16 {
-                self.bring_up(slot, ring);
+        for slot in 0..MAX_PORTS as u16 {
+            if self.client(slot).is_ok() {
+                (0..MAX_RINGS as u16).for_each(|ring| self.bring_up(slot, ring));
             }
         }
     }
@@ -439,30 +331,44 @@ impl Switch {
     /// After a ring was started or enabled: a transmit ring counts as kicked, a receiver's driver is signalled once,
     /// since what an earlier worker's signals came to is unknown.
     fn changed(&mut self, slot: u16, ring: u16) {
-        if let Some(port) = self.fabric.port(slot) {
-            port.count_receivers();
-            if let Some(Some(call)) = port.rings.get(usize::from(ring)).filter(|s| s.runs()).map(|s| &s.call) {
-                let _ = nix::unistd::write(call, &1u64.to_ne_bytes());
-            }
+        let Ok(state) = self.ring(slot, ring) else { return };
+        let runs = state.runs();
+        if runs && let Some(call) = &state.call {
+            let _ = nix::unistd::write(call, &1u64.to_ne_bytes());
         }
-        if transmits(ring) {
+        drop(state);
+        if !transmits(ring) {
+            self.team.ports.note_receiver(slot, ring, runs);
+        } else if runs {
             self.poll(slot, ring);
         }
     }
 
     /// Stops a ring; returns the vring base. A ring that does not run has base 0.
     fn stop(&mut self, slot: u16, ring: u16) -> u16 {
-        let Some(port) = self.fabric.port(slot) else { return 0 };
-        let Some(state) = port.rings.get_mut(usize::from(ring)) else { return 0 };
-        let base = state.queue.take().map_or(0, |queue| queue.position());
+        let Ok(mut state) = self.ring(slot, ring) else { return 0 };
+        let base = state.end().map_or(0, |queue| queue.position());
         state.place = None;
-        state.polled = false;
         if let Some(kick) = state.kick.take() {
-            self.notify.forget(&kick);
+            self.team.notify(self.team.owner(slot, ring)).forget(&kick);
         }
-        port.count_receivers();
-        self.polled.retain(|entry| (entry.slot, entry.ring) != (slot, ring));
+        if !transmits(ring) {
+            self.team.ports.note_receiver(slot, ring, false);
+        }
         base
+    }
+
+    /// Stops the rings that other threads found broken.
+    fn stop_broken(&mut self) {
+        let team = self.team;
+        for port in team.ports.all() {
+            for ring in port.broken() {
+                let fault = self.ring(port.slot, ring).ok().and_then(|state| state.fault);
+                if let Some(fault) = fault {
+                    self.fault(port.slot, ring, fault);
+                }
+            }
+        }
     }
 
     /// Stops a ring by itself and tells the supervisor.

@@ -8,14 +8,19 @@ use sv3::audit::{Fact, Fd};
 
 use super::fact;
 
-/// What anybody may read of a process. `filtered`: it is to have a seccomp policy.
-pub fn facts(pid: u32, filtered: bool) -> Result<Vec<Fact>, String> {
+/// What anybody may read of a process, of all its threads. `filtered`: it is to have a seccomp policy.
+pub fn facts(pid: u32, threads: usize, filtered: bool) -> Result<Vec<Fact>, String> {
     let path = format!("/proc/{pid}/status");
-    let status =
-        fs::read_to_string(&path).map_err(|e| format!("{path}: {e}; the process may have ended, try again"))?;
-    let field = |name: &str| {
+    let statuses = tasks(pid).map_err(|e| format!("{path}: {e}; the process may have ended, try again"))?;
+    let of_one = |status: &String, name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         line.map_or("not shown".to_string(), |rest| rest.split_whitespace().collect::<Vec<_>>().join(" "))
+    };
+    // Threads that differ are shown beside each other, which is not as declared.
+    let field = |name: &str| {
+        let mut values: Vec<_> = statuses.iter().map(|status| of_one(status, name)).collect();
+        values.dedup();
+        values.join(", ")
     };
     let of_kernel =
         |name: &str, declared: Option<&str>| fact(name, declared.map(str::to_string), &field(name), "kernel");
@@ -23,7 +28,7 @@ pub fn facts(pid: u32, filtered: bool) -> Result<Vec<Fact>, String> {
     let mut facts = vec![
         of_kernel("Uid", None),
         of_kernel("Gid", None),
-        of_kernel("Threads", Some("1")),
+        of_kernel("Threads", Some(&threads.to_string())),
         of_kernel("NoNewPrivs", Some("1")),
         of_kernel("CapInh", NONE),
         of_kernel("CapPrm", NONE),
@@ -37,6 +42,12 @@ pub fn facts(pid: u32, filtered: bool) -> Result<Vec<Fact>, String> {
     facts.push(core_files(pid));
     facts.push(dumpable(pid, &path, field("Uid").split(' ').next().unwrap_or_default()));
     Ok(facts)
+}
+
+/// What the kernel shows of each thread.
+fn tasks(pid: u32) -> std::io::Result<Vec<String>> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"))?;
+    tasks.map(|task| fs::read_to_string(task?.path().join("status"))).collect()
 }
 
 fn core_files(pid: u32) -> Fact {

@@ -16,7 +16,7 @@ use sv3::ledger::{Crash, FRAME_HEAD, Lane, LedgerMap, PortLine};
 use sv3::status::{Status, SupervisorStatus, WorkerStatus};
 
 use crate::chronicle::Chronicle;
-use crate::crash::{Death, culprit};
+use crate::crash::{Death, culprit, hand};
 use crate::event::Events;
 use crate::listener::Peer;
 use crate::port::Port;
@@ -35,13 +35,14 @@ pub fn ledger(octets: &[u8]) {
         write_line(&ledger.ports[0], &mut input);
 
         let doom = (input.below(4) == 0).then_some("it did not obey in time");
-        let death = Death::read(status, lane, doom);
+        let at = (lane, hand(lane, (input.below(4) == 0).then_some(input.below(100))));
+        let death = Death::read(status, at, doom);
         assert!(death.words.chars().count() < 2000 && !death.words.contains(char::is_control), "{:?}", death.words);
         assert!(death.frame.as_ref().is_none_or(|frame| frame.len() == 2 * FRAME_HEAD));
         assert!(
             [false, true]
                 .iter()
-                .all(|hung| culprit(status, lane, *hung).is_none_or(|slot| usize::from(slot) < MAX_PORTS))
+                .all(|hung| culprit(status, at, *hung).is_none_or(|slot| usize::from(slot) < MAX_PORTS))
         );
         watch(lane);
         show(ledger, &death);
@@ -59,6 +60,7 @@ fn status(input: &mut Input<'_>) -> WaitStatus {
 fn write_lane(lane: &Lane, input: &mut Input<'_>) {
     let Crash {
         signal,
+        thread,
         code,
         addr,
         ip,
@@ -73,10 +75,11 @@ fn write_lane(lane: &Lane, input: &mut Input<'_>) {
     for word in [signal, code, syscall] {
         word.store(input.u32() as i32, Relaxed);
     }
-    for long in [addr, ip, fault_region, &lane.heartbeat, &lane.flights] {
+    let [hand, other, ..] = &lane.hands;
+    for long in [addr, ip, fault_region, &hand.heartbeat, &hand.flights] {
         long.store(input.u64(), Relaxed);
     }
-    for word in [fault_port, has_frame, message_len, &lane.busy, &lane.hand_port, &lane.hand_ring] {
+    for word in [fault_port, has_frame, message_len, &hand.busy, &hand.port, &hand.ring] {
         word.store(input.u32(), Relaxed);
     }
     for octet in frame_head {
@@ -87,7 +90,11 @@ fn write_lane(lane: &Lane, input: &mut Input<'_>) {
     for (at, octet) in message.iter().enumerate() {
         octet.store(text.get(at % text.len().max(1)).copied().unwrap_or(0), Relaxed);
     }
-    for flight in lane.flight.iter().take(4) {
+    thread.store(input.u32(), Relaxed);
+    for word in [&other.busy, &other.port, &other.ring] {
+        word.store(input.u32(), Relaxed);
+    }
+    for flight in hand.flight.iter().take(4) {
         flight.when_ns.store(input.u64(), Relaxed);
         flight.what.store(input.u64(), Relaxed);
     }
@@ -104,11 +111,11 @@ fn write_line(line: &PortLine, input: &mut Input<'_>) {
 }
 
 fn watch(lane: &Lane) {
-    let (mut watchdog, start) = (Watchdog::default(), Instant::now());
+    let (mut watchdog, start) = (Watchdog::new(2), Instant::now());
     watchdog.wake(lane, start);
     let at = |ms| start + Duration::from_millis(ms);
-    let hangs = (0..20).any(|step| watchdog.look(lane, at(step * 100)));
-    assert_eq!(hangs, lane.busy.load(Relaxed) != 0);
+    let hangs = (0..20).any(|step| watchdog.look(lane, at(step * 100)).is_some());
+    assert_eq!(hangs, lane.hands.iter().take(2).any(|hand| hand.busy.load(Relaxed) != 0));
 }
 
 /// Everything that is shown is of the form that it must have, and no longer.
@@ -142,6 +149,7 @@ fn show(ledger: &LedgerMap, death: &Death) {
             restarts: 1,
             last_death: Some(death.words.clone()),
             landlock_abi: 7,
+            threads: 1,
             cpus: None,
         },
         socket: String::new(),

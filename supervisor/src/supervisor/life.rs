@@ -7,7 +7,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -22,6 +21,7 @@ use super::{LINK, STDERR, Supervisor};
 use crate::crash::Death;
 use crate::record::Order;
 use crate::spawner::Program;
+use crate::watchdog::Watchdog;
 use crate::worker::{Waiter, Worker};
 
 /// A life that counts as one: a worker that lived longer ends a row of crashes.
@@ -131,11 +131,7 @@ impl Supervisor {
         let other = if standby { &self.worker } else { &self.standby };
         let lane = u8::from(other.as_ref().is_some_and(|worker| worker.lane == 0));
         if let Some(own) = self.ledger.lanes.get(usize::from(lane)) {
-            own.crash.clear();
-            own.flights.store(0, Relaxed);
-            for field in [&own.busy, &own.hand_port, &own.hand_ring] {
-                field.store(0, Relaxed);
-            }
+            own.clear(self.threads.into());
         }
         let mut worker = Worker::ask_for(&self.spawner, program, lane)?;
         self.life.asked.push_back(lane);
@@ -292,10 +288,14 @@ impl Supervisor {
         self.start_standby();
     }
 
-    /// A worker that hangs up, having written down why it dies, is as good as dead: it touches no ring any more. The
-    /// kernel says so only when it has taken all its memory away, which is milliseconds when guests are large.
+    /// A worker of one thread that hangs up, having written down why it dies, is as good as dead: it touches no ring any
+    /// more. The kernel says so only when it has taken all its memory away, which is milliseconds when guests are large.
     pub(super) fn heed_last_words(&mut self, lane: u8) {
         let Some(worker) = self.worker.as_ref().filter(|worker| worker.lane == lane) else { return };
+        if self.threads > 1 {
+            // The others run on until the kernel has ended them all.
+            return;
+        }
         let announced = self.ledger.lanes.get(usize::from(lane)).and_then(crate::crash::announced);
         if let Some((pid, signal)) = worker.pid.zip(announced) {
             self.bury(pid, signal);
@@ -313,8 +313,9 @@ impl Supervisor {
         let when = Instant::now();
         let Some(worker) = &mut self.worker else { return };
         let Some(lane) = self.ledger.lanes.get(usize::from(worker.lane)) else { return };
-        let death = Death::read(status, lane, worker.doom());
-        let culprit = crate::crash::culprit(status, lane, self.hung);
+        let hand = crate::crash::hand(lane, self.hung);
+        let death = Death::read(status, (lane, hand), worker.doom());
+        let culprit = crate::crash::culprit(status, (lane, hand), self.hung.is_some());
         // It may have left just now; its slot is still its own.
         let culprit = culprit.and_then(|slot| Some((slot, self.slots.holder(slot)?)));
         // Reaped: the number may be another process's from now on.
@@ -323,7 +324,7 @@ impl Supervisor {
         self.drain_reports();
         self.read_stderr(number);
         let Some(worker) = self.worker.take() else { return };
-        (self.watchdog, self.hung) = Default::default();
+        (self.watchdog, self.hung) = (Watchdog::new(self.threads.into()), None);
         if self.handover.predecessor_died() {
             drop(worker);
             self.excuse_all();
@@ -357,8 +358,8 @@ impl Supervisor {
     pub(super) fn watch_worker(&mut self, now: Instant) {
         let Some(worker) = &mut self.worker else { return };
         let Some(lane) = self.ledger.lanes.get(usize::from(worker.lane)) else { return };
-        if self.watchdog.look(lane, now) {
-            self.hung = true;
+        if let Some(thread) = self.watchdog.look(lane, now) {
+            self.hung = Some(thread);
             worker.kill("it hangs: awake, and no progress in half a second");
         }
         if let Some(chaos) = self.chaos.as_mut().filter(|chaos| chaos.next <= now) {
@@ -375,7 +376,7 @@ impl Supervisor {
         }
         let Some(worker) = self.standby.take() else { return };
         let Some(lane) = self.ledger.lanes.get(usize::from(worker.lane)) else { return };
-        let Death { mut words, .. } = Death::read(status, lane, worker.doom());
+        let Death { mut words, .. } = Death::read(status, (lane, crate::crash::hand(lane, None)), worker.doom());
         if let Some(line) = worker.last_line() {
             words += &format!("; its last words: {line}");
         }

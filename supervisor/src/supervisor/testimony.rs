@@ -20,6 +20,7 @@ impl Supervisor {
             pid: std::process::id(),
             landlock_abi: self.landlock_abi,
             policy: digest(sv3_policy::supervisor().digest()),
+            threads: 1,
             fds: self.own_fds(),
         };
         let workers = [("worker", &self.worker), ("standby", &self.standby)];
@@ -30,6 +31,7 @@ impl Supervisor {
                 pid: worker.ready_pid()?,
                 landlock_abi: worker.ready?,
                 policy: digest(worker.policy),
+                threads: self.threads.into(),
                 fds: self.fds_of(worker),
             })
         });
@@ -84,7 +86,13 @@ impl Supervisor {
         add("socket", "the same, for reading and writing".to_string());
         add("null", "stdout".to_string());
         add("pipe", "stderr, to the supervisor".to_string());
-        add("eventpoll", "the loop".to_string());
+        match self.threads {
+            1 => add("eventpoll", "the loop".to_string()),
+            threads => (0..threads).for_each(|number| {
+                add("eventpoll", format!("the loop of thread {number}"));
+                add("eventfd", format!("nudges of thread {number} by the others"));
+            }),
+        }
         for port in self.slots.ports().filter(|port| port.quarantine.is_none()) {
             let slot = port.who.slot;
             for (index, ring) in port.session.record().rings() {

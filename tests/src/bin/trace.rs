@@ -45,7 +45,7 @@ fn run() -> Result<()> {
     match unsafe { fork() }? {
         ForkResult::Child => {
             drop(ready);
-            let mut tracer = Tracer { names: HashMap::new(), seen: HashSet::new() };
+            let mut tracer = Tracer { names: HashMap::new(), processes: HashMap::new(), seen: HashSet::new() };
             tracer.seize(traced)?;
             drop(tell);
             tracer.follow(BufWriter::new(File::create(file)?))
@@ -59,8 +59,10 @@ fn run() -> Result<()> {
 }
 
 struct Tracer {
-    /// Programs of processes that are under a policy.
+    /// Programs of processes that are under a policy; a policy is put on all threads of a process at once.
     names: HashMap<Pid, String>,
+    /// Processes of threads.
+    processes: HashMap<Pid, Pid>,
     seen: HashSet<Call>,
 }
 
@@ -114,15 +116,30 @@ impl Tracer {
             }
             WaitStatus::PtraceEvent(pid, ..) => ptrace::syscall(pid, None)?,
             WaitStatus::Stopped(pid, signal) => ptrace::syscall(pid, signal)?,
-            WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..) => drop(self.names.remove(&pid)),
+            WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..) => {
+                self.names.remove(&pid);
+                self.processes.remove(&pid);
+            }
             _ => {}
         }
         Ok(())
     }
 
+    /// The process of a thread.
+    fn process(&mut self, thread: Pid) -> Result<Pid> {
+        if let Some(known) = self.processes.get(&thread) {
+            return Ok(*known);
+        }
+        let status = fs::read_to_string(format!("/proc/{thread}/status"))?;
+        let process = status.lines().find_map(|line| line.strip_prefix("Tgid:")).map_or("", str::trim).parse()?;
+        self.processes.insert(thread, Pid::from_raw(process));
+        Ok(Pid::from_raw(process))
+    }
+
     fn note(&mut self, pid: Pid, out: &mut impl Write) -> Result<()> {
         let regs = ptrace::getregs(pid)?;
         let args = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];
+        let pid = self.process(pid)?;
         if let Some(name) = self.names.get(&pid) {
             let call = (name.clone(), regs.orig_rax, args);
             if !self.seen.contains(&call) {

@@ -12,8 +12,9 @@ use sv3::fuzz::Input;
 use sv3::ledger::{LedgerMap, PortLine};
 
 use crate::burst::Burst;
-use crate::fabric::Fabric;
+use crate::fabric::{Fabric, Room};
 use crate::fdb::AGE_S;
+use crate::port::{Ports, RingLease};
 use guest::{Guest, Sent};
 
 const GUESTS: u16 = 3;
@@ -31,12 +32,14 @@ pub fn switch(octets: &[u8]) {
         house.serve(slot);
     }
     for (slot, guest) in (0..).zip(house.guests) {
-        guest.clean(*house.fabric.remove(slot).unwrap());
+        guest.clean(house.ports.get(slot).unwrap());
+        house.ports.note_receiver(slot, 0, false);
     }
 }
 
 struct House {
     ledger: &'static LedgerMap,
+    ports: &'static Ports,
     fabric: Fabric,
     burst: Burst,
     guests: Vec<Guest>,
@@ -50,13 +53,15 @@ struct House {
 
 thread_local! {
     static LEDGER: OnceCell<&'static LedgerMap> = const { OnceCell::new() };
+    static PORTS: &'static Ports = Box::leak(Box::new(Ports::new()));
     static NOW: Cell<u64> = const { Cell::new(0) };
 }
 
 impl House {
     fn new(input: &mut Input<'_>) -> House {
         let ledger = LEDGER.with(|cell| *cell.get_or_init(|| Box::leak(Box::new(LedgerMap::create().unwrap().1))));
-        let mut fabric = Fabric::new(ledger, &ledger.lanes[0]);
+        let ports = PORTS.with(|ports| *ports);
+        let mut fabric = Fabric::new(ledger, &ledger.lanes[0], ports, Room::new(), (0, 1));
         // What was learnt from the last input has been forgotten by now.
         fabric.now_s = NOW.get() + 2 * AGE_S;
         NOW.set(fabric.now_s);
@@ -64,12 +69,12 @@ impl House {
         let mut guests = Vec::new();
         for slot in 0..GUESTS {
             ledger.ports[usize::from(slot)].reset();
-            let (guest, port) = Guest::new(slot, input.u16());
-            assert!(fabric.insert(port));
-            guests.push(guest);
+            guests.push(Guest::new(ports.make(slot).unwrap(), input.u16()));
+            ports.note_receiver(slot, 0, true);
         }
-        let burst = Burst::new(batch);
-        House { ledger, fabric, burst, guests, single: batch <= 1, learnt: HashMap::new(), taken: Vec::new() }
+        let mut burst = Burst::new();
+        burst.set_batch(batch);
+        House { ledger, ports, fabric, burst, guests, single: batch <= 1, learnt: HashMap::new(), taken: Vec::new() }
     }
 
     /// Octets: guest and kind of step (1), then its particulars.
@@ -82,12 +87,14 @@ impl House {
             4..9 => guest.send(input),
             9..13 => self.serve(slot),
             13 => guest.scribble(input),
-            14 => guest.restart(self.fabric.port(slot).unwrap()),
+            14 => {
+                guest.restart(self.ports.get(slot).unwrap());
+                self.ports.note_receiver(slot, 0, guest.enabled);
+            }
             _ => {
                 let up = input.below(4) != 0;
-                let port = self.fabric.port(slot).unwrap();
-                port.rings[0].enabled = up;
-                port.count_receivers();
+                lease(self.ports, slot, 0).enabled = up;
+                self.ports.note_receiver(slot, 0, up && guest.sound);
                 guest.enabled = up;
             }
         }
@@ -96,15 +103,16 @@ impl House {
     fn serve(&mut self, slot: u16) {
         loop {
             let before: Vec<Count> = (0..GUESTS).map(|slot| self.count(slot)).collect();
-            let mut port = self.fabric.take(slot).unwrap();
-            let taken = self.burst.serve(&mut self.fabric, &mut port, 1, BUDGET).map(|served| served.chains);
-            self.fabric.put_back(port);
+            let taken = self
+                .burst
+                .serve(&mut self.fabric, &mut lease(self.ports, slot, 1), (slot, 1), BUDGET)
+                .map(|served| served.chains);
             self.hold_faults();
             let taken = match taken {
                 Ok(taken) => taken,
                 Err(_) => {
                     assert!(!self.guests[usize::from(slot)].honest);
-                    self.fabric.port(slot).unwrap().rings[1].queue = None;
+                    lease(self.ports, slot, 1).queue = None;
                     return;
                 }
             };
@@ -162,13 +170,12 @@ impl House {
 
     /// A ring that broke stays stopped, and only who broke it can have done so.
     fn hold_faults(&mut self) {
-        for (slot, ring, _) in std::mem::take(&mut self.fabric.faults) {
+        while let Some((slot, ring, _)) = self.fabric.next_fault() {
             let guest = &mut self.guests[usize::from(slot)];
             assert!(!guest.honest, "an honest guest's ring broke");
             guest.sound &= ring != 0;
-            let port = self.fabric.port(slot).unwrap();
-            port.rings[usize::from(ring)].queue = None;
-            port.count_receivers();
+            lease(self.ports, slot, ring).end();
+            self.ports.note_receiver(slot, ring, false);
         }
     }
 
@@ -176,6 +183,10 @@ impl House {
         let at = usize::from(slot);
         Count::of(&self.ledger.ports[at], self.guests[at].enabled && self.guests[at].sound)
     }
+}
+
+fn lease(ports: &'static Ports, slot: u16, ring: u16) -> RingLease {
+    ports.get(slot).unwrap().ring(ring).unwrap().lease(0).unwrap()
 }
 
 /// A port's counters.

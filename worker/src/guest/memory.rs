@@ -5,14 +5,14 @@
 //! then a SIGBUS, which `crash` attributes to the region by the ranges that are registered here.
 //!
 //! A [`GuestSlice`] borrows the [`GuestMemory`] that it was looked up in, hence cannot outlive the mapping. Rings, which
-//! live longer, hold an `Rc` of theirs ([`super::shared`]).
+//! live longer, hold an `Arc` of theirs ([`super::shared`]).
 #![allow(unsafe_code)] // named in the design: guest memory
 
 use std::cell::Cell;
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use memmap2::{MmapOptions, MmapRaw};
 use sv3::MAX_MEM_SLOTS;
@@ -30,6 +30,12 @@ pub struct Mapping {
     _watch: crash::Watch,
     _map: MmapRaw,
 }
+
+// SAFETY: `host` is the address of a mapping that lives as long as this does and belongs to no thread; what is done by it is
+// done as if another process did it at the same time, as the client may.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; nothing of it changes.
+unsafe impl Sync for Mapping {}
 
 impl Mapping {
     /// Maps a region that the supervisor found to lie inside of its file. The fd is closed.
@@ -64,10 +70,10 @@ impl Mapping {
     }
 }
 
-/// The regions of one client.
-#[derive(Default)]
+/// The regions of one client. A clone is the same regions, for another thread to look up.
+#[derive(Clone, Default)]
 pub struct GuestMemory {
-    regions: Vec<Rc<Mapping>>,
+    regions: Vec<Arc<Mapping>>,
     /// Where the region that was hit last lies; it is one of `regions`.
     last: Cell<Extent>,
 }
@@ -79,6 +85,9 @@ struct Extent {
     size: u64,
     host: *mut u8,
 }
+
+// SAFETY: `host` is one of a mapping that `regions` beside it keeps, and belongs to no thread; see there.
+unsafe impl Send for Extent {}
 
 impl Default for Extent {
     fn default() -> Extent {
@@ -102,7 +111,7 @@ impl GuestMemory {
     pub fn add(&mut self, mapping: Mapping) -> bool {
         let room = self.regions.len() < MAX_MEM_SLOTS;
         if room {
-            self.regions.push(Rc::new(mapping));
+            self.regions.push(Arc::new(mapping));
         }
         room
     }
@@ -119,7 +128,7 @@ impl GuestMemory {
     }
 
     /// The mapping that wholly holds a range of the front-end's own addresses.
-    pub fn mapping_of_user(&self, addr: u64, len: u64) -> Option<&Rc<Mapping>> {
+    pub fn mapping_of_user(&self, addr: u64, len: u64) -> Option<&Arc<Mapping>> {
         self.regions.iter().find(|mapping| mapping.at_user(addr, len).is_some())
     }
 

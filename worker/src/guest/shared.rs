@@ -5,7 +5,7 @@
 #![allow(unsafe_code)] // named in the design: guest memory
 
 use std::ptr::NonNull;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use sv3::ipc::RingFault;
 
@@ -17,7 +17,7 @@ pub struct SharedArray<T> {
     count: u16,
     /// One less than the largest power of two that is not above `count`.
     mask: usize,
-    _mapping: Rc<Mapping>,
+    _mapping: Arc<Mapping>,
 }
 
 /// Types for which any bit pattern is valid and whose accesses are atomic.
@@ -35,6 +35,9 @@ unsafe impl Shared for [std::sync::atomic::AtomicU32; 2] {}
 // SAFETY: two atomics of the same size, hence no padding.
 unsafe impl Shared for [std::sync::atomic::AtomicU64; 2] {}
 
+// SAFETY: the values are atomics in a mapping that `_mapping` keeps, whoever looks at them.
+unsafe impl<T: Shared> Send for SharedArray<T> {}
+
 impl<T: Shared> SharedArray<T> {
     /// The `count` values at `addr`, a front-end address, which must be aligned for `T`; `count` not 0.
     pub fn new(memory: &GuestMemory, addr: u64, count: u16) -> Result<SharedArray<T>, RingFault> {
@@ -46,7 +49,7 @@ impl<T: Shared> SharedArray<T> {
         if !first.is_aligned() {
             return Err(RingFault::Misaligned);
         }
-        Ok(SharedArray { first, count, mask, _mapping: Rc::clone(mapping) })
+        Ok(SharedArray { first, count, mask, _mapping: Arc::clone(mapping) })
     }
 
     /// The value at `index` modulo the array's length, which must be a power of two.

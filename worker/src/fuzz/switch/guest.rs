@@ -9,7 +9,7 @@ use sv3::virtio::*;
 use crate::guest::driver::{BASE, Driver};
 use crate::guest::queue::{Queue, Virtqueue};
 use crate::guest::split::SplitRing;
-use crate::port::Port;
+use crate::port::{Port, Ring};
 
 const SIZE: u16 = 64;
 /// Buffers of a chain; chain `n` has descriptors `4 n` to `4 n + 3`.
@@ -84,20 +84,17 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// A guest with two rings that run, and its port.
-    pub fn new(slot: u16, features: u16) -> (Guest, Port) {
-        let mut driver = DRIVERS.with_borrow_mut(Vec::pop).unwrap_or_else(|| Driver::new(SIZE));
+    /// A guest whose two rings run at a port.
+    pub fn new(port: &Port, features: u16) -> Guest {
+        let driver = DRIVERS.with_borrow_mut(Vec::pop).unwrap_or_else(|| Driver::new(SIZE));
         let bits = (0..).zip(FEATURES).filter(|(bit, _)| features >> bit & 1 != 0);
         let features = bits.map(|(_, feature)| feature.mask()).sum();
-        let mut port = Port::new(slot);
-        port.features = features;
-        port.memory = std::mem::take(&mut driver.memory);
         let (posted, sent) = (Default::default(), Vec::new());
         let mut guest = Guest {
             honest: true,
             enabled: true,
             sound: true,
-            slot,
+            slot: port.slot,
             driver,
             dirty: Vec::new(),
             features,
@@ -106,12 +103,15 @@ impl Guest {
             posted,
             sent,
         };
-        guest.restart(&mut port);
-        (guest, port)
+        guest.restart(port);
+        guest
     }
 
     /// Leaves the rings as they were, for the next input.
-    pub fn clean(mut self, port: Port) {
+    pub fn clean(mut self, port: &Port) {
+        for ring in 0..2 {
+            *port.ring(ring).unwrap().lease(0).unwrap() = Ring::default();
+        }
         for (ring, begin) in RINGS.into_iter().enumerate() {
             let len = self.addr(ring).used - self.addr(ring).desc + 6 + 8 * u64::from(SIZE);
             self.dirty.push((BASE + begin, len as usize));
@@ -119,19 +119,19 @@ impl Guest {
         for (addr, len) in self.dirty {
             self.driver.write(addr, &vec![0; len]);
         }
-        self.driver.memory = port.memory;
         DRIVERS.with_borrow_mut(|drivers| drivers.push(self.driver));
     }
 
     /// A worker takes the rings up where it finds them.
-    pub fn restart(&mut self, port: &mut Port) {
+    pub fn restart(&mut self, port: &Port) {
         for ring in 0..2 {
-            let split = SplitRing::new(&port.memory, SIZE, &self.addr(ring), self.features).unwrap();
+            let split = SplitRing::new(&self.driver.memory, SIZE, &self.addr(ring), self.features).unwrap();
             assert!(!self.honest || split.position() == self.used[ring]);
-            port.rings[ring].queue = Some(Queue::Split(split));
-            port.rings[ring].enabled |= ring == 1 || self.enabled;
+            let mut state = port.ring(ring as u16).unwrap().lease(0).unwrap();
+            (state.queue, state.fault) = (Some(Queue::Split(split)), None);
+            (state.memory, state.features) = (self.driver.memory.clone(), self.features);
+            state.enabled |= ring == 1 || self.enabled;
         }
-        port.count_receivers();
         self.sound = true;
     }
 

@@ -1,0 +1,246 @@
+//! Several data-path threads: whatever rings meet in which threads, frames of one ring stay in order, nothing is lost, and
+//! deaths are as harmless as with one.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use sv3_tests::failure::Result;
+use sv3_tests::flow::Flow;
+use sv3_tests::frames::{BROADCAST, frame, mac, noise};
+use sv3_tests::guest::Guest;
+use sv3_tests::guest::feature::*;
+use sv3_tests::patience::{PATIENCE, until};
+use sv3_tests::switch::{Switch, activity};
+
+/// Guests by turns with a split and a packed ring. With two threads, transmit rings of neighbours are different threads'.
+fn crowd(switch: &Switch, count: u8) -> Vec<Guest> {
+    let config = |n: u8| match n % 2 {
+        0 => Guest::config(),
+        _ => Guest::config().more_features(RING_PACKED | VERSION_1),
+    };
+    let mut guests: Vec<Guest> = (0..count).map(|n| config(n).connect(switch.socket())).collect();
+    for (n, guest) in (0..).zip(&mut guests) {
+        // Known, without a frame that anybody gets.
+        guest.send(&frame(mac(n), mac(n), b"to myself"));
+        guest.await_sent();
+    }
+    guests
+}
+
+/// A flow whose frames come in the order in which they were sent, but for those that come again.
+struct Ordered {
+    flow: Flow,
+    newest: Option<u32>,
+}
+
+/// Flows from everybody to everybody else: by sender, by receiver.
+struct Web(Vec<Vec<Ordered>>);
+
+impl Web {
+    fn new(count: u8) -> Web {
+        let ordered = |from, to| Ordered { flow: Flow::new(from, to, 200), newest: None };
+        Web((0..count).map(|from| (0..count).map(|to| ordered(from, to)).collect()).collect())
+    }
+
+    /// Everybody sends so many frames to everybody else.
+    fn send(&mut self, guests: &mut [Guest], count: u32) {
+        for (from, flows) in self.0.iter_mut().enumerate() {
+            for (to, ordered) in flows.iter_mut().enumerate() {
+                if to != from {
+                    ordered.flow.send(&mut guests[from], count);
+                }
+            }
+        }
+    }
+
+    /// Takes what has come.
+    fn receive(&mut self, guests: &mut [Guest]) {
+        for (to, guest) in guests.iter_mut().enumerate() {
+            while let Some(received) = guest.try_receive() {
+                let ordered = &mut self.0[usize::from(received.frame[11])][to];
+                let number = u32::from_ne_bytes(received.frame[14..18].try_into().unwrap());
+                let before = ordered.flow.times(number);
+                ordered.flow.note(&received);
+                if before == 0 {
+                    assert!(ordered.newest.is_none_or(|newest| newest < number), "{number} came late");
+                    ordered.newest = Some(number);
+                }
+            }
+        }
+    }
+
+    fn await_complete(&mut self, guests: &mut [Guest]) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.0.iter().flatten().all(|ordered| ordered.flow.is_complete()) {
+            assert!(Instant::now() < deadline, "frames did not come");
+            self.receive(guests);
+        }
+    }
+
+    fn duplicates(&self) -> u32 {
+        self.0.iter().flatten().map(|ordered| ordered.flow.duplicates()).sum()
+    }
+}
+
+/// Everybody sends to everybody, so that each receive ring is wanted by all threads; the worker dies again and again.
+fn storm(threads: &str, count: u8, deaths: u32) -> Result<()> {
+    const SIGNALS: [&str; 4] = ["KILL", "ABRT", "SEGV", "BUS"];
+    let switch = Switch::with(&["--threads", threads])?;
+    let mut guests = crowd(&switch, count);
+    let mut web = Web::new(count);
+    for death in 0..deaths {
+        for _ in 0..5 {
+            web.send(&mut guests, 8);
+            web.await_complete(&mut guests);
+        }
+        web.send(&mut guests, 8);
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_micros(u64::from(death * 37 % 200)) {
+            std::hint::spin_loop();
+        }
+        let shot = switch.shoot_worker(SIGNALS[death as usize % SIGNALS.len()])?;
+        web.await_complete(&mut guests);
+        switch.await_restart(shot)?;
+        // A life that is no crash at start-up.
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_millis(110) {
+            web.send(&mut guests, 4);
+            web.await_complete(&mut guests);
+        }
+    }
+    guests.iter_mut().for_each(Guest::await_sent);
+    web.receive(&mut guests);
+    web.duplicates();
+    let status = switch.status()?;
+    assert_eq!((status.worker.restarts, status.worker.threads.to_string().as_str()), (u64::from(deaths), threads));
+    for port in status.ports {
+        assert!(port.drops.keys().all(|reason| reason == "hairpin"), "{}: {:?}", port.name, port.drops);
+    }
+    Ok(())
+}
+
+#[test]
+fn everybody_talks_to_everybody_on_two_threads_while_workers_die() -> Result<()> {
+    storm("2", 4, 20)
+}
+
+#[test]
+fn more_threads_than_processors_and_than_guests() -> Result<()> {
+    storm("7", 5, 6)
+}
+
+#[test]
+fn floods_meet() -> Result<()> {
+    const COUNT: u8 = 6;
+    const FRAMES: u32 = 40;
+    let switch = Switch::with(&["--threads", "3"])?;
+    let mut guests = crowd(&switch, COUNT);
+    for round in 0..20 {
+        let sent = |from: u8, n: u32| noise(BROADCAST, mac(from), 100, round * FRAMES + n);
+        for n in 0..FRAMES {
+            (0..).zip(&mut guests).for_each(|(from, guest)| guest.send(&sent(from, n)));
+        }
+        for (to, guest) in (0..COUNT).zip(&mut guests) {
+            let mut next = [0; COUNT as usize];
+            for _ in 0..u32::from(COUNT - 1) * FRAMES {
+                let frame = guest.receive_frame();
+                let from = frame[11];
+                let n = &mut next[usize::from(from)];
+                assert!(frame == sent(from, *n), "{to} waited for frame {n} of {from}");
+                *n += 1;
+            }
+        }
+    }
+    for port in switch.status()?.ports {
+        assert!(port.drops.keys().all(|reason| reason == "hairpin"), "{}: {:?}", port.name, port.drops);
+    }
+    switch.await_status("every frame counted once", |status| {
+        let sum = |of: fn(&sv3::status::PortStatus) -> u64| status.ports.iter().map(of).sum::<u64>();
+        let frames = 20 * u64::from(FRAMES) * u64::from(COUNT);
+        (sum(|port| port.from_guest.frames), sum(|port| port.to_guest.frames))
+            == (frames, frames * u64::from(COUNT - 1))
+    })
+}
+
+/// Commands change ports and rings while all threads are busy with the others'.
+#[test]
+fn guests_come_and_go_while_others_talk() -> Result<()> {
+    const TX: u16 = 1;
+    let switch = Switch::with(&["--threads", "2"])?;
+    let mut guests = crowd(&switch, 4);
+    let mut web = Web::new(4);
+    for round in 0..60 {
+        web.send(&mut guests, 8);
+        let mut guest = Guest::config().regions(1 + round % 3).connect(switch.socket());
+        guest.send(&frame(mac(9), mac(9), b"to myself"));
+        guest.await_sent();
+        guest.vanish();
+        web.receive(&mut guests);
+        // One of those who talk stops and goes on: what it says of its ring is exact.
+        let base = guests[round % 4].stop_ring(TX);
+        guests[round % 4].start_ring(TX, base);
+        web.await_complete(&mut guests);
+    }
+    switch.await_ports(4)?;
+    assert_eq!((web.duplicates(), switch.status()?.worker.restarts), (0, 0));
+    Ok(())
+}
+
+/// Each thread is confined as the first one is, and pinned where it should be.
+#[test]
+fn threads_are_confined_one_and_all() -> Result<()> {
+    let switch = Switch::with(&["--threads", "2", "--cpus", "0-1"])?;
+    let pid = switch.worker_pid()?;
+    let mut cpus = Vec::new();
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let status = fs::read_to_string(task?.path().join("status"))?;
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.unwrap_or_default().trim().to_string()
+        };
+        assert_eq!((field("Seccomp").as_str(), field("NoNewPrivs").as_str()), ("2", "1"));
+        assert_eq!(u64::from_str_radix(&field("CapEff"), 16)?, 0);
+        cpus.push(field("Cpus_allowed_list"));
+    }
+    cpus.sort();
+    assert_eq!(cpus, ["0", "1"]);
+    Ok(())
+}
+
+/// Nobody's thread runs when there is nothing to do.
+#[test]
+fn idle_threads_sleep() -> Result<()> {
+    let switch = Switch::with(&["--threads", "4"])?;
+    let mut guests = crowd(&switch, 4);
+    let mut web = Web::new(4);
+    web.send(&mut guests, 8);
+    web.await_complete(&mut guests);
+    switch.await_status("a worker on standby", |status| status.worker.standby_pid.is_some())?;
+    let pid = switch.worker_pid()?;
+    let mut last = (activity(pid)?, Instant::now());
+    until("the threads to sleep", || {
+        let now = activity(pid)?;
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+        Ok((last.1.elapsed() > Duration::from_secs(1)).then_some(()))
+    })
+}
+
+/// A death is told as with one thread.
+#[test]
+fn the_cause_of_a_death_is_told() -> Result<()> {
+    let switch = Switch::with(&["--threads", "2", "--blame", "0"])?;
+    let mut guests = crowd(&switch, 4);
+    for signal in ["SEGV", "ABRT"] {
+        let mut web = Web::new(4);
+        web.send(&mut guests, 8);
+        web.await_complete(&mut guests);
+        let pid = switch.worker_pid()?;
+        switch.kill_worker(signal)?;
+        switch.await_event(&[&pid.to_string(), &format!("SIG{signal}")])?;
+        web.send(&mut guests, 8);
+        web.await_complete(&mut guests);
+    }
+    Ok(())
+}

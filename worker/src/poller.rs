@@ -1,0 +1,353 @@
+//! The loop of one thread over its transmit rings.
+//!
+//! Rings are *polled* or *parked*. A polled ring is looked at in each turn of the loop, with kicks suppressed, and may
+//! spend its share of the turn ([`crate::cost`]). When it has been empty for long, or when all have been for as long as
+//! the loop spins ([`crate::spin`]), it asks for a kick, is looked at once more, and is parked: it costs nothing until
+//! its kick fd wakes the loop. While rings are polled, the kernel is asked for kicks and commands now and then; when
+//! none is, the loop blocks. So an idle switch uses no processor and a busy one makes no syscall per frame.
+//!
+//! Nothing waits but for its ring's turn: a frame whose receiver has no buffer is dropped and counted, so a slow
+//! receiver holds nobody up, not even frames of the same ring for others.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use nix::sys::epoll::EpollEvent;
+use sv3::ipc::BUSY_QUIET;
+use sv3::ledger::Hand;
+use sv3::{MAX_PORTS, MAX_RINGS};
+
+use crate::burst::{Burst, Served};
+use crate::clock;
+use crate::cost::{self, Credit};
+use crate::fabric::{self, Fabric};
+use crate::notify::{Events, MAX_EVENTS, Woken};
+use crate::port::RingLease;
+use crate::spin::Spin;
+use crate::switch::Start;
+use crate::team::Team;
+
+/// Longest time between two looks at the kernel while rings are busy, in nanoseconds.
+const LOOK_NS: u64 = 50_000;
+/// The same while the polled rings are empty.
+const IDLE_LOOK_NS: u64 = 5_000;
+/// How long a ring that is empty is polled while others are not, in nanoseconds: longer than there is between frames of
+/// most conversations, since a look at a ring costs less than a kick.
+const LINGER_NS: u64 = 1_000_000;
+
+/// A ring that is polled.
+#[derive(Clone, Copy)]
+struct Polled {
+    slot: u16,
+    ring: u16,
+    /// When it last had something, in nanoseconds.
+    busy_ns: u64,
+    credit: Credit,
+}
+
+/// What a thread needs room for, made before it is confined.
+pub struct Room {
+    fabric: fabric::Room,
+    burst: Burst,
+    polled: Vec<Polled>,
+    listed: Box<[u32]>,
+}
+
+impl Room {
+    /// Room for one thread.
+    pub fn new() -> Room {
+        Room {
+            fabric: fabric::Room::new(),
+            burst: Burst::new(),
+            // All that there can be: the policy has no mremap, by which the allocator lets large blocks grow.
+            polled: Vec::with_capacity(MAX_PORTS * MAX_RINGS / 2),
+            listed: vec![0; MAX_PORTS].into_boxed_slice(),
+        }
+    }
+}
+
+/// What a look at the kernel has found.
+pub struct Looked {
+    /// The thread had blocked.
+    pub blocked: bool,
+    /// There are commands.
+    pub orders: bool,
+    /// Another thread has left something to be done.
+    pub nudged: bool,
+}
+
+/// One thread's rings.
+pub struct Poller {
+    team: &'static Team,
+    number: usize,
+    hand: &'static Hand,
+    /// The thread's view of all ports.
+    pub fabric: Fabric,
+    burst: Burst,
+    spin: Spin,
+    polled: Vec<Polled>,
+    /// By slot: queue pairs whose transmit rings are in `polled`, a bit for each.
+    listed: Box<[u32]>,
+    events: Events,
+    /// When the loop's turn began, in nanoseconds.
+    now_ns: u64,
+    /// When the kernel is to be looked at, in nanoseconds; 0: at once.
+    look_at: u64,
+}
+
+impl Poller {
+    /// The loop of thread `number`; no rings yet.
+    pub fn new(team: &'static Team, number: usize, room: Room, start: &Start) -> Poller {
+        let Room { fabric, mut burst, polled, listed } = room;
+        burst.set_batch(start.settings.batch);
+        Poller {
+            team,
+            number,
+            hand: start.lane.hand(number),
+            fabric: Fabric::new(start.ledger, start.lane, &team.ports, fabric, (number, team.threads())),
+            burst,
+            spin: Spin::new(u64::from(start.settings.poll_us) * 1000),
+            polled,
+            listed,
+            events: [EpollEvent::empty(); MAX_EVENTS],
+            now_ns: 0,
+            look_at: 0,
+        }
+    }
+
+    /// The loop of a thread that hears no commands: waits for the first one, which thread 0 hears.
+    pub fn of_crew(team: &'static Team, number: usize, room: Room) -> Poller {
+        let mut events = [EpollEvent::empty(); MAX_EVENTS];
+        loop {
+            if let Some(start) = team.start.get() {
+                return Poller::new(team, number, room, start);
+            }
+            if let Err(errno) = team.notify(number).wait(&mut events, true).map(|woken| woken.for_each(drop)) {
+                crate::last_words(&format!("epoll_wait: {errno}"));
+            }
+        }
+    }
+
+    /// Runs until the process ends.
+    pub fn run(mut self) {
+        let mut said_busy = 0;
+        loop {
+            if self.begin_turn() {
+                match self.look(true) {
+                    Ok(looked) => {
+                        if looked.blocked && self.now_ns.saturating_sub(said_busy) >= BUSY_QUIET.as_nanos() as u64 {
+                            // Thread 0 wakes of it, and says so.
+                            said_busy = self.now_ns;
+                            self.team.notify(0).nudge();
+                        }
+                    }
+                    Err(errno) => crate::last_words(&format!("epoll_wait: {errno}")),
+                }
+            }
+            self.turn();
+            let mut broke = false;
+            while let Some((slot, ring, _)) = self.fabric.next_fault() {
+                if let Some(port) = self.team.ports.get(slot) {
+                    port.break_ring(ring);
+                    broke = true;
+                }
+            }
+            if broke {
+                self.team.notify(0).nudge();
+            }
+        }
+    }
+
+    /// Begins a turn of the loop. True: it is time to look at the kernel.
+    pub fn begin_turn(&mut self) -> bool {
+        self.beat();
+        self.read_clock();
+        let look = self.now_ns >= self.look_at || self.polled.is_empty();
+        if look {
+            self.look_at = 0;
+        }
+        look
+    }
+
+    fn read_clock(&mut self) {
+        self.now_ns = clock::now_ns();
+        self.fabric.now_s = self.now_ns / 1_000_000_000;
+    }
+
+    /// Shows that the thread gets on.
+    pub fn beat(&self) {
+        self.hand.heartbeat.store(self.hand.heartbeat.load(Relaxed).wrapping_add(1), Relaxed);
+    }
+
+    /// Asks the kernel for kicks and commands; blocks, if it may, when there is nothing to poll.
+    pub fn look(&mut self, may_block: bool) -> nix::Result<Looked> {
+        let block = may_block && self.polled.is_empty();
+        if block {
+            self.hand.busy.store(0, Relaxed);
+        }
+        let mut looked = Looked { blocked: block, orders: false, nudged: false };
+        let mut kicked = [None; MAX_EVENTS];
+        let woken = self.team.notify(self.number).wait(&mut self.events, block)?;
+        for (woken, place) in woken.zip(&mut kicked) {
+            match woken {
+                Woken::Control => looked.orders = true,
+                Woken::Nudge => looked.nudged = true,
+                Woken::Kick(slot, ring) => *place = Some((slot, ring)),
+            }
+        }
+        self.hand.busy.store(1, Relaxed);
+        // It may have slept for long.
+        self.read_clock();
+        let tally = self.fabric.tally();
+        for (slot, ring) in kicked.into_iter().flatten() {
+            tally.add(&self.fabric.line(slot).kicks, 1);
+            self.poll(slot, ring);
+        }
+        if looked.nudged {
+            self.poll_woken();
+        }
+        Ok(looked)
+    }
+
+    /// Polls the rings that thread 0 wants polled.
+    pub fn poll_woken(&mut self) {
+        for port in self.team.ports.all() {
+            for ring in port.woken(self.team.pairs(self.number, port.slot)) {
+                self.poll(port.slot, ring);
+            }
+        }
+    }
+
+    /// Serves each polled ring that has credit once; parks those that have been empty for long.
+    pub fn turn(&mut self) {
+        let now = self.now_ns;
+        let worked = self.serve_all(now);
+        if worked {
+            self.spin.found(now);
+        } else if self.spin.is_over(now) {
+            self.park_all();
+        }
+        if self.look_at == 0 {
+            self.look_at = now + if worked { LOOK_NS } else { IDLE_LOOK_NS };
+        } else if !worked {
+            self.look_at = self.look_at.min(now + IDLE_LOOK_NS);
+        }
+    }
+
+    /// True: something was there.
+    fn serve_all(&mut self, now: u64) -> bool {
+        let linger = self.spin.window().max(LINGER_NS);
+        let share = cost::share(self.polled.len());
+        let mut worked = false;
+        let mut at = 0;
+        while let Some(entry) = self.polled.get_mut(at) {
+            let Some(budget) = entry.credit.draw(share) else {
+                worked = true;
+                at += 1;
+                continue;
+            };
+            let Polled { slot, ring, busy_ns, .. } = *entry;
+            match self.serve(slot, ring, budget) {
+                Some(Served { chains: 0, held_up: false, .. }) => {
+                    if now.saturating_sub(busy_ns) >= linger && self.park(slot, ring) {
+                        self.unlist(at);
+                        continue;
+                    }
+                }
+                Some(Served { cost, .. }) => {
+                    worked = true;
+                    if let Some(entry) = self.polled.get_mut(at) {
+                        entry.busy_ns = now;
+                        entry.credit.spend(cost);
+                    }
+                }
+                None => {
+                    self.unlist(at);
+                    continue;
+                }
+            }
+            at += 1;
+        }
+        worked
+    }
+
+    /// Takes a burst from a ring; `None`: the ring does not run (any more).
+    fn serve(&mut self, slot: u16, ring: u16, budget: u64) -> Option<Served> {
+        let Some(mut state) = self.own_ring(slot, ring) else {
+            return Some(Served { held_up: true, ..Served::default() });
+        };
+        if !state.runs() {
+            return None;
+        }
+        self.hand.ring.store(u32::from(ring), Relaxed);
+        self.hand.port.store(u32::from(slot) + 1, Relaxed);
+        let result = self.burst.serve(&mut self.fabric, &mut state, (slot, ring), budget);
+        self.hand.port.store(0, Relaxed);
+        match result {
+            Ok(served) => {
+                if served.chains > 0 {
+                    self.hand.note_flight(self.now_ns, slot, ring, served.chains as u16);
+                }
+                Some(served)
+            }
+            Err(fault) => {
+                self.fabric.note_fault((slot, ring), &mut state, fault);
+                None
+            }
+        }
+    }
+
+    /// The lease of a ring of the thread's own; `None`: a command changes it right now.
+    #[inline]
+    fn own_ring(&self, slot: u16, ring: u16) -> Option<RingLease> {
+        self.team.ports.get(slot)?.ring(ring)?.lease(self.number as u32)
+    }
+
+    /// Parks all rings in which nothing came meanwhile.
+    fn park_all(&mut self) {
+        let mut at = 0;
+        while let Some(Polled { slot, ring, .. }) = self.polled.get(at).copied() {
+            match self.park(slot, ring) {
+                true => self.unlist(at),
+                false => at += 1,
+            }
+        }
+    }
+
+    /// Lets a ring sleep until it is kicked; false when entries came meanwhile.
+    fn park(&mut self, slot: u16, ring: u16) -> bool {
+        let Some(mut state) = self.own_ring(slot, ring) else { return false };
+        let Some(queue) = &mut state.queue else { return true };
+        if queue.arm() {
+            queue.disarm();
+            return false;
+        }
+        true
+    }
+
+    /// Begins to poll a ring, if it runs and is not polled already.
+    pub fn poll(&mut self, slot: u16, ring: u16) {
+        let Some(pairs) = self.listed.get_mut(usize::from(slot)) else { return };
+        let Some(pair) = 1u32.checked_shl(u32::from(ring / 2)).filter(|pair| *pairs & pair == 0) else { return };
+        // It is in the list even if a command changes it right now: the next turn looks again.
+        if let Some(leased) = self.team.ports.get(slot).and_then(|port| port.ring(ring))
+            && let Some(mut state) = leased.lease(self.number as u32)
+        {
+            if !state.runs() {
+                return;
+            }
+            if let Some(queue) = &mut state.queue {
+                queue.disarm();
+            }
+        }
+        *pairs |= pair;
+        self.polled.push(Polled { slot, ring, busy_ns: clock::now_ns(), credit: Credit::default() });
+    }
+
+    /// Takes an entry out of the list.
+    fn unlist(&mut self, at: usize) {
+        let Polled { slot, ring, .. } = self.polled.swap_remove(at);
+        if let Some(pairs) = self.listed.get_mut(usize::from(slot)) {
+            *pairs &= !(1 << (ring / 2));
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The threads of a worker, and what they share.
+//!
+//! # Theory of operation
+//!
+//! Thread 0 is the process's first one: it obeys the supervisor's commands, and moves frames as the others do. A transmit
+//! ring has one thread for life ([`Team::owner`]), which alone takes frames from it, so frames of one ring stay in order.
+//! It copies them straight into the receivers' rings, which it leases for the burst ([`crate::lease`]).
+//!
+//! No thread waits for another one's work. What one leaves for another to do stands in bits of the port
+//! ([`crate::port`]), with a nudge by an eventfd: thread 0 has rings polled that have started, the others have rings
+//! stopped that broke.
+//!
+//! The threads are made before seccomp is put on and after all else of confinement, and have by then all the memory that
+//! they will ever ask for: the policy has no syscall for a thread to begin, to wait for a lock, or to grow its allocator.
+//! They end with the process.
+
+use std::hint::black_box;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+use sv3::MAX_QUEUE_PAIRS;
+use sv3::cpus::Cpus;
+use sv3::slice::Slice;
+
+use crate::notify::Notify;
+use crate::poller::{Poller, Room};
+use crate::port::Ports;
+use crate::switch::Start;
+use crate::{affinity, crash};
+
+/// Octets of a thread's stack.
+const STACK: usize = 256 * 1024;
+
+/// All threads.
+pub struct Team {
+    /// All ports.
+    pub ports: Ports,
+    /// What the first command said, once it has come.
+    pub start: OnceLock<Start>,
+    notify: Vec<Notify>,
+    ready: AtomicUsize,
+}
+
+impl Team {
+    /// A team of so many, of which only the caller is there. It lives as long as the process.
+    pub fn new(threads: usize) -> nix::Result<&'static Team> {
+        let make = || if threads == 1 { Notify::alone() } else { Notify::new() };
+        let notify = (0..threads).map(|_| make()).collect::<nix::Result<_>>()?;
+        let team = Team { ports: Ports::new(), start: OnceLock::new(), notify, ready: AtomicUsize::new(1) };
+        Ok(Box::leak(Box::new(team)))
+    }
+
+    /// How many threads there are.
+    pub fn threads(&self) -> usize {
+        self.notify.len()
+    }
+
+    /// How thread `number` waits; the first one's, if there is none of that number.
+    pub fn notify(&self, number: usize) -> &Notify {
+        self.notify.get(number).unwrap_or(&self.notify[0])
+    }
+
+    /// The thread that takes frames from transmit ring `ring` of port `slot`.
+    pub fn owner(&self, slot: u16, ring: u16) -> usize {
+        (usize::from(slot) + usize::from(ring / 2)) % self.threads()
+    }
+
+    /// The queue pairs of port `slot` whose transmit rings are thread `number`'s, a bit for each.
+    pub fn pairs(&self, number: usize, slot: u16) -> u32 {
+        let mine = |pair: &u16| self.owner(slot, 2 * pair) == number;
+        (0..MAX_QUEUE_PAIRS as u16).filter(mine).fold(0, |pairs, pair| pairs | 1 << pair)
+    }
+
+    /// Makes the other threads and waits until they need no more syscalls than the policy has. Each takes one of `cpus`.
+    pub fn muster(&'static self, cpus: Option<&Cpus>) -> Result<(), String> {
+        let cpu = |number: usize| Some(*cpus?.numbers().get(number)?);
+        for number in 1..self.threads() {
+            let cpu = cpu(number);
+            let thread = std::thread::Builder::new().name(format!("sv3-worker/{number}")).stack_size(STACK);
+            thread.spawn(move || self.serve(number, cpu)).map_err(|error| format!("thread {number}: {error}"))?;
+        }
+        if let Some(cpu) = cpu(0).filter(|_| self.threads() > 1) {
+            affinity::bind(&[cpu])?;
+        }
+        // A thread that waited by a futex might wake another one by a syscall too late.
+        while self.ready.load(SeqCst) < self.threads() {
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+
+    /// The life of thread `number`.
+    fn serve(&'static self, number: usize, cpu: Option<usize>) {
+        let bound = cpu.map_or(Ok(()), |cpu| affinity::bind(&[cpu]));
+        let enlisted = crash::enlist(number as u32).map_err(|errno| format!("thread {number}: {errno}"));
+        if let Err(reason) = bound.and(enlisted) {
+            crate::last_words(&reason);
+        }
+        Slice::SHORT.ask_for();
+        let room = Room::new();
+        // The allocator's own preparations for a thread; a panic message will need some octets.
+        drop(black_box(vec![0u8; 4096]));
+        self.ready.fetch_add(1, SeqCst);
+        Poller::of_crew(self, number, room).run();
+    }
+}
