@@ -5,7 +5,8 @@
 //! page by page of all that it touched of every guest's. The closed control socket is known at once.
 //!
 //! A worker has one death: the first thread that dies writes the record, any other one that goes wrong meanwhile waits for
-//! the end. With several threads nothing is over when one hangs up, and the supervisor waits for the kernel.
+//! the end. With several threads nothing is over when one has written it, so none hangs up, and the
+//! supervisor waits for the kernel.
 //!
 //! The handlers run on a stack of their own, touch nothing but static atomics and the ledger, and make no syscall but
 //! close(2), for the policy may be what killed us. A genuine SIGSEGV or SIGBUS is repeated with the signal blocked, so

@@ -129,6 +129,8 @@ impl Poller {
 
     /// Runs until the process ends.
     pub fn run(mut self) {
+        // Commands may have been obeyed already, and the nudges for them taken for the one that told of the start.
+        self.poll_woken();
         let mut said_busy = 0;
         loop {
             if self.begin_turn() {

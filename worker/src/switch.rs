@@ -312,12 +312,16 @@ impl Switch {
         }
     }
 
-    /// Takes over from the worker that served.
+    /// Takes over from the worker that served. All receive first: other threads begin with a transmit ring at once, and
+    /// its first frame must not meet a receiver that is to start after it.
     fn promote(&mut self) {
         self.standby = false;
-        for slot in 0..MAX_PORTS as u16 {
-            if self.client(slot).is_ok() {
-                (0..MAX_RINGS as u16).for_each(|ring| self.bring_up(slot, ring));
+        for transmit in [false, true] {
+            for slot in 0..MAX_PORTS as u16 {
+                if self.client(slot).is_ok() {
+                    let rings = (0..MAX_RINGS as u16).filter(|ring| transmits(*ring) == transmit);
+                    rings.for_each(|ring| self.bring_up(slot, ring));
+                }
             }
         }
     }
