@@ -100,6 +100,9 @@ pub struct Crash {
     pub syscall: Option<String>,
     /// Its panic message.
     pub panic: Option<String>,
+    /// Number of the worker's thread that died, by its own record, or hung; absent if it was killed from outside.
+    #[serde(default)]
+    pub thread: Option<usize>,
     /// The ring that was being served, by its own record.
     pub in_hand: Option<InHand>,
     /// The first octets of the chain in hand, virtio header and Ethernet header, in hexadecimal, by its own record.

@@ -77,6 +77,7 @@ impl Chronicle {
             fault: death.fault.clone(),
             syscall: death.violation.clone(),
             panic: death.panic.clone(),
+            thread: death.thread,
             in_hand: death.in_hand.clone(),
             frame: death.frame.clone(),
             flight: death.flight.clone(),

@@ -7,9 +7,29 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 use serde_json::Value;
 use sv3::ipc::Settings;
-use sv3::ledger::{Crash, Hand, Lane};
+use sv3::ledger::{Crash, Hand, Lane, THREADS};
 use sv3::status::{self, Burst, Fault, InHand};
 use sv3::{MAX_PORTS, MAX_RINGS};
+
+/// Where the evidence of a death is.
+#[derive(Clone, Copy)]
+pub struct Scene<'l> {
+    lane: &'l Lane,
+    thread: Option<usize>,
+    hand: &'l Hand,
+}
+
+impl<'l> Scene<'l> {
+    /// A worker's lane, and the thread of it that hung, if it was killed for that. Else the thread is the one that wrote
+    /// down how it died, and, if none did, what stands in the first hand that has something in it is told.
+    pub fn new(lane: &'l Lane, hung: Option<usize>) -> Scene<'l> {
+        let recorded = (lane.crash.signal.load(Relaxed) != 0).then(|| lane.crash.thread.load(Relaxed));
+        let died = recorded.and_then(|thread| usize::try_from(thread).ok());
+        let thread = hung.or(died).filter(|thread| *thread < THREADS);
+        let at_work = || lane.hands.iter().position(|hand| hand.port.load(Relaxed) != 0);
+        Scene { lane, thread, hand: lane.hand(thread.or_else(at_work).unwrap_or(0)) }
+    }
+}
 
 /// Why a worker died.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -28,6 +48,8 @@ pub struct Death {
     pub fault: Option<Fault>,
     /// What it said when it panicked.
     pub panic: Option<String>,
+    /// Number of the thread that died or hung; not known of a worker that was killed from outside.
+    pub thread: Option<usize>,
     /// The ring that was being served.
     pub in_hand: Option<InHand>,
     /// The first octets of the chain in hand, in hexadecimal.
@@ -37,16 +59,15 @@ pub struct Death {
 }
 
 impl Death {
-    /// From the exit status, its lane of the ledger and which of its hands to look at, and the reason if it was us who
-    /// killed it.
-    pub fn read(status: WaitStatus, (lane, hand): (&Lane, &Hand), doom: Option<&str>) -> Death {
+    /// From the exit status, what is in the ledger, and the reason if it was us who killed it.
+    pub fn read(status: WaitStatus, Scene { lane, thread, hand }: Scene<'_>, doom: Option<&str>) -> Death {
         let mut words = match (status, doom) {
             (_, Some(doom)) => format!("killed by the supervisor: {doom}"),
             (WaitStatus::Exited(_, code), None) => format!("exited with status {code}"),
             (WaitStatus::Signaled(_, signal, _), None) => format!("killed by {}", first(signal, lane)),
             (other, None) => format!("ended: {other:?}"),
         };
-        let mut death = Death { doomed: doom.is_some(), ..Death::default() };
+        let mut death = Death { doomed: doom.is_some(), thread, ..Death::default() };
         match status {
             WaitStatus::Exited(_, code) => death.exit_code = Some(code),
             WaitStatus::Signaled(_, signal, _) => death.signal = Some(first(signal, lane).as_str()),
@@ -84,15 +105,6 @@ impl Death {
         }
         Death { words, ..death }
     }
-}
-
-/// The hand of the thread that died, by its own record; or of the one that hung; or, when the worker was killed from
-/// outside, of the first one that had something in hand.
-pub fn hand(lane: &Lane, hung: Option<usize>) -> &Hand {
-    let recorded = (lane.crash.signal.load(Relaxed) != 0).then(|| lane.crash.thread.load(Relaxed));
-    let died = recorded.and_then(|thread| usize::try_from(thread).ok());
-    let at_work = || lane.hands.iter().position(|hand| hand.port.load(Relaxed) != 0);
-    lane.hand(hung.or(died).or_else(at_work).unwrap_or(0))
 }
 
 /// The event of a crash: message and fields. Fields that have no value are left out.
@@ -148,7 +160,7 @@ fn first(signal: Signal, lane: &Lane) -> Signal {
 /// The slot of the client by whose doing the worker died: whose memory faulted, or else whose ring was being served
 /// when the worker itself went wrong. Nobody, if it was killed from outside. The dying worker's word is taken for it: a
 /// worker that lies can have its clients blamed, in turn and for a time, and nothing more.
-pub fn culprit(status: WaitStatus, (lane, hand): (&Lane, &Hand), hung: bool) -> Option<u16> {
+pub fn culprit(status: WaitStatus, Scene { lane, hand, .. }: Scene<'_>, hung: bool) -> Option<u16> {
     let record = &lane.crash;
     let fault = record.code.load(Relaxed) > 0 && record.signal.load(Relaxed) != 0;
     let panicked = record.message_len.load(Relaxed) > 0;
@@ -189,9 +201,9 @@ mod tests {
     use nix::unistd::Pid;
     use sv3::ledger::LedgerMap;
 
-    fn at(ledger: &LedgerMap) -> (&Lane, &Hand) {
+    fn at(ledger: &LedgerMap) -> Scene<'_> {
         let [lane, _] = &ledger.lanes;
-        (lane, hand(lane, None))
+        Scene::new(lane, None)
     }
 
     fn signaled(signal: Signal) -> WaitStatus {

@@ -18,7 +18,14 @@ fn said(output: &Output) -> String {
 
 #[test]
 fn everything_is_as_declared_as_the_switchs_own_user_sees_it() -> Result<()> {
-    let switch = Switch::start()?;
+    for threads in [1, 2] {
+        everything_is_as_declared(threads)?;
+    }
+    Ok(())
+}
+
+fn everything_is_as_declared(threads: usize) -> Result<()> {
+    let switch = Switch::with(&["--threads", &threads.to_string()])?;
     let _guests = [(), ()].map(|()| Guest::connect(switch.socket()));
     switch.await_status("a standby", |status| status.worker.standby_pid.is_some())?;
     let output = audit(&switch, &["--json"])?;
@@ -31,8 +38,10 @@ fn everything_is_as_declared_as_the_switchs_own_user_sees_it() -> Result<()> {
         assert!(proof.trials > 1500 && proof.outcomes.len() > 30, "{proof:?}");
     }
     let worker = &audit.processes[2];
-    let kicks = worker.fds.iter().filter(|fd| fd.kind == "eventfd").count();
-    assert_eq!(kicks, 8, "two guests, two rings each, kick and call: {:?}", worker.fds);
+    let count = |kind: &str| worker.fds.iter().filter(|fd| fd.kind == kind).count();
+    assert_eq!(count("eventpoll"), threads, "each thread waits by itself: {:?}", worker.fds);
+    let nudges = if threads > 1 { threads } else { 0 };
+    assert_eq!(count("eventfd"), 8 + nudges, "two guests, two rings each, kick and call: {:?}", worker.fds);
     Ok(())
 }
 

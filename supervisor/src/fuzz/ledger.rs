@@ -16,7 +16,7 @@ use sv3::ledger::{Crash, FRAME_HEAD, Lane, LedgerMap, PortLine};
 use sv3::status::{Status, SupervisorStatus, WorkerStatus};
 
 use crate::chronicle::Chronicle;
-use crate::crash::{Death, culprit, hand};
+use crate::crash::{Death, Scene, culprit};
 use crate::event::Events;
 use crate::listener::Peer;
 use crate::port::Port;
@@ -35,7 +35,7 @@ pub fn ledger(octets: &[u8]) {
         write_line(&ledger.ports[0], &mut input);
 
         let doom = (input.below(4) == 0).then_some("it did not obey in time");
-        let at = (lane, hand(lane, (input.below(4) == 0).then_some(input.below(100))));
+        let at = Scene::new(lane, (input.below(4) == 0).then_some(input.below(100)));
         let death = Death::read(status, at, doom);
         assert!(death.words.chars().count() < 2000 && !death.words.contains(char::is_control), "{:?}", death.words);
         assert!(death.frame.as_ref().is_none_or(|frame| frame.len() == 2 * FRAME_HEAD));

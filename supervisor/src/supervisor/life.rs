@@ -18,7 +18,7 @@ use serde_json::json;
 use sv3::ipc::{Command, Settings};
 
 use super::{LINK, STDERR, Supervisor};
-use crate::crash::Death;
+use crate::crash::{Death, Scene, culprit};
 use crate::record::Order;
 use crate::spawner::Program;
 use crate::watchdog::Watchdog;
@@ -313,9 +313,9 @@ impl Supervisor {
         let when = Instant::now();
         let Some(worker) = &mut self.worker else { return };
         let Some(lane) = self.ledger.lanes.get(usize::from(worker.lane)) else { return };
-        let hand = crate::crash::hand(lane, self.hung);
-        let death = Death::read(status, (lane, hand), worker.doom());
-        let culprit = crate::crash::culprit(status, (lane, hand), self.hung.is_some());
+        let scene = Scene::new(lane, self.hung);
+        let death = Death::read(status, scene, worker.doom());
+        let culprit = culprit(status, scene, self.hung.is_some());
         // It may have left just now; its slot is still its own.
         let culprit = culprit.and_then(|slot| Some((slot, self.slots.holder(slot)?)));
         // Reaped: the number may be another process's from now on.
@@ -360,7 +360,8 @@ impl Supervisor {
         let Some(lane) = self.ledger.lanes.get(usize::from(worker.lane)) else { return };
         if let Some(thread) = self.watchdog.look(lane, now) {
             self.hung = Some(thread);
-            worker.kill("it hangs: awake, and no progress in half a second");
+            let who = if self.threads > 1 { format!("thread {thread} of it") } else { "it".to_string() };
+            worker.kill(&format!("{who} hangs: awake, and no progress in half a second"));
         }
         if let Some(chaos) = self.chaos.as_mut().filter(|chaos| chaos.next <= now) {
             chaos.plan();
@@ -376,7 +377,7 @@ impl Supervisor {
         }
         let Some(worker) = self.standby.take() else { return };
         let Some(lane) = self.ledger.lanes.get(usize::from(worker.lane)) else { return };
-        let Death { mut words, .. } = Death::read(status, (lane, crate::crash::hand(lane, None)), worker.doom());
+        let Death { mut words, .. } = Death::read(status, Scene::new(lane, None), worker.doom());
         if let Some(line) = worker.last_line() {
             words += &format!("; its last words: {line}");
         }
