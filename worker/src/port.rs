@@ -35,8 +35,8 @@ pub struct Port {
     wake: AtomicU32,
     /// Rings that broke and are to be stopped, a bit for each.
     broken: AtomicU32,
-    /// By vring index: even, the guest receives; odd, the guest transmits.
-    rings: [Leased<Ring>; MAX_RINGS],
+    /// Receive ring and transmit ring of each queue pair that was ever used: a place stays, so it is to be small.
+    pairs: [OnceLock<Box<[Leased<Ring>; 2]>>; MAX_QUEUE_PAIRS],
 }
 
 /// One ring and how to wake and be woken.
@@ -127,8 +127,8 @@ impl Ports {
         (0..).step_by(64).zip(&self.up).flat_map(|(first, word)| {
             let mut bits = word.load(Relaxed);
             std::iter::from_fn(move || {
-                let bit = bits.checked_ilog2()?;
-                bits &= !(1 << bit);
+                let bit = (bits != 0).then(|| bits.trailing_zeros())?;
+                bits &= bits - 1;
                 Some(first + bit as u16)
             })
         })
@@ -171,13 +171,19 @@ fn bits(mut word: u32) -> impl Iterator<Item = u16> {
 impl Port {
     fn new(slot: u16) -> Port {
         let (receivers, wake, broken) = Default::default();
-        Port { slot, receivers, wake, broken, rings: std::array::from_fn(|_| Leased::new(Ring::default())) }
+        Port { slot, receivers, wake, broken, pairs: [const { OnceLock::new() }; MAX_QUEUE_PAIRS] }
     }
 
-    /// A ring.
+    /// A ring by its vring index: even, the guest receives; odd, the guest transmits. `None`: it was never used.
     #[inline]
     pub fn ring(&self, ring: u16) -> Option<&Leased<Ring>> {
-        self.rings.get(usize::from(ring))
+        self.pairs.get(usize::from(ring / 2))?.get()?.get(usize::from(ring % 2))
+    }
+
+    /// The same for the control thread, which alone makes rings; `None`: there is no such ring.
+    pub fn make_ring(&self, ring: u16) -> Option<&Leased<Ring>> {
+        let pair = self.pairs.get(usize::from(ring / 2))?;
+        pair.get_or_init(|| Box::new(std::array::from_fn(|_| Leased::new(Ring::default())))).get(usize::from(ring % 2))
     }
 
     /// The receive ring for frames that came by queue pair `pair`: one pair's frames stay in order.

@@ -149,7 +149,7 @@ impl Switch {
                 return self.control.report(report);
             }
             Command::RingEnable { port, ring, enable } => self.enable(port, ring, enable),
-            Command::RingCall { port, ring, .. } => self.ring(port, ring).map(|mut state| state.call = fds.next()),
+            Command::RingCall { port, ring, .. } => self.use_ring(port, ring).map(|mut state| state.call = fds.next()),
             Command::SendRarp { .. } if self.standby => Ok(()),
             Command::SendRarp { port, mac } => self.client(port).map(drop).map(|()| {
                 rarp::announce(&mut self.poller.fabric, port, mac);
@@ -169,11 +169,18 @@ impl Switch {
         self.clients.get_mut(usize::from(slot)).and_then(Option::as_deref_mut).ok_or(NO_PORT)
     }
 
-    /// The lease of a ring of a client that is here.
-    fn ring(&self, slot: u16, ring: u16) -> nix::Result<RingLease> {
-        self.clients.get(usize::from(slot)).and_then(Option::as_ref).ok_or(NO_PORT)?;
-        let leased = self.team.ports.get(slot).and_then(|port| port.ring(ring)).ok_or(NO_PORT)?;
-        Ok(leased.seize(|| self.poller.beat()))
+    /// The lease of a ring of a client that is here, if the ring was ever used.
+    fn ring(&self, slot: u16, ring: u16) -> Option<RingLease> {
+        self.clients.get(usize::from(slot))?.as_ref()?;
+        Some(self.team.ports.get(slot)?.ring(ring)?.seize(|| self.poller.beat()))
+    }
+
+    /// The lease of a ring of a client that is here, which begins to use it.
+    fn use_ring(&self, slot: u16, ring: u16) -> nix::Result<RingLease> {
+        if let Some(Some(_)) = self.clients.get(usize::from(slot)) {
+            self.team.ports.get(slot).and_then(|port| port.make_ring(ring)).ok_or(NO_PORT)?;
+        }
+        self.ring(slot, ring).ok_or(NO_PORT)
     }
 
     fn add(&mut self, slot: u16) -> nix::Result<()> {
@@ -210,7 +217,7 @@ impl Switch {
         }
         let memory = self.client(slot)?.memory.clone();
         for ring in 0..MAX_RINGS as u16 {
-            if let Ok(mut state) = self.ring(slot, ring)
+            if let Some(mut state) = self.ring(slot, ring)
                 && state.queue.is_some()
             {
                 state.memory = memory.clone();
@@ -230,11 +237,9 @@ impl Switch {
     /// Looks all rings that are started up again, in a table that has changed. Those that are not in it any more stop.
     fn relocated(&mut self, slot: u16) {
         for ring in 0..MAX_RINGS as u16 {
-            let Ok(state) = self.ring(slot, ring) else { return };
-            if state.queue.is_none() {
+            if self.ring(slot, ring).is_none_or(|state| state.queue.is_none()) {
                 continue;
             }
-            drop(state);
             // Rings are made anew, with kicks suppressed: those that are parked are polled until they park again.
             match self.begin(slot, ring) {
                 Ok(()) => self.poll(slot, ring),
@@ -245,7 +250,7 @@ impl Switch {
 
     /// Begins with a ring whose place is known.
     fn begin(&mut self, slot: u16, ring: u16) -> Result<(), RingFault> {
-        let (Ok(mut state), Ok(client)) = (self.ring(slot, ring), self.client(slot)) else { return Ok(()) };
+        let (Some(mut state), Ok(client)) = (self.ring(slot, ring), self.client(slot)) else { return Ok(()) };
         state.begin(&client.memory, client.features)
     }
 
@@ -278,14 +283,14 @@ impl Switch {
     fn clear(&mut self, slot: u16) {
         for ring in 0..MAX_RINGS as u16 {
             self.stop(slot, ring);
-            if let Ok(mut state) = self.ring(slot, ring) {
+            if let Some(mut state) = self.ring(slot, ring) {
                 *state = Ring::default();
             }
         }
     }
 
     fn start(&mut self, slot: u16, ring: u16, place: Place, kick: Option<OwnedFd>) -> nix::Result<()> {
-        let mut state = self.ring(slot, ring)?;
+        let mut state = self.use_ring(slot, ring)?;
         state.place = Some(place);
         state.kick = kick;
         drop(state);
@@ -298,7 +303,7 @@ impl Switch {
     /// Starts a ring whose place and kick fd are known; nothing for another.
     fn bring_up(&mut self, slot: u16, ring: u16) {
         let watched = match self.ring(slot, ring) {
-            Ok(state) if state.place.is_some() => state.kick.as_ref().map(|kick| match transmits(ring) {
+            Some(state) if state.place.is_some() => state.kick.as_ref().map(|kick| match transmits(ring) {
                 true => self.team.notify(self.team.owner(slot, ring)).watch(kick, slot, ring),
                 false => Ok(()),
             }),
@@ -327,7 +332,7 @@ impl Switch {
     }
 
     fn enable(&mut self, slot: u16, ring: u16, enable: bool) -> nix::Result<()> {
-        self.ring(slot, ring)?.enabled = enable;
+        self.use_ring(slot, ring)?.enabled = enable;
         self.changed(slot, ring);
         Ok(())
     }
@@ -335,7 +340,7 @@ impl Switch {
     /// After a ring was started or enabled: a transmit ring counts as kicked, a receiver's driver is signalled once,
     /// since what an earlier worker's signals came to is unknown.
     fn changed(&mut self, slot: u16, ring: u16) {
-        let Ok(state) = self.ring(slot, ring) else { return };
+        let Some(state) = self.ring(slot, ring) else { return };
         let runs = state.runs();
         if runs && let Some(call) = &state.call {
             let _ = nix::unistd::write(call, &1u64.to_ne_bytes());
@@ -350,7 +355,7 @@ impl Switch {
 
     /// Stops a ring; returns the vring base. A ring that does not run has base 0.
     fn stop(&mut self, slot: u16, ring: u16) -> u16 {
-        let Ok(mut state) = self.ring(slot, ring) else { return 0 };
+        let Some(mut state) = self.ring(slot, ring) else { return 0 };
         let base = state.end().map_or(0, |queue| queue.position());
         state.place = None;
         if let Some(kick) = state.kick.take() {
@@ -367,7 +372,7 @@ impl Switch {
         let team = self.team;
         for port in team.ports.all() {
             for ring in port.broken() {
-                let fault = self.ring(port.slot, ring).ok().and_then(|state| state.fault);
+                let fault = self.ring(port.slot, ring).and_then(|state| state.fault);
                 if let Some(fault) = fault {
                     self.fault(port.slot, ring, fault);
                 }

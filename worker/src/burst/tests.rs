@@ -16,7 +16,7 @@ const NOBODY: [u8; 6] = [2, 0, 0, 0, 0, 99];
 
 /// A ring that runs.
 fn run_at(ports: &'static Ports, slot: u16, ring: u16, driver: &Driver) -> RingLease {
-    let mut state = ports.make(slot).unwrap().ring(ring).unwrap().lease(0).unwrap();
+    let mut state = ports.make(slot).unwrap().make_ring(ring).unwrap().lease(0).unwrap();
     state.features = VIRTIO_F_VERSION_1.mask();
     state.queue = Some(Queue::Split(driver.ring(state.features)));
     state.memory = driver.memory.clone();

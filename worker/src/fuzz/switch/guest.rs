@@ -127,7 +127,7 @@ impl Guest {
         for ring in 0..2 {
             let split = SplitRing::new(&self.driver.memory, SIZE, &self.addr(ring), self.features).unwrap();
             assert!(!self.honest || split.position() == self.used[ring]);
-            let mut state = port.ring(ring as u16).unwrap().lease(0).unwrap();
+            let mut state = port.make_ring(ring as u16).unwrap().lease(0).unwrap();
             (state.queue, state.fault) = (Some(Queue::Split(split)), None);
             (state.memory, state.features) = (self.driver.memory.clone(), self.features);
             state.enabled |= ring == 1 || self.enabled;
