@@ -62,7 +62,7 @@ impl Web {
         for (to, guest) in guests.iter_mut().enumerate() {
             while let Some(received) = guest.try_receive() {
                 let ordered = &mut self.0[usize::from(received.frame[11])][to];
-                let number = u32::from_ne_bytes(received.frame[14..18].try_into().unwrap());
+                let number = u32::from_ne_bytes(std::array::from_fn(|at| received.frame[14 + at]));
                 let before = ordered.flow.times(number);
                 ordered.flow.note(&received);
                 if before == 0 {
