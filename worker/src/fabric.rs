@@ -57,7 +57,8 @@ pub struct Fabric {
     last_found: Option<(MacAddr, Option<u16>)>,
 }
 
-/// What a fabric needs room for, made before the worker is confined: a thread's allocator may need syscalls.
+/// What a fabric needs room for; made before the worker is confined, but for the first thread's: the allocator of any
+/// other one may need syscalls that the policy does not have.
 pub struct Room {
     receiver: Receiver,
     /// A whole frame, for work on its octets.

@@ -44,7 +44,7 @@ struct Polled {
     credit: Credit,
 }
 
-/// What a thread needs room for, made before it is confined.
+/// What a thread needs room for; made before it is confined, but for the first one's.
 pub struct Room {
     fabric: fabric::Room,
     burst: Burst,
