@@ -17,6 +17,7 @@
 use std::hint::black_box;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
 
 use sv3::MAX_QUEUE_PAIRS;
 use sv3::cpus::Cpus;
@@ -28,6 +29,8 @@ use crate::port::Ports;
 use crate::switch::Start;
 use crate::{affinity, crash};
 
+/// Between two looks whether all threads are there.
+const PAUSE: Duration = Duration::from_micros(20);
 /// Octets of a thread's stack.
 const STACK: usize = 256 * 1024;
 
@@ -82,9 +85,10 @@ impl Team {
         if let Some(cpu) = cpu(0).filter(|_| self.threads() > 1) {
             affinity::bind(&[cpu])?;
         }
-        // A thread that waited by a futex might wake another one by a syscall too late.
+        // A thread that waited by a futex might wake another one by a syscall too late; one that only yields may be let run
+        // on for the rest of its slice.
         while self.ready.load(SeqCst) < self.threads() {
-            std::thread::yield_now();
+            std::thread::sleep(PAUSE);
         }
         Ok(())
     }
