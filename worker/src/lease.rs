@@ -4,7 +4,7 @@
 //! something else, with the wish left behind; the control thread, which must, spins. A lease is held for a burst.
 //!
 //! Nobody can be locked out: who finds another thread's wish leaves it to that one, for as long as he would try
-//! himself. A wish that its owner has forgotten holds up others once.
+//! himself; then, if it is free, he takes it and the wish is over (docs/scaling.md says what becomes of wishes without end).
 //!
 //! No two threads can wait for each other: a data-path thread that does not get a lease ends its burst and gives back all
 //! that it holds (`crate::burst`), and the control thread waits with empty hands.
@@ -59,7 +59,12 @@ impl<T> Leased<T> {
             }
             (0..PAUSES).for_each(|_| spin_loop());
         }
-        // Whoever's wish is there has had his time.
+        // Whoever's wish is there has had his time: if it were left to him for ever, threads that first need something
+        // else could keep each other from what nobody has.
+        if let Some(lease) = self.try_now() {
+            self.wish.store(0, Relaxed);
+            return Some(lease);
+        }
         self.wish.store(me, Relaxed);
         None
     }
@@ -99,11 +104,19 @@ mod tests {
         let held = leased.lease(0).unwrap();
         assert!(leased.lease(1).is_none());
         drop(held);
-        // The other one's wish is left to it, once.
-        assert!(leased.lease(0).is_none());
+        assert_eq!(leased.wish.load(Relaxed), 2, "others wait for it");
+        drop(leased.lease(1).unwrap());
+        assert_eq!(leased.wish.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn a_wish_that_its_owner_forgot_ends() {
+        let leased = Leased::new(());
         let held = leased.lease(0).unwrap();
+        assert!(leased.lease(1).is_none());
         drop(held);
-        assert!(leased.lease(1).is_some());
+        drop(leased.lease(0).unwrap());
+        assert_eq!(leased.wish.load(Relaxed), 0);
     }
 
     /// As bursts do: threads take several leases in any order, one after the other, give back all when one is not to be
