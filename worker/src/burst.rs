@@ -13,9 +13,10 @@ use sv3::virtio::{NET_HDR_LEN, NetHdr};
 use crate::copy::gather;
 use crate::cost::{DELIVERY, DESCRIPTOR, FRAME};
 use crate::crash::{self, HEAD_WORDS};
+use crate::deliver::Alike;
 use crate::fabric::{Fabric, Frame, Unsent, publish_ring};
 use crate::guest::chain::{Direction, MAX_SLICES, Walker};
-use crate::guest::memory::{Arena, GuestSlice};
+use crate::guest::memory::{Arena, GuestSlice, SliceList};
 use crate::guest::queue::{Chain, Virtqueue, either};
 use crate::offload::{self, Offload};
 use crate::points::{Point, pass};
@@ -31,7 +32,7 @@ struct Taken {
     from: usize,
     to: usize,
     /// Its first octets, which are kept if the worker dies of it.
-    head: [u64; HEAD_WORDS],
+    head: Head,
 }
 
 /// Takes bursts; holds the room that they need.
@@ -134,16 +135,20 @@ impl Burst {
         let (mut chains, mut frames, mut octets, mut held_up) = (0, 0, 0, false);
         let tally = fabric.tally();
         for taken in self.taken.iter_mut().take(count) {
+            taken.head = Head::read(slices.range(taken.from, taken.to));
+        }
+        let taken = self.taken.get(..count).unwrap_or(&[]);
+        while let Some(one) = taken.get(chains) {
             // Floods and translations are not foreseen. Chains that were taken and are not completed stay where they are.
             if fabric.cost() >= sender.budget {
                 break;
             }
-            let Some(len) = taken.chain.len else {
+            let Some(len) = one.chain.len else {
                 tally.drop(line, Drop::BadChain);
                 chains += 1;
                 continue;
             };
-            match sender.send(fabric, slices.range(taken.from, taken.to), len, &mut taken.head) {
+            match sender.send(fabric, slices.range(one.from, one.to), len, &one.head) {
                 Ok(len) => {
                     frames += 1;
                     octets += len as u64;
@@ -156,6 +161,11 @@ impl Burst {
                 }
             }
             chains += 1;
+            let others = taken.get(chains..).unwrap_or(&[]).iter();
+            let repeated = fabric.repeat(others.map_while(|next| sender.alike(one, next, &slices)), sender.budget);
+            chains += repeated.frames as usize;
+            frames += repeated.frames;
+            octets += repeated.octets;
         }
         if frames > 0 {
             tally.add(&line.from_guest_frames, frames);
@@ -182,21 +192,14 @@ struct Sender {
 }
 
 impl Sender {
-    /// Sends one frame of `total` octets with its header; returns the frame's length. `kept`: where its head is kept.
-    #[inline(always)]
-    fn send(
-        &self,
-        fabric: &mut Fabric,
-        slices: &[GuestSlice<'_>],
-        total: usize,
-        kept: &mut [u64; HEAD_WORDS],
-    ) -> Result<usize, Unsent> {
+    /// Sends one frame of `total` octets with its header; returns the frame's length.
+    #[inline]
+    fn send(&self, fabric: &mut Fabric, slices: &[GuestSlice<'_>], total: usize, head: &Head) -> Result<usize, Unsent> {
         let skip = self.header_len;
         let len = total.checked_sub(skip).filter(|len| *len >= ETHERNET_LEN).ok_or(Drop::ShortFrame)?;
         if len > MAX_FRAME {
             return Err(Drop::LongFrame.into());
         }
-        let head = Head::read(slices);
         let checked;
         let offload = match head.has_offload() {
             false => Offload::NONE,
@@ -207,9 +210,21 @@ impl Sender {
         };
         let (dst, src) = head.addresses(skip);
         let frame = Frame { dst, src, pair: self.pair, offload, slices, skip, len, lasts: true };
-        *kept = head.0;
-        crash::with_in_hand(kept, || fabric.forward(self.slot, &frame))?;
+        crash::with_in_hand(&head.0, || fabric.forward(self.slot, &frame))?;
         Ok(len)
+    }
+
+    /// Whether the frame that `next` is goes where the one of `one` went: nothing is left to be done to it, its addresses
+    /// are the same, and it lies in one piece.
+    #[inline]
+    fn alike<'a, 'm>(&self, one: &Taken, next: &'a Taken, slices: &'a SliceList<'_, 'm>) -> Option<Alike<'a, 'm>> {
+        let skip = self.header_len;
+        let len = next.chain.len?.checked_sub(skip).filter(|len| (ETHERNET_LEN..=MAX_FRAME).contains(len))?;
+        let same = next.head.same_addresses(&one.head) && !next.head.has_offload();
+        match slices.range(next.from, next.to) {
+            [slice] if same => Some(Alike { slice, skip, len, head: &next.head.0 }),
+            _ => None,
+        }
     }
 
     #[inline(never)]
@@ -222,6 +237,7 @@ impl Sender {
 
 /// The first octets of a chain, in words as they stand in memory: picking them apart in registers costs less than from
 /// memory that was only just written.
+#[derive(Clone, Copy, Default)]
 struct Head([u64; HEAD_WORDS]);
 
 impl Head {
@@ -243,6 +259,12 @@ impl Head {
         flags != 0 || gso_type != 0
     }
 
+    /// Whether the frames have the same addresses; no, too, if they differ in the two octets beside.
+    #[inline]
+    fn same_addresses(&self, other: &Head) -> bool {
+        self.0[1] == other.0[1] && self.0[2] == other.0[2]
+    }
+
     fn net_hdr(&self, len: usize) -> NetHdr {
         let [a, b, ..] = self.0.map(u64::to_ne_bytes);
         let [flags, gso_type, c, d, e, f, g, h] = a;
@@ -261,5 +283,7 @@ impl Head {
     }
 }
 
+#[cfg(test)]
+mod pace;
 #[cfg(test)]
 mod tests;

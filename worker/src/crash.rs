@@ -140,6 +140,17 @@ pub fn with_in_hand<T>(head: &[u64; HEAD_WORDS], work: impl FnOnce() -> T) -> T 
 #[derive(Clone, Copy)]
 pub struct InHand(*mut [u64; HEAD_WORDS]);
 
+impl InHand {
+    /// None.
+    pub const NOTHING: InHand = InHand(std::ptr::null_mut());
+
+    /// The chain with this head.
+    #[inline]
+    pub fn of(head: &[u64; HEAD_WORDS]) -> InHand {
+        InHand(std::ptr::from_ref(head).cast_mut())
+    }
+}
+
 /// What is in hand now, for work on it that is put off. Whoever takes it in hand again sees to it that its head is still
 /// where it was.
 #[inline]

@@ -11,6 +11,7 @@ use sv3::virtio::{NET_HDR_LEN, NET_HDR_LEN_LEGACY, NetHdr, VIRTIO_NET_F_MRG_RXBU
 
 use crate::copy::Sink;
 use crate::cost::{DELIVERY, DESCRIPTOR};
+use crate::crash::{self, HEAD_WORDS, InHand};
 use crate::guest::chain::{Direction, MAX_SLICES, Walker};
 use crate::guest::memory::{Arena, GuestSlice, Later};
 use crate::guest::queue::{Chain, Virtqueue, either};
@@ -30,6 +31,27 @@ pub struct Parcel<'a, 'm> {
     pub len: usize,
     /// The octets last until the burst is published.
     pub lasts: bool,
+}
+
+/// A frame that goes the same way as the one in front of it, with no offloads, in one piece of a guest's memory.
+pub struct Alike<'a, 'm> {
+    /// Where it lies.
+    pub slice: &'a GuestSlice<'m>,
+    /// Octets in front of it.
+    pub skip: usize,
+    /// Octets of the frame.
+    pub len: usize,
+    /// Its head.
+    pub head: &'a [u64; HEAD_WORDS],
+}
+
+/// What was delivered.
+#[derive(Clone, Copy, Default)]
+pub struct Delivered {
+    /// Frames.
+    pub frames: u64,
+    /// Octets of them.
+    pub octets: u64,
 }
 
 /// Why a frame was not delivered.
@@ -88,6 +110,62 @@ impl Receiver {
         let queue = queue.as_mut().ok_or(Undelivered::Dropped(Drop::RxDown))?;
         let walker = Walker { memory, features: *features, direction: Direction::ToGuest };
         either!(queue, queue => self.put(queue, &walker, reader, parcel))
+    }
+
+    /// Copies frames as long as one buffer after the other takes one, and the cost is below `budget`. The frame that is
+    /// not like that is another one's to deliver.
+    #[inline]
+    pub fn deliver_alike<'a, 'm: 'a>(
+        &mut self,
+        ring: &mut Ring,
+        frames: impl Iterator<Item = Alike<'a, 'm>>,
+        budget: u64,
+    ) -> Delivered {
+        if ring.header_len() != NET_HDR_LEN {
+            return Delivered::default();
+        }
+        let Ring { queue, memory, features, .. } = ring;
+        let Some(queue) = queue else { return Delivered::default() };
+        let walker = Walker { memory, features: *features, direction: Direction::ToGuest };
+        let delivered = either!(queue, queue => self.put_alike(queue, &walker, frames, budget));
+        crash::take_in_hand(InHand::NOTHING);
+        delivered
+    }
+
+    #[inline]
+    #[allow(unsafe_code)] // guest memory, beyond the borrow of it
+    fn put_alike<'a, 'm: 'a>(
+        &mut self,
+        queue: &mut impl Virtqueue,
+        walker: &Walker<'_>,
+        frames: impl Iterator<Item = Alike<'a, 'm>>,
+        budget: u64,
+    ) -> Delivered {
+        let hdr = NetHdr { num_buffers: 1, ..NetHdr::NONE }.to_words();
+        let (mut cost, mut delivered) = (self.cost, Delivered::default());
+        for Alike { slice, skip, len, head } in frames {
+            if cost >= budget {
+                break;
+            }
+            crash::take_in_hand(InHand::of(head));
+            let needed = NET_HDR_LEN + len;
+            let (mut slices, mut cursor) = (self.arena.list(), queue.position());
+            let Ok(Some(chain)) = queue.take(&mut cursor, walker, &mut slices) else { break };
+            let ([to], walked) = (slices.from(0), slices.walked) else { break };
+            if to.len() < needed {
+                break;
+            }
+            // SAFETY: as in `put`.
+            unsafe { self.later.postpone(hdr, (slice, skip), to, len) };
+            queue.reserve(1);
+            queue.complete(&chain, needed as u32);
+            pass(Point::Entered);
+            cost += DELIVERY + DESCRIPTOR * walked + len as u64;
+            delivered.frames += 1;
+            delivered.octets += len as u64;
+        }
+        self.cost = cost;
+        delivered
     }
 
     #[inline(always)]

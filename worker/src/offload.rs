@@ -44,6 +44,12 @@ impl Offload {
     /// Nothing is left to be done.
     pub const NONE: &'static Offload = &Offload { hdr: NetHdr::NONE, l3: 0, needs: 0 };
 
+    /// Whether nothing is left to be done.
+    #[inline]
+    pub fn is_none(&self) -> bool {
+        self.needs == 0
+    }
+
     /// Whether a receiver that negotiated `features` takes the frame as it is.
     #[inline]
     pub fn fits(&self, features: u64) -> bool {

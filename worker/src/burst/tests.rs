@@ -10,12 +10,12 @@ use crate::guest::driver::{BASE, Driver};
 use crate::guest::queue::Queue;
 use crate::port::{Ports, RingLease};
 
-const SIZE: u16 = 256;
-const DATA: u64 = BASE + 0x2_0000;
+pub(super) const SIZE: u16 = 256;
+pub(super) const DATA: u64 = BASE + 0x2_0000;
 const NOBODY: [u8; 6] = [2, 0, 0, 0, 0, 99];
 
 /// A ring that runs.
-fn run_at(ports: &'static Ports, slot: u16, ring: u16, driver: &Driver) -> RingLease {
+pub(super) fn run_at(ports: &'static Ports, slot: u16, ring: u16, driver: &Driver) -> RingLease {
     let mut state = ports.make(slot).unwrap().make_ring(ring).unwrap().lease(0).unwrap();
     state.features = VIRTIO_F_VERSION_1.mask();
     state.queue = Some(Queue::Split(driver.ring(state.features)));
@@ -24,15 +24,15 @@ fn run_at(ports: &'static Ports, slot: u16, ring: u16, driver: &Driver) -> RingL
     state
 }
 
-struct House {
-    ports: &'static Ports,
-    fabric: Fabric,
-    burst: Burst,
-    receivers: Vec<Driver>,
+pub(super) struct House {
+    pub ports: &'static Ports,
+    pub fabric: Fabric,
+    pub burst: Burst,
+    pub receivers: Vec<Driver>,
 }
 
 /// A fabric of receivers with buffers of that many octets, and the driver that port 0 is.
-fn house(receivers: u16, buffer: u32) -> (House, Driver) {
+pub(super) fn house(receivers: u16, buffer: u32) -> (House, Driver) {
     let ledger: &LedgerMap = Box::leak(Box::new(LedgerMap::create().unwrap().1));
     let ports: &Ports = Box::leak(Box::new(Ports::new()));
     let fabric = Fabric::new(ledger, &ledger.lanes[0], ports, Room::new(), (0, 1));
