@@ -77,7 +77,9 @@ impl Burst {
         let nothing = Served::default();
         let line = fabric.line(slot);
         let (features, header_len) = (state.features, state.header_len());
-        let sender = Sender { slot, pair: ring / 2, features, header_len, budget };
+        // Guests with one transmit ring each meet different rings of a receiver that has several.
+        let flow = slot.wrapping_add(ring / 2);
+        let sender = Sender { slot, flow, features, header_len, budget };
         let Ring { queue, memory, features, .. } = state;
         let Some(queue) = queue else { return Ok(nothing) };
         let walker = Walker { memory, features: *features, direction: Direction::FromGuest };
@@ -185,7 +187,7 @@ impl Burst {
 /// The sender's particulars that each frame needs.
 struct Sender {
     slot: u16,
-    pair: u16,
+    flow: u16,
     features: u64,
     header_len: usize,
     budget: u64,
@@ -209,7 +211,7 @@ impl Sender {
             }
         };
         let (dst, src) = head.addresses(skip);
-        let frame = Frame { dst, src, pair: self.pair, offload, slices, skip, len, lasts: true };
+        let frame = Frame { dst, src, flow: self.flow, offload, slices, skip, len, lasts: true };
         crash::with_in_hand(&head.0, || fabric.forward(self.slot, &frame))?;
         Ok(len)
     }

@@ -25,8 +25,8 @@ pub struct Frame<'a, 'm> {
     pub dst: MacAddr,
     /// Source address.
     pub src: MacAddr,
-    /// Queue pair that it came by.
-    pub pair: u16,
+    /// What a receiver that has several rings chooses one by: the same for all frames of a transmit ring.
+    pub flow: u16,
     /// Checked offloads.
     pub offload: &'a Offload,
     /// Where it lies.
@@ -66,7 +66,7 @@ pub struct Room {
     /// A whole frame, for work on its octets.
     scratch: Box<[u8]>,
     held: Vec<Held>,
-    /// By slot: where in `held` its receive ring is, plus one; 0: nowhere. A burst is of one queue pair, so there is one.
+    /// By slot: where in `held` its receive ring is, plus one; 0: nowhere. A burst is of one transmit ring, so there is one.
     at: Box<[u16]>,
     /// Rings that broke, until the loop has them stopped.
     pub faults: Vec<(u16, u16, RingFault)>,
@@ -259,7 +259,7 @@ impl Fabric {
         let mut receivers = 0;
         // All or none get it now, so that it need not be remembered who has. All threads ask in the same order.
         for to in others() {
-            receivers += usize::from(self.hold(to, frame.pair)?.is_some());
+            receivers += usize::from(self.hold(to, frame.flow)?.is_some());
         }
         for to in others() {
             if let Some(at) = self.held_at(to) {
@@ -272,7 +272,7 @@ impl Fabric {
     /// Delivers to one port.
     #[inline(always)]
     fn unicast(&mut self, to: u16, frame: &Frame<'_, '_>) -> Result<(), Unsent> {
-        match self.hold(to, frame.pair)? {
+        match self.hold(to, frame.flow)? {
             Some(at) => {
                 self.hand_to(at, frame);
                 self.last_way = frame.offload.is_none().then_some(at);
@@ -304,16 +304,16 @@ impl Fabric {
     /// Leases the receive ring of a port for the rest of the burst; where in `held` it is. `None`: the port does not
     /// receive.
     #[inline]
-    fn hold(&mut self, to: u16, pair: u16) -> Result<Option<usize>, Unsent> {
+    fn hold(&mut self, to: u16, flow: u16) -> Result<Option<usize>, Unsent> {
         match self.held_at(to) {
             Some(at) => Ok(Some(at)),
-            None => self.hold_anew(to, pair),
+            None => self.hold_anew(to, flow),
         }
     }
 
-    fn hold_anew(&mut self, to: u16, pair: u16) -> Result<Option<usize>, Unsent> {
+    fn hold_anew(&mut self, to: u16, flow: u16) -> Result<Option<usize>, Unsent> {
         let Some(port) = self.ports.get(to) else { return Ok(None) };
-        let Some(index) = port.receiver(pair) else { return Ok(None) };
+        let Some(index) = port.receiver(flow) else { return Ok(None) };
         let Some(leased) = port.ring(index) else { return Ok(None) };
         let ring = leased.lease(self.number).ok_or(Unsent::Busy)?;
         if !ring.runs() {

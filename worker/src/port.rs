@@ -186,16 +186,16 @@ impl Port {
         pair.get_or_init(|| Box::new(std::array::from_fn(|_| Leased::new(Ring::default())))).get(usize::from(ring % 2))
     }
 
-    /// The receive ring for frames that came by queue pair `pair`: one pair's frames stay in order.
+    /// The receive ring for frames of `flow`, which stay in order.
     #[inline]
-    pub fn receiver(&self, pair: u16) -> Option<u16> {
+    pub fn receiver(&self, flow: u16) -> Option<u16> {
         let running = self.receivers.load(Relaxed);
         match running.count_ones() {
             0 => None,
             1 => Some(running.trailing_zeros() as u16 * 2),
             count => {
                 let mut rest = running;
-                for _ in 0..u32::from(pair) % count {
+                for _ in 0..u32::from(flow) % count {
                     rest &= rest - 1;
                 }
                 Some(rest.trailing_zeros() as u16 * 2)
@@ -238,14 +238,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pair_has_one_receiver_and_all_receivers_have_pairs() {
+    fn a_flow_has_one_receiver_and_all_receivers_have_flows() {
         let ports = Ports::new();
         let port = ports.make(70).unwrap();
         assert_eq!(port.receiver(0), None);
         for ring in [0, 4, 30] {
             ports.note_receiver(70, ring, true);
         }
-        let rings: Vec<_> = (0..6).filter_map(|pair| port.receiver(pair)).collect();
+        let rings: Vec<_> = (0..6).filter_map(|flow| port.receiver(flow)).collect();
         assert_eq!(rings, [0, 4, 30, 0, 4, 30]);
         ports.make(3);
         ports.note_receiver(3, 0, true);

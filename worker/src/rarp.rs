@@ -16,7 +16,7 @@ pub fn announce(fabric: &mut Fabric, slot: u16, mac: [u8; 6]) {
     let parcel = Frame {
         dst: MacAddr::new([0xff; 6]),
         src: MacAddr::new(mac),
-        pair: 0,
+        flow: 0,
         offload: Offload::NONE,
         slices: &[GuestSlice::of_host(&mut octets)],
         skip: 0,

@@ -258,7 +258,7 @@ impl PackedRing {
     }
 
     /// The descriptors of one chain, all of them, so that the ring can go on behind a bad one.
-    #[inline]
+    #[inline(never)]
     fn chain<'m>(
         &self,
         at: Position,
@@ -305,7 +305,7 @@ impl Virtqueue for PackedRing {
         Ok(if ready { batch } else { 0 })
     }
 
-    #[inline]
+    #[inline(always)]
     fn take<'m>(
         &mut self,
         cursor: &mut u16,
@@ -318,6 +318,10 @@ impl Virtqueue for PackedRing {
         // A whole lap ahead the descriptor is one that was not given back yet.
         if !self.is_available(at, head.flags) || self.published.distance(at, self.size) >= u32::from(self.size) {
             return Ok(None);
+        }
+        if let Some(len) = walker.plain(&head, out) {
+            *cursor = at.ahead(1, self.size).0;
+            return Ok(Some(Chain { id: head.next, descriptors: 1, len: Some(len) }));
         }
         let chain = self.chain(at, head, walker, out)?;
         *cursor = at.ahead(chain.descriptors, self.size).0;
