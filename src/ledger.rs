@@ -136,6 +136,19 @@ pub struct PortLine {
     pub drops: [AtomicU64; 24],
     /// Position of each ring.
     pub rings: [RingLine; MAX_RINGS],
+    /// The guest's transmit rings were held back, for want of a receiver's buffers.
+    pub held: HoldLine,
+    /// Other ports' transmit rings were held back for want of buffers of this one.
+    pub awaited: HoldLine,
+}
+
+/// Holds of transmit rings.
+#[repr(C)]
+pub struct HoldLine {
+    /// How many.
+    pub times: AtomicU64,
+    /// Nanoseconds that they took together.
+    pub ns: AtomicU64,
 }
 
 /// Position of one ring, written at the end of each burst.
@@ -220,6 +233,10 @@ impl PortLine {
             &self.to_guest_bytes,
             &self.calls,
             &self.kicks,
+            &self.held.times,
+            &self.held.ns,
+            &self.awaited.times,
+            &self.awaited.ns,
         ];
         let rings = self.rings.iter().map(|ring| &ring.used);
         self.rings.iter().for_each(|ring| ring.run.store(0, Relaxed));

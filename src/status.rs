@@ -188,6 +188,12 @@ pub struct PortStatus {
     pub calls: u64,
     /// Times that the guest's kicks woke the worker.
     pub kicks: u64,
+    /// The guest's frames waited for buffers of their receivers, and what stood behind them with them.
+    #[serde(default)]
+    pub held: Holds,
+    /// Frames of other guests waited for this one's buffers.
+    #[serde(default)]
+    pub awaited: Holds,
 }
 
 /// State of a port's link.
@@ -209,6 +215,15 @@ pub struct Traffic {
     pub frames: u64,
     /// Octets of Ethernet frames, without the virtio header.
     pub bytes: u64,
+}
+
+/// Holds of transmit rings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holds {
+    /// How many.
+    pub times: u64,
+    /// Microseconds that they took together.
+    pub us: u64,
 }
 
 /// One ring.

@@ -3,7 +3,7 @@
 use std::fmt::{Display, Write};
 
 use sv3::drops::Drop;
-use sv3::status::{Link, PortStatus, Status};
+use sv3::status::{Holds, Link, PortStatus, Status};
 
 use crate::chronicle::{Chronicle, GAP_BOUNDS};
 
@@ -18,6 +18,7 @@ pub fn render(status: &Status, chronicle: &Chronicle, events_lost: u64) -> Strin
     text.sample("sv3_ports", "", status.ports.len());
     links(&mut text, &status.ports);
     traffic(&mut text, &status.ports);
+    waits(&mut text, &status.ports);
     text.0 + "# EOF\n"
 }
 
@@ -99,6 +100,22 @@ fn traffic(text: &mut Text, ports: &[PortStatus]) {
     for port in ports {
         text.sample("sv3_port_kicks_total", &of(port), port.kicks);
     }
+}
+
+fn waits(text: &mut Text, ports: &[PortStatus]) {
+    text.counter("sv3_port_holds", "Times that frames waited for buffers of their receiver.");
+    for (port, role, holds) in holds(ports) {
+        text.sample("sv3_port_holds_total", &format!("{},role=\"{role}\"", of(port)), holds.times);
+    }
+    text.seconds("sv3_port_held_seconds", "counter", "How long they waited.");
+    for (port, role, holds) in holds(ports) {
+        text.sample("sv3_port_held_seconds_total", &format!("{},role=\"{role}\"", of(port)), holds.us as f64 / 1e6);
+    }
+}
+
+/// Each port as the one whose frames waited and as the one that they waited for.
+fn holds(ports: &[PortStatus]) -> impl Iterator<Item = (&PortStatus, &'static str, Holds)> {
+    ports.iter().flat_map(|port| [(port, "sender", port.held), (port, "receiver", port.awaited)])
 }
 
 fn of(port: &PortStatus) -> String {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use sv3::drops::Drop;
-use sv3::ledger::{Ledger, PortLine};
+use sv3::ledger::{HoldLine, Ledger, PortLine};
 use sv3::status::*;
 use sv3::virtio::{VIRTIO_F_RING_PACKED, feature_names};
 use sv3::wire::vhost_user::protocol_feature_names;
@@ -34,7 +34,13 @@ pub fn port(port: &Port, ledger: &Ledger) -> Option<PortStatus> {
         drops: drops(line),
         calls: line.calls.load(Relaxed),
         kicks: line.kicks.load(Relaxed),
+        held: holds(&line.held),
+        awaited: holds(&line.awaited),
     })
+}
+
+fn holds(line: &HoldLine) -> Holds {
+    Holds { times: line.times.load(Relaxed), us: line.ns.load(Relaxed) / 1000 }
 }
 
 fn link(record: &Record) -> Link {

@@ -7,7 +7,6 @@
 use sv3::drops::Drop;
 use sv3::frame::{ETHERNET_LEN, MAX_FRAME, MacAddr};
 use sv3::ipc::{RingFault, Settings};
-use sv3::ledger::PortLine;
 use sv3::virtio::{NET_HDR_LEN, NetHdr};
 
 use crate::copy::gather;
@@ -18,6 +17,7 @@ use crate::fabric::{Fabric, Frame, Unsent, publish_ring};
 use crate::guest::chain::{Direction, MAX_SLICES, Walker};
 use crate::guest::memory::{Arena, GuestSlice, SliceList};
 use crate::guest::queue::{Chain, Virtqueue, either};
+use crate::hold::{Patience, Wanted};
 use crate::offload::{self, Offload};
 use crate::points::{Point, pass};
 use crate::port::Ring;
@@ -51,6 +51,8 @@ pub struct Served {
     pub cost: u64,
     /// There are more, for which a ring is needed that another thread has.
     pub held_up: bool,
+    /// What the first frame that was not served waits for, and for how many nanoseconds at most.
+    pub wanted: Option<(Wanted, u64)>,
 }
 
 impl Burst {
@@ -75,17 +77,16 @@ impl Burst {
         budget: u64,
     ) -> Result<Served, RingFault> {
         let nothing = Served::default();
-        let line = fabric.line(slot);
         let (features, header_len) = (state.features, state.header_len());
         // Guests with one transmit ring each meet different rings of a receiver that has several.
         let flow = slot.wrapping_add(ring / 2);
         let sender = Sender { slot, flow, features, header_len, budget };
-        let Ring { queue, memory, features, .. } = state;
+        let Ring { queue, memory, features, patience, .. } = state;
         let Some(queue) = queue else { return Ok(nothing) };
         let walker = Walker { memory, features: *features, direction: Direction::FromGuest };
-        let mut served = either!(queue, queue => self.run(fabric, queue, &walker, &sender, line))?;
+        let mut served = either!(queue, queue => self.run(fabric, queue, &walker, &sender, patience))?;
         if served.chains > 0 {
-            publish_ring(state, line, ring, fabric.tally());
+            publish_ring(state, fabric.line(slot), ring, fabric.tally());
             served.cost += state.cost;
             pass(Point::Done);
         }
@@ -100,7 +101,7 @@ impl Burst {
         queue: &mut impl Virtqueue,
         walker: &Walker<'_>,
         sender: &Sender,
-        line: &PortLine,
+        patience: &mut Patience,
     ) -> Result<Served, RingFault> {
         let ready = queue.prepare(self.batch)?;
         let mut slices = self.arena.list();
@@ -134,15 +135,16 @@ impl Burst {
 
         pass(Point::Taken);
         fabric.begin();
-        let (mut chains, mut frames, mut octets, mut held_up) = (0, 0, 0, false);
-        let tally = fabric.tally();
+        let (mut chains, mut frames, mut octets, mut held_up, mut wanted) = (0, 0, 0, false, None);
+        let (tally, line) = (fabric.tally(), fabric.line(sender.slot));
         for taken in self.taken.iter_mut().take(count) {
             taken.head = Head::read(slices.range(taken.from, taken.to));
         }
         let taken = self.taken.get(..count).unwrap_or(&[]);
         while let Some(one) = taken.get(chains) {
-            // Floods and translations are not foreseen. Chains that were taken and are not completed stay where they are.
-            if fabric.cost() >= sender.budget {
+            // Floods and translations are not foreseen. Chains that were taken and are not completed stay where they are. One
+            // is served, even if it is tried twice.
+            if fabric.cost() >= sender.budget && chains > 0 {
                 break;
             }
             let Some(len) = one.chain.len else {
@@ -161,6 +163,17 @@ impl Burst {
                     held_up = true;
                     break;
                 }
+                Err(Unsent::Early(place)) => match patience.left(fabric.now_ns) {
+                    // The same frame again, which is dropped now.
+                    0 => {
+                        fabric.may_hold = false;
+                        continue;
+                    }
+                    longest => {
+                        wanted = Some((place, longest));
+                        break;
+                    }
+                },
             }
             chains += 1;
             let others = taken.get(chains..).unwrap_or(&[]).iter();
@@ -180,7 +193,7 @@ impl Burst {
         pass(Point::SenderEntered);
         fabric.publish();
         pass(Point::ReceiversDone);
-        Ok(Served { chains, cost: cost + fabric.cost(), held_up })
+        Ok(Served { chains, cost: cost + fabric.cost(), held_up, wanted })
     }
 }
 

@@ -71,6 +71,8 @@ pub struct Receiver {
     later: Later,
     /// What deliveries have cost, see [`crate::cost`].
     pub cost: u64,
+    /// Where the buffer was to be that the last frame without enough of them did not find.
+    pub missed: u16,
 }
 
 /// The receiver's particulars.
@@ -93,6 +95,7 @@ impl Receiver {
             chains: Vec::with_capacity(MAX_CHAINS),
             later: Later::new(MAX_LATER),
             cost: 0,
+            missed: 0,
         }
     }
 
@@ -185,7 +188,10 @@ impl Receiver {
         let mut cursor = queue.position();
         let chain = queue.take(&mut cursor, walker, &mut slices).map_err(Undelivered::Fault)?;
         self.cost += DELIVERY + DESCRIPTOR * slices.walked;
-        let chain = chain.ok_or(Undelivered::Dropped(Drop::NoRxBuffers))?;
+        let Some(chain) = chain else {
+            self.missed = cursor;
+            return Err(Undelivered::Dropped(Drop::NoRxBuffers));
+        };
         let needed = NET_HDR_LEN + parcel.len;
         match slices.from(0) {
             // The common case, one buffer to one buffer.
@@ -228,7 +234,10 @@ impl Receiver {
                 return Err(Undelivered::Dropped(Drop::RxTooSmall));
             }
             let chain = queue.take(&mut cursor, walker, &mut slices).map_err(Undelivered::Fault)?;
-            let chain = chain.ok_or(Undelivered::Dropped(Drop::NoRxBuffers))?;
+            let Some(chain) = chain else {
+                self.missed = cursor;
+                return Err(Undelivered::Dropped(Drop::NoRxBuffers));
+            };
             self.cost += DESCRIPTOR * std::mem::take(&mut slices.walked);
             self.chains.push(chain);
             match chain.len {

@@ -15,6 +15,9 @@ use crate::cost::{RING, SIGNAL};
 use crate::deliver::{Alike, Delivered, Parcel, Receiver, Undelivered};
 use crate::fdb::Fdb;
 use crate::guest::memory::GuestSlice;
+use crate::guest::queue::Queue;
+use crate::hold::Wanted;
+use crate::lease::Leased;
 use crate::offload::{Offload, Segments, finish_checksum};
 use crate::points::{Point, pass};
 use crate::port::{Ports, Ring, RingLease};
@@ -51,6 +54,10 @@ pub struct Fabric {
     room: Room,
     /// Seconds, brought up to date by the loop.
     pub now_s: u64,
+    /// The same in nanoseconds.
+    pub now_ns: u64,
+    /// The ring that is served may be held.
+    pub may_hold: bool,
     /// The last address that the burst learnt: a burst is one port's, within a second.
     last_learnt: Option<MacAddr>,
     /// The last look-up of the burst; forgotten when the table changes.
@@ -88,6 +95,8 @@ pub enum Unsent {
     Dropped(Drop),
     /// Another thread has a receiver's ring; nothing was done.
     Busy,
+    /// It is worth waiting for the receiver; nothing was done.
+    Early(Wanted),
 }
 
 impl From<Drop> for Unsent {
@@ -99,7 +108,8 @@ impl From<Drop> for Unsent {
 /// How counters are written: those of one port by one thread, or by several.
 #[derive(Clone, Copy)]
 pub struct Tally {
-    alone: bool,
+    /// There is one thread.
+    pub alone: bool,
 }
 
 impl Tally {
@@ -152,6 +162,8 @@ impl Fabric {
             hand: lane.hand(number),
             room,
             now_s: 0,
+            now_ns: 0,
+            may_hold: false,
             last_learnt: None,
             last_found: None,
             last_way: None,
@@ -263,7 +275,8 @@ impl Fabric {
         }
         for to in others() {
             if let Some(at) = self.held_at(to) {
-                self.hand_to(at, frame);
+                // Who waited for one would make the others wait.
+                self.hand_to(at, frame, false)?;
             }
         }
         if receivers > 0 { Ok(()) } else { Err(Drop::NoDestination.into()) }
@@ -274,7 +287,7 @@ impl Fabric {
     fn unicast(&mut self, to: u16, frame: &Frame<'_, '_>) -> Result<(), Unsent> {
         match self.hold(to, frame.flow)? {
             Some(at) => {
-                self.hand_to(at, frame);
+                self.hand_to(at, frame, self.may_hold)?;
                 self.last_way = frame.offload.is_none().then_some(at);
             }
             None => self.tally.drop(self.line(to), Drop::RxDown),
@@ -330,18 +343,21 @@ impl Fabric {
 
     /// Delivers to a ring that is held, translating what the receiver did not negotiate.
     #[inline(always)]
-    fn hand_to(&mut self, at: usize, frame: &Frame<'_, '_>) {
+    fn hand_to(&mut self, at: usize, frame: &Frame<'_, '_>, may_hold: bool) -> Result<(), Unsent> {
         let Room { receiver, scratch, held, faults, .. } = &mut self.room;
-        let Some(held) = held.get_mut(at) else { return };
-        let mut desk = Desk { receiver, held };
+        let Some(held) = held.get_mut(at) else { return Ok(()) };
+        let mut desk = Desk { receiver, held, handed: false };
         let result = if frame.offload.fits(desk.held.ring.features) {
             let Frame { offload, slices, skip, len, lasts, .. } = *frame;
             desk.hand_over(&Parcel { hdr: &offload.hdr, slices, skip, len, lasts })
         } else {
             desk.translate(frame, scratch)
         };
-        let Err(reason) = result else { return };
+        let Err(reason) = result else { return Ok(()) };
         let reason = match reason {
+            Undelivered::Dropped(Drop::NoRxBuffers) if may_hold && desk.is_worth_waiting() => {
+                return Err(Unsent::Early(Wanted { slot: held.slot, ring: held.index, cursor: receiver.missed }));
+            }
             Undelivered::Dropped(reason) => reason,
             Undelivered::Fault(fault) => {
                 if held.ring.fault.replace(fault).is_none() {
@@ -352,6 +368,18 @@ impl Fabric {
         };
         let slot = held.slot;
         self.tally.drop(self.line(slot), reason);
+        Ok(())
+    }
+
+    /// A ring that was ever used.
+    #[inline]
+    pub fn ring(&self, slot: u16, ring: u16) -> Option<&'static Leased<Ring>> {
+        self.ports.get(slot)?.ring(ring)
+    }
+
+    /// The thread's number.
+    pub fn number(&self) -> u32 {
+        self.number
     }
 
     /// Publishes every receive ring that was delivered to, signals the guests that want it, and gives the rings back.
@@ -400,15 +428,25 @@ pub fn publish_ring(state: &mut Ring, line: &PortLine, ring: u16, tally: Tally) 
 struct Desk<'a> {
     receiver: &'a mut Receiver,
     held: &'a mut Held,
+    /// A part of the frame was delivered.
+    handed: bool,
 }
 
 impl Desk<'_> {
+    /// Nothing of the frame is delivered yet, and the receiver has taken frames since it was last waited for in vain.
+    #[cold]
+    fn is_worth_waiting(&self) -> bool {
+        let Ring { queue, in_vain, .. } = &*self.held.ring;
+        !self.handed && (in_vain.is_none() || *in_vain != queue.as_ref().map(Queue::position))
+    }
+
     #[inline(always)]
     fn hand_over(&mut self, parcel: &Parcel<'_, '_>) -> Result<(), Undelivered> {
         if self.held.ring.fault.is_some() {
             return Err(Undelivered::Dropped(Drop::RxDown));
         }
         self.receiver.deliver(&mut self.held.ring, parcel)?;
+        self.handed = true;
         self.held.frames += 1;
         self.held.octets += parcel.len as u64;
         Ok(())

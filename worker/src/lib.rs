@@ -19,6 +19,7 @@ mod fdb;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
 mod guest;
+mod hold;
 mod lease;
 mod notify;
 mod offload;
@@ -42,7 +43,7 @@ use sv3::virtio::OFFERED;
 
 use args::Args;
 use control::{Control, Over};
-use nix::sys::epoll::EpollEvent;
+use nix::sys::epoll::{EpollEvent, EpollTimeout};
 use notify::MAX_EVENTS;
 use poller::Room;
 use switch::{Start, Switch};
@@ -119,7 +120,7 @@ fn first(control: &mut Control, team: &Team) -> Result<Start, Over> {
             return Ok(Start { settings, ledger, lane, standby });
         }
         // Whatever woke us, the next `receive` says what it was.
-        let woken = team.notify(0).wait(&mut events, true);
+        let woken = team.notify(0).wait(&mut events, EpollTimeout::NONE);
         woken.map_err(|errno| Over::Broken(format!("epoll_wait: {errno}")))?.for_each(drop);
     }
 }

@@ -1,5 +1,6 @@
 //! Waiting: an epoll for each thread, for the kick fds of its transmit rings; the control thread's is for the control
-//! socket, too. With several threads each has an eventfd beside, by which others nudge it.
+//! socket, too, and for the kick fds of receive rings if there is no other thread. With several threads each has an eventfd
+//! beside, by which others nudge it.
 //!
 //! Kicks are edge-triggered and the eventfds never read: each write is a new edge, and the counter's value says nothing
 //! that the ring does not. So an fd of the wrong kind costs no hang and no read.
@@ -73,9 +74,12 @@ impl Notify {
         }
     }
 
-    /// What has happened; `block`: waits until something does.
-    pub fn wait<'e>(&self, events: &'e mut Events, block: bool) -> nix::Result<impl Iterator<Item = Woken> + use<'e>> {
-        let timeout = if block { EpollTimeout::NONE } else { EpollTimeout::ZERO };
+    /// What has happened; waits until something does for at most `timeout`.
+    pub fn wait<'e>(
+        &self,
+        events: &'e mut Events,
+        timeout: EpollTimeout,
+    ) -> nix::Result<impl Iterator<Item = Woken> + use<'e>> {
         let count = match self.epoll.wait(events, timeout) {
             Ok(count) => count,
             Err(Errno::EINTR) => 0,
@@ -87,4 +91,11 @@ impl Notify {
             data => Woken::Kick((data >> 16) as u16, data as u16),
         }))
     }
+}
+
+/// The timeout of a wait that ends at `until`, in nanoseconds; `None`: when something happens.
+pub fn until(until: Option<u64>, now: u64) -> EpollTimeout {
+    let Some(until) = until else { return EpollTimeout::NONE };
+    let ms = until.saturating_sub(now).div_ceil(1_000_000);
+    EpollTimeout::try_from(ms).unwrap_or(EpollTimeout::ZERO)
 }

@@ -6,12 +6,12 @@
 //! its kick fd wakes the loop. While rings are polled, the kernel is asked for kicks and commands now and then; when
 //! none is, the loop blocks. So an idle switch uses no processor and a busy one makes no syscall per frame.
 //!
-//! Nothing waits but for its ring's turn: a frame whose receiver has no buffer is dropped and counted, so a slow
-//! receiver holds nobody up, not even frames of the same ring for others.
+//! A ring whose frame finds no buffer is *held* for a bounded time ([`crate::hold`]): it is looked at in no turn until
+//! its receiver has buffers again. Other rings do not wait for it.
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use nix::sys::epoll::EpollEvent;
+use nix::sys::epoll::{EpollEvent, EpollTimeout};
 use sv3::ipc::BUSY_QUIET;
 use sv3::ledger::Hand;
 use sv3::{MAX_PORTS, MAX_RINGS};
@@ -20,8 +20,9 @@ use crate::burst::{Burst, Served};
 use crate::clock;
 use crate::cost::{self, Credit};
 use crate::fabric::{self, Fabric};
-use crate::notify::{Events, MAX_EVENTS, Woken};
-use crate::port::RingLease;
+use crate::hold::{Holds, Rest, Resumed};
+use crate::notify::{self, Events, MAX_EVENTS, Woken};
+use crate::port::{RingLease, transmits};
 use crate::spin::Spin;
 use crate::switch::Start;
 use crate::team::Team;
@@ -33,6 +34,8 @@ const IDLE_LOOK_NS: u64 = 5_000;
 /// How long a ring that is empty is polled while others are not, in nanoseconds: longer than there is between frames of
 /// most conversations, since a look at a ring costs less than a kick.
 const LINGER_NS: u64 = 1_000_000;
+/// How long one of several threads sleeps at most while it holds rings, in nanoseconds: their receivers' kicks do not wake it.
+const NAP_NS: u64 = 1_000_000;
 
 /// A ring that is polled.
 #[derive(Clone, Copy)]
@@ -42,6 +45,8 @@ struct Polled {
     /// When it last had something, in nanoseconds.
     busy_ns: u64,
     credit: Credit,
+    /// It was held, and nothing was taken from it since.
+    rest: Option<Rest>,
 }
 
 /// What a thread needs room for; made before it is confined, but for the first one's.
@@ -49,6 +54,7 @@ pub struct Room {
     fabric: fabric::Room,
     burst: Burst,
     polled: Vec<Polled>,
+    holds: Holds<Polled>,
     listed: Box<[u32]>,
 }
 
@@ -60,6 +66,7 @@ impl Room {
             burst: Burst::new(),
             // All that there can be: the policy has no mremap, by which the allocator lets large blocks grow.
             polled: Vec::with_capacity(MAX_PORTS * MAX_RINGS / 2),
+            holds: Holds::new(),
             listed: vec![0; MAX_PORTS].into_boxed_slice(),
         }
     }
@@ -85,7 +92,9 @@ pub struct Poller {
     burst: Burst,
     spin: Spin,
     polled: Vec<Polled>,
-    /// By slot: queue pairs whose transmit rings are in `polled`, a bit for each.
+    /// Those that are held instead.
+    holds: Holds<Polled>,
+    /// By slot: queue pairs whose transmit rings are in `polled` or `holds`, a bit for each.
     listed: Box<[u32]>,
     events: Events,
     /// When the loop's turn began, in nanoseconds.
@@ -97,7 +106,7 @@ pub struct Poller {
 impl Poller {
     /// The loop of thread `number`; no rings yet.
     pub fn new(team: &'static Team, number: usize, room: Room, start: &Start) -> Poller {
-        let Room { fabric, mut burst, polled, listed } = room;
+        let Room { fabric, mut burst, polled, holds, listed } = room;
         burst.set_batch(start.settings.batch);
         Poller {
             team,
@@ -107,6 +116,7 @@ impl Poller {
             burst,
             spin: Spin::new(u64::from(start.settings.poll_us) * 1000),
             polled,
+            holds,
             listed,
             events: [EpollEvent::empty(); MAX_EVENTS],
             now_ns: 0,
@@ -121,7 +131,9 @@ impl Poller {
             if let Some(start) = team.start.get() {
                 return Poller::new(team, number, room, start);
             }
-            if let Err(errno) = team.notify(number).wait(&mut events, true).map(|woken| woken.for_each(drop)) {
+            if let Err(errno) =
+                team.notify(number).wait(&mut events, EpollTimeout::NONE).map(|woken| woken.for_each(drop))
+            {
                 crate::last_words(&format!("epoll_wait: {errno}"));
             }
         }
@@ -163,15 +175,30 @@ impl Poller {
     pub fn begin_turn(&mut self) -> bool {
         self.beat();
         self.read_clock();
-        let look = self.now_ns >= self.look_at || self.polled.is_empty();
+        let look = self.now_ns >= self.look_at || self.may_block();
         if look {
             self.look_at = 0;
         }
         look
     }
 
+    /// Nothing is to be polled before something comes, or a hold is over.
+    fn may_block(&self) -> bool {
+        self.polled.is_empty() && self.holds.are_armed()
+    }
+
+    /// How long to block.
+    fn timeout(&self) -> EpollTimeout {
+        let until = self.holds.until().map(|until| match self.team.threads() {
+            1 => until,
+            _ => until.min(self.now_ns + NAP_NS),
+        });
+        notify::until(until, self.now_ns)
+    }
+
     fn read_clock(&mut self) {
         self.now_ns = clock::now_ns();
+        self.fabric.now_ns = self.now_ns;
         self.fabric.now_s = self.now_ns / 1_000_000_000;
     }
 
@@ -182,13 +209,14 @@ impl Poller {
 
     /// Asks the kernel for kicks and commands; blocks, if it may, when there is nothing to poll.
     pub fn look(&mut self, may_block: bool) -> nix::Result<Looked> {
-        let block = may_block && self.polled.is_empty();
+        let block = may_block && self.may_block();
+        let timeout = if block { self.timeout() } else { EpollTimeout::ZERO };
         if block {
             self.hand.busy.store(0, Relaxed);
         }
         let mut looked = Looked { blocked: block, orders: false, nudged: false };
         let mut kicked = [None; MAX_EVENTS];
-        let woken = self.team.notify(self.number).wait(&mut self.events, block)?;
+        let woken = self.team.notify(self.number).wait(&mut self.events, timeout)?;
         for (woken, place) in woken.zip(&mut kicked) {
             match woken {
                 Woken::Control => looked.orders = true,
@@ -202,7 +230,10 @@ impl Poller {
         let tally = self.fabric.tally();
         for (slot, ring) in kicked.into_iter().flatten() {
             tally.add(&self.fabric.line(slot).kicks, 1);
-            self.poll(slot, ring);
+            // A receiver's kick tells of a buffer that a held ring waits for.
+            if transmits(ring) {
+                self.poll(slot, ring);
+            }
         }
         if looked.nudged {
             self.poll_woken();
@@ -214,7 +245,7 @@ impl Poller {
     pub fn poll_woken(&mut self) {
         for port in self.team.ports.all() {
             for ring in port.woken(self.team.pairs(self.number, port.slot)) {
-                self.poll(port.slot, ring);
+                self.rouse(port.slot, ring);
             }
         }
     }
@@ -222,6 +253,9 @@ impl Poller {
     /// Serves each polled ring that has credit once; parks those that have been empty for long.
     pub fn turn(&mut self) {
         let now = self.now_ns;
+        while let Some(resumed) = self.holds.next_due(&self.fabric, now) {
+            self.resume(resumed);
+        }
         let worked = self.serve_all(now);
         if worked {
             self.spin.found(now);
@@ -249,16 +283,26 @@ impl Poller {
             };
             let Polled { slot, ring, busy_ns, .. } = *entry;
             match self.serve(slot, ring, budget) {
+                Some(Served { chains, cost, wanted: Some((wanted, longest)), .. }) => {
+                    worked |= chains > 0;
+                    // It stays listed.
+                    let mut entry = self.polled.swap_remove(at);
+                    entry.credit.spend(cost);
+                    let rest = entry.rest.filter(|_| chains == 0).unwrap_or(Rest::new(now, longest));
+                    self.holds.hold(entry, (slot, ring), wanted, rest);
+                    continue;
+                }
                 Some(Served { chains: 0, held_up: false, .. }) => {
                     if now.saturating_sub(busy_ns) >= linger && self.park(slot, ring) {
                         self.unlist(at);
                         continue;
                     }
                 }
-                Some(Served { cost, .. }) => {
+                Some(Served { chains, cost, .. }) => {
                     worked = true;
                     if let Some(entry) = self.polled.get_mut(at) {
                         entry.busy_ns = now;
+                        entry.rest = entry.rest.filter(|_| chains == 0);
                         entry.credit.spend(cost);
                     }
                 }
@@ -282,10 +326,12 @@ impl Poller {
         }
         self.hand.ring.store(u32::from(ring), Relaxed);
         self.hand.port.store(u32::from(slot) + 1, Relaxed);
+        self.fabric.may_hold = !self.holds.is_full();
         let result = self.burst.serve(&mut self.fabric, &mut state, (slot, ring), budget);
         self.hand.port.store(0, Relaxed);
         match result {
             Ok(served) => {
+                state.is_held = served.wanted.is_some();
                 if served.chains > 0 {
                     self.hand.note_flight(self.now_ns, slot, ring, served.chains as u16);
                 }
@@ -312,6 +358,9 @@ impl Poller {
                 true => self.unlist(at),
                 false => at += 1,
             }
+        }
+        while let Some(resumed) = self.holds.arm(&self.fabric, self.now_ns) {
+            self.resume(resumed);
         }
     }
 
@@ -342,7 +391,26 @@ impl Poller {
             }
         }
         *pairs |= pair;
-        self.polled.push(Polled { slot, ring, busy_ns: clock::now_ns(), credit: Credit::default() });
+        self.polled.push(Polled { slot, ring, busy_ns: clock::now_ns(), credit: Credit::default(), rest: None });
+    }
+
+    /// The same for a ring that was started, stopped or changed: if it is held, that ends.
+    pub fn rouse(&mut self, slot: u16, ring: u16) {
+        match self.holds.release((slot, ring), &self.fabric, self.now_ns) {
+            Some(resumed) => self.resume(resumed),
+            None => self.poll(slot, ring),
+        }
+    }
+
+    /// Tries all rings that are held again: whatever has changed, it shows.
+    pub fn resume_all(&mut self) {
+        while let Some(resumed) = self.holds.next(&self.fabric, self.now_ns) {
+            self.resume(resumed);
+        }
+    }
+
+    fn resume(&mut self, (entry, rest): Resumed<Polled>) {
+        self.polled.push(Polled { busy_ns: self.now_ns, rest, ..entry });
     }
 
     /// Takes an entry out of the list.

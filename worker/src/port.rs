@@ -16,6 +16,7 @@ use sv3::{MAX_PORTS, MAX_QUEUE_PAIRS, MAX_RINGS};
 
 use crate::guest::memory::GuestMemory;
 use crate::guest::queue::{Place, Queue};
+use crate::hold::Patience;
 use crate::lease::{Lease, Leased};
 
 /// Places for all ports.
@@ -60,6 +61,12 @@ pub struct Ring {
     pub call: Option<OwnedFd>,
     /// What it cost to publish it the last time, see [`crate::cost`].
     pub cost: u64,
+    /// How long a transmit ring may still be held.
+    pub patience: Patience,
+    /// A transmit ring is held by its thread, and was not stopped since.
+    pub is_held: bool,
+    /// Where a receive ring stood when it was waited for in vain.
+    pub in_vain: Option<u16>,
 }
 
 /// Whether the guest transmits on vring `ring`.
@@ -94,6 +101,7 @@ impl Ring {
     pub fn end(&mut self) -> Option<Queue> {
         self.memory = GuestMemory::default();
         self.fault = None;
+        self.is_held = false;
         self.queue.take()
     }
 }

@@ -25,6 +25,7 @@ pub fn announce(fabric: &mut Fabric, slot: u16, mac: [u8; 6]) {
     };
     loop {
         fabric.begin();
+        fabric.may_hold = false;
         let sent = fabric.forward(slot, &parcel);
         if let Err(Unsent::Dropped(reason)) = sent {
             fabric.tally().drop(fabric.line(slot), reason);

@@ -102,6 +102,7 @@ impl Switch {
                 let Some(order) = self.control.receive()? else { break };
                 self.obey(order)?;
             }
+            self.poller.resume_all();
         }
         Ok(())
     }
@@ -260,7 +261,7 @@ impl Switch {
             return;
         }
         match self.team.owner(slot, ring) {
-            0 => self.poller.poll(slot, ring),
+            0 => self.poller.rouse(slot, ring),
             owner => {
                 if let Some(port) = self.team.ports.get(slot) {
                     port.wake(ring);
@@ -303,10 +304,13 @@ impl Switch {
     /// Starts a ring whose place and kick fd are known; nothing for another.
     fn bring_up(&mut self, slot: u16, ring: u16) {
         let watched = match self.ring(slot, ring) {
-            Some(state) if state.place.is_some() => state.kick.as_ref().map(|kick| match transmits(ring) {
-                true => self.team.notify(self.team.owner(slot, ring)).watch(kick, slot, ring),
-                false => Ok(()),
-            }),
+            // A receiver's kick is for the thread that holds rings for its sake, if there is but one thread.
+            Some(state) if state.place.is_some() => {
+                state.kick.as_ref().map(|kick| match transmits(ring) || self.team.threads() == 1 {
+                    true => self.team.notify(self.team.owner(slot, ring)).watch(kick, slot, ring),
+                    false => Ok(()),
+                })
+            }
             _ => None,
         };
         let Some(watched) = watched else { return };
@@ -356,6 +360,7 @@ impl Switch {
     /// Stops a ring; returns the vring base. A ring that does not run has base 0.
     fn stop(&mut self, slot: u16, ring: u16) -> u16 {
         let Some(mut state) = self.ring(slot, ring) else { return 0 };
+        let was_held = state.is_held;
         let base = state.end().map_or(0, |queue| queue.position());
         state.place = None;
         if let Some(kick) = state.kick.take() {
@@ -363,6 +368,10 @@ impl Switch {
         }
         if !transmits(ring) {
             self.team.ports.note_receiver(slot, ring, false);
+        }
+        drop(state);
+        if was_held {
+            self.poll(slot, ring);
         }
         base
     }

@@ -102,7 +102,7 @@ fn write_lane(lane: &Lane, input: &mut Input<'_>) {
 
 fn write_line(line: &PortLine, input: &mut Input<'_>) {
     let counters = [&line.from_guest_frames, &line.from_guest_bytes, &line.to_guest_frames, &line.to_guest_bytes];
-    for counter in counters.into_iter().chain([&line.calls, &line.kicks]).chain(&line.drops) {
+    for counter in counters.into_iter().chain([&line.calls, &line.kicks, &line.held.ns]).chain(&line.drops) {
         counter.store(input.u64(), Relaxed);
     }
     for ring in &line.rings {

@@ -21,6 +21,7 @@
 //!
 //! The line's *run* tells whether its position is of this life of the ring; in a new one the client's word counts.
 
+use std::cmp::Ordering::{Equal, Greater, Less};
 use std::sync::atomic::{
     AtomicU32, AtomicU64,
     Ordering::{self, Acquire, Relaxed, Release, SeqCst},
@@ -358,11 +359,22 @@ impl Virtqueue for PackedRing {
         fresh || self.wants_signal(moved)
     }
 
-    fn arm(&mut self) -> bool {
-        let wish = if self.event_idx { EVENT_DESC << 16 | u32::from(self.next.0) } else { EVENT_ENABLE << 16 };
+    fn arm_at(&mut self, cursor: u16) -> bool {
+        let wish = if self.event_idx { EVENT_DESC << 16 | u32::from(cursor) } else { EVENT_ENABLE << 16 };
         self.device_event.at(0).store(wish.to_le(), Relaxed);
         fence(SeqCst);
-        self.is_available(self.next, self.read(self.next).flags)
+        self.is_ready(cursor)
+    }
+
+    #[inline]
+    fn is_ready(&self, cursor: u16) -> bool {
+        let at = Position(cursor);
+        match self.next.distance(at, self.size).cmp(&u32::from(self.size)) {
+            Less => self.is_available(at, self.read(at).flags),
+            // A whole lap ahead: nothing comes before something was given back.
+            Equal => false,
+            Greater => true,
+        }
     }
 
     fn disarm(&mut self) {

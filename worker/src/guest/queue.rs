@@ -66,7 +66,15 @@ pub trait Virtqueue {
     fn publish(&mut self) -> bool;
 
     /// Asks for a kick when the driver makes something available. True: something is there already, do not sleep.
-    fn arm(&mut self) -> bool;
+    fn arm(&mut self) -> bool {
+        self.arm_at(self.position())
+    }
+
+    /// Asks for a kick when the driver makes the chain at `cursor` available. True: [`Virtqueue::is_ready`] already.
+    fn arm_at(&mut self, cursor: u16) -> bool;
+
+    /// Whether there is a chain at `cursor`, which was at most as far ahead as the ring is long, or was one.
+    fn is_ready(&self, cursor: u16) -> bool;
 
     /// Asks for no kicks while the ring is polled.
     fn disarm(&mut self);
@@ -116,6 +124,17 @@ impl Queue {
     /// See [`Virtqueue::arm`].
     pub fn arm(&mut self) -> bool {
         either!(self, ring => ring.arm())
+    }
+
+    /// See [`Virtqueue::arm_at`].
+    pub fn arm_at(&mut self, cursor: u16) -> bool {
+        either!(self, ring => ring.arm_at(cursor))
+    }
+
+    /// See [`Virtqueue::is_ready`].
+    #[inline]
+    pub fn is_ready(&self, cursor: u16) -> bool {
+        either!(self, ring => ring.is_ready(cursor))
     }
 
     /// See [`Virtqueue::disarm`].

@@ -235,14 +235,22 @@ impl Virtqueue for SplitRing {
         fresh || self.wants_signal(old)
     }
 
-    fn arm(&mut self) -> bool {
+    fn arm_at(&mut self, cursor: u16) -> bool {
         if self.event_idx {
-            self.avail_event.at(0).store(self.next.to_le(), Relaxed);
+            self.avail_event.at(0).store(cursor.to_le(), Relaxed);
         } else {
             self.used_head.at(0).store(0, Relaxed);
         }
         fence(SeqCst);
-        u16::from_le(self.avail_head.at(1).load(Acquire)) != self.next
+        self.is_ready(cursor)
+    }
+
+    #[inline]
+    fn is_ready(&self, cursor: u16) -> bool {
+        let available = u16::from_le(self.avail_head.at(1).load(Acquire));
+        let ahead = cursor.wrapping_sub(self.next);
+        // More than there can be is a fault, which whoever takes from the ring finds.
+        ahead > self.size || available.wrapping_sub(self.next) > ahead
     }
 
     /// With EVENT_IDX nothing needs be done: `avail_event` stays behind, and the driver kicks once in 65,536 entries.
