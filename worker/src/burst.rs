@@ -157,7 +157,12 @@ impl Burst {
                     frames += 1;
                     octets += len as u64;
                 }
-                Err(Unsent::Dropped(reason)) => tally.drop(line, reason),
+                Err(Unsent::Dropped(reason)) => {
+                    tally.drop(line, reason);
+                    chains += 1;
+                    // It went no way that others could go.
+                    continue;
+                }
                 // The receiver's turn comes when all that is held has been given back.
                 Err(Unsent::Busy) => {
                     held_up = true;

@@ -300,7 +300,7 @@ impl Fabric {
     #[inline]
     pub fn repeat<'a, 'm: 'a>(&mut self, frames: impl Iterator<Item = Alike<'a, 'm>>, budget: u64) -> Delivered {
         let Room { receiver, held, .. } = &mut self.room;
-        let held = self.last_way.and_then(|at| held.get_mut(at)).filter(|held| held.ring.fault.is_none());
+        let held = self.last_way.take().and_then(|at| held.get_mut(at)).filter(|held| held.ring.fault.is_none());
         let Some(held) = held else { return Delivered::default() };
         let delivered = receiver.deliver_alike(&mut held.ring, frames, budget);
         held.frames += delivered.frames;

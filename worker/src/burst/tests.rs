@@ -131,3 +131,26 @@ fn descriptors_without_octets_are_counted() {
     let served = house.serve(&driver);
     assert!(served.chains as u64 * u64::from(SIZE) * DESCRIPTOR <= 2 * TURN, "{served:?}");
 }
+
+/// A frame that is refused before it is looked up leaves the way of the one in front of it; what is like it must not go there.
+#[test]
+fn a_frame_behind_a_refused_one_goes_where_it_is_addressed_to() {
+    let (mut house, mut driver) = house(2, 2048);
+    let address = |n: u8| [2, 0, 0, 0, 1, n];
+    for n in [1, 2] {
+        house.fabric.learn(MacAddr::new(address(n)), n.into());
+    }
+    // To 1; to 2, with a checksum to be done that was not negotiated; to 2; to 2, too short; to 2.
+    for (head, (to, flags, octets)) in
+        (0..).zip([(1, 0, 64), (2, 1, 64), (2, 0, 64), (1, 0, 64), (2, 0, 13), (2, 0, 64)])
+    {
+        let at = DATA + u64::from(head) * 256;
+        driver.write(at, &[flags]);
+        driver.write(at + 12, &[address(to), address(9)].concat());
+        driver.describe(head, (at, 12 + octets, 0, 0));
+        driver.offer(head);
+    }
+    assert_eq!(house.serve(&driver).chains, 6);
+    let got: Vec<_> = house.receivers.iter().map(Driver::used_idx).collect();
+    assert_eq!(got, [2, 2]);
+}
