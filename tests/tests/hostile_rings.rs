@@ -250,7 +250,9 @@ fn more_available_than_the_ring_has() -> Result<()> {
         let used = attacker.guest.queue(ring).ring.split().used_index(attacker.guest.memory());
         attacker.guest.claim(ring, used.wrapping_add(ahead));
         // A receive ring is looked at when something is to be received.
+        let deadline = Instant::now() + PATIENCE;
         while honest.status()?.ports.iter().flat_map(|port| &port.rings).all(|ring| ring.fault.is_none()) {
+            assert!(Instant::now() < deadline, "no fault in ring {ring} that claims {ahead}");
             honest.guest(0).send(&frame(BROADCAST, mac(9), b"anything"));
             honest.guest(1).receive();
         }

@@ -11,8 +11,8 @@ use sv3::virtio::{NET_HDR_LEN, NetHdr};
 
 use crate::copy::gather;
 use crate::cost::{DELIVERY, DESCRIPTOR, FRAME};
-use crate::crash::{self, HEAD_WORDS};
-use crate::deliver::Alike;
+use crate::crash::{self, HEAD_WORDS, InHand};
+use crate::deliver::{Alike, Delivered};
 use crate::fabric::{Fabric, Frame, Unsent, publish_ring};
 use crate::guest::chain::{Direction, MAX_SLICES, Walker};
 use crate::guest::memory::{Arena, GuestSlice, SliceList};
@@ -105,30 +105,7 @@ impl Burst {
     ) -> Result<Served, RingFault> {
         let ready = queue.prepare(self.batch)?;
         let mut slices = self.arena.list();
-        let mut cursor = queue.position();
-        let (mut count, mut cost, mut ahead) = (0, 0, 0);
-        for taken in self.taken.iter_mut().take(usize::from(ready)) {
-            if slices.spare() < MAX_SLICES || cost + ahead >= sender.budget {
-                break;
-            }
-            taken.from = slices.len();
-            taken.chain = match queue.take(&mut cursor, walker, &mut slices) {
-                Ok(Some(chain)) => chain,
-                // A fault waits until those in front of it are served.
-                Ok(None) | Err(_) if count > 0 => break,
-                Ok(None) => return Ok(Served::default()),
-                Err(fault) => return Err(fault),
-            };
-            taken.to = slices.len();
-            cost += FRAME + DESCRIPTOR * std::mem::take(&mut slices.walked);
-            ahead += taken.chain.len.map_or(0, |len| DELIVERY + len as u64);
-            if let Some(first) = slices.from(taken.from).first() {
-                // The net header, and a frame's first octets, which may lie in the next line.
-                first.prefetch(0);
-                first.prefetch(HEAD_WORDS * 8 - 1);
-            }
-            count += 1;
-        }
+        let (count, cost) = take(queue, walker, self.taken.get_mut(..ready.into()), &mut slices, sender.budget)?;
         if count == 0 {
             return Ok(Served::default());
         }
@@ -137,10 +114,10 @@ impl Burst {
         fabric.begin();
         let (mut chains, mut frames, mut octets, mut held_up, mut wanted) = (0, 0, 0, false, None);
         let (tally, line) = (fabric.tally(), fabric.line(sender.slot));
-        for taken in self.taken.iter_mut().take(count) {
+        let taken = self.taken.get_mut(..count).unwrap_or(&mut []);
+        for taken in &mut *taken {
             taken.head = Head::read(slices.range(taken.from, taken.to));
         }
-        let taken = self.taken.get(..count).unwrap_or(&[]);
         while let Some(one) = taken.get(chains) {
             // Floods and translations are not foreseen. Chains that were taken and are not completed stay where they are. One
             // is served, even if it is tried twice.
@@ -181,8 +158,7 @@ impl Burst {
                 },
             }
             chains += 1;
-            let others = taken.get(chains..).unwrap_or(&[]).iter();
-            let repeated = fabric.repeat(others.map_while(|next| sender.alike(one, next, &slices)), sender.budget);
+            let repeated = sender.repeat(fabric, one, taken.get(chains..).unwrap_or(&[]), &slices);
             chains += repeated.frames as usize;
             frames += repeated.frames;
             octets += repeated.octets;
@@ -192,14 +168,72 @@ impl Burst {
             tally.add(&line.from_guest_bytes, octets);
         }
 
-        for taken in self.taken.iter().take(chains) {
-            queue.complete(&taken.chain, 0);
-        }
+        queue.complete_empty(taken.iter().take(chains).map(|taken| &taken.chain));
         pass(Point::SenderEntered);
         fabric.publish();
         pass(Point::ReceiversDone);
         Ok(Served { chains, cost: cost + fabric.cost(), held_up, wanted })
     }
+}
+
+/// Takes chains, as many as there are places and `budget` allows; how many, and what they cost. What delivering them
+/// may cost is limited as well.
+#[inline(always)]
+fn take<'m>(
+    queue: &mut impl Virtqueue,
+    walker: &Walker<'m>,
+    places: Option<&mut [Taken]>,
+    slices: &mut SliceList<'_, 'm>,
+    budget: u64,
+) -> Result<(usize, u64), RingFault> {
+    let places = places.unwrap_or_default();
+    let mut cursor = queue.position();
+    let (mut count, mut cost, mut ahead) = (0, 0, 0);
+    loop {
+        let most = places.len() - count;
+        let mut free = places.iter_mut().skip(count);
+        let mut at = slices.len();
+        let mut room = slices.places();
+        let plain = queue.take_plain(&mut cursor, walker, most, |chain, slice| {
+            let (Some(taken), Some(place)) = (free.next(), room.next()) else { return false };
+            if cost + ahead >= budget {
+                return false;
+            }
+            // The net header, and a frame's first octets, which may lie in the next line.
+            slice.prefetch(0);
+            slice.prefetch(HEAD_WORDS * 8 - 1);
+            cost += FRAME + DESCRIPTOR;
+            ahead += DELIVERY + slice.len() as u64;
+            *place = slice;
+            (taken.chain, taken.from, taken.to) = (chain, at, at + 1);
+            at += 1;
+            true
+        });
+        drop(room);
+        slices.extend(plain);
+        count += plain;
+        let Some(taken) = places.get_mut(count) else { break };
+        if slices.spare() < MAX_SLICES || cost + ahead >= budget {
+            break;
+        }
+        taken.from = slices.len();
+        taken.chain = match queue.take(&mut cursor, walker, slices) {
+            Ok(Some(chain)) => chain,
+            // A fault waits until those in front of it are served.
+            Ok(None) | Err(_) if count > 0 => break,
+            Ok(None) => return Ok((0, 0)),
+            Err(fault) => return Err(fault),
+        };
+        taken.to = slices.len();
+        cost += FRAME + DESCRIPTOR * std::mem::take(&mut slices.walked);
+        ahead += taken.chain.len.map_or(0, |len| DELIVERY + len as u64);
+        if let Some(first) = slices.from(taken.from).first() {
+            first.prefetch(0);
+            first.prefetch(HEAD_WORDS * 8 - 1);
+        }
+        count += 1;
+    }
+    Ok((count, cost))
 }
 
 /// The sender's particulars that each frame needs.
@@ -234,17 +268,35 @@ impl Sender {
         Ok(len)
     }
 
-    /// Whether the frame that `next` is goes where the one of `one` went: nothing is left to be done to it, its addresses
-    /// are the same, and it lies in one piece.
+    /// Sends those of `others` that go where `one` went, up to the first one of which that is not sure: nothing is left to
+    /// be done to them, and each lies in one piece.
     #[inline]
-    fn alike<'a, 'm>(&self, one: &Taken, next: &'a Taken, slices: &'a SliceList<'_, 'm>) -> Option<Alike<'a, 'm>> {
-        let skip = self.header_len;
-        let len = next.chain.len?.checked_sub(skip).filter(|len| (ETHERNET_LEN..=MAX_FRAME).contains(len))?;
-        let same = next.head.same_addresses(&one.head) && !next.head.has_offload();
-        match slices.range(next.from, next.to) {
-            [slice] if same => Some(Alike { slice, skip, len, head: &next.head.0 }),
-            _ => None,
+    fn repeat(&self, fabric: &mut Fabric, one: &Taken, others: &[Taken], slices: &SliceList<'_, '_>) -> Delivered {
+        let Some(way) = fabric.last_way() else { return Delivered::default() };
+        let (mut last, mut cost, mut most) = (&one.head, fabric.cost(), 0);
+        for next in others {
+            let Some(len) = self.plain_len(next).filter(|_| cost < self.budget) else { break };
+            let addresses = || next.head.addresses(self.header_len);
+            if !next.head.same_addresses(last) && !fabric.goes(&way, self.slot, addresses()) {
+                break;
+            }
+            last = &next.head;
+            cost += DELIVERY + DESCRIPTOR + len as u64;
+            most += 1;
         }
+        let frames = others.iter().map_while(|next| {
+            let (slice, skip) = (slices.get(next.from)?, self.header_len);
+            Some(Alike { slice, skip, len: slice.len().checked_sub(skip)?, head: InHand::of(&next.head.0) })
+        });
+        fabric.repeat(&way, frames, most)
+    }
+
+    /// Octets of a frame that lies in one piece and with which nothing is left to be done.
+    #[inline]
+    fn plain_len(&self, taken: &Taken) -> Option<usize> {
+        let len = taken.chain.len?.checked_sub(self.header_len)?;
+        let plain = taken.to == taken.from + 1 && !taken.head.has_offload();
+        (plain && (ETHERNET_LEN..=MAX_FRAME).contains(&len)).then_some(len)
     }
 
     #[inline(never)]
@@ -275,8 +327,8 @@ impl Head {
 
     #[inline]
     fn has_offload(&self) -> bool {
-        let [flags, gso_type, ..] = self.0[0].to_ne_bytes();
-        flags != 0 || gso_type != 0
+        // The header's first two octets: flags and gso_type.
+        u64::from_le(self.0[0]) as u16 != 0
     }
 
     /// Whether the frames have the same addresses; no, too, if they differ in the two octets beside.

@@ -11,9 +11,9 @@ use sv3::virtio::{NET_HDR_LEN, NET_HDR_LEN_LEGACY, NetHdr, VIRTIO_NET_F_MRG_RXBU
 
 use crate::copy::Sink;
 use crate::cost::{DELIVERY, DESCRIPTOR};
-use crate::crash::{self, HEAD_WORDS, InHand};
+use crate::crash::{self, InHand};
 use crate::guest::chain::{Direction, MAX_SLICES, Walker};
-use crate::guest::memory::{Arena, GuestSlice, Later};
+use crate::guest::memory::{Arena, GuestSlice, Later, Postponed};
 use crate::guest::queue::{Chain, Virtqueue, either};
 use crate::points::{Point, pass};
 use crate::port::Ring;
@@ -33,7 +33,7 @@ pub struct Parcel<'a, 'm> {
     pub lasts: bool,
 }
 
-/// A frame that goes the same way as the one in front of it, with no offloads, in one piece of a guest's memory.
+/// A frame in one piece of a guest's memory, which lasts until the burst is published.
 pub struct Alike<'a, 'm> {
     /// Where it lies.
     pub slice: &'a GuestSlice<'m>,
@@ -41,8 +41,8 @@ pub struct Alike<'a, 'm> {
     pub skip: usize,
     /// Octets of the frame.
     pub len: usize,
-    /// Its head.
-    pub head: &'a [u64; HEAD_WORDS],
+    /// Its chain in hand.
+    pub head: InHand,
 }
 
 /// What was delivered.
@@ -115,14 +115,14 @@ impl Receiver {
         either!(queue, queue => self.put(queue, &walker, reader, parcel))
     }
 
-    /// Copies frames as long as one buffer after the other takes one, and the cost is below `budget`. The frame that is
-    /// not like that is another one's to deliver.
+    /// Copies up to `most` frames without offloads as long as one buffer after the other takes one. The frame that is not
+    /// like that is another one's to deliver.
     #[inline]
     pub fn deliver_alike<'a, 'm: 'a>(
         &mut self,
         ring: &mut Ring,
         frames: impl Iterator<Item = Alike<'a, 'm>>,
-        budget: u64,
+        most: usize,
     ) -> Delivered {
         if ring.header_len() != NET_HDR_LEN {
             return Delivered::default();
@@ -130,9 +130,7 @@ impl Receiver {
         let Ring { queue, memory, features, .. } = ring;
         let Some(queue) = queue else { return Delivered::default() };
         let walker = Walker { memory, features: *features, direction: Direction::ToGuest };
-        let delivered = either!(queue, queue => self.put_alike(queue, &walker, frames, budget));
-        crash::take_in_hand(InHand::NOTHING);
-        delivered
+        either!(queue, queue => self.put_alike(queue, &walker, &NetHdr::NONE, frames, most))
     }
 
     #[inline]
@@ -141,38 +139,46 @@ impl Receiver {
         &mut self,
         queue: &mut impl Virtqueue,
         walker: &Walker<'_>,
-        frames: impl Iterator<Item = Alike<'a, 'm>>,
-        budget: u64,
+        hdr: &NetHdr,
+        mut frames: impl Iterator<Item = Alike<'a, 'm>>,
+        most: usize,
     ) -> Delivered {
-        let hdr = NetHdr { num_buffers: 1, ..NetHdr::NONE }.to_words();
-        let (mut cost, mut delivered) = (self.cost, Delivered::default());
-        for Alike { slice, skip, len, head } in frames {
-            if cost >= budget {
-                break;
-            }
-            crash::take_in_hand(InHand::of(head));
+        let hdr = NetHdr { num_buffers: 1, ..*hdr }.to_words();
+        self.reserve(queue, most);
+        self.later.make_room(most);
+        let mut places = self.later.places();
+        let mut octets = 0;
+        let frames = queue.fill_plain(walker, most, |to| {
+            let Alike { slice, skip, len, head } = frames.next()?;
             let needed = NET_HDR_LEN + len;
-            let (mut slices, mut cursor) = (self.arena.list(), queue.position());
-            let Ok(Some(chain)) = queue.take(&mut cursor, walker, &mut slices) else { break };
-            let ([to], walked) = (slices.from(0), slices.walked) else { break };
             if to.len() < needed {
-                break;
+                return None;
             }
-            // SAFETY: as in `put`.
-            unsafe { self.later.postpone(hdr, (slice, skip), to, len) };
-            queue.reserve(1);
-            queue.complete(&chain, needed as u32);
-            pass(Point::Entered);
-            cost += DELIVERY + DESCRIPTOR * walked + len as u64;
-            delivered.frames += 1;
-            delivered.octets += len as u64;
+            *places.next()? = Postponed::new(hdr, (slice, skip), &to, len, head)?;
+            octets += len as u64;
+            Some(needed as u32)
+        });
+        drop(places);
+        // SAFETY: both rings keep their guest's memory mapped, and no command changes a ring before its lease is given
+        // back, which is after the burst is published, which settles first. Frames are of a guest's memory, so their heads
+        // are the burst's, which keeps them.
+        unsafe { self.later.wait_for(frames) };
+        pass(Point::Entered);
+        self.cost += frames as u64 * (DELIVERY + DESCRIPTOR) + octets;
+        Delivered { frames: frames as u64, octets }
+    }
+
+    /// Makes room for that many chains to be completed. What waits to be copied into chains that are complete must be done
+    /// before they can be seen.
+    #[inline]
+    fn reserve(&mut self, queue: &mut impl Virtqueue, chains: usize) {
+        if !queue.has_room(chains) {
+            self.later.settle();
+            queue.make_room();
         }
-        self.cost = cost;
-        delivered
     }
 
     #[inline(always)]
-    #[allow(unsafe_code)] // guest memory, beyond the borrow of it
     fn put(
         &mut self,
         queue: &mut impl Virtqueue,
@@ -180,36 +186,15 @@ impl Receiver {
         reader: Reader,
         parcel: &Parcel<'_, '_>,
     ) -> Result<(), Undelivered> {
-        let [from] = parcel.slices else { return self.put_any(queue, walker, reader, parcel) };
-        if reader.header_len != NET_HDR_LEN || !parcel.lasts {
-            return self.put_any(queue, walker, reader, parcel);
-        }
-        let mut slices = self.arena.list();
-        let mut cursor = queue.position();
-        let chain = queue.take(&mut cursor, walker, &mut slices).map_err(Undelivered::Fault)?;
-        self.cost += DELIVERY + DESCRIPTOR * slices.walked;
-        let Some(chain) = chain else {
-            self.missed = cursor;
-            return Err(Undelivered::Dropped(Drop::NoRxBuffers));
-        };
-        let needed = NET_HDR_LEN + parcel.len;
-        match slices.from(0) {
-            // The common case, one buffer to one buffer.
-            [to] if to.len() >= needed => {
-                self.cost += parcel.len as u64;
-                let hdr = NetHdr { num_buffers: 1, ..*parcel.hdr };
-                // SAFETY: both rings keep their guest's memory mapped, and no command changes a ring before its lease is
-                // given back, which is after the burst is published, which settles first. `lasts` says that `from` is a
-                // guest's, and so the chain in hand the burst's, which has the head.
-                unsafe { self.later.postpone(hdr.to_words(), (from, parcel.skip), to, parcel.len) };
-                queue.reserve(1);
-                queue.complete(&chain, needed as u32);
-                pass(Point::Entered);
-                Ok(())
+        if let Parcel { hdr, slices: [slice], skip, len, lasts: true } = *parcel
+            && reader.header_len == NET_HDR_LEN
+        {
+            let alike = Alike { slice, skip, len, head: crash::in_hand() };
+            if self.put_alike(queue, walker, hdr, std::iter::once(alike), 1).frames > 0 {
+                return Ok(());
             }
-            // Taking it has changed nothing.
-            _ => self.put_any(queue, walker, reader, parcel),
         }
+        self.put_any(queue, walker, reader, parcel)
     }
 
     #[inline(never)]
@@ -244,7 +229,7 @@ impl Receiver {
                 Some(len) => room += len,
                 // Entries are used in order: the good ones in front of the bad one go back empty with it.
                 None => {
-                    queue.reserve(self.chains.len());
+                    self.reserve(queue, self.chains.len());
                     self.chains.iter().for_each(|chain| queue.complete(chain, 0));
                     return Err(Undelivered::Dropped(Drop::RxBadChain));
                 }
@@ -259,7 +244,7 @@ impl Receiver {
         sink.copy(parcel.slices, parcel.skip, parcel.len);
         pass(Point::Copied);
 
-        queue.reserve(self.chains.len());
+        self.reserve(queue, self.chains.len());
         let mut left = needed;
         for chain in &self.chains {
             let used = left.min(chain.len.unwrap_or(0));

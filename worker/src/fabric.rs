@@ -88,6 +88,14 @@ struct Held {
     octets: u64,
 }
 
+/// A way that frames of the burst go.
+pub struct Way {
+    /// Where in the room's `held` the ring is.
+    at: usize,
+    /// Slot of the receiver.
+    to: u16,
+}
+
 /// Why a frame was not forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unsent {
@@ -237,16 +245,21 @@ impl Fabric {
         if frame.dst.is_link_local() {
             return Err(Drop::LinkLocal.into());
         }
-        if self.last_learnt != Some(frame.src) {
-            self.last_learnt = Some(frame.src);
-            if self.fdb.learn(frame.src, from, self.now_s) {
-                self.last_found = None;
-            }
-        }
+        self.learn_in_burst(frame.src, from);
         match self.find(frame.dst) {
             Some(to) if to == from => Err(Drop::Hairpin.into()),
             Some(to) => self.unicast(to, frame),
             None => self.flood(from, frame),
+        }
+    }
+
+    #[inline]
+    fn learn_in_burst(&mut self, src: MacAddr, from: u16) {
+        if self.last_learnt != Some(src) {
+            self.last_learnt = Some(src);
+            if self.fdb.learn(src, from, self.now_s) {
+                self.last_found = None;
+            }
         }
     }
 
@@ -295,14 +308,35 @@ impl Fabric {
         Ok(())
     }
 
-    /// Delivers frames that differ from the last one that was forwarded in their octets alone, as long as that is easy and
-    /// the burst's cost below `budget`.
+    /// Where the last frame went, if it went to one port and as it was.
     #[inline]
-    pub fn repeat<'a, 'm: 'a>(&mut self, frames: impl Iterator<Item = Alike<'a, 'm>>, budget: u64) -> Delivered {
+    pub fn last_way(&mut self) -> Option<Way> {
+        let at = self.last_way.take()?;
+        let held = self.room.held.get(at).filter(|held| held.ring.fault.is_none())?;
+        Some(Way { at, to: held.slot })
+    }
+
+    /// Whether a frame with these addresses goes that way too. The sender's address is learnt.
+    #[inline]
+    pub fn goes(&mut self, way: &Way, from: u16, (dst, src): (MacAddr, MacAddr)) -> bool {
+        if src.is_group() || src.is_zero() {
+            return false;
+        }
+        self.learn_in_burst(src, from);
+        !dst.is_group() && way.to != from && self.find(dst) == Some(way.to)
+    }
+
+    /// Delivers up to `most` frames without offloads by a way that all of them go, as long as that is easy.
+    #[inline]
+    pub fn repeat<'a, 'm: 'a>(
+        &mut self,
+        way: &Way,
+        frames: impl Iterator<Item = Alike<'a, 'm>>,
+        most: usize,
+    ) -> Delivered {
         let Room { receiver, held, .. } = &mut self.room;
-        let held = self.last_way.take().and_then(|at| held.get_mut(at)).filter(|held| held.ring.fault.is_none());
-        let Some(held) = held else { return Delivered::default() };
-        let delivered = receiver.deliver_alike(&mut held.ring, frames, budget);
+        let Some(held) = held.get_mut(way.at) else { return Delivered::default() };
+        let delivered = receiver.deliver_alike(&mut held.ring, frames, most);
         held.frames += delivered.frames;
         held.octets += delivered.octets;
         delivered

@@ -1,13 +1,17 @@
-//! What a burst may cost: whatever a guest sends, and to however many, its budget and one frame.
+//! What a burst may cost: whatever a guest sends, and to however many, its budget and one frame. And what becomes of frames
+//! that lie side by side in one.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use sv3::ledger::LedgerMap;
-use sv3::virtio::{VIRTIO_F_VERSION_1, VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE};
+use sv3::virtio::{VIRTIO_F_VERSION_1, VIRTIO_NET_F_MRG_RXBUF, VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE};
 
 use super::*;
 use crate::cost::TURN;
 use crate::fabric::Room;
-use crate::guest::driver::{BASE, Driver};
+use crate::guest::driver::{BASE, Driver, PackedDriver};
 use crate::guest::queue::Queue;
+use crate::points::armed;
 use crate::port::{Ports, RingLease};
 
 pub(super) const SIZE: u16 = 256;
@@ -153,4 +157,47 @@ fn a_frame_behind_a_refused_one_goes_where_it_is_addressed_to() {
     assert_eq!(house.serve(&driver).chains, 6);
     let got: Vec<_> = house.receivers.iter().map(Driver::used_idx).collect();
     assert_eq!(got, [2, 2]);
+}
+
+/// A packed ring's log is full in the middle of a burst, so what is in it is published then; wherever the worker dies, what can
+/// be seen is there.
+#[test]
+fn what_is_published_within_a_burst_has_been_copied() {
+    const SMALL: u16 = 10;
+    let frame = |n: u16| [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 9]].concat().into_iter().chain([n as u8 + 1; 8]);
+    for passes in 0.. {
+        let (mut house, mut sender) = house(0, 0);
+        let mut receiver = PackedDriver::new(2048);
+        for id in 0..2048 {
+            assert!(receiver.offer(id, &[(DATA + u64::from(id) * 32, 32, VIRTQ_DESC_F_WRITE)]));
+        }
+        let mut state = house.ports.make(1).unwrap().make_ring(0).unwrap().lease(0).unwrap();
+        state.features = VIRTIO_F_VERSION_1.mask() | VIRTIO_NET_F_MRG_RXBUF.mask();
+        state.queue = Some(Queue::Packed(receiver.ring(state.features)));
+        state.memory = receiver.guest.memory.clone();
+        state.enabled = true;
+        drop(state);
+        house.ports.note_receiver(1, 0, true);
+        // Frames of a buffer each, and one of 1,020.
+        for head in 0..=SMALL {
+            let at = DATA + u64::from(head) * 64;
+            let frame: Vec<u8> = frame(head).collect();
+            sender.write(at + 12, &frame);
+            sender.describe(head, (at, if head < SMALL { 32 } else { 1020 * 32 }, 0, 0));
+            sender.offer(head);
+        }
+        armed::arm(passes);
+        let served = catch_unwind(AssertUnwindSafe(|| house.serve(&sender)));
+        armed::arm(u32::MAX);
+        let seen: Vec<_> = std::iter::from_fn(|| receiver.take_used()).collect();
+        for (n, used) in (0..SMALL).zip(&seen) {
+            assert_eq!(*used, (n, 32), "{passes}");
+            let got = receiver.guest.read(DATA + u64::from(n) * 32 + 12, 20);
+            assert!(frame(n).eq(got), "frame {n} is seen and is not there, after {passes} passes");
+        }
+        if served.is_ok() {
+            assert_eq!(seen.len(), usize::from(SMALL) + 1020);
+            break;
+        }
+    }
 }

@@ -236,7 +236,9 @@ impl Guest {
                         assert_eq!(begin[..count], self.driver.read(*addr, (*len as usize).min(16)));
                     }
                     let written = if self.direction == Direction::ToGuest { len.unwrap_or(0) as u32 } else { 0 };
-                    ring.reserve(1);
+                    if !ring.has_room(1) {
+                        ring.make_room();
+                    }
                     ring.complete(&chain, written);
                     self.pending.push((self.next, id, written));
                     self.inflight += descriptors;

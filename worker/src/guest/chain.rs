@@ -7,7 +7,7 @@
 
 use sv3::virtio::{VIRTIO_RING_F_INDIRECT_DESC, VIRTQ_DESC_F_INDIRECT, VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE};
 
-use super::memory::{GuestMemory, GuestSlice, SliceList};
+use super::memory::{GuestMemory, GuestSlice, Nearby, SliceList};
 use super::split::{Descriptor, SplitRing};
 
 /// Most slices of one chain, as in QEMU (`VIRTQUEUE_MAX_SIZE`).
@@ -42,24 +42,25 @@ impl<'m> Walker<'m> {
     #[inline(always)]
     pub(super) fn walk(&self, ring: &SplitRing, head: u16, out: &mut SliceList<'_, 'm>) -> Result<usize, BadChain> {
         let first = ring.descriptor(head).ok_or(BadChain)?;
-        match self.plain(&first, out) {
+        match self.append_plain(&first, out) {
             Some(len) => Ok(len),
             None => self.any(ring, first, out),
         }
     }
 
-    /// Appends what most chains are, one buffer in the region that was hit last, and returns its octets. `None`: it is
-    /// something else, and nothing is appended.
-    #[inline(always)]
-    pub(super) fn plain(&self, descriptor: &Descriptor, out: &mut SliceList<'_, 'm>) -> Option<usize> {
+    /// What most chains are.
+    #[inline]
+    pub(super) fn plain(&self) -> Plain<'m> {
         let wanted = if self.direction == Direction::ToGuest { VIRTQ_DESC_F_WRITE } else { 0 };
-        let kind = descriptor.flags & (VIRTQ_DESC_F_NEXT | VIRTQ_DESC_F_WRITE | VIRTQ_DESC_F_INDIRECT);
-        if kind != wanted || descriptor.len == 0 {
-            return None;
-        }
-        let slice = self.memory.near(descriptor.addr, descriptor.len)?;
+        Plain { memory: self.memory.nearby(), wanted }
+    }
+
+    /// Appends a plain chain and returns its octets. `None`: it is something else, and nothing is appended.
+    #[inline(always)]
+    pub(super) fn append_plain(&self, descriptor: &Descriptor, out: &mut SliceList<'_, 'm>) -> Option<usize> {
+        let slice = self.plain().slice(descriptor)?;
         out.walked += 1;
-        out.push(slice).then_some(descriptor.len as usize)
+        out.push(slice).then_some(slice.len())
     }
 
     #[inline(never)]
@@ -164,6 +165,25 @@ impl<'m> Walker<'m> {
             addr = addr.wrapping_add(got);
         }
         total.checked_add(descriptor.len as usize).ok_or(BadChain)
+    }
+}
+
+/// A chain of one buffer in the region that was hit last.
+#[derive(Clone, Copy)]
+pub(super) struct Plain<'m> {
+    memory: Nearby<'m>,
+    wanted: u16,
+}
+
+impl<'m> Plain<'m> {
+    /// The buffer, if the descriptor is of such a chain; not empty.
+    #[inline(always)]
+    pub fn slice(self, descriptor: &Descriptor) -> Option<GuestSlice<'m>> {
+        let kind = descriptor.flags & (VIRTQ_DESC_F_NEXT | VIRTQ_DESC_F_WRITE | VIRTQ_DESC_F_INDIRECT);
+        if kind != self.wanted || descriptor.len == 0 {
+            return None;
+        }
+        self.memory.slice(descriptor.addr, descriptor.len)
     }
 }
 

@@ -139,10 +139,10 @@ impl GuestMemory {
         self.last.get().piece(addr, len).or_else(|| self.search(addr)?.piece(addr, len))
     }
 
-    /// The range `[addr, addr + len)` (guest addresses), if it lies in the region that was hit last.
+    /// The region that was hit last.
     #[inline]
-    pub fn near(&self, addr: u64, len: u32) -> Option<GuestSlice<'_>> {
-        self.last.get().piece(addr, len.into()).filter(|slice| slice.len == len as usize)
+    pub fn nearby(&self) -> Nearby<'_> {
+        Nearby(self.last.get(), PhantomData)
     }
 
     #[cold]
@@ -157,6 +157,22 @@ impl GuestMemory {
     /// A range (guest addresses) that lies in one region.
     pub fn slice(&self, addr: u64, len: u64) -> Option<GuestSlice<'_>> {
         self.piece(addr, len).filter(|slice| slice.len as u64 == len)
+    }
+}
+
+/// A region, for looking up many ranges.
+#[derive(Clone, Copy)]
+pub struct Nearby<'m>(Extent, PhantomData<&'m GuestMemory>);
+
+impl<'m> Nearby<'m> {
+    /// The range `[addr, addr + len)` (guest addresses), if it lies in the region.
+    #[inline]
+    pub fn slice(self, addr: u64, len: u32) -> Option<GuestSlice<'m>> {
+        let Nearby(region, memory) = self;
+        let offset = addr.wrapping_sub(region.guest_addr);
+        let room = region.size.checked_sub(offset)?;
+        let ptr = region.host.wrapping_add(offset as usize);
+        (room >= u64::from(len)).then_some(GuestSlice { ptr, len: len as usize, memory })
     }
 }
 
@@ -236,19 +252,26 @@ impl<'m> GuestSlice<'m> {
     /// Asks the processor for the first `len` octets' cache lines, to write them; no more than a small frame has.
     #[inline]
     fn prefetch_to_write(&self, len: usize) {
-        for offset in (0..len.min(self.len).min(256)).step_by(64) {
+        let (mut offset, end) = (0, len.min(self.len).saturating_sub(1));
+        while offset < end.min(256) {
             prefetch_to_write(self.ptr.wrapping_add(offset));
+            offset += 64;
         }
-        prefetch_to_write(self.ptr.wrapping_add(len.min(self.len).saturating_sub(1)));
+        prefetch_to_write(self.ptr.wrapping_add(end));
     }
 }
 
 /// Copies that wait until the burst has been taken. A line that a guest has written last is with the guest's processor,
 /// and a store to it holds up all stores behind it; so the lines of a whole burst are asked for before the first is
 /// written.
-pub struct Later(Vec<Postponed>);
+pub struct Later {
+    room: Box<[Postponed]>,
+    waiting: usize,
+}
 
-struct Postponed {
+/// One of them.
+#[derive(Clone, Copy)]
+pub struct Postponed {
     hdr: (u64, u32),
     /// Octets, behind the header in `to`.
     len: u32,
@@ -258,41 +281,66 @@ struct Postponed {
     head: crash::InHand,
 }
 
-impl Later {
-    /// Room for `copies` copies.
-    pub fn new(copies: usize) -> Later {
-        Later(Vec::with_capacity(copies))
-    }
-
-    /// Postpones to write `hdr` ([`sv3::virtio::NetHdr::to_words`]), and up to `len` octets of `from[skip..]` behind it, into `to`, as far as there is room.
-    /// When there are many already, they are done at once.
-    ///
-    /// # Safety
-    /// What both slices were looked up in stays mapped until [`Later::settle`], and the head of the chain in hand stays
-    /// where it is.
+impl Postponed {
+    /// To write `hdr` ([`sv3::virtio::NetHdr::to_words`]), and up to `len` octets of `from[skip..]` behind it, into `to`, as
+    /// far as there is room: its lines are asked for now. `None`: there is not even room for the header.
     #[inline(always)]
-    pub unsafe fn postpone(
-        &mut self,
+    pub fn new(
         hdr: (u64, u32),
         (from, skip): (&GuestSlice<'_>, usize),
         to: &GuestSlice<'_>,
         len: usize,
-    ) {
-        if self.0.len() == self.0.capacity() {
-            self.settle();
-        }
-        let Some(room) = to.len.checked_sub(NET_HDR_LEN) else { return };
+        head: crash::InHand,
+    ) -> Option<Postponed> {
+        let room = to.len.checked_sub(NET_HDR_LEN)?;
         let len = len.min(room).min(from.len.saturating_sub(skip)) as u32;
         to.prefetch_to_write(NET_HDR_LEN + len as usize);
-        let from = from.ptr.wrapping_add(skip).cast_const();
-        self.0.push(Postponed { hdr, len, from, to: to.ptr, head: crash::in_hand() });
+        Some(Postponed { hdr, len, from: from.ptr.wrapping_add(skip).cast_const(), to: to.ptr, head })
+    }
+}
+
+impl Later {
+    /// Room for `copies` copies.
+    pub fn new(copies: usize) -> Later {
+        let nothing = Postponed {
+            hdr: (0, 0),
+            len: 0,
+            from: std::ptr::null(),
+            to: std::ptr::null_mut(),
+            head: crash::InHand::NOTHING,
+        };
+        Later { room: vec![nothing; copies].into_boxed_slice(), waiting: 0 }
+    }
+
+    /// Makes room for `copies` copies, if there can be.
+    #[inline]
+    pub fn make_room(&mut self, copies: usize) {
+        if self.room.len() - self.waiting < copies {
+            self.settle();
+        }
+    }
+
+    /// Places for further copies, which do not count before [`Later::wait_for`].
+    #[inline]
+    pub fn places(&mut self) -> impl Iterator<Item = &mut Postponed> {
+        self.room.iter_mut().skip(self.waiting)
+    }
+
+    /// The next places that many copies were put into count from now on.
+    ///
+    /// # Safety
+    /// What their slices were looked up in stays mapped until [`Later::settle`], and the heads of the chains that were in
+    /// hand stay where they are.
+    #[inline]
+    pub unsafe fn wait_for(&mut self, copies: usize) {
+        self.waiting = self.room.len().min(self.waiting + copies);
     }
 
     /// Does what was postponed.
     #[inline]
     pub fn settle(&mut self) {
         let before = crash::in_hand();
-        for Postponed { hdr, len, from, to, head } in &self.0 {
+        for Postponed { hdr, len, from, to, head } in self.room.get(..self.waiting).unwrap_or(&[]) {
             crash::take_in_hand(*head);
             // SAFETY: `postpone` was told that both are still mapped, and saw that the header and `len` octets lie in them;
             // `copy` allows that a hostile client passed one file twice, so that they overlap.
@@ -303,7 +351,7 @@ impl Later {
             }
             pass(Point::Copied);
         }
-        self.0.clear();
+        self.waiting = 0;
         crash::take_in_hand(before);
     }
 }
@@ -363,6 +411,24 @@ impl<'m> SliceList<'_, 'm> {
             }
             None => false,
         }
+    }
+
+    /// Places for further slices, which do not count before [`SliceList::extend`].
+    #[inline]
+    pub fn places(&mut self) -> impl Iterator<Item = &mut GuestSlice<'m>> {
+        self.room.iter_mut().skip(self.len)
+    }
+
+    /// The next places that many slices were put into count from now on.
+    #[inline]
+    pub fn extend(&mut self, slices: usize) {
+        self.len = self.room.len().min(self.len + slices);
+    }
+
+    /// The slice at an index.
+    #[inline]
+    pub fn get(&self, at: usize) -> Option<&GuestSlice<'m>> {
+        self.room.get(..self.len)?.get(at)
     }
 
     /// Number of slices.

@@ -34,7 +34,7 @@ use sv3::ledger::{RING_LOG, RingLine, RingLog};
 use sv3::virtio::{VIRTIO_RING_F_EVENT_IDX, VIRTQ_DESC_F_INDIRECT, VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE};
 
 use super::chain::{BadChain, Walker};
-use super::memory::{GuestMemory, SliceList};
+use super::memory::{GuestMemory, GuestSlice, SliceList};
 use super::queue::{Chain, Place, Virtqueue};
 use super::shared::SharedArray;
 use super::split::Descriptor;
@@ -182,7 +182,7 @@ impl PackedRing {
         let whole = entries.iter().map(|word| u32::from(Entry::from_word(word.load(Relaxed)).descriptors));
         let (least, total) = whole.fold((1, 0), |(least, total), one| (one.min(least), one + total));
         if first.index() < self.size && !entries.is_empty() && least > 0 && total <= u32::from(self.size) {
-            if self.is_available(first, self.read(first).flags) {
+            if is_available(first, self.read(first).flags) {
                 self.roll_forward(first, entries.len());
             }
             self.next = first.ahead(total as u16, self.size);
@@ -194,14 +194,13 @@ impl PackedRing {
     /// Reads a descriptor, once. The flags are read first.
     #[inline]
     fn read(&self, at: Position) -> Descriptor {
-        let [addr, rest] = self.desc.get(at.index());
-        let rest = u64::from_le(rest.load(Acquire));
-        Descriptor::from_words(u64::from_le(addr.load(Relaxed)), rest).as_packed()
+        read(self.desc.view().get(at.index()))
     }
 
+    /// Descriptors from `at` on that were given back since they were last taken.
     #[inline]
-    fn is_available(&self, at: Position, flags: u16) -> bool {
-        (flags & AVAIL != 0) == at.wrap() && (flags & USED != 0) != at.wrap()
+    fn lap_left(&self, at: Position) -> u32 {
+        u32::from(self.size).saturating_sub(self.published.distance(at, self.size))
     }
 
     /// Writes the log's first `count` entries to the descriptors from `first` on, the first one last.
@@ -224,7 +223,7 @@ impl PackedRing {
         // 2.8.5: the length means something only beside the flag.
         let written = if entry.len > 0 { VIRTQ_DESC_F_WRITE } else { 0 };
         let word = u64::from(entry.len) | u64::from(entry.id) << 32 | u64::from(turn | written) << 48;
-        let [_, rest] = self.desc.get(at.index());
+        let [_, rest] = self.desc.view().get(at.index());
         rest.store(word.to_le(), order);
     }
 
@@ -268,7 +267,7 @@ impl PackedRing {
         out: &mut SliceList<'_, 'm>,
     ) -> Result<Chain, RingFault> {
         let before = out.len();
-        let room = u32::from(self.size) - self.published.distance(at, self.size).min(u32::from(self.size));
+        let room = self.lap_left(at);
         let (mut len, mut descriptors, mut descriptor) = (Ok(0), 1, head);
         loop {
             out.walked += u64::from(len.is_err());
@@ -295,6 +294,18 @@ impl PackedRing {
     }
 }
 
+/// Reads a descriptor, once. The flags are read first.
+#[inline]
+fn read([addr, rest]: &[AtomicU64; 2]) -> Descriptor {
+    let rest = u64::from_le(rest.load(Acquire));
+    Descriptor::from_words(u64::from_le(addr.load(Relaxed)), rest).as_packed()
+}
+
+#[inline]
+fn is_available(at: Position, flags: u16) -> bool {
+    (flags & AVAIL != 0) == at.wrap() && (flags & USED != 0) != at.wrap()
+}
+
 impl Virtqueue for PackedRing {
     fn position(&self) -> u16 {
         self.next.0
@@ -302,7 +313,7 @@ impl Virtqueue for PackedRing {
 
     #[inline]
     fn prepare(&mut self, batch: u16) -> Result<u16, RingFault> {
-        let ready = self.is_available(self.next, self.read(self.next).flags);
+        let ready = is_available(self.next, self.read(self.next).flags);
         Ok(if ready { batch } else { 0 })
     }
 
@@ -314,13 +325,13 @@ impl Virtqueue for PackedRing {
         out: &mut SliceList<'_, 'm>,
     ) -> Result<Option<Chain>, RingFault> {
         let at = Position(*cursor);
-        self.desc.prefetch_to_write(at.index().wrapping_add(AHEAD));
+        self.desc.view().prefetch_to_write(at.index().wrapping_add(AHEAD));
         let head = self.read(at);
         // A whole lap ahead the descriptor is one that was not given back yet.
-        if !self.is_available(at, head.flags) || self.published.distance(at, self.size) >= u32::from(self.size) {
+        if !is_available(at, head.flags) || self.lap_left(at) == 0 {
             return Ok(None);
         }
-        if let Some(len) = walker.plain(&head, out) {
+        if let Some(len) = walker.append_plain(&head, out) {
             *cursor = at.ahead(1, self.size).0;
             return Ok(Some(Chain { id: head.next, descriptors: 1, len: Some(len) }));
         }
@@ -329,11 +340,38 @@ impl Virtqueue for PackedRing {
         Ok(Some(chain))
     }
 
-    #[inline]
-    fn reserve(&mut self, chains: usize) {
-        if usize::from(self.pending) + chains > RING_LOG {
-            self.flush();
+    #[inline(always)]
+    fn take_plain<'m>(
+        &mut self,
+        cursor: &mut u16,
+        walker: &Walker<'m>,
+        most: usize,
+        mut each: impl FnMut(Chain, GuestSlice<'m>) -> bool,
+    ) -> usize {
+        let (size, plain, desc) = (self.size, walker.plain(), self.desc.view());
+        let (mut at, mut taken) = (Position(*cursor), 0);
+        let most = most.min(self.lap_left(at) as usize);
+        while taken < most {
+            desc.prefetch_to_write(at.index().wrapping_add(AHEAD));
+            let head = read(desc.get(at.index()));
+            let Some(slice) = plain.slice(&head).filter(|_| is_available(at, head.flags)) else { break };
+            if !each(Chain { id: head.next, descriptors: 1, len: Some(slice.len()) }, slice) {
+                break;
+            }
+            at = at.ahead(1, size);
+            taken += 1;
         }
+        *cursor = at.0;
+        taken
+    }
+
+    #[inline]
+    fn has_room(&self, chains: usize) -> bool {
+        usize::from(self.pending) + chains <= RING_LOG
+    }
+
+    fn make_room(&mut self) {
+        self.flush();
     }
 
     #[inline]
@@ -344,6 +382,30 @@ impl Virtqueue for PackedRing {
             self.pending += 1;
             self.next = self.next.ahead(chain.descriptors, self.size);
         }
+    }
+
+    #[inline]
+    fn complete_empty<'c>(&mut self, chains: impl Iterator<Item = &'c Chain>) {
+        chains.for_each(|chain| self.complete(chain, 0));
+    }
+
+    #[inline(always)]
+    fn fill_plain<'m>(
+        &mut self,
+        walker: &Walker<'m>,
+        most: usize,
+        mut each: impl FnMut(GuestSlice<'m>) -> Option<u32>,
+    ) -> usize {
+        let log = self.log.entries.iter().skip(self.pending.into());
+        let (mut places, mut at) = (log, self.next.0);
+        let filled = self.take_plain(&mut at, walker, most, |chain, slice| {
+            let Some((place, len)) = places.next().zip(each(slice)) else { return false };
+            place.store(Entry { id: chain.id, descriptors: 1, len }.to_word(), Relaxed);
+            true
+        });
+        self.pending += filled as u16;
+        self.next = Position(at);
+        filled
     }
 
     #[inline]
@@ -370,7 +432,7 @@ impl Virtqueue for PackedRing {
     fn is_ready(&self, cursor: u16) -> bool {
         let at = Position(cursor);
         match self.next.distance(at, self.size).cmp(&u32::from(self.size)) {
-            Less => self.is_available(at, self.read(at).flags),
+            Less => is_available(at, self.read(at).flags),
             // A whole lap ahead: nothing comes before something was given back.
             Equal => false,
             Greater => true,

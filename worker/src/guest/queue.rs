@@ -8,7 +8,7 @@ use sv3::ledger::{RingLine, RingLog};
 use sv3::virtio::VIRTIO_F_RING_PACKED;
 
 use super::chain::Walker;
-use super::memory::{GuestMemory, SliceList};
+use super::memory::{GuestMemory, GuestSlice, SliceList};
 use super::packed::PackedRing;
 use super::split::SplitRing;
 
@@ -56,11 +56,36 @@ pub trait Virtqueue {
         out: &mut SliceList<'_, 'm>,
     ) -> Result<Option<Chain>, RingFault>;
 
-    /// Makes room for that many chains to be completed and published at once, at most [`sv3::ledger::RING_LOG`].
-    fn reserve(&mut self, chains: usize);
+    /// Takes up to `most` plain chains, of one buffer in the region hit last, as long as `each` says that it has taken
+    /// them over; how many it has. `prepare` has found as many chains, be they plain or not.
+    fn take_plain<'m>(
+        &mut self,
+        cursor: &mut u16,
+        walker: &Walker<'m>,
+        most: usize,
+        each: impl FnMut(Chain, GuestSlice<'m>) -> bool,
+    ) -> usize;
+
+    /// Whether that many chains more can be completed before [`Virtqueue::make_room`], at most [`sv3::ledger::RING_LOG`].
+    fn has_room(&self, chains: usize) -> bool;
+
+    /// Makes completed chains visible, so that others can be.
+    fn make_room(&mut self);
 
     /// A chain is done, `len` octets were written into it. Not visible before [`Virtqueue::publish`].
     fn complete(&mut self, chain: &Chain, len: u32);
+
+    /// Chains are done, and nothing was written into them. There is room for them.
+    fn complete_empty<'c>(&mut self, chains: impl Iterator<Item = &'c Chain>);
+
+    /// Takes and completes up to `most` plain chains, as long as `each` says how many octets it wrote into them; how many
+    /// it has. There is room for them.
+    fn fill_plain<'m>(
+        &mut self,
+        walker: &Walker<'m>,
+        most: usize,
+        each: impl FnMut(GuestSlice<'m>) -> Option<u32>,
+    ) -> usize;
 
     /// Makes completed chains visible. True: the driver wants to be signalled.
     fn publish(&mut self) -> bool;

@@ -4,6 +4,7 @@
 //! the array, and is an atomic access, so that the other side may write at the same time.
 #![allow(unsafe_code)] // named in the design: guest memory
 
+use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -52,17 +53,48 @@ impl<T: Shared> SharedArray<T> {
         Ok(SharedArray { first, count, mask, _mapping: Arc::clone(mapping) })
     }
 
-    /// The value at `index` modulo the array's length, which must be a power of two.
+    /// A look at the array.
+    #[inline]
+    pub fn view(&self) -> View<'_, T> {
+        View { first: self.first, count: self.count, mask: self.mask, array: PhantomData }
+    }
+
+    /// See [`View::at`].
     #[inline]
     pub fn at(&self, index: u16) -> &T {
-        // SAFETY: `new` found more than `mask` aligned values there, `_mapping` keeps them mapped, and `Shared` says that
-        // they are atomics.
+        self.view().at(index)
+    }
+}
+
+/// A look at an array, for loops: the compiler keeps it in registers, where of what can be reached by a reference it
+/// must fear that an atomic access has changed it.
+pub struct View<'a, T> {
+    first: NonNull<T>,
+    count: u16,
+    mask: usize,
+    array: PhantomData<&'a SharedArray<T>>,
+}
+
+impl<T> Copy for View<'_, T> {}
+
+impl<T> Clone for View<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<'a, T: Shared> View<'a, T> {
+    /// The value at `index` modulo the array's length, which must be a power of two.
+    #[inline]
+    pub fn at(self, index: u16) -> &'a T {
+        // SAFETY: `SharedArray::new` found more than `mask` aligned values there, the array's `_mapping` keeps them mapped,
+        // and `Shared` says that they are atomics.
         unsafe { self.first.add(usize::from(index) & self.mask).as_ref() }
     }
 
     /// The value at `index`, or the first one when there is none.
     #[inline]
-    pub fn get(&self, index: u16) -> &T {
+    pub fn get(self, index: u16) -> &'a T {
         let index = if index < self.count { index } else { 0 };
         // SAFETY: as in `at`; there are `count` values.
         unsafe { self.first.add(usize::from(index)).as_ref() }
@@ -70,14 +102,14 @@ impl<T: Shared> SharedArray<T> {
 
     /// Asks the processor to load the cache line of the value at `index`.
     #[inline]
-    pub fn prefetch(&self, index: u16) {
+    pub fn prefetch(self, index: u16) {
         prefetch(self.first.as_ptr().wrapping_add(usize::from(index) & self.mask));
     }
 
     /// Asks the processor for the cache line of the value at `index`, to write it; of an array whose length is no power
     /// of two, of some value.
     #[inline]
-    pub fn prefetch_to_write(&self, index: u16) {
+    pub fn prefetch_to_write(self, index: u16) {
         prefetch_to_write(self.first.as_ptr().wrapping_add(usize::from(index) & self.mask));
     }
 }

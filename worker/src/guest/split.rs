@@ -20,7 +20,7 @@ use sv3::ipc::{RingAddr, RingFault};
 use sv3::virtio::{VIRTIO_RING_F_EVENT_IDX, VIRTQ_AVAIL_F_NO_INTERRUPT, VIRTQ_USED_F_NO_NOTIFY};
 
 use super::chain::{Direction, Walker};
-use super::memory::{GuestMemory, SliceList};
+use super::memory::{GuestMemory, GuestSlice, SliceList};
 use super::queue::{Chain, Virtqueue};
 use super::shared::SharedArray;
 
@@ -45,6 +45,12 @@ impl Descriptor {
     #[inline]
     pub fn from_words(addr: u64, rest: u64) -> Descriptor {
         Descriptor { addr, len: rest as u32, flags: (rest >> 32) as u16, next: (rest >> 48) as u16 }
+    }
+
+    /// Reads it, once.
+    #[inline]
+    fn read([addr, rest]: &[AtomicU64; 2]) -> Descriptor {
+        Descriptor::from_words(u64::from_le(addr.load(Relaxed)), u64::from_le(rest.load(Relaxed)))
     }
 
     /// The same octets as a packed ring's (2.8.14): the buffer id, here in the place of `next`, stands before the flags.
@@ -129,9 +135,12 @@ impl SplitRing {
     /// How many entries can be taken, looking at `avail.idx` anew.
     #[inline]
     fn refresh(&mut self) -> Result<u16, RingFault> {
-        self.avail_seen = u16::from_le(self.avail_head.at(1).load(Acquire));
-        let ready = self.ready();
-        if ready > self.size { Err(RingFault::AvailOverrun) } else { Ok(ready) }
+        let seen = u16::from_le(self.avail_head.at(1).load(Acquire));
+        if seen.wrapping_sub(self.next) > self.size {
+            return Err(RingFault::AvailOverrun);
+        }
+        self.avail_seen = seen;
+        Ok(self.ready())
     }
 
     /// How many entries can be taken as far as was seen last.
@@ -149,19 +158,7 @@ impl SplitRing {
     /// Reads a descriptor, once; `None` when the index is beyond the table.
     #[inline]
     pub fn descriptor(&self, index: u16) -> Option<Descriptor> {
-        if index >= self.size {
-            return None;
-        }
-        let [addr, rest] = self.desc.at(index);
-        Some(Descriptor::from_words(u64::from_le(addr.load(Relaxed)), u64::from_le(rest.load(Relaxed))))
-    }
-
-    /// Asks the processor for what will be used some frames later. Of a ring that frames are taken from, all of a burst
-    /// was asked for by `prepare`.
-    #[inline]
-    fn look_ahead(&self, cursor: u16) {
-        self.desc.prefetch(self.head(cursor.wrapping_add(AHEAD)));
-        self.used.prefetch_to_write(cursor.wrapping_add(AHEAD));
+        (index < self.size).then(|| Descriptor::read(self.desc.at(index)))
     }
 
     fn wants_signal(&self, old: u16) -> bool {
@@ -182,11 +179,12 @@ impl Virtqueue for SplitRing {
     #[inline]
     fn prepare(&mut self, batch: u16) -> Result<u16, RingFault> {
         let ready = self.refresh()?.min(batch);
+        let (next, desc, avail, used) = (self.next, self.desc.view(), self.avail.view(), self.used.view());
         for ahead in 0..ready {
-            self.desc.prefetch(self.head(self.next.wrapping_add(ahead)));
+            desc.prefetch(u16::from_le(avail.at(next.wrapping_add(ahead)).load(Relaxed)));
         }
         for ahead in (0..ready).step_by(8) {
-            self.used.prefetch_to_write(self.next.wrapping_add(ahead));
+            used.prefetch_to_write(next.wrapping_add(ahead));
         }
         Ok(ready)
     }
@@ -204,21 +202,93 @@ impl Virtqueue for SplitRing {
         }
         let id = self.head(*cursor);
         if walker.direction == Direction::ToGuest {
-            self.look_ahead(*cursor);
+            self.desc.view().prefetch(self.head(cursor.wrapping_add(AHEAD)));
+            self.used.view().prefetch_to_write(cursor.wrapping_add(AHEAD));
         }
         *cursor = cursor.wrapping_add(1);
         Ok(Some(Chain { id, descriptors: 1, len: walker.walk(self, id, out).ok() }))
     }
 
+    #[inline(always)]
+    fn take_plain<'m>(
+        &mut self,
+        cursor: &mut u16,
+        walker: &Walker<'m>,
+        most: usize,
+        mut each: impl FnMut(Chain, GuestSlice<'m>) -> bool,
+    ) -> usize {
+        let (size, plain, desc, avail) = (self.size, walker.plain(), self.desc.view(), self.avail.view());
+        let (first, most) = (*cursor, most.min(usize::from(self.avail_seen.wrapping_sub(*cursor))) as u16);
+        let mut taken = 0;
+        while taken < most {
+            let id = u16::from_le(avail.at(first.wrapping_add(taken)).load(Relaxed));
+            if id >= size {
+                break;
+            }
+            let Some(slice) = plain.slice(&Descriptor::read(desc.at(id))) else { break };
+            if !each(Chain { id, descriptors: 1, len: Some(slice.len()) }, slice) {
+                break;
+            }
+            taken += 1;
+        }
+        *cursor = first.wrapping_add(taken);
+        taken.into()
+    }
+
     #[inline]
-    fn reserve(&mut self, _chains: usize) {}
+    fn has_room(&self, _chains: usize) -> bool {
+        true
+    }
+
+    fn make_room(&mut self) {}
 
     #[inline]
     fn complete(&mut self, chain: &Chain, len: u32) {
-        let [id, written] = self.used.at(self.next);
-        id.store(u32::from(chain.id).to_le(), Relaxed);
-        written.store(len.to_le(), Relaxed);
+        write_used(self.used.at(self.next), chain.id, len);
         self.next = self.next.wrapping_add(1);
+    }
+
+    #[inline]
+    fn complete_empty<'c>(&mut self, chains: impl Iterator<Item = &'c Chain>) {
+        let (mut next, used) = (self.next, self.used.view());
+        for chain in chains {
+            write_used(used.at(next), chain.id, 0);
+            next = next.wrapping_add(1);
+        }
+        self.next = next;
+    }
+
+    #[inline(always)]
+    fn fill_plain<'m>(
+        &mut self,
+        walker: &Walker<'m>,
+        most: usize,
+        mut each: impl FnMut(GuestSlice<'m>) -> Option<u32>,
+    ) -> usize {
+        let ready = match usize::from(self.ready()) < most {
+            // A fault is found by who takes a chain by itself.
+            true => self.refresh().unwrap_or(0),
+            false => self.ready(),
+        };
+        let (size, plain, desc, avail) = (self.size, walker.plain(), self.desc.view(), self.avail.view());
+        let (first, used) = (self.next, self.used.view());
+        let most = most.min(ready.into()) as u16;
+        let mut filled = 0;
+        while filled < most {
+            let at = first.wrapping_add(filled);
+            desc.prefetch(u16::from_le(avail.at(at.wrapping_add(AHEAD)).load(Relaxed)));
+            let id = u16::from_le(avail.at(at).load(Relaxed));
+            if id >= size {
+                break;
+            }
+            let Some(slice) = plain.slice(&Descriptor::read(desc.at(id))) else { break };
+            let Some(len) = each(slice) else { break };
+            used.prefetch_to_write(at.wrapping_add(AHEAD));
+            write_used(used.at(at), id, len);
+            filled += 1;
+        }
+        self.next = first.wrapping_add(filled);
+        filled.into()
     }
 
     #[inline]
@@ -259,6 +329,13 @@ impl Virtqueue for SplitRing {
             self.used_head.at(0).store(VIRTQ_USED_F_NO_NOTIFY.to_le(), Relaxed);
         }
     }
+}
+
+/// Writes a used entry.
+#[inline]
+fn write_used([id, written]: &[AtomicU32; 2], head: u16, len: u32) {
+    id.store(u32::from(head).to_le(), Relaxed);
+    written.store(len.to_le(), Relaxed);
 }
 
 /// Whether moving an index from `old` to `new` passes `event` (`vring_need_event`; virtio 1.3, 2.7.7.2).

@@ -27,7 +27,9 @@ fn work(driver: &PackedDriver, ring: &mut PackedRing, most: u16) -> Result<Vec<O
         chains.push(chain);
     }
     for chain in &chains {
-        ring.reserve(1);
+        if !ring.has_room(1) {
+            ring.make_room();
+        }
         ring.complete(chain, u32::from(chain.id) + 7);
     }
     Ok(chains.iter().map(|chain| chain.len).collect())
