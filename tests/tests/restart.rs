@@ -9,6 +9,7 @@ use sv3_tests::frames::{BROADCAST, frame, mac, noise};
 use sv3_tests::guest::feature::*;
 use sv3_tests::guest::wire::GET_FEATURES;
 use sv3_tests::guest::{Config, Guest};
+use sv3_tests::patience::until;
 use sv3_tests::switch::Switch;
 
 const RX: u16 = 0;
@@ -213,7 +214,8 @@ fn nothing_leaks_over_deaths() -> Result<()> {
     let [a, b] = &mut guests;
     a.send(&letter);
     assert_eq!(b.receive_frame(), letter);
-    assert_eq!(fds()?, fds_before);
+    // On a busy machine the first count may have met a standby on its way.
+    until("what was opened is closed", || Ok((fds()? <= fds_before).then_some(())))?;
     let grown = sv3_tests::switch::private_memory(switch.supervisor_pid()?)?.saturating_sub(rss_before);
     assert!(grown < 512 << 10, "the supervisor has grown by {} KiB", grown / 1024);
     Ok(())

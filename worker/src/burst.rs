@@ -168,7 +168,7 @@ impl Burst {
             tally.add(&line.from_guest_bytes, octets);
         }
 
-        queue.complete_empty(taken.iter().take(chains).map(|taken| &taken.chain));
+        queue.complete_all(taken.iter().take(chains).map(|taken| (&taken.chain, 0)));
         pass(Point::SenderEntered);
         fabric.publish();
         pass(Point::ReceiversDone);

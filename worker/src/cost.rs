@@ -8,7 +8,9 @@
 //! Costs are counted in octets that could be copied instead, about an eighth of a nanosecond each; they need be right
 //! only so far as no way to spend a turn is much cheaper than it costs.
 
-/// What all rings together may spend in a turn: a batch of 64 small frames, or a little less than a frame of 64 KiB.
+/// What a ring may spend for which nobody waits, so that what a turn itself costs is shared by a few frames of 64 KiB.
+const ALONE: u64 = 4 * TURN;
+/// What several rings together may spend in a turn: a batch of 64 small frames, or a little less than a frame of 64 KiB.
 pub const TURN: u64 = 48 * 1024;
 /// What a ring may spend however many there are: some 20 small frames, since bursts of a few cost more for each frame.
 const LEAST: u64 = TURN / 3;
@@ -23,10 +25,13 @@ pub const RING: u64 = 1024;
 /// A signal to a guest: a system call, and somebody to be woken.
 pub const SIGNAL: u64 = 8 * 1024;
 
-/// What each of so many rings may spend in a turn.
+/// What each ring may spend in a turn when so many want to.
 #[inline]
 pub fn share(rings: usize) -> u64 {
-    (TURN / (rings as u64).max(1)).max(LEAST)
+    match rings {
+        0 | 1 => ALONE,
+        _ => (TURN / rings as u64).max(LEAST),
+    }
 }
 
 /// A ring's account: below 0, what it still has to pay.

@@ -212,11 +212,23 @@ impl Receiver {
         let mut cursor = queue.position();
         let mut room = 0;
         while room < needed {
-            if !self.chains.is_empty() && !mergeable {
+            let most = if mergeable { MAX_CHAINS } else { 1 } - self.chains.len();
+            if most == 0 || slices.spare() < MAX_SLICES {
                 return Err(Undelivered::Dropped(Drop::RxTooSmall));
             }
-            if self.chains.len() == MAX_CHAINS || slices.spare() < MAX_SLICES {
-                return Err(Undelivered::Dropped(Drop::RxTooSmall));
+            let mut places = slices.places();
+            let plain = queue.take_plain(&mut cursor, walker, most, |chain, slice| {
+                let Some(place) = places.next().filter(|_| room < needed) else { return false };
+                room += slice.len();
+                *place = slice;
+                self.chains.push(chain);
+                true
+            });
+            drop(places);
+            slices.extend(plain);
+            self.cost += DESCRIPTOR * plain as u64;
+            if plain > 0 {
+                continue;
             }
             let chain = queue.take(&mut cursor, walker, &mut slices).map_err(Undelivered::Fault)?;
             let Some(chain) = chain else {
@@ -230,7 +242,7 @@ impl Receiver {
                 // Entries are used in order: the good ones in front of the bad one go back empty with it.
                 None => {
                     self.reserve(queue, self.chains.len());
-                    self.chains.iter().for_each(|chain| queue.complete(chain, 0));
+                    queue.complete_all(self.chains.iter().map(|chain| (chain, 0)));
                     return Err(Undelivered::Dropped(Drop::RxBadChain));
                 }
             }
@@ -246,11 +258,11 @@ impl Receiver {
 
         self.reserve(queue, self.chains.len());
         let mut left = needed;
-        for chain in &self.chains {
+        queue.complete_all(self.chains.iter().map(|chain| {
             let used = left.min(chain.len.unwrap_or(0));
             left -= used;
-            queue.complete(chain, used as u32);
-        }
+            (chain, used as u32)
+        }));
         pass(Point::Entered);
         Ok(())
     }

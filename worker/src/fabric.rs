@@ -316,14 +316,15 @@ impl Fabric {
         Some(Way { at, to: held.slot })
     }
 
-    /// Whether a frame with these addresses goes that way too. The sender's address is learnt.
+    /// Whether a frame with these addresses goes that way too. Its source is one that is known at the sender's port: a new
+    /// one is learnt when it is the frame's turn, lest those in front of it, which may not get away yet, see it.
     #[inline]
     pub fn goes(&mut self, way: &Way, from: u16, (dst, src): (MacAddr, MacAddr)) -> bool {
-        if src.is_group() || src.is_zero() {
+        if dst.is_group() || self.last_learnt != Some(src) && self.fdb.find(src, self.now_s) != Some(from) {
             return false;
         }
         self.learn_in_burst(src, from);
-        !dst.is_group() && way.to != from && self.find(dst) == Some(way.to)
+        way.to != from && self.find(dst) == Some(way.to)
     }
 
     /// Delivers up to `most` frames without offloads by a way that all of them go, as long as that is easy.

@@ -34,6 +34,8 @@ const IDLE_LOOK_NS: u64 = 5_000;
 /// How long a ring that is empty is polled while others are not, in nanoseconds: longer than there is between frames of
 /// most conversations, since a look at a ring costs less than a kick.
 const LINGER_NS: u64 = 1_000_000;
+/// How long after its last frame a ring counts among those that want a share, in nanoseconds: longer than a conversation pauses.
+const WANTS_NS: u64 = 200_000;
 /// How long one of several threads sleeps at most while it holds rings, in nanoseconds: their receivers' kicks do not wake it.
 const NAP_NS: u64 = 1_000_000;
 
@@ -92,6 +94,8 @@ pub struct Poller {
     burst: Burst,
     spin: Spin,
     polled: Vec<Polled>,
+    /// How many of them wanted a share in the last turn.
+    wanting: usize,
     /// Those that are held instead.
     holds: Holds<Polled>,
     /// By slot: queue pairs whose transmit rings are in `polled` or `holds`, a bit for each.
@@ -116,6 +120,7 @@ impl Poller {
             burst,
             spin: Spin::new(u64::from(start.settings.poll_us) * 1000),
             polled,
+            wanting: 0,
             holds,
             listed,
             events: [EpollEvent::empty(); MAX_EVENTS],
@@ -272,10 +277,12 @@ impl Poller {
     /// True: something was there.
     fn serve_all(&mut self, now: u64) -> bool {
         let linger = self.spin.window().max(LINGER_NS);
-        let share = cost::share(self.polled.len());
+        let share = cost::share(self.wanting);
+        self.wanting = 0;
         let mut worked = false;
         let mut at = 0;
         while let Some(entry) = self.polled.get_mut(at) {
+            self.wanting += usize::from(now.saturating_sub(entry.busy_ns) < WANTS_NS);
             let Some(budget) = entry.credit.draw(share) else {
                 worked = true;
                 at += 1;

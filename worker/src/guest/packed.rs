@@ -384,11 +384,6 @@ impl Virtqueue for PackedRing {
         }
     }
 
-    #[inline]
-    fn complete_empty<'c>(&mut self, chains: impl Iterator<Item = &'c Chain>) {
-        chains.for_each(|chain| self.complete(chain, 0));
-    }
-
     #[inline(always)]
     fn fill_plain<'m>(
         &mut self,

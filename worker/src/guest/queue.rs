@@ -75,8 +75,10 @@ pub trait Virtqueue {
     /// A chain is done, `len` octets were written into it. Not visible before [`Virtqueue::publish`].
     fn complete(&mut self, chain: &Chain, len: u32);
 
-    /// Chains are done, and nothing was written into them. There is room for them.
-    fn complete_empty<'c>(&mut self, chains: impl Iterator<Item = &'c Chain>);
+    /// The same for many chains. There is room for them.
+    fn complete_all<'c>(&mut self, chains: impl Iterator<Item = (&'c Chain, u32)>) {
+        chains.for_each(|(chain, len)| self.complete(chain, len));
+    }
 
     /// Takes and completes up to `most` plain chains, as long as `each` says how many octets it wrote into them; how many
     /// it has. There is room for them.

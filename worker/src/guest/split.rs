@@ -219,8 +219,13 @@ impl Virtqueue for SplitRing {
     ) -> usize {
         let (size, plain, desc, avail) = (self.size, walker.plain(), self.desc.view(), self.avail.view());
         let (first, most) = (*cursor, most.min(usize::from(self.avail_seen.wrapping_sub(*cursor))) as u16);
-        let mut taken = 0;
+        let (mut taken, receives) = (0, walker.direction == Direction::ToGuest);
         while taken < most {
+            if receives {
+                let ahead = first.wrapping_add(taken).wrapping_add(AHEAD);
+                desc.prefetch(u16::from_le(avail.at(ahead).load(Relaxed)));
+                self.used.view().prefetch_to_write(ahead);
+            }
             let id = u16::from_le(avail.at(first.wrapping_add(taken)).load(Relaxed));
             if id >= size {
                 break;
@@ -249,10 +254,10 @@ impl Virtqueue for SplitRing {
     }
 
     #[inline]
-    fn complete_empty<'c>(&mut self, chains: impl Iterator<Item = &'c Chain>) {
+    fn complete_all<'c>(&mut self, chains: impl Iterator<Item = (&'c Chain, u32)>) {
         let (mut next, used) = (self.next, self.used.view());
-        for chain in chains {
-            write_used(used.at(next), chain.id, 0);
+        for (chain, len) in chains {
+            write_used(used.at(next), chain.id, len);
             next = next.wrapping_add(1);
         }
         self.next = next;
