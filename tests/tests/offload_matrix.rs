@@ -1,5 +1,6 @@
 //! Every sender with every receiver: what arrives is compared octet for octet, header included, with what the
-//! specification says (virtio 1.3, 5.1.6), written down plainly in [`Kind::arrives`].
+//! specification says (virtio 1.3, 5.1.6), written down plainly in [`Kind::arrives`]. There are always two receivers, which
+//! frames are for by turns; each gets its own and nothing else, and the senders get nothing.
 
 use sv3_tests::failure::Result;
 use sv3_tests::frames::{ACK, CWR, FIN, PSH, Packet, finish, frame, mac};
@@ -99,47 +100,72 @@ fn subsets(features: &[u64]) -> impl Iterator<Item = u64> {
     })
 }
 
+/// The stations that frames are for: the one with the features that it is about, and one with all others.
+const STATIONS: [u8; 2] = [2, 3];
+
+/// Which of the two a frame is for: now this one, now some for the other, and other ones in each round.
+fn station(frame: usize, round: usize) -> u8 {
+    STATIONS[(frame * 5 + round * 3) / 7 % STATIONS.len()]
+}
+
 /// Compares what a receiver gets with what it should, up to the marker.
 #[track_caller]
-fn assert_arrives<'a>(receiver: &mut Guest, expected: impl Iterator<Item = &'a (NetHdr, Vec<u8>)>, marker: &[u8]) {
+fn assert_arrives<'a>(station: u8, receiver: &mut Guest, expected: impl Iterator<Item = &'a (NetHdr, Vec<u8>)>) {
     for (index, (hdr, frame)) in expected.enumerate() {
         let Received { hdr: got, frame: octets, .. } = receiver.receive();
+        assert_eq!(octets[..6], mac(station), "number {index} is another's");
         assert_eq!(NetHdr { num_buffers: 0, ..got }, *hdr, "number {index}");
         assert_eq!(octets.len(), frame.len(), "number {index}");
-        let differs = octets.iter().zip(frame).position(|(got, wanted)| got != wanted);
+        let differs = octets[6..].iter().zip(&frame[6..]).position(|(got, wanted)| got != wanted);
         assert_eq!(differs, None, "number {index} of {} octets", octets.len());
     }
-    assert!(receiver.receive().frame == marker, "more than was expected");
+    assert!(receiver.receive().frame == marker(station), "more than was expected");
+}
+
+fn marker(station: u8) -> Vec<u8> {
+    frame(mac(station), mac(1), b"that was it")
 }
 
 #[test]
 fn every_sender_with_every_receiver() -> Result<()> {
     let switch = Switch::start()?;
-    let kinds = kinds();
+    let mut kinds = kinds();
     let config = |features: u64| -> Config { Guest::config().features(features).ring_size(2048) };
     let mut senders: Vec<_> = subsets(&SENDER).map(|features| config(features).connect(switch.socket())).collect();
     let mut refused = vec![0u64; senders.len()];
-    let marker = frame(mac(2), mac(1), b"that was it");
-    for features in subsets(&RECEIVER) {
-        let mut receiver = config(features).connect(switch.socket());
-        // Where station 2 is, so that nobody else gets its frames.
-        receiver.send(&frame(mac(1), mac(2), b"here"));
-        receiver.await_sent();
-        for (sender, refused) in senders.iter_mut().zip(&mut refused) {
-            for kind in &kinds {
-                sender.send_with(&kind.sent.0, &kind.sent.1, Shape::default());
-                *refused += u64::from(kind.arrives(sender.features(), features).is_empty());
-            }
-            sender.send(&marker);
-            let from = sender.features();
-            assert_arrives(&mut receiver, kinds.iter().flat_map(|kind| kind.arrives(from, features)), &marker);
+    let all = subsets(&RECEIVER).fold(0, |all, features| all | features);
+    let common = subsets(&RECEIVER).fold(all, |common, features| common & features);
+    for (round, features) in subsets(&RECEIVER).enumerate() {
+        let mut receivers = [features, common | (all & !features)].map(|has| config(has).connect(switch.socket()));
+        for (station, receiver) in STATIONS.into_iter().zip(&mut receivers) {
+            // Where it is, which is for nobody else to hear.
+            receiver.send(&frame(mac(station), mac(station), b"here"));
+            receiver.await_sent();
         }
-        receiver.vanish();
+        for (number, (sender, refused)) in senders.iter_mut().zip(&mut refused).enumerate() {
+            let (from, round) = (sender.features(), round + number);
+            for (index, Kind { sent: (hdr, frame), .. }) in kinds.iter_mut().enumerate() {
+                frame[..6].copy_from_slice(&mac(station(index, round)));
+                sender.send_with(hdr, frame, Shape::default());
+            }
+            *refused += kinds.iter().filter(|kind| kind.arrives(from, features).is_empty()).count() as u64;
+            for (station_here, receiver) in STATIONS.into_iter().zip(&mut receivers) {
+                sender.send(&marker(station_here));
+                let to = receiver.features();
+                let own = kinds.iter().enumerate().filter(|(index, _)| station(*index, round) == station_here);
+                assert_arrives(station_here, receiver, own.flat_map(|(_, kind)| kind.arrives(from, to)));
+            }
+        }
+        for mut receiver in receivers {
+            assert!(receiver.try_receive().is_none(), "something behind the end");
+            receiver.vanish();
+        }
         switch.await_ports(senders.len())?;
     }
-    for (port, refused) in switch.status()?.ports.iter().zip(refused) {
+    for ((port, refused), sender) in switch.status()?.ports.iter().zip(refused).zip(&mut senders) {
         let expected = (refused > 0).then(|| ("bad_offload".to_string(), refused));
         assert_eq!(port.drops.clone().into_iter().collect::<Vec<_>>(), expected.into_iter().collect::<Vec<_>>());
+        assert!(sender.try_receive().is_none(), "a sender got something");
     }
     Ok(())
 }

@@ -116,5 +116,5 @@ impl Half {
 
 fn step(position: u16, by: u16) -> u16 {
     let index = (position & !WRAP) + by;
-    if index >= SIZE { index - SIZE | !position & WRAP } else { index | position & WRAP }
+    if index >= SIZE { (index - SIZE) | (!position & WRAP) } else { index | (position & WRAP) }
 }
