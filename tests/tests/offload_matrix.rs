@@ -29,6 +29,12 @@ impl Kind {
         Kind { v6, sent, done: finished.collect(), partial }
     }
 
+    /// What nobody may send: to be segmented, and its checksum is done. Its header is otherwise that of a finished frame.
+    fn refused(packet: &Packet) -> Kind {
+        let hdr = NetHdr { gso_type: GSO_TCPV4, ..NetHdr::default() };
+        Kind { v6: false, sent: (hdr, packet.on_the_wire()), partial: Vec::new(), done: Vec::new() }
+    }
+
     /// What a receiver gets; nothing if the sender may not send it.
     fn arrives(&self, sender: u64, receiver: u64) -> &[(NetHdr, Vec<u8>)] {
         let hdr = &self.sent.0;
@@ -42,7 +48,7 @@ impl Kind {
         let reduced = hdr.gso_type & GSO_ECN != 0;
         let host = host | if hdr.flags != 0 { CSUM } else { 0 } | if reduced { HOST_ECN } else { 0 };
         let guest = guest | if hdr.flags != 0 { GUEST_CSUM } else { 0 } | if reduced { GUEST_ECN } else { 0 };
-        if sender & host != host {
+        if sender & host != host || hdr.flags == 0 && hdr.gso_type != GSO_NONE {
             &[]
         } else if receiver & guest == guest {
             std::slice::from_ref(&self.sent)
@@ -55,8 +61,8 @@ impl Kind {
 }
 
 /// TCP and UDP over both versions of IP, with and without VLAN tags, options and extension headers; of all of them,
-/// frames that are finished, whose checksum is not, and that are to be segmented: into one, into equal ones, with a short
-/// one last, of odd sizes.
+/// frames that are finished, whose checksum is not, that are to be segmented: into one, into equal ones, with a short
+/// one last, of odd sizes; and some that are refused from everybody.
 fn kinds() -> Vec<Kind> {
     let mut kinds = Vec::new();
     for (v6, tags, options) in [
@@ -82,6 +88,7 @@ fn kinds() -> Vec<Kind> {
                 kinds.push(Kind::new(v6, finished.clone(), vec![finished]));
                 kinds.push(Kind::new(v6, packet.unfinished(), vec![packet.unfinished()]));
                 kinds.push(Kind::new(v6, packet.unsegmented(mss), packet.parts(mss)));
+                kinds.push(Kind::refused(&packet));
             }
         }
     }
@@ -146,8 +153,10 @@ fn every_sender_with_every_receiver() -> Result<()> {
             let (from, round) = (sender.features(), round + number);
             for (index, Kind { sent: (hdr, frame), .. }) in kinds.iter_mut().enumerate() {
                 frame[..6].copy_from_slice(&mac(station(index, round)));
-                sender.send_with(hdr, frame, Shape::default());
+                assert!(sender.try_send_on(0, hdr, frame, Shape::default()), "its ring has room for all");
             }
+            // All at once, so that bursts are long.
+            sender.publish(1);
             *refused += kinds.iter().filter(|kind| kind.arrives(from, features).is_empty()).count() as u64;
             for (station_here, receiver) in STATIONS.into_iter().zip(&mut receivers) {
                 sender.send(&marker(station_here));
