@@ -110,9 +110,9 @@ fn subsets(features: &[u64]) -> impl Iterator<Item = u64> {
 /// The stations that frames are for: the one with the features that it is about, and one with all others.
 const STATIONS: [u8; 2] = [2, 3];
 
-/// Which of the two a frame is for: now this one, now some for the other, and other ones in each round.
-fn station(frame: usize, round: usize) -> u8 {
-    STATIONS[(frame * 5 + round * 3) / 7 % STATIONS.len()]
+/// Which of the two a frame is for: now this one, now some for the other, in one of several patterns.
+fn station(frame: usize, pattern: usize) -> u8 {
+    STATIONS[(frame * 5 + pattern * 3) / 7 % STATIONS.len()]
 }
 
 /// Compares what a receiver gets with what it should, up to the marker.
@@ -142,6 +142,7 @@ fn every_sender_with_every_receiver() -> Result<()> {
     let mut refused = vec![0u64; senders.len()];
     let all = subsets(&RECEIVER).fold(0, |all, features| all | features);
     let common = subsets(&RECEIVER).fold(all, |common, features| common & features);
+    let last = subsets(&RECEIVER).count() - 1;
     for (round, features) in subsets(&RECEIVER).enumerate() {
         let mut receivers = [features, common | (all & !features)].map(|has| config(has).connect(switch.socket()));
         for (station, receiver) in STATIONS.into_iter().zip(&mut receivers) {
@@ -150,9 +151,10 @@ fn every_sender_with_every_receiver() -> Result<()> {
             receiver.await_sent();
         }
         for (number, (sender, refused)) in senders.iter_mut().zip(&mut refused).enumerate() {
-            let (from, round) = (sender.features(), round + number);
+            // The same when the receivers have changed places, so that in the end each has had all frames.
+            let (from, pattern) = (sender.features(), round.min(last - round) + number);
             for (index, Kind { sent: (hdr, frame), .. }) in kinds.iter_mut().enumerate() {
-                frame[..6].copy_from_slice(&mac(station(index, round)));
+                frame[..6].copy_from_slice(&mac(station(index, pattern)));
                 assert!(sender.try_send_on(0, hdr, frame, Shape::default()), "its ring has room for all");
             }
             // All at once, so that bursts are long.
@@ -161,7 +163,7 @@ fn every_sender_with_every_receiver() -> Result<()> {
             for (station_here, receiver) in STATIONS.into_iter().zip(&mut receivers) {
                 sender.send(&marker(station_here));
                 let to = receiver.features();
-                let own = kinds.iter().enumerate().filter(|(index, _)| station(*index, round) == station_here);
+                let own = kinds.iter().enumerate().filter(|(index, _)| station(*index, pattern) == station_here);
                 assert_arrives(station_here, receiver, own.flat_map(|(_, kind)| kind.arrives(from, to)));
             }
         }
