@@ -7,6 +7,7 @@
 mod bridge;
 mod guest;
 mod rings;
+mod waits;
 
 use std::cell::{Cell, OnceCell};
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,13 +16,14 @@ use sv3::drops::Drop;
 use sv3::fuzz::Input;
 use sv3::ledger::{LedgerMap, PortLine};
 
-use crate::burst::Burst;
+use crate::burst::{Burst, Served};
 use crate::cost::TURN;
 use crate::fabric::{Fabric, Room};
 use crate::fdb::AGE_S;
 use crate::port::{Ports, RingLease};
 use bridge::{Bridge, Got, Sent, missing};
 use guest::{Guest, Kind};
+use waits::{LATE_NS, Waits};
 
 const GUESTS: u16 = 3;
 /// Little, so that bursts end before their last frame.
@@ -36,7 +38,8 @@ pub fn switch(octets: &[u8]) {
     while !input.is_empty() {
         house.step(&mut input);
     }
-    house.fabric.may_hold = false;
+    house.may_hold = false;
+    house.waits.end_all(&house.fabric, &house.guests, house.ledger);
     for slot in 0..GUESTS {
         house.serve(slot);
     }
@@ -53,6 +56,9 @@ struct House {
     fabric: Fabric,
     burst: Burst,
     budget: u64,
+    /// Frames may wait for buffers.
+    may_hold: bool,
+    waits: Waits,
     guests: Vec<Guest>,
     bridge: Bridge,
 }
@@ -84,9 +90,9 @@ impl House {
         }
         let mut burst = Burst::new();
         burst.set_batch(batch.into());
-        fabric.may_hold = has(5);
         let budget = if has(0) { TURN } else { LITTLE };
-        House { ledger, ports, fabric, burst, budget, guests, bridge: Bridge::new() }
+        let (waits, bridge) = (Waits::new(), Bridge::new());
+        House { ledger, ports, fabric, burst, budget, may_hold: has(5), waits, guests, bridge }
     }
 
     /// Octets: guest and kind of step (1), then its particulars.
@@ -97,13 +103,14 @@ impl House {
         match what & 15 {
             0 | 1 => guest.post(input),
             2 => guest.post_alike(input),
-            3 => self.pass_time(slot, input.u8()),
+            3 => self.pass_time(input.u8()),
             4 | 5 => guest.send(input),
             6..9 => guest.send_alike(input),
             9..13 => self.serve(slot),
             13 => guest.scribble(input),
             14 => {
                 guest.restart(self.ports.get(slot).unwrap());
+                self.waits.stop(slot, &self.fabric);
                 self.ports.note_receiver(slot, 0, guest.enabled);
             }
             _ => {
@@ -115,33 +122,30 @@ impl House {
         }
     }
 
-    /// Time goes by, and a ring may have been held while it did.
-    fn pass_time(&mut self, slot: u16, what: u8) {
-        let ns = [0, 1_000_000, 10_000_000, 40_000_000][usize::from(what & 3)];
-        self.fabric.now_ns += ns;
-        self.fabric.now_s += u64::from(what >> 4) * AGE_S / 8;
+    /// The loop sleeps, perhaps, and time goes by.
+    fn pass_time(&mut self, what: u8) {
         if what & 4 != 0 {
-            lease(self.ports, slot, 1).patience.spend(2 * ns);
+            self.waits.sleep(&self.fabric, &self.guests);
         }
+        self.fabric.now_ns += [0, 1_000_000, 10_000_000, LATE_NS][usize::from(what & 3)];
+        self.fabric.now_s += u64::from(what >> 4) * AGE_S / 8;
+        self.waits.look(&self.fabric, &self.guests);
     }
 
     fn serve(&mut self, slot: u16) {
-        loop {
+        self.waits.look(&self.fabric, &self.guests);
+        while !self.waits.is_waiting(slot) {
             let before: Vec<Count> = (0..GUESTS).map(|slot| self.count(slot)).collect();
-            let may_hold = self.fabric.may_hold;
-            let taken = self
-                .burst
-                .serve(&mut self.fabric, &mut lease(self.ports, slot, 1), (slot, 1), self.budget)
-                .map(|served| served.chains);
-            self.fabric.may_hold = may_hold;
+            self.fabric.may_hold = self.may_hold;
+            let mut ring = lease(self.ports, slot, 1);
+            let served = self.burst.serve(&mut self.fabric, &mut ring, (slot, 1), self.budget);
+            ring.is_held = served.is_ok_and(|served| served.wanted.is_some());
+            drop(ring);
             self.hold_faults();
-            let taken = match taken {
-                Ok(taken) => taken,
-                Err(_) => {
-                    assert!(!self.guests[usize::from(slot)].honest);
-                    lease(self.ports, slot, 1).queue = None;
-                    return;
-                }
+            let Ok(Served { chains: taken, wanted, .. }) = served else {
+                assert!(!self.guests[usize::from(slot)].honest);
+                lease(self.ports, slot, 1).queue = None;
+                return;
             };
             let sender = &mut self.guests[usize::from(slot)];
             let sent = sender.completed(taken);
@@ -157,6 +161,7 @@ impl House {
             if self.guests.iter().all(|guest| guest.honest) {
                 self.judge(slot, &sent, &got, &news);
             }
+            self.waits.note((slot, taken), wanted, &self.fabric, &self.guests);
             if taken == 0 {
                 return;
             }

@@ -88,6 +88,8 @@ pub struct Guest {
     posted: [Option<Posted>; CHAINS as usize],
     /// Frames under way, oldest first, and the chain that each is in.
     sent: Vec<(u16, Sent)>,
+    /// Receive buffers that it gave.
+    pub given: u64,
     /// So that frames with room for it differ.
     serial: u16,
 }
@@ -113,6 +115,7 @@ impl Guest {
             rings: RINGS.map(|begin| Half::new(begin, kind.packed)),
             posted: Default::default(),
             sent: Vec::new(),
+            given: 0,
             serial: 0,
         };
         guest.restart(port);
@@ -141,7 +144,8 @@ impl Guest {
             let queue = Queue::new(&self.driver.memory, &place, self.features).unwrap();
             assert!(!self.honest || queue.position() == half.position());
             let mut state = port.make_ring(ring as u16).unwrap().lease(0).unwrap();
-            (state.queue, state.fault) = (Some(queue), None);
+            state.end();
+            state.queue = Some(queue);
             (state.memory, state.features) = (self.driver.memory.clone(), self.features);
             state.enabled |= ring == 1 || self.enabled;
         }
@@ -176,6 +180,7 @@ impl Guest {
             buffers.last_mut().unwrap().2 = 0;
         }
         self.posted[usize::from(chain)] = Some(posted);
+        self.given += 1;
         self.rings[0].offer(&mut self.driver, chain, &buffers);
     }
 
@@ -359,6 +364,11 @@ impl Guest {
         }
         assert_eq!(octets.len(), len as usize, "more octets than there is room for");
         Some((posted, octets))
+    }
+
+    /// Where its receive ring stands.
+    pub fn position(&self) -> u16 {
+        self.rings[0].position()
     }
 
     fn header_len(&self) -> usize {
