@@ -160,6 +160,10 @@ impl House {
             // What one sends who scribbles over his rings, and where his addresses are, nobody knows.
             if self.guests.iter().all(|guest| guest.honest) {
                 self.judge(slot, &sent, &got, &news);
+                if wanted.is_some() {
+                    let next = self.guests[usize::from(slot)].oldest().expect("somebody is waited for");
+                    self.bridge.learn(next, self.fabric.now_s);
+                }
             }
             self.waits.note((slot, taken), wanted, &self.fabric, &self.guests);
             if taken == 0 {

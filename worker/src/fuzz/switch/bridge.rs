@@ -67,7 +67,7 @@ impl Bridge {
         if dst[..5] == [1, 0x80, 0xc2, 0, 0] && dst[5] < 16 {
             return Err(Drop::LinkLocal);
         }
-        self.learnt.insert(src, (sent.from, now));
+        self.learn(sent, now);
         match self.learnt.get(dst).filter(|(_, seen)| dst[0] & 1 == 0 && now - seen < AGE_S) {
             Some((to, _)) if *to == sent.from => Err(Drop::Hairpin),
             Some((to, _)) if *dst != [0; 6] => Ok(vec![*to]),
@@ -76,6 +76,11 @@ impl Bridge {
                 if others.is_empty() { Err(Drop::NoDestination) } else { Ok(others) }
             }
         }
+    }
+
+    /// Learns where a frame came from, which is not refused: it has arrived, even if it has to wait.
+    pub fn learn(&mut self, sent: &Sent, now: u64) {
+        self.learnt.insert(sent.frame[6..12].try_into().unwrap(), (sent.from, now));
     }
 }
 

@@ -366,6 +366,11 @@ impl Guest {
         Some((posted, octets))
     }
 
+    /// The frame that it sent first of those that did not come back.
+    pub fn oldest(&self) -> Option<&Sent> {
+        self.sent.first().map(|(_, sent)| sent)
+    }
+
     /// Where its receive ring stands.
     pub fn position(&self) -> u16 {
         self.rings[0].position()
