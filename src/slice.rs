@@ -36,3 +36,51 @@ impl Slice {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The calling thread's class and slice in nanoseconds; 0: the kernel has none to tell of.
+    fn now() -> (u32, u64) {
+        // SAFETY: as above.
+        unsafe {
+            let mut attr: libc::sched_attr = mem::zeroed();
+            let size = size_of::<libc::sched_attr>() as libc::c_uint;
+            assert_eq!(libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attr, size, 0), 0);
+            (attr.sched_policy, attr.sched_runtime)
+        }
+    }
+
+    /// In a thread of its own, since slices are threads'.
+    fn aside(test: fn()) {
+        std::thread::spawn(test).join().unwrap();
+    }
+
+    #[test]
+    fn a_thread_has_the_slice_that_it_asked_for_last_and_those_that_it_starts_have_it_too() {
+        aside(|| {
+            let (class, before) = now();
+            if class != libc::SCHED_OTHER as u32 || before == 0 {
+                return;
+            }
+            for slice in [Slice::SHORT, Slice::LONG, Slice::SHORT] {
+                slice.ask_for();
+                assert_eq!(now(), (class, slice.ns));
+            }
+            aside(|| assert_eq!(now().1, Slice::SHORT.ns));
+        });
+    }
+
+    #[test]
+    fn a_thread_of_another_class_keeps_its_slice() {
+        aside(|| {
+            let lone = libc::sched_param { sched_priority: 0 };
+            // SAFETY: the structure is read, and no more.
+            assert_eq!(unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const lone) }, 0);
+            let before = now();
+            Slice::SHORT.ask_for();
+            assert_eq!(now(), before);
+        });
+    }
+}

@@ -1,13 +1,15 @@
 //! Frames wait for a receiver that is a little behind, for a bounded time (docs/fairness.md, "Who waits for whom").
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use sv3::status::PortStatus;
 use sv3_tests::failure::Result;
 use sv3_tests::flow::Flow;
 use sv3_tests::frames::{mac, noise};
 use sv3_tests::guest::feature::RING_PACKED;
-use sv3_tests::guest::{Config, Guest};
-use sv3_tests::patience::PATIENCE;
+use sv3_tests::guest::{Config, Guest, NetHdr, Shape};
+use sv3_tests::patience::{PATIENCE, until};
 use sv3_tests::switch::Switch;
 
 const SENDER: u8 = 1;
@@ -17,6 +19,11 @@ const OTHER: u8 = 3;
 /// What a hold may take at most, and what may be saved up for holds (worker/src/hold.rs).
 const LONGEST_US: u64 = 20_000;
 const SAVED_US: u64 = 50_000;
+
+/// Most rings that a thread holds at a time.
+const MOST: usize = 16;
+/// Stations of pairs from here on, by turns a sender and its slow receiver.
+const PAIRS: u8 = 10;
 
 /// One thread, whom receivers kick, or two, of whom the one that is not also obeying commands serves the sender.
 const THREADS: [&str; 2] = ["1", "2"];
@@ -192,6 +199,205 @@ fn a_worker_that_dies_while_a_ring_is_held_loses_nothing_of_it() -> Result<()> {
     Ok(())
 }
 
-fn drops(port: &sv3::status::PortStatus) -> u64 {
+/// Connects pairs, each of a sender and a receiver of eight buffers, whose addresses are known: ports `p0` and `p1`, ...
+fn pairs(switch: &Switch, config: &Config, count: u8) -> Vec<[Guest; 2]> {
+    let connect = |station: u8, size: u16| {
+        let mut guest = config.clone().ring_size(size).connect(switch.socket());
+        // To itself, which nobody else hears.
+        guest.send(&noise(mac(station), mac(station), 60, 0));
+        guest.await_sent();
+        guest
+    };
+    let stations = (PAIRS..).step_by(2).take(count.into());
+    stations.map(|sender| [connect(sender, 32), connect(sender + 1, 8)]).collect()
+}
+
+/// The frame of that number from the sender of a pair to its receiver.
+fn frame_of(pair: usize, number: u32) -> Vec<u8> {
+    let sender = PAIRS + 2 * pair as u8;
+    noise(mac(sender + 1), mac(sender), 60, number)
+}
+
+#[test]
+fn pairs_that_fill_all_that_a_thread_holds_harm_no_others() -> Result<()> {
+    for threads in 1..=2 {
+        let switch = Switch::with(&["--threads", &threads.to_string()])?;
+        let mut colluding = pairs(&switch, &Guest::config(), 3 * MOST as u8);
+        let mut honest = [SENDER, OTHER].map(|station| {
+            let mut guest = Guest::connect(switch.socket());
+            guest.send(&noise(mac(station), mac(station), 60, 0));
+            guest.await_sent();
+            guest
+        });
+        let mut flow = Flow::new(SENDER, OTHER, 60);
+        let mut sent = vec![0u64; colluding.len()];
+        let mut came = vec![0; colluding.len()];
+        let start = Instant::now();
+        let mut taken_at = vec![start; colluding.len()];
+        let mut asked = 0;
+        while start.elapsed() < Duration::from_secs(2) {
+            for (pair, [sender, receiver]) in colluding.iter_mut().enumerate() {
+                // As many as its ring takes, to one who gives a buffer just often enough that waiting is not in vain.
+                while sender.try_send_on(0, &NetHdr::default(), &frame_of(pair, sent[pair] as u32), Shape::default()) {
+                    sent[pair] += 1;
+                }
+                sender.publish(1);
+                if taken_at[pair].elapsed() > Duration::from_millis(15) && receiver.try_receive().is_some() {
+                    (taken_at[pair], came[pair]) = (Instant::now(), came[pair] + 1);
+                }
+            }
+            let [from, to] = &mut honest;
+            while let Some(received) = to.try_receive() {
+                flow.note(&received);
+            }
+            if flow.is_complete() {
+                flow.send(from, 8);
+                asked += 8;
+            }
+        }
+        let status = switch.status()?;
+        let passed = start.elapsed().as_micros() as u64;
+        flow.await_complete(&mut honest[1]);
+
+        let port = |at: usize| status.ports.iter().find(|port| port.name == format!("p{at}")).expect("it is there");
+        let held: Vec<_> = (0..colluding.len()).map(|pair| port(2 * pair).held.us).collect();
+        for held in &held {
+            assert!(*held <= passed / 2 + SAVED_US + LONGEST_US, "{held} us of {passed}");
+        }
+        let together: u64 = held.iter().sum();
+        assert!(together <= (MOST * threads) as u64 * passed, "{together} us of {passed}: more than {MOST} at a time");
+        assert!(together > passed, "{together} us of {passed}: they were not waited for");
+        let [from, to] = [0, 1].map(|at| port(2 * colluding.len() + at));
+        assert_eq!((from.held.times, to.awaited.times, drops(to)), (0, 0, 0), "others were harmed");
+        assert!(asked > 500, "others sent {asked} frames in {passed} us");
+
+        let known = await_known(&switch, &sent, |pair| {
+            came[pair] += std::iter::from_fn(|| colluding[pair][1].try_receive()).count() as u64;
+            came[pair]
+        })?;
+        assert_eq!(known, sent, "each comes once or is counted");
+        colluding.iter_mut().for_each(|[sender, _]| sender.await_sent());
+        assert_eq!(switch.status()?.worker.restarts, 0);
+    }
+    Ok(())
+}
+
+#[test]
+fn workers_that_die_while_more_rings_wait_than_one_holds_lose_nothing_of_them() -> Result<()> {
+    for (config, threads) in kinds() {
+        let switch = Switch::with(&["--threads", threads])?;
+        let mut pairs = pairs(&switch, &config, MOST as u8 + 4);
+        for round in 0..3 {
+            for (pair, [sender, _]) in pairs.iter_mut().enumerate() {
+                (0..12).for_each(|n| sender.send(&frame_of(pair, round * 12 + n)));
+            }
+            switch.kill_worker("KILL")?;
+        }
+        // What was published to the receiver and not yet to the sender comes twice.
+        let mut came = vec![BTreeSet::new(); pairs.len()];
+        await_known(&switch, &vec![36; pairs.len()], |pair| {
+            came[pair].extend(std::iter::from_fn(|| pairs[pair][1].try_receive()).map(|received| received.frame));
+            came[pair].len() as u64
+        })?;
+        pairs.iter_mut().for_each(|[sender, _]| sender.await_sent());
+        for (pair, came) in came.into_iter().enumerate() {
+            let sent: BTreeSet<_> = (0..36).map(|number| frame_of(pair, number)).collect();
+            assert!(came.is_subset(&sent), "another's frame");
+        }
+    }
+    Ok(())
+}
+
+/// Waits until what came over each pair and what was dropped there are so many frames; how many they are. `came`: takes
+/// what has come for a pair's receiver, and says how many frames came in all.
+fn await_known(switch: &Switch, sent: &[u64], mut came: impl FnMut(usize) -> u64) -> Result<Vec<u64>> {
+    until("what was sent", || {
+        let came: Vec<u64> = (0..sent.len()).map(&mut came).collect();
+        let status = switch.status()?;
+        let port = |at: usize| status.ports.iter().find(|port| port.name == format!("p{at}"));
+        let known = came.iter().enumerate().map(|(pair, came)| came + port(2 * pair + 1).map_or(0, drops));
+        let known: Vec<u64> = known.collect();
+        let all = known.iter().zip(sent).all(|(known, sent)| known >= sent);
+        Ok(all.then_some(known))
+    })
+}
+
+#[test]
+fn a_sender_that_is_reset_while_it_is_held_starts_afresh() -> Result<()> {
+    for kind in kinds() {
+        let (switch, mut guests) = three(kind)?;
+        // What has come back to its sender is counted.
+        guests.iter_mut().for_each(Guest::await_sent);
+        let [mut sender, mut slow, mut other] = guests;
+        // From the sender; to the receiver, and dropped there; to the other one.
+        let count = || -> Result<[u64; 4]> {
+            let [slow, sender, other] = [switch.port("p0")?, switch.port("p1")?, switch.port("p2")?];
+            Ok([sender.from_guest.frames, slow.to_guest.frames, drops(&slow), other.to_guest.frames])
+        };
+        let before = count()?;
+        let mut flow = Flow::new(SENDER, OTHER, 60);
+        let mut came = 0;
+        for round in 0..10 {
+            fill(&mut sender, &mut slow, round * 12)?;
+            sender.reset_device(sender.features());
+            // What it has not got back it may send again, and what it sends now does not stand behind that.
+            flow.send(&mut sender, 8);
+            flow.await_complete(&mut other);
+            sender.await_sent();
+            came += std::iter::from_fn(|| slow.try_receive()).count() as u64;
+        }
+        let after = count()?;
+        let [forwarded, delivered, dropped, others]: [u64; 4] = std::array::from_fn(|at| after[at] - before[at]);
+        assert_eq!((came, others), (delivered, 80));
+        assert_eq!(forwarded, delivered + dropped + others, "each came or was counted");
+        assert!(came >= 80, "{came}");
+        assert_eq!(switch.port("p1")?.held, switch.port("p0")?.awaited);
+        assert_eq!(switch.status()?.worker.restarts, 0);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_receiver_that_is_reset_while_it_is_waited_for_holds_nobody_and_gets_what_comes_then() -> Result<()> {
+    for kind in kinds() {
+        let (switch, [mut sender, mut slow, mut other]) = three(kind)?;
+        let mut flow = Flow::new(SENDER, OTHER, 60);
+        for round in 0..10 {
+            fill(&mut sender, &mut slow, round * 12)?;
+            slow.reset_device(slow.features());
+            flow.send(&mut sender, 8);
+            while !flow.is_complete() {
+                // While it was away, frames for it may have come here.
+                let received = other.receive();
+                if received.frame[..6] == mac(OTHER) {
+                    flow.note(&received);
+                }
+            }
+            sender.await_sent();
+            let last = noise(mac(SLOW), mac(SENDER), 60, 1000 + round);
+            while slow.try_receive().is_some() {}
+            sender.send(&last);
+            while slow.receive_frame() != last {}
+        }
+        let status = switch.status()?;
+        let all = |count: fn(&PortStatus) -> u64| status.ports.iter().map(count).sum::<u64>();
+        let dropped = all(|port| port.drops.values().sum());
+        assert!(all(|port| port.to_guest.frames) + dropped >= all(|port| port.from_guest.frames));
+        assert_eq!(status.worker.restarts, 0);
+    }
+    Ok(())
+}
+
+/// Sends twelve frames at once to the one of eight buffers, until it has some of them; so the others wait.
+fn fill(sender: &mut Guest, slow: &mut Guest, first: u32) -> Result<()> {
+    for n in first..first + 12 {
+        let frame = noise(mac(SLOW), mac(SENDER), 60, n);
+        assert!(sender.try_send_on(0, &NetHdr::default(), &frame, Shape::default()));
+    }
+    sender.publish(1);
+    until("the first frames", || Ok(slow.queue(0).ring.has_used(slow.memory()).then_some(())))
+}
+
+fn drops(port: &PortStatus) -> u64 {
     port.drops.get("no_rx_buffers").copied().unwrap_or(0)
 }

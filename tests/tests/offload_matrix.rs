@@ -1,5 +1,6 @@
 //! Every sender with every receiver: what arrives is compared octet for octet, header included, with what the
-//! specification says (virtio 1.3, 5.1.6), written down plainly in [`Kind::arrives`].
+//! specification says (virtio 1.3, 5.1.6), written down plainly in [`Kind::arrives`]. There are always two receivers, which
+//! frames are for by turns; each gets its own and nothing else, and the senders get nothing.
 
 use sv3_tests::failure::Result;
 use sv3_tests::frames::{ACK, CWR, FIN, PSH, Packet, finish, frame, mac};
@@ -28,6 +29,12 @@ impl Kind {
         Kind { v6, sent, done: finished.collect(), partial }
     }
 
+    /// What nobody may send: to be segmented, and its checksum is done. Its header is otherwise that of a finished frame.
+    fn refused(packet: &Packet) -> Kind {
+        let hdr = NetHdr { gso_type: GSO_TCPV4, ..NetHdr::default() };
+        Kind { v6: false, sent: (hdr, packet.on_the_wire()), partial: Vec::new(), done: Vec::new() }
+    }
+
     /// What a receiver gets; nothing if the sender may not send it.
     fn arrives(&self, sender: u64, receiver: u64) -> &[(NetHdr, Vec<u8>)] {
         let hdr = &self.sent.0;
@@ -41,7 +48,7 @@ impl Kind {
         let reduced = hdr.gso_type & GSO_ECN != 0;
         let host = host | if hdr.flags != 0 { CSUM } else { 0 } | if reduced { HOST_ECN } else { 0 };
         let guest = guest | if hdr.flags != 0 { GUEST_CSUM } else { 0 } | if reduced { GUEST_ECN } else { 0 };
-        if sender & host != host {
+        if sender & host != host || hdr.flags == 0 && hdr.gso_type != GSO_NONE {
             &[]
         } else if receiver & guest == guest {
             std::slice::from_ref(&self.sent)
@@ -54,8 +61,8 @@ impl Kind {
 }
 
 /// TCP and UDP over both versions of IP, with and without VLAN tags, options and extension headers; of all of them,
-/// frames that are finished, whose checksum is not, and that are to be segmented: into one, into equal ones, with a short
-/// one last, of odd sizes.
+/// frames that are finished, whose checksum is not, that are to be segmented: into one, into equal ones, with a short
+/// one last, of odd sizes; and some that are refused from everybody.
 fn kinds() -> Vec<Kind> {
     let mut kinds = Vec::new();
     for (v6, tags, options) in [
@@ -81,6 +88,7 @@ fn kinds() -> Vec<Kind> {
                 kinds.push(Kind::new(v6, finished.clone(), vec![finished]));
                 kinds.push(Kind::new(v6, packet.unfinished(), vec![packet.unfinished()]));
                 kinds.push(Kind::new(v6, packet.unsegmented(mss), packet.parts(mss)));
+                kinds.push(Kind::refused(&packet));
             }
         }
     }
@@ -99,47 +107,76 @@ fn subsets(features: &[u64]) -> impl Iterator<Item = u64> {
     })
 }
 
+/// The stations that frames are for: the one with the features that it is about, and one with all others.
+const STATIONS: [u8; 2] = [2, 3];
+
+/// Which of the two a frame is for: now this one, now some for the other, in one of several patterns.
+fn station(frame: usize, pattern: usize) -> u8 {
+    STATIONS[(frame * 5 + pattern * 3) / 7 % STATIONS.len()]
+}
+
 /// Compares what a receiver gets with what it should, up to the marker.
 #[track_caller]
-fn assert_arrives<'a>(receiver: &mut Guest, expected: impl Iterator<Item = &'a (NetHdr, Vec<u8>)>, marker: &[u8]) {
+fn assert_arrives<'a>(station: u8, receiver: &mut Guest, expected: impl Iterator<Item = &'a (NetHdr, Vec<u8>)>) {
     for (index, (hdr, frame)) in expected.enumerate() {
         let Received { hdr: got, frame: octets, .. } = receiver.receive();
+        assert_eq!(octets[..6], mac(station), "number {index} is another's");
         assert_eq!(NetHdr { num_buffers: 0, ..got }, *hdr, "number {index}");
         assert_eq!(octets.len(), frame.len(), "number {index}");
-        let differs = octets.iter().zip(frame).position(|(got, wanted)| got != wanted);
+        let differs = octets[6..].iter().zip(&frame[6..]).position(|(got, wanted)| got != wanted);
         assert_eq!(differs, None, "number {index} of {} octets", octets.len());
     }
-    assert!(receiver.receive().frame == marker, "more than was expected");
+    assert!(receiver.receive().frame == marker(station), "more than was expected");
+}
+
+fn marker(station: u8) -> Vec<u8> {
+    frame(mac(station), mac(1), b"that was it")
 }
 
 #[test]
 fn every_sender_with_every_receiver() -> Result<()> {
     let switch = Switch::start()?;
-    let kinds = kinds();
+    let mut kinds = kinds();
     let config = |features: u64| -> Config { Guest::config().features(features).ring_size(2048) };
     let mut senders: Vec<_> = subsets(&SENDER).map(|features| config(features).connect(switch.socket())).collect();
     let mut refused = vec![0u64; senders.len()];
-    let marker = frame(mac(2), mac(1), b"that was it");
-    for features in subsets(&RECEIVER) {
-        let mut receiver = config(features).connect(switch.socket());
-        // Where station 2 is, so that nobody else gets its frames.
-        receiver.send(&frame(mac(1), mac(2), b"here"));
-        receiver.await_sent();
-        for (sender, refused) in senders.iter_mut().zip(&mut refused) {
-            for kind in &kinds {
-                sender.send_with(&kind.sent.0, &kind.sent.1, Shape::default());
-                *refused += u64::from(kind.arrives(sender.features(), features).is_empty());
-            }
-            sender.send(&marker);
-            let from = sender.features();
-            assert_arrives(&mut receiver, kinds.iter().flat_map(|kind| kind.arrives(from, features)), &marker);
+    let all = subsets(&RECEIVER).fold(0, |all, features| all | features);
+    let common = subsets(&RECEIVER).fold(all, |common, features| common & features);
+    let last = subsets(&RECEIVER).count() - 1;
+    for (round, features) in subsets(&RECEIVER).enumerate() {
+        let mut receivers = [features, common | (all & !features)].map(|has| config(has).connect(switch.socket()));
+        for (station, receiver) in STATIONS.into_iter().zip(&mut receivers) {
+            // Where it is, which is for nobody else to hear.
+            receiver.send(&frame(mac(station), mac(station), b"here"));
+            receiver.await_sent();
         }
-        receiver.vanish();
+        for (number, (sender, refused)) in senders.iter_mut().zip(&mut refused).enumerate() {
+            // The same when the receivers have changed places, so that in the end each has had all frames.
+            let (from, pattern) = (sender.features(), round.min(last - round) + number);
+            for (index, Kind { sent: (hdr, frame), .. }) in kinds.iter_mut().enumerate() {
+                frame[..6].copy_from_slice(&mac(station(index, pattern)));
+                assert!(sender.try_send_on(0, hdr, frame, Shape::default()), "its ring has room for all");
+            }
+            // All at once, so that bursts are long.
+            sender.publish(1);
+            *refused += kinds.iter().filter(|kind| kind.arrives(from, features).is_empty()).count() as u64;
+            for (station_here, receiver) in STATIONS.into_iter().zip(&mut receivers) {
+                sender.send(&marker(station_here));
+                let to = receiver.features();
+                let own = kinds.iter().enumerate().filter(|(index, _)| station(*index, pattern) == station_here);
+                assert_arrives(station_here, receiver, own.flat_map(|(_, kind)| kind.arrives(from, to)));
+            }
+        }
+        for mut receiver in receivers {
+            assert!(receiver.try_receive().is_none(), "something behind the end");
+            receiver.vanish();
+        }
         switch.await_ports(senders.len())?;
     }
-    for (port, refused) in switch.status()?.ports.iter().zip(refused) {
+    for ((port, refused), sender) in switch.status()?.ports.iter().zip(refused).zip(&mut senders) {
         let expected = (refused > 0).then(|| ("bad_offload".to_string(), refused));
         assert_eq!(port.drops.clone().into_iter().collect::<Vec<_>>(), expected.into_iter().collect::<Vec<_>>());
+        assert!(sender.try_receive().is_none(), "a sender got something");
     }
     Ok(())
 }

@@ -42,7 +42,7 @@ impl<'l> Fdb<'l> {
         fresh(line, now_s).then(|| port_of(line.key.load(Relaxed)))
     }
 
-    /// Notes that `mac` was seen on `port`. True: something other than the time changed.
+    /// Notes that `mac` was seen on `port`. True: [`Fdb::find`] says something else now.
     #[inline]
     pub fn learn(&self, mac: MacAddr, port: u16, now_s: u64) -> bool {
         let key = mac.bits() | u64::from(port) << 48;
@@ -52,15 +52,17 @@ impl<'l> Fdb<'l> {
             None => self.victim(mac, now_s),
         };
         // Written only when it changes: other processors have it in their caches.
+        let mut news = false;
         if line.seen.load(Relaxed) != now_s {
+            news = !fresh(line, now_s);
             line.seen.store(now_s, Relaxed);
         }
         let before = line.key.load(Relaxed);
-        let moved = before != key;
-        if moved {
+        if before != key {
+            news = true;
             let _ = line.key.compare_exchange(before, key, Relaxed, Relaxed);
         }
-        moved
+        news
     }
 
     /// Forgets all addresses of `port`.
@@ -128,6 +130,7 @@ mod tests {
         assert!(fdb.learn(mac(1), 7, 13));
         assert_eq!(fdb.find(mac(1), 13 + AGE_S - 1), Some(7));
         assert_eq!(fdb.find(mac(1), 13 + AGE_S), None);
+        assert!(fdb.learn(mac(1), 7, 13 + AGE_S), "what had been forgotten is known again");
         fdb.learn(mac(2), 7, 20);
         fdb.learn(mac(3), 8, 20);
         fdb.forget(7);

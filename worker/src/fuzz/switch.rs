@@ -1,36 +1,49 @@
-//! Target `switch`: three guests with whatever features and frames; one of them or all may scribble over their rings.
-//! Honest guests get frames that were sent, in buffers that they gave, in a form that they negotiated; every descriptor
-//! comes back once; every frame is delivered or counted.
+//! Target `switch`: three guests with whatever rings, features and frames; one of them or all may scribble over their rings.
+//! As long as all are honest, each gets the frames that a plain model of a bridge sends to it (`bridge`), in their order,
+//! once, in buffers that it gave, in a form that it negotiated, but for those that are counted as dropped, each for its reason;
+//! every descriptor comes back once. Beside one who scribbles the honest ones still get frames in good form, and each of
+//! theirs is forwarded or counted.
 
+mod bridge;
 mod guest;
+mod rings;
+mod waits;
 
 use std::cell::{Cell, OnceCell};
-use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
 
+use sv3::drops::Drop;
 use sv3::fuzz::Input;
 use sv3::ledger::{LedgerMap, PortLine};
 
-use crate::burst::Burst;
+use crate::burst::{Burst, Served};
+use crate::cost::TURN;
 use crate::fabric::{Fabric, Room};
 use crate::fdb::AGE_S;
 use crate::port::{Ports, RingLease};
-use guest::{Guest, Sent};
+use bridge::{Bridge, Got, Sent, missing};
+use guest::{Guest, Kind};
+use waits::{LATE_NS, Waits};
 
 const GUESTS: u16 = 3;
 /// Little, so that bursts end before their last frame.
-const BUDGET: u64 = 4096;
+const LITTLE: u64 = 4096;
+/// What a receiver's drops are counted as.
+const RECEIVERS: [Drop; 4] = [Drop::NoRxBuffers, Drop::RxDown, Drop::RxTooSmall, Drop::RxBadChain];
 
-/// Octets: frames taken at a time (1), features of each guest (3 times 2), then steps; see [`House::step`].
+/// Octets: frames taken at a time (1), options (1), features of each guest (3 times 2), then steps; see [`House::step`].
 pub fn switch(octets: &[u8]) {
     let mut input = Input::new(octets);
     let mut house = House::new(&mut input);
     while !input.is_empty() {
         house.step(&mut input);
     }
+    house.may_hold = false;
+    house.waits.end_all(&house.fabric, &house.guests, house.ledger);
     for slot in 0..GUESTS {
         house.serve(slot);
     }
+    NOW.set(house.fabric.now_s);
     for (slot, guest) in (0..).zip(house.guests) {
         guest.clean(house.ports.get(slot).unwrap());
         house.ports.note_receiver(slot, 0, false);
@@ -42,13 +55,12 @@ struct House {
     ports: &'static Ports,
     fabric: Fabric,
     burst: Burst,
+    budget: u64,
+    /// Frames may wait for buffers.
+    may_hold: bool,
+    waits: Waits,
     guests: Vec<Guest>,
-    /// Frames are taken one by one, so that what becomes of each can be told.
-    single: bool,
-    /// Where addresses were seen.
-    learnt: HashMap<[u8; 6], u16>,
-    /// Frames that were taken so far.
-    taken: Vec<Sent>,
+    bridge: Bridge,
 }
 
 thread_local! {
@@ -58,6 +70,8 @@ thread_local! {
 }
 
 impl House {
+    /// Options: budget (bit 0), who has packed rings (bits 1 to 3), guests give buffers again at once (bit 4), frames wait
+    /// for buffers (bit 5).
     fn new(input: &mut Input<'_>) -> House {
         let ledger = LEDGER.with(|cell| *cell.get_or_init(|| Box::leak(Box::new(LedgerMap::create().unwrap().1))));
         let ports = PORTS.with(|ports| *ports);
@@ -65,16 +79,20 @@ impl House {
         // What was learnt from the last input has been forgotten by now.
         fabric.now_s = NOW.get() + 2 * AGE_S;
         NOW.set(fabric.now_s);
-        let batch = u16::from(input.u8() % 4);
+        let (batch, options) = (input.u8(), input.u8());
+        let has = |bit: u16| options >> bit & 1 != 0;
         let mut guests = Vec::new();
         for slot in 0..GUESTS {
             ledger.ports[usize::from(slot)].reset();
-            guests.push(Guest::new(ports.make(slot).unwrap(), input.u16()));
+            let kind = Kind { features: input.u16(), packed: has(slot + 1), refills: has(4) };
+            guests.push(Guest::new(ports.make(slot).unwrap(), ledger, kind));
             ports.note_receiver(slot, 0, true);
         }
         let mut burst = Burst::new();
-        burst.set_batch(batch);
-        House { ledger, ports, fabric, burst, guests, single: batch <= 1, learnt: HashMap::new(), taken: Vec::new() }
+        burst.set_batch(batch.into());
+        let budget = if has(0) { TURN } else { LITTLE };
+        let (waits, bridge) = (Waits::new(), Bridge::new());
+        House { ledger, ports, fabric, burst, budget, may_hold: has(5), waits, guests, bridge }
     }
 
     /// Octets: guest and kind of step (1), then its particulars.
@@ -83,12 +101,16 @@ impl House {
         let slot = u16::from(what >> 4) % GUESTS;
         let guest = &mut self.guests[usize::from(slot)];
         match what & 15 {
-            0..4 => guest.post(input),
-            4..9 => guest.send(input),
+            0 | 1 => guest.post(input),
+            2 => guest.post_alike(input),
+            3 => self.pass_time(input.u8()),
+            4 | 5 => guest.send(input),
+            6..9 => guest.send_alike(input),
             9..13 => self.serve(slot),
             13 => guest.scribble(input),
             14 => {
                 guest.restart(self.ports.get(slot).unwrap());
+                self.waits.stop(slot, &self.fabric);
                 self.ports.note_receiver(slot, 0, guest.enabled);
             }
             _ => {
@@ -100,71 +122,84 @@ impl House {
         }
     }
 
+    /// The loop sleeps, perhaps, and time goes by.
+    fn pass_time(&mut self, what: u8) {
+        if what & 4 != 0 {
+            self.waits.sleep(&self.fabric, &self.guests);
+        }
+        self.fabric.now_ns += [0, 1_000_000, 10_000_000, LATE_NS][usize::from(what & 3)];
+        self.fabric.now_s += u64::from(what >> 4) * AGE_S / 8;
+        self.waits.look(&self.fabric, &self.guests);
+    }
+
     fn serve(&mut self, slot: u16) {
-        loop {
+        self.waits.look(&self.fabric, &self.guests);
+        while !self.waits.is_waiting(slot) {
             let before: Vec<Count> = (0..GUESTS).map(|slot| self.count(slot)).collect();
-            let taken = self
-                .burst
-                .serve(&mut self.fabric, &mut lease(self.ports, slot, 1), (slot, 1), BUDGET)
-                .map(|served| served.chains);
+            self.fabric.may_hold = self.may_hold;
+            let mut ring = lease(self.ports, slot, 1);
+            let served = self.burst.serve(&mut self.fabric, &mut ring, (slot, 1), self.budget);
+            ring.is_held = served.is_ok_and(|served| served.wanted.is_some());
+            drop(ring);
             self.hold_faults();
-            let taken = match taken {
-                Ok(taken) => taken,
-                Err(_) => {
-                    assert!(!self.guests[usize::from(slot)].honest);
-                    lease(self.ports, slot, 1).queue = None;
-                    return;
-                }
+            let Ok(Served { chains: taken, wanted, .. }) = served else {
+                assert!(!self.guests[usize::from(slot)].honest);
+                lease(self.ports, slot, 1).queue = None;
+                return;
             };
             let sender = &mut self.guests[usize::from(slot)];
             let sent = sender.completed(taken);
-            let after = self.count(slot);
-            let forwarded = after.from_guest - before[usize::from(slot)].from_guest;
-            let dropped = after.drops - before[usize::from(slot)].drops;
+            let news: Vec<Count> = (0..GUESTS).zip(&before).map(|(slot, old)| self.count(slot).since(old)).collect();
             if self.guests[usize::from(slot)].honest {
                 // The sender's own drops are those of its frames: nothing comes back to it.
-                assert_eq!(forwarded + dropped, taken as u64, "a frame was neither forwarded nor dropped");
+                let Count { from_guest, drops, .. } = &news[usize::from(slot)];
+                let dropped: u64 = drops.iter().sum();
+                assert_eq!(from_guest.0 + dropped, taken as u64, "a frame was neither forwarded nor dropped");
             }
-            // Where addresses of one are seen who scribbles, nobody knows.
-            if self.single && taken == 1 && self.guests.iter().all(|guest| guest.honest) {
-                self.judge(slot, &sent[0], forwarded == 1, &before);
+            let got: Vec<_> = self.guests.iter_mut().map(Guest::receive).collect();
+            // What one sends who scribbles over his rings, and where his addresses are, nobody knows.
+            if self.guests.iter().all(|guest| guest.honest) {
+                self.judge(slot, &sent, &got, &news);
+                if wanted.is_some() {
+                    let next = self.guests[usize::from(slot)].oldest().expect("somebody is waited for");
+                    self.bridge.learn(next, self.fabric.now_s);
+                }
             }
-            self.taken.extend(sent);
-            // What one sends who scribbles over his rings, nobody knows.
-            let known = self.guests.iter().all(|guest| guest.honest).then_some(&self.taken[..]);
-            for guest in &mut self.guests {
-                guest.receive(known);
-            }
+            self.waits.note((slot, taken), wanted, &self.fabric, &self.guests);
             if taken == 0 {
                 return;
             }
         }
     }
 
-    /// Compares what became of one frame with what becomes of frames.
-    fn judge(&mut self, from: u16, sent: &Sent, forwarded: bool, before: &[Count]) {
-        let Some((dst, src)) = sent.addresses() else { return assert!(!forwarded) };
-        if src[0] & 1 != 0 || src == [0; 6] || dst[..5] == [1, 0x80, 0xc2, 0, 0] && dst[5] < 16 {
-            return assert!(!forwarded);
-        }
-        if self.count(from).bad_offload > before[usize::from(from)].bad_offload {
-            return;
-        }
-        self.learnt.insert(src, from);
-        let others = (0..GUESTS).filter(|slot| *slot != from);
-        let expected: Vec<u16> = match self.learnt.get(&dst).filter(|_| dst[0] & 1 == 0) {
-            Some(to) if *to == from => return assert!(!forwarded, "hairpin"),
-            Some(to) => vec![*to],
-            None => others.clone().filter(|slot| before[usize::from(*slot)].up).collect(),
-        };
-        assert_eq!(forwarded, !expected.is_empty());
-        for slot in others {
-            let (before, after) = (&before[usize::from(slot)], self.count(slot));
-            let news = after.to_guest + after.drops - before.to_guest - before.drops;
-            match expected.contains(&slot) {
-                true => assert!(news == 1 || news > 1 && sent.hdr[1] != 0, "{news} frames of one for port {slot}"),
-                false => assert_eq!(news, 0, "a frame for somebody else came to port {slot}"),
+    /// Compares what became of frames with what the model says. `got`: frames that a port got, and bad buffers that it got back.
+    fn judge(&mut self, from: u16, sent: &[Sent], got: &[(Vec<Got>, usize)], news: &[Count]) {
+        let up: Vec<u16> = (0..GUESTS).filter(|slot| self.guests[usize::from(*slot)].enabled).collect();
+        let mut due = [const { Vec::new() }; GUESTS as usize];
+        let mut expected = Count::default();
+        for one in sent {
+            match self.bridge.forward(one, &up, self.fabric.now_s) {
+                Ok(to) => {
+                    expected.from_guest.0 += 1;
+                    expected.from_guest.1 += one.frame.len() as u64;
+                    to.into_iter().for_each(|to| due[usize::from(to)].push(one));
+                }
+                Err(reason) => expected.drops[reason as usize] += 1,
             }
+        }
+        for (slot, (due, ((got, bad), news))) in (0..).zip(due.into_iter().zip(got.iter().zip(news))) {
+            let octets = got.iter().map(|(_, frame)| frame.len() as u64).sum();
+            let to_guest = (got.len() as u64, octets);
+            if slot == from {
+                assert!(due.is_empty() && got.is_empty() && *bad == 0, "a frame came back");
+                assert_eq!(*news, Count { to_guest, ..expected });
+                continue;
+            }
+            let mut drops = news.drops;
+            let dropped: u64 = RECEIVERS.map(|reason| std::mem::take(&mut drops[reason as usize])).iter().sum();
+            assert_eq!(Count { drops, ..*news }, Count { to_guest, ..Count::default() }, "port {slot}");
+            assert_eq!(news.drops[Drop::RxBadChain as usize], *bad as u64);
+            assert_eq!(missing(&due, got) as u64, dropped, "frames for port {slot} were neither delivered nor dropped");
         }
     }
 
@@ -180,8 +215,7 @@ impl House {
     }
 
     fn count(&self, slot: u16) -> Count {
-        let at = usize::from(slot);
-        Count::of(&self.ledger.ports[at], self.guests[at].enabled && self.guests[at].sound)
+        Count::of(&self.ledger.ports[usize::from(slot)])
     }
 }
 
@@ -189,24 +223,30 @@ fn lease(ports: &'static Ports, slot: u16, ring: u16) -> RingLease {
     ports.get(slot).unwrap().ring(ring).unwrap().lease(0).unwrap()
 }
 
-/// A port's counters.
+/// A port's counters: frames and octets, frames by the reason for which they were dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Count {
-    from_guest: u64,
-    to_guest: u64,
-    drops: u64,
-    bad_offload: u64,
-    /// The guest received, as far as its ring was known to be sound.
-    up: bool,
+    from_guest: (u64, u64),
+    to_guest: (u64, u64),
+    drops: [u64; Drop::COUNT],
 }
 
 impl Count {
-    fn of(line: &PortLine, up: bool) -> Count {
+    fn of(line: &PortLine) -> Count {
         Count {
-            up,
-            from_guest: line.from_guest_frames.load(Relaxed),
-            to_guest: line.to_guest_frames.load(Relaxed),
-            drops: line.drops.iter().map(|counter| counter.load(Relaxed)).sum(),
-            bad_offload: line.drops[sv3::drops::Drop::BadOffload as usize].load(Relaxed),
+            from_guest: (line.from_guest_frames.load(Relaxed), line.from_guest_bytes.load(Relaxed)),
+            to_guest: (line.to_guest_frames.load(Relaxed), line.to_guest_bytes.load(Relaxed)),
+            drops: Drop::ALL.map(|reason| line.drops[reason as usize].load(Relaxed)),
+        }
+    }
+
+    /// What was counted since.
+    fn since(&self, old: &Count) -> Count {
+        let less = |new: (u64, u64), old: (u64, u64)| (new.0 - old.0, new.1 - old.1);
+        Count {
+            from_guest: less(self.from_guest, old.from_guest),
+            to_guest: less(self.to_guest, old.to_guest),
+            drops: std::array::from_fn(|at| self.drops[at] - old.drops[at]),
         }
     }
 }

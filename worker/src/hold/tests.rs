@@ -1,5 +1,7 @@
 //! How long a sender may be held, and what a held frame waits for in rings of both kinds.
 
+mod holds;
+
 use proptest::prelude::*;
 use sv3::virtio::{VIRTIO_F_VERSION_1, VIRTIO_RING_F_EVENT_IDX, VIRTQ_DESC_F_WRITE};
 

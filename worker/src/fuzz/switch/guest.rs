@@ -1,26 +1,27 @@
 //! One guest of target `switch`: the driver's half of a receive and a transmit ring.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
+use sv3::drops::Drop;
+use sv3::frame::MAX_FRAME;
 use sv3::fuzz::Input;
-use sv3::ipc::RingAddr;
+use sv3::ledger::LedgerMap;
 use sv3::virtio::*;
 
+use super::bridge::{Got, Mac, Sent};
+use super::rings::{CHAINS, Half, OCTETS, PIECES, SIZE};
 use crate::guest::driver::{BASE, Driver};
-use crate::guest::queue::{Queue, Virtqueue};
-use crate::guest::split::SplitRing;
+use crate::guest::queue::{Place, Queue};
 use crate::port::{Port, Ring};
 
-const SIZE: u16 = 64;
-/// Buffers of a chain; chain `n` has descriptors `4 n` to `4 n + 3`.
-const PIECES: u16 = 4;
-const CHAINS: u16 = SIZE / PIECES;
 /// Where the rings lie: receive, transmit.
 const RINGS: [u64; 2] = [0, 0x4000];
 /// Where frames to send lie, and how far apart.
 const SENDS: (u64, u64) = (0x2_0000, 0x1_1000);
 /// Where receive buffers lie, how far apart chains' and pieces'.
 const RECEIVES: (u64, u64, u64) = (0x14_0000, 0xc000, 0x3000);
+/// Behind each receive buffer.
+const GUARD: [u8; 16] = [0xee; 16];
 
 const FEATURES: [Feature; 16] = [
     VIRTIO_F_VERSION_1,
@@ -44,21 +45,26 @@ const FEATURES: [Feature; 16] = [
 thread_local! {
     /// Memory for guests, since to make it takes longer than to use it.
     static DRIVERS: RefCell<Vec<Driver>> = const { RefCell::new(Vec::new()) };
+    static RUN: Cell<u32> = const { Cell::new(0) };
 }
 
-/// A frame as it was sent.
-pub struct Sent {
-    from: u16,
-    /// The header's first ten octets.
-    pub hdr: [u8; 10],
-    frame: Vec<u8>,
+/// How a guest is.
+#[derive(Clone, Copy)]
+pub struct Kind {
+    /// A bit for each of [`FEATURES`].
+    pub features: u16,
+    /// Its rings are packed ones.
+    pub packed: bool,
+    /// It gives buffers again as soon as it has them back.
+    pub refills: bool,
 }
 
-impl Sent {
-    /// Destination and source.
-    pub fn addresses(&self) -> Option<([u8; 6], [u8; 6])> {
-        (self.frame.len() >= 14).then(|| (self.frame[..6].try_into().unwrap(), self.frame[6..12].try_into().unwrap()))
-    }
+/// A receive chain that the device has.
+struct Posted {
+    /// Octets of its buffers.
+    lens: Vec<u32>,
+    /// One of them is not for the device to write.
+    bad: bool,
 }
 
 /// The driver.
@@ -70,38 +76,47 @@ pub struct Guest {
     /// Its receive ring has not broken since it was started.
     pub sound: bool,
     slot: u16,
+    ledger: &'static LedgerMap,
     driver: Driver,
     /// Guest addresses and lengths of what the driver wrote into its rings.
     dirty: Vec<(u64, usize)>,
     features: u64,
-    /// By ring: `avail.idx`, entries seen used.
-    avail: [u16; 2],
-    used: [u16; 2],
-    /// Room of each receive chain that the device has.
-    posted: [Option<usize>; CHAINS as usize],
+    refills: bool,
+    /// This life of the rings, see [`sv3::ipc::Command::RingStart`].
+    run: u32,
+    rings: [Half; 2],
+    posted: [Option<Posted>; CHAINS as usize],
     /// Frames under way, oldest first, and the chain that each is in.
     sent: Vec<(u16, Sent)>,
+    /// Receive buffers that it gave.
+    pub given: u64,
+    /// So that frames with room for it differ.
+    serial: u16,
 }
 
 impl Guest {
     /// A guest whose two rings run at a port.
-    pub fn new(port: &Port, features: u16) -> Guest {
+    pub fn new(port: &Port, ledger: &'static LedgerMap, kind: Kind) -> Guest {
         let driver = DRIVERS.with_borrow_mut(Vec::pop).unwrap_or_else(|| Driver::new(SIZE));
-        let bits = (0..).zip(FEATURES).filter(|(bit, _)| features >> bit & 1 != 0);
-        let features = bits.map(|(_, feature)| feature.mask()).sum();
-        let (posted, sent) = (Default::default(), Vec::new());
+        let bits = (0..).zip(FEATURES).filter(|(bit, _)| kind.features >> bit & 1 != 0);
+        let features: u64 = bits.map(|(_, feature)| feature.mask()).sum();
+        RUN.set(RUN.get() + 1);
         let mut guest = Guest {
             honest: true,
             enabled: true,
             sound: true,
             slot: port.slot,
+            ledger,
             driver,
             dirty: Vec::new(),
-            features,
-            avail: [0; 2],
-            used: [0; 2],
-            posted,
-            sent,
+            features: features | if kind.packed { VIRTIO_F_RING_PACKED.mask() } else { 0 },
+            refills: kind.refills,
+            run: RUN.get(),
+            rings: RINGS.map(|begin| Half::new(begin, kind.packed)),
+            posted: Default::default(),
+            sent: Vec::new(),
+            given: 0,
+            serial: 0,
         };
         guest.restart(port);
         guest
@@ -112,10 +127,7 @@ impl Guest {
         for ring in 0..2 {
             *port.ring(ring).unwrap().lease(0).unwrap() = Ring::default();
         }
-        for (ring, begin) in RINGS.into_iter().enumerate() {
-            let len = self.addr(ring).used - self.addr(ring).desc + 6 + 8 * u64::from(SIZE);
-            self.dirty.push((BASE + begin, len as usize));
-        }
+        self.dirty.extend(RINGS.map(|begin| (BASE + begin, OCTETS)));
         for (addr, len) in self.dirty {
             self.driver.write(addr, &vec![0; len]);
         }
@@ -124,29 +136,52 @@ impl Guest {
 
     /// A worker takes the rings up where it finds them.
     pub fn restart(&mut self, port: &Port) {
-        for ring in 0..2 {
-            let split = SplitRing::new(&self.driver.memory, SIZE, &self.addr(ring), self.features).unwrap();
-            assert!(!self.honest || split.position() == self.used[ring]);
+        let slot = usize::from(self.slot);
+        for (ring, half) in self.rings.iter().enumerate() {
+            let (line, log) = (&self.ledger.ports[slot].rings[ring], &self.ledger.logs[slot][ring]);
+            let (addr, base) = (half.addr(&self.driver), half.position());
+            let place = Place { size: SIZE, addr, base, run: self.run, line, log };
+            let queue = Queue::new(&self.driver.memory, &place, self.features).unwrap();
+            assert!(!self.honest || queue.position() == half.position());
             let mut state = port.make_ring(ring as u16).unwrap().lease(0).unwrap();
-            (state.queue, state.fault) = (Some(Queue::Split(split)), None);
+            state.end();
+            state.queue = Some(queue);
             (state.memory, state.features) = (self.driver.memory.clone(), self.features);
             state.enabled |= ring == 1 || self.enabled;
         }
         self.sound = true;
     }
 
-    /// Gives a receive buffer. Octets: pieces (1), length of each (2).
+    /// Gives a receive buffer. Octets: pieces, and whether it is a bad one (1), length of each (2).
     pub fn post(&mut self, input: &mut Input<'_>) {
-        let pieces = u16::from(input.u8()) % PIECES + 1;
-        let lens: Vec<u32> = (0..pieces).map(|_| u32::from(input.u16()) % 0x2c00).collect();
-        let Some(chain) = (0..CHAINS).find(|chain| self.posted[usize::from(*chain)].is_none()) else { return };
-        for (piece, len) in (0..).zip(&lens) {
-            let addr = BASE + RECEIVES.0 + u64::from(chain) * RECEIVES.1 + u64::from(piece) * RECEIVES.2;
-            self.driver.write(addr + u64::from(*len), &[0xee; 16]);
-            self.describe(0, chain * PIECES + piece, (addr, *len, VIRTQ_DESC_F_WRITE, piece + 1 < pieces));
+        let kind = input.u8();
+        let pieces = u16::from(kind) % PIECES + 1;
+        let lens = (0..pieces).map(|_| u32::from(input.u16()) % 0x2c00).collect();
+        self.give(Posted { lens, bad: kind & 0x80 != 0 });
+    }
+
+    /// Gives some that are alike. Octets: how many (1), length (2).
+    pub fn post_alike(&mut self, input: &mut Input<'_>) {
+        let (count, len) = (input.below(CHAINS.into()) + 1, u32::from(input.u16()) % 0x2c00);
+        for _ in 0..count {
+            self.give(Posted { lens: vec![len], bad: false });
         }
-        self.posted[usize::from(chain)] = Some(lens.iter().sum::<u32>() as usize);
-        self.offer(0, chain * PIECES);
+    }
+
+    fn give(&mut self, posted: Posted) {
+        let Some(chain) = (0..CHAINS).find(|chain| self.posted[usize::from(*chain)].is_none()) else { return };
+        let mut buffers = Vec::new();
+        for (piece, len) in (0..).zip(&posted.lens) {
+            let addr = buffer(chain, piece);
+            self.driver.write(addr + u64::from(*len), &GUARD);
+            buffers.push((addr, *len, VIRTQ_DESC_F_WRITE));
+        }
+        if posted.bad {
+            buffers.last_mut().unwrap().2 = 0;
+        }
+        self.posted[usize::from(chain)] = Some(posted);
+        self.given += 1;
+        self.rings[0].offer(&mut self.driver, chain, &buffers);
     }
 
     /// Sends a frame. Octets: header (10), addresses (1), length of a tail (2), cuts (3), octets behind the addresses
@@ -154,34 +189,94 @@ impl Guest {
     pub fn send(&mut self, input: &mut Input<'_>) {
         let hdr: [u8; 10] = input.array();
         let who = input.u8();
-        let mac = |n: u8| match n % 8 {
-            n @ 0..3 => [2, 0, 0, 0, 0, n],
-            3 => [0xff; 6],
-            4 => [0; 6],
-            5 => [1, 0x80, 0xc2, 0, 0, n],
-            n => [2, 0, 0, 0, 1, n],
-        };
         let (tail, cuts) = (usize::from(input.u16() % 0x3000), input.array::<3>());
         let count = usize::from(input.u8());
-        let mut frame = [mac(who), mac(who >> 4)].concat();
+        let mut frame = [self.mac(who), self.mac(who >> 4)].concat();
         frame.extend(input.take(count));
-        frame.extend((0..tail).map(|n| n as u8));
+        self.fill(&mut frame, tail);
+        self.transmit((hdr, [0; 2]), frame, &cuts.map(usize::from), None);
+    }
+
+    /// Sends some frames that are alike, but for what is said of each. Octets: how many (1), addresses (1), then of each
+    /// what is special (1).
+    pub fn send_alike(&mut self, input: &mut Input<'_>) {
+        let (count, who) = (input.below(CHAINS.into()) + 1, input.u8());
+        let (mut dst, mut src) = (who & 15, who >> 4);
+        for _ in 0..count {
+            let what = input.u8();
+            let (kind, by) = (what & 15, what >> 4);
+            // What is refused may be for somebody else, and then the frames behind it are.
+            match kind {
+                8 | 10..14 => dst ^= by,
+                9 => src ^= by,
+                _ => {}
+            }
+            let (mut hdr, mut rest, mut broken) = ([0; 10], [0; 2], None);
+            let mut frame = [self.mac(dst), self.mac(src), [8, 0, 0, 0, 0, 0]].concat();
+            frame.truncate(14);
+            let mut cuts = Vec::new();
+            match kind {
+                0..8 => self.fill(&mut frame, usize::from(by) * usize::from(by) * 6),
+                10 => frame.truncate(13),
+                11 => hdr[1] = by | 1,
+                12 => broken = Some(Drop::BadChain),
+                13 => broken = Some(Drop::LongFrame),
+                14 => cuts = vec![self.header_len() + usize::from(by)],
+                15 => (hdr[9], rest, frame[13]) = (by & 3, [by >> 2, 0], by & 1),
+                _ => self.fill(&mut frame, 50),
+            }
+            self.transmit((hdr, rest), frame, &cuts, broken);
+        }
+    }
+
+    /// Octets that no other frame has there.
+    fn fill(&mut self, frame: &mut Vec<u8>, len: usize) {
+        self.serial = self.serial.wrapping_add(1);
+        let serial = self.serial.to_le_bytes();
+        frame.extend([self.slot as u8, serial[0], serial[1]].into_iter().chain((3..=255).cycle()).take(len));
+    }
+
+    /// Sends a header and a frame in pieces of the lengths of `cuts`, and one more.
+    fn transmit(&mut self, hdr: ([u8; 10], [u8; 2]), frame: Vec<u8>, cuts: &[usize], broken: Option<Drop>) {
         if self.sent.len() >= usize::from(CHAINS) {
             return;
         }
         let Some(chain) = (0..CHAINS).find(|chain| self.sent.iter().all(|(taken, _)| taken != chain)) else { return };
         let begin = BASE + SENDS.0 + u64::from(chain) * SENDS.1;
-        let octets = [&hdr[..], &[0, 0][..self.header_len() - 10], &frame].concat();
+        let octets = [&hdr.0[..], &hdr.1[..self.header_len() - 10], &frame].concat();
         self.driver.write(begin, &octets);
-        let mut at = 0;
-        for (piece, cut) in (0..PIECES).zip(cuts.into_iter().map(usize::from).chain([usize::MAX])) {
+        let (mut at, mut buffers) = (0, Vec::new());
+        for cut in cuts.iter().copied().chain([usize::MAX]) {
             let len = cut.min(octets.len() - at);
-            let desc = (begin + at as u64, len as u32, 0, piece + 1 < PIECES);
-            self.describe(1, chain * PIECES + piece, desc);
+            buffers.push((begin + at as u64, len as u32, 0));
             at += len;
         }
-        self.sent.push((chain, Sent { from: self.slot, hdr, frame }));
-        self.offer(1, chain * PIECES);
+        match broken {
+            Some(Drop::BadChain) => buffers[0].2 = VIRTQ_DESC_F_WRITE,
+            Some(Drop::LongFrame) => buffers[0].1 = (self.header_len() + MAX_FRAME + 1) as u32,
+            _ => {}
+        }
+        self.sent.push((chain, Sent { from: self.slot, features: self.features, hdr: hdr.0, frame, broken }));
+        self.rings[1].offer(&mut self.driver, chain, &buffers);
+    }
+
+    /// Some addresses that differ much or little, and those that mean something.
+    fn mac(&self, n: u8) -> Mac {
+        match n % 16 {
+            n @ 0..3 => [2, 0, 0, 0, 0, n],
+            3 => [0xff; 6],
+            4 => [0; 6],
+            5 => [1, 0x80, 0xc2, 0, 0, 5],
+            n @ 6..8 => [2, 0, 0, 0, 1, n],
+            8 => [3, 0, 0, 0, 0, 0],
+            9 => [2, 0, 0, 1, 0, 0],
+            10 => [0x82, 0, 0, 0, 0, 1],
+            11 => [0xff, 0xff, 0xff, 0xff, 0xff, 0xfe],
+            12 => [0, 0, 0, 0, 0, 1],
+            13 => [1, 0x80, 0xc2, 0, 0, 0x10],
+            14 => [2, 0, 0, 0, 0, (self.slot as u8 + 1) % 3],
+            _ => [2, 0, 0, 0, 0, self.slot as u8],
+        }
     }
 
     /// Writes anything into its rings. Octets: place (2), count (1), these.
@@ -198,38 +293,50 @@ impl Guest {
         if !self.honest {
             return Vec::new();
         }
-        assert_eq!(self.used_idx(1), self.used[1].wrapping_add(count as u16));
         for at in 0..count {
-            assert_eq!(self.used_entry(1), (u32::from(self.sent[at].0 * PIECES), 0));
+            assert_eq!(self.rings[1].take_used(&self.driver), Some((self.sent[at].0, 0)));
         }
+        assert_eq!(self.rings[1].take_used(&self.driver), None);
         self.sent.drain(..count).map(|(_, sent)| sent).collect()
     }
 
-    /// Takes back all that is in the receive ring and compares it with the frames that were sent, as far as they are known.
-    pub fn receive(&mut self, sent: Option<&[Sent]>) {
+    /// Takes back all that is in the receive ring: frames, and how many bad buffers.
+    pub fn receive(&mut self) -> (Vec<Got>, usize) {
+        let (mut got, mut bad, header_len) = (Vec::new(), 0, self.header_len());
         if !self.honest {
-            return;
+            return (got, bad);
         }
-        while self.used[0] != self.used_idx(0) {
-            let (mut octets, mut taken, header_len) = (self.take_back(), 1, self.header_len());
-            while octets.len() < header_len {
-                octets.extend(self.take_back());
+        let mut again = Vec::new();
+        'frames: loop {
+            let (mut octets, mut taken, mut empty, mut buffers) = (Vec::new(), 0, false, 1);
+            while octets.len() < header_len || taken < buffers {
+                let Some((posted, written)) = self.take_back() else {
+                    assert_eq!(taken, 0, "too few buffers");
+                    break 'frames;
+                };
+                if posted.bad {
+                    assert!(octets.is_empty() && written.is_empty());
+                    bad += 1;
+                    continue 'frames;
+                }
+                empty |= written.is_empty() && posted.lens.iter().any(|len| *len > 0);
+                octets.extend(written);
                 taken += 1;
+                if octets.len() >= 12 && header_len == 12 {
+                    buffers = u16::from_le_bytes([octets[10], octets[11]]);
+                    assert!(buffers >= taken && (buffers == 1 || VIRTIO_NET_F_MRG_RXBUF.of(self.features)));
+                }
+                again.push(posted);
             }
-            let hdr: [u8; 10] = octets[..10].try_into().unwrap();
-            let buffers = if header_len == 12 { u16::from_le_bytes([octets[10], octets[11]]) } else { 1 };
-            assert!(buffers >= 1 && (buffers == 1 || VIRTIO_NET_F_MRG_RXBUF.of(self.features)));
-            assert!(buffers >= taken);
-            for _ in taken..buffers {
-                octets.extend(self.take_back());
-            }
-            let frame = &octets[header_len..];
+            assert!(!empty, "an empty buffer");
+            let hdr = *octets.first_chunk().unwrap();
             self.check_header(hdr);
-            let Some(sent) = sent else { continue };
-            let from_others = sent.iter().filter(|sent| sent.from != self.slot);
-            let known = from_others.rev().any(|sent| came_from(hdr, frame, sent));
-            assert!(known, "a frame that nobody sent: {hdr:?} {} {:?}", frame.len(), &frame[..frame.len().min(80)]);
+            got.push((hdr, octets.split_off(header_len)));
         }
+        if self.refills {
+            again.into_iter().for_each(|posted| self.give(posted));
+        }
+        (got, bad)
     }
 
     fn check_header(&self, hdr: [u8; 10]) {
@@ -245,97 +352,35 @@ impl Guest {
         }
     }
 
-    /// The octets of the next used receive buffer.
-    fn take_back(&mut self) -> Vec<u8> {
-        assert_ne!(self.used[0], self.used_idx(0), "too few buffers");
-        let (id, len) = self.used_entry(0);
-        let chain = u16::try_from(id).unwrap() / PIECES;
-        assert_eq!(id, u32::from(chain * PIECES));
-        let room = self.posted[usize::from(chain)].take().expect("a buffer that the device did not have");
-        assert!(len as usize <= room && (len > 0 || room == 0), "{len} octets in a buffer of {room}");
+    /// The next receive buffer that was given back, and the octets that were written into it.
+    fn take_back(&mut self) -> Option<(Posted, Vec<u8>)> {
+        let (chain, len) = self.rings[0].take_used(&self.driver)?;
+        let posted = self.posted[usize::from(chain)].take().expect("a buffer that the device did not have");
         let mut octets = Vec::new();
-        for piece in 0..PIECES {
-            let desc = self.driver.read(BASE + RINGS[0] + u64::from(chain * PIECES + piece) * 16, 16);
-            let size = u32::from_le_bytes(desc[8..12].try_into().unwrap()) as usize;
-            let addr = u64::from_le_bytes(desc[..8].try_into().unwrap());
-            assert_eq!(self.driver.read(addr + size as u64, 16), [0xee; 16], "written behind a buffer");
+        for (piece, size) in (0..).zip(&posted.lens) {
+            let (addr, size) = (buffer(chain, piece), *size as usize);
+            assert_eq!(self.driver.read(addr + size as u64, GUARD.len()), GUARD, "written behind a buffer");
             octets.extend(self.driver.read(addr, size.min(len as usize - octets.len())));
-            if desc[12] & VIRTQ_DESC_F_NEXT as u8 == 0 {
-                break;
-            }
         }
-        assert_eq!(octets.len(), len as usize);
-        octets
+        assert_eq!(octets.len(), len as usize, "more octets than there is room for");
+        Some((posted, octets))
+    }
+
+    /// The frame that it sent first of those that did not come back.
+    pub fn oldest(&self) -> Option<&Sent> {
+        self.sent.first().map(|(_, sent)| sent)
+    }
+
+    /// Where its receive ring stands.
+    pub fn position(&self) -> u16 {
+        self.rings[0].position()
     }
 
     fn header_len(&self) -> usize {
         if VIRTIO_F_VERSION_1.of(self.features) || VIRTIO_NET_F_MRG_RXBUF.of(self.features) { 12 } else { 10 }
     }
-
-    fn addr(&self, ring: usize) -> RingAddr {
-        let RingAddr { desc, avail, used } = self.driver.addr();
-        RingAddr { desc: desc + RINGS[ring], avail: avail + RINGS[ring], used: used + RINGS[ring] }
-    }
-
-    fn place(&self, ring: usize, field: fn(&RingAddr) -> u64) -> u64 {
-        BASE + field(&self.addr(ring)) - self.driver.addr().desc
-    }
-
-    fn describe(&mut self, ring: usize, at: u16, (addr, len, flags, more): (u64, u32, u16, bool)) {
-        let flags = flags | if more { VIRTQ_DESC_F_NEXT } else { 0 };
-        self.driver.describe_at(BASE + RINGS[ring], at, (addr, len, flags, at + 1));
-    }
-
-    fn offer(&mut self, ring: usize, head: u16) {
-        let avail = self.place(ring, |addr| addr.avail);
-        let idx = self.avail[ring];
-        self.driver.write(avail + 4 + u64::from(idx % SIZE) * 2, &head.to_le_bytes());
-        self.avail[ring] = idx.wrapping_add(1);
-        self.driver.write(avail + 2, &self.avail[ring].to_le_bytes());
-    }
-
-    fn used_idx(&self, ring: usize) -> u16 {
-        let octets = self.driver.read(self.place(ring, |addr| addr.used) + 2, 2);
-        u16::from_le_bytes([octets[0], octets[1]])
-    }
-
-    /// The next used entry.
-    fn used_entry(&mut self, ring: usize) -> (u32, u32) {
-        let at = self.place(ring, |addr| addr.used) + 4 + u64::from(self.used[ring] % SIZE) * 8;
-        self.used[ring] = self.used[ring].wrapping_add(1);
-        let octets = self.driver.read(at, 8);
-        let word = |at: usize| u32::from_le_bytes(octets[at..at + 4].try_into().unwrap());
-        (word(0), word(4))
-    }
 }
 
-/// Whether a frame may have become of what was sent: as it was, with its checksum done, or a segment of it.
-fn came_from(hdr: [u8; 10], frame: &[u8], sent: &Sent) -> bool {
-    let same_but = |from: usize, to: usize| {
-        frame.len() == sent.frame.len()
-            && frame[..from.min(frame.len())] == sent.frame[..from.min(frame.len())]
-            && frame[to.min(frame.len())..] == sent.frame[to.min(frame.len())..]
-    };
-    let partial = sent.hdr[0] & VIRTIO_NET_HDR_F_NEEDS_CSUM != 0;
-    let field = usize::from(u16::from_le_bytes([sent.hdr[6], sent.hdr[7]]))
-        + usize::from(u16::from_le_bytes([sent.hdr[8], sent.hdr[9]]));
-    let left = hdr[0] & VIRTIO_NET_HDR_F_NEEDS_CSUM != 0;
-    match (hdr[1] == sent.hdr[1], left, partial) {
-        (true, false, true) => same_but(field, field + 2),
-        (true, ..) => left == partial && same_but(0, 0),
-        // The segments' headers are the business of target `offload`.
-        (false, ..) => {
-            let gso_size = usize::from(u16::from_le_bytes([sent.hdr[4], sent.hdr[5]]));
-            let l4 = usize::from(u16::from_le_bytes([sent.hdr[6], sent.hdr[7]]));
-            let tcp = usize::from(sent.frame.get(l4 + 12).unwrap_or(&0) >> 4) * 4;
-            let head = l4 + if sent.hdr[1] == VIRTIO_NET_HDR_GSO_UDP_L4 { 8 } else { tcp };
-            let payload = frame.get(head..).unwrap_or_default();
-            hdr[1] == 0
-                && frame.get(..12) == sent.frame.get(..12)
-                && payload.len() <= gso_size
-                && sent.frame.get(head..).is_some_and(|whole| {
-                    payload.is_empty() || whole.windows(payload.len()).any(|window| window == payload)
-                })
-        }
-    }
+fn buffer(chain: u16, piece: u16) -> u64 {
+    BASE + RECEIVES.0 + u64::from(chain) * RECEIVES.1 + u64::from(piece) * RECEIVES.2
 }

@@ -1,0 +1,162 @@
+//! What a bridge does, told from 802.1Q and virtio and not from the switch: whether a frame is forwarded, and to whom; and
+//! which frames a port may then have got.
+
+use std::collections::HashMap;
+
+use sv3::drops::Drop;
+use sv3::frame::{ETHERNET_LEN, MAX_FRAME};
+use sv3::virtio::*;
+
+use crate::fdb::AGE_S;
+use crate::offload;
+
+/// An Ethernet address.
+pub type Mac = [u8; 6];
+
+/// A frame as it was sent.
+pub struct Sent {
+    /// The port that it came from.
+    pub from: u16,
+    /// What that one negotiated.
+    pub features: u64,
+    /// The header's first ten octets.
+    pub hdr: [u8; 10],
+    /// From the destination address on.
+    pub frame: Vec<u8>,
+    /// It was sent in a way that is refused whatever it is.
+    pub broken: Option<Drop>,
+}
+
+/// A frame as it was received: the header's first ten octets, and from the destination address on.
+pub type Got = ([u8; 10], Vec<u8>);
+
+/// The ports that frames may go to, and what was learnt.
+pub struct Bridge {
+    /// Port and second of each address's last frame.
+    learnt: HashMap<Mac, (u16, u64)>,
+}
+
+impl Bridge {
+    /// Nothing is learnt.
+    pub fn new() -> Bridge {
+        Bridge { learnt: HashMap::new() }
+    }
+
+    /// The ports that a frame is for, or why it is refused, in second `now`. `up`: the ports that take floods.
+    pub fn forward(&mut self, sent: &Sent, up: &[u16], now: u64) -> Result<Vec<u16>, Drop> {
+        if let Some(reason) = sent.broken {
+            return Err(reason);
+        }
+        let frame = &sent.frame;
+        let (Some(dst), Some(src)) = (frame.first_chunk::<6>(), frame.get(6..12)) else { return Err(Drop::ShortFrame) };
+        let src: Mac = src.try_into().unwrap();
+        match frame.len() {
+            ..ETHERNET_LEN => return Err(Drop::ShortFrame),
+            MAX_FRAME.. if frame.len() > MAX_FRAME => return Err(Drop::LongFrame),
+            _ => {}
+        }
+        // Target `offload` has a look at that.
+        let hdr = NetHdr::from_bytes(std::array::from_fn(|at| sent.hdr.get(at).copied().unwrap_or(0)));
+        let head = &frame[..frame.len().min(offload::HEAD)];
+        if sent.hdr[..2] != [0, 0] && offload::check(&hdr, head, frame.len(), sent.features).is_err() {
+            return Err(Drop::BadOffload);
+        }
+        if src[0] & 1 != 0 || src == [0; 6] {
+            return Err(Drop::BadSource);
+        }
+        if dst[..5] == [1, 0x80, 0xc2, 0, 0] && dst[5] < 16 {
+            return Err(Drop::LinkLocal);
+        }
+        self.learn(sent, now);
+        match self.learnt.get(dst).filter(|(_, seen)| dst[0] & 1 == 0 && now - seen < AGE_S) {
+            Some((to, _)) if *to == sent.from => Err(Drop::Hairpin),
+            Some((to, _)) if *dst != [0; 6] => Ok(vec![*to]),
+            _ => {
+                let others: Vec<u16> = up.iter().copied().filter(|to| *to != sent.from).collect();
+                if others.is_empty() { Err(Drop::NoDestination) } else { Ok(others) }
+            }
+        }
+    }
+
+    /// Learns where a frame came from, which is not refused: it has arrived, even if it has to wait.
+    pub fn learn(&mut self, sent: &Sent, now: u64) {
+        self.learnt.insert(sent.frame[6..12].try_into().unwrap(), (sent.from, now));
+    }
+}
+
+/// Compares what a port got with what was for it, in order; how many frames it got nothing, or not all of.
+pub fn missing(due: &[&Sent], got: &[Got]) -> usize {
+    let mut due = due.iter();
+    let (mut current, mut missing): (Option<(&Sent, usize)>, _) = (None, 0);
+    for (hdr, frame) in got {
+        loop {
+            if let Some((sent, pieces)) = &mut current
+                && is_next(hdr, frame, sent, *pieces)
+            {
+                *pieces += 1;
+                break;
+            }
+            missing += usize::from(current.is_some_and(|(sent, pieces)| !is_whole(sent, pieces)));
+            current = due.next().map(|sent| (*sent, 0));
+            assert!(
+                current.is_some(),
+                "a frame that was not for this port, or not now: {hdr:?} {} {:?}",
+                frame.len(),
+                &frame[..frame.len().min(80)]
+            );
+        }
+        // The next one is another's, even if it is the same.
+        if hdr[1] != 0 || current.is_some_and(|(sent, _)| sent.hdr[1] == 0) {
+            current = None;
+        }
+    }
+    missing + usize::from(current.is_some_and(|(sent, pieces)| !is_whole(sent, pieces))) + due.len()
+}
+
+/// Whether all segments of what was sent were received, if it was to be segmented.
+fn is_whole(sent: &Sent, segments: usize) -> bool {
+    if sent.hdr[1] == 0 {
+        return false;
+    }
+    let payload = sent.frame.len() - headers(sent);
+    segments == payload.div_ceil(gso_size(sent)).max(1)
+}
+
+fn gso_size(sent: &Sent) -> usize {
+    usize::from(u16::from_le_bytes([sent.hdr[4], sent.hdr[5]]))
+}
+
+/// Octets of the headers that each segment has.
+fn headers(sent: &Sent) -> usize {
+    let l4 = usize::from(u16::from_le_bytes([sent.hdr[6], sent.hdr[7]]));
+    let tcp = usize::from(sent.frame.get(l4 + 12).unwrap_or(&0) >> 4) * 4;
+    l4 + if sent.hdr[1] == VIRTIO_NET_HDR_GSO_UDP_L4 { 8 } else { tcp }
+}
+
+/// Whether a frame is what was sent: as it was, with its checksum done, or the segment behind so many.
+fn is_next(hdr: &[u8; 10], frame: &[u8], sent: &Sent, segments: usize) -> bool {
+    let same_but = |from: usize, to: usize| {
+        frame.len() == sent.frame.len()
+            && frame[..from.min(frame.len())] == sent.frame[..from.min(frame.len())]
+            && frame[to.min(frame.len())..] == sent.frame[to.min(frame.len())..]
+    };
+    let partial = sent.hdr[0] & VIRTIO_NET_HDR_F_NEEDS_CSUM != 0;
+    let field = usize::from(u16::from_le_bytes([sent.hdr[6], sent.hdr[7]]))
+        + usize::from(u16::from_le_bytes([sent.hdr[8], sent.hdr[9]]));
+    let left = hdr[0] & VIRTIO_NET_HDR_F_NEEDS_CSUM != 0;
+    match (hdr[1] == sent.hdr[1], left, partial) {
+        (true, false, true) => same_but(field, field + 2),
+        (true, ..) => left == partial && same_but(0, 0),
+        _ if sent.hdr[1] == 0 => false,
+        // The segments' headers are the business of target `offload`.
+        (false, ..) => {
+            let head = headers(sent);
+            let payload = frame.get(head..).unwrap_or_default();
+            let wanted = sent.frame[head..].chunks(gso_size(sent)).nth(segments);
+            hdr[1] == 0
+                && frame.get(..12) == sent.frame.get(..12)
+                && payload == wanted.unwrap_or_default()
+                && (segments == 0 || wanted.is_some())
+        }
+    }
+}
