@@ -38,6 +38,9 @@ fn storm(options: &[&str], config: &Config, octets: usize, (deaths, life): (u32,
     a.await_sent();
     b.await_sent();
     for death in 0..deaths {
+        // Each frame meets one death: the last one's were delivered, and are to be given back as well.
+        a.await_sent();
+        b.await_sent();
         there.send(&mut a, WINDOW);
         back.send(&mut b, WINDOW);
         // Sooner or later on the way through the window.
