@@ -82,6 +82,8 @@ struct Reader {
     mergeable: bool,
 }
 
+/// Octets of a cache line.
+const LINE: usize = 64;
 /// Most buffers of one frame; they are published at once.
 const MAX_CHAINS: usize = RING_LOG;
 /// Most copies that wait, so that what was asked for is still there.
@@ -219,6 +221,8 @@ impl Receiver {
             let mut places = slices.places();
             let plain = queue.take_plain(&mut cursor, walker, most, |chain, slice| {
                 let Some(place) = places.next().filter(|_| room < needed) else { return false };
+                // Of each buffer the guest may have looked at the begin, which is then with its processor.
+                slice.prefetch_to_write(2 * LINE);
                 room += slice.len();
                 *place = slice;
                 self.chains.push(chain);

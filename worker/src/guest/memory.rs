@@ -251,7 +251,7 @@ impl<'m> GuestSlice<'m> {
 
     /// Asks the processor for the first `len` octets' cache lines, to write them; no more than a small frame has.
     #[inline]
-    fn prefetch_to_write(&self, len: usize) {
+    pub fn prefetch_to_write(&self, len: usize) {
         let (mut offset, end) = (0, len.min(self.len).saturating_sub(1));
         while offset < end.min(256) {
             prefetch_to_write(self.ptr.wrapping_add(offset));
