@@ -27,32 +27,47 @@ const COSTS: &[Figure] = &[
     Figure { name: "huge pages MiB", digits: 0 },
 ];
 
-/// A pair beside 0, 1, 16 and 128 idle ports.
+/// Idle ports beside the pair.
+const IDLE: [usize; 4] = [0, 1, 16, 128];
+
+/// A pair beside 0, 1, 16 and 128 idle ports: four sv3 by turns, then each number beside the peers that can have as many.
 pub fn beside_a_pair<R: Ring + Send>(options: &Options) -> Result<Vec<Case>> {
     let shape = Shape::plain(64);
     let (busy, load) = (options.plan(shape), Load::new(options, shape));
-    let mut cases = Vec::new();
-    for idle in [0, 1, 16, 128] {
+    let plans = move |port| if port < 2 { busy } else { Plan { entries: 64, rx_buffers: 64, huge: false, ..busy } };
+    let measure = |words: String, contestants: &mut Vec<Contestant<R>>| {
+        let case = Case {
+            scenario: "idle-ports",
+            load: format!("{} {words}", shape.words()),
+            conditions: options.conditions(),
+            figures: throughput::FIGURES,
+            entries: Vec::new(),
+        };
+        compete(options, case, contestants, |guests, _| {
+            let (tally, pace) = closed_loop(guests, load, false, Duration::from_secs_f64(options.seconds))?;
+            Ok(throughput::figures(tally, pace, shape))
+        })
+    };
+    let mut by_turns = Vec::new();
+    for idle in IDLE {
+        let needs = Needs { ports: idle + 2, huge: options.huge, longest: shape.octets, options: &[] };
+        let mut contestant = Contestant::new(Kind::Sv3, needs, plans, 0)?;
+        contestant.name = format!("sv3, {idle} idle");
+        by_turns.push(contestant);
+    }
+    let mut cases = vec![measure("beside idle ports".to_string(), &mut by_turns)?];
+    drop(by_turns);
+    for idle in IDLE {
         let able = |kind: &&Kind| match kind {
             Kind::Sv3 => true,
             Kind::Ovs => idle + 2 <= MOST_DPDK,
             Kind::Vhost => idle + 2 <= MOST_DPDK && idle % 2 == 0,
         };
         let kinds: Vec<Kind> = options.kinds.iter().filter(able).copied().collect();
-        let ports = idle + 2;
-        let plans = move |port| if port < 2 { busy } else { Plan { entries: 64, rx_buffers: 64, huge: false, ..busy } };
-        let mut contestants = enter::<R>(&kinds, ports, plans, 0)?;
-        let case = Case {
-            scenario: "idle-ports",
-            load: format!("{} beside {idle} idle ports", shape.words()),
-            conditions: options.conditions(),
-            figures: throughput::FIGURES,
-            entries: Vec::new(),
-        };
-        cases.push(compete(options, case, &mut contestants, |guests, _| {
-            let (tally, pace) = closed_loop(guests, load, false, Duration::from_secs_f64(options.seconds))?;
-            Ok(throughput::figures(tally, pace, shape))
-        })?);
+        if kinds != [Kind::Sv3] {
+            let mut contestants = enter::<R>(&kinds, idle + 2, plans, 0)?;
+            cases.push(measure(format!("beside {idle} idle ports"), &mut contestants)?);
+        }
     }
     Ok(cases)
 }
