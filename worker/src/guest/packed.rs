@@ -394,7 +394,8 @@ impl Virtqueue for PackedRing {
         let log = self.log.entries.iter().skip(self.pending.into());
         let (mut places, mut at) = (log, self.next.0);
         let filled = self.take_plain(&mut at, walker, most, |chain, slice| {
-            let Some((place, len)) = places.next().zip(each(slice)) else { return false };
+            let Some(place) = places.next() else { return false };
+            let Some(len) = each(slice) else { return false };
             place.store(Entry { id: chain.id, descriptors: 1, len }.to_word(), Relaxed);
             true
         });
