@@ -252,6 +252,11 @@ impl Receiver {
             }
         }
 
+        // The next frame's, if it is like this one, come while this one is copied.
+        queue.take_plain(&mut cursor, walker, self.chains.len(), |_, slice| {
+            slice.prefetch_to_write(2 * LINE);
+            true
+        });
         self.cost += parcel.len as u64;
         let whole = NetHdr { num_buffers: self.chains.len() as u16, ..*parcel.hdr }.to_bytes();
         let hdr = if header_len == NET_HDR_LEN_LEGACY { &whole[..NET_HDR_LEN_LEGACY] } else { &whole[..] };
