@@ -121,6 +121,23 @@ mod tests {
         out
     }
 
+    #[test]
+    fn pieces_of_all_lengths_are_copied_whole() {
+        let mut data: Vec<u8> = (0..70_000u32).map(|n| (n * 7 / 3) as u8).collect();
+        let mut target = vec![0; 70_000];
+        let expected = data.clone();
+        let from = GuestSlice::of_host(&mut data);
+        for len in (1400..1800).chain([2047, 2048, 2049, 4084, 4096, 9000, 65_522, 65_535]) {
+            let (offset, to_offset) = (len % 67, len % 61);
+            target.fill(0xa5);
+            let to = GuestSlice::of_host(&mut target);
+            assert_eq!(from.copy_to(offset, &to, to_offset, len), len);
+            let (copied, rest) = target[to_offset..].split_at(len);
+            assert!(*copied == expected[offset..offset + len], "{len}");
+            assert!(rest.iter().chain(&target[..to_offset]).all(|octet| *octet == 0xa5), "{len}");
+        }
+    }
+
     proptest! {
         #[test]
         fn any_cut_copies_the_same_octets(

@@ -85,6 +85,16 @@ mod tests {
     }
 
     #[test]
+    fn a_turn_is_bounded_when_somebody_waits() {
+        for rings in 2..2000 {
+            let turn = share(rings) * rings as u64;
+            assert!(turn <= TURN || share(rings) == LEAST, "{rings}");
+        }
+        // Three frames of 64 KiB, each in 17 buffers.
+        assert!(share(1) > 2 * 70 * 1024 && share(1) <= 3 * 70 * 1024);
+    }
+
+    #[test]
     fn nothing_is_saved_up() {
         let mut credit = Credit::default();
         for _ in 0..10 {
