@@ -15,8 +15,9 @@ use crate::crash::{self, HEAD_WORDS, InHand};
 use crate::deliver::{Alike, Delivered};
 use crate::fabric::{Fabric, Frame, Unsent, publish_ring};
 use crate::guest::chain::{Direction, MAX_SLICES, Walker};
-use crate::guest::memory::{Arena, GuestSlice, SliceList};
+use crate::guest::memory::{Arena, GuestSlice};
 use crate::guest::queue::{Chain, Virtqueue, either};
+use crate::guest::slices::SliceList;
 use crate::hold::{Patience, Wanted};
 use crate::offload::{self, Offload};
 use crate::points::{Point, pass};
@@ -193,24 +194,20 @@ fn take<'m>(
         let most = places.len() - count;
         let mut free = places.iter_mut().skip(count);
         let mut at = slices.len();
-        let mut room = slices.places();
+        let mut tail = slices.tail();
         let plain = queue.take_plain(&mut cursor, walker, most, |chain, slice| {
-            let (Some(taken), Some(place)) = (free.next(), room.next()) else { return false };
             if cost + ahead >= budget {
                 return false;
             }
-            // The net header, and a frame's first octets, which may lie in the next line.
-            slice.prefetch(0);
-            slice.prefetch(HEAD_WORDS * 8 - 1);
+            let Some(taken) = free.next().filter(|_| tail.push(slice)) else { return false };
+            prefetch_head(&slice);
             cost += FRAME + DESCRIPTOR;
             ahead += DELIVERY + slice.len() as u64;
-            *place = slice;
             (taken.chain, taken.from, taken.to) = (chain, at, at + 1);
             at += 1;
             true
         });
-        drop(room);
-        slices.extend(plain);
+        drop(tail);
         count += plain;
         let Some(taken) = places.get_mut(count) else { break };
         if slices.spare() < MAX_SLICES || cost + ahead >= budget {
@@ -228,12 +225,18 @@ fn take<'m>(
         cost += FRAME + DESCRIPTOR * std::mem::take(&mut slices.walked);
         ahead += taken.chain.len.map_or(0, |len| DELIVERY + len as u64);
         if let Some(first) = slices.from(taken.from).first() {
-            first.prefetch(0);
-            first.prefetch(HEAD_WORDS * 8 - 1);
+            prefetch_head(first);
         }
         count += 1;
     }
     Ok((count, cost))
+}
+
+/// Asks for the net header and a frame's first octets, which may lie in the next line.
+#[inline]
+fn prefetch_head(slice: &GuestSlice<'_>) {
+    slice.prefetch(0);
+    slice.prefetch(HEAD_WORDS * 8 - 1);
 }
 
 /// The sender's particulars that each frame needs.

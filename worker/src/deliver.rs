@@ -218,18 +218,18 @@ impl Receiver {
             if most == 0 || slices.spare() < MAX_SLICES {
                 return Err(Undelivered::Dropped(Drop::RxTooSmall));
             }
-            let mut places = slices.places();
+            let mut tail = slices.tail();
             let plain = queue.take_plain(&mut cursor, walker, most, |chain, slice| {
-                let Some(place) = places.next().filter(|_| room < needed) else { return false };
+                if room >= needed || !tail.push(slice) {
+                    return false;
+                }
                 // Of each buffer the guest may have looked at the begin, which is then with its processor.
                 slice.prefetch_to_write(2 * LINE);
                 room += slice.len();
-                *place = slice;
                 self.chains.push(chain);
                 true
             });
-            drop(places);
-            slices.extend(plain);
+            drop(tail);
             self.cost += DESCRIPTOR * plain as u64;
             if plain > 0 {
                 continue;

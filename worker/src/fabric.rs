@@ -1,12 +1,12 @@
 //! The fabric: all ports and the forwarding table; one frame in, none or some frames out. Each thread has its own view of
 //! it.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use sv3::drops::Drop;
 use sv3::frame::{MAX_FRAME, MacAddr};
 use sv3::ipc::RingFault;
-use sv3::ledger::{Hand, Lane, Ledger, PortLine, RingLine, RingLog, add};
+use sv3::ledger::{Hand, Lane, Ledger, PortLine, RingLine, RingLog};
 use sv3::virtio::NetHdr;
 use sv3::{MAX_PORTS, MAX_RINGS};
 
@@ -21,6 +21,7 @@ use crate::lease::Leased;
 use crate::offload::{Offload, Segments, finish_checksum};
 use crate::points::{Point, pass};
 use crate::port::{Ports, Ring, RingLease};
+use crate::tally::Tally;
 
 /// A frame as it came from a guest (or, for RARP, from ourselves in its name).
 pub struct Frame<'a, 'm> {
@@ -110,32 +111,6 @@ pub enum Unsent {
 impl From<Drop> for Unsent {
     fn from(reason: Drop) -> Unsent {
         Unsent::Dropped(reason)
-    }
-}
-
-/// How counters are written: those of one port by one thread, or by several.
-#[derive(Clone, Copy)]
-pub struct Tally {
-    /// There is one thread.
-    pub alone: bool,
-}
-
-impl Tally {
-    /// Counts more.
-    #[inline]
-    pub fn add(self, counter: &AtomicU64, n: u64) {
-        match self.alone {
-            true => add(counter, n),
-            false => drop(counter.fetch_add(n, Relaxed)),
-        }
-    }
-
-    /// Counts a frame that was dropped.
-    #[inline]
-    pub fn drop(self, line: &PortLine, reason: Drop) {
-        if let Some(counter) = line.drops.get(reason as usize) {
-            self.add(counter, 1);
-        }
     }
 }
 

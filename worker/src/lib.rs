@@ -30,6 +30,7 @@ mod prove;
 mod rarp;
 mod spin;
 mod switch;
+mod tally;
 mod team;
 
 use std::io::Write;

@@ -7,7 +7,8 @@
 
 use sv3::virtio::{VIRTIO_RING_F_INDIRECT_DESC, VIRTQ_DESC_F_INDIRECT, VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE};
 
-use super::memory::{GuestMemory, GuestSlice, Nearby, SliceList};
+use super::memory::{GuestMemory, GuestSlice, Nearby};
+use super::slices::SliceList;
 use super::split::{Descriptor, SplitRing};
 
 /// Most slices of one chain, as in QEMU (`VIRTQUEUE_MAX_SIZE`).

@@ -20,6 +20,7 @@ use sv3::MAX_MEM_SLOTS;
 use sv3::ipc::Region;
 use sv3::virtio::NET_HDR_LEN;
 
+use super::slices::SliceList;
 use crate::crash;
 use crate::points::{Point, pass};
 
@@ -432,75 +433,6 @@ impl Arena {
         // and no 'static ones are ever handed out.
         let room =
             unsafe { std::mem::transmute::<&'a mut [GuestSlice<'static>], &'a mut [GuestSlice<'m>]>(&mut *self.0) };
-        SliceList { room, len: 0, walked: 0 }
-    }
-}
-
-/// A list of slices in an arena.
-pub struct SliceList<'a, 'm> {
-    room: &'a mut [GuestSlice<'m>],
-    len: usize,
-    /// Descriptors that were looked at to fill it, whatever came of it.
-    pub walked: u64,
-}
-
-impl<'m> SliceList<'_, 'm> {
-    /// Adds a slice; false when there is no room.
-    #[inline]
-    pub fn push(&mut self, slice: GuestSlice<'m>) -> bool {
-        match self.room.get_mut(self.len) {
-            Some(place) => {
-                *place = slice;
-                self.len += 1;
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// Places for further slices, which do not count before [`SliceList::extend`].
-    #[inline]
-    pub fn places(&mut self) -> impl Iterator<Item = &mut GuestSlice<'m>> {
-        self.room.iter_mut().skip(self.len)
-    }
-
-    /// The next places that many slices were put into count from now on.
-    #[inline]
-    pub fn extend(&mut self, slices: usize) {
-        self.len = self.room.len().min(self.len + slices);
-    }
-
-    /// The slice at an index.
-    #[inline]
-    pub fn get(&self, at: usize) -> Option<&GuestSlice<'m>> {
-        self.room.get(..self.len)?.get(at)
-    }
-
-    /// Number of slices.
-    #[inline]
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Forgets all slices from `len` on.
-    pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
-    }
-
-    /// How many more fit.
-    pub fn spare(&self) -> usize {
-        self.room.len() - self.len
-    }
-
-    /// The slices from `from` to the end.
-    #[inline]
-    pub fn from(&self, from: usize) -> &[GuestSlice<'m>] {
-        self.room.get(from..self.len).unwrap_or(&[])
-    }
-
-    /// The slices `[from, to)`.
-    #[inline]
-    pub fn range(&self, from: usize, to: usize) -> &[GuestSlice<'m>] {
-        self.room.get(from..to.min(self.len)).unwrap_or(&[])
+        SliceList::over(room)
     }
 }

@@ -5,6 +5,7 @@ pub mod memory;
 pub mod packed;
 pub mod queue;
 pub mod shared;
+pub mod slices;
 pub mod split;
 
 #[cfg(any(test, feature = "fuzzing"))]

@@ -34,9 +34,10 @@ use sv3::ledger::{RING_LOG, RingLine, RingLog};
 use sv3::virtio::{VIRTIO_RING_F_EVENT_IDX, VIRTQ_DESC_F_INDIRECT, VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE};
 
 use super::chain::{BadChain, Walker};
-use super::memory::{GuestMemory, GuestSlice, SliceList};
+use super::memory::{GuestMemory, GuestSlice};
 use super::queue::{Chain, Place, Virtqueue};
 use super::shared::SharedArray;
+use super::slices::SliceList;
 use super::split::Descriptor;
 use crate::points::{Point, pass};
 

@@ -8,8 +8,9 @@ use sv3::ledger::{RingLine, RingLog};
 use sv3::virtio::VIRTIO_F_RING_PACKED;
 
 use super::chain::Walker;
-use super::memory::{GuestMemory, GuestSlice, SliceList};
+use super::memory::{GuestMemory, GuestSlice};
 use super::packed::PackedRing;
+use super::slices::SliceList;
 use super::split::SplitRing;
 
 /// What a chain must tell when it is completed.
@@ -57,7 +58,7 @@ pub trait Virtqueue {
     ) -> Result<Option<Chain>, RingFault>;
 
     /// Takes up to `most` plain chains, of one buffer in the region hit last, as long as `each` says that it has taken
-    /// them over; how many it has. `prepare` has found as many chains, be they plain or not.
+    /// them over; how many it has. None is looked for beyond those that were seen last.
     fn take_plain<'m>(
         &mut self,
         cursor: &mut u16,

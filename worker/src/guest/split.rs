@@ -20,9 +20,10 @@ use sv3::ipc::{RingAddr, RingFault};
 use sv3::virtio::{VIRTIO_RING_F_EVENT_IDX, VIRTQ_AVAIL_F_NO_INTERRUPT, VIRTQ_USED_F_NO_NOTIFY};
 
 use super::chain::{Direction, Walker};
-use super::memory::{GuestMemory, GuestSlice, SliceList};
+use super::memory::{GuestMemory, GuestSlice};
 use super::queue::{Chain, Virtqueue};
 use super::shared::SharedArray;
+use super::slices::SliceList;
 
 /// A descriptor, read once (virtio 1.3, 2.7.5).
 #[derive(Clone, Copy, Debug)]
