@@ -1,10 +1,11 @@
 //! The control socket: one line asks, one line of JSON answers (see [`sv3::status`]).
 
-use std::io::{ErrorKind, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::EpollFlags;
+use sv3::foreign::ForeignFd;
 
 use crate::ancillary;
 use crate::listener::{Caller, Listener, Peer};
@@ -29,7 +30,7 @@ pub struct Control {
 }
 
 /// A request: a line, and the fd that came with it.
-type Request = (String, Option<OwnedFd>);
+type Request = (String, Option<ForeignFd>);
 
 /// A conversation whose answer comes later.
 #[derive(Debug)]
@@ -49,7 +50,7 @@ struct Conversation {
     peer: Peer,
     number: u64,
     heard: Vec<u8>,
-    fd: Option<OwnedFd>,
+    fd: Option<ForeignFd>,
     /// The answer comes later, and until then there is nothing to be said.
     deferred: bool,
     answer: Option<Vec<u8>>,
@@ -69,7 +70,7 @@ impl Control {
             let peer = match self.listener.accept() {
                 Caller::Peer(peer) => peer,
                 Caller::TurnedAway(_) => continue,
-                Caller::Nobody => return None,
+                Caller::Later(_) | Caller::Nobody => return None,
             };
             if let Some(index) = self.admit(peer) {
                 return Some(index);
@@ -148,7 +149,7 @@ struct Over;
 impl Conversation {
     fn proceed(&mut self) -> Result<Option<Request>, Over> {
         match &mut self.answer {
-            Some(answer) => match self.peer.stream.write(answer) {
+            Some(answer) => match ancillary::send(&self.peer.stream, answer) {
                 Ok(sent) if sent >= answer.len() => Err(Over),
                 Ok(sent) => {
                     answer.drain(..sent);

@@ -1,6 +1,6 @@
 //! One connected client: its socket, what it is in the midst of saying, its session, and the replies it has not read.
 
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -33,6 +33,8 @@ pub struct Port {
     pub held: Holdings,
     /// Until when the worker is not told of it.
     pub quarantine: Option<Instant>,
+    /// It gives files that are closed without use.
+    pub litters: bool,
     peer: Peer,
     decoder: Decoder,
     message_due: Option<Instant>,
@@ -59,6 +61,7 @@ impl Port {
             interest: EpollFlags::EPOLLIN,
             held: Holdings::NONE,
             quarantine: None,
+            litters: false,
             peer,
             decoder: Decoder::new(),
             message_due: None,
@@ -71,7 +74,9 @@ impl Port {
         loop {
             let received = match ancillary::receive(&self.peer.stream, self.decoder.space()) {
                 Ok(received) if received.truncated => {
-                    return Err(Refuse("more fds on one message than are taken (8, or as many as may be open)".into()));
+                    return Err(Refuse(
+                        "more fds came than may be open; raise the limit of open files (`ulimit -n`)".into(),
+                    ));
                 }
                 Ok(received) if received.count == 0 => return Ok(Input::End),
                 Ok(received) => received,
@@ -108,7 +113,7 @@ impl Port {
     /// Sends what waits, as far as there is room.
     pub fn flush(&mut self) -> Result<(), Refuse> {
         while !self.replies.is_empty() {
-            match self.peer.stream.write(&self.replies) {
+            match ancillary::send(&self.peer.stream, &self.replies) {
                 Ok(sent) => drop(self.replies.drain(..sent.min(self.replies.len()))),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}

@@ -13,7 +13,7 @@ use sv3::wire::vhost_user::Reply;
 use super::{FRONT_DOOR, PORTS, Supervisor};
 use crate::admission::Kernel;
 use crate::budget::Holdings;
-use crate::listener::{Caller, Peer};
+use crate::listener::{Caller, PAUSE, Peer};
 use crate::port::{Input, Port};
 use crate::session::{Refused, Step};
 use crate::worker::Waiter;
@@ -32,14 +32,35 @@ impl Supervisor {
     }
 
     pub(super) fn accept_clients(&mut self) {
+        if self.budget.is_short(self.undertaker.backlog()) {
+            return self.close_door_until(Instant::now() + PAUSE);
+        }
         for _ in 0..TURN {
             match self.door.accept() {
                 Caller::Peer(peer) => self.admit(peer),
                 Caller::TurnedAway(error) => {
                     self.events.say_of(None, "refuse", format!("a client was turned away: {error}"));
                 }
+                Caller::Later(error) => {
+                    let message = format!("clients wait outside for {} ms: {error}", PAUSE.as_millis());
+                    self.events.say_of(None, "refuse", message);
+                    return self.close_door_until(Instant::now() + PAUSE);
+                }
                 Caller::Nobody => return,
             }
+        }
+    }
+
+    /// Lets nobody in for a while. They wait in the door's queue.
+    fn close_door_until(&mut self, until: Instant) {
+        self.door_opens = Some(until);
+        let _ = self.epoll.modify(&self.door, &mut EpollEvent::new(EpollFlags::empty(), FRONT_DOOR));
+    }
+
+    /// Lets clients in again when it is time.
+    pub(super) fn expire_door(&mut self, now: Instant) {
+        if self.door_opens.take_if(|until| *until <= now).is_some() {
+            let _ = self.epoll.modify(&self.door, &mut EpollEvent::new(EpollFlags::EPOLLIN, FRONT_DOOR));
         }
     }
 
@@ -83,6 +104,9 @@ impl Supervisor {
         }
         let offers = self.handover.offers();
         for _ in 0..TURN {
+            if self.must_wait(slot) {
+                break;
+            }
             let Some(port) = self.slots.port(slot).filter(|port| !port.session.is_waiting()) else { break };
             port.session.offer(offers);
             port.session.allow(self.budget.allowance(port.held));
@@ -97,6 +121,11 @@ impl Supervisor {
             match outcome {
                 Ok(step) => self.take_step(slot, step),
                 Err(refused) => self.refuse(slot, refused),
+            }
+            if self.put_aside() > 0
+                && let Some(port) = self.slots.port(slot)
+            {
+                port.litters = true;
             }
         }
         self.update_interest(slot);
@@ -189,9 +218,14 @@ impl Supervisor {
         }
     }
 
-    fn update_interest(&mut self, slot: u16) {
+    pub(super) fn update_interest(&mut self, slot: u16) {
+        let waits = self.must_wait(slot);
         let Some(port) = self.slots.port(slot) else { return };
-        let wanted = port.wanted();
+        let mut wanted = port.wanted();
+        if waits {
+            wanted.remove(EpollFlags::EPOLLIN);
+            self.halted.insert(slot);
+        }
         if wanted != port.interest {
             port.interest = wanted;
             let mut event = EpollEvent::new(wanted, PORTS + u64::from(slot));
