@@ -1,6 +1,6 @@
 //! One connected client: its socket, what it is in the midst of saying, its session, and the replies it has not read.
 
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -35,6 +35,8 @@ pub struct Port {
     pub held: Holdings,
     /// Until when the worker is not told of it.
     pub quarantine: Option<Instant>,
+    /// It gives files that are closed without use.
+    pub litters: bool,
     peer: Peer,
     decoder: Decoder,
     message_due: Option<Instant>,
@@ -63,6 +65,7 @@ impl Port {
             interest: EpollFlags::EPOLLIN,
             held: Holdings::NONE,
             quarantine: None,
+            litters: false,
             peer,
             decoder: Decoder::new(),
             message_due: None,
@@ -74,9 +77,14 @@ impl Port {
     pub fn receive(&mut self) -> Result<Input, Refuse> {
         let received = match ancillary::receive(&self.peer.stream, self.decoder.space()) {
             Ok(received) if received.truncated => {
-                return Err(Refuse("more fds on one message than are taken (8, or as many as may be open)".into()));
+                return Err(Refuse(
+                    "more fds came than may be open; raise the limit of open files (`ulimit -n`)".into(),
+                ));
             }
-            Ok(received) if received.count == 0 => return Ok(Input::End),
+            Ok(received) if received.count == 0 => {
+                self.peer.stream.has_ended();
+                return Ok(Input::End);
+            }
             Ok(received) => received,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Input::Nothing),
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(Input::Part),
@@ -111,7 +119,7 @@ impl Port {
             if self.replies.is_empty() {
                 break;
             }
-            match self.peer.stream.write(&self.replies) {
+            match ancillary::send(&self.peer.stream, &self.replies) {
                 Ok(sent) => drop(self.replies.drain(..sent.min(self.replies.len()))),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -138,9 +146,10 @@ impl AsFd for Port {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
 
+    use std::os::fd::OwnedFd;
     use sv3::wire::vhost_user::Code;
 
     use super::*;
@@ -148,7 +157,7 @@ mod tests {
     fn port() -> (Port, UnixStream) {
         let (client, stream) = UnixStream::pair().unwrap();
         stream.set_nonblocking(true).unwrap();
-        (Port::new(0, Peer { stream, pid: 1, uid: 1 }), client)
+        (Port::new(0, Peer { stream: OwnedFd::from(stream).into(), pid: 1, uid: 1 }), client)
     }
 
     #[test]

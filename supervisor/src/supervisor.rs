@@ -10,6 +10,7 @@
 //! All sockets are non-blocking, all waits have a deadline, and with nothing to wait for the process sleeps.
 
 mod clients;
+mod closing;
 mod handover;
 mod jam;
 mod life;
@@ -18,9 +19,10 @@ mod reports;
 mod telemetry;
 mod testimony;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +31,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use serde_json::json;
+use sv3::foreign::ForeignFd;
 use sv3::ipc::Settings;
 use sv3::ledger::LedgerMap;
 use sv3::status::{Status, SupervisorStatus, WorkerStatus};
@@ -40,9 +43,10 @@ use crate::chronicle::Chronicle;
 use crate::control::Control;
 use crate::event::Events;
 use crate::http::Http;
-use crate::listener::Listener;
+use crate::listener::{Listener, PAUSE};
 use crate::slots::Slots;
 use crate::spawner::Spawner;
+use crate::undertaker::{self, Undertaker};
 use crate::watchdog::Watchdog;
 use crate::worker::Worker;
 use handover::Handover;
@@ -55,6 +59,7 @@ const SPAWNER: u64 = 3;
 /// Links and stderr of workers, by lane.
 const LINK: u64 = 4;
 const STDERR: u64 = 8;
+const UNDERTAKER: u64 = 0x80;
 const CONVERSATIONS: u64 = 0x100;
 /// The door of the metrics, and behind it its conversations.
 const HTTP: u64 = 0x1000;
@@ -71,11 +76,18 @@ pub struct Supervisor {
     epoll: Epoll,
     events: Events,
     door: Listener,
+    /// Nobody is let in before.
+    door_opens: Option<Instant>,
     control: Control,
     signals: SignalFd,
     spawner: Spawner,
+    /// The events that epoll is asked for of it.
+    spawner_interest: EpollFlags,
     ledger: LedgerMap,
-    ledger_fd: Rc<OwnedFd>,
+    ledger_fd: Rc<ForeignFd>,
+    undertaker: Undertaker,
+    /// Slots of clients that are not listened to until what they caused is done.
+    halted: BTreeSet<u16>,
     slots: Slots,
     budget: Budget,
     /// The worker that serves.
@@ -159,11 +171,15 @@ impl Supervisor {
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             events: Events::new(parts.log),
             door: parts.door,
+            door_opens: None,
             control: Control::new(parts.control),
             signals: SignalFd::with_flags(&signals(), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?,
             spawner: parts.spawner,
+            spawner_interest: EpollFlags::EPOLLIN,
             ledger,
-            ledger_fd: Rc::new(ledger_fd),
+            ledger_fd: Rc::new(ForeignFd::from(ledger_fd).prompt()),
+            undertaker: Undertaker::new()?,
+            halted: BTreeSet::new(),
             slots: Slots::default(),
             budget: Budget::new(),
             worker: None,
@@ -190,6 +206,8 @@ impl Supervisor {
         supervisor.watch(&supervisor.control.listener, CONTROL, EpollFlags::EPOLLIN)?;
         supervisor.watch(supervisor.signals.as_fd(), SIGNALS, EpollFlags::EPOLLIN)?;
         supervisor.watch(&supervisor.spawner, SPAWNER, EpollFlags::EPOLLIN)?;
+        supervisor.watch(&supervisor.undertaker, UNDERTAKER, EpollFlags::EPOLLIN)?;
+        sv3::foreign::close_by(undertaker::keep_for_later);
         Ok(supervisor)
     }
 
@@ -207,6 +225,8 @@ impl Supervisor {
                 break outcome;
             }
             self.flush_links();
+            self.close_files();
+            self.listen_again();
             let count = match self.epoll.wait(&mut ready, self.timeout()) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => 0,
@@ -225,9 +245,12 @@ impl Supervisor {
         };
         self.door.remove();
         self.control.listener.remove();
+        self.undertaker.end();
         self.spawner.end();
         let reason = outcome.as_ref().err().map_or("asked to end", String::as_str).to_string();
         self.events.say("stop", reason);
+        // What strangers opened is closed with the process: only then does the kernel wait for nobody.
+        std::mem::forget(self);
         outcome
     }
 
@@ -238,10 +261,23 @@ impl Supervisor {
             SIGNALS => self.read_signals(),
             SPAWNER => self.hear_spawner(),
             LINK..STDERR => self.read_reports((token - LINK) as u8),
+            UNDERTAKER => self.undertaker.hear(),
             STDERR..CONVERSATIONS => self.read_stderr((token - STDERR) as u8),
             PORTS.. => self.serve_client(u16::try_from(token - PORTS).unwrap_or(u16::MAX), flags),
-            HTTP.. => self.serve_http(token - HTTP),
-            CONVERSATIONS.. => self.converse(usize::try_from(token - CONVERSATIONS).unwrap_or(usize::MAX)),
+            HTTP.. => {
+                let was_open = self.http.as_ref().is_some_and(Http::is_open);
+                self.serve_http(token - HTTP);
+                if self.http.as_ref().is_some_and(Http::is_open) != was_open {
+                    self.mind_http_door();
+                }
+            }
+            CONVERSATIONS.. => {
+                let was_open = self.control.is_open();
+                self.converse(usize::try_from(token - CONVERSATIONS).unwrap_or(usize::MAX));
+                if self.control.is_open() != was_open {
+                    self.mind_control_door();
+                }
+            }
         }
     }
 
@@ -253,12 +289,16 @@ impl Supervisor {
     fn timeout(&self) -> EpollTimeout {
         let worker = [&self.worker, &self.standby].into_iter().flatten().filter_map(Worker::due).min();
         let messages = self.slots.ports().filter_map(|port| port.message_due()).min();
+        let refused =
+            [&self.worker, &self.standby].into_iter().flatten().filter_map(|worker| worker.link.refused_until());
+        let (refused, closing) = (refused.min(), self.undertaker.due());
         let ending = self.ending.map(|since| since + END_TIME);
         let chaos = self.chaos.as_ref().map(|chaos| chaos.next);
         let lives =
             [worker, self.life.next_start(), self.watchdog.due(), self.handover.due(), self.jam_due(), chaos, ending];
         let clients = [messages, self.quarantine_due(), self.control.due(), self.http_due()];
-        let due = lives.into_iter().chain(clients).flatten().min();
+        let files = [refused, closing, self.door_opens];
+        let due = lives.into_iter().chain(clients).chain(files).flatten().min();
         match due {
             // Rounded up, so that waking means that it is due.
             Some(due) => {
@@ -271,14 +311,18 @@ impl Supervisor {
 
     fn expire(&mut self, now: Instant) {
         self.reap_rest();
-        self.control.expire(now);
+        if self.control.expire(now) {
+            self.mind_control_door();
+        }
         self.expire_http(now);
+        self.expire_door(now);
         self.expire_clients(now);
         self.expire_quarantines(now);
         self.expire_jams(now);
         self.watch_worker(now);
         self.expire_worker(now);
         self.expire_trial(now);
+        self.expire_undertakers(now);
         if self.ending.is_some_and(|since| since + END_TIME <= now) {
             self.over = Some(Ok(()));
         }
@@ -312,7 +356,20 @@ impl Supervisor {
     }
 
     fn accept_control(&mut self) {
-        for index in self.control.accept() {
+        let now = Instant::now();
+        // What is closed slowly takes fds. Callers add to it, so they wait sooner than clients.
+        if self.budget.is_short(2 * self.undertaker.backlog()) {
+            self.control.pause(now + PAUSE);
+        } else {
+            self.let_in_callers(now);
+        }
+        if !self.control.is_open() {
+            self.mind_control_door();
+        }
+    }
+
+    fn let_in_callers(&mut self, now: Instant) {
+        for index in self.control.accept(now) {
             if let Some(fd) = self.control.fd(index) {
                 let event = EpollEvent::new(EpollFlags::EPOLLIN, CONVERSATIONS + index as u64);
                 let _ = self.epoll.add(fd, event);
@@ -320,9 +377,14 @@ impl Supervisor {
         }
     }
 
+    fn mind_control_door(&self) {
+        let flags = if self.control.is_open() { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
+        let _ = self.epoll.modify(&self.control.listener, &mut EpollEvent::new(flags, CONTROL));
+    }
+
     fn converse(&mut self, index: usize) {
         if self.answered.control {
-            return;
+            return self.control.put_off(index);
         }
         let Some((request, fd)) = self.control.proceed(index) else { return };
         self.answered.control = true;
