@@ -5,6 +5,7 @@
 
 mod affinity;
 mod args;
+mod bits;
 mod burst;
 mod checksum;
 mod clock;
@@ -21,6 +22,10 @@ pub mod fuzz;
 mod guest;
 mod hold;
 mod lease;
+#[path = "lease/tests.rs"]
+mod lease_tests;
+#[cfg(test)]
+mod models;
 mod notify;
 mod offload;
 mod points;
@@ -30,6 +35,7 @@ mod prove;
 mod rarp;
 mod spin;
 mod switch;
+mod sync;
 mod tally;
 mod team;
 

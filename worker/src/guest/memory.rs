@@ -436,3 +436,6 @@ impl Arena {
         SliceList::over(room)
     }
 }
+
+#[cfg(test)]
+mod extents;
