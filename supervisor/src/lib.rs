@@ -12,6 +12,7 @@ mod chaos;
 mod chronicle;
 mod confine;
 mod control;
+mod cpu_time;
 mod crash;
 mod event;
 #[cfg(any(test, feature = "fuzzing"))]

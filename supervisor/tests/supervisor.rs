@@ -8,6 +8,7 @@ use std::io::{IoSlice, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 use house::{Guest, House, until};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
@@ -24,6 +25,9 @@ const STOP_UNASKED: u8 = 6;
 const DONE_UNASKED: u8 = 7;
 const TALK: u8 = 8;
 const FAIL_UNASKED: u8 = 9;
+const SPIN: u8 = 10;
+const PAUSE: u8 = 11;
+const STALL: u8 = 12;
 
 #[test]
 fn a_guest_attaches_and_stops_where_the_worker_says() {
@@ -67,6 +71,40 @@ fn a_guest_outlives_every_kind_of_bad_worker() {
     }
     assert_eq!(house.events("restart").len(), 7);
     assert!(house.events("detach").is_empty());
+}
+
+#[test]
+fn a_worker_that_runs_and_gets_nowhere_is_found_and_its_client_blamed() {
+    let house = House::start();
+    let guest = Guest::attach(&house);
+    let start = Instant::now();
+    house.misbehave(&guest, SPIN);
+    until(|| house.status().worker.restarts == 1);
+    assert!(start.elapsed() > Duration::from_millis(450), "after {:?}", start.elapsed());
+    let crash = house.events("crash").pop().unwrap();
+    assert!(crash.contains("it hangs") && crash.contains("ring 0 of p0"), "{crash}");
+    assert_eq!(house.events("blame").len(), 1);
+}
+
+#[test]
+fn a_worker_that_does_not_run_is_left_alone_and_replaced_in_the_end() {
+    let house = House::start();
+    let guest = Guest::attach(&house);
+    for _ in 0..3 {
+        house.misbehave(&guest, PAUSE);
+        // Answered when it is over.
+        assert_eq!(guest.frontend.get_vring_base(1).unwrap(), 101);
+        guest.start(1);
+    }
+    assert_eq!((house.status().worker.restarts, house.events("blame").len()), (0, 0));
+
+    let start = Instant::now();
+    house.misbehave(&guest, STALL);
+    until(|| house.status().worker.restarts == 1);
+    assert!(start.elapsed() > Duration::from_secs(10), "after {:?}", start.elapsed());
+    let crash = house.events("crash").pop().unwrap();
+    assert!(crash.contains("it is stuck"), "{crash}");
+    assert_eq!(house.events("blame").len(), 0);
 }
 
 #[test]

@@ -7,6 +7,7 @@ pub mod frames;
 // These assert what a scenario takes for granted, at the scenario's line.
 #[allow(clippy::panic, clippy::expect_used)]
 pub mod guest;
+pub mod held;
 pub mod honest;
 pub mod image;
 pub mod neighbour;

@@ -18,10 +18,11 @@ use serde_json::json;
 use sv3::ipc::{Command, Settings};
 
 use super::{LINK, STDERR, Supervisor};
+use crate::cpu_time::Moment;
 use crate::crash::{Death, Scene, culprit};
 use crate::record::Order;
 use crate::spawner::Program;
-use crate::watchdog::Watchdog;
+use crate::watchdog::{Trouble, Watchdog};
 use crate::worker::{Cradle, Waiter, Worker};
 
 /// A life that counts as one: a worker that lived longer ends a row of crashes.
@@ -302,6 +303,10 @@ impl Supervisor {
         // It may have been quicker than the spawner's word; then this is done when that comes.
         let Some(now) = worker.pid.map(Pid::as_raw) else { return };
         worker.took_over = false;
+        // It says that it wakes; but as long as there is traffic it may never have slept since it was promoted.
+        if let Some(lane) = self.ledger.lanes.get(usize::from(worker.lane)) {
+            self.watchdog.watch(lane, Moment::of(worker.pid));
+        }
         if let Some((when, before)) = self.life.died.take() {
             let (before, us) = (before.map_or(0, Pid::as_raw), when.elapsed().as_micros() as u64);
             let (ports, ms) = (self.slots.taken().len(), us as f64 / 1000.0);
@@ -393,10 +398,16 @@ impl Supervisor {
     pub(super) fn watch_worker(&mut self, now: Instant) {
         let Some(worker) = &mut self.worker else { return };
         let Some(lane) = self.ledger.lanes.get(usize::from(worker.lane)) else { return };
-        if let Some(thread) = self.watchdog.look(lane, now) {
-            self.hung = Some(thread);
-            let who = if self.threads > 1 { format!("thread {thread} of it") } else { "it".to_string() };
-            worker.kill(&format!("{who} hangs: awake, and no progress in half a second"));
+        if self.watchdog.due().is_some_and(|due| due <= now) {
+            match self.watchdog.look(lane, Moment::of(worker.pid)) {
+                Some(Trouble::Hangs(thread)) => {
+                    self.hung = Some(thread);
+                    let who = if self.threads > 1 { format!("thread {thread} of it") } else { "it".to_string() };
+                    worker.kill(&format!("{who} hangs: awake and running, and no progress in half a second"));
+                }
+                Some(Trouble::Stuck) => worker.kill("it is stuck: awake, not running, and no progress in 10 s"),
+                None => {}
+            }
         }
         if let Some(chaos) = self.chaos.as_mut().filter(|chaos| chaos.next <= now) {
             chaos.plan();
@@ -477,11 +488,23 @@ impl Supervisor {
         }
     }
 
-    /// A worker that does not obey in time is killed; one that is due is started.
+    /// A worker that does not obey in time is killed, and taken for dead if the kernel does not say so; one that is due is
+    /// started.
     pub(super) fn expire_worker(&mut self, now: Instant) {
+        let mut gone = None;
         for worker in [&mut self.worker, &mut self.standby].into_iter().flatten() {
-            if worker.due().is_some_and(|due| due <= now) {
-                worker.is_overdue();
+            match worker.due().is_some_and(|due| due <= now) {
+                true if worker.doom().is_some() => gone = worker.pid.or(gone),
+                true => worker.is_overdue(now),
+                false => {}
+            }
+        }
+        if let Some(pid) = gone {
+            self.life.buried.push(pid);
+            let status = WaitStatus::Signaled(pid, Signal::SIGKILL, false);
+            match self.worker.as_ref().is_some_and(|worker| worker.pid == Some(pid)) {
+                true => self.worker_died(status),
+                false => self.standby_died(status),
             }
         }
         if self.life.next_start.is_some_and(|due| due <= now) {

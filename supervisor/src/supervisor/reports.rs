@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use sv3::ipc::{Report, ReportKind, RingFault, VERSION};
 
 use super::Supervisor;
+use crate::cpu_time::Moment;
 use crate::session::Breach;
 use crate::worker::{Waiter, Worker};
 
@@ -83,7 +84,7 @@ impl Supervisor {
             ReportKind::RingFault => self.ring_fault(report),
             ReportKind::Busy => {
                 let lane = self.ledger.lanes.get(usize::from(worker.lane));
-                if !lane.is_some_and(|lane| self.watchdog.wake(lane, std::time::Instant::now())) {
+                if !lane.is_some_and(|lane| self.watchdog.wake(lane, Moment::of(worker.pid))) {
                     worker.count_idle_report();
                 }
                 Ok(())
