@@ -1,6 +1,7 @@
 //! Helpers of the scenarios in `tests/tests/`: the real switch, a front-end in software, real guests.
 
 pub mod distance;
+pub mod failure;
 #[allow(clippy::panic)]
 pub mod flow;
 pub mod frames;
@@ -8,6 +9,7 @@ pub mod frames;
 #[allow(clippy::panic, clippy::expect_used)]
 pub mod guest;
 pub mod honest;
+pub mod hostile;
 pub mod image;
 pub mod neighbour;
 pub mod patience;
@@ -16,5 +18,3 @@ pub mod pingpong;
 pub mod switch;
 pub mod testpmd;
 pub mod vm;
-
-pub use sv3_torture::failure;
