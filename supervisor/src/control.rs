@@ -1,4 +1,8 @@
 //! The control socket: one line asks, one line of JSON answers (see [`sv3::status`]).
+//!
+//! Callers are the switch's own user and root, but any number of their processes: so not more than [`TURN`] are let in
+//! before others have their turn, and who finds all places taken gets that of whoever has been there longest. As a turn
+//! lets in no more than half of what there are places, nobody loses his before it was looked once whether he has asked.
 
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -8,7 +12,7 @@ use nix::sys::epoll::EpollFlags;
 use sv3::foreign::ForeignFd;
 
 use crate::ancillary;
-use crate::listener::{Caller, Listener, Peer};
+use crate::listener::{Caller, Listener, PAUSE, Peer};
 
 /// Most conversations at a time.
 pub const CONVERSATIONS_MAX: usize = 16;
@@ -18,6 +22,10 @@ const REQUEST_MAX: usize = 256;
 const TIME: Duration = Duration::from_secs(5);
 /// How long one may last whose answer takes its time.
 const DEFERRED_TIME: Duration = Duration::from_secs(20);
+/// Most callers heard at the door at a time, those who are turned away among them.
+pub const TURN: usize = 8;
+
+const _: () = assert!(TURN <= CONVERSATIONS_MAX / 2);
 
 /// The socket and its conversations, each at its own place.
 pub struct Control {
@@ -27,6 +35,8 @@ pub struct Control {
     conversations: [Option<Conversation>; CONVERSATIONS_MAX],
     /// Conversations so far.
     count: u64,
+    /// Callers wait outside until then, since the kernel was short of something.
+    paused: Option<Instant>,
 }
 
 /// A request: a line, and the fd that came with it.
@@ -61,27 +71,36 @@ impl Control {
     /// No conversations yet.
     pub fn new(listener: Listener) -> Control {
         let owner = nix::unistd::geteuid().as_raw();
-        Control { listener, owner, conversations: [const { None }; CONVERSATIONS_MAX], count: 0 }
+        Control { listener, owner, conversations: [const { None }; CONVERSATIONS_MAX], count: 0, paused: None }
     }
 
-    /// Takes in the next caller; returns its place. Strangers and whoever finds no place are turned away.
-    pub fn accept(&mut self) -> Option<usize> {
-        loop {
-            let peer = match self.listener.accept() {
-                Caller::Peer(peer) => peer,
-                Caller::TurnedAway(_) => continue,
-                Caller::Later(_) | Caller::Nobody => return None,
-            };
-            if let Some(index) = self.admit(peer) {
-                return Some(index);
+    /// Takes callers in; their places. Strangers are turned away.
+    pub fn accept(&mut self) -> Vec<usize> {
+        let mut places = Vec::new();
+        for _ in 0..TURN {
+            match self.listener.accept() {
+                Caller::Peer(peer) => places.extend(self.admit(peer)),
+                Caller::TurnedAway(_) => {}
+                Caller::Later(_) => {
+                    self.paused = Some(Instant::now() + PAUSE);
+                    break;
+                }
+                Caller::Nobody => break,
             }
         }
+        places
     }
 
-    /// Gives a caller a place, if he is no stranger and there is one.
+    /// Gives a caller a place, if he is no stranger.
     pub fn admit(&mut self, peer: Peer) -> Option<usize> {
-        let known = peer.uid == 0 || peer.uid == self.owner;
-        let (index, place) = self.conversations.iter_mut().enumerate().find(|(_, place)| known && place.is_none())?;
+        if peer.uid != 0 && peer.uid != self.owner {
+            return None;
+        }
+        // A free one, or that of the oldest who still has to ask or to listen.
+        let waits = |place: &&mut Option<Conversation>| place.as_ref().is_some_and(|taken| taken.deferred);
+        let oldest = |place: &(usize, &mut Option<Conversation>)| place.1.as_ref().map(|taken| taken.number);
+        let places = self.conversations.iter_mut().enumerate().filter(|(_, place)| !waits(place));
+        let (index, place) = places.min_by_key(oldest)?;
         let due = Instant::now() + TIME;
         self.count += 1;
         let (number, heard) = (self.count, Vec::new());
@@ -130,16 +149,22 @@ impl Control {
 
     /// When the next conversation has lasted too long.
     pub fn due(&self) -> Option<Instant> {
-        self.conversations.iter().flatten().map(|conversation| conversation.due).min()
+        self.conversations.iter().flatten().map(|conversation| conversation.due).chain(self.paused).min()
     }
 
-    /// Ends conversations that have lasted too long.
-    pub fn expire(&mut self, now: Instant) {
+    /// Whether callers can be let in now.
+    pub fn is_open(&self) -> bool {
+        self.paused.is_none()
+    }
+
+    /// Ends conversations that have lasted too long. True: callers can be let in again.
+    pub fn expire(&mut self, now: Instant) -> bool {
         for place in &mut self.conversations {
             if place.as_ref().is_some_and(|conversation| conversation.due <= now) {
                 *place = None;
             }
         }
+        self.paused.take_if(|until| *until <= now).is_some()
     }
 }
 
@@ -190,5 +215,56 @@ fn passing<T>(error: std::io::Error) -> Result<Option<T>, Over> {
     match error.kind() {
         ErrorKind::WouldBlock | ErrorKind::Interrupted => Ok(None),
         _ => Err(Over),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn control() -> (Control, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = Listener::bind(&folder.path().join("s"), false).unwrap();
+        (Control::new(listener), folder)
+    }
+
+    fn caller(control: &Control) -> UnixStream {
+        let caller = UnixStream::connect(control.listener.path()).unwrap();
+        caller.set_read_timeout(Some(TIME)).unwrap();
+        caller
+    }
+
+    #[test]
+    fn a_turn_ends_though_more_knock() {
+        let (mut control, _folder) = control();
+        let callers: Vec<UnixStream> = (0..TURN + 3).map(|_| caller(&control)).collect();
+        assert_eq!(control.accept().len(), TURN);
+        assert_eq!(control.accept().len(), 3);
+        // Gone again, they count as much.
+        drop(callers);
+        (0..TURN + 1).for_each(|_| drop(caller(&control)));
+        assert_eq!((control.accept().len(), control.accept().len()), (TURN, 1));
+    }
+
+    #[test]
+    fn the_silent_lose_their_places_and_who_is_promised_an_answer_keeps_his() {
+        let (mut control, _folder) = control();
+        let mut callers: Vec<UnixStream> = (0..CONVERSATIONS_MAX).map(|_| caller(&control)).collect();
+        let places: Vec<usize> = (0..2).flat_map(|_| control.accept()).collect();
+        assert_eq!(places.len(), CONVERSATIONS_MAX);
+        let ticket = control.defer(places[0]).unwrap();
+        let mut asker = caller(&control);
+        let place = control.accept();
+        assert_eq!(place, places[1..2], "the second one's");
+        assert_eq!(callers[1].read(&mut [0]).unwrap(), 0);
+        assert!(control.awaits(&ticket));
+        asker.write_all(b"status\n").unwrap();
+        assert_eq!(control.proceed(place[0]).unwrap().0, "status");
+        callers[0].set_nonblocking(true).unwrap();
+        assert_eq!(callers[0].read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
     }
 }

@@ -1,7 +1,8 @@
 //! Metrics for a scraper: `GET /metrics` over HTTP/1.1 on a loopback address, one request a connection.
 //!
 //! Callers are any local users, so all that they may take is bounded: octets of a request, connections, time. A caller who
-//! finds all places taken gets that of whoever has been there longest, so that slow callers keep nobody out.
+//! finds all places taken gets that of whoever has been there longest, so that slow callers keep nobody out; and as a turn
+//! lets in no more than half of what there are places, nobody loses his before it was looked once whether he has asked.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use nix::sys::epoll::EpollFlags;
 
 /// Most conversations at a time.
-pub const PLACES: usize = 8;
+pub const PLACES: usize = 16;
 /// Most octets of a request.
 const REQUEST_MAX: usize = 8192;
 /// How long a conversation may last.
@@ -20,6 +21,8 @@ const TIME: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_secs(1);
 /// Most callers let in at a time.
 const TURN: usize = 8;
+
+const _: () = assert!(TURN <= PLACES / 2);
 
 /// The listener and its conversations, each at its own place.
 pub struct Http {
@@ -236,6 +239,18 @@ mod tests {
         }
         let long = "x".repeat(REQUEST_MAX + 1);
         assert_eq!(ask(&long), Some(Ask::Other("431 Request Header Fields Too Large")));
+    }
+
+    #[test]
+    fn a_turn_ends_though_more_knock() {
+        let mut http = Http::bind(parse_address("127.0.0.1:0").unwrap()).unwrap();
+        let callers: Vec<TcpStream> = (0..TURN + 3).map(|_| TcpStream::connect(http.address()).unwrap()).collect();
+        let now = Instant::now();
+        assert_eq!(http.accept(now).len(), TURN);
+        // None of them lost his place before it could be looked whether he asks.
+        let places = http.accept(now).len();
+        assert_eq!(http.conversations.iter().flatten().count(), TURN + places);
+        drop(callers);
     }
 
     #[test]

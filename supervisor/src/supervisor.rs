@@ -65,6 +65,9 @@ const CONVERSATIONS: u64 = 0x100;
 const HTTP: u64 = 0x1000;
 const PORTS: u64 = 0x10000;
 
+/// Most signals that are read at a time. Each kind is pending once at most, but more may come meanwhile.
+const SIGNALS_MAX: usize = 8;
+
 /// How long the worker may take to end when the switch ends.
 const END_TIME: Duration = Duration::from_millis(500);
 
@@ -111,9 +114,18 @@ pub struct Supervisor {
     threads: u16,
     /// Where workers run, for status.
     cpus: Option<String>,
+    answered: Answered,
     /// Since when the switch is ending.
     ending: Option<Instant>,
     over: Option<Result<(), String>>,
+}
+
+/// Who was answered in this turn. An answer about a thousand ports takes milliseconds, so each door gives one a turn; who
+/// asks more has to come again, which costs nobody anything.
+#[derive(Default)]
+struct Answered {
+    control: bool,
+    http: bool,
 }
 
 /// What [`Supervisor::new`] is made of.
@@ -187,6 +199,7 @@ impl Supervisor {
             announcement: Some(parts.announcement),
             threads: parts.threads,
             cpus: parts.cpus,
+            answered: Answered::default(),
             ending: None,
             over: None,
         };
@@ -219,7 +232,13 @@ impl Supervisor {
                 Err(Errno::EINTR) => 0,
                 Err(error) => break Err(format!("epoll: {error}")),
             };
-            for event in ready.iter().take(count) {
+            self.answered = Answered::default();
+            // What workers are waited for with comes first, however many clients have something to say.
+            let is_urgent = |event: &&EpollEvent| (SIGNALS..STDERR).contains(&event.data());
+            for event in ready.iter().take(count).filter(is_urgent) {
+                self.dispatch(event.data(), event.events());
+            }
+            for event in ready.iter().take(count).filter(|event| !is_urgent(event)) {
                 self.dispatch(event.data(), event.events());
             }
             self.expire(Instant::now());
@@ -279,7 +298,10 @@ impl Supervisor {
     }
 
     fn expire(&mut self, now: Instant) {
-        self.control.expire(now);
+        self.reap_rest();
+        if self.control.expire(now) {
+            self.mind_control_door();
+        }
         self.expire_http(now);
         self.expire_door(now);
         self.expire_clients(now);
@@ -295,7 +317,8 @@ impl Supervisor {
     }
 
     fn read_signals(&mut self) {
-        while let Ok(Some(info)) = self.signals.read_signal() {
+        for _ in 0..SIGNALS_MAX {
+            let Ok(Some(info)) = self.signals.read_signal() else { return };
             match Signal::try_from(info.ssi_signo as i32) {
                 Ok(Signal::SIGCHLD) => self.reap(),
                 _ if self.ending.is_some() => self.over = Some(Ok(())),
@@ -321,16 +344,27 @@ impl Supervisor {
     }
 
     fn accept_control(&mut self) {
-        while let Some(index) = self.control.accept() {
+        for index in self.control.accept() {
             if let Some(fd) = self.control.fd(index) {
                 let event = EpollEvent::new(EpollFlags::EPOLLIN, CONVERSATIONS + index as u64);
                 let _ = self.epoll.add(fd, event);
             }
         }
+        self.mind_control_door();
+    }
+
+    /// Listens at the control socket only while callers can be let in.
+    fn mind_control_door(&self) {
+        let flags = if self.control.is_open() { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
+        let _ = self.epoll.modify(&self.control.listener, &mut EpollEvent::new(flags, CONTROL));
     }
 
     fn converse(&mut self, index: usize) {
+        if self.answered.control {
+            return;
+        }
         let Some((request, fd)) = self.control.proceed(index) else { return };
+        self.answered.control = true;
         let (verb, name) = request.split_once(' ').unwrap_or((&request, ""));
         let answer = match verb {
             "status" => serde_json::to_vec(&self.status()),

@@ -18,8 +18,10 @@ use crate::port::{Input, Port};
 use crate::session::{Refused, Step};
 use crate::worker::Waiter;
 
-/// Requests of one client that are served before the next client's turn.
+/// Callers that are let in before the clients' turn.
 const TURN: usize = 32;
+/// Reads of one client, two for a request, before the next client's turn.
+const READS: usize = 64;
 
 impl Supervisor {
     /// Lets clients in from now on.
@@ -103,7 +105,7 @@ impl Supervisor {
             return self.refuse(slot, refuse.into());
         }
         let offers = self.handover.offers();
-        for _ in 0..TURN {
+        for _ in 0..READS {
             if self.must_wait(slot) {
                 break;
             }
@@ -112,6 +114,7 @@ impl Supervisor {
             port.session.allow(self.budget.allowance(port.held));
             let outcome = match port.receive() {
                 Ok(Input::Message(message)) => port.session.request(message, &Kernel),
+                Ok(Input::Part) => continue,
                 Ok(Input::Nothing) => break,
                 Ok(Input::End) => return self.detach(slot, "disconnected"),
                 Err(refuse) => Err(refuse.into()),

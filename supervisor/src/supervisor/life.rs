@@ -34,6 +34,8 @@ const DELAY_MAX: Duration = Duration::from_secs(1);
 /// How long after a death the next standby is started. Its start takes a processor for a millisecond or two, and all that
 /// waited meanwhile in the rings comes first.
 const BREATH: Duration = Duration::from_millis(10);
+/// Most changes of children that are heard of at a time: somebody who may signal one can stop and wake it without end.
+const REAPED_MAX: usize = 16;
 /// How long no new standby is started after one died or could not be.
 const STANDBY_PAUSE: Duration = Duration::from_secs(1);
 
@@ -52,6 +54,8 @@ pub struct Life {
     died: Option<(Instant, Option<Pid>)>,
     /// Children whose death came before the spawner told whose it was.
     early_deaths: Vec<WaitStatus>,
+    /// There may be more children that have ended.
+    unreaped: bool,
     /// Workers that are taken for dead before the kernel has said so.
     buried: Vec<Pid>,
     ending: Option<Pid>,
@@ -78,15 +82,17 @@ impl Life {
             next_start: None,
             died: None,
             early_deaths: Vec::new(),
+            unreaped: false,
             buried: Vec::new(),
             ending: None,
             served: false,
         }
     }
 
-    /// When the next worker is to be started.
+    /// When the next worker is to be started, or other children are to be heard of.
     pub fn next_start(&self) -> Option<Instant> {
-        self.next_start.into_iter().chain(self.standby_pause).min()
+        let unreaped = self.unreaped.then(Instant::now);
+        self.next_start.into_iter().chain(self.standby_pause).chain(unreaped).min()
     }
 
     /// Workers that died and were replaced.
@@ -252,7 +258,8 @@ impl Supervisor {
 
     /// Children have ended.
     pub(super) fn reap(&mut self) {
-        loop {
+        self.life.unreaped = false;
+        for _ in 0..REAPED_MAX {
             let status = match waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED)) {
                 Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
                 Ok(WaitStatus::Stopped(pid, signal)) => {
@@ -281,6 +288,15 @@ impl Supervisor {
             } else {
                 self.lost(pid, status);
             }
+        }
+        // No signal tells of the rest.
+        self.life.unreaped = true;
+    }
+
+    /// Goes on with children that have ended, if there were more of them than a turn takes.
+    pub(super) fn reap_rest(&mut self) {
+        if self.life.unreaped {
+            self.reap();
         }
     }
 

@@ -51,7 +51,11 @@ impl Supervisor {
             }
             return self.mind_http_door();
         };
+        if self.answered.http {
+            return;
+        }
         let Some(ask) = http.proceed(index) else { return };
+        self.answered.http = true;
         let metrics = self.metrics();
         let Some(http) = &mut self.http else { return };
         if let Some(flags) = http.answer(index, ask, metrics)
