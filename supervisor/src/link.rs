@@ -221,7 +221,8 @@ mod tests {
     #[allow(unsafe_code)]
     fn a_worker_that_reads_as_fast_as_is_written_gets_so_much_a_turn() {
         let (mut link, theirs) = Link::pair().unwrap();
-        let fd = Rc::new(ForeignFd::from(OwnedFd::from(std::fs::File::open("/dev/null").unwrap())));
+        let fd = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let fd = Rc::new(ForeignFd::from(fd));
         for _ in 0..2000 {
             link.push(Order { command: Command::RingCall { port: 1, ring: 2, call: true }, fd: Some(fd.clone()) })
                 .unwrap();

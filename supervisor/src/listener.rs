@@ -8,13 +8,16 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::sys::socket::{Backlog, getsockopt, listen, sockopt::PeerCredentials};
 use nix::sys::stat::{Mode, umask};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use sv3::foreign::ForeignFd;
 
 /// How long nobody is let in when that failed, mostly for want of fds.
 pub const PAUSE: Duration = Duration::from_millis(100);
+
+/// Most callers that wait to be let in; who comes then waits in connect(2).
+const QUEUE: i32 = 128;
 
 /// The socket. Only its owner may connect (mode 0600).
 pub struct Listener {
@@ -65,6 +68,9 @@ impl Listener {
             other => other.map_err(fail)?,
         };
         listener.set_nonblocking(true).map_err(fail)?;
+        // As long as the queue is, so long may one wait behind others who come and go without pause.
+        listen(&listener, Backlog::new(QUEUE).map_err(|errno| fail(errno.into()))?)
+            .map_err(|errno| fail(errno.into()))?;
         let inode = inode(path).map_err(fail)?;
         Ok(Listener { listener, path: path.to_path_buf(), inode })
     }

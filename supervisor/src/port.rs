@@ -81,7 +81,10 @@ impl Port {
                     "more fds came than may be open; raise the limit of open files (`ulimit -n`)".into(),
                 ));
             }
-            Ok(received) if received.count == 0 => return Ok(Input::End),
+            Ok(received) if received.count == 0 => {
+                self.peer.stream.has_ended();
+                return Ok(Input::End);
+            }
             Ok(received) => received,
             Err(error) if ancillary::is_later(&error) => return Ok(Input::Nothing),
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(Input::Part),
@@ -143,10 +146,10 @@ impl AsFd for Port {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
-    use std::io::Write;
+    use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
 
+    use std::os::fd::OwnedFd;
     use sv3::wire::vhost_user::Code;
 
     use super::*;
@@ -154,7 +157,7 @@ mod tests {
     fn port() -> (Port, UnixStream) {
         let (client, stream) = UnixStream::pair().unwrap();
         stream.set_nonblocking(true).unwrap();
-        (Port::new(0, Peer { stream: std::os::fd::OwnedFd::from(stream).into(), pid: 1, uid: 1 }), client)
+        (Port::new(0, Peer { stream: OwnedFd::from(stream).into(), pid: 1, uid: 1 }), client)
     }
 
     #[test]

@@ -43,7 +43,7 @@ use crate::chronicle::Chronicle;
 use crate::control::Control;
 use crate::event::Events;
 use crate::http::Http;
-use crate::listener::Listener;
+use crate::listener::{Listener, PAUSE};
 use crate::slots::Slots;
 use crate::spawner::Spawner;
 use crate::undertaker::{self, Undertaker};
@@ -264,8 +264,20 @@ impl Supervisor {
             UNDERTAKER => self.undertaker.hear(),
             STDERR..CONVERSATIONS => self.read_stderr((token - STDERR) as u8),
             PORTS.. => self.serve_client(u16::try_from(token - PORTS).unwrap_or(u16::MAX), flags),
-            HTTP.. => self.serve_http(token - HTTP),
-            CONVERSATIONS.. => self.converse(usize::try_from(token - CONVERSATIONS).unwrap_or(usize::MAX)),
+            HTTP.. => {
+                let was_open = self.http.as_ref().is_some_and(Http::is_open);
+                self.serve_http(token - HTTP);
+                if self.http.as_ref().is_some_and(Http::is_open) != was_open {
+                    self.mind_http_door();
+                }
+            }
+            CONVERSATIONS.. => {
+                let was_open = self.control.is_open();
+                self.converse(usize::try_from(token - CONVERSATIONS).unwrap_or(usize::MAX));
+                if self.control.is_open() != was_open {
+                    self.mind_control_door();
+                }
+            }
         }
     }
 
@@ -344,13 +356,25 @@ impl Supervisor {
     }
 
     fn accept_control(&mut self) {
-        for index in self.control.accept() {
+        let now = Instant::now();
+        // What is closed slowly takes fds. Callers add to it, so they wait sooner than clients.
+        if self.budget.is_short(2 * self.undertaker.backlog()) {
+            self.control.pause(now + PAUSE);
+        } else {
+            self.let_in_callers(now);
+        }
+        if !self.control.is_open() {
+            self.mind_control_door();
+        }
+    }
+
+    fn let_in_callers(&mut self, now: Instant) {
+        for index in self.control.accept(now) {
             if let Some(fd) = self.control.fd(index) {
                 let event = EpollEvent::new(EpollFlags::EPOLLIN, CONVERSATIONS + index as u64);
                 let _ = self.epoll.add(fd, event);
             }
         }
-        self.mind_control_door();
     }
 
     /// Listens at the control socket only while callers can be let in.
@@ -361,7 +385,7 @@ impl Supervisor {
 
     fn converse(&mut self, index: usize) {
         if self.answered.control {
-            return;
+            return self.control.put_off(index);
         }
         let Some((request, fd)) = self.control.proceed(index) else { return };
         self.answered.control = true;

@@ -15,9 +15,9 @@ use sv3_tests::honest::Honest;
 
 /// Callers at each door.
 const CALLERS: usize = 3;
-/// What an honest client's attachment and a status may take: 50 ms where each process finds a processor, and twenty times
+/// What an honest client's attachment and a status may take: 50 ms where each process finds a processor, and forty times
 /// as much where ten of them and other tests share two.
-const SOON: Duration = Duration::from_secs(1);
+const SOON: Duration = Duration::from_secs(2);
 
 /// Threads that do one thing without pause until they are dropped.
 struct Crowd {

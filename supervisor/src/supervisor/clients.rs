@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use sv3::MAX_PORTS;
@@ -20,6 +20,9 @@ use crate::worker::Waiter;
 
 /// Callers that are let in before the clients' turn.
 const TURN: usize = 32;
+/// Most clients that are gone and that the worker has still to forget, while others are let in; and how long it gets.
+const LEAVING_MAX: usize = 128;
+const BREAK: Duration = Duration::from_millis(1);
 /// Reads of one client, two for a request, before the next client's turn.
 const READS: usize = 64;
 
@@ -36,6 +39,10 @@ impl Supervisor {
     pub(super) fn accept_clients(&mut self) {
         if self.budget.is_short(self.undertaker.backlog()) {
             return self.close_door_until(Instant::now() + PAUSE);
+        }
+        // Clients that come and go as fast as they can would take up all slots.
+        if self.slots.leaving() > LEAVING_MAX {
+            return self.close_door_until(Instant::now() + BREAK);
         }
         for _ in 0..TURN {
             match self.door.accept() {

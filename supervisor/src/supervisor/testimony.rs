@@ -69,7 +69,7 @@ impl Supervisor {
             add(&log, "file", "events, by --log".to_string());
         }
         if let Some(http) = &self.http {
-            add(&http.door().0, "socket", "the door of --metrics".to_string());
+            add(&http.door(), "socket", "the door of --metrics".to_string());
             (0..crate::http::PLACES).filter_map(|at| http.fd(at)).for_each(|fd| {
                 add(&fd, "socket", "somebody who asks for metrics".to_string());
             });
