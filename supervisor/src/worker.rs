@@ -19,6 +19,7 @@ use sv3::ipc::Command;
 use crate::cpu_time::{STARVED, of_process};
 use crate::link::Link;
 use crate::record::Order;
+use crate::roster::Roster;
 use crate::spawner::{Program, Spawner};
 
 /// How long a worker may take, and run, until it is ready.
@@ -72,6 +73,7 @@ pub struct Worker {
     hung_up: Option<Instant>,
     /// It is late, and was not let run: when to look again.
     excused: Option<Instant>,
+    roster: Roster,
     barriers: VecDeque<Barrier>,
     reached: u64,
     said: Vec<u8>,
@@ -133,6 +135,7 @@ impl Worker {
             killed: None,
             hung_up: None,
             excused: None,
+            roster: Roster::default(),
             barriers: VecDeque::new(),
             reached: 0,
             said: Vec::new(),
@@ -149,9 +152,12 @@ impl Worker {
         self.order([Command::Promote.into(), Command::Barrier.into()], Waiter::TakeOver);
     }
 
-    /// Queues orders. A barrier among them is for `waiter`.
+    /// Queues orders, but for those about a port that the worker goes on without. A barrier among them is for `waiter`.
     pub fn order(&mut self, orders: impl IntoIterator<Item = Order>, waiter: Waiter) {
         for order in orders {
+            if !self.roster.passes(&order.command, self.link.last_seq() + 1) {
+                continue;
+            }
             let is_barrier = order.command == Command::Barrier;
             match self.link.push(order) {
                 Ok(seq) if is_barrier => {
@@ -183,6 +189,22 @@ impl Worker {
     /// Whether the worker has been given an order of this number and has not said yet that it is past it.
     pub fn is_under_way(&self, seq: u64) -> bool {
         (self.reached + 1..=self.link.last_seq()).contains(&seq)
+    }
+
+    /// Whether a report on an order of this number is about the client that has the slot now.
+    pub fn is_about(&self, slot: u16, seq: u64) -> bool {
+        self.roster.is_about(slot, seq)
+    }
+
+    /// A port that it cannot be told of: it forgets what it knows of it and goes on without it.
+    pub fn leave_out(&mut self, slot: u16, why: String) {
+        self.order([Command::PortRemove { port: slot }.into()], Waiter::Nobody);
+        self.roster.strike(slot, self.link.last_seq(), why);
+    }
+
+    /// Why it goes on without a port, if it does.
+    pub fn lacks(&self, slot: u16) -> Option<&str> {
+        self.roster.lacks(slot)
     }
 
     /// When the worker must have done what it has to do next, or when to look again.
