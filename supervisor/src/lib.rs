@@ -24,6 +24,7 @@ mod metrics;
 mod port;
 mod prove;
 mod record;
+mod roster;
 mod session;
 mod slots;
 mod spawner;

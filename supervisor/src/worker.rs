@@ -21,6 +21,7 @@ use sv3::ipc::Command;
 use crate::cpu_time::{STARVED, of_process};
 use crate::link::Link;
 use crate::record::Order;
+use crate::roster::Roster;
 use crate::spawner::{Program, Spawner};
 
 /// How long a worker may take, and run, until it is ready.
@@ -74,6 +75,7 @@ pub struct Worker {
     hung_up: Option<Instant>,
     /// It is late, and was not let run: when to look again.
     excused: Option<Instant>,
+    roster: Roster,
     barriers: VecDeque<Barrier>,
     reached: u64,
     said: Vec<u8>,
@@ -139,6 +141,9 @@ impl Worker {
     /// Queues orders whose fds the worker is born with.
     pub fn teach(&mut self, orders: impl IntoIterator<Item = Order>, cradle: &mut Cradle) {
         for order in orders {
+            if !self.roster.passes(&order.command, self.link.last_seq() + 1) {
+                continue;
+            }
             let pushed = self.link.push_unborn(&order);
             self.note(&order.command, pushed, Waiter::Nobody);
             cradle.given.extend(order.fd);
@@ -165,6 +170,7 @@ impl Worker {
             killed: None,
             hung_up: None,
             excused: None,
+            roster: Roster::default(),
             barriers: VecDeque::new(),
             reached: 0,
             said: Vec::new(),
@@ -181,9 +187,12 @@ impl Worker {
         self.order([Command::Promote.into(), Command::Barrier.into()], Waiter::TakeOver);
     }
 
-    /// Queues orders. A barrier among them is for `waiter`.
+    /// Queues orders, but for those about a port that the worker goes on without. A barrier among them is for `waiter`.
     pub fn order(&mut self, orders: impl IntoIterator<Item = Order>, waiter: Waiter) {
         for order in orders {
+            if !self.roster.passes(&order.command, self.link.last_seq() + 1) {
+                continue;
+            }
             let command = order.command.clone();
             let pushed = self.link.push(order);
             self.note(&command, pushed, waiter);
@@ -231,6 +240,22 @@ impl Worker {
     /// Whether the worker has been given an order of this number and has not said yet that it is past it.
     pub fn is_under_way(&self, seq: u64) -> bool {
         (self.reached + 1..=self.link.last_seq()).contains(&seq)
+    }
+
+    /// Whether a report on an order of this number is about the client that has the slot now.
+    pub fn is_about(&self, slot: u16, seq: u64) -> bool {
+        self.roster.is_about(slot, seq)
+    }
+
+    /// A port that it cannot be told of: it forgets what it knows of it and goes on without it.
+    pub fn leave_out(&mut self, slot: u16, why: String) {
+        self.order([Command::PortRemove { port: slot }.into()], Waiter::Nobody);
+        self.roster.strike(slot, self.link.last_seq(), why);
+    }
+
+    /// Why it goes on without a port, if it does.
+    pub fn lacks(&self, slot: u16) -> Option<&str> {
+        self.roster.lacks(slot)
     }
 
     /// When the worker must have done what it has to do next, or when to look again.

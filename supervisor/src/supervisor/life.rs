@@ -3,7 +3,8 @@
 //! While one worker serves, another one waits on standby: confined, told everything that the first was told, every
 //! client's memory mapped. When the first dies, [`Command::Promote`] makes the second serve, and a third is started to
 //! wait. Without a standby (`--no-standby`, or deaths that come faster than workers) the next worker is started when it
-//! is needed and told the same; it only takes longer.
+//! is needed and told the same; it only takes longer. What of a port a worker on standby cannot obey it goes on without, and
+//! is told again before it serves.
 
 use std::collections::VecDeque;
 use std::io;
@@ -22,7 +23,7 @@ use crate::cpu_time::Moment;
 use crate::crash::{Death, Scene, culprit};
 use crate::record::Order;
 use crate::spawner::Program;
-use crate::watchdog::{Trouble, Watchdog};
+use crate::watchdog::Watchdog;
 use crate::worker::{Cradle, Waiter, Worker};
 
 /// A life that counts as one: a worker that lived longer ends a row of crashes.
@@ -184,6 +185,12 @@ impl Supervisor {
 
     /// Lets a worker that was told everything serve.
     fn promote(&self, worker: &mut Worker) {
+        // What it has gone on without it is told once more, before it moves a frame.
+        for port in self.slots.ports().filter(|port| !port.session.is_waiting() && port.quarantine.is_none()) {
+            if worker.lacks(port.who.slot).is_some() {
+                worker.order(port.session.replay(), Waiter::Nobody);
+            }
+        }
         worker.promote();
         // Who waits for the position of a ring waits for this worker now, which has to start the ring for that.
         for port in self.slots.ports().filter(|port| port.session.is_waiting() && port.quarantine.is_none()) {
@@ -358,6 +365,11 @@ impl Supervisor {
         }
     }
 
+    /// A worker is taken for dead; the kernel may say so later.
+    pub(super) fn await_burial(&mut self, pid: Pid) {
+        self.life.buried.push(pid);
+    }
+
     /// Takes the worker that serves for dead, and sees to it that it is.
     fn bury(&mut self, pid: Pid, signal: Signal) {
         let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);
@@ -365,7 +377,7 @@ impl Supervisor {
         self.worker_died(WaitStatus::Signaled(pid, signal, false));
     }
 
-    fn worker_died(&mut self, status: WaitStatus) {
+    pub(super) fn worker_died(&mut self, status: WaitStatus) {
         let when = Instant::now();
         let Some(worker) = &mut self.worker else { return };
         let Some(lane) = self.ledger.lanes.get(usize::from(worker.lane)) else { return };
@@ -380,7 +392,7 @@ impl Supervisor {
         self.drain_reports();
         self.read_stderr(number);
         let Some(worker) = self.worker.take() else { return };
-        (self.watchdog, self.hung) = (Watchdog::new(self.threads.into()), None);
+        (self.watchdog, self.hung, self.jammed) = (Watchdog::new(self.threads.into()), None, false);
         if self.handover.predecessor_died() {
             drop(worker);
             self.excuse_all();
@@ -410,30 +422,7 @@ impl Supervisor {
         self.life.last_death = Some(death.words);
     }
 
-    /// Kills a worker that hangs, or that chaos mode wants dead.
-    pub(super) fn watch_worker(&mut self, now: Instant) {
-        let Some(worker) = &mut self.worker else { return };
-        let Some(lane) = self.ledger.lanes.get(usize::from(worker.lane)) else { return };
-        if self.watchdog.due().is_some_and(|due| due <= now) {
-            match self.watchdog.look(lane, Moment::of(worker.pid)) {
-                Some(Trouble::Hangs(thread)) => {
-                    self.hung = Some(thread);
-                    let who = if self.threads > 1 { format!("thread {thread} of it") } else { "it".to_string() };
-                    worker.kill(&format!("{who} hangs: awake and running, and no progress in half a second"));
-                }
-                Some(Trouble::Stuck) => worker.kill("it is stuck: awake, not running, and no progress in 10 s"),
-                None => {}
-            }
-        }
-        if let Some(chaos) = self.chaos.as_mut().filter(|chaos| chaos.next <= now) {
-            chaos.plan();
-            if let Some(pid) = worker.pid {
-                let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);
-            }
-        }
-    }
-
-    fn standby_died(&mut self, status: WaitStatus) {
+    pub(super) fn standby_died(&mut self, status: WaitStatus) {
         if let Some(lane) = self.standby.as_ref().map(|worker| worker.lane) {
             self.read_stderr(lane);
         }
@@ -504,25 +493,9 @@ impl Supervisor {
         }
     }
 
-    /// A worker that does not obey in time is killed, and taken for dead if the kernel does not say so; one that is due is
-    /// started.
+    /// A worker that does not obey in time is killed; one that is due is started.
     pub(super) fn expire_worker(&mut self, now: Instant) {
-        let mut gone = None;
-        for worker in [&mut self.worker, &mut self.standby].into_iter().flatten() {
-            match worker.due().is_some_and(|due| due <= now) {
-                true if worker.doom().is_some() => gone = worker.pid.or(gone),
-                true => worker.is_overdue(now),
-                false => {}
-            }
-        }
-        if let Some(pid) = gone {
-            self.life.buried.push(pid);
-            let status = WaitStatus::Signaled(pid, Signal::SIGKILL, false);
-            match self.worker.as_ref().is_some_and(|worker| worker.pid == Some(pid)) {
-                true => self.worker_died(status),
-                false => self.standby_died(status),
-            }
-        }
+        self.expire_late(now);
         if self.life.next_start.is_some_and(|due| due <= now) {
             self.replace_worker();
         }
