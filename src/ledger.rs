@@ -58,8 +58,8 @@ pub struct Lane {
 pub struct Hand {
     /// Grows with each turn of the loop.
     pub heartbeat: AtomicU64,
-    /// 1 while the thread is awake, 0 while it blocks: a heartbeat that stands still while awake is a hang.
-    pub busy: AtomicU32,
+    /// How long the thread has slept, and whether it sleeps now; see [`Hand::rest`].
+    pub rest: AtomicU64,
     /// Slot plus one of the client whose ring is being worked on; 0: none.
     pub port: AtomicU32,
     /// Vring index of it.
@@ -178,7 +178,8 @@ impl Lane {
         self.crash.clear();
         for hand in self.hands.iter().take(threads) {
             hand.flights.store(0, Relaxed);
-            for field in [&hand.busy, &hand.port, &hand.ring] {
+            hand.rest.store(0, Relaxed);
+            for field in [&hand.port, &hand.ring] {
                 field.store(0, Relaxed);
             }
         }
@@ -191,7 +192,55 @@ impl Lane {
     }
 }
 
+/// What a thread did with its time, in one word, so that who reads it never sees half of a change. Bit 0: it is awake.
+/// The others: the nanoseconds that it has slept in all; while it sleeps, less those of CLOCK_MONOTONIC at which it fell
+/// asleep. 0 is a thread that has slept ever since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rest(u64);
+
+impl Rest {
+    /// Whether it is awake.
+    pub fn is_awake(self) -> bool {
+        self.0 & 1 != 0
+    }
+
+    /// Nanoseconds that it was awake until `now_ns` of CLOCK_MONOTONIC, counted from no time in particular: only
+    /// differences mean something.
+    pub fn awake_ns(self, now_ns: u64) -> u64 {
+        let until = if self.is_awake() { now_ns } else { 0 };
+        until.wrapping_sub(self.slept())
+    }
+
+    fn slept(self) -> u64 {
+        self.0 & !1
+    }
+}
+
+/// Nanoseconds of each sleep that count as awake: a thread that lies down and gets up uses a processor for that.
+const BED_NS: u64 = 20_000;
+
 impl Hand {
+    /// What the thread does with its time.
+    pub fn rest(&self) -> Rest {
+        Rest(self.rest.load(Relaxed))
+    }
+
+    /// The thread is about to sleep, at `now_ns` of CLOCK_MONOTONIC.
+    #[inline]
+    pub fn fall_asleep(&self, now_ns: u64) {
+        if self.rest().is_awake() {
+            self.rest.store(self.rest().slept().wrapping_sub(now_ns) & !1, Relaxed);
+        }
+    }
+
+    /// The thread is awake again, at `now_ns`, after it fell asleep at `then_ns`.
+    #[inline]
+    pub fn wake_up(&self, then_ns: u64, now_ns: u64) {
+        let before = self.rest().slept().wrapping_add(then_ns);
+        let slept = before.wrapping_add(now_ns.wrapping_sub(then_ns).saturating_sub(BED_NS));
+        self.rest.store(slept | 1, Relaxed);
+    }
+
     /// Notes a burst in the flight recorder.
     #[inline]
     pub fn note_flight(&self, when_ns: u64, slot: u16, ring: u16, chains: u16) {
@@ -354,6 +403,27 @@ mod tests {
         let flights = hand.read_flights();
         assert_eq!(flights.len(), FLIGHTS);
         assert_eq!((flights[0], flights[31]), ((99, 99, 3, 100), (68, 68, 3, 69)));
+    }
+
+    #[test]
+    fn a_thread_s_time_awake_is_told_whenever_one_looks() {
+        let (_fd, ledger) = LedgerMap::create().unwrap();
+        let hand = ledger.lanes[0].hand(1);
+        let start = 1 << 40;
+        let at = |now: u64| hand.rest().awake_ns(now);
+        // As it was made: asleep, and it falls asleep once more.
+        let never = at(start);
+        hand.fall_asleep(start);
+        assert_eq!((hand.rest().is_awake(), at(start + 5)), (false, never));
+        hand.wake_up(start, start + 1_000_000);
+        let since = at(start + 1_000_000);
+        assert_eq!((hand.rest().is_awake(), since.wrapping_sub(never)), (true, BED_NS));
+        assert_eq!(at(start + 1_000_700).wrapping_sub(since), 700);
+        hand.fall_asleep(start + 1_001_000);
+        assert_eq!([0, 9_000_000].map(|later| at(start + 1_001_000 + later).wrapping_sub(since)), [1000; 2]);
+        // A sleep so short that lying down and getting up is all there was of it.
+        hand.wake_up(start + 1_001_000, start + 1_001_006);
+        assert_eq!(at(start + 1_001_006).wrapping_sub(since), 1006);
     }
 
     #[test]

@@ -90,6 +90,9 @@ fn port(out: &mut String, port: &PortStatus) {
     if let Some(seconds) = port.quarantine_s {
         let _ = writeln!(out, "  quarantine  {seconds} s more; `sv3 port release {}` ends it", port.name);
     }
+    if let Some(why) = &port.standby_lacks {
+        let _ = writeln!(out, "  standby     lacks it: {why}");
+    }
     let _ = writeln!(out, "  features    {}", names(&port.features, "VIRTIO_"));
     let _ = writeln!(out, "  protocol    {}", names(&port.protocol_features, "VHOST_USER_PROTOCOL_F_"));
     for ring in &port.rings {

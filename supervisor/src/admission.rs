@@ -50,6 +50,23 @@ impl Memory {
             ))
         })
     }
+
+    /// What the client has done to the region's file since it was admitted, by which a worker can no longer map it or must
+    /// not touch it.
+    pub fn spoilt(&self, kernel: &dyn Inspect) -> Option<Refuse> {
+        self.truncated(kernel).or_else(|| self.sealed(kernel))
+    }
+
+    fn sealed(&self, kernel: &dyn Inspect) -> Option<Refuse> {
+        let Region { guest_addr, size, .. } = self.region;
+        let file = kernel.memory(self.fd.as_fd()).ok().flatten()?;
+        (!file.writable).then(|| {
+            Refuse(format!(
+                "memory region at guest address {guest_addr:#x} ({size} octets): it can no longer be mapped: its file was \
+                 sealed against writing since it was admitted"
+            ))
+        })
+    }
 }
 
 /// What the kernel says of a memory file.
@@ -216,6 +233,29 @@ mod tests {
         nix::unistd::ftruncate(&file, 0x2fff).unwrap();
         let words = memory.truncated(&Kernel).unwrap().0;
         assert!(words.contains("0x1000") && words.contains("12287") && words.contains("12288"), "{words}");
+    }
+
+    #[test]
+    fn a_file_that_is_sealed_later_is_found_out_if_it_can_no_longer_be_mapped() {
+        let seal = |file: &OwnedFd, seal| fcntl(file, FcntlArg::F_ADD_SEALS(seal)).unwrap();
+        for (number, harm) in [
+            (SealFlag::F_SEAL_WRITE, true),
+            (F_SEAL_FUTURE_WRITE, true),
+            (SealFlag::F_SEAL_SHRINK, false),
+            (SealFlag::F_SEAL_GROW, false),
+            (SealFlag::F_SEAL_SEAL, false),
+        ] {
+            let file = memfd(0x1000);
+            let memory = try_admit(&[], region(0x1000, 0x1000, 0, 0), file.try_clone().unwrap()).unwrap();
+            assert!(memory.spoilt(&Kernel).is_none());
+            seal(&file, number);
+            let words = memory.spoilt(&Kernel).map(|refuse| refuse.0);
+            assert_eq!(
+                words.is_some_and(|words| words.contains("0x1000") && words.contains("sealed")),
+                harm,
+                "{number:?}"
+            );
+        }
     }
 
     #[test]

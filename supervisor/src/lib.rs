@@ -12,6 +12,7 @@ mod chaos;
 mod chronicle;
 mod confine;
 mod control;
+mod cpu_time;
 mod crash;
 mod event;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -23,6 +24,7 @@ mod metrics;
 mod port;
 mod prove;
 mod record;
+mod roster;
 mod session;
 mod slots;
 mod spawner;

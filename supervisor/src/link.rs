@@ -15,6 +15,7 @@ use passfd::FdPassingExt;
 use sv3::foreign::ForeignFd;
 use sv3::ipc::{Command, Envelope, Report};
 
+use crate::ancillary;
 use crate::record::Order;
 
 /// Reports that are read at a time.
@@ -123,7 +124,7 @@ impl Link {
                 Ok(false) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if is_shortage(&error) => {
+                Err(error) if ancillary::is_shortage(&error) => {
                     self.refused = Some(Instant::now() + RETRY);
                     return Ok(());
                 }
@@ -170,11 +171,6 @@ impl Link {
         self.inbox = rest.to_vec();
         Ok(reports)
     }
-}
-
-/// The kernel is short of something, for now and for whatever reason: it says nothing about the worker.
-fn is_shortage(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ETOOMANYREFS | libc::ENOBUFS | libc::ENOMEM))
 }
 
 impl AsFd for Link {

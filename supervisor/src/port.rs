@@ -86,7 +86,7 @@ impl Port {
                 return Ok(Input::End);
             }
             Ok(received) => received,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Input::Nothing),
+            Err(error) if ancillary::is_later(&error) => return Ok(Input::Nothing),
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(Input::Part),
             Err(_) => return Ok(Input::End),
         };
@@ -121,7 +121,7 @@ impl Port {
             }
             match ancillary::send(&self.peer.stream, &self.replies) {
                 Ok(sent) => drop(self.replies.drain(..sent.min(self.replies.len()))),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if ancillary::is_later(&error) => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(Refuse(format!("a reply cannot be sent: {error}"))),
             }

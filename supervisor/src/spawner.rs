@@ -31,6 +31,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -55,6 +56,8 @@ const GIVE: i32 = 3;
 /// Starts an undertaker: its pipe and its eventfd.
 const DIG: i32 = 4;
 
+/// After how long it is tried again what the kernel was too short of something for.
+const RETRY: Duration = Duration::from_millis(10);
 /// Most numbers of one packet.
 const NUMBERS: usize = 4096;
 /// How much an undertaker gives way to others that want the processor (nice(2)).
@@ -166,7 +169,7 @@ impl Spawner {
         while let Some(packet) = self.unsent.front() {
             match ancillary::send(&self.socket, packet) {
                 Ok(_) => drop(self.unsent.pop_front()),
-                Err(error) if is_later(&error) => break,
+                Err(error) if ancillary::is_later(&error) || error.kind() == io::ErrorKind::Interrupted => break,
                 Err(error) => return Err(error),
             }
         }
@@ -187,7 +190,7 @@ impl Spawner {
                 errno => Ok(Some(Err(Errno::from_raw(errno.saturating_neg())))),
             },
             Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Err(error) if is_later(&error) => Ok(None),
+            Err(error) if ancillary::is_later(&error) || error.kind() == io::ErrorKind::Interrupted => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -220,12 +223,6 @@ impl AsFd for Spawner {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
-}
-
-/// Whether a call that failed so may do better in a while: nothing is there, or the kernel is short of something.
-fn is_later(error: &io::Error) -> bool {
-    let short = matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM));
-    short || matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 /// Forks. The child's pid, or nothing in the child, which runs on in its copy of this process's memory.
@@ -300,6 +297,10 @@ fn serve(socket: RawFd, binary: Identity, setting: &Setting) -> i32 {
         }
         let count = match ancillary::receive(socket, &mut packet) {
             Ok(received) if received.count > 0 => received.count,
+            Err(error) if ancillary::is_later(&error) => {
+                std::thread::sleep(RETRY);
+                continue;
+            }
             _ => return 0,
         };
         let (numbers, _) = packet.get(..count).unwrap_or_default().as_chunks();
@@ -323,8 +324,12 @@ fn serve(socket: RawFd, binary: Identity, setting: &Setting) -> i32 {
             _ => return 1,
         };
         let answer = answer.map_or_else(|errno| -(errno as i32), Pid::as_raw);
-        if nix::unistd::write(socket, &answer.to_ne_bytes()).is_err() {
-            return 0;
+        loop {
+            match ancillary::send(socket, &answer.to_ne_bytes()) {
+                Ok(_) => break,
+                Err(error) if ancillary::is_later(&error) => std::thread::sleep(RETRY),
+                Err(_) => return 0,
+            }
         }
     }
 }

@@ -13,6 +13,7 @@ mod clients;
 mod closing;
 mod handover;
 mod jam;
+mod late;
 mod life;
 mod quarantine;
 mod reports;
@@ -34,7 +35,7 @@ use serde_json::json;
 use sv3::foreign::ForeignFd;
 use sv3::ipc::Settings;
 use sv3::ledger::LedgerMap;
-use sv3::status::{Status, SupervisorStatus, WorkerStatus};
+use sv3::status::{PortStatus, Status, SupervisorStatus, WorkerStatus};
 
 use crate::blame::Blames;
 use crate::budget::Budget;
@@ -44,6 +45,7 @@ use crate::control::Control;
 use crate::event::Events;
 use crate::http::Http;
 use crate::listener::{Listener, PAUSE};
+use crate::port::Port;
 use crate::slots::Slots;
 use crate::spawner::Spawner;
 use crate::undertaker::{self, Undertaker};
@@ -100,6 +102,8 @@ pub struct Supervisor {
     watchdog: Watchdog,
     /// When it was last looked whether a client jams the worker.
     jam_look: Option<Instant>,
+    /// A client was sent away then that jams the worker, or is about to.
+    jammed: bool,
     /// The worker was killed because this thread of it hung.
     hung: Option<usize>,
     chaos: Option<Chaos>,
@@ -189,6 +193,7 @@ impl Supervisor {
             blames: Blames::new(parts.blame),
             watchdog: Watchdog::new(usize::from(parts.threads)),
             jam_look: None,
+            jammed: false,
             hung: None,
             chaos: parts.chaos.map(Chaos::new),
             chronicle: Chronicle::default(),
@@ -377,6 +382,7 @@ impl Supervisor {
         }
     }
 
+    /// Listens at the control socket only while callers can be let in.
     fn mind_control_door(&self) {
         let flags = if self.control.is_open() { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
         let _ = self.epoll.modify(&self.control.listener, &mut EpollEvent::new(flags, CONTROL));
@@ -439,7 +445,13 @@ impl Supervisor {
                 cpus: self.cpus.clone(),
             },
             socket: self.door.path().display().to_string(),
-            ports: self.slots.ports().filter_map(|port| crate::status::port(port, &self.ledger)).collect(),
+            ports: self.slots.ports().filter_map(|port| self.port_status(port)).collect(),
         }
+    }
+
+    fn port_status(&self, port: &Port) -> Option<PortStatus> {
+        let lacks = self.standby.as_ref().and_then(|standby| standby.lacks(port.who.slot));
+        let status = crate::status::port(port, &self.ledger)?;
+        Some(PortStatus { standby_lacks: lacks.map(str::to_string), ..status })
     }
 }

@@ -1,4 +1,8 @@
 //! One worker's life, from the request to the spawner until its death is known.
+//!
+//! What a worker has to do has a time, and it must have run for that time, too, before it is killed for being late: a
+//! host that does not let it run is no fault of its own. After [`STARVED`] that does not count any more, since clients
+//! wait.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -14,16 +18,24 @@ use nix::unistd::{Pid, pipe2};
 use sv3::foreign::ForeignFd;
 use sv3::ipc::Command;
 
+use crate::cpu_time::{STARVED, of_process};
 use crate::link::Link;
 use crate::record::Order;
+use crate::roster::Roster;
 use crate::spawner::{Program, Spawner};
 
-/// How long a worker may take until it is ready.
+/// How long a worker may take, and run, until it is ready.
 const START_TIME: Duration = Duration::from_secs(5);
-/// How long a worker may take to obey.
+/// How long a worker may take, and run, to obey.
 const OBEY_TIME: Duration = Duration::from_secs(1);
-/// How long a worker may outlive its link.
+/// How long a worker may outlive its link, whether or not it runs: nobody is served meanwhile, and nothing is held against
+/// anybody.
 const DEATH_TIME: Duration = Duration::from_millis(100);
+/// How long the kernel may take to say that a worker is dead which was killed. After that it is taken for dead: it may be held
+/// in the kernel (by a disk, or by a frozen control group), but never runs again.
+const BURIAL_TIME: Duration = Duration::from_millis(100);
+/// Time between two looks whether a worker that is late has been let run.
+const LOOK: Duration = Duration::from_millis(100);
 /// Lines that a worker may write to stderr in its life, and the longest of them in octets.
 const LINES_MAX: usize = 20;
 const LINE_MAX: usize = 400;
@@ -59,7 +71,11 @@ pub struct Worker {
     /// Virtio features that it serves, once it is ready.
     pub offers: u64,
     doom: Option<String>,
+    killed: Option<Instant>,
     hung_up: Option<Instant>,
+    /// It is late, and was not let run: when to look again.
+    excused: Option<Instant>,
+    roster: Roster,
     barriers: VecDeque<Barrier>,
     reached: u64,
     said: Vec<u8>,
@@ -94,6 +110,8 @@ struct Barrier {
     seq: u64,
     waiter: Waiter,
     due: Instant,
+    /// Processor time that it had used when it was told.
+    cpu: Duration,
 }
 
 /// Who waits for a barrier.
@@ -123,6 +141,9 @@ impl Worker {
     /// Queues orders whose fds the worker is born with.
     pub fn teach(&mut self, orders: impl IntoIterator<Item = Order>, cradle: &mut Cradle) {
         for order in orders {
+            if !self.roster.passes(&order.command, self.link.last_seq() + 1) {
+                continue;
+            }
             let pushed = self.link.push_unborn(&order);
             self.note(&order.command, pushed, Waiter::Nobody);
             cradle.given.extend(order.fd);
@@ -146,7 +167,10 @@ impl Worker {
             policy: 0,
             offers: 0,
             doom: None,
+            killed: None,
             hung_up: None,
+            excused: None,
+            roster: Roster::default(),
             barriers: VecDeque::new(),
             reached: 0,
             said: Vec::new(),
@@ -163,9 +187,12 @@ impl Worker {
         self.order([Command::Promote.into(), Command::Barrier.into()], Waiter::TakeOver);
     }
 
-    /// Queues orders. A barrier among them is for `waiter`.
+    /// Queues orders, but for those about a port that the worker goes on without. A barrier among them is for `waiter`.
     pub fn order(&mut self, orders: impl IntoIterator<Item = Order>, waiter: Waiter) {
         for order in orders {
+            if !self.roster.passes(&order.command, self.link.last_seq() + 1) {
+                continue;
+            }
             let command = order.command.clone();
             let pushed = self.link.push(order);
             self.note(&command, pushed, waiter);
@@ -175,7 +202,8 @@ impl Worker {
     fn note(&mut self, command: &Command, pushed: io::Result<u64>, waiter: Waiter) {
         match pushed {
             Ok(seq) if *command == Command::Barrier => {
-                self.barriers.push_back(Barrier { seq, waiter, due: Instant::now() + OBEY_TIME });
+                let cpu = of_process(self.pid);
+                self.barriers.push_back(Barrier { seq, waiter, due: Instant::now() + OBEY_TIME, cpu });
             }
             Ok(_) => {}
             Err(error) => self.kill(&format!("it cannot be told: {error}")),
@@ -196,8 +224,8 @@ impl Worker {
     /// The worker says that it is ready. Returns whether that was due.
     pub fn became_ready(&mut self, landlock_abi: u32, offers: u64) -> bool {
         self.offers = offers;
-        let due = Instant::now() + OBEY_TIME;
-        self.barriers.iter_mut().for_each(|barrier| barrier.due = due);
+        let (due, cpu) = (Instant::now() + OBEY_TIME, of_process(self.pid));
+        self.barriers.iter_mut().for_each(|barrier| (barrier.due, barrier.cpu) = (due, cpu));
         self.ready.replace(landlock_abi).is_none()
     }
 
@@ -214,14 +242,31 @@ impl Worker {
         (self.reached + 1..=self.link.last_seq()).contains(&seq)
     }
 
-    /// When the worker must have done what it has to do next.
+    /// Whether a report on an order of this number is about the client that has the slot now.
+    pub fn is_about(&self, slot: u16, seq: u64) -> bool {
+        self.roster.is_about(slot, seq)
+    }
+
+    /// A port that it cannot be told of: it forgets what it knows of it and goes on without it.
+    pub fn leave_out(&mut self, slot: u16, why: String) {
+        self.order([Command::PortRemove { port: slot }.into()], Waiter::Nobody);
+        self.roster.strike(slot, self.link.last_seq(), why);
+    }
+
+    /// Why it goes on without a port, if it does.
+    pub fn lacks(&self, slot: u16) -> Option<&str> {
+        self.roster.lacks(slot)
+    }
+
+    /// When the worker must have done what it has to do next, or when to look again.
     pub fn due(&self) -> Option<Instant> {
-        match (&self.doom, self.hung_up, self.ready) {
-            (Some(_), _, _) => None,
+        let due = match (&self.doom, self.hung_up, self.ready) {
+            (Some(_), _, _) => return self.killed.map(|since| since + BURIAL_TIME),
             (None, Some(since), _) => Some(since + DEATH_TIME),
             (None, None, None) => Some(self.asked + START_TIME),
             (None, None, Some(_)) => self.barriers.front().map(|barrier| barrier.due),
-        }
+        };
+        due.map(|due| self.excused.map_or(due, |again| due.max(again)))
     }
 
     /// Since when somebody waits for it to obey.
@@ -230,13 +275,19 @@ impl Worker {
         self.barriers.front().filter(|_| ready).and_then(|barrier| barrier.due.checked_sub(OBEY_TIME))
     }
 
-    /// What is due has not been done: kills it.
-    pub fn is_overdue(&mut self) {
-        self.kill(match (self.hung_up, self.ready) {
-            (Some(_), _) => "it closed its control socket",
-            (None, None) => "it did not start in time",
-            (None, Some(_)) => "it did not obey in time",
-        });
+    /// What is due has not been done: kills it, unless it was not let run.
+    pub fn is_overdue(&mut self, now: Instant) {
+        let (since, time, before, late) = match (self.hung_up, self.ready, self.barriers.front()) {
+            (Some(_), _, _) => return self.kill("it closed its control socket"),
+            (None, None, _) => (Some(self.asked), START_TIME, Duration::ZERO, "it did not start in time"),
+            (None, Some(_), Some(next)) => (self.waits_since(), OBEY_TIME, next.cpu, "it did not obey in time"),
+            (None, Some(_), None) => return,
+        };
+        let ran = of_process(self.pid).saturating_sub(before) >= time;
+        match ran || since.is_none_or(|since| now >= since + STARVED) {
+            true => self.kill(late),
+            false => self.excused = Some(now + LOOK),
+        }
     }
 
     /// The link is broken. Mostly this is the first sign of its death, and the kernel will soon say why it died.
@@ -266,8 +317,13 @@ impl Worker {
     pub fn kill(&mut self, why: &str) {
         self.doom.get_or_insert_with(|| why.to_string());
         if let Some(pid) = self.pid {
-            let _ = kill(pid, Signal::SIGKILL);
+            self.end(pid);
         }
+    }
+
+    fn end(&mut self, pid: Pid) {
+        let _ = kill(pid, Signal::SIGKILL);
+        self.killed.get_or_insert_with(Instant::now);
     }
 
     /// Why we killed it, if we did.
@@ -279,7 +335,7 @@ impl Worker {
     pub fn is_born(&mut self, pid: Pid) {
         self.pid = Some(pid);
         if self.doom.is_some() {
-            let _ = kill(pid, Signal::SIGKILL);
+            self.end(pid);
         }
     }
 

@@ -1,13 +1,16 @@
 //! Helpers of the scenarios in `tests/tests/`: the real switch, a front-end in software, real guests.
 
 pub mod distance;
+pub mod failure;
 #[allow(clippy::panic)]
 pub mod flow;
 pub mod frames;
 // These assert what a scenario takes for granted, at the scenario's line.
 #[allow(clippy::panic, clippy::expect_used)]
 pub mod guest;
+pub mod held;
 pub mod honest;
+pub mod hostile;
 pub mod image;
 pub mod neighbour;
 pub mod patience;
@@ -16,5 +19,3 @@ pub mod pingpong;
 pub mod switch;
 pub mod testpmd;
 pub mod vm;
-
-pub use sv3_torture::failure;

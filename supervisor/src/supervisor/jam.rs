@@ -35,10 +35,12 @@ impl Supervisor {
         self.jam_look = Some(now);
         let lane = self.worker.as_ref().and_then(|worker| self.ledger.lanes.get(usize::from(worker.lane)));
         let held_up = waits || lane.is_some_and(|lane| self.watchdog.stands_still(lane));
-        if self.send_away_jammers(held_up)
-            && let Some(worker) = self.worker.as_mut().filter(|_| held_up)
-        {
-            worker.kill("a client's call eventfd was full, and a signal blocked it");
+        // One that was sent away at the last look may have blocked the worker already.
+        let jammed = std::mem::take(&mut self.jammed);
+        let found = self.send_away_jammers(held_up);
+        match self.worker.as_mut().filter(|_| held_up && (found || jammed)) {
+            Some(worker) => worker.kill("a client's call eventfd was full, and a signal blocked it"),
+            None => self.jammed = found,
         }
     }
 

@@ -3,7 +3,8 @@
 //! While one worker serves, another one waits on standby: confined, told everything that the first was told, every
 //! client's memory mapped. When the first dies, [`Command::Promote`] makes the second serve, and a third is started to
 //! wait. Without a standby (`--no-standby`, or deaths that come faster than workers) the next worker is started when it
-//! is needed and told the same; it only takes longer.
+//! is needed and told the same; it only takes longer. What of a port a worker on standby cannot obey it goes on without, and
+//! is told again before it serves.
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,6 +19,7 @@ use serde_json::json;
 use sv3::ipc::{Command, Settings};
 
 use super::{LINK, STDERR, Supervisor};
+use crate::cpu_time::Moment;
 use crate::crash::{Death, Scene, culprit};
 use crate::record::Order;
 use crate::spawner::Program;
@@ -183,6 +185,12 @@ impl Supervisor {
 
     /// Lets a worker that was told everything serve.
     fn promote(&self, worker: &mut Worker) {
+        // What it has gone on without it is told once more, before it moves a frame.
+        for port in self.slots.ports().filter(|port| !port.session.is_waiting() && port.quarantine.is_none()) {
+            if worker.lacks(port.who.slot).is_some() {
+                worker.order(port.session.replay(), Waiter::Nobody);
+            }
+        }
         worker.promote();
         // Who waits for the position of a ring waits for this worker now, which has to start the ring for that.
         for port in self.slots.ports().filter(|port| port.session.is_waiting() && port.quarantine.is_none()) {
@@ -318,6 +326,10 @@ impl Supervisor {
         // It may have been quicker than the spawner's word; then this is done when that comes.
         let Some(now) = worker.pid.map(Pid::as_raw) else { return };
         worker.took_over = false;
+        // It says that it wakes; but as long as there is traffic it may never have slept since it was promoted.
+        if let Some(lane) = self.ledger.lanes.get(usize::from(worker.lane)) {
+            self.watchdog.watch(lane, Moment::of(worker.pid));
+        }
         if let Some((when, before)) = self.life.died.take() {
             let (before, us) = (before.map_or(0, Pid::as_raw), when.elapsed().as_micros() as u64);
             let (ports, ms) = (self.slots.taken().len(), us as f64 / 1000.0);
@@ -353,6 +365,11 @@ impl Supervisor {
         }
     }
 
+    /// A worker is taken for dead; the kernel may say so later.
+    pub(super) fn await_burial(&mut self, pid: Pid) {
+        self.life.buried.push(pid);
+    }
+
     /// Takes the worker that serves for dead, and sees to it that it is.
     fn bury(&mut self, pid: Pid, signal: Signal) {
         let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);
@@ -360,7 +377,7 @@ impl Supervisor {
         self.worker_died(WaitStatus::Signaled(pid, signal, false));
     }
 
-    fn worker_died(&mut self, status: WaitStatus) {
+    pub(super) fn worker_died(&mut self, status: WaitStatus) {
         let when = Instant::now();
         let Some(worker) = &mut self.worker else { return };
         let Some(lane) = self.ledger.lanes.get(usize::from(worker.lane)) else { return };
@@ -375,7 +392,7 @@ impl Supervisor {
         self.drain_reports();
         self.read_stderr(number);
         let Some(worker) = self.worker.take() else { return };
-        (self.watchdog, self.hung) = (Watchdog::new(self.threads.into()), None);
+        (self.watchdog, self.hung, self.jammed) = (Watchdog::new(self.threads.into()), None, false);
         if self.handover.predecessor_died() {
             drop(worker);
             self.excuse_all();
@@ -405,24 +422,7 @@ impl Supervisor {
         self.life.last_death = Some(death.words);
     }
 
-    /// Kills a worker that hangs, or that chaos mode wants dead.
-    pub(super) fn watch_worker(&mut self, now: Instant) {
-        let Some(worker) = &mut self.worker else { return };
-        let Some(lane) = self.ledger.lanes.get(usize::from(worker.lane)) else { return };
-        if let Some(thread) = self.watchdog.look(lane, now) {
-            self.hung = Some(thread);
-            let who = if self.threads > 1 { format!("thread {thread} of it") } else { "it".to_string() };
-            worker.kill(&format!("{who} hangs: awake, and no progress in half a second"));
-        }
-        if let Some(chaos) = self.chaos.as_mut().filter(|chaos| chaos.next <= now) {
-            chaos.plan();
-            if let Some(pid) = worker.pid {
-                let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);
-            }
-        }
-    }
-
-    fn standby_died(&mut self, status: WaitStatus) {
+    pub(super) fn standby_died(&mut self, status: WaitStatus) {
         if let Some(lane) = self.standby.as_ref().map(|worker| worker.lane) {
             self.read_stderr(lane);
         }
@@ -495,11 +495,7 @@ impl Supervisor {
 
     /// A worker that does not obey in time is killed; one that is due is started.
     pub(super) fn expire_worker(&mut self, now: Instant) {
-        for worker in [&mut self.worker, &mut self.standby].into_iter().flatten() {
-            if worker.due().is_some_and(|due| due <= now) {
-                worker.is_overdue();
-            }
-        }
+        self.expire_late(now);
         if self.life.next_start.is_some_and(|due| due <= now) {
             self.replace_worker();
         }

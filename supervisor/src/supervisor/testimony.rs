@@ -103,7 +103,8 @@ impl Supervisor {
                 add("eventfd", format!("nudges of thread {number} by the others"));
             }),
         }
-        for port in self.slots.ports().filter(|port| port.quarantine.is_none()) {
+        let known = |port: &&Port| port.quarantine.is_none() && worker.lacks(port.who.slot).is_none();
+        for port in self.slots.ports().filter(known) {
             let slot = port.who.slot;
             for (index, ring) in port.session.record().rings() {
                 if ring.started || ring.stopping {
