@@ -51,6 +51,12 @@ impl Budget {
         Budget { limit: Holdings { fds: fds.saturating_sub(reserve), regions: REGIONS }, held: Holdings::NONE, reserve }
     }
 
+    /// What all clients hold together.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn held(&self) -> Holdings {
+        self.held
+    }
+
     /// What a client that holds `own` may hold at most now.
     pub fn allowance(&self, own: Holdings) -> Holdings {
         // Half of what it has and is free: then as much as it has is left.
