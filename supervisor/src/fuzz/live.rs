@@ -28,7 +28,7 @@ pub fn live(octets: &[u8]) {
         house.step(&mut input, &files);
         house.turn();
     }
-    house.end();
+    house.end(&files);
     drop(house);
     files.assert_closed();
 }
@@ -96,10 +96,11 @@ impl House {
                     worker.lie(input);
                 }
             }
-            _ => match input.below(4) {
+            _ => match input.below(5) {
                 0 => self.late = true,
                 1 => self.refused = 1,
                 2 => files.truncate(),
+                3 => self.honest.ask(files),
                 _ => self.late = false,
             },
         }
@@ -167,10 +168,10 @@ impl House {
         panic!("it does not come to rest");
     }
 
-    fn end(&mut self) {
+    fn end(&mut self, files: &Files) {
         self.settle();
         assert!(self.live.taken().contains(&self.slot), "the honest client was sent away");
-        self.honest.ask_base();
+        self.honest.ask(files);
         self.settle();
         self.honest.assert_answered();
         self.clients.clear();

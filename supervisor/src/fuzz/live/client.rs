@@ -83,14 +83,21 @@ pub struct Client {
     unsaid: Vec<u8>,
     fds: Vec<OwnedFd>,
     heard: Vec<u8>,
+    /// Answers that it is owed.
+    asked: usize,
 }
+
+/// `VIRTIO_F_VERSION_1` and `VHOST_USER_F_PROTOCOL_FEATURES`; `VHOST_USER_PROTOCOL_F_REPLY_ACK`; the flag that wants one.
+const FEATURES: u64 = 1 << 32 | 1 << 30;
+const REPLY_ACK: u64 = 1 << 3;
+const NEED_REPLY: u32 = 1 << 3;
 
 impl Client {
     /// A client at the door.
     pub fn connect(door: &Path) -> Client {
         let socket = UnixStream::connect(door).unwrap();
         socket.set_nonblocking(true).unwrap();
-        Client { socket: Some(socket), unsaid: Vec::new(), fds: Vec::new(), heard: Vec::new() }
+        Client { socket: Some(socket), unsaid: Vec::new(), fds: Vec::new(), heard: Vec::new(), asked: 0 }
     }
 
     /// Begins to say something, or goes on. Octets: how many are said now (1), the message.
@@ -144,8 +151,12 @@ impl Client {
     }
 
     fn request(&mut self, code: Code, longs: &[u64], fds: Vec<OwnedFd>) {
+        self.request_with(0, code, longs, fds);
+    }
+
+    fn request_with(&mut self, flags: u32, code: Code, longs: &[u64], fds: Vec<OwnedFd>) {
         let payload: Vec<u8> = longs.iter().flat_map(|long| long.to_ne_bytes()).collect();
-        let words = [code.id(), 1, payload.len() as u32].map(u32::to_ne_bytes);
+        let words = [code.id(), 1 | flags, payload.len() as u32].map(u32::to_ne_bytes);
         (self.unsaid, self.fds) = ([words.as_flattened(), &payload].concat(), fds);
         self.send_some(usize::MAX);
         assert!(self.unsaid.is_empty(), "an honest client's message found no room");
@@ -155,27 +166,30 @@ impl Client {
     pub fn start_ring(&mut self, files: &Files) {
         let user = 0x7000_0000_0000;
         self.request(Code::SET_OWNER, &[], vec![]);
-        // VIRTIO_F_VERSION_1.
-        self.request(Code::SET_FEATURES, &[1 << 32], vec![]);
+        self.request(Code::SET_PROTOCOL_FEATURES, &[REPLY_ACK], vec![]);
+        self.request(Code::SET_FEATURES, &[FEATURES], vec![]);
         let table = [1, 0, 1 << 20, user, 0];
         self.request(Code::SET_MEM_TABLE, &table, vec![files.memory()]);
         self.request(Code::SET_VRING_NUM, &[256 << 32], vec![]);
-        self.request(Code::SET_VRING_BASE, &[0], vec![]);
         self.request(Code::SET_VRING_ADDR, &[0, user, user + 0x2000, user + 0x1000, 0], vec![]);
         self.request(Code::SET_VRING_CALL, &[0], vec![files.eventfd()]);
+    }
+
+    /// Starts the ring, waits until that is done, and asks where it stands, which the worker alone can tell.
+    pub fn ask(&mut self, files: &Files) {
+        self.request(Code::SET_VRING_BASE, &[0], vec![]);
         self.request(Code::SET_VRING_KICK, &[0], vec![files.eventfd()]);
-    }
-
-    /// Asks something that the worker alone can answer.
-    pub fn ask_base(&mut self) {
-        self.heard.clear();
+        self.request_with(NEED_REPLY, Code::SET_VRING_ENABLE, &[1 << 32], vec![]);
         self.request(Code::GET_VRING_BASE, &[0], vec![]);
+        self.asked += 1;
     }
 
-    /// The answer is here.
+    /// All answers are here, each once.
     pub fn assert_answered(&mut self) {
         self.hear();
-        let code = Code::GET_VRING_BASE.id().to_ne_bytes();
-        assert!(self.heard.len() == 20 && self.heard.starts_with(&code), "the honest client heard {:?}", self.heard);
+        let answers = self.heard.chunks(20).map(|answer| u32::from_ne_bytes(*answer.first_chunk().unwrap()));
+        let answers: Vec<u32> = answers.collect();
+        let wanted = [Code::SET_VRING_ENABLE.id(), Code::GET_VRING_BASE.id()].repeat(self.asked);
+        assert!(answers == wanted && self.heard.len() % 20 == 0, "the honest client was answered {answers:?}");
     }
 }
