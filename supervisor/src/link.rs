@@ -133,8 +133,7 @@ mod tests {
         worker.set_nonblocking(false).unwrap();
         let fd: Rc<OwnedFd> = Rc::new(std::fs::File::open("/dev/null").unwrap().into());
         for _ in 0..2000 {
-            link.push(Order { command: Command::RingCall { port: 1, ring: 2, call: true }, fd: Some(fd.clone()) })
-                .unwrap();
+            link.push(Order::with_fd(Command::RingCall { port: 1, ring: 2, call: true }, fd.clone())).unwrap();
         }
         link.flush().unwrap();
         assert!(link.is_backed_up());

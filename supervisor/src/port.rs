@@ -31,6 +31,8 @@ pub struct Port {
     pub interest: EpollFlags,
     /// What it holds, as it was counted last.
     pub held: Holdings,
+    /// So much of its memory is mapped still that was taken away, that it is not listened to.
+    pub is_stalled: bool,
     /// Until when the worker is not told of it.
     pub quarantine: Option<Instant>,
     peer: Peer,
@@ -58,6 +60,7 @@ impl Port {
             session: Session::new(slot),
             interest: EpollFlags::EPOLLIN,
             held: Holdings::NONE,
+            is_stalled: false,
             quarantine: None,
             peer,
             decoder: Decoder::new(),
@@ -118,10 +121,10 @@ impl Port {
         Ok(())
     }
 
-    /// The events that matter now: no requests while the worker has to answer first.
+    /// The events that matter now: no requests while the worker has to answer first, or to let go of memory.
     pub fn wanted(&self) -> EpollFlags {
         let mut wanted = EpollFlags::empty();
-        wanted.set(EpollFlags::EPOLLIN, !self.session.is_waiting());
+        wanted.set(EpollFlags::EPOLLIN, !self.session.is_waiting() && !self.is_stalled);
         wanted.set(EpollFlags::EPOLLOUT, !self.replies.is_empty());
         wanted
     }

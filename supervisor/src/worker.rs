@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -12,8 +13,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, pipe2};
 use sv3::ipc::Command;
 
+use crate::lingering::LettingGo;
 use crate::link::Link;
 use crate::record::Order;
+use crate::session::Breach;
 use crate::spawner::{Program, Spawner};
 
 /// How long a worker may take until it is ready.
@@ -59,6 +62,7 @@ pub struct Worker {
     doom: Option<String>,
     hung_up: Option<Instant>,
     barriers: VecDeque<Barrier>,
+    letting_go: LettingGo,
     reached: u64,
     said: Vec<u8>,
     last_line: Option<String>,
@@ -116,6 +120,7 @@ impl Worker {
             doom: None,
             hung_up: None,
             barriers: VecDeque::new(),
+            letting_go: LettingGo::default(),
             reached: 0,
             said: Vec::new(),
             last_line: None,
@@ -134,12 +139,16 @@ impl Worker {
     /// Queues orders. A barrier among them is for `waiter`.
     pub fn order(&mut self, orders: impl IntoIterator<Item = Order>, waiter: Waiter) {
         for order in orders {
-            let is_barrier = order.command == Command::Barrier;
+            let (is_barrier, takes) = (order.command == Command::Barrier, order.takes.clone());
             match self.link.push(order) {
-                Ok(seq) if is_barrier => {
-                    self.barriers.push_back(Barrier { seq, waiter, due: Instant::now() + OBEY_TIME });
+                Ok(seq) => {
+                    if is_barrier {
+                        self.barriers.push_back(Barrier { seq, waiter, due: Instant::now() + OBEY_TIME });
+                    }
+                    if let Some(taken) = takes {
+                        self.letting_go.ordered(seq, taken);
+                    }
                 }
-                Ok(_) => {}
                 Err(error) => self.kill(&format!("it cannot be told: {error}")),
             }
         }
@@ -159,6 +168,16 @@ impl Worker {
         self.barriers.pop_front();
         self.reached = seq;
         Some(next)
+    }
+
+    /// The worker says that all which the orders up to this one took away is unmapped.
+    pub fn unmapped(&mut self, seq: u64) -> Result<(), Breach> {
+        self.letting_go.unmapped(seq, self.link.last_seq())
+    }
+
+    /// Memory files that it was ordered to let go of and has mapped still.
+    pub fn taken_files(&self) -> impl Iterator<Item = &Rc<OwnedFd>> {
+        self.letting_go.files()
     }
 
     /// Whether the worker has been given an order of this number and has not said yet that it is past it.

@@ -63,6 +63,7 @@ impl Supervisor {
         if quarantine.is_none() {
             self.order(port.session.replay(), Waiter::Session(slot));
         }
+        port.session.count_lingering(self.budget.lingering.of_another());
         port.held = port.session.record().holdings();
         self.budget.change(Holdings::NONE, port.held);
         self.slots.insert(port);
@@ -84,8 +85,12 @@ impl Supervisor {
         let offers = self.handover.offers();
         for _ in 0..TURN {
             let Some(port) = self.slots.port(slot).filter(|port| !port.session.is_waiting()) else { break };
+            port.is_stalled = self.budget.is_strained(port.held, &port.session.record().lingering);
+            if port.is_stalled {
+                break;
+            }
             port.session.offer(offers);
-            port.session.allow(self.budget.allowance(port.held));
+            port.session.allow(self.budget.allowance(port.held, &port.session.record().lingering));
             let outcome = match port.receive() {
                 Ok(Input::Message(message)) => port.session.request(message, &Kernel),
                 Ok(Input::Nothing) => break,
@@ -157,7 +162,7 @@ impl Supervisor {
         let _ = self.epoll.delete(&port);
         self.budget.change(port.held, Holdings::NONE);
         self.events.say_of(port.who, "detach", format!("p{slot}: process {} {how}", port.who.pid));
-        let orders = vec![Command::PortRemove { port: slot }.into(), Command::Barrier.into()];
+        let orders = vec![port.session.record().port_remove(), Command::Barrier.into()];
         if port.quarantine.is_some() || !self.order(orders, Waiter::Leaving(slot)) {
             self.slots.release(slot);
         }
@@ -186,6 +191,17 @@ impl Supervisor {
         for slot in late {
             let reason = Refuse("a message that was begun was not finished in 10 s".to_string());
             self.refuse(slot, reason.into());
+        }
+    }
+
+    /// A worker has let go of memory: clients that had to wait for that go on.
+    pub(super) fn resume_stalled(&mut self) {
+        let stalled: Vec<u16> = self.slots.ports().filter(|port| port.is_stalled).map(|port| port.who.slot).collect();
+        for slot in stalled {
+            if let Some(port) = self.slots.port(slot) {
+                port.is_stalled = self.budget.is_strained(port.held, &port.session.record().lingering);
+            }
+            self.update_interest(slot);
         }
     }
 

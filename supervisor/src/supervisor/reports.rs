@@ -81,6 +81,11 @@ impl Supervisor {
                 None => Ok(()),
             },
             ReportKind::RingFault => self.ring_fault(report),
+            ReportKind::Unmapped => {
+                worker.unmapped(report.seq)?;
+                self.resume_stalled();
+                Ok(())
+            }
             ReportKind::Busy => {
                 let lane = self.ledger.lanes.get(usize::from(worker.lane));
                 if !lane.is_some_and(|lane| self.watchdog.wake(lane, std::time::Instant::now())) {
@@ -117,6 +122,11 @@ impl Supervisor {
             },
             ReportKind::RingStopped => {
                 worker.count_idle_report();
+                Ok(())
+            }
+            ReportKind::Unmapped => {
+                worker.unmapped(report.seq)?;
+                self.resume_stalled();
                 Ok(())
             }
             ReportKind::RingFault | ReportKind::Busy => Err(Breach("it served while on standby")),
