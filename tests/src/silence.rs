@@ -1,6 +1,6 @@
 //! Two honest guests that talk without a pause, in a thread of their own, and how long one of them heard nothing.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread::JoinHandle;
@@ -70,7 +70,7 @@ impl Drop for Pair {
     }
 }
 
-fn talk(shared: &Shared, socket: &PathBuf) {
+fn talk(shared: &Shared, socket: &Path) {
     let [mut sender, mut listener] = [(), ()].map(|()| Guest::connect(socket));
     listener.send(&noise([0xff; 6], mac(LISTENER), 64, 0));
     listener.await_sent();
