@@ -181,6 +181,9 @@ pub struct PortStatus {
     pub rings: Vec<RingStatus>,
     /// Memory regions.
     pub memory: Vec<RegionStatus>,
+    /// What they come to.
+    #[serde(default)]
+    pub memory_use: MemoryUse,
     /// Frames and octets taken from the guest and forwarded.
     pub from_guest: Traffic,
     /// Frames and octets delivered to the guest.
@@ -246,6 +249,19 @@ pub struct RingStatus {
     pub fault: Option<String>,
     /// Entries used by the worker so far, as the ledger has it.
     pub used: u64,
+}
+
+/// A client's memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryUse {
+    /// Octets of all regions.
+    pub mapped: u64,
+    /// Octets of their files that exist, whoever touched them first; each file counts once.
+    pub present: u64,
+    /// The same when each was admitted.
+    pub present_before: u64,
+    /// Regions that the client has given up and a worker has mapped still.
+    pub leaving_regions: usize,
 }
 
 /// One memory region.

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use clap::Args;
-use sv3::status::{Link, PortStatus, RegionStatus, RingStatus, Status};
+use sv3::status::{Link, MemoryUse, PortStatus, RegionStatus, RingStatus, Status};
 
 use crate::control::Control;
 
@@ -100,6 +100,14 @@ fn port(out: &mut String, port: &PortStatus) {
     }
     for region in &port.memory {
         let _ = writeln!(out, "  memory      {}", region_words(region));
+    }
+    let MemoryUse { mapped, present, leaving_regions, .. } = port.memory_use;
+    if !port.memory.is_empty() || leaving_regions > 0 {
+        let leaving = match leaving_regions {
+            0 => String::new(),
+            count => format!("; {count} regions that it gave up are being unmapped"),
+        };
+        let _ = writeln!(out, "  in use      {} of {} exist{leaving}", size(present), size(mapped));
     }
     let (from, to) = (port.from_guest, port.to_guest);
     let _ = writeln!(out, "  from guest  {} frames, {} bytes", from.frames, from.bytes);

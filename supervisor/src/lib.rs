@@ -18,6 +18,7 @@ mod event;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
 mod http;
+mod lingering;
 mod link;
 mod listener;
 mod metrics;

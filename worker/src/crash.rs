@@ -232,7 +232,8 @@ extern "C" fn on_signal(signal: libc::c_int, info: *mut libc::siginfo_t, context
 
 fn hang_up() {
     let control = CONTROL.load(Relaxed);
-    if control < 0 {
+    // If it is the mapper that died, the thread that moves frames does so still.
+    if control < 0 || THREAD.get() != 0 {
         return;
     }
     for fd in [libc::STDIN_FILENO, control] {

@@ -21,6 +21,7 @@ pub mod fuzz;
 mod guest;
 mod hold;
 mod lease;
+mod mapper;
 mod notify;
 mod offload;
 mod points;

@@ -1,6 +1,6 @@
 //! Waiting: an epoll for each thread, for the kick fds of its transmit rings; the control thread's is for the control
-//! socket, too, and for the kick fds of receive rings if there is no other thread. With several threads each has an eventfd
-//! beside, by which others nudge it.
+//! socket, too, and for the kick fds of receive rings if no other thread moves frames. Each has an eventfd beside, by which
+//! others nudge it.
 //!
 //! Kicks are edge-triggered and the eventfds never read: each write is a new edge, and the counter's value says nothing
 //! that the ring does not. So an fd of the wrong kind costs no hang and no read.
@@ -33,7 +33,7 @@ pub enum Woken {
 /// One thread's epoll, which the control thread changes.
 pub struct Notify {
     epoll: Epoll,
-    nudge: Option<EventFd>,
+    nudge: EventFd,
 }
 
 impl Notify {
@@ -42,17 +42,18 @@ impl Notify {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let nudge = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         epoll.add(&nudge, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, NUDGE))?;
-        Ok(Notify { epoll, nudge: Some(nudge) })
-    }
-
-    /// The epoll of a thread that nobody nudges.
-    pub fn alone() -> nix::Result<Notify> {
-        Ok(Notify { epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?, nudge: None })
+        Ok(Notify { epoll, nudge })
     }
 
     /// Waits for the control socket, too.
     pub fn watch_control(&self, control: &impl AsFd) -> nix::Result<()> {
         self.epoll.add(control, EpollEvent::new(EpollFlags::EPOLLIN, CONTROL))
+    }
+
+    /// Waits for the control socket no more, but for its end; or waits again.
+    pub fn heed_control(&self, control: &impl AsFd, heed: bool) {
+        let flags = if heed { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
+        let _ = self.epoll.modify(control, &mut EpollEvent::new(flags, CONTROL));
     }
 
     /// Waits for kicks of a ring.
@@ -68,10 +69,8 @@ impl Notify {
 
     /// Wakes the thread, or has it look around if it is awake.
     pub fn nudge(&self) {
-        if let Some(nudge) = &self.nudge {
-            // Full it would be after 2^64 nudges.
-            let _ = nix::unistd::write(nudge, &1u64.to_ne_bytes());
-        }
+        // Full it would be after 2^64 nudges.
+        let _ = nix::unistd::write(&self.nudge, &1u64.to_ne_bytes());
     }
 
     /// What has happened; waits until something does for at most `timeout`.

@@ -93,6 +93,7 @@ impl Supervisor {
         if quarantine.is_none() {
             self.order(port.session.replay(), Waiter::Session(slot));
         }
+        port.session.count_lingering(self.budget.lingering.of_another());
         port.held = port.session.record().holdings();
         self.budget.change(Holdings::NONE, port.held);
         self.slots.insert(port);
@@ -118,7 +119,7 @@ impl Supervisor {
             }
             let Some(port) = self.slots.port(slot).filter(|port| !port.session.is_waiting()) else { break };
             port.session.offer(offers);
-            port.session.allow(self.budget.allowance(port.held));
+            port.session.allow(self.budget.allowance(port.held, &port.session.record().lingering));
             let outcome = match port.receive() {
                 Ok(Input::Message(message)) => port.session.request(message, &Kernel),
                 Ok(Input::Part) => continue,
@@ -196,7 +197,7 @@ impl Supervisor {
         let _ = self.epoll.delete(&port);
         self.budget.change(port.held, Holdings::NONE);
         self.events.say_of(port.who, "detach", format!("p{slot}: process {} {how}", port.who.pid));
-        let orders = vec![Command::PortRemove { port: slot }.into(), Command::Barrier.into()];
+        let orders = vec![port.session.record().port_remove(), Command::Barrier.into()];
         if port.quarantine.is_some() || !self.order(orders, Waiter::Leaving(slot)) {
             self.slots.release(slot);
         }

@@ -171,7 +171,7 @@ impl Supervisor {
         // One that is to serve at once waits as well, until it has been told of all ports: a frame from the first of
         // them must not meet a switch that has not heard of the second.
         let command = Command::Start { settings: self.life.settings, lane, standby: true };
-        worker.teach([Order { command, fd: Some(self.ledger_fd.clone()) }], &mut cradle);
+        worker.teach([Order::with_fd(command, self.ledger_fd.clone())], &mut cradle);
         for port in self.slots.ports().filter(|port| port.quarantine.is_none()) {
             worker.teach(port.session.replay(), &mut cradle);
         }
@@ -195,7 +195,7 @@ impl Supervisor {
         // Who waits for the position of a ring waits for this worker now, which has to start the ring for that.
         for port in self.slots.ports().filter(|port| port.session.is_waiting() && port.quarantine.is_none()) {
             let slot = port.who.slot;
-            worker.order([Command::PortRemove { port: slot }.into()], Waiter::Nobody);
+            worker.order([port.session.record().port_remove()], Waiter::Nobody);
             worker.order(port.session.replay(), Waiter::Session(slot));
         }
     }

@@ -6,19 +6,18 @@
 
 use std::time::Instant;
 
-use sv3::ipc::Command;
-
 use super::Supervisor;
 use crate::worker::Waiter;
 
 impl Supervisor {
     /// A worker died while it served this slot, or of its memory.
     pub(super) fn blame(&mut self, slot: u16) {
-        let Some(who) = self.slots.port(slot).map(|port| port.who) else { return };
+        let Some(port) = self.slots.port(slot) else { return };
+        let (who, remove) = (port.who, port.session.record().port_remove());
         let now = Instant::now();
         self.events.say_of(who, "blame", format!("p{slot}: the worker died by the doing of process {}", who.pid));
         let Some(until) = self.blames.blame(who.pid, now) else { return };
-        self.order(vec![Command::PortRemove { port: slot }.into()], Waiter::Nobody);
+        self.order(vec![remove], Waiter::Nobody);
         self.confine_port(slot, until);
     }
 

@@ -12,6 +12,7 @@ use std::arch::x86_64::{__m256i, _mm256_loadu_si256, _mm256_storeu_si256};
 use std::cell::Cell;
 use std::io;
 use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
@@ -24,13 +25,16 @@ use super::slices::SliceList;
 use crate::crash;
 use crate::points::{Point, pass};
 
+/// Octets of the smallest page.
+const PAGE: u64 = 4096;
+
 /// One mapped region.
 pub struct Mapping {
     region: Region,
-    /// Where the region begins, inside of `_map`.
+    /// Where the region begins, inside of `map`.
     host: *mut u8,
-    _watch: crash::Watch,
-    _map: MmapRaw,
+    watch: crash::Watch,
+    map: MmapRaw,
 }
 
 // SAFETY: `host` is the address of a mapping that lives as long as this does and belongs to no thread; what is done by it is
@@ -43,7 +47,7 @@ impl Mapping {
     /// Maps a region that the supervisor found to lie inside of its file. The fd is closed.
     pub fn new(port: u16, region: Region, fd: OwnedFd) -> io::Result<Mapping> {
         let overflow = || io::Error::from_raw_os_error(libc::EOVERFLOW);
-        let block = region.block.max(1);
+        let block = region.block.max(PAGE);
         let lead = region.offset % block;
         let length =
             region.size.checked_add(lead).and_then(|n| n.checked_next_multiple_of(block)).ok_or_else(overflow)?;
@@ -52,7 +56,7 @@ impl Mapping {
         // SAFETY: `lead` is below `block`, hence below the mapping's length.
         let host = unsafe { map.as_mut_ptr().add(lead as usize) };
         let watch = crash::watch(host as u64, region.size, port, region.guest_addr);
-        Ok(Mapping { region, host, _watch: watch, _map: map })
+        Ok(Mapping { region, host, watch, map })
     }
 
     fn holds(&self, guest_addr: u64) -> bool {
@@ -69,6 +73,47 @@ impl Mapping {
     /// A range by the front-end's own address, for rings.
     pub(super) fn at_user(&self, addr: u64, len: u64) -> Option<*mut u8> {
         self.at(addr.checked_sub(self.region.user_addr)?, len)
+    }
+}
+
+/// A mapping in which nothing is looked up any more, on its way back to the kernel.
+pub struct Remains {
+    at: *mut u8,
+    left: usize,
+    block: usize,
+}
+
+// SAFETY: addresses of a mapping that belongs to this alone.
+unsafe impl Send for Remains {}
+
+impl Remains {
+    /// The last one who holds a mapping gives it away; `None`: somebody else has it still.
+    pub fn of(mapping: Arc<Mapping>) -> Option<Remains> {
+        let Mapping { region, watch, map, .. } = Arc::into_inner(mapping)?;
+        // Nobody touches it any more, and its addresses may soon be another client's.
+        drop(watch);
+        let map = ManuallyDrop::new(map);
+        let block = usize::try_from(region.block.max(PAGE)).unwrap_or(usize::MAX);
+        Some(Remains { at: map.as_mut_ptr(), left: map.len(), block })
+    }
+
+    /// Unmaps about `octets` of it, as whole blocks; false: that was all.
+    pub fn unmap(&mut self, octets: usize) -> bool {
+        let slice = octets.max(1).checked_next_multiple_of(self.block).unwrap_or(usize::MAX).min(self.left);
+        // SAFETY: `[at, at + left)` is what is left of a mapping of whole blocks that `of` took over from its last holder, so
+        // no view of it exists. What the kernel should refuse stays mapped, and nobody has it.
+        unsafe { libc::munmap(self.at.cast(), slice) };
+        self.at = self.at.wrapping_add(slice);
+        self.left -= slice;
+        self.left > 0
+    }
+}
+
+impl Drop for Remains {
+    fn drop(&mut self) {
+        if self.left > 0 {
+            self.unmap(self.left);
+        }
     }
 }
 
@@ -109,24 +154,28 @@ impl Extent {
 }
 
 impl GuestMemory {
-    /// Adds a region; false when there are too many.
-    pub fn add(&mut self, mapping: Mapping) -> bool {
-        let room = self.regions.len() < MAX_MEM_SLOTS;
-        if room {
-            self.regions.push(Arc::new(mapping));
+    /// Adds a region; an error gives it back when there are too many.
+    pub fn add(&mut self, mapping: Arc<Mapping>) -> Result<(), Arc<Mapping>> {
+        if self.regions.len() >= MAX_MEM_SLOTS {
+            return Err(mapping);
         }
-        room
+        self.regions.push(mapping);
+        Ok(())
     }
 
-    /// Removes the region that `REM_MEM_REG` names; false if there is none.
-    pub fn remove(&mut self, region: &Region) -> bool {
-        let before = self.regions.len();
+    /// Removes the region that `REM_MEM_REG` names and returns it.
+    pub fn remove(&mut self, region: &Region) -> Option<Arc<Mapping>> {
         let same = |have: &Region| {
             (have.guest_addr, have.user_addr, have.size) == (region.guest_addr, region.user_addr, region.size)
         };
-        self.regions.retain(|mapping| !same(&mapping.region));
+        let at = self.regions.iter().position(|mapping| same(&mapping.region))?;
         self.last.take();
-        self.regions.len() < before
+        Some(self.regions.remove(at))
+    }
+
+    /// All mappings, to be given back.
+    pub fn into_mappings(self) -> Vec<Arc<Mapping>> {
+        self.regions
     }
 
     /// The mapping that wholly holds a range of the front-end's own addresses.
