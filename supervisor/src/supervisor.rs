@@ -75,6 +75,8 @@ pub struct Supervisor {
     ledger_fd: Rc<OwnedFd>,
     slots: Slots,
     budget: Budget,
+    /// A client is not listened to until workers have let go of memory.
+    any_stalled: bool,
     /// The worker that serves.
     worker: Option<Worker>,
     /// The worker that waits to take over.
@@ -154,6 +156,7 @@ impl Supervisor {
             ledger_fd: Rc::new(ledger_fd),
             slots: Slots::default(),
             budget: Budget::new(),
+            any_stalled: false,
             worker: None,
             standby: None,
             life: Life::new(parts.settings, parts.standby),

@@ -51,6 +51,9 @@ fn large(switch: &Switch, gib: u64) -> Result<(Guest, usize)> {
     Ok((guest, region))
 }
 
+/// A way to go, of a guest with the region of this index; the guest, if it is still there.
+type Way = fn(Guest, usize) -> Option<Guest>;
+
 /// What each of the ways to go costs the pair, the best time counting: what the switch does it does each time.
 fn leaves(options: &[&str]) -> Result<()> {
     let gib = gib();
@@ -61,7 +64,7 @@ fn leaves(options: &[&str]) -> Result<()> {
     }
     let worker = switch.worker_pid()?;
     let before = rss(worker)?;
-    let ways: [(&str, fn(Guest, usize) -> Option<Guest>); 3] = [
+    let ways: [(&str, Way); 3] = [
         ("a region goes", |mut guest, region| {
             guest.unplug(region);
             Some(guest)

@@ -87,6 +87,7 @@ impl Supervisor {
             let Some(port) = self.slots.port(slot).filter(|port| !port.session.is_waiting()) else { break };
             port.is_stalled = self.budget.is_strained(port.held, &port.session.record().lingering);
             if port.is_stalled {
+                self.any_stalled = true;
                 break;
             }
             port.session.offer(offers);
@@ -196,10 +197,17 @@ impl Supervisor {
 
     /// A worker has let go of memory: clients that had to wait for that go on.
     pub(super) fn resume_stalled(&mut self) {
+        if std::mem::take(&mut self.any_stalled) {
+            self.resume_each();
+        }
+    }
+
+    fn resume_each(&mut self) {
         let stalled: Vec<u16> = self.slots.ports().filter(|port| port.is_stalled).map(|port| port.who.slot).collect();
         for slot in stalled {
             if let Some(port) = self.slots.port(slot) {
                 port.is_stalled = self.budget.is_strained(port.held, &port.session.record().lingering);
+                self.any_stalled |= port.is_stalled;
             }
             self.update_interest(slot);
         }
