@@ -15,6 +15,7 @@ mod jam;
 mod life;
 mod quarantine;
 mod reports;
+mod shortage;
 mod telemetry;
 mod testimony;
 
