@@ -111,12 +111,24 @@ pub struct Crash {
     /// The last bursts that it served, newest first, by its own record.
     #[serde(default)]
     pub flight: Vec<Burst>,
+    /// Of a worker that was killed by SIGKILL, not by sv3: whose memory files grew most since they were admitted.
+    #[serde(default)]
+    pub grown: Vec<Growth>,
     /// Milliseconds since the process was started, the time on standby among them.
     pub uptime_ms: u64,
     /// Microseconds from the moment when the death was known until the next worker served; absent until it does.
     pub gap_us: Option<u64>,
     /// Ports that the next worker took over; absent until it does.
     pub ports: Option<usize>,
+}
+
+/// Memory files that grew.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Growth {
+    /// Name of the port.
+    pub port: String,
+    /// Octets that came into being.
+    pub bytes: u64,
 }
 
 /// One burst in the flight recorder.

@@ -17,6 +17,7 @@ mod late;
 mod life;
 mod quarantine;
 mod reports;
+mod shortage;
 mod telemetry;
 mod testimony;
 

@@ -249,6 +249,11 @@ impl Worker {
         self.letting_go.unmapped(seq, self.link.last_seq())
     }
 
+    /// It is dead: what it was ordered to let go of.
+    pub fn let_go(&mut self) -> LettingGo {
+        std::mem::take(&mut self.letting_go)
+    }
+
     /// Memory files that it was ordered to let go of and has mapped still.
     pub fn taken_files(&self) -> impl Iterator<Item = &Rc<ForeignFd>> {
         self.letting_go.files()

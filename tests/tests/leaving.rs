@@ -54,6 +54,9 @@ fn large(switch: &Switch, gib: u64) -> Result<(Guest, usize)> {
     Ok((guest, region))
 }
 
+/// A way to go, of a guest with the region of this index; the guest, if it is still there.
+type Way = fn(Guest, usize) -> Option<Guest>;
+
 /// What each of the ways to go costs the pair, the best time counting: what the switch does it does each time.
 fn leaves(options: &[&str]) -> Result<()> {
     let gib = gib();
@@ -109,4 +112,28 @@ fn a_large_guest_leaves_without_a_standby() -> Result<()> {
 #[test]
 fn a_large_guest_leaves_two_threads() -> Result<()> {
     leaves(&["--threads", "2"])
+}
+
+/// As the kernel's OOM killer does. Nobody is blamed.
+#[test]
+fn a_kill_from_outside_tells_whose_memory_grew() -> Result<()> {
+    let switch = Switch::start()?;
+    let _small = Guest::connect(switch.socket());
+    let mut large = Guest::connect(switch.socket());
+    let region = large.add_region(GIB);
+    let start = large.memory().regions()[region].guest_addr;
+    for at in (start..start + (64 << 20)).step_by(4096) {
+        large.memory().store16(at, 1);
+    }
+    let port = switch.port("p1")?;
+    assert!(port.memory_use.mapped > GIB && port.memory_use.present >= 64 << 20, "{:?}", port.memory_use);
+    assert!(port.memory_use.present < GIB / 2 && port.memory_use.present_before < 16 << 20, "{:?}", port.memory_use);
+    switch.kill_worker("KILL")?;
+    let event = switch.await_event(&["\"crash\"", "did not send"])?;
+    assert_eq!(event["grown"][0]["port"], "p1", "{event}");
+    let grown = event["grown"][0]["bytes"].as_u64().unwrap_or(0);
+    assert!((64 << 20..GIB / 2).contains(&grown), "{event}");
+    assert!(event["message"].as_str().is_some_and(|words| words.contains("p1 by ")), "{event}");
+    assert!(!switch.events()?.iter().any(|event| event["event"] == "blame"));
+    Ok(())
 }

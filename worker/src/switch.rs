@@ -65,6 +65,9 @@ pub struct Switch {
 impl Switch {
     /// A switch without ports.
     pub fn new(team: &'static Team, start: &Start, control: Control, room: Room) -> Switch {
+        if !start.standby {
+            team.promote();
+        }
         Switch {
             team,
             standby: start.standby,
@@ -340,25 +343,40 @@ impl Switch {
         state.place = Some(place);
         state.kick = kick;
         drop(state);
-        if !self.standby {
-            self.bring_up(slot, ring);
+        match self.standby {
+            true => self.prepare(slot, ring),
+            false => self.bring_up(slot, ring),
         }
         Ok(())
     }
 
+    /// On standby: does what can be done for a ring that was started without touching it.
+    fn prepare(&mut self, slot: u16, ring: u16) {
+        // What fails now will fail again, and be told of, at the promotion.
+        let _ = self.watch(slot, ring);
+        if let (Some(state), Ok(client)) = (self.ring(slot, ring), self.client(slot))
+            && let Some(place) = &state.place
+        {
+            place.areas(client.features).into_iter().for_each(|(addr, len)| client.memory.populate(addr, len));
+        }
+    }
+
+    /// Has kicks wake the thread of a ring that was started, if they do not yet; nothing for another.
+    fn watch(&mut self, slot: u16, ring: u16) -> Option<nix::Result<()>> {
+        let mut state = self.ring(slot, ring)?;
+        let Ring { place: Some(_), kick: Some(kick), is_watched, .. } = &mut *state else { return None };
+        // A receiver's kick is for the thread that holds rings for its sake, if there is but one thread.
+        if *is_watched || !transmits(ring) && self.team.threads() > 1 {
+            return Some(Ok(()));
+        }
+        let watched = self.team.notify(self.team.owner(slot, ring)).watch(kick, slot, ring);
+        *is_watched = watched.is_ok();
+        Some(watched)
+    }
+
     /// Starts a ring whose place and kick fd are known; nothing for another.
     fn bring_up(&mut self, slot: u16, ring: u16) {
-        let watched = match self.ring(slot, ring) {
-            // A receiver's kick is for the thread that holds rings for its sake, if there is but one thread.
-            Some(state) if state.place.is_some() => {
-                state.kick.as_ref().map(|kick| match transmits(ring) || self.team.threads() == 1 {
-                    true => self.team.notify(self.team.owner(slot, ring)).watch(kick, slot, ring),
-                    false => Ok(()),
-                })
-            }
-            _ => None,
-        };
-        let Some(watched) = watched else { return };
+        let Some(watched) = self.watch(slot, ring) else { return };
         match (self.begin(slot, ring), watched) {
             (Ok(()), Ok(())) => self.changed(slot, ring),
             (Err(fault), _) => self.fault(slot, ring, fault),
@@ -370,14 +388,14 @@ impl Switch {
     /// its first frame must not meet a receiver that is to start after it.
     fn promote(&mut self) {
         self.standby = false;
+        let team = self.team;
         for transmit in [false, true] {
-            for slot in 0..MAX_PORTS as u16 {
-                if self.client(slot).is_ok() {
-                    let rings = (0..MAX_RINGS as u16).filter(|ring| transmits(*ring) == transmit);
-                    rings.for_each(|ring| self.bring_up(slot, ring));
-                }
+            for port in team.ports.all() {
+                let rings = port.used().filter(|ring| transmits(*ring) == transmit);
+                rings.for_each(|ring| self.bring_up(port.slot, ring));
             }
         }
+        team.promote();
     }
 
     fn enable(&mut self, slot: u16, ring: u16, enable: bool) -> nix::Result<()> {
@@ -408,6 +426,7 @@ impl Switch {
         let was_held = state.is_held;
         let base = state.end().map_or(0, |queue| queue.position());
         state.place = None;
+        state.is_watched = false;
         if let Some(kick) = state.kick.take() {
             self.team.notify(self.team.owner(slot, ring)).forget(&kick);
         }

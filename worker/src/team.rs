@@ -73,6 +73,11 @@ impl Team {
         (usize::from(slot) + usize::from(ring / 2)) % self.threads()
     }
 
+    /// The worker serves: kicks wake all threads from now on.
+    pub fn promote(&self) {
+        self.notify.iter().for_each(Notify::serve);
+    }
+
     /// The queue pairs of port `slot` whose transmit rings are thread `number`'s, a bit for each.
     pub fn pairs(&self, number: usize, slot: u16) -> u32 {
         let mine = |pair: &u16| self.owner(slot, 2 * pair) == number;

@@ -382,7 +382,7 @@ impl Supervisor {
         let Some(worker) = &mut self.worker else { return };
         let Some(lane) = self.ledger.lanes.get(usize::from(worker.lane)) else { return };
         let scene = Scene::new(lane, self.hung);
-        let death = Death::read(status, scene, worker.doom());
+        let mut death = Death::read(status, scene, worker.doom());
         let culprit = culprit(status, scene, self.hung.is_some());
         // It may have left just now; its slot is still its own.
         let culprit = culprit.and_then(|slot| Some((slot, self.slots.holder(slot)?)));
@@ -391,7 +391,9 @@ impl Supervisor {
         let number = worker.lane;
         self.drain_reports();
         self.read_stderr(number);
-        let Some(worker) = self.worker.take() else { return };
+        let Some(mut worker) = self.worker.take() else { return };
+        // Who closes a file last may have to give much back: when the next worker serves, at the earliest.
+        let _later = worker.let_go();
         (self.watchdog, self.hung, self.jammed) = (Watchdog::new(self.threads.into()), None, false);
         if self.handover.predecessor_died() {
             drop(worker);
@@ -403,7 +405,7 @@ impl Supervisor {
         self.worker_died_unplanned(pid.unwrap_or(Pid::from_raw(0)), worker.program);
         self.life.died.get_or_insert((when, pid));
         let number = pid.and_then(|pid| u32::try_from(pid.as_raw()).ok());
-        let crash = self.chronicle.died(when, (number, worker.asked.elapsed()), &death);
+        let mut crash = self.chronicle.died(when, (number, worker.asked.elapsed()), &death);
         if worker.serving.is_some_and(|since| since.elapsed() >= LIFE_MIN) {
             self.life.crashes_in_a_row = 0;
         }
@@ -418,6 +420,7 @@ impl Supervisor {
             (None, None) => {}
         }
         self.plan_start(&death.words);
+        self.suspect_shortage(status, &mut death, &mut crash);
         self.say_crash(&crash);
         self.life.last_death = Some(death.words);
     }

@@ -106,9 +106,11 @@ impl Supervisor {
         add("pipe", "stderr, to the supervisor".to_string());
         for number in 0..self.threads {
             add("eventpoll", format!("the loop of thread {number}"));
+            add("eventpoll", format!("the loop of thread {number} on standby"));
             add("eventfd", format!("nudges of thread {number} by the others"));
         }
         add("eventpoll", "the loop of the thread that maps and unmaps".to_string());
+        add("eventpoll", "a second one of it, not in use".to_string());
         add("eventfd", "nudges of that thread by the others".to_string());
         let known = |port: &&Port| port.quarantine.is_none() && worker.lacks(port.who.slot).is_none();
         for port in self.slots.ports().filter(known) {
