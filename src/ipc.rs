@@ -18,7 +18,7 @@ pub const FRAME_MAX: usize = 4096;
 /// How long a worker that wakes keeps quiet about it after it said so ([`ReportKind::Busy`]).
 pub const BUSY_QUIET: std::time::Duration = std::time::Duration::from_millis(200);
 /// The protocol's version, checked in [`Command::Start`]: a worker of another version refuses to start.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// A numbered command.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -140,7 +140,7 @@ impl Fabric {
         Fabric {
             ledger,
             ports,
-            fdb: Fdb::new(&ledger.fdb),
+            fdb: Fdb::new(ledger),
             tally: Tally { alone: threads == 1 },
             number: number as u32,
             hand: lane.hand(number),
@@ -163,6 +163,11 @@ impl Fabric {
     /// Forgets the addresses of a port.
     pub fn forget(&self, slot: u16) {
         self.fdb.forget(slot);
+    }
+
+    /// Begins to serve: what the last worker did not come to count is counted.
+    pub fn recount(&self) {
+        self.fdb.recount();
     }
 
     /// How counters are written.

@@ -61,14 +61,12 @@ pub struct Switch {
 impl Switch {
     /// A switch without ports.
     pub fn new(team: &'static Team, start: &Start, control: Control, room: Room) -> Switch {
-        Switch {
-            team,
-            standby: start.standby,
-            control,
-            clients: std::iter::repeat_with(|| None).take(MAX_PORTS).collect(),
-            poller: Poller::new(team, 0, room, start),
-            said_busy: 0,
+        let poller = Poller::new(team, 0, room, start);
+        if !start.standby {
+            poller.fabric.recount();
         }
+        let clients = std::iter::repeat_with(|| None).take(MAX_PORTS).collect();
+        Switch { team, standby: start.standby, control, clients, poller, said_busy: 0 }
     }
 
     /// Runs until the supervisor closes the control socket.
@@ -325,6 +323,7 @@ impl Switch {
     /// its first frame must not meet a receiver that is to start after it.
     fn promote(&mut self) {
         self.standby = false;
+        self.poller.fabric.recount();
         for transmit in [false, true] {
             for slot in 0..MAX_PORTS as u16 {
                 if self.client(slot).is_ok() {
