@@ -24,7 +24,9 @@ use std::sync::atomic::{
 };
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
-use sv3::ledger::{Crash, FRAME_HEAD, Lane};
+use sv3::ledger::{Crash, Lane};
+
+use crate::head::Head;
 
 /// One mapping of guest memory; free while `len` is 0.
 struct Range {
@@ -41,13 +43,10 @@ static RANGES: [Range; MAX_RANGES] = [const {
     Range { start: AtomicU64::new(0), len: AtomicU64::new(0), port: AtomicU32::new(0), guest_addr: AtomicU64::new(0) }
 }; MAX_RANGES];
 
-/// Words of a chain's first octets, at least [`FRAME_HEAD`] of them.
-pub const HEAD_WORDS: usize = FRAME_HEAD.div_ceil(8);
-
 thread_local! {
     /// The first octets of the chain in hand, as they stand in memory; null while there is none. Constant and without a
     /// destructor, so that a signal handler may read it.
-    static IN_HAND: Cell<*mut [u64; HEAD_WORDS]> = const { Cell::new(std::ptr::null_mut()) };
+    static IN_HAND: Cell<*const Head> = const { Cell::new(std::ptr::null()) };
     /// This thread's number.
     static THREAD: Cell<u32> = const { Cell::new(0) };
 }
@@ -129,38 +128,23 @@ pub fn record_in(lane: &'static Lane) {
 
 /// Runs `work` with a chain in hand, so that its first octets are known if the worker dies of it.
 #[inline]
-pub fn with_in_hand<T>(head: &[u64; HEAD_WORDS], work: impl FnOnce() -> T) -> T {
-    IN_HAND.set(std::ptr::from_ref(head).cast_mut());
+pub fn with_in_hand<T>(head: &Head, work: impl FnOnce() -> T) -> T {
+    IN_HAND.set(std::ptr::from_ref(head));
     let result = work();
-    IN_HAND.set(std::ptr::null_mut());
+    IN_HAND.set(std::ptr::null());
     result
 }
 
-/// A chain that was in hand, or none.
-#[derive(Clone, Copy)]
-pub struct InHand(*mut [u64; HEAD_WORDS]);
-
-impl InHand {
-    /// None.
-    pub const NOTHING: InHand = InHand(std::ptr::null_mut());
-
-    /// The chain with this head.
-    #[inline]
-    pub fn of(head: &[u64; HEAD_WORDS]) -> InHand {
-        InHand(std::ptr::from_ref(head).cast_mut())
-    }
+/// The head of the chain in hand, or null.
+#[inline]
+pub fn in_hand() -> *const Head {
+    IN_HAND.get()
 }
 
-/// What is in hand now, for work on it that is put off. Whoever takes it in hand again sees to it that its head is still
-/// where it was.
+/// Takes a chain in hand again, or none. Whoever does so sees to it that its head stays where it is until the next one is
+/// taken.
 #[inline]
-pub fn in_hand() -> InHand {
-    InHand(IN_HAND.get())
-}
-
-/// Takes a chain in hand again.
-#[inline]
-pub fn take_in_hand(InHand(head): InHand) {
+pub fn take_in_hand(head: *const Head) {
     IN_HAND.set(head);
 }
 
@@ -168,7 +152,7 @@ fn keep_in_hand(crash: &Crash) {
     // SAFETY: null or a reference that `with_in_hand`, or who called `take_in_hand`, holds while this runs, on the same
     // thread.
     if let Some(head) = unsafe { IN_HAND.get().as_ref() } {
-        for (to, from) in crash.frame_head.iter().zip(head.iter().flat_map(|word| word.to_ne_bytes())) {
+        for (to, from) in crash.frame_head.iter().zip(head.0.iter().flat_map(|word| word.to_ne_bytes())) {
             to.store(from, Relaxed);
         }
         crash.has_frame.store(1, Relaxed);

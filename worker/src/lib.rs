@@ -19,6 +19,7 @@ mod fdb;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
 mod guest;
+mod head;
 mod hold;
 mod lease;
 mod mapper;

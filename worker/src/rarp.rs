@@ -5,6 +5,7 @@ use sv3::frame::MacAddr;
 
 use crate::fabric::{Fabric, Frame, Unsent};
 use crate::guest::memory::GuestSlice;
+use crate::head::Begin;
 use crate::offload::Offload;
 
 /// Octets of the frame, padded to Ethernet's least.
@@ -21,7 +22,7 @@ pub fn announce(fabric: &mut Fabric, slot: u16, mac: [u8; 6]) {
         slices: &[GuestSlice::of_host(&mut octets)],
         skip: 0,
         len: LEN,
-        lasts: false,
+        begin: Begin::NOTHING,
     };
     loop {
         fabric.begin();

@@ -65,19 +65,14 @@ pub struct Switch {
 impl Switch {
     /// A switch without ports.
     pub fn new(team: &'static Team, start: &Start, control: Control, room: Room) -> Switch {
+        let poller = Poller::new(team, 0, room, start);
         if !start.standby {
             team.promote();
+            poller.fabric.recount();
         }
-        Switch {
-            team,
-            standby: start.standby,
-            control,
-            clients: std::iter::repeat_with(|| None).take(MAX_PORTS).collect(),
-            errands: Errands::new(&team.mapper),
-            put_off: None,
-            poller: Poller::new(team, 0, room, start),
-            said_busy: 0,
-        }
+        let clients = std::iter::repeat_with(|| None).take(MAX_PORTS).collect();
+        let errands = Errands::new(&team.mapper);
+        Switch { team, standby: start.standby, control, clients, errands, put_off: None, poller, said_busy: 0 }
     }
 
     /// Runs until the supervisor closes the control socket.
@@ -389,6 +384,7 @@ impl Switch {
     fn promote(&mut self) {
         self.standby = false;
         let team = self.team;
+        self.poller.fabric.recount();
         for transmit in [false, true] {
             for port in team.ports.all() {
                 let rings = port.used().filter(|ring| transmits(*ring) == transmit);

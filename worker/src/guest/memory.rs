@@ -15,6 +15,7 @@ use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{Ordering::SeqCst, compiler_fence};
 
 use memmap2::{MmapOptions, MmapRaw};
 use sv3::MAX_MEM_SLOTS;
@@ -23,6 +24,7 @@ use sv3::virtio::NET_HDR_LEN;
 
 use super::slices::SliceList;
 use crate::crash;
+use crate::head::{HEAD_LEN, Head};
 use crate::points::{Point, pass};
 
 /// Octets of the smallest page.
@@ -275,6 +277,8 @@ impl<'m> GuestSlice<'m> {
         // SAFETY: `[offset, offset + n)` lies in this range, `n` octets fit in `into`, which is ours alone. The other
         // side may write meanwhile: any octets are fine for what we read.
         unsafe { std::ptr::copy_nonoverlapping(self.ptr.wrapping_add(offset), into.as_mut_ptr(), n) };
+        // Once: what looks at the copy must not be compiled to look at the original.
+        compiler_fence(SeqCst);
         n
     }
 
@@ -384,42 +388,35 @@ pub struct Later {
 #[derive(Clone, Copy)]
 pub struct Postponed {
     hdr: (u64, u32),
-    /// Octets, behind the header in `to`.
+    /// Octets behind the head.
     len: u32,
+    /// Where they are.
     from: *const u8,
     to: *mut u8,
-    /// The chain that is in hand meanwhile.
-    head: crash::InHand,
+    /// The head of the chain that is in hand meanwhile: what is behind its net header is delivered, not what stands in the
+    /// guest's memory by then.
+    head: *const Head,
 }
 
 impl Postponed {
-    /// To write `hdr` ([`sv3::virtio::NetHdr::to_words`]), and up to `len` octets of `from[skip..]` behind it, into `to`, as
-    /// far as there is room: its lines are asked for now. `None`: there is not even room for the header.
+    /// To write `hdr` ([`sv3::virtio::NetHdr::to_words`]) and the frame of the chain `from` behind it, whose head is `head`,
+    /// into `to`, whose lines are asked for now. `None`: there is no room, or the chain is no longer than a head.
     #[inline(always)]
-    pub fn new(
-        hdr: (u64, u32),
-        (from, skip): (&GuestSlice<'_>, usize),
-        to: &GuestSlice<'_>,
-        len: usize,
-        head: crash::InHand,
-    ) -> Option<Postponed> {
-        let room = to.len.checked_sub(NET_HDR_LEN)?;
-        let len = len.min(room).min(from.len.saturating_sub(skip)) as u32;
-        to.prefetch_to_write(NET_HDR_LEN + len as usize);
-        Some(Postponed { hdr, len, from: from.ptr.wrapping_add(skip).cast_const(), to: to.ptr, head })
+    pub fn new(hdr: (u64, u32), from: &GuestSlice<'_>, to: &GuestSlice<'_>, head: &Head) -> Option<Postponed> {
+        let len = from.len.checked_sub(HEAD_LEN).filter(|_| from.len <= to.len)?.try_into().ok()?;
+        to.prefetch_to_write(from.len);
+        Some(Postponed { hdr, len, from: from.ptr.wrapping_add(HEAD_LEN).cast_const(), to: to.ptr, head })
     }
 }
+
+/// The part of a head's second word that is the frame's: what is behind [`NET_HDR_LEN`] octets.
+const FRAME_HALF: u64 = u64::MAX << (8 * (NET_HDR_LEN - 8));
 
 impl Later {
     /// Room for `copies` copies.
     pub fn new(copies: usize) -> Later {
-        let nothing = Postponed {
-            hdr: (0, 0),
-            len: 0,
-            from: std::ptr::null(),
-            to: std::ptr::null_mut(),
-            head: crash::InHand::NOTHING,
-        };
+        let nothing =
+            Postponed { hdr: (0, 0), len: 0, from: std::ptr::null(), to: std::ptr::null_mut(), head: std::ptr::null() };
         Later { room: vec![nothing; copies].into_boxed_slice(), waiting: 0 }
     }
 
@@ -440,8 +437,7 @@ impl Later {
     /// The next places that many copies were put into count from now on.
     ///
     /// # Safety
-    /// What their slices were looked up in stays mapped until [`Later::settle`], and the heads of the chains that were in
-    /// hand stay where they are.
+    /// What their slices were looked up in stays mapped until [`Later::settle`], and their heads stay where they are.
     #[inline]
     pub unsafe fn wait_for(&mut self, copies: usize) {
         self.waiting = self.room.len().min(self.waiting + copies);
@@ -453,12 +449,16 @@ impl Later {
         let before = crash::in_hand();
         for Postponed { hdr, len, from, to, head } in self.room.get(..self.waiting).unwrap_or(&[]) {
             crash::take_in_hand(*head);
-            // SAFETY: `wait_for` was told that both are still mapped, and `Postponed::new` saw that the header and `len` octets
-            // lie in them.
+            // SAFETY: `wait_for` was told that both are still mapped, and that the head is there; `Postponed::new` saw that a
+            // head and `len` octets lie in both.
             unsafe {
-                to.cast::<u64>().write_unaligned(hdr.0.to_le());
-                to.add(8).cast::<u32>().write_unaligned(hdr.1.to_le());
-                copy(*from, to.add(NET_HDR_LEN), *len as usize);
+                let [_, second, third, fourth] = (**head).0;
+                // The net header ends in the middle of the second word.
+                let second = u64::from(hdr.1) | u64::from_le(second) & FRAME_HALF;
+                for (at, word) in [hdr.0.to_le(), second.to_le(), third, fourth].into_iter().enumerate() {
+                    to.cast::<u64>().add(at).write_unaligned(word);
+                }
+                copy(*from, to.add(HEAD_LEN), *len as usize);
             }
             pass(Point::Copied);
         }
