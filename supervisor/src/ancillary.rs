@@ -36,11 +36,13 @@ pub fn receive(socket: impl AsFd, into: &mut [u8]) -> io::Result<Received> {
     Ok(Received { count: message.bytes, fds, truncated: message.flags.contains(ReturnFlags::CTRUNC) })
 }
 
-/// Sends octets with one or two fds.
+/// Sends octets with up to two fds.
 pub fn send(socket: impl AsFd, octets: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    ancillary.push(SendAncillaryMessage::ScmRights(fds));
+    if !fds.is_empty() {
+        ancillary.push(SendAncillaryMessage::ScmRights(fds));
+    }
     sendmsg(socket, &[IoSlice::new(octets)], &mut ancillary, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
     Ok(())
 }

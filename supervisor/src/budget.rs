@@ -8,6 +8,8 @@ use nix::sys::resource::{Resource, getrlimit};
 
 /// Fds that no client gets: our own, and those that are under way.
 const RESERVE: usize = 128;
+/// Fds that a usual client takes: its connection, kick and call of two rings, some regions.
+const USUAL: usize = 10;
 /// Regions of all clients together: half of 65,530 mappings, which is the kernel's default, since a table is replaced by
 /// mapping the new one beside the old one; less what the worker itself takes.
 const REGIONS: usize = 32_000;
@@ -40,6 +42,19 @@ impl Budget {
     pub fn new() -> Budget {
         let (fds, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
         Budget::of(usize::try_from(fds).unwrap_or(usize::MAX))
+    }
+
+    /// The least limit of open files that serves a port.
+    pub const LEAST_FILES: usize = RESERVE + 2 * USUAL;
+
+    /// Files that this process may have open.
+    pub fn files(&self) -> usize {
+        self.limit.fds.saturating_add(RESERVE)
+    }
+
+    /// How many usual clients there is room for: the last of them gets half of what is left.
+    pub fn ports(&self) -> usize {
+        (self.limit.fds / USUAL).saturating_sub(1)
     }
 
     fn of(fds: usize) -> Budget {
@@ -82,6 +97,19 @@ mod tests {
         let all = Holdings { fds: 1000, regions: 3 };
         budget.change(all, Holdings::NONE);
         assert_eq!(budget.allowance(Holdings::NONE).fds, 500);
+    }
+
+    #[test]
+    fn room_is_told_in_ports() {
+        for (files, ports) in [(8, 0), (147, 0), (148, 1), (400, 26), (1024, 88)] {
+            let budget = Budget::of(files);
+            assert_eq!((budget.ports(), files >= Budget::LEAST_FILES), (ports, ports > 0), "{files}");
+            let mut budget = budget;
+            for _ in 0..ports {
+                assert!(budget.allowance(Holdings::NONE).fds >= USUAL, "{files}");
+                budget.change(Holdings::NONE, Holdings { fds: USUAL, regions: 1 });
+            }
+        }
     }
 
     #[test]

@@ -6,7 +6,8 @@
 //! grants. So the supervisor forks the spawner before it confines itself. A request is a packet of two octets, what to do
 //! and with which [`Program`], and fds. [`START`], with the worker's end of its control socket and its stderr, starts one
 //! worker and is answered with its pid or with an errno. [`KEEP`], with an open binary, makes that the program from now
-//! on. The spawner reads nothing from clients and nothing from workers, and ends with the supervisor.
+//! on. [`REOPEN`], without fds, opens the log once more, by the name that it was given at the start, and is answered with the
+//! file. The spawner reads nothing from clients and nothing from workers, and ends with the supervisor.
 //!
 //! The worker is cloned with `CLONE_PARENT`, so that the supervisor is its parent: it gets the `SIGCHLD`, it waits for
 //! it, and its death takes the worker along. The first binary is opened once, so that a supervisor goes on to start
@@ -22,7 +23,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
@@ -30,7 +31,7 @@ use nix::unistd::{ForkResult, Pid};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use sv3::slice::Slice;
 
-use crate::ancillary;
+use crate::{ancillary, event};
 
 /// linux/close_range.h; not every C library's.
 const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2;
@@ -39,6 +40,16 @@ const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2;
 const START: u8 = 1;
 /// Keeps a program; with its binary.
 const KEEP: u8 = 2;
+/// Opens the log.
+const REOPEN: u8 = 3;
+
+/// What it answers.
+pub enum Answer {
+    /// A worker's pid, or why there is none.
+    Worker(Result<Pid, Errno>),
+    /// The log, or why it cannot be opened.
+    Log(Result<File, Errno>),
+}
 
 /// One of the two programs that can be started: that of old, and that of an upgrade.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,9 +82,9 @@ pub struct Spawner {
 }
 
 impl Spawner {
-    /// Forks the spawner, which gives `arguments` to every worker. To be called before anything else is opened, and before
+    /// Forks the spawner, which gives `arguments` to every worker and opens `log` when it is asked to. To be called before anything else is opened, and before
     /// confinement.
-    pub fn fork(worker: &Path, arguments: &[String]) -> Result<Spawner, String> {
+    pub fn fork(worker: &Path, arguments: &[String], log: Option<&Path>) -> Result<Spawner, String> {
         let words = [c"sv3-worker".to_owned()].into_iter().map(Ok);
         let words: Result<Vec<_>, _> = words.chain(arguments.iter().map(|word| CString::new(word.as_str()))).collect();
         let words = words.map_err(|error| format!("an argument for workers: {error}"))?;
@@ -85,14 +96,14 @@ impl Spawner {
         let null = File::options().write(true).open("/dev/null").map_err(|error| format!("/dev/null: {error}"))?;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(|error| format!("cannot make the spawner's socket: {error}"))?;
-        let supervisor = nix::unistd::getpid();
+        let (supervisor, log) = (nix::unistd::getpid(), log.map(Path::to_path_buf));
         // SAFETY: this process has one thread, so no lock is held by another and all of Rust may be used in the child.
         match unsafe { nix::unistd::fork() } {
             Err(error) => Err(format!("cannot fork the spawner: {error}")),
             Ok(ForkResult::Parent { child }) => Ok(Spawner { socket: ours, pid: child }),
             Ok(ForkResult::Child) => {
                 drop(ours);
-                std::process::exit(serve(&theirs, binary, &Setting { null, words, supervisor }))
+                std::process::exit(serve(&theirs, binary, &Setting { null, words, supervisor, log }))
             }
         }
     }
@@ -107,14 +118,24 @@ impl Spawner {
         ancillary::send(&self.socket, &[KEEP, program.0.into()], &[binary])
     }
 
-    /// The answer to a request, if it is here: the worker's pid, or why there is none.
-    pub fn answer(&self) -> io::Result<Option<Result<Pid, Errno>>> {
-        let mut answer = [0; 4];
+    /// Asks for the log.
+    pub fn reopen(&self) -> io::Result<()> {
+        ancillary::send(&self.socket, &[REOPEN, 0], &[])
+    }
+
+    /// The answer to a request, if it is here. That with the log has an octet more.
+    pub fn answer(&self) -> io::Result<Option<Answer>> {
+        let mut answer = [0; 5];
         match ancillary::receive(&self.socket, &mut answer) {
-            Ok(received) if received.count == answer.len() => match i32::from_ne_bytes(answer) {
-                pid @ 1.. => Ok(Some(Ok(Pid::from_raw(pid)))),
-                errno => Ok(Some(Err(Errno::from_raw(errno.saturating_neg())))),
-            },
+            Ok(received) if received.count >= 4 => {
+                let [a, b, c, d, _] = answer;
+                let number = i32::from_ne_bytes([a, b, c, d]);
+                let outcome = if number < 0 { Err(Errno::from_raw(number.saturating_neg())) } else { Ok(number) };
+                Ok(Some(match received.count {
+                    4 => Answer::Worker(outcome.map(Pid::from_raw)),
+                    _ => Answer::Log(outcome.and(received.fds.into_iter().next().map(File::from).ok_or(Errno::EMFILE))),
+                }))
+            }
             Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
@@ -147,6 +168,8 @@ struct Setting {
     words: Vec<CString>,
     /// Their parent.
     supervisor: Pid,
+    /// Where events go.
+    log: Option<PathBuf>,
 }
 
 /// The spawner's life; returns its exit status.
@@ -169,6 +192,12 @@ fn serve(socket: &OwnedFd, binary: File, setting: &Setting) -> i32 {
         };
         let [kind, program] = request;
         let Some(program) = programs.get_mut(usize::from(program)) else { return 1 };
+        if kind == REOPEN {
+            if send_log(socket, setting.log.as_deref()).is_err() {
+                return 0;
+            }
+            continue;
+        }
         if kind == KEEP {
             *program = <[OwnedFd; 1]>::try_from(received.fds).map_err(|_| Errno::EBADMSG).and_then(admit);
             continue;
@@ -183,6 +212,16 @@ fn serve(socket: &OwnedFd, binary: File, setting: &Setting) -> i32 {
             return 0;
         }
     }
+}
+
+/// Opens the log and sends it, or why it cannot be opened.
+fn send_log(socket: &OwnedFd, log: Option<&Path>) -> io::Result<()> {
+    let log = log
+        .ok_or(Errno::ENOENT)
+        .and_then(|log| event::open(log).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))));
+    let [a, b, c, d] = log.as_ref().map_or_else(|errno| -(*errno as i32), |_| 0).to_ne_bytes();
+    let fds: Vec<BorrowedFd<'_>> = log.iter().map(AsFd::as_fd).collect();
+    ancillary::send(socket, &[a, b, c, d, 0], &fds)
 }
 
 /// Takes a binary as a program if it may be one.
