@@ -187,6 +187,9 @@ pub struct PortStatus {
     pub features: Vec<String>,
     /// Negotiated vhost-user protocol features, by name.
     pub protocol_features: Vec<String>,
+    /// What is wrong with the client and what to do about it, in words; absent if nothing is.
+    #[serde(default)]
+    pub hint: Option<String>,
     /// MTU that the front-end told; absent if none.
     pub mtu: Option<u64>,
     /// Rings that the client has set up, by vring index.

@@ -6,6 +6,7 @@ use clap::Args;
 use sv3::status::{Link, MemoryUse, PortStatus, RegionStatus, RingStatus, Status};
 
 use crate::control::Control;
+use crate::output::{harmless, print};
 
 /// Show a running switch: processes, ports, traffic, drops.
 #[derive(Args)]
@@ -24,20 +25,11 @@ impl Show {
         let text = if self.json {
             serde_json::to_string_pretty(&answer).map_err(|e| e.to_string())? + "\n"
         } else {
-            let status = serde_json::from_value(answer)
+            let status = serde_json::from_value(harmless(answer))
                 .map_err(|e| format!("the switch is of another version ({e}); use --json"))?;
             table(&status)
         };
         print(&text)
-    }
-}
-
-/// Prints; a reader that has seen enough (`| head`) is no failure.
-pub fn print(text: &str) -> Result<(), String> {
-    use std::io::Write;
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.to_string()),
-        _ => Ok(()),
     }
 }
 
@@ -92,6 +84,9 @@ fn port(out: &mut String, port: &PortStatus) {
     }
     if let Some(why) = &port.standby_lacks {
         let _ = writeln!(out, "  standby     lacks it: {why}");
+    }
+    if let Some(hint) = &port.hint {
+        let _ = writeln!(out, "  hint        {hint}");
     }
     let _ = writeln!(out, "  features    {}", names(&port.features, "VIRTIO_"));
     let _ = writeln!(out, "  protocol    {}", names(&port.protocol_features, "VHOST_USER_PROTOCOL_F_"));

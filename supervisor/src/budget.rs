@@ -12,10 +12,13 @@ use nix::sys::resource::{Resource, getrlimit};
 use crate::lingering::Lingering;
 
 /// Fds that no client gets: our own, those that are under way, and those that wait to be closed. A quarter of what there is,
-/// if that is less.
+/// within these bounds.
 const RESERVE: usize = 768;
+const LEAST_RESERVE: usize = 128;
 /// Fds of the reserve that are for us and for the next message of a client.
 const NEXT: usize = 320;
+/// Fds that a usual client takes: its connection, kick and call of two rings, some regions.
+const USUAL: usize = 10;
 /// Regions of all clients together: half of 65,530 mappings, which is the kernel's default, since a table is replaced by
 /// mapping the new one beside the old one; less what the worker itself takes.
 const REGIONS: usize = 32_000;
@@ -53,8 +56,21 @@ impl Budget {
         Budget::of(usize::try_from(fds).unwrap_or(usize::MAX))
     }
 
+    /// The least limit of open files that serves a port.
+    pub const LEAST_FILES: usize = LEAST_RESERVE + 2 * USUAL;
+
+    /// Files that this process may have open.
+    pub fn files(&self) -> usize {
+        self.limit.fds.saturating_add(self.reserve)
+    }
+
+    /// How many usual clients there is room for: the last of them gets half of what is left.
+    pub fn ports(&self) -> usize {
+        (self.limit.fds / USUAL).saturating_sub(1)
+    }
+
     fn of(fds: usize) -> Budget {
-        let reserve = RESERVE.min(fds / 4);
+        let reserve = (fds / 4).clamp(LEAST_RESERVE, RESERVE);
         let limit = Holdings { fds: fds.saturating_sub(reserve), regions: REGIONS };
         Budget { limit, held: Holdings::NONE, reserve, lingering: Lingering::default() }
     }
@@ -112,6 +128,19 @@ mod tests {
         let all = Holdings { fds: 1000, regions: 3 };
         budget.change(all, Holdings::NONE);
         assert_eq!(budget.allowance(Holdings::NONE, &none).fds, 500);
+    }
+
+    #[test]
+    fn room_is_told_in_ports() {
+        for (files, ports) in [(8, 0), (147, 0), (148, 1), (400, 26), (1024, 75)] {
+            let budget = Budget::of(files);
+            assert_eq!((budget.ports(), files >= Budget::LEAST_FILES), (ports, ports > 0), "{files}");
+            let mut budget = budget;
+            for _ in 0..ports {
+                assert!(budget.allowance(Holdings::NONE, &Lingering::default()).fds >= USUAL, "{files}");
+                budget.change(Holdings::NONE, Holdings { fds: USUAL, regions: 1 });
+            }
+        }
     }
 
     #[test]

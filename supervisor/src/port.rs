@@ -33,6 +33,8 @@ pub struct Port {
     pub interest: EpollFlags,
     /// What it holds, as it was counted last.
     pub held: Holdings,
+    /// It was said that it has rings and no memory.
+    pub told_of_memory: bool,
     /// Until when the worker is not told of it.
     pub quarantine: Option<Instant>,
     /// It gives files that are closed without use.
@@ -64,6 +66,7 @@ impl Port {
             session: Session::new(slot),
             interest: EpollFlags::EPOLLIN,
             held: Holdings::NONE,
+            told_of_memory: false,
             quarantine: None,
             litters: false,
             peer,

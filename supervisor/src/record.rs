@@ -147,6 +147,11 @@ impl Record {
         Holdings { fds: 1 + rings + self.memory.len(), regions: self.memory.len() }
     }
 
+    /// Whether the client let a ring run without ever having told of memory for one: a monitor that shares none.
+    pub fn lacks_memory(&self) -> bool {
+        self.memory.is_empty() && !self.ever_started && self.rings.iter().any(|ring| ring.kick.is_some())
+    }
+
     /// Whether any ring is started.
     pub fn is_running(&self) -> bool {
         self.rings.iter().any(|ring| ring.started)

@@ -13,6 +13,10 @@ use crate::admission::{Kernel, Memory, present, seal_names};
 use crate::port::Port;
 use crate::record::{Record, Ring};
 
+/// What is wrong with a client that has rings and no memory.
+pub const NO_MEMORY: &str = "it has rings but no memory: start QEMU with a shared memory backend, such as \
+    -object memory-backend-memfd,id=m,size=512M,share=on -machine memory-backend=m";
+
 /// One port.
 pub fn port(port: &Port, ledger: &Ledger) -> Option<PortStatus> {
     let record = port.session.record();
@@ -27,6 +31,7 @@ pub fn port(port: &Port, ledger: &Ledger) -> Option<PortStatus> {
         quarantine_s: port.quarantine.map(|until| until.saturating_duration_since(std::time::Instant::now()).as_secs()),
         standby_lacks: None,
         protocol_features: protocol_feature_names(record.protocol_features),
+        hint: record.lacks_memory().then(|| NO_MEMORY.to_string()),
         mtu: record.mtu,
         rings: rings(record, line),
         memory: record.memory.iter().map(region).collect(),

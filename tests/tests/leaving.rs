@@ -54,9 +54,6 @@ fn large(switch: &Switch, gib: u64) -> Result<(Guest, usize)> {
     Ok((guest, region))
 }
 
-/// A way to go, of a guest with the region of this index; the guest, if it is still there.
-type Way = fn(Guest, usize) -> Option<Guest>;
-
 /// What each of the ways to go costs the pair, the best time counting: what the switch does it does each time.
 fn leaves(options: &[&str]) -> Result<()> {
     let gib = gib();

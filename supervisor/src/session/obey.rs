@@ -121,7 +121,10 @@ impl Session {
         let (fds, most) = (held.fds + fds, self.allowance);
         let code = request.code();
         if fds > most.fds.max(held.fds) {
-            return close(format!("{code}: with it the client would hold {fds} files, and its share is {}", most.fds));
+            return close(format!(
+                "{code}: with it the client would hold {fds} files, and its share is {} of the switch's `ulimit -n`",
+                most.fds
+            ));
         }
         if regions > most.regions.max(held.regions) {
             return close(format!("{code}: {regions} memory regions, and the client's share is {}", most.regions));

@@ -16,6 +16,7 @@ use crate::budget::Holdings;
 use crate::listener::{Caller, PAUSE, Peer};
 use crate::port::{Input, Port};
 use crate::session::{Refused, Step};
+use crate::status::NO_MEMORY;
 use crate::worker::Waiter;
 
 /// Callers that are let in before the clients' turn.
@@ -75,6 +76,14 @@ impl Supervisor {
 
     fn admit(&mut self, peer: Peer) {
         let pid = peer.pid;
+        if !self.door.knows(&peer) {
+            let (uid, owner) = (peer.uid, self.door.owner());
+            let message = format!(
+                "client {pid} of user {uid} turned away: this switch serves user {owner} and root, whatever the mode of its \
+                 socket; start the guest as user {owner}, or run a switch as user {uid}"
+            );
+            return self.events.say_of(None, "refuse", message);
+        }
         let Some(slot) = self.slots.free_slot() else {
             self.events.say_of(None, "refuse", format!("client {pid} turned away: all {MAX_PORTS} ports are taken"));
             return;
@@ -129,6 +138,9 @@ impl Supervisor {
             };
             self.budget.change(port.held, port.session.record().holdings());
             port.held = port.session.record().holdings();
+            if port.session.record().lacks_memory() && !std::mem::replace(&mut port.told_of_memory, true) {
+                self.events.say_of(port.who, "no_memory", format!("p{slot}: {NO_MEMORY}"));
+            }
             match outcome {
                 Ok(step) => self.take_step(slot, step),
                 Err(refused) => self.refuse(slot, refused),

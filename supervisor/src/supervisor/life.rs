@@ -22,7 +22,7 @@ use super::{LINK, STDERR, Supervisor};
 use crate::cpu_time::Moment;
 use crate::crash::{Death, Scene, culprit};
 use crate::record::Order;
-use crate::spawner::Program;
+use crate::spawner::{Answer, Program};
 use crate::watchdog::Watchdog;
 use crate::worker::{Cradle, Waiter, Worker};
 
@@ -222,7 +222,8 @@ impl Supervisor {
     /// The spawner says which process a worker is.
     pub(super) fn hear_spawner(&mut self) {
         let answer = match self.spawner.answer() {
-            Ok(Some(answer)) => answer,
+            Ok(Some(Answer::Worker(answer))) => answer,
+            Ok(Some(Answer::Log(log))) => return self.take_log(log),
             Ok(None) => return,
             Err(_) => {
                 self.over = Some(Err("the spawner is gone, so no worker can be started any more".to_string()));
@@ -409,6 +410,7 @@ impl Supervisor {
         if worker.serving.is_some_and(|since| since.elapsed() >= LIFE_MIN) {
             self.life.crashes_in_a_row = 0;
         }
+        let last_words = worker.last_line().map_or(String::new(), |line| format!("; its last words: {line}"));
         drop(worker);
         self.excuse_all();
         let left = culprit.filter(|(slot, _)| self.slots.port(*slot).is_none());
@@ -419,7 +421,7 @@ impl Supervisor {
             (Some((slot, _)), None) => self.blame(slot),
             (None, None) => {}
         }
-        self.plan_start(&death.words);
+        self.plan_start(&(death.words.clone() + &last_words));
         self.suspect_shortage(status, &mut death, &mut crash);
         self.say_crash(&crash);
         self.life.last_death = Some(death.words);
@@ -457,7 +459,8 @@ impl Supervisor {
 
     fn plan_start(&mut self, why: &str) {
         if !self.life.served {
-            self.over = Some(Err(format!("the first worker did not come up: {why}")));
+            let worker = self.worker_path.display();
+            self.over = Some(Err(format!("the first worker did not come up: {why} ({worker})")));
             return;
         }
         let crashes = self.life.crashes_in_a_row.saturating_add(1);
