@@ -245,6 +245,9 @@ pub fn seal_names(seals: SealFlag) -> Vec<String> {
 }
 
 #[cfg(test)]
+mod model;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use std::os::fd::OwnedFd;

@@ -18,10 +18,10 @@ const STRIDE: u64 = 64 << 10;
 const SILENCE: Duration = Duration::from_millis(25);
 const TIMES: usize = 4;
 
-/// How much leaves, in GiB; more by hand.
 /// How a guest with much memory lets go of its region of that number; the guest, if it goes on.
 type Way = fn(Guest, usize) -> Option<Guest>;
 
+/// How much leaves, in GiB; more by hand.
 fn gib() -> u64 {
     std::env::var("SV3_TEST_GIB").ok().and_then(|gib| gib.parse().ok()).unwrap_or(1)
 }

@@ -5,6 +5,7 @@
 
 mod affinity;
 mod args;
+mod bits;
 mod burst;
 mod checksum;
 mod clock;
@@ -22,7 +23,11 @@ mod guest;
 mod head;
 mod hold;
 mod lease;
+#[path = "lease/tests.rs"]
+mod lease_tests;
 mod mapper;
+#[cfg(test)]
+mod models;
 mod notify;
 mod offload;
 mod points;
@@ -32,6 +37,7 @@ mod prove;
 mod rarp;
 mod spin;
 mod switch;
+mod sync;
 mod tally;
 mod team;
 

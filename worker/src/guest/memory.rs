@@ -501,3 +501,6 @@ impl Arena {
         SliceList::over(room)
     }
 }
+
+#[cfg(test)]
+mod extents;
