@@ -20,6 +20,7 @@
 pub mod audit;
 pub mod cpus;
 pub mod drops;
+pub mod foreign;
 pub mod frame;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;

@@ -9,7 +9,6 @@ mod port;
 mod restart;
 mod run;
 mod status;
-mod torture;
 mod upgrade;
 
 use std::process::ExitCode;
@@ -42,8 +41,6 @@ enum Verb {
     Audit(audit::Show),
     /// Act on one port: end its quarantine
     Port(port::Port),
-    /// Attack a vhost-user back-end of any make as a hostile client would, and tell how it took it
-    Torture(torture::Torture),
 }
 
 fn main() -> ExitCode {
@@ -56,7 +53,6 @@ fn main() -> ExitCode {
         Verb::Metrics(print) => print.exec(),
         Verb::Audit(show) => show.exec(),
         Verb::Port(port) => port.exec(),
-        Verb::Torture(torture) => return torture.exec(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -29,11 +29,12 @@ fn main() -> std::io::Result<()> {
         }
         let mut body = vec![0; u32::from_le_bytes(prefix) as usize];
         socket.read_exact(&mut body)?;
-        let Envelope { seq, command } = Envelope::decode(&body).map_err(std::io::Error::other)?;
-        let mut fds = Vec::new();
-        for _ in 0..command.fds() {
+        let envelope = Envelope::decode(&body).map_err(std::io::Error::other)?;
+        let mut fds: Vec<OwnedFd> = envelope.inherited.map(owned).into_iter().collect();
+        for _ in 0..envelope.fds() {
             fds.push(receive(&socket)?);
         }
+        let Envelope { seq, command, .. } = envelope;
         let report = Report::new(ReportKind::Done, seq);
         let report = match command {
             Command::Start { lane, standby, .. } => {
@@ -103,8 +104,12 @@ fn misbehave(socket: &mut UnixStream, hand: &Hand, how: u8, port: u16) -> std::i
     }
 }
 
-#[allow(unsafe_code)]
 fn receive(socket: &UnixStream) -> std::io::Result<OwnedFd> {
-    // SAFETY: received just now and held by nobody else.
-    socket.recv_fd().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+    socket.recv_fd().map(owned)
+}
+
+#[allow(unsafe_code)]
+fn owned(fd: i32) -> OwnedFd {
+    // SAFETY: received just now, or this process was born with it and it is named once; held by nobody else.
+    unsafe { OwnedFd::from_raw_fd(fd) }
 }

@@ -8,11 +8,12 @@
 //! only files of tmpfs and hugetlbfs have seals, so it tells their kind, and it comes first.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
+use sv3::foreign::ForeignFd;
 use sv3::ipc::Region;
 use sv3::wire::Refuse;
 use sv3::wire::vhost_user::MemoryRegion;
@@ -29,7 +30,7 @@ pub struct Memory {
     /// As the worker gets it.
     pub region: Region,
     /// The file.
-    pub fd: Rc<OwnedFd>,
+    pub fd: Rc<ForeignFd>,
     /// Octets of the file when it was admitted.
     pub file_size: u64,
     /// `F_SEAL_*` bits of the file.
@@ -93,7 +94,7 @@ pub trait Inspect {
 pub fn admit(
     held: &[Memory],
     (index, wanted): (usize, MemoryRegion),
-    fd: OwnedFd,
+    fd: ForeignFd,
     kernel: &dyn Inspect,
 ) -> Result<Memory, Refuse> {
     let refuse = |why: String| {
@@ -184,6 +185,8 @@ pub fn seal_names(seals: SealFlag) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::OwnedFd;
+
     use nix::sys::eventfd::EventFd;
     use nix::sys::memfd::{MFdFlags, memfd_create};
 
@@ -198,7 +201,7 @@ mod tests {
     }
 
     fn try_admit(held: &[Memory], wanted: MemoryRegion, fd: OwnedFd) -> Result<Memory, String> {
-        admit(held, (0, wanted), fd, &Kernel).map_err(|refuse| refuse.0)
+        admit(held, (0, wanted), fd.into(), &Kernel).map_err(|refuse| refuse.0)
     }
 
     #[test]

@@ -6,8 +6,11 @@
 
 use nix::sys::resource::{Resource, getrlimit};
 
-/// Fds that no client gets: our own, and those that are under way.
-const RESERVE: usize = 128;
+/// Fds that no client gets: our own, those that are under way, and those that wait to be closed. A quarter of what there is,
+/// if that is less.
+const RESERVE: usize = 768;
+/// Fds of the reserve that are for us and for the next message of a client.
+const NEXT: usize = 320;
 /// Regions of all clients together: half of 65,530 mappings, which is the kernel's default, since a table is replaced by
 /// mapping the new one beside the old one; less what the worker itself takes.
 const REGIONS: usize = 32_000;
@@ -33,6 +36,7 @@ impl Holdings {
 pub struct Budget {
     limit: Holdings,
     held: Holdings,
+    reserve: usize,
 }
 
 impl Budget {
@@ -43,7 +47,8 @@ impl Budget {
     }
 
     fn of(fds: usize) -> Budget {
-        Budget { limit: Holdings { fds: fds.saturating_sub(RESERVE), regions: REGIONS }, held: Holdings::NONE }
+        let reserve = RESERVE.min(fds / 4);
+        Budget { limit: Holdings { fds: fds.saturating_sub(reserve), regions: REGIONS }, held: Holdings::NONE, reserve }
     }
 
     /// What a client that holds `own` may hold at most now.
@@ -54,6 +59,11 @@ impl Budget {
             fds: share(self.limit.fds, self.held.fds, own.fds),
             regions: share(self.limit.regions, self.held.regions, own.regions),
         }
+    }
+
+    /// With so many files that wait to be closed the next message of a client may bring more than may be open.
+    pub fn is_short(&self, backlog: usize) -> bool {
+        backlog > self.reserve.saturating_sub(NEXT).max(self.reserve / 4)
     }
 
     /// A client that held `before` holds `now`.
@@ -70,7 +80,7 @@ mod tests {
 
     #[test]
     fn whatever_the_greedy_take_as_much_as_one_of_them_has_is_left() {
-        let mut budget = Budget::of(1128);
+        let mut budget = Budget::of(1333);
         let mut free = 1000;
         for _ in 0..6 {
             let allowed = budget.allowance(Holdings::NONE);

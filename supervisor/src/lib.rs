@@ -30,6 +30,7 @@ mod slots;
 mod spawner;
 mod status;
 mod supervisor;
+mod undertaker;
 mod watchdog;
 mod worker;
 
@@ -60,7 +61,7 @@ pub fn main() -> ExitCode {
 }
 
 /// The order matters: signals are blocked and the first stage of confinement is reached before the spawner inherits both,
-/// the spawner is forked while nothing is open, and the second stage comes before the first client.
+/// the spawner is cloned while nothing is open, and the second stage comes before the first client.
 fn run(args: Args) -> Result<(), String> {
     spawner::close_inherited()?;
     Slice::SHORT.ask_for();
@@ -74,7 +75,7 @@ fn run(args: Args) -> Result<(), String> {
     if achieved < args.require_landlock {
         return Err(too_little_landlock(achieved, args.require_landlock));
     }
-    let spawner = Spawner::fork(&args.worker, &args.of_worker())?;
+    let spawner = Spawner::clone(&args.worker, &args.of_worker())?;
     let log = args.log.as_deref().map(event::open_log).transpose()?;
     let door = Listener::bind(&args.socket, args.force)?;
     let control = Listener::bind(&args.control, args.force).inspect_err(|_| door.remove())?;

@@ -3,10 +3,10 @@
 //! A worker that knows nothing of the client is told all of it by [`Record::replay`]; a change is told by the same
 //! methods, one by one. So there is no second way for a ring to come to life after a crash.
 
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use sv3::MAX_RINGS;
+use sv3::foreign::ForeignFd;
 use sv3::ipc::{Command, RingAddr, RingFault};
 use sv3::virtio::VHOST_USER_F_PROTOCOL_FEATURES;
 
@@ -19,7 +19,7 @@ pub struct Order {
     /// The command.
     pub command: Command,
     /// Its fd, exactly if [`Command::fds`] is 1.
-    pub fd: Option<Rc<OwnedFd>>,
+    pub fd: Option<Rc<ForeignFd>>,
 }
 
 impl From<Command> for Order {
@@ -60,11 +60,11 @@ pub struct Ring {
     /// How often the client let it run.
     pub run: u32,
     /// The driver's notifications. Present: the ring shall run.
-    pub kick: Option<Rc<OwnedFd>>,
+    pub kick: Option<Rc<ForeignFd>>,
     /// The device's notifications; absent: the driver polls.
-    pub call: Option<Rc<OwnedFd>>,
+    pub call: Option<Rc<ForeignFd>>,
     /// Held and never written: its owner can make a write block, and front-ends do no more than log it.
-    pub err: Option<Rc<OwnedFd>>,
+    pub err: Option<Rc<ForeignFd>>,
     /// What `SET_VRING_ENABLE` said last.
     pub enable: Option<bool>,
     /// The worker was told to start it.

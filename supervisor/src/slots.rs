@@ -72,6 +72,11 @@ impl Slots {
         }
     }
 
+    /// How many clients are gone whose slots the worker has not let go of.
+    pub fn leaving(&self) -> usize {
+        self.0.iter().filter(|slot| matches!(slot, Slot::Leaving(_))).count()
+    }
+
     /// The process whose slot it is, or was until the worker lets go of it.
     pub fn holder(&self, slot: u16) -> Option<i32> {
         match self.0.get(usize::from(slot))? {

@@ -7,13 +7,15 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::epoll::EpollFlags;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, pipe2};
+use sv3::foreign::ForeignFd;
 use sv3::ipc::Command;
 
 use crate::cpu_time::{STARVED, of_process};
@@ -82,6 +84,28 @@ pub struct Worker {
     idle_reports: u32,
 }
 
+/// What a worker is born with. It stays open until the spawner has answered.
+pub struct Cradle {
+    /// The worker's lane.
+    pub lane: u8,
+    stdin: OwnedFd,
+    stderr: OwnedFd,
+    given: Vec<Rc<ForeignFd>>,
+}
+
+impl Cradle {
+    /// Asks the spawner for the worker.
+    pub fn ask(&self, spawner: &mut Spawner, program: Program) -> io::Result<()> {
+        spawner.give(self.given.iter().map(|fd| fd.as_fd()))?;
+        spawner.request(program, self.stdin.as_fd(), self.stderr.as_fd())
+    }
+
+    /// Its own files.
+    pub fn fds(&self) -> [BorrowedFd<'_>; 2] {
+        [self.stdin.as_fd(), self.stderr.as_fd()]
+    }
+}
+
 struct Barrier {
     seq: u64,
     waiter: Waiter,
@@ -106,13 +130,22 @@ pub enum Waiter {
 }
 
 impl Worker {
-    /// Asks the spawner for a worker.
-    pub fn ask_for(spawner: &Spawner, program: Program, lane: u8) -> io::Result<Worker> {
+    /// A worker that is not asked for yet, and its ends of what connects us.
+    pub fn unborn(program: Program, lane: u8) -> io::Result<(Worker, Cradle)> {
         let (link, stdin) = Link::pair()?;
-        let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+        let (read, stderr) = pipe2(OFlag::O_CLOEXEC)?;
         fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        spawner.request(program, stdin.as_fd(), write.as_fd())?;
-        Ok(Worker::new(program, lane, link, read.into()))
+        Ok((Worker::new(program, lane, link, read.into()), Cradle { lane, stdin, stderr, given: Vec::new() }))
+    }
+
+    /// Queues orders whose fds the worker is born with.
+    pub fn teach(&mut self, orders: impl IntoIterator<Item = Order>, cradle: &mut Cradle) {
+        for order in orders {
+            self.roster.passes(&order.command, self.link.last_seq() + 1);
+            let pushed = self.link.push_unborn(&order);
+            self.note(&order.command, pushed, Waiter::Nobody);
+            cradle.given.extend(order.fd);
+        }
     }
 
     /// A worker that was asked for just now.
@@ -158,24 +191,44 @@ impl Worker {
             if !self.roster.passes(&order.command, self.link.last_seq() + 1) {
                 continue;
             }
-            let is_barrier = order.command == Command::Barrier;
-            match self.link.push(order) {
-                Ok(seq) if is_barrier => {
-                    let cpu = of_process(self.pid);
-                    self.barriers.push_back(Barrier { seq, waiter, due: Instant::now() + OBEY_TIME, cpu });
-                }
-                Ok(_) => {}
-                Err(error) => self.kill(&format!("it cannot be told: {error}")),
-            }
+            let command = order.command.clone();
+            let pushed = self.link.push(order);
+            self.note(&command, pushed, waiter);
         }
+    }
+
+    fn note(&mut self, command: &Command, pushed: io::Result<u64>, waiter: Waiter) {
+        match pushed {
+            Ok(seq) if *command == Command::Barrier => {
+                let cpu = of_process(self.pid);
+                self.barriers.push_back(Barrier { seq, waiter, due: Instant::now() + OBEY_TIME, cpu });
+            }
+            Ok(_) => {}
+            Err(error) => self.kill(&format!("it cannot be told: {error}")),
+        }
+    }
+
+    /// Sends what waits. While the kernel has no room for it, the time to obey does not pass.
+    pub fn flush(&mut self) -> io::Result<()> {
+        let was_refused = self.link.refused_until().is_some();
+        self.link.flush()?;
+        if was_refused || self.link.refused_until().is_some() {
+            self.restart_clocks();
+        }
+        Ok(())
     }
 
     /// The worker says that it is ready. Returns whether that was due.
     pub fn became_ready(&mut self, landlock_abi: u32, offers: u64) -> bool {
         self.offers = offers;
+        self.restart_clocks();
+        self.ready.replace(landlock_abi).is_none()
+    }
+
+    /// The time to obey begins now.
+    fn restart_clocks(&mut self) {
         let (due, cpu) = (Instant::now() + OBEY_TIME, of_process(self.pid));
         self.barriers.iter_mut().for_each(|barrier| (barrier.due, barrier.cpu) = (due, cpu));
-        self.ready.replace(landlock_abi).is_none()
     }
 
     /// The worker says that it has reached a barrier. Returns who waited, if it was the next one.

@@ -208,7 +208,7 @@ fn more_fds_than_belong_to_a_message_are_closed() {
         }
     }
     until(|| house.status().ports.is_empty());
-    assert_eq!(house.fds(), fds_before);
+    until(|| house.fds() <= fds_before);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Helpers of the scenarios in `tests/tests/`: the real switch, a front-end in software, real guests.
 
 pub mod distance;
+pub mod failure;
 #[allow(clippy::panic)]
 pub mod flow;
 pub mod frames;
@@ -9,6 +10,7 @@ pub mod frames;
 pub mod guest;
 pub mod held;
 pub mod honest;
+pub mod hostile;
 pub mod image;
 pub mod neighbour;
 pub mod patience;
@@ -17,5 +19,3 @@ pub mod pingpong;
 pub mod switch;
 pub mod testpmd;
 pub mod vm;
-
-pub use sv3_torture::failure;

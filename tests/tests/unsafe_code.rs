@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 const DOCUMENT: &str = include_str!("../../docs/unsafe.md");
-const CRATES: [&str; 6] = [".", "cli", "policy", "supervisor", "torture", "worker"];
+const CRATES: [&str; 5] = [".", "cli", "policy", "supervisor", "worker"];
 /// Compiled for tests and fuzzers alone.
 const FOR_TESTS: [&str; 5] =
     ["worker/src/burst/pace.rs", "worker/src/guest/driver.rs", "src/fuzz", "supervisor/src/fuzz", "worker/src/fuzz"];

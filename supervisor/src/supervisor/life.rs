@@ -24,7 +24,7 @@ use crate::crash::{Death, Scene, culprit};
 use crate::record::Order;
 use crate::spawner::Program;
 use crate::watchdog::Watchdog;
-use crate::worker::{Waiter, Worker};
+use crate::worker::{Cradle, Waiter, Worker};
 
 /// A life that counts as one: a worker that lived longer ends a row of crashes.
 const LIFE_MIN: Duration = Duration::from_millis(100);
@@ -35,6 +35,8 @@ const DELAY_MAX: Duration = Duration::from_secs(1);
 /// How long after a death the next standby is started. Its start takes a processor for a millisecond or two, and all that
 /// waited meanwhile in the rings comes first.
 const BREATH: Duration = Duration::from_millis(10);
+/// Most changes of children that are heard of at a time: somebody who may signal one can stop and wake it without end.
+const REAPED_MAX: usize = 16;
 /// How long no new standby is started after one died or could not be.
 const STANDBY_PAUSE: Duration = Duration::from_secs(1);
 
@@ -44,8 +46,8 @@ pub struct Life {
     standby: bool,
     /// No standby is started before.
     standby_pause: Option<Instant>,
-    /// Lanes of the workers that the spawner was asked for, in order.
-    asked: VecDeque<u8>,
+    /// What the spawner was asked for, in order.
+    asked: VecDeque<Asked>,
     restarts: u64,
     last_death: Option<String>,
     crashes_in_a_row: u32,
@@ -53,10 +55,18 @@ pub struct Life {
     died: Option<(Instant, Option<Pid>)>,
     /// Children whose death came before the spawner told whose it was.
     early_deaths: Vec<WaitStatus>,
+    /// There may be more children that have ended.
+    unreaped: bool,
     /// Workers that are taken for dead before the kernel has said so.
     buried: Vec<Pid>,
     ending: Option<Pid>,
     served: bool,
+}
+
+/// A process that the spawner was asked for.
+enum Asked {
+    Worker(Cradle),
+    Undertaker,
 }
 
 impl Life {
@@ -73,20 +83,40 @@ impl Life {
             next_start: None,
             died: None,
             early_deaths: Vec::new(),
+            unreaped: false,
             buried: Vec::new(),
             ending: None,
             served: false,
         }
     }
 
-    /// When the next worker is to be started.
+    /// When the next worker is to be started, or other children are to be heard of.
     pub fn next_start(&self) -> Option<Instant> {
-        self.next_start.into_iter().chain(self.standby_pause).min()
+        let unreaped = self.unreaped.then(Instant::now);
+        self.next_start.into_iter().chain(self.standby_pause).chain(unreaped).min()
     }
 
     /// Workers that died and were replaced.
     pub fn restarts(&self) -> u64 {
         self.restarts
+    }
+
+    /// The spawner has been asked for a worker and has not answered.
+    pub fn starts_a_worker(&self) -> bool {
+        self.asked.iter().any(|asked| matches!(asked, Asked::Worker(_)))
+    }
+
+    /// The spawner has been asked for an undertaker.
+    pub fn asked_for_undertaker(&mut self) {
+        self.asked.push_back(Asked::Undertaker);
+    }
+
+    /// Files that the spawner needs to answer.
+    pub fn cradles(&self) -> impl Iterator<Item = &Cradle> {
+        self.asked.iter().filter_map(|asked| match asked {
+            Asked::Worker(cradle) => Some(cradle),
+            Asked::Undertaker => None,
+        })
     }
 
     /// Why the last one died.
@@ -135,17 +165,18 @@ impl Supervisor {
         if let Some(own) = self.ledger.lanes.get(usize::from(lane)) {
             own.clear(self.threads.into());
         }
-        let mut worker = Worker::ask_for(&self.spawner, program, lane)?;
-        self.life.asked.push_back(lane);
+        let (mut worker, mut cradle) = Worker::unborn(program, lane)?;
         self.watch(&worker.link, LINK + u64::from(lane), worker.interest)?;
         self.watch(&worker.stderr, STDERR + u64::from(lane), EpollFlags::EPOLLIN)?;
         // One that is to serve at once waits as well, until it has been told of all ports: a frame from the first of
         // them must not meet a switch that has not heard of the second.
         let command = Command::Start { settings: self.life.settings, lane, standby: true };
-        worker.order([Order { command, fd: Some(self.ledger_fd.clone()) }], Waiter::Nobody);
+        worker.teach([Order { command, fd: Some(self.ledger_fd.clone()) }], &mut cradle);
         for port in self.slots.ports().filter(|port| port.quarantine.is_none()) {
-            worker.order(port.session.replay(), Waiter::Nobody);
+            worker.teach(port.session.replay(), &mut cradle);
         }
+        cradle.ask(&mut self.spawner, program)?;
+        self.life.asked.push_back(Asked::Worker(cradle));
         if !standby {
             self.promote(&mut worker);
         }
@@ -198,7 +229,15 @@ impl Supervisor {
                 return;
             }
         };
-        let lane = self.life.asked.pop_front().unwrap_or(0);
+        let lane = match self.life.asked.pop_front() {
+            Some(Asked::Worker(cradle)) => cradle.lane,
+            Some(Asked::Undertaker) => {
+                let early = |pid: &Pid| self.life.early_deaths.iter().position(|status| status.pid() == Some(*pid));
+                let dead = answer.ok().as_ref().and_then(early).map(|at| self.life.early_deaths.swap_remove(at));
+                return self.undertaker.started(answer.ok().filter(|_| dead.is_none()));
+            }
+            None => 0,
+        };
         let serves = self.worker.as_ref().is_some_and(|worker| worker.lane == lane);
         match (answer, self.at_lane(lane)) {
             (Ok(pid), Some(worker)) => {
@@ -226,7 +265,8 @@ impl Supervisor {
 
     /// Children have ended.
     pub(super) fn reap(&mut self) {
-        loop {
+        self.life.unreaped = false;
+        for _ in 0..REAPED_MAX {
             let status = match waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED)) {
                 Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
                 Ok(WaitStatus::Stopped(pid, signal)) => {
@@ -248,11 +288,22 @@ impl Supervisor {
             let Some(pid) = status.pid() else { continue };
             if pid == self.spawner.pid() {
                 self.over = Some(Err("the spawner died, so no worker can be started any more".to_string()));
+            } else if self.undertaker.ended(pid) {
+                // Another one is asked for in the loop.
             } else if Some(pid) == self.life.ending {
                 self.over = Some(Ok(()));
             } else {
                 self.lost(pid, status);
             }
+        }
+        // No signal tells of the rest.
+        self.life.unreaped = true;
+    }
+
+    /// Goes on with children that have ended, if there were more of them than a turn takes.
+    pub(super) fn reap_rest(&mut self) {
+        if self.life.unreaped {
+            self.reap();
         }
     }
 
@@ -460,12 +511,12 @@ impl Supervisor {
             if worker.has_hung_up() {
                 continue;
             }
-            if worker.link.flush().is_err() {
+            if worker.flush().is_err() {
                 worker.hang_up();
                 continue;
             }
             let mut wanted = EpollFlags::EPOLLIN;
-            wanted.set(EpollFlags::EPOLLOUT, worker.link.is_backed_up());
+            wanted.set(EpollFlags::EPOLLOUT, worker.link.is_backed_up() && worker.link.refused_until().is_none());
             if wanted != worker.interest {
                 worker.interest = wanted;
                 let event = &mut EpollEvent::new(wanted, LINK + u64::from(worker.lane));

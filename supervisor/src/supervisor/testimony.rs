@@ -35,7 +35,12 @@ impl Supervisor {
                 fds: self.fds_of(worker),
             })
         });
-        Testimony { processes: [own].into_iter().chain(workers).collect(), spawner_pid: number(self.spawner.pid()) }
+        let undertaker_pids = self.undertaker.crew().iter().copied().map(number).collect();
+        Testimony {
+            processes: [own].into_iter().chain(workers).collect(),
+            spawner_pid: number(self.spawner.pid()),
+            undertaker_pids,
+        }
     }
 
     fn own_fds(&self) -> Vec<Fd> {
@@ -47,19 +52,24 @@ impl Supervisor {
         };
         add(&self.epoll.0.as_fd(), "eventpoll", "the loop".to_string());
         add(&self.signals.as_fd(), "signalfd", "signals".to_string());
-        add(&self.spawner.as_fd(), "socket", "the spawner".to_string());
-        add(&*self.ledger_fd, "memory", "the ledger".to_string());
+        for (fd, kind, of) in self.spawner.fds().chain(self.undertaker.fds()) {
+            add(&fd, kind, of.to_string());
+        }
+        for fd in self.undertaker.files() {
+            add(&fd, "file", "given by a client, to be closed".to_string());
+        }
+        for fd in self.life.cradles().flat_map(|cradle| cradle.fds()) {
+            add(&fd, "pipe", "an end of the next worker's".to_string());
+        }
+        add(&self.ledger_fd.as_fd(), "memory", "the ledger".to_string());
         for (listener, of) in [(&self.door, "the front door"), (&self.control.listener, "the control socket")] {
             add(&listener.as_fd(), "socket", of.to_string());
-            if let Some(spare) = listener.spare() {
-                add(&spare, "socket", format!("{of}, to turn callers away when fds run out"));
-            }
         }
         if let Some(log) = self.events.log() {
             add(&log, "file", "events, by --log".to_string());
         }
         if let Some(http) = &self.http {
-            add(&http.door().0, "socket", "the door of --metrics".to_string());
+            add(&http.door(), "socket", "the door of --metrics".to_string());
             (0..crate::http::PLACES).filter_map(|at| http.fd(at)).for_each(|fd| {
                 add(&fd, "socket", "somebody who asks for metrics".to_string());
             });
@@ -117,12 +127,12 @@ fn fds_of_port(port: &Port, add: &mut impl FnMut(&dyn AsRawFd, &str, String)) {
     let slot = port.who.slot;
     add(&port.as_fd(), "socket", format!("the client of p{slot}"));
     for memory in &port.session.record().memory {
-        add(&*memory.fd, "memory", format!("memory of p{slot} at {:#x}", memory.region.guest_addr));
+        add(&memory.fd.as_fd(), "memory", format!("memory of p{slot} at {:#x}", memory.region.guest_addr));
     }
     for (index, ring) in port.session.record().rings() {
         for (fd, of) in [(&ring.kick, "kicks"), (&ring.call, "calls"), (&ring.err, "errors")] {
             if let Some(fd) = fd {
-                add(&**fd, "eventfd", format!("{of} of p{slot}, ring {index}"));
+                add(&fd.as_fd(), "eventfd", format!("{of} of p{slot}, ring {index}"));
             }
         }
     }

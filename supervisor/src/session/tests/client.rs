@@ -2,9 +2,10 @@
 
 use std::cell::Cell;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 
 use nix::fcntl::SealFlag;
+use sv3::foreign::ForeignFd;
 use sv3::ipc::{Command as C, RingAddr};
 use sv3::virtio::{OFFERED, VIRTIO_F_RING_PACKED};
 
@@ -131,8 +132,8 @@ pub fn name(command: &C) -> &'static str {
     }
 }
 
-pub fn fd() -> OwnedFd {
-    std::fs::File::open("/dev/null").unwrap().into()
+pub fn fd() -> ForeignFd {
+    std::os::fd::OwnedFd::from(std::fs::File::open("/dev/null").unwrap()).into()
 }
 
 pub fn region(guest_addr: u64) -> MemoryRegion {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::failure::Result;
-use crate::memory::Memory;
+use crate::guest::memory::Memory;
 
 /// Entries of a ring.
 pub const SIZE: u16 = 256;

@@ -49,8 +49,7 @@ impl Reaction {
 }
 
 /// What a case comes to, in one word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
     /// It was refused, mostly.
     Refused,
@@ -60,8 +59,6 @@ pub enum Outcome {
     Ignored,
     /// The back-end does not offer what the case is about.
     NotOffered,
-    /// The case needs a well-behaved client beside the attacker, and there is no place for one.
-    NotRun,
     /// Afterwards, or beside it, a well-behaved client was not served.
     Hung,
     /// The process ended, or its socket did.
@@ -76,7 +73,6 @@ impl Outcome {
             Outcome::Answered => "answered",
             Outcome::Ignored => "ignored",
             Outcome::NotOffered => "not offered",
-            Outcome::NotRun => "not run",
             Outcome::Hung => "HUNG",
             Outcome::Died => "DIED",
         }
@@ -119,11 +115,6 @@ impl Tally {
             (false, count) => format!("{} {count} times", reaction.words()),
         };
         counts.iter().map(one).collect::<Vec<_>>().join(", ")
-    }
-
-    /// Counts by words, for JSON.
-    pub fn counts(&self) -> BTreeMap<&'static str, u32> {
-        self.0.iter().map(|(reaction, count)| (reaction.words(), *count)).collect()
     }
 }
 

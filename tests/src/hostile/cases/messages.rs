@@ -4,87 +4,56 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use crate::case::{Attack, Case, eventfd};
 use crate::failure::Result;
-use crate::reaction::Reaction;
-use crate::wire::*;
+use crate::guest::wire::*;
+use crate::hostile::case::{Attack, Case, eventfd};
+use crate::hostile::reaction::Reaction;
 
 pub const CASES: &[Case] = &[
     Case {
         name: "connect-and-close",
         origin: "sv3 2013",
         what: "200 clients connect and close at once",
-        crowd: false,
         run: connect_and_close,
     },
     Case {
         name: "half-message",
         origin: "sv3 2013",
         what: "clients vanish within a message that carries an fd, at every octet",
-        crowd: false,
         run: half_message,
     },
-    Case {
-        name: "vanish",
-        origin: "sv3 2013",
-        what: "clients vanish at every step of the handshake",
-        crowd: false,
-        run: vanish,
-    },
-    Case {
-        name: "pieces",
-        origin: "own",
-        what: "a request octet by octet; two requests at once",
-        crowd: false,
-        run: pieces,
-    },
-    Case {
-        name: "slow-loris",
-        origin: "own",
-        what: "a client says half a message and stays",
-        crowd: true,
-        run: slow_loris,
-    },
+    Case { name: "vanish", origin: "sv3 2013", what: "clients vanish at every step of the handshake", run: vanish },
+    Case { name: "pieces", origin: "own", what: "a request octet by octet; two requests at once", run: pieces },
+    Case { name: "slow-loris", origin: "own", what: "a client says half a message and stays", run: slow_loris },
     Case {
         name: "payload-length",
         origin: "CVE-2020-10724",
         what: "every request with a payload of another length than it has",
-        crowd: false,
         run: payload_length,
     },
-    Case {
-        name: "unknown-request",
-        origin: "own",
-        what: "requests that no specification knows",
-        crowd: false,
-        run: unknown_request,
-    },
+    Case { name: "unknown-request", origin: "own", what: "requests that no specification knows", run: unknown_request },
     Case {
         name: "wrong-flags",
         origin: "own",
         what: "messages of another version, replies instead of requests, undefined flags",
-        crowd: false,
         run: wrong_flags,
     },
     Case {
         name: "out-of-order",
         origin: "own",
         what: "every request first of all, before anything is negotiated",
-        crowd: false,
         run: out_of_order,
     },
     Case {
         name: "noise",
         origin: "own",
         what: "random octets, half of them behind a header that is right",
-        crowd: false,
         run: noise,
     },
     Case {
         name: "replies-unread",
         origin: "own",
         what: "a client asks and asks and reads no answer",
-        crowd: false,
         run: replies_unread,
     },
 ];

@@ -1,72 +1,63 @@
 //! Descriptor chains that cannot be, or that are strange and right.
 
-use crate::case::{Attack, Case};
-use crate::client::{Client, GOOD};
 use crate::failure::Result;
-use crate::ring::{Descriptor, INDIRECT, NEXT, WRITE, describe_in};
+use crate::hostile::case::{Attack, Case};
+use crate::hostile::client::{Client, GOOD};
+use crate::hostile::ring::{Descriptor, INDIRECT, NEXT, WRITE, describe_in};
 
 pub const CASES: &[Case] = &[
     Case {
         name: "chain-addresses",
         origin: "CVE-2016-7422",
         what: "buffers outside of memory, over its end, and of huge length",
-        crowd: false,
         run: chain_addresses,
     },
     Case {
         name: "chain-cyclic",
         origin: "CVE-2016-6490",
         what: "chains that never end, that leave the table, that are for the device to write",
-        crowd: false,
         run: chain_cyclic,
     },
     Case {
         name: "chain-indirect",
         origin: "CVE-2016-7422",
         what: "tables within tables, of odd length, outside of memory, with cycles, of 2,000 pieces",
-        crowd: false,
         run: chain_indirect,
     },
     Case {
         name: "chain-zero-length",
         origin: "CVE-2020-10725",
         what: "empty buffers at addresses that are none, before, between and behind good ones",
-        crowd: false,
         run: chain_zero_length,
     },
     Case {
         name: "chain-two-regions",
         origin: "CVE-2018-1059",
         what: "a buffer across two regions that are adjacent for the guest alone",
-        crowd: false,
         run: chain_two_regions,
     },
     Case {
         name: "chain-head-range",
         origin: "own",
         what: "heads that are no descriptors: 256, 65535",
-        crowd: false,
         run: chain_head_range,
     },
     Case {
         name: "header-pieces",
         origin: "CVE-2022-2132",
         what: "the header in 1 to 12 pieces; chains as long as the header, and shorter",
-        crowd: false,
         run: header_pieces,
     },
     Case {
         name: "frame-length",
         origin: "sv3 2013",
         what: "frames of 0 octets, of 64 KiB and more, of 200 pieces",
-        crowd: false,
         run: frame_length,
     },
     Case {
         name: "offload-sweep",
         origin: "CVE-2024-11614",
         what: "csum_start, csum_offset, hdr_len, gso_size and types that contradict the frame",
-        crowd: false,
         run: offload_sweep,
     },
 ];

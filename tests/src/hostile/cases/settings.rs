@@ -2,76 +2,62 @@
 
 use std::os::fd::AsFd;
 
-use crate::case::{Attack, Case, eventfd, memfd};
-use crate::client::{Client, RX, TX};
 use crate::failure::Result;
-use crate::feature::{PROTOCOL_FEATURES, VERSION_1};
-use crate::reaction::Reaction;
-use crate::ring::Descriptor;
-use crate::wire::*;
+use crate::guest::feature::{PROTOCOL_FEATURES, VERSION_1};
+use crate::guest::wire::*;
+use crate::hostile::case::{Attack, Case, eventfd, memfd};
+use crate::hostile::client::{Client, RX, TX};
+use crate::hostile::reaction::Reaction;
+use crate::hostile::ring::Descriptor;
 
 pub const CASES: &[Case] = &[
     Case {
         name: "queue-index",
         origin: "CVE-2020-10723",
         what: "ring requests for rings that do not exist: 0x10000, 0xffff, ...",
-        crowd: false,
         run: queue_index,
     },
     Case {
         name: "ring-size",
         origin: "own",
         what: "ring sizes of 0, 3, 65535, 65536, 2^31; bases above 65535; rings enabled twice over",
-        crowd: false,
         run: ring_size,
     },
     Case {
         name: "ring-moved",
         origin: "CVE-2026-5747",
         what: "another size, base or address for a ring that runs",
-        crowd: false,
         run: ring_moved,
     },
     Case {
         name: "ring-outside",
         origin: "sv3 2013",
         what: "rings that lie outside of memory, or over its end, or misaligned",
-        crowd: false,
         run: ring_outside,
     },
     Case {
         name: "features-not-offered",
         origin: "own",
         what: "every feature and protocol feature that was not offered; other features while rings run",
-        crowd: false,
         run: features_not_offered,
     },
     Case {
         name: "log-base",
         origin: "CVE-2020-10722",
         what: "a migration log whose size and offset overflow",
-        crowd: false,
         run: log_base,
     },
     Case {
         name: "log-malformed",
         origin: "CVE-2019-14835",
         what: "malformed chains while dirty pages are logged",
-        crowd: false,
         run: log_malformed,
     },
-    Case {
-        name: "inflight-get",
-        origin: "CVE-2020-10726",
-        what: "GET_INFLIGHT_FD 1,000 times",
-        crowd: false,
-        run: inflight_get,
-    },
+    Case { name: "inflight-get", origin: "CVE-2020-10726", what: "GET_INFLIGHT_FD 1,000 times", run: inflight_get },
     Case {
         name: "inflight-set",
         origin: "CVE-2021-3839",
         what: "SET_INFLIGHT_FD with 65,535 queues in a small file",
-        crowd: false,
         run: inflight_set,
     },
 ];
@@ -123,7 +109,7 @@ fn ring_moved(attack: &mut Attack<'_>) -> Result<()> {
         client.transmit_good(attack.patience());
         attack.say(&mut client, request, &payload, &[]);
         for _ in 0..300 {
-            client.transmit(&[Descriptor::of(client.page, crate::client::GOOD)]);
+            client.transmit(&[Descriptor::of(client.page, crate::hostile::client::GOOD)]);
         }
         attack.hold(client);
     }

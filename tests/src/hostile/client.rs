@@ -4,10 +4,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::failure::{Failure, Result};
-use crate::feature::*;
-use crate::memory::Memory;
-use crate::ring::{self, Descriptor, Ring, WRITE};
-use crate::wire::*;
+use crate::guest::feature::*;
+use crate::guest::memory::Memory;
+use crate::guest::wire::*;
+use crate::hostile::ring::{self, Descriptor, Ring, WRITE};
 
 /// Vring index: the guest receives.
 pub const RX: u16 = 0;

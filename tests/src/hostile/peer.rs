@@ -4,17 +4,15 @@ use std::fs;
 use std::os::unix::net::UnixStream;
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use serde::Serialize;
 
 /// A process that listens at a socket.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// Its id; 0 if it is not in a pid namespace that we see.
     pub pid: i32,
     /// Its name, as `ps` shows it.
     pub program: String,
     /// When it started, in clock ticks since the machine did: a number is given to another process in time.
-    #[serde(skip)]
     start: Option<u64>,
 }
 

@@ -4,11 +4,11 @@ use std::any::Any;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
 
-use crate::case::{Attack, Attacked, Case, Target};
 use crate::failure::{Failure, Result};
-use crate::run::Attacker;
+use crate::hostile::case::{Attack, Attacked, Case, Target};
+use crate::hostile::run::Attacker;
 
-/// Runs each attack in a process: this command with the case's name behind it, which must call [`serve`].
+/// Runs each attack in a process: this command, which must call [`serve`].
 pub struct Processes<F: Fn(&Target, &Case) -> Command>(pub F);
 
 impl<F: Fn(&Target, &Case) -> Command> Attacker for Processes<F> {

@@ -3,60 +3,53 @@
 use std::os::unix::fs::FileExt;
 use std::time::Instant;
 
-use crate::case::{Attack, Case};
-use crate::client::{Client, GOOD};
 use crate::failure::{Failure, Result};
-use crate::reaction::Reaction;
-use crate::ring::{self, Descriptor};
+use crate::hostile::case::{Attack, Case};
+use crate::hostile::client::{Client, GOOD};
+use crate::hostile::reaction::Reaction;
+use crate::hostile::ring::{self, Descriptor};
 
 pub const CASES: &[Case] = &[
     Case {
         name: "head-twice",
         origin: "CVE-2026-45782",
         what: "one head 20 times in the available ring",
-        crowd: false,
         run: head_twice,
     },
     Case {
         name: "available-overrun",
         origin: "own",
         what: "more available than the ring has: 257, 32768, 65535 entries",
-        crowd: false,
         run: available_overrun,
     },
     Case {
         name: "descriptor-flips",
         origin: "CVE-2020-14374",
         what: "a thread rewrites the descriptors while they are read (to CVE-2020-14378)",
-        crowd: false,
         run: descriptor_flips,
     },
     Case {
         name: "ring-noise",
         origin: "own",
         what: "tables and rings of random octets, heads that may be right",
-        crowd: false,
         run: ring_noise,
     },
     Case {
         name: "ring-packed-noise",
         origin: "CVE-2020-10725",
         what: "packed rings of random descriptors that are available, some of them empty",
-        crowd: false,
         run: ring_packed_noise,
     },
     Case {
         name: "receive-bad-buffers",
         origin: "own",
         what: "receive buffers outside of memory and in the middle of a frame, while others flood",
-        crowd: true,
         run: receive_bad_buffers,
     },
     Case {
         name: "receive-ring-dry",
         origin: "sv3 2013",
         what: "receive rings that run dry within a frame, while others flood",
-        crowd: true,
         run: receive_ring_dry,
     },
 ];
@@ -173,7 +166,7 @@ fn ring_packed_noise(attack: &mut Attack<'_>) -> Result<()> {
         client.enable_rings()?;
         client.rings[1].kick();
         attack.tally.note(match client.wire.hear(std::time::Duration::from_millis(20)) {
-            crate::wire::Heard::Closed => Reaction::Closed,
+            crate::guest::wire::Heard::Closed => Reaction::Closed,
             _ => Reaction::Left,
         });
         attack.hold(client);
@@ -215,7 +208,7 @@ fn receive(attack: &mut Attack<'_>, place: impl Fn(&Client, u16) -> u64, count: 
         client.start_ring(index)?;
     }
     client.enable_rings()?;
-    let Some(mut bystander) = attack.bystander()? else { return Ok(()) };
+    let mut bystander = attack.bystander()?;
     for len in [GOOD, 9000].into_iter().cycle().take(200) {
         bystander.transmit(&[Descriptor::of(bystander.page, len)]);
         bystander.rings[1].await_all(&bystander.memory, attack.patience());

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 
-use crate::case::{Attack, Case, memfd};
-use crate::client::{Client, GOOD, TX};
 use crate::failure::Result;
-use crate::feature::PROTOCOL_MEM_SLOTS;
-use crate::reaction::Reaction;
-use crate::ring::Descriptor;
-use crate::wire::*;
+use crate::guest::feature::PROTOCOL_MEM_SLOTS;
+use crate::guest::wire::*;
+use crate::hostile::case::{Attack, Case, memfd};
+use crate::hostile::client::{Client, GOOD, TX};
+use crate::hostile::reaction::Reaction;
+use crate::hostile::ring::Descriptor;
 
 const PAGE: u64 = 4096;
 
@@ -23,42 +23,31 @@ pub const CASES: &[Case] = &[
         name: "regions-impossible",
         origin: "own",
         what: "regions that are empty, overflow, overlap, or contradict the number of fds",
-        crowd: false,
         run: regions_impossible,
     },
     Case {
         name: "regions-no-memory",
         origin: "own",
         what: "a pipe, /dev/zero, a program, a read-only and a sealed memfd as memory",
-        crowd: false,
         run: regions_no_memory,
     },
-    Case {
-        name: "regions-many",
-        origin: "own",
-        what: "as many regions as are taken, and one more",
-        crowd: false,
-        run: regions_many,
-    },
+    Case { name: "regions-many", origin: "own", what: "as many regions as are taken, and one more", run: regions_many },
     Case {
         name: "memory-hole",
         origin: "sv3 2013",
         what: "all of the memory is punched out under the rings",
-        crowd: false,
         run: memory_hole,
     },
     Case {
         name: "memory-replaced",
         origin: "CVE-2021-3748",
         what: "the memory table is replaced by another one while frames are sent and received",
-        crowd: false,
         run: memory_replaced,
     },
     Case {
         name: "region-removed",
         origin: "CVE-2021-3748",
         what: "the region of the buffers, then that of the rings, is removed while frames are sent",
-        crowd: false,
         run: region_removed,
     },
 ];
@@ -69,35 +58,30 @@ pub const DEADLY_CASES: &[Case] = &[
         name: "memory-short-table",
         origin: "sv3 2013",
         what: "files shorter than their regions, said before any ring",
-        crowd: false,
         run: memory_short,
     },
     Case {
         name: "memory-short-buffer",
         origin: "sv3 2013",
         what: "a frame in the part of a region that its file does not have",
-        crowd: false,
         run: memory_short_buffer,
     },
     Case {
         name: "memory-truncated-buffers",
         origin: "sv3 2013",
         what: "the file of the buffers is truncated; a frame is sent from there",
-        crowd: false,
         run: memory_truncated_buffers,
     },
     Case {
         name: "memory-truncated-receiving",
         origin: "sv3 2013",
         what: "the file of the buffers is truncated; others flood frames that belong there",
-        crowd: true,
         run: memory_truncated_receiving,
     },
     Case {
         name: "memory-truncated-rings",
         origin: "sv3 2013",
         what: "the file of the rings is truncated; the ring is kicked",
-        crowd: false,
         run: memory_truncated_rings,
     },
 ];
@@ -181,11 +165,11 @@ fn memory_replaced(attack: &mut Attack<'_>) -> Result<()> {
     let other = region_table(&[region(1 << 40, 1 << 20, 1 << 40, 0)]);
     let over = attack.over();
     while Instant::now() < over {
-        flood(&mut client, bystander.as_mut());
+        flood(&mut client, Some(&mut bystander));
         if attack.say(&mut client, SET_MEM_TABLE, &other, &[elsewhere.as_fd()]) == Reaction::Closed {
             return Ok(());
         }
-        flood(&mut client, bystander.as_mut());
+        flood(&mut client, Some(&mut bystander));
         if client.tell_memory().is_err() {
             attack.tally.note(Reaction::Closed);
             return Ok(());
@@ -273,7 +257,7 @@ fn memory_truncated_buffers(attack: &mut Attack<'_>) -> Result<()> {
 
 fn memory_truncated_receiving(attack: &mut Attack<'_>) -> Result<()> {
     let mut client = attack.served()?;
-    let Some(mut bystander) = attack.bystander()? else { return Ok(()) };
+    let mut bystander = attack.bystander()?;
     client.transmit_good(attack.patience());
     truncate(&client, 1, 0);
     for _ in 0..50 {

@@ -4,19 +4,31 @@ use std::any::Any;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::case::{Attack, Attacked, Case, Target};
 use crate::failure::{Failure, Result};
-use crate::peer::{Holdings, Peer};
-use crate::probe::probe;
-use crate::reaction::Outcome;
-use crate::report::{Finding, Report};
-use crate::wire::{NOT_ACCEPTED, Wire};
+use crate::guest::wire::{NOT_ACCEPTED, Wire};
+use crate::hostile::case::{Attacked, Case, Target};
+use crate::hostile::peer::{Holdings, Peer};
+use crate::hostile::probe::probe;
+use crate::hostile::reaction::Outcome;
 
 /// How long a back-end may take to close what a client has left behind.
 const SETTLE: Duration = Duration::from_secs(1);
 const STEP: Duration = Duration::from_millis(20);
 /// Memory by which a process may grow without its being worth a word.
 const GROWTH: u64 = 16 << 20;
+
+/// What became of one case.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// The case's name.
+    pub name: &'static str,
+    /// Where it was first seen.
+    pub origin: &'static str,
+    /// In a word.
+    pub outcome: Outcome,
+    /// In words.
+    pub words: String,
+}
 
 /// Where an attack comes from: a process of its own, so that what the back-end holds against the attacker it does not hold
 /// against who looks after it, and so that an attacker may die of what it does.
@@ -25,69 +37,23 @@ pub trait Attacker {
     fn attack(&self, target: &Target, case: &Case) -> Result<(Attacked, Box<dyn Any>)>;
 }
 
-/// Runs the cases; `each` hears of every finding at once. After a death or a hang that does not pass no more cases are run.
-/// Fails if nobody is served even before.
-pub fn run(
-    target: &mut Target,
-    cases: &[Case],
-    attacker: &dyn Attacker,
-    mut each: impl FnMut(&Finding),
-) -> Result<Report> {
+/// Runs the cases. After a death or a hang that does not pass no more cases are run. Fails if nobody is served even before.
+pub fn run(target: &Target, cases: &[Case], attacker: &dyn Attacker) -> Result<Vec<Finding>> {
     let before = |failure| Failure::new(format!("a well-behaved client is not served, before any attack: {failure}"));
-    let mut peer = probe(&target.socket, target.patience).map_err(before)?;
-    match &target.witness {
-        Some(witness) => drop(probe(witness, target.patience).map_err(before)?),
-        None if serves_several(target) => target.witness = Some(target.socket.clone()),
-        None => {}
-    }
-    let mut report = Report {
-        socket: target.socket.display().to_string(),
-        witness: target.witness.as_ref().map(|path| path.display().to_string()),
-        seed: target.seed,
-        peer: peer.clone(),
-        cases: Vec::new(),
-    };
+    let mut peer = probe(target.socket(), target.patience()).map_err(before)?;
+    let mut findings = Vec::new();
     for case in cases {
         let finding = run_case(target, case, attacker, &mut peer);
-        each(&finding);
-        let stop = finding.outcome.is_failure() && probe(&target.socket, target.patience).is_err();
-        report.cases.push(finding);
+        let stop = finding.outcome.is_failure() && probe(target.socket(), target.patience()).is_err();
+        findings.push(finding);
         if stop {
             break;
         }
     }
-    Ok(report)
-}
-
-/// Whether a client is served while another one is connected to the same socket.
-fn serves_several(target: &Target) -> bool {
-    let attempt = || -> Result<Peer> {
-        let attack = &mut Attack::new(target);
-        let _first = attack.served()?;
-        probe(&target.socket, Duration::from_secs(2).min(target.patience))
-    };
-    let several = attempt().is_ok();
-    // Until it is over with both.
-    let _ = probe(&target.socket, target.patience);
-    several
+    Ok(findings)
 }
 
 fn run_case(target: &Target, case: &Case, attacker: &dyn Attacker, peer: &mut Peer) -> Finding {
-    let start = Instant::now();
-    let mut finding = Finding {
-        name: case.name.to_string(),
-        origin: case.origin.to_string(),
-        what: case.what.to_string(),
-        outcome: Outcome::NotRun,
-        words: "no well-behaved client can be served beside the attacker".to_string(),
-        reactions: Default::default(),
-        more_fds: None,
-        more_memory: None,
-        milliseconds: 0,
-    };
-    if case.crowd && target.witness.is_none() {
-        return finding;
-    }
     let before = peer.holdings();
     let (attacked, connections) = match attacker.attack(target, case) {
         Ok(attacked) => attacked,
@@ -96,23 +62,18 @@ fn run_case(target: &Target, case: &Case, attacker: &dyn Attacker, peer: &mut Pe
             (Attacked { stopped, ..Attacked::default() }, Box::new(()) as Box<dyn Any>)
         }
     };
-    let beside = target.witness.as_ref().map_or(Ok(()), |witness| probe(witness, target.patience).map(drop));
-    (finding.outcome, finding.words) = (attacked.tally.outcome(), attacked.tally.words());
-    finding.reactions = attacked.tally.counts();
-    if attacked.not_offered {
-        finding.outcome = Outcome::NotOffered;
-    }
+    let beside = probe(target.socket(), target.patience());
+    let outcome = if attacked.not_offered { Outcome::NotOffered } else { attacked.tally.outcome() };
+    let mut finding = Finding { name: case.name, origin: case.origin, outcome, words: attacked.tally.words() };
     drop(connections);
-    let after = probe(&target.socket, target.patience);
+    let after = probe(target.socket(), target.patience());
     match (beside, &after) {
-        (Ok(()), Ok(now)) if now.pid == peer.pid && !peer.is_gone() => {
+        (Ok(_), Ok(now)) if now.pid == peer.pid && !peer.is_gone() => {
             if let Some(failure) = attacked.stopped {
                 finding.words = join(&finding.words, &format!("the attacker got no further: {failure}"));
             }
             let kept = settle(peer, before);
-            (finding.more_fds, finding.more_memory) =
-                (growth(kept.fds, before.fds), growth(kept.memory, before.memory));
-            finding.words = join(&finding.words, &growth_words(&finding));
+            finding.words = join(&finding.words, &growth_words(before, kept));
         }
         (beside, after) => {
             let failure = after.as_ref().err().or(beside.as_ref().err()).map(Failure::to_string);
@@ -123,7 +84,6 @@ fn run_case(target: &Target, case: &Case, attacker: &dyn Attacker, peer: &mut Pe
             }
         }
     }
-    finding.milliseconds = start.elapsed().as_millis() as u64;
     finding
 }
 
@@ -135,7 +95,7 @@ fn judge(target: &Target, before: &Peer, after: Option<&Peer>, failure: String) 
             (Outcome::Died, format!("{name} ended; process {} serves now", now.pid))
         }
         None if before.is_gone() => (Outcome::Died, format!("{name} ended")),
-        None if is_deserted(&target.socket) => (Outcome::Died, format!("nobody listens any more: {failure}")),
+        None if is_deserted(target.socket()) => (Outcome::Died, format!("nobody listens any more: {failure}")),
         None => (Outcome::Hung, format!("a well-behaved client is not served afterwards: {failure}")),
         Some(_) => (Outcome::Hung, format!("while the attacker stays, a well-behaved client is not served: {failure}")),
     }
@@ -164,9 +124,10 @@ fn growth(now: Option<u64>, before: Option<u64>) -> Option<u64> {
     Some(now?.saturating_sub(before?))
 }
 
-fn growth_words(finding: &Finding) -> String {
-    let fds = finding.more_fds.filter(|fds| *fds > 0).map(|fds| format!("keeps {fds} fds more than before"));
-    let memory = finding.more_memory.filter(|octets| *octets > GROWTH);
+fn growth_words(before: Holdings, now: Holdings) -> String {
+    let fds = growth(now.fds, before.fds).filter(|fds| *fds > 0);
+    let memory = growth(now.memory, before.memory).filter(|octets| *octets > GROWTH);
+    let fds = fds.map(|fds| format!("keeps {fds} fds more than before"));
     let memory = memory.map(|octets| format!("keeps {} MiB more than before", octets >> 20));
     fds.into_iter().chain(memory).collect::<Vec<_>>().join(", ")
 }

@@ -8,43 +8,67 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
-use crate::client::{Client, GOOD};
-use crate::failure::Result;
-use crate::reaction::{Reaction, Tally};
-use crate::ring::Descriptor;
-use crate::wire::{GET_FEATURES, Heard, VERSION};
+use crate::failure::{Failure, Result};
+use crate::guest::wire::{GET_FEATURES, Heard, NEED_REPLY, VERSION, Wire};
+use crate::hostile::client::{Client, GOOD};
+use crate::hostile::peer::Peer;
+use crate::hostile::reaction::{Reaction, Tally};
+use crate::hostile::ring::Descriptor;
 
 /// How long a silence lasts until it counts as one, in the middle of a case.
 const SILENCE: Duration = Duration::from_millis(250);
 
+/// Who must listen at a socket that is attacked.
+const SUPERVISOR: &str = "sv3-supervisor";
+
 /// One kind of attack.
 #[derive(Clone, Copy)]
 pub struct Case {
-    /// What it is called on the command line.
+    /// What it is called.
     pub name: &'static str,
     /// Where it was first seen: a CVE, or "sv3 2013", which is sv3's predecessor; "own" is of our own devising.
     pub origin: &'static str,
     /// What is done.
     pub what: &'static str,
-    /// It means nothing unless a well-behaved client is served at the same time.
-    pub crowd: bool,
     /// Does it.
     pub run: fn(&mut Attack<'_>) -> Result<()>,
 }
 
-/// What is attacked, and how.
+/// What is attacked, and how: always a switch of sv3.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// The back-end's socket.
-    pub socket: PathBuf,
-    /// Where a well-behaved client must be served beside an attacker, if there is such a place.
-    pub witness: Option<PathBuf>,
-    /// How long a well-behaved client waits before it calls the back-end hung.
-    pub patience: Duration,
-    /// How long a race or a flood goes on.
-    pub duration: Duration,
+    socket: PathBuf,
+    patience: Duration,
+    duration: Duration,
+    seed: u64,
+}
+
+impl Target {
+    /// The front door of a switch. Refused where anybody but sv3's supervisor listens: what is known to end other back-ends
+    /// is not for them. A well-behaved client waits so long before it calls the switch hung, a race or a flood goes on so
+    /// long, and the seed is for everything random.
+    pub fn new(socket: &Path, patience: Duration, duration: Duration, seed: u64) -> Result<Target> {
+        let listener = Peer::of(Wire::connect_within(socket, patience)?.socket());
+        match listener.program.as_str() {
+            SUPERVISOR => Ok(Target { socket: socket.to_path_buf(), patience, duration, seed }),
+            other => Err(Failure::new(format!("{} is served by {other:?} and not by {SUPERVISOR}", socket.display()))),
+        }
+    }
+
+    /// The front door.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// How long a well-behaved client waits.
+    pub fn patience(&self) -> Duration {
+        self.patience
+    }
+
     /// For everything random.
-    pub seed: u64,
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
 }
 
 /// What an attack came to.
@@ -82,11 +106,6 @@ impl<'a> Attack<'a> {
         }
     }
 
-    /// Where a well-behaved client is served beside the attacker.
-    pub fn witness(&self) -> Option<&Path> {
-        self.target.witness.as_deref()
-    }
-
     /// When a race or a flood is over that begins now.
     pub fn over(&self) -> Instant {
         Instant::now() + self.target.duration
@@ -116,18 +135,17 @@ impl<'a> Attack<'a> {
         Ok(client)
     }
 
-    /// A well-behaved front-end at the witness.
-    pub fn bystander(&self) -> Result<Option<Client>> {
-        let Some(socket) = &self.target.witness else { return Ok(None) };
-        let mut client = Client::connect(socket, self.target.patience)?;
+    /// A well-behaved front-end beside the attacker.
+    pub fn bystander(&self) -> Result<Client> {
+        let mut client = self.stranger()?;
         client.negotiate(0)?;
         client.start()?;
-        Ok(Some(client))
+        Ok(client)
     }
 
     /// Sends a message and notes what the back-end does.
     pub fn say(&mut self, client: &mut Client, request: u32, payload: &[u8], fds: &[BorrowedFd<'_>]) -> Reaction {
-        let flags = VERSION | if client.wire.acknowledged { crate::wire::NEED_REPLY } else { 0 };
+        let flags = VERSION | if client.wire.acknowledged { NEED_REPLY } else { 0 };
         self.say_with(client, (request, flags), payload, fds)
     }
 
@@ -245,7 +263,7 @@ pub fn eventfd() -> Result<EventFd> {
 
 /// A memory file.
 pub fn memfd(octets: u64) -> Result<OwnedFd> {
-    let fd = memfd_create("sv3-torture", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    let fd = memfd_create("sv3-hostile", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
     nix::unistd::ftruncate(&fd, octets.cast_signed())?;
     Ok(fd)
 }

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::client::Client;
 use crate::failure::{Failure, Result};
-use crate::peer::Peer;
+use crate::hostile::client::Client;
+use crate::hostile::peer::Peer;
 
 /// Attempts to be served are apart by this.
 const PAUSE: Duration = Duration::from_millis(50);

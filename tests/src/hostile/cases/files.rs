@@ -6,52 +6,41 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::messages::SIZES;
-use crate::case::{Attack, Case, eventfd, memfd};
 use crate::failure::Result;
-use crate::reaction::Reaction;
-use crate::wire::*;
+use crate::guest::wire::*;
+use crate::hostile::case::{Attack, Case, eventfd, memfd};
+use crate::hostile::reaction::Reaction;
 
 pub const CASES: &[Case] = &[
-    Case {
-        name: "fds-unexpected",
-        origin: "CVE-2022-0669",
-        what: "1 and 8 fds on every request",
-        crowd: false,
-        run: fds_unexpected,
-    },
+    Case { name: "fds-unexpected", origin: "CVE-2022-0669", what: "1 and 8 fds on every request", run: fds_unexpected },
     Case {
         name: "fds-253",
         origin: "CVE-2019-14818",
         what: "as many fds on one message as the kernel passes, 500 times",
-        crowd: false,
         run: fds_253,
     },
     Case {
         name: "fds-hoarded",
         origin: "CVE-2020-10717",
         what: "100 clients each give all fds that rings take, again and again, and stay",
-        crowd: true,
         run: fds_hoarded,
     },
     Case {
         name: "kick-no-eventfd",
         origin: "own",
         what: "a pipe, a memfd, /dev/zero, a file in /proc as kick, call and error fd",
-        crowd: false,
         run: kick_no_eventfd,
     },
     Case {
         name: "kick-zero",
         origin: "own",
         what: "/dev/zero as the kick fd of a ring that runs: always ready, never empty",
-        crowd: false,
         run: kick_zero,
     },
     Case {
         name: "call-would-block",
         origin: "own",
         what: "a call eventfd that is full and blocks who writes to it",
-        crowd: false,
         run: call_would_block,
     },
 ];
