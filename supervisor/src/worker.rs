@@ -222,8 +222,7 @@ impl Worker {
         let was_refused = self.link.refused_until().is_some();
         self.link.flush()?;
         if was_refused || self.link.refused_until().is_some() {
-            let due = Instant::now() + OBEY_TIME;
-            self.barriers.iter_mut().for_each(|barrier| barrier.due = due);
+            self.restart_clocks();
         }
         Ok(())
     }
@@ -231,9 +230,14 @@ impl Worker {
     /// The worker says that it is ready. Returns whether that was due.
     pub fn became_ready(&mut self, landlock_abi: u32, offers: u64) -> bool {
         self.offers = offers;
+        self.restart_clocks();
+        self.ready.replace(landlock_abi).is_none()
+    }
+
+    /// The time to obey begins now.
+    fn restart_clocks(&mut self) {
         let (due, cpu) = (Instant::now() + OBEY_TIME, of_process(self.pid));
         self.barriers.iter_mut().for_each(|barrier| (barrier.due, barrier.cpu) = (due, cpu));
-        self.ready.replace(landlock_abi).is_none()
     }
 
     /// The worker says that it has reached a barrier. Returns who waited, if it was the next one.
