@@ -5,12 +5,10 @@
 //! have taken, as much as the greediest of them has is still there. Replacing what one holds is always possible.
 
 use nix::sys::resource::{Resource, getrlimit};
+use sv3::MAX_REGIONS;
 
 /// Fds that no client gets: our own, and those that are under way.
 const RESERVE: usize = 128;
-/// Regions of all clients together: half of 65,530 mappings, which is the kernel's default, since a table is replaced by
-/// mapping the new one beside the old one; less what the worker itself takes.
-const REGIONS: usize = 32_000;
 
 /// What a client holds, or what there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +41,7 @@ impl Budget {
     }
 
     fn of(fds: usize) -> Budget {
-        Budget { limit: Holdings { fds: fds.saturating_sub(RESERVE), regions: REGIONS }, held: Holdings::NONE }
+        Budget { limit: Holdings { fds: fds.saturating_sub(RESERVE), regions: MAX_REGIONS }, held: Holdings::NONE }
     }
 
     /// What a client that holds `own` may hold at most now.
