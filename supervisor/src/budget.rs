@@ -8,6 +8,7 @@
 //! asks anew without pause, faster than workers let go, is not listened to until they have.
 
 use nix::sys::resource::{Resource, getrlimit};
+use sv3::MAX_REGIONS;
 
 use crate::lingering::Lingering;
 
@@ -19,9 +20,6 @@ const LEAST_RESERVE: usize = 128;
 const NEXT: usize = 320;
 /// Fds that a usual client takes: its connection, kick and call of two rings, some regions.
 const USUAL: usize = 10;
-/// Regions of all clients together: half of 65,530 mappings, which is the kernel's default, since a table is replaced by
-/// mapping the new one beside the old one; less what the worker itself takes.
-const REGIONS: usize = 32_000;
 
 /// What a client holds, or what there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +69,7 @@ impl Budget {
 
     fn of(fds: usize) -> Budget {
         let reserve = (fds / 4).clamp(LEAST_RESERVE, RESERVE);
-        let limit = Holdings { fds: fds.saturating_sub(reserve), regions: REGIONS };
+        let limit = Holdings { fds: fds.saturating_sub(reserve), regions: MAX_REGIONS };
         Budget { limit, held: Holdings::NONE, reserve, lingering: Lingering::default() }
     }
 

@@ -45,6 +45,8 @@ struct Client {
     memory: GuestMemory,
     /// Memory table being collected.
     staged: GuestMemory,
+    /// Between two announcements.
+    rarp: rarp::Pause,
 }
 
 /// The worker's whole state.
@@ -179,9 +181,13 @@ impl Switch {
             Command::RingEnable { port, ring, enable } => self.enable(port, ring, enable),
             Command::RingCall { port, ring, .. } => self.use_ring(port, ring).map(|mut state| state.call = fds.next()),
             Command::SendRarp { .. } if self.standby => Ok(()),
-            Command::SendRarp { port, mac } => self.client(port).map(drop).map(|()| {
-                rarp::announce(&mut self.poller.fabric, port, mac);
-            }),
+            Command::SendRarp { port, mac } => {
+                let now_ns = self.poller.fabric.now_ns;
+                self.client(port).map(|client| client.rarp.is_over(now_ns)).map(|over| match over {
+                    true => rarp::announce(&mut self.poller.fabric, port, mac),
+                    false => {}
+                })
+            }
             Command::Barrier => return self.control.report(Report::new(ReportKind::Done, seq)),
         };
         self.tell_failure(seq, about, result)
