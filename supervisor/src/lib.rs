@@ -27,6 +27,7 @@ mod record;
 mod session;
 mod slots;
 mod spawner;
+mod starts;
 mod status;
 mod supervisor;
 mod undertaker;

