@@ -168,6 +168,9 @@ pub struct PortStatus {
     /// Seconds for which the client is still in quarantine, since workers died by its doing; absent if it is not.
     #[serde(default)]
     pub quarantine_s: Option<u64>,
+    /// Why it is, in words.
+    #[serde(default)]
+    pub quarantine_why: Option<String>,
     /// Negotiated virtio features, by name.
     pub features: Vec<String>,
     /// Negotiated vhost-user protocol features, by name.

@@ -14,6 +14,7 @@ mod confine;
 mod control;
 mod cpu_time;
 mod crash;
+mod crowd;
 mod event;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;

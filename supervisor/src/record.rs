@@ -5,6 +5,7 @@
 
 use std::rc::Rc;
 
+use nix::fcntl::SealFlag;
 use sv3::MAX_RINGS;
 use sv3::foreign::ForeignFd;
 use sv3::ipc::{Command, RingAddr, RingFault};
@@ -12,6 +13,7 @@ use sv3::virtio::VHOST_USER_F_PROTOCOL_FEATURES;
 
 use crate::admission::Memory;
 use crate::budget::Holdings;
+use crate::crowd::Kind;
 
 /// A command for the worker with the fd that follows it.
 #[derive(Clone, Debug)]
@@ -132,6 +134,15 @@ impl Record {
         let of = |ring: &Ring| [&ring.kick, &ring.call, &ring.err].into_iter().flatten().count();
         let rings: usize = self.rings.iter().map(of).sum();
         Holdings { fds: 1 + rings + self.memory.len(), regions: self.memory.len() }
+    }
+
+    /// What memory it has.
+    pub fn kind(&self) -> Kind {
+        match self.memory.iter().all(|memory| memory.seals.contains(SealFlag::F_SEAL_SHRINK)) {
+            _ if self.memory.is_empty() => Kind::Any,
+            true => Kind::Sealed,
+            false => Kind::Unsealed,
+        }
     }
 
     /// Whether any ring is started.

@@ -25,6 +25,10 @@ pub fn port(port: &Port, ledger: &Ledger) -> Option<PortStatus> {
         link: if port.quarantine.is_some() { Link::Down } else { link(record) },
         features: feature_names(record.features),
         quarantine_s: port.quarantine.map(|until| until.saturating_duration_since(std::time::Instant::now()).as_secs()),
+        quarantine_why: port.quarantine.map(|_| match port.suspect {
+            Some(crowd) => format!("workers die by {crowd}; {}", crowd.remedy()),
+            None => "workers die by it".to_string(),
+        }),
         protocol_features: protocol_feature_names(record.protocol_features),
         mtu: record.mtu,
         rings: rings(record, line),

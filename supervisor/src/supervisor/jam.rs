@@ -48,15 +48,17 @@ impl Supervisor {
         let jams = |port: &Port| {
             let ring = full_ring(port, held_up)?;
             let why = format!("the call eventfd of ring {ring} is full, so that a signal blocks who writes it");
-            Some((port.who, Refuse(why)))
+            Some((port.who, port.holder(), Refuse(why)))
         };
         let served = self.slots.ports().filter(|port| port.quarantine.is_none());
         let jammers: Vec<_> = served.filter_map(jams).collect();
-        for (who, reason) in &jammers {
-            self.refuse(who.slot, Refuse(reason.0.clone()).into());
-            self.blame_process(who.pid);
+        let found = !jammers.is_empty();
+        let mut blamed = Vec::new();
+        for (who, holder, reason) in jammers {
+            self.refuse(who.slot, reason.into());
+            self.blame_once(&mut blamed, holder, false);
         }
-        !jammers.is_empty()
+        found
     }
 }
 

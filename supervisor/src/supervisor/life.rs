@@ -391,13 +391,16 @@ impl Supervisor {
         }
         drop(worker);
         self.excuse_all();
-        let left = culprit.filter(|(slot, _)| self.slots.port(*slot).is_none());
-        self.recheck_memory();
-        self.send_away_jammers(true);
-        match (culprit, left) {
-            (_, Some((_, pid))) => self.blame_process(pid),
-            (Some((slot, _)), None) => self.blame(slot),
-            (None, None) => {}
+        let left = culprit.is_some_and(|(slot, _)| self.slots.port(slot).is_none());
+        // What the kernel says of files comes before what the dead worker said. Who can be told by that has done it, and
+        // nobody else.
+        let truncated = self.recheck_memory();
+        let found = self.send_away_jammers(true) || truncated;
+        let by_memory = death.fault.as_ref().is_some_and(|fault| fault.port.is_some());
+        match culprit.filter(|_| !found) {
+            Some((_, holder)) if left => self.blame_process(holder, by_memory),
+            Some((slot, _)) => self.blame(slot, by_memory),
+            None => {}
         }
         self.plan_start(&death.words);
         self.say_crash(&crash);
