@@ -183,6 +183,9 @@ pub struct PortStatus {
     /// Why the worker on standby goes on without the port until it is to serve, in words; absent if it knows it.
     #[serde(default)]
     pub standby_lacks: Option<String>,
+    /// Why it is, in words.
+    #[serde(default)]
+    pub quarantine_why: Option<String>,
     /// Negotiated virtio features, by name.
     pub features: Vec<String>,
     /// Negotiated vhost-user protocol features, by name.

@@ -81,6 +81,9 @@ fn port(out: &mut String, port: &PortStatus) {
     let _ = writeln!(out, "{}  {link}, client pid {} uid {}{mtu}", port.name, port.client_pid, port.client_uid);
     if let Some(seconds) = port.quarantine_s {
         let _ = writeln!(out, "  quarantine  {seconds} s more; `sv3 port release {}` ends it", port.name);
+        if let Some(why) = &port.quarantine_why {
+            let _ = writeln!(out, "              {why}");
+        }
     }
     if let Some(why) = &port.standby_lacks {
         let _ = writeln!(out, "  standby     lacks it: {why}");

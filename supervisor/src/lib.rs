@@ -14,6 +14,7 @@ mod confine;
 mod control;
 mod cpu_time;
 mod crash;
+mod crowd;
 mod event;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
@@ -30,6 +31,7 @@ mod session;
 mod signals;
 mod slots;
 mod spawner;
+mod starts;
 mod status;
 mod supervisor;
 mod undertaker;

@@ -5,6 +5,7 @@
 
 use std::rc::Rc;
 
+use nix::fcntl::SealFlag;
 use sv3::MAX_RINGS;
 use sv3::foreign::ForeignFd;
 use sv3::ipc::{Command, RingAddr, RingFault};
@@ -12,6 +13,7 @@ use sv3::virtio::VHOST_USER_F_PROTOCOL_FEATURES;
 
 use crate::admission::Memory;
 use crate::budget::Holdings;
+use crate::crowd::Kind;
 use crate::lingering::{Lingering, Taken};
 
 /// A command for the worker with the fd that follows it.
@@ -150,6 +152,15 @@ impl Record {
     /// Whether the client let a ring run without ever having told of memory for one: a monitor that shares none.
     pub fn lacks_memory(&self) -> bool {
         self.memory.is_empty() && !self.ever_started && self.rings.iter().any(|ring| ring.kick.is_some())
+    }
+
+    /// What memory it has.
+    pub fn kind(&self) -> Kind {
+        match self.memory.iter().all(|memory| memory.seals.contains(SealFlag::F_SEAL_SHRINK)) {
+            _ if self.memory.is_empty() => Kind::Any,
+            true => Kind::Sealed,
+            false => Kind::Unsealed,
+        }
     }
 
     /// Whether any ring is started.

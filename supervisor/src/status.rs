@@ -30,6 +30,10 @@ pub fn port(port: &Port, ledger: &Ledger) -> Option<PortStatus> {
         features: feature_names(record.features),
         quarantine_s: port.quarantine.map(|until| until.saturating_duration_since(std::time::Instant::now()).as_secs()),
         standby_lacks: None,
+        quarantine_why: port.quarantine.map(|_| match port.suspect {
+            Some(crowd) => format!("workers die by {crowd}; {}", crowd.remedy()),
+            None => "workers die by it".to_string(),
+        }),
         protocol_features: protocol_feature_names(record.protocol_features),
         hint: record.lacks_memory().then(|| NO_MEMORY.to_string()),
         mtu: record.mtu,

@@ -44,6 +44,7 @@ use crate::budget::Budget;
 use crate::chaos::Chaos;
 use crate::chronicle::Chronicle;
 use crate::control::Control;
+use crate::crowd::Crowds;
 use crate::event::Events;
 use crate::http::Http;
 use crate::listener::{Listener, PAUSE};
@@ -102,6 +103,7 @@ pub struct Supervisor {
     life: Life,
     handover: Handover,
     blames: Blames,
+    crowds: Crowds,
     watchdog: Watchdog,
     /// When it was last looked whether a client jams the worker.
     jam_look: Option<Instant>,
@@ -197,6 +199,7 @@ impl Supervisor {
             life: Life::new(parts.settings, parts.standby),
             handover: Handover::default(),
             blames: Blames::new(parts.blame),
+            crowds: Crowds::new(parts.blame),
             watchdog: Watchdog::new(usize::from(parts.threads)),
             jam_look: None,
             jammed: false,

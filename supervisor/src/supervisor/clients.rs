@@ -107,7 +107,7 @@ impl Supervisor {
         self.budget.change(Holdings::NONE, port.held);
         self.slots.insert(port);
         if let Some(until) = quarantine {
-            self.confine_port(slot, until);
+            self.confine_port(slot, until, None);
         }
     }
 
@@ -142,7 +142,10 @@ impl Supervisor {
                 self.events.say_of(port.who, "no_memory", format!("p{slot}: {NO_MEMORY}"));
             }
             match outcome {
-                Ok(step) => self.take_step(slot, step),
+                Ok(step) => {
+                    self.judge(slot);
+                    self.take_step(slot, step);
+                }
                 Err(refused) => self.refuse(slot, refused),
             }
             if self.put_aside() > 0
@@ -216,20 +219,21 @@ impl Supervisor {
     }
 
     /// Sends away every client whose memory files have become too short: a worker that touches them dies. Asked of the
-    /// kernel after each death, so nothing depends on what a dying worker wrote.
-    pub(super) fn recheck_memory(&mut self) {
+    /// kernel after each death, so nothing depends on what a dying worker wrote. Returns whether there were any.
+    pub(super) fn recheck_memory(&mut self) -> bool {
         let truncated = |port: &Port| {
             let found = port.session.record().memory.iter().find_map(|memory| memory.truncated(&Kernel));
-            found.map(|reason| (port.who.slot, reason))
+            found.map(|reason| (port.who.slot, port.holder(), reason))
         };
-        let offenders: Vec<(u16, Refuse)> = self.slots.ports().filter_map(truncated).collect();
-        for (slot, reason) in offenders {
-            let pid = self.slots.port(slot).map(|port| port.who.pid);
+        let offenders: Vec<_> =
+            self.slots.ports().filter(|port| port.quarantine.is_none()).filter_map(truncated).collect();
+        let found = !offenders.is_empty();
+        let mut blamed = Vec::new();
+        for (slot, holder, reason) in offenders {
             self.refuse(slot, reason.into());
-            if let Some(pid) = pid {
-                self.blame_process(pid);
-            }
+            self.blame_once(&mut blamed, holder, true);
         }
+        found
     }
 
     pub(super) fn expire_clients(&mut self, now: Instant) {

@@ -49,10 +49,14 @@ impl Supervisor {
     /// whether there were any.
     pub(super) fn send_away_jammers(&mut self, held_up: bool) -> bool {
         let jammers = full_rings(self.slots.ports().filter(|port| port.quarantine.is_none()), held_up);
+        let mut blamed = Vec::new();
         for (who, ring) in &jammers {
+            let holder = self.slots.holder(who.slot);
             let why = format!("the call eventfd of ring {ring} is full, so that a signal blocks who writes it");
             self.refuse(who.slot, Refuse(why).into());
-            self.blame_process(who.pid);
+            if let Some(holder) = holder {
+                self.blame_once(&mut blamed, holder, false);
+            }
         }
         !jammers.is_empty()
     }
