@@ -183,10 +183,11 @@ impl Switch {
             Command::SendRarp { .. } if self.standby => Ok(()),
             Command::SendRarp { port, mac } => {
                 let now_ns = self.poller.fabric.now_ns;
-                self.client(port).map(|client| client.rarp.is_over(now_ns)).map(|over| match over {
-                    true => rarp::announce(&mut self.poller.fabric, port, mac),
-                    false => {}
-                })
+                let over = self.client(port).map(|client| client.rarp.is_over(now_ns));
+                if over == Ok(true) {
+                    rarp::announce(&mut self.poller.fabric, port, mac);
+                }
+                over.map(drop)
             }
             Command::Barrier => return self.control.report(Report::new(ReportKind::Done, seq)),
         };
