@@ -25,6 +25,8 @@ const CLIENT_MEMORY_MAX: u64 = 8 << 40;
 /// though in several regions; a monitor whose regions overlap by some pages does no harm. The worker's page tables
 /// for a client are so at most this many 512ths of its files' sizes, besides what exists of them.
 const ALIASES_MAX: u64 = 2;
+/// Octets that a client may have mapped whatever its files are: page tables for these are nothing.
+const ALIASED_MIN: u64 = 16 << 20;
 
 /// `F_SEAL_FUTURE_WRITE` of linux/fcntl.h: no new mapping for writing.
 const F_SEAL_FUTURE_WRITE: SealFlag = SealFlag::from_bits_retain(0x10);
@@ -160,18 +162,23 @@ pub fn admit(
     if total > CLIENT_MEMORY_MAX {
         return Err(refuse(format!("with it the client's memory is {total} octets, more than {CLIENT_MEMORY_MAX}")));
     }
-    let files = distinct(held.iter().map(|memory| (memory.file, memory.file_size)).chain([(file.file, file_size)]));
-    let files = files.into_values().fold(0, u64::saturating_add);
-    if total > files.saturating_mul(ALIASES_MAX) {
-        return Err(refuse(format!(
-            "with it the client's regions are {total} octets, more than {ALIASES_MAX} times its files, which are {files}: it \
-             maps the same octets again and again"
-        )));
-    }
     let MemoryRegion { guest_addr, size, user_addr, offset } = wanted;
     let region = Region { guest_addr, size, user_addr, offset, block: file.block };
     let Extent { size: file_size, present } = file.extent;
     Ok(Memory { region, fd: Rc::new(fd), file: file.file, file_size, present, seals: file.seals })
+}
+
+/// What is wrong with a table in which the same octets of files are mapped again and again.
+pub fn aliased<'m>(table: impl Iterator<Item = &'m Memory> + Clone) -> Option<String> {
+    let mapped = table.clone().fold(0, |sum: u64, memory| sum.saturating_add(memory.region.size));
+    let files =
+        distinct(table.map(|memory| (memory.file, memory.file_size))).into_values().fold(0, u64::saturating_add);
+    (mapped > files.saturating_mul(ALIASES_MAX).max(ALIASED_MIN)).then(|| {
+        format!(
+            "the client's regions would be {mapped} octets, more than {ALIASES_MAX} times its files, which are {files}: it maps \
+             the same octets again and again"
+        )
+    })
 }
 
 /// Each file once, with the largest of the figures that are told of it.
@@ -341,18 +348,26 @@ mod tests {
 
     #[test]
     fn the_same_octets_cannot_be_mapped_again_and_again() {
-        let (file, other) = (memfd(0x4000), memfd(0x4000));
+        const MIB: u64 = 1 << 20;
+        let (file, other) = (memfd(16 << 20), memfd(16 << 20));
         let clone = |file: &OwnedFd| file.try_clone().unwrap();
         let mut held = Vec::new();
         // As QEMU does: one file, in parts.
-        for at in [0, 0x2000] {
-            held.push(try_admit(&held, region(at, 0x2000, at, at), clone(&file)).unwrap());
+        for at in [0, 8 * MIB] {
+            held.push(try_admit(&held, region(at, 8 * MIB, at, at), clone(&file)).unwrap());
         }
-        held.push(try_admit(&held, region(0x10_0000, 0x4000, 0x10_0000, 0), clone(&file)).unwrap());
-        let error = try_admit(&held, region(0x20_0000, 0x1000, 0x20_0000, 0), clone(&file)).unwrap_err();
-        assert!(error.contains("36864 octets, more than 2 times its files, which are 16384"), "{error}");
-        held.push(try_admit(&held, region(0x20_0000, 0x4000, 0x20_0000, 0), other).unwrap());
-        try_admit(&held, region(0x30_0000, 0x1000, 0x30_0000, 0), file).unwrap();
+        held.push(try_admit(&held, region(64 * MIB, 16 * MIB, 64 * MIB, 0), clone(&file)).unwrap());
+        assert_eq!(aliased(held.iter()), None);
+        held.push(try_admit(&held, region(128 * MIB, 0x1000, 128 * MIB, 0), file).unwrap());
+        let error = aliased(held.iter()).unwrap();
+        assert!(error.contains("33558528 octets, more than 2 times its files, which are 16777216"), "{error}");
+        held.push(try_admit(&held, region(256 * MIB, 16 * MIB, 256 * MIB, 0), other).unwrap());
+        assert_eq!(aliased(held.iter()), None);
+        let (small, mut held) = (memfd(0x1000), Vec::new());
+        for n in 0..300 {
+            held.push(try_admit(&held, region(n * MIB, 0x1000, n * MIB, 0), clone(&small)).unwrap());
+        }
+        assert_eq!(aliased(held.iter()), None, "so little does not matter");
     }
 
     #[test]

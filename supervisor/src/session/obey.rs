@@ -11,7 +11,7 @@ use sv3::wire::vhost_user::*;
 use sv3::{MAX_MEM_SLOTS, MAX_QUEUE_PAIRS, MAX_RING_SIZE};
 
 use super::Session;
-use crate::admission::{Inspect, Memory, admit};
+use crate::admission::{Inspect, Memory, admit, aliased};
 use crate::record::Order;
 
 /// Smallest MTU of IPv4 (RFC 791) and largest that a u16 config field holds.
@@ -190,6 +190,9 @@ impl Session {
         for (index, (region, fd)) in table.into_iter().enumerate() {
             memory.push(admit(&memory, (index, region), fd, kernel)?);
         }
+        if let Some(why) = aliased(memory.iter()) {
+            return Err(No::Stay(format!("SET_MEM_TABLE: {why}")));
+        }
         let old = std::mem::replace(&mut self.record.memory, memory);
         let mut orders = self.record.memory_table();
         if let Some(commit) = orders.last_mut() {
@@ -204,6 +207,9 @@ impl Session {
             return close(format!("ADD_MEM_REG: all {MAX_MEM_SLOTS} slots are in use"));
         }
         let memory = admit(&self.record.memory, (index, region), fd, kernel)?;
+        if let Some(why) = aliased(self.record.memory.iter().chain([&memory])) {
+            return Err(No::Stay(format!("ADD_MEM_REG: {why}")));
+        }
         let command = Command::RegionAdd { port: self.record.slot, region: memory.region };
         let order = Order::with_fd(command, memory.fd.clone());
         self.record.memory.push(memory);
