@@ -7,6 +7,7 @@
 //! Asking a file system that its owner serves (FUSE) for the length of a file can stall us. `F_GET_SEALS` asks nobody:
 //! only files of tmpfs and hugetlbfs have seals, so it tells their kind, and it comes first.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::rc::Rc;
@@ -20,9 +21,17 @@ use sv3::wire::vhost_user::MemoryRegion;
 
 /// Most octets of memory that one client may have mapped: the worker's 128 TiB of address space are for all of them.
 const CLIENT_MEMORY_MAX: u64 = 8 << 40;
+/// How often a client may have its files mapped, on the average over their octets. Front-ends map each part of a file once,
+/// though in several regions; a monitor whose regions overlap by some pages does no harm. The worker's page tables
+/// for a client are so at most this many 512ths of its files' sizes, besides what exists of them.
+const ALIASES_MAX: u64 = 2;
 
 /// `F_SEAL_FUTURE_WRITE` of linux/fcntl.h: no new mapping for writing.
 const F_SEAL_FUTURE_WRITE: SealFlag = SealFlag::from_bits_retain(0x10);
+
+/// Which file it is: device and inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FileId(pub u64, pub u64);
 
 /// One admitted region.
 #[derive(Clone, Debug)]
@@ -31,8 +40,12 @@ pub struct Memory {
     pub region: Region,
     /// The file.
     pub fd: Rc<ForeignFd>,
+    /// Which file that is.
+    pub file: FileId,
     /// Octets of the file when it was admitted.
     pub file_size: u64,
+    /// Octets of the file that existed then: pages that somebody had touched.
+    pub present: u64,
     /// `F_SEAL_*` bits of the file.
     pub seals: SealFlag,
 }
@@ -42,7 +55,7 @@ impl Memory {
     pub fn truncated(&self, kernel: &dyn Inspect) -> Option<Refuse> {
         let Region { guest_addr, size, offset, .. } = self.region;
         let needed = offset.saturating_add(size);
-        let now = kernel.memory(self.fd.as_fd()).ok().flatten()?.size;
+        let now = kernel.extent(self.fd.as_fd()).ok()?.size;
         (now < needed).then(|| {
             Refuse(format!(
                 "memory region at guest address {guest_addr:#x} ({size} octets): its file was truncated to {now} octets \
@@ -69,11 +82,22 @@ impl Memory {
     }
 }
 
+/// How large a file is.
+#[derive(Clone, Copy, Debug)]
+pub struct Extent {
+    /// Octets.
+    pub size: u64,
+    /// Octets of it that exist.
+    pub present: u64,
+}
+
 /// What the kernel says of a memory file.
 #[derive(Clone, Copy, Debug)]
 pub struct MemoryFile {
-    /// Octets.
-    pub size: u64,
+    /// Which it is.
+    pub file: FileId,
+    /// How large it is.
+    pub extent: Extent,
     /// Page or huge page size, octets.
     pub block: u64,
     /// Seals.
@@ -86,6 +110,8 @@ pub struct MemoryFile {
 pub trait Inspect {
     /// About a memory file; nothing if it is not on tmpfs or hugetlbfs.
     fn memory(&self, fd: BorrowedFd<'_>) -> io::Result<Option<MemoryFile>>;
+    /// About the size of a memory file that was admitted.
+    fn extent(&self, fd: BorrowedFd<'_>) -> io::Result<Extent>;
     /// Whether `fd` is an eventfd; makes it non-blocking if so.
     fn claim_eventfd(&self, fd: BorrowedFd<'_>) -> bool;
 }
@@ -114,11 +140,11 @@ pub fn admit(
         return Err(refuse("it is empty".to_string()));
     }
     let needed = wanted.offset.checked_add(wanted.size).ok_or_else(|| refuse("its end overflows".to_string()))?;
-    if needed > file.size {
+    let file_size = file.extent.size;
+    if needed > file_size {
         let offset = wanted.offset;
         return Err(refuse(format!(
-            "its file is {} octets long and must be at least {needed} (offset {offset} and size)",
-            file.size
+            "its file is {file_size} octets long and must be at least {needed} (offset {offset} and size)"
         )));
     }
     for (name, start) in [("guest", wanted.guest_addr), ("user", wanted.user_addr)] {
@@ -134,13 +160,45 @@ pub fn admit(
     if total > CLIENT_MEMORY_MAX {
         return Err(refuse(format!("with it the client's memory is {total} octets, more than {CLIENT_MEMORY_MAX}")));
     }
+    let files = distinct(held.iter().map(|memory| (memory.file, memory.file_size)).chain([(file.file, file_size)]));
+    let files = files.into_values().fold(0, u64::saturating_add);
+    if total > files.saturating_mul(ALIASES_MAX) {
+        return Err(refuse(format!(
+            "with it the client's regions are {total} octets, more than {ALIASES_MAX} times its files, which are {files}: it \
+             maps the same octets again and again"
+        )));
+    }
     let MemoryRegion { guest_addr, size, user_addr, offset } = wanted;
     let region = Region { guest_addr, size, user_addr, offset, block: file.block };
-    Ok(Memory { region, fd: Rc::new(fd), file_size: file.size, seals: file.seals })
+    let Extent { size: file_size, present } = file.extent;
+    Ok(Memory { region, fd: Rc::new(fd), file: file.file, file_size, present, seals: file.seals })
 }
 
-/// The real kernel.
+/// Each file once, with the largest of the figures that are told of it.
+pub fn distinct(files: impl Iterator<Item = (FileId, u64)>) -> BTreeMap<FileId, u64> {
+    let mut all = BTreeMap::new();
+    for (file, figure) in files {
+        let known = all.entry(file).or_insert(figure);
+        *known = figure.max(*known);
+    }
+    all
+}
+
+/// Octets of a client's files that exist now, and that existed when they were admitted; each file counts once.
+pub fn present(memory: &[Memory], kernel: &dyn Inspect) -> (u64, u64) {
+    let sum = |files: BTreeMap<FileId, u64>| files.into_values().fold(0, u64::saturating_add);
+    let now = memory.iter().filter_map(|memory| Some((memory.file, kernel.extent(memory.fd.as_fd()).ok()?.present)));
+    let then = memory.iter().map(|memory| (memory.file, memory.present));
+    (sum(distinct(now)), sum(distinct(then)))
+}
+
+/// The real kernel. Of its syscalls fstat(2) is used by that name, whatever the C library makes of it: the policy has no other.
 pub struct Kernel;
+
+fn extent(stat: &rustix::fs::Stat) -> Extent {
+    let octets = |count: i64, unit: u64| u64::try_from(count).unwrap_or(0).saturating_mul(unit);
+    Extent { size: octets(stat.st_size, 1), present: octets(stat.st_blocks, 512) }
+}
 
 impl Inspect for Kernel {
     fn memory(&self, fd: BorrowedFd<'_>) -> io::Result<Option<MemoryFile>> {
@@ -149,14 +207,18 @@ impl Inspect for Kernel {
             seals => SealFlag::from_bits_retain(seals?),
         };
         let mode = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?) & OFlag::O_ACCMODE;
-        // The syscall of this name whatever the C library makes of it: the policy has no other.
         let stat = rustix::fs::fstat(fd)?;
         Ok(Some(MemoryFile {
-            size: u64::try_from(stat.st_size).unwrap_or(0),
+            file: FileId(stat.st_dev, stat.st_ino),
+            extent: extent(&stat),
             block: u64::try_from(stat.st_blksize).unwrap_or(0),
             seals,
             writable: mode == OFlag::O_RDWR && !seals.intersects(SealFlag::F_SEAL_WRITE | F_SEAL_FUTURE_WRITE),
         }))
+    }
+
+    fn extent(&self, fd: BorrowedFd<'_>) -> io::Result<Extent> {
+        Ok(extent(&rustix::fs::fstat(fd)?))
     }
 
     fn claim_eventfd(&self, fd: BorrowedFd<'_>) -> bool {
@@ -181,6 +243,9 @@ pub fn seal_names(seals: SealFlag) -> Vec<String> {
     ];
     known.iter().filter(|(seal, _)| seals.contains(*seal)).map(|(_, name)| name.to_string()).collect()
 }
+
+#[cfg(test)]
+mod model;
 
 #[cfg(test)]
 mod tests {
@@ -272,6 +337,35 @@ mod tests {
         try_admit(&held, region(0, 0x1000, 0xf_f000, 0), memfd(0x1000)).unwrap();
         assert!(try_admit(&held, region(0x1fff, 1, 0, 0), memfd(0x1000)).unwrap_err().contains("overlaps"));
         assert!(try_admit(&held, region(0, 1, 0x10_0fff, 0), memfd(0x1000)).unwrap_err().contains("overlaps"));
+    }
+
+    #[test]
+    fn the_same_octets_cannot_be_mapped_again_and_again() {
+        let (file, other) = (memfd(0x4000), memfd(0x4000));
+        let clone = |file: &OwnedFd| file.try_clone().unwrap();
+        let mut held = Vec::new();
+        // As QEMU does: one file, in parts.
+        for at in [0, 0x2000] {
+            held.push(try_admit(&held, region(at, 0x2000, at, at), clone(&file)).unwrap());
+        }
+        held.push(try_admit(&held, region(0x10_0000, 0x4000, 0x10_0000, 0), clone(&file)).unwrap());
+        let error = try_admit(&held, region(0x20_0000, 0x1000, 0x20_0000, 0), clone(&file)).unwrap_err();
+        assert!(error.contains("36864 octets, more than 2 times its files, which are 16384"), "{error}");
+        held.push(try_admit(&held, region(0x20_0000, 0x4000, 0x20_0000, 0), other).unwrap());
+        try_admit(&held, region(0x30_0000, 0x1000, 0x30_0000, 0), file).unwrap();
+    }
+
+    #[test]
+    fn what_exists_of_files_counts_each_file_once() {
+        let file = memfd(0x10000);
+        nix::unistd::write(&file, &[1; 0x1000]).unwrap();
+        let clone = || file.try_clone().unwrap();
+        let first = try_admit(&[], region(0, 0x8000, 0, 0), clone()).unwrap();
+        let second = try_admit(&[], region(0x10_0000, 0x8000, 0, 0x8000), clone()).unwrap();
+        let memory = [first, second];
+        assert_eq!(present(&memory, &Kernel), (0x1000, 0x1000));
+        nix::unistd::write(&file, &[1; 0x2000]).unwrap();
+        assert_eq!(present(&memory, &Kernel), (0x3000, 0x1000));
     }
 
     #[test]

@@ -19,9 +19,11 @@ use sv3::foreign::ForeignFd;
 use sv3::ipc::Command;
 
 use crate::cpu_time::{STARVED, of_process};
+use crate::lingering::LettingGo;
 use crate::link::Link;
 use crate::record::Order;
 use crate::roster::Roster;
+use crate::session::Breach;
 use crate::spawner::{Program, Spawner};
 
 /// How long a worker may take, and run, until it is ready.
@@ -77,6 +79,7 @@ pub struct Worker {
     excused: Option<Instant>,
     roster: Roster,
     barriers: VecDeque<Barrier>,
+    letting_go: LettingGo,
     reached: u64,
     said: Vec<u8>,
     last_line: Option<String>,
@@ -141,7 +144,9 @@ impl Worker {
     /// Queues orders whose fds the worker is born with.
     pub fn teach(&mut self, orders: impl IntoIterator<Item = Order>, cradle: &mut Cradle) {
         for order in orders {
-            self.roster.passes(&order.command, self.link.last_seq() + 1);
+            if !self.roster.passes(&order.command, self.link.last_seq() + 1) {
+                continue;
+            }
             let pushed = self.link.push_unborn(&order);
             self.note(&order.command, pushed, Waiter::Nobody);
             cradle.given.extend(order.fd);
@@ -170,6 +175,7 @@ impl Worker {
             excused: None,
             roster: Roster::default(),
             barriers: VecDeque::new(),
+            letting_go: LettingGo::default(),
             reached: 0,
             said: Vec::new(),
             last_line: None,
@@ -191,8 +197,11 @@ impl Worker {
             if !self.roster.passes(&order.command, self.link.last_seq() + 1) {
                 continue;
             }
-            let command = order.command.clone();
+            let (command, takes) = (order.command.clone(), order.takes.clone());
             let pushed = self.link.push(order);
+            if let (Ok(seq), Some(taken)) = (&pushed, takes) {
+                self.letting_go.ordered(*seq, taken);
+            }
             self.note(&command, pushed, waiter);
         }
     }
@@ -237,6 +246,21 @@ impl Worker {
         self.barriers.pop_front();
         self.reached = seq;
         Some(next)
+    }
+
+    /// The worker says that all which the orders up to this one took away is unmapped.
+    pub fn unmapped(&mut self, seq: u64) -> Result<(), Breach> {
+        self.letting_go.unmapped(seq, self.link.last_seq())
+    }
+
+    /// It is dead: what it was ordered to let go of.
+    pub fn let_go(&mut self) -> LettingGo {
+        std::mem::take(&mut self.letting_go)
+    }
+
+    /// Memory files that it was ordered to let go of and has mapped still.
+    pub fn taken_files(&self) -> impl Iterator<Item = &Rc<ForeignFd>> {
+        self.letting_go.files()
     }
 
     /// Whether the worker has been given an order of this number and has not said yet that it is past it.
