@@ -4,6 +4,7 @@ mod audit;
 mod control;
 mod crashes;
 mod metrics;
+mod output;
 mod place;
 mod port;
 mod restart;
@@ -23,23 +24,16 @@ struct Cli {
     verb: Verb,
 }
 
+// What each does is said at its own type: words here would stand in place of all that is said there.
 #[derive(Subcommand)]
 enum Verb {
-    /// Run a switch in the foreground
     Run(run::Run),
-    /// Show a running switch: processes, ports, traffic, drops
     Status(status::Show),
-    /// Let a fresh worker take over, without the guests' noticing
     Restart(restart::Restart),
-    /// Let a worker of another binary take over, without the guests' noticing
     Upgrade(upgrade::Upgrade),
-    /// Show how workers died, who was being served, and how long nobody was after that
     Crashes(crashes::Show),
-    /// Print the switch in numbers, as OpenMetrics text
     Metrics(metrics::Print),
-    /// Show what each process may do, beside what it is declared to, and prove it
     Audit(audit::Show),
-    /// Act on one port: end its quarantine
     Port(port::Port),
 }
 
@@ -57,7 +51,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
-            eprintln!("sv3: {problem}");
+            output::complain(&problem);
             ExitCode::FAILURE
         }
     }

@@ -31,7 +31,6 @@ pub const STAY: Duration = Duration::from_millis(20);
 pub struct Control {
     /// Where people knock.
     pub listener: Listener,
-    owner: u32,
     conversations: [Option<Conversation>; CONVERSATIONS_MAX],
     /// Conversations so far.
     count: u64,
@@ -72,8 +71,7 @@ struct Conversation {
 impl Control {
     /// No conversations yet.
     pub fn new(listener: Listener) -> Control {
-        let owner = nix::unistd::geteuid().as_raw();
-        Control { listener, owner, conversations: [const { None }; CONVERSATIONS_MAX], count: 0, paused: None }
+        Control { listener, conversations: [const { None }; CONVERSATIONS_MAX], count: 0, paused: None }
     }
 
     /// Takes callers in; their places. Strangers are turned away.
@@ -117,7 +115,7 @@ impl Control {
 
     /// Gives a caller a place, if he is no stranger.
     pub fn admit(&mut self, peer: Peer) -> Option<usize> {
-        if peer.uid != 0 && peer.uid != self.owner {
+        if !self.listener.knows(&peer) {
             return None;
         }
         // A free one, or the oldest one whose holder was not promised an answer.

@@ -203,8 +203,7 @@ mod tests {
         let fd = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         let fd = Rc::new(ForeignFd::from(fd));
         for _ in 0..2000 {
-            link.push(Order { command: Command::RingCall { port: 1, ring: 2, call: true }, fd: Some(fd.clone()) })
-                .unwrap();
+            link.push(Order::with_fd(Command::RingCall { port: 1, ring: 2, call: true }, fd.clone())).unwrap();
         }
         link.flush().unwrap();
         assert!(link.is_backed_up());
@@ -224,8 +223,7 @@ mod tests {
         let fd = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         let fd = Rc::new(ForeignFd::from(fd));
         for _ in 0..2000 {
-            link.push(Order { command: Command::RingCall { port: 1, ring: 2, call: true }, fd: Some(fd.clone()) })
-                .unwrap();
+            link.push(Order::with_fd(Command::RingCall { port: 1, ring: 2, call: true }, fd.clone())).unwrap();
         }
         let mut worker = UnixStream::from(theirs);
         worker.set_nonblocking(false).unwrap();

@@ -10,9 +10,11 @@ use sv3::wire::vhost_user::{Decoder, Message, Reply};
 
 use crate::ancillary;
 use crate::budget::Holdings;
+use crate::crowd::Crowd;
 use crate::event::Who;
 use crate::listener::Peer;
 use crate::session::Session;
+use crate::slots::Holder;
 
 /// Most octets of replies that a client may leave unread.
 const UNREAD_MAX: usize = 64 << 10;
@@ -33,8 +35,14 @@ pub struct Port {
     pub interest: EpollFlags,
     /// What it holds, as it was counted last.
     pub held: Holdings,
+    /// It was said that it has rings and no memory.
+    pub told_of_memory: bool,
     /// Until when the worker is not told of it.
     pub quarantine: Option<Instant>,
+    /// It is in quarantine as one of these.
+    pub suspect: Option<Crowd>,
+    /// What it is like, and since when it has had memory and been so.
+    pub since: Option<(Crowd, Instant)>,
     /// It gives files that are closed without use.
     pub litters: bool,
     peer: Peer,
@@ -64,7 +72,10 @@ impl Port {
             session: Session::new(slot),
             interest: EpollFlags::EPOLLIN,
             held: Holdings::NONE,
+            told_of_memory: false,
             quarantine: None,
+            suspect: None,
+            since: None,
             litters: false,
             peer,
             decoder: Decoder::new(),
@@ -96,6 +107,11 @@ impl Port {
             false => None,
         };
         Ok(message.map_or(Input::Part, Input::Message))
+    }
+
+    /// What is known of the client that it cannot change.
+    pub fn holder(&self) -> Holder {
+        Holder { pid: self.who.pid, crowd: Crowd { uid: self.uid, kind: self.session.record().kind() } }
     }
 
     /// When the message that has begun must be complete.

@@ -17,6 +17,7 @@ mod late;
 mod life;
 mod quarantine;
 mod reports;
+mod shortage;
 mod telemetry;
 mod testimony;
 
@@ -24,6 +25,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -42,10 +44,12 @@ use crate::budget::Budget;
 use crate::chaos::Chaos;
 use crate::chronicle::Chronicle;
 use crate::control::Control;
+use crate::crowd::Crowds;
 use crate::event::Events;
 use crate::http::Http;
 use crate::listener::{Listener, PAUSE};
 use crate::port::Port;
+use crate::signals::{self, Wish};
 use crate::slots::Slots;
 use crate::spawner::Spawner;
 use crate::undertaker::{self, Undertaker};
@@ -101,6 +105,7 @@ pub struct Supervisor {
     life: Life,
     handover: Handover,
     blames: Blames,
+    crowds: Crowds,
     watchdog: Watchdog,
     /// When it was last looked whether a client jams the worker.
     jam_look: Option<Instant>,
@@ -116,6 +121,8 @@ pub struct Supervisor {
     /// A worker with less of landlock is not let near a guest.
     require_landlock: u32,
     announcement: Option<String>,
+    /// What workers run at first, for a message.
+    worker_path: PathBuf,
     /// How many threads a worker has.
     threads: u16,
     /// Where workers run, for status.
@@ -123,6 +130,8 @@ pub struct Supervisor {
     answered: Answered,
     /// Since when the switch is ending.
     ending: Option<Instant>,
+    /// The signal that asked for the end.
+    asked_by: Option<Signal>,
     over: Option<Result<(), String>>,
 }
 
@@ -142,8 +151,12 @@ pub struct Parts {
     pub control: Listener,
     /// Starts workers.
     pub spawner: Spawner,
+    /// The signals that are blocked and to be read.
+    pub signals: SigSet,
     /// How workers run.
     pub settings: Settings,
+    /// What workers run at first, for a message.
+    pub worker_path: PathBuf,
     /// How many threads a worker has.
     pub threads: u16,
     /// Where workers run, if that was said.
@@ -154,19 +167,14 @@ pub struct Parts {
     pub blame: usize,
     /// Kill the worker at random times, so far apart on average.
     pub chaos: Option<Duration>,
-    /// Where events go; to stderr if nowhere else.
-    pub log: Option<File>,
+    /// Where events go, and its name; to stderr if nowhere else.
+    pub log: Option<(File, PathBuf)>,
     /// Where metrics are served.
     pub http: Option<Http>,
     /// The least landlock ABI that a worker must achieve.
     pub require_landlock: u32,
     /// Printed to stdout when clients can be served.
     pub announcement: String,
-}
-
-/// The signals that the supervisor lives by. To be blocked before the spawner is forked.
-pub fn signals() -> SigSet {
-    SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGCHLD])
 }
 
 impl Supervisor {
@@ -179,7 +187,7 @@ impl Supervisor {
             door: parts.door,
             door_opens: None,
             control: Control::new(parts.control),
-            signals: SignalFd::with_flags(&signals(), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?,
+            signals: SignalFd::with_flags(&parts.signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?,
             spawner: parts.spawner,
             spawner_interest: EpollFlags::EPOLLIN,
             ledger,
@@ -193,6 +201,7 @@ impl Supervisor {
             life: Life::new(parts.settings, parts.standby),
             handover: Handover::default(),
             blames: Blames::new(parts.blame),
+            crowds: Crowds::new(parts.blame),
             watchdog: Watchdog::new(usize::from(parts.threads)),
             jam_look: None,
             jammed: false,
@@ -204,10 +213,12 @@ impl Supervisor {
             landlock_abi: 0,
             require_landlock: parts.require_landlock,
             announcement: Some(parts.announcement),
+            worker_path: parts.worker_path,
             threads: parts.threads,
             cpus: parts.cpus,
             answered: Answered::default(),
             ending: None,
+            asked_by: None,
             over: None,
         };
         supervisor.watch(&supervisor.control.listener, CONTROL, EpollFlags::EPOLLIN)?;
@@ -224,6 +235,7 @@ impl Supervisor {
         let pid = std::process::id();
         let fields = json!({ "pid": pid, "landlock_abi": landlock_abi });
         self.events.say_with("start", format!("supervisor {pid} started, landlock ABI {landlock_abi}"), fields);
+        self.say_few_files();
         self.open_http();
         self.start_worker();
         let outcome = loop {
@@ -238,7 +250,8 @@ impl Supervisor {
         self.control.listener.remove();
         self.undertaker.end();
         self.spawner.end();
-        let reason = outcome.as_ref().err().map_or("asked to end", String::as_str).to_string();
+        let by = self.asked_by.map_or(String::new(), |signal| format!(" by {signal}"));
+        let reason = outcome.as_ref().err().cloned().unwrap_or(format!("asked to end{by}"));
         self.events.say("stop", reason);
         // What strangers opened is closed with the process: only then does the kernel wait for nobody.
         std::mem::forget(self);
@@ -347,10 +360,16 @@ impl Supervisor {
     fn read_signals(&mut self) {
         for _ in 0..SIGNALS_MAX {
             let Ok(Some(info)) = self.signals.read_signal() else { return };
-            match Signal::try_from(info.ssi_signo as i32) {
-                Ok(Signal::SIGCHLD) => self.reap(),
-                _ if self.ending.is_some() => self.over = Some(Ok(())),
-                _ => self.end(),
+            let Ok(signal) = Signal::try_from(info.ssi_signo as i32) else { continue };
+            match signals::wish(signal, info.ssi_code) {
+                Wish::Nothing => {}
+                Wish::Reap => self.reap(),
+                Wish::Reopen if self.events.log().is_some() => self.reopen_log(),
+                Wish::End | Wish::Reopen if self.ending.is_some() => self.over = Some(Ok(())),
+                Wish::End | Wish::Reopen => {
+                    self.asked_by = Some(signal);
+                    self.end();
+                }
             }
         }
     }

@@ -19,9 +19,11 @@ use sv3::foreign::ForeignFd;
 use sv3::ipc::Command;
 
 use crate::cpu_time::{STARVED, of_process};
+use crate::lingering::LettingGo;
 use crate::link::Link;
 use crate::record::Order;
 use crate::roster::Roster;
+use crate::session::Breach;
 use crate::spawner::{Program, Spawner};
 
 /// How long a worker may take, and run, until it is ready.
@@ -77,6 +79,7 @@ pub struct Worker {
     excused: Option<Instant>,
     roster: Roster,
     barriers: VecDeque<Barrier>,
+    letting_go: LettingGo,
     reached: u64,
     said: Vec<u8>,
     last_line: Option<String>,
@@ -172,6 +175,7 @@ impl Worker {
             excused: None,
             roster: Roster::default(),
             barriers: VecDeque::new(),
+            letting_go: LettingGo::default(),
             reached: 0,
             said: Vec::new(),
             last_line: None,
@@ -193,8 +197,11 @@ impl Worker {
             if !self.roster.passes(&order.command, self.link.last_seq() + 1) {
                 continue;
             }
-            let command = order.command.clone();
+            let (command, takes) = (order.command.clone(), order.takes.clone());
             let pushed = self.link.push(order);
+            if let (Ok(seq), Some(taken)) = (&pushed, takes) {
+                self.letting_go.ordered(*seq, taken);
+            }
             self.note(&command, pushed, waiter);
         }
     }
@@ -215,8 +222,7 @@ impl Worker {
         let was_refused = self.link.refused_until().is_some();
         self.link.flush()?;
         if was_refused || self.link.refused_until().is_some() {
-            let due = Instant::now() + OBEY_TIME;
-            self.barriers.iter_mut().for_each(|barrier| barrier.due = due);
+            self.restart_clocks();
         }
         Ok(())
     }
@@ -224,9 +230,14 @@ impl Worker {
     /// The worker says that it is ready. Returns whether that was due.
     pub fn became_ready(&mut self, landlock_abi: u32, offers: u64) -> bool {
         self.offers = offers;
+        self.restart_clocks();
+        self.ready.replace(landlock_abi).is_none()
+    }
+
+    /// The time to obey begins now.
+    fn restart_clocks(&mut self) {
         let (due, cpu) = (Instant::now() + OBEY_TIME, of_process(self.pid));
         self.barriers.iter_mut().for_each(|barrier| (barrier.due, barrier.cpu) = (due, cpu));
-        self.ready.replace(landlock_abi).is_none()
     }
 
     /// The worker says that it has reached a barrier. Returns who waited, if it was the next one.
@@ -235,6 +246,21 @@ impl Worker {
         self.barriers.pop_front();
         self.reached = seq;
         Some(next)
+    }
+
+    /// The worker says that all which the orders up to this one took away is unmapped.
+    pub fn unmapped(&mut self, seq: u64) -> Result<(), Breach> {
+        self.letting_go.unmapped(seq, self.link.last_seq())
+    }
+
+    /// It is dead: what it was ordered to let go of.
+    pub fn let_go(&mut self) -> LettingGo {
+        std::mem::take(&mut self.letting_go)
+    }
+
+    /// Memory files that it was ordered to let go of and has mapped still.
+    pub fn taken_files(&self) -> impl Iterator<Item = &Rc<ForeignFd>> {
+        self.letting_go.files()
     }
 
     /// Whether the worker has been given an order of this number and has not said yet that it is past it.

@@ -88,6 +88,22 @@ fn a_worker_that_runs_and_gets_nowhere_is_found_and_its_client_blamed() {
     assert_eq!(house.events("blame").len(), 1);
 }
 
+/// What a file says comes before what a dying worker says.
+#[test]
+fn nobody_is_blamed_for_what_a_neighbour_s_memory_did() {
+    let house = House::start();
+    let (guest, neighbour) = (Guest::attach(&house), Guest::attach(&house));
+    neighbour.truncate();
+    house.misbehave(&guest, SPIN);
+    until(|| house.status().worker.restarts == 1);
+    until(|| house.status().ports.len() == 1);
+    let crash = house.events("crash").pop().unwrap();
+    assert!(crash.contains("ring 0 of p0"), "{crash}");
+    assert!(house.events("refuse").pop().unwrap().contains("p1: memory region"));
+    let blames = house.events("blame");
+    assert!(blames.len() == 1 && blames[0].contains("which has no port any more"), "{blames:?}");
+}
+
 #[test]
 fn a_worker_that_does_not_run_is_left_alone_and_replaced_in_the_end() {
     let house = House::start();
@@ -155,11 +171,11 @@ fn a_standby_that_fails_goes_on_without_the_port_which_is_served_as_before() {
 fn a_row_of_crashes_is_slowed_down_and_ends() {
     let house = House::start();
     let guest = Guest::attach(&house);
-    for nth in 0..14 {
+    for nth in 0..30 {
         house.misbehave(&guest, ABORT);
         until(|| house.status().worker.restarts == nth + 1);
     }
-    assert!(house.events("backoff").len() >= 4);
+    assert!(!house.events("backoff").is_empty());
     assert_eq!(guest.frontend.get_vring_base(0).unwrap(), 100);
 }
 

@@ -16,6 +16,8 @@ pub mod neighbour;
 pub mod patience;
 pub mod peers;
 pub mod pingpong;
+#[allow(clippy::panic)]
+pub mod silence;
 pub mod switch;
 pub mod testpmd;
 pub mod vm;

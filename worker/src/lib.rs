@@ -21,10 +21,12 @@ mod fdb;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
 mod guest;
+mod head;
 mod hold;
 mod lease;
 #[path = "lease/tests.rs"]
 mod lease_tests;
+mod mapper;
 #[cfg(test)]
 mod models;
 mod notify;
@@ -89,7 +91,7 @@ fn run(args: Args) -> Result<Over, String> {
     let team = Team::new(args.threads).map_err(words("epoll"))?;
     team.notify(0).watch_control(&control).map_err(words("epoll"))?;
     Slice::SHORT.ask_for();
-    let achieved = confine::worker(|| team.muster(args.cpus.as_ref()))?;
+    let achieved = confine::worker(confine::memory(args.threads), || team.muster(args.cpus.as_ref()))?;
     let room = Room::new();
 
     let start = match first(&mut control, team) {

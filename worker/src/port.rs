@@ -58,6 +58,8 @@ pub struct Ring {
     pub fault: Option<RingFault>,
     /// Where kicks come in.
     pub kick: Option<OwnedFd>,
+    /// They wake the ring's thread.
+    pub is_watched: bool,
     /// Where to signal the guest.
     pub call: Option<OwnedFd>,
     /// What it cost to publish it the last time, see [`crate::cost`].
@@ -193,6 +195,12 @@ impl Port {
     pub fn make_ring(&self, ring: u16) -> Option<&Leased<Ring>> {
         let pair = self.pairs.get(usize::from(ring / 2))?;
         pair.get_or_init(|| Box::new(std::array::from_fn(|_| Leased::new(Ring::default())))).get(usize::from(ring % 2))
+    }
+
+    /// The rings of the queue pairs that were ever used.
+    pub fn used(&self) -> impl Iterator<Item = u16> {
+        let pairs = (0..).zip(&self.pairs).filter(|(_, pair)| pair.get().is_some());
+        pairs.flat_map(|(pair, _)| [2 * pair, 2 * pair + 1])
     }
 
     /// The receive ring for frames of `flow`, which stay in order.

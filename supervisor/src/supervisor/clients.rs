@@ -16,6 +16,7 @@ use crate::budget::Holdings;
 use crate::listener::{Caller, PAUSE, Peer};
 use crate::port::{Input, Port};
 use crate::session::{Refused, Step};
+use crate::status::NO_MEMORY;
 use crate::worker::Waiter;
 
 /// Callers that are let in before the clients' turn.
@@ -75,6 +76,14 @@ impl Supervisor {
 
     fn admit(&mut self, peer: Peer) {
         let pid = peer.pid;
+        if !self.door.knows(&peer) {
+            let (uid, owner) = (peer.uid, self.door.owner());
+            let message = format!(
+                "client {pid} of user {uid} turned away: this switch serves user {owner} and root, whatever the mode of its \
+                 socket; start the guest as user {owner}, or run a switch as user {uid}"
+            );
+            return self.events.say_of(None, "refuse", message);
+        }
         let Some(slot) = self.slots.free_slot() else {
             self.events.say_of(None, "refuse", format!("client {pid} turned away: all {MAX_PORTS} ports are taken"));
             return;
@@ -93,11 +102,12 @@ impl Supervisor {
         if quarantine.is_none() {
             self.order(port.session.replay(), Waiter::Session(slot));
         }
+        port.session.count_lingering(self.budget.lingering.of_another());
         port.held = port.session.record().holdings();
         self.budget.change(Holdings::NONE, port.held);
         self.slots.insert(port);
         if let Some(until) = quarantine {
-            self.confine_port(slot, until);
+            self.confine_port(slot, until, None);
         }
     }
 
@@ -118,7 +128,7 @@ impl Supervisor {
             }
             let Some(port) = self.slots.port(slot).filter(|port| !port.session.is_waiting()) else { break };
             port.session.offer(offers);
-            port.session.allow(self.budget.allowance(port.held));
+            port.session.allow(self.budget.allowance(port.held, &port.session.record().lingering));
             let outcome = match port.receive() {
                 Ok(Input::Message(message)) => port.session.request(message, &Kernel),
                 Ok(Input::Part) => continue,
@@ -128,8 +138,14 @@ impl Supervisor {
             };
             self.budget.change(port.held, port.session.record().holdings());
             port.held = port.session.record().holdings();
+            if port.session.record().lacks_memory() && !std::mem::replace(&mut port.told_of_memory, true) {
+                self.events.say_of(port.who, "no_memory", format!("p{slot}: {NO_MEMORY}"));
+            }
             match outcome {
-                Ok(step) => self.take_step(slot, step),
+                Ok(step) => {
+                    self.judge(slot);
+                    self.take_step(slot, step);
+                }
                 Err(refused) => self.refuse(slot, refused),
             }
             if self.put_aside() > 0
@@ -196,27 +212,28 @@ impl Supervisor {
         let _ = self.epoll.delete(&port);
         self.budget.change(port.held, Holdings::NONE);
         self.events.say_of(port.who, "detach", format!("p{slot}: process {} {how}", port.who.pid));
-        let orders = vec![Command::PortRemove { port: slot }.into(), Command::Barrier.into()];
+        let orders = vec![port.session.record().port_remove(), Command::Barrier.into()];
         if port.quarantine.is_some() || !self.order(orders, Waiter::Leaving(slot)) {
             self.slots.release(slot);
         }
     }
 
     /// Sends away every client whose memory files have become too short: a worker that touches them dies. Asked of the
-    /// kernel after each death, so nothing depends on what a dying worker wrote.
-    pub(super) fn recheck_memory(&mut self) {
+    /// kernel after each death, so nothing depends on what a dying worker wrote. Returns whether there were any.
+    pub(super) fn recheck_memory(&mut self) -> bool {
         let truncated = |port: &Port| {
             let found = port.session.record().memory.iter().find_map(|memory| memory.truncated(&Kernel));
-            found.map(|reason| (port.who.slot, reason))
+            found.map(|reason| (port.who.slot, port.holder(), reason))
         };
-        let offenders: Vec<(u16, Refuse)> = self.slots.ports().filter_map(truncated).collect();
-        for (slot, reason) in offenders {
-            let pid = self.slots.port(slot).map(|port| port.who.pid);
+        let offenders: Vec<_> =
+            self.slots.ports().filter(|port| port.quarantine.is_none()).filter_map(truncated).collect();
+        let found = !offenders.is_empty();
+        let mut blamed = Vec::new();
+        for (slot, holder, reason) in offenders {
             self.refuse(slot, reason.into());
-            if let Some(pid) = pid {
-                self.blame_process(pid);
-            }
+            self.blame_once(&mut blamed, holder, true);
         }
+        found
     }
 
     pub(super) fn expire_clients(&mut self, now: Instant) {

@@ -25,16 +25,13 @@ use super::{LINK, STDERR, Supervisor};
 use crate::cpu_time::Moment;
 use crate::crash::{Death, Scene, culprit};
 use crate::record::Order;
-use crate::spawner::Program;
+use crate::spawner::{Answer, Program};
+use crate::starts::Starts;
 use crate::watchdog::Watchdog;
 use crate::worker::{Cradle, Waiter, Worker};
 
 /// A life that counts as one: a worker that lived longer ends a row of crashes.
 const LIFE_MIN: Duration = Duration::from_millis(100);
-/// Crashes in a row that are followed by a start at once.
-const QUICK_STARTS: u32 = 10;
-/// The longest delay before a start.
-const DELAY_MAX: Duration = Duration::from_secs(1);
 /// How long after a death the next standby is started. Its start takes a processor for a millisecond or two, and all that
 /// waited meanwhile in the rings comes first.
 const BREATH: Duration = Duration::from_millis(10);
@@ -54,6 +51,7 @@ pub struct Life {
     restarts: u64,
     last_death: Option<String>,
     crashes_in_a_row: u32,
+    starts: Starts,
     next_start: Option<Instant>,
     died: Option<(Instant, Option<Pid>)>,
     /// Children whose death came before the spawner told whose it was.
@@ -83,6 +81,7 @@ impl Life {
             restarts: 0,
             last_death: None,
             crashes_in_a_row: 0,
+            starts: Starts::new(Instant::now()),
             next_start: None,
             died: None,
             early_deaths: Vec::new(),
@@ -155,6 +154,12 @@ impl Supervisor {
         if !serves || !wanted || self.ending.is_some() {
             return;
         }
+        let now = Instant::now();
+        let due = self.life.starts.due(now);
+        if due > now {
+            self.life.standby_pause = Some(due);
+            return;
+        }
         match self.bring_up(true, self.handover.program()) {
             Ok(worker) => self.standby = Some(worker),
             Err(error) => self.no_standby(self.handover.program(), &format!("could not be started: {error}")),
@@ -163,6 +168,7 @@ impl Supervisor {
 
     /// Asks for a worker and tells it everything.
     pub(super) fn bring_up(&mut self, standby: bool, program: Program) -> io::Result<Worker> {
+        self.life.starts.take(Instant::now());
         let other = if standby { &self.worker } else { &self.standby };
         let lane = u8::from(other.as_ref().is_some_and(|worker| worker.lane == 0));
         if let Some(own) = self.ledger.lanes.get(usize::from(lane)) {
@@ -174,7 +180,7 @@ impl Supervisor {
         // One that is to serve at once waits as well, until it has been told of all ports: a frame from the first of
         // them must not meet a switch that has not heard of the second.
         let command = Command::Start { settings: self.life.settings, lane, standby: true };
-        worker.teach([Order { command, fd: Some(self.ledger_fd.clone()) }], &mut cradle);
+        worker.teach([Order::with_fd(command, self.ledger_fd.clone())], &mut cradle);
         for port in self.slots.ports().filter(|port| port.quarantine.is_none()) {
             worker.teach(port.session.replay(), &mut cradle);
         }
@@ -198,7 +204,7 @@ impl Supervisor {
         // Who waits for the position of a ring waits for this worker now, which has to start the ring for that.
         for port in self.slots.ports().filter(|port| port.session.is_waiting() && port.quarantine.is_none()) {
             let slot = port.who.slot;
-            worker.order([Command::PortRemove { port: slot }.into()], Waiter::Nobody);
+            worker.order([port.session.record().port_remove()], Waiter::Nobody);
             worker.order(port.session.replay(), Waiter::Session(slot));
         }
     }
@@ -225,7 +231,8 @@ impl Supervisor {
     /// The spawner says which process a worker is.
     pub(super) fn hear_spawner(&mut self) {
         let answer = match self.spawner.answer() {
-            Ok(Some(answer)) => answer,
+            Ok(Some(Answer::Worker(answer))) => answer,
+            Ok(Some(Answer::Log(log))) => return self.take_log(log),
             Ok(None) => return,
             Err(_) => {
                 self.over = Some(Err("the spawner is gone, so no worker can be started any more".to_string()));
@@ -329,6 +336,7 @@ impl Supervisor {
         // It may have been quicker than the spawner's word; then this is done when that comes.
         let Some(now) = worker.pid.map(Pid::as_raw) else { return };
         worker.took_over = false;
+        self.life.starts.succeeded();
         // It says that it wakes; but as long as there is traffic it may never have slept since it was promoted.
         if let Some(lane) = self.ledger.lanes.get(usize::from(worker.lane)) {
             self.watchdog.watch(lane, Moment::of(worker.pid));
@@ -385,7 +393,7 @@ impl Supervisor {
         let Some(worker) = &mut self.worker else { return };
         let Some(lane) = self.ledger.lanes.get(usize::from(worker.lane)) else { return };
         let scene = Scene::new(lane, self.hung);
-        let death = Death::read(status, scene, worker.doom());
+        let mut death = Death::read(status, scene, worker.doom());
         let culprit = culprit(status, scene, self.hung.is_some());
         // It may have left just now; its slot is still its own.
         let culprit = culprit.and_then(|slot| Some((slot, self.slots.holder(slot)?)));
@@ -394,7 +402,9 @@ impl Supervisor {
         let number = worker.lane;
         self.drain_reports();
         self.read_stderr(number);
-        let Some(worker) = self.worker.take() else { return };
+        let Some(mut worker) = self.worker.take() else { return };
+        // Who closes a file last may have to give much back: when the next worker serves, at the earliest.
+        let _later = worker.let_go();
         (self.watchdog, self.hung, self.jammed) = (Watchdog::new(self.threads.into()), None, false);
         if self.handover.predecessor_died() {
             drop(worker);
@@ -404,23 +414,31 @@ impl Supervisor {
             return self.replace_worker();
         }
         self.worker_died_unplanned(pid.unwrap_or(Pid::from_raw(0)), worker.program);
-        self.life.died.get_or_insert((when, pid));
+        if self.life.died.replace(self.life.died.unwrap_or((when, pid))).is_some() {
+            // It has not taken over from the one before.
+            self.life.starts.failed(when);
+        }
         let number = pid.and_then(|pid| u32::try_from(pid.as_raw()).ok());
-        let crash = self.chronicle.died(when, (number, worker.asked.elapsed()), &death);
+        let mut crash = self.chronicle.died(when, (number, worker.asked.elapsed()), &death);
         if worker.serving.is_some_and(|since| since.elapsed() >= LIFE_MIN) {
             self.life.crashes_in_a_row = 0;
         }
+        let last_words = worker.last_line().map_or(String::new(), |line| format!("; its last words: {line}"));
         drop(worker);
         self.excuse_all();
-        let left = culprit.filter(|(slot, _)| self.slots.port(*slot).is_none());
-        self.recheck_memory();
-        self.send_away_jammers(true);
-        match (culprit, left) {
-            (_, Some((_, pid))) => self.blame_process(pid),
-            (Some((slot, _)), None) => self.blame(slot),
-            (None, None) => {}
+        let left = culprit.is_some_and(|(slot, _)| self.slots.port(slot).is_none());
+        // What the kernel says of files comes before what the dead worker said. Who can be told by that has done it, and
+        // nobody else.
+        let truncated = self.recheck_memory();
+        let found = self.send_away_jammers(true) || truncated;
+        let by_memory = death.fault.as_ref().is_some_and(|fault| fault.port.is_some());
+        match culprit.filter(|_| !found) {
+            Some((_, holder)) if left => self.blame_process(holder, by_memory),
+            Some((slot, _)) => self.blame(slot, by_memory),
+            None => {}
         }
-        self.plan_start(&death.words);
+        self.plan_start(&(death.words.clone() + &last_words));
+        self.suspect_shortage(status, &mut death, &mut crash);
         self.say_crash(&crash);
         self.life.last_death = Some(death.words);
     }
@@ -452,35 +470,42 @@ impl Supervisor {
         self.say_crash(&crash);
         self.life.last_death = Some(format!("could not be started: {why}"));
         self.life.died.get_or_insert((Instant::now(), None));
+        self.life.starts.failed(Instant::now());
         self.plan_start(why);
     }
 
     fn plan_start(&mut self, why: &str) {
         if !self.life.served {
-            self.over = Some(Err(format!("the first worker did not come up: {why}")));
+            let worker = self.worker_path.display();
+            self.over = Some(Err(format!("the first worker did not come up: {why} ({worker})")));
             return;
         }
         let crashes = self.life.crashes_in_a_row.saturating_add(1);
         self.life.crashes_in_a_row = crashes;
-        match crashes.checked_sub(QUICK_STARTS) {
-            None => self.replace_worker(),
-            Some(more) => {
-                let delay = Duration::from_millis(1 << more.min(10)).min(DELAY_MAX);
-                let ms = delay.as_millis();
-                let message = format!("{crashes} workers died in a row; the next starts in {ms} ms");
-                self.events.say_with("backoff", message, json!({ "crashes": crashes, "delay_ms": ms as u64 }));
-                self.life.next_start = Some(Instant::now() + delay);
-            }
+        let now = Instant::now();
+        let delay = self.life.starts.due(now).saturating_duration_since(now);
+        if !delay.is_zero() {
+            let ms = delay.as_micros().div_ceil(1000);
+            let message = format!("{crashes} workers died in a row; the next starts in {ms} ms");
+            self.events.say_with("backoff", message, json!({ "crashes": crashes, "delay_ms": ms as u64 }));
         }
+        self.replace_worker();
     }
 
-    /// Lets the worker on standby serve; without one, starts another worker.
+    /// Lets the worker on standby serve, whatever came before; without one, starts another worker as soon as one may be.
     fn replace_worker(&mut self) {
-        if self.dismiss_unproven() {
-            return self.start_worker();
-        }
-        let standby = self.standby.take().filter(|worker| worker.doom().is_none() && !worker.has_hung_up());
-        let Some(mut worker) = standby else { return self.start_worker() };
+        let standby = match self.dismiss_unproven() {
+            true => None,
+            false => self.standby.take().filter(|worker| worker.doom().is_none() && !worker.has_hung_up()),
+        };
+        let Some(mut worker) = standby else {
+            let now = Instant::now();
+            let due = self.life.starts.due(now);
+            return match due <= now {
+                true => self.start_worker(),
+                false => self.life.next_start = Some(due),
+            };
+        };
         self.life.next_start = None;
         self.promote(&mut worker);
         self.worker = Some(worker);

@@ -84,6 +84,10 @@ impl Supervisor {
                 None => Ok(()),
             },
             ReportKind::RingFault => self.ring_fault(report),
+            ReportKind::Unmapped => {
+                worker.unmapped(report.seq)?;
+                Ok(())
+            }
             ReportKind::Busy => {
                 let lane = self.ledger.lanes.get(usize::from(worker.lane));
                 if !lane.is_some_and(|lane| self.watchdog.wake(lane, Moment::of(worker.pid))) {
@@ -120,6 +124,10 @@ impl Supervisor {
             },
             ReportKind::RingStopped => {
                 worker.count_idle_report();
+                Ok(())
+            }
+            ReportKind::Unmapped => {
+                worker.unmapped(report.seq)?;
                 Ok(())
             }
             ReportKind::RingFault | ReportKind::Busy => Err(Breach("it served while on standby")),

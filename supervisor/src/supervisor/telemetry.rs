@@ -1,8 +1,10 @@
 //! What the supervisor tells of itself beyond its status: crashes as events, and metrics.
 
+use std::fs::File;
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
+use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use serde_json::json;
 use sv3::status::Crash;
@@ -10,6 +12,9 @@ use sv3::status::Crash;
 use super::{HTTP, Supervisor};
 use crate::crash;
 use crate::http::Http;
+
+/// Fewer ports than this are worth a word at the start.
+const PORTS_FEW: usize = 64;
 
 impl Supervisor {
     /// The event of a crash.
@@ -22,6 +27,36 @@ impl Supervisor {
         }
         let (message, fields) = crash::event(crash);
         self.events.say_with("crash", message, fields);
+    }
+
+    /// Asks for the log once more: somebody has renamed it. This process can open nothing itself.
+    pub(super) fn reopen_log(&mut self) {
+        if let Err(error) = self.spawner.reopen() {
+            self.events.say("log", format!("the log cannot be opened anew, and goes on in the old file: {error}"));
+        }
+    }
+
+    /// The log is here, or will not come.
+    pub(super) fn take_log(&mut self, log: Result<File, Errno>) {
+        let message = match log {
+            Ok(file) => {
+                self.events.replace_log(file);
+                "the log was opened anew, after SIGHUP".to_string()
+            }
+            Err(errno) => format!("the log cannot be opened anew, and goes on in the old file: {}", errno.desc()),
+        };
+        self.events.say("log", message);
+    }
+
+    /// Says how few clients the limit of open files is good for.
+    pub(super) fn say_few_files(&mut self) {
+        let (files, ports) = (self.budget.files(), self.budget.ports());
+        if ports < PORTS_FEW {
+            let message = format!(
+                "{files} open files are good for some {ports} ports: raise the hard limit (`ulimit -Hn`, LimitNOFILE= of a unit)"
+            );
+            self.events.say_with("few_files", message, json!({ "files": files, "ports": ports }));
+        }
     }
 
     /// The switch in numbers.

@@ -31,7 +31,8 @@ impl Supervisor {
                 pid: worker.ready_pid()?,
                 landlock_abi: worker.ready?,
                 policy: digest(worker.policy),
-                threads: self.threads.into(),
+                // One moves no frames.
+                threads: usize::from(self.threads) + 1,
                 fds: self.fds_of(worker),
             })
         });
@@ -81,6 +82,13 @@ impl Supervisor {
             let pid = worker.pid.map_or("that is being born".to_string(), |pid| pid.to_string());
             add(&worker.link.as_fd(), "socket", format!("worker {pid}"));
             add(&worker.stderr.as_fd(), "pipe", format!("stderr of worker {pid}"));
+            for file in worker.taken_files() {
+                add(
+                    &file.as_fd(),
+                    "memory",
+                    format!("memory that was taken away from worker {pid} and is mapped there still"),
+                );
+            }
         }
         for port in self.slots.ports() {
             fds_of_port(port, &mut add);
@@ -96,13 +104,14 @@ impl Supervisor {
         add("socket", "the same, for reading and writing".to_string());
         add("null", "stdout".to_string());
         add("pipe", "stderr, to the supervisor".to_string());
-        match self.threads {
-            1 => add("eventpoll", "the loop".to_string()),
-            threads => (0..threads).for_each(|number| {
-                add("eventpoll", format!("the loop of thread {number}"));
-                add("eventfd", format!("nudges of thread {number} by the others"));
-            }),
+        for number in 0..self.threads {
+            add("eventpoll", format!("the loop of thread {number}"));
+            add("eventpoll", format!("the loop of thread {number} on standby"));
+            add("eventfd", format!("nudges of thread {number} by the others"));
         }
+        add("eventpoll", "the loop of the thread that maps and unmaps".to_string());
+        add("eventpoll", "a second one of it, not in use".to_string());
+        add("eventfd", "nudges of that thread by the others".to_string());
         let known = |port: &&Port| port.quarantine.is_none() && worker.lacks(port.who.slot).is_none();
         for port in self.slots.ports().filter(known) {
             let slot = port.who.slot;

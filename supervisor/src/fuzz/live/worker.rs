@@ -22,6 +22,8 @@ pub struct Fake {
     frame: Vec<u8>,
     /// An order whose fd is still to come.
     partial: Option<Envelope>,
+    /// The last order that took memory away, until that has been said to be unmapped.
+    lingers: Option<u64>,
 }
 
 impl Fake {
@@ -29,12 +31,16 @@ impl Fake {
     pub fn new(pid: i32, socket: OwnedFd) -> Fake {
         let socket = UnixStream::from(socket);
         socket.set_nonblocking(true).unwrap();
-        Fake { pid, lane: 0, socket, frame: Vec::new(), partial: None }
+        Fake { pid, lane: 0, socket, frame: Vec::new(), partial: None, lingers: None }
     }
 
     /// Obeys up to so many orders; how many there were.
     pub fn obey(&mut self, most: usize) -> usize {
-        (0..most).map_while(|_| self.receive().map(|envelope| self.answer(&envelope))).count()
+        let count = (0..most).map_while(|_| self.receive().map(|envelope| self.answer(&envelope))).count();
+        if let Some(seq) = self.lingers.take() {
+            self.write(&Report::new(ReportKind::Unmapped, seq).to_bytes());
+        }
+        count
     }
 
     fn answer(&mut self, envelope: &Envelope) {
@@ -48,18 +54,22 @@ impl Fake {
             Command::RingStop { port, ring } => {
                 Report { port, ring, value: 7, ..Report::new(ReportKind::RingStopped, seq) }
             }
+            Command::MemoryCommit { .. } | Command::RegionRemove { .. } | Command::PortRemove { .. } => {
+                self.lingers = Some(seq);
+                return;
+            }
             _ => return,
         };
-        self.say(&report.to_bytes());
+        self.write(&report.to_bytes());
     }
 
     /// Says something that it was not asked for.
     pub fn lie(&mut self, input: &mut Input<'_>) {
         let octets = input.take(Report::SIZE).to_vec();
-        self.say(&octets);
+        self.write(&octets);
     }
 
-    fn say(&mut self, octets: &[u8]) {
+    fn write(&mut self, octets: &[u8]) {
         // One that has been killed speaks to nobody.
         let _ = self.socket.write_all(octets);
     }

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use sv3::ipc::{Settings, VERSION};
@@ -61,10 +61,12 @@ impl Live {
             blame: 3,
             chaos: None,
             // To see what happens in an input.
-            log: std::env::var_os("SV3_FUZZ_LOG").is_none().then_some(null),
+            log: std::env::var_os("SV3_FUZZ_LOG").is_none().then(|| (null, "/dev/null".into())),
             http: None,
             require_landlock: 0,
             announcement: String::new(),
+            signals: SigSet::empty(),
+            worker_path: "/nowhere".into(),
         })
         .unwrap();
         supervisor.start_worker();
@@ -131,7 +133,8 @@ impl Live {
         let slots = &self.supervisor.slots;
         assert!(slots.taken().is_empty() && slots.leaving() == 0, "slots are lost");
         assert_eq!(slots.free_slot(), Some(0));
-        assert_eq!(self.supervisor.budget.held(), Holdings::NONE, "the budget is wrong");
+        let budget = &self.supervisor.budget;
+        assert_eq!((budget.held(), budget.lingering.all()), (Holdings::NONE, 0), "the budget is wrong");
     }
 }
 
