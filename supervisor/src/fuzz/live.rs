@@ -70,7 +70,7 @@ impl House {
             0 | 1 if self.clients.len() < CLIENTS => self.clients.push(Client::connect(self.live.door())),
             0..8 => {
                 let Some(client) = some(&mut self.clients, input) else { return };
-                client.say(input, files);
+                client.speak(input, files);
             }
             8 => {
                 if !self.clients.is_empty() {

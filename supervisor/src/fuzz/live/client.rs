@@ -101,7 +101,7 @@ impl Client {
     }
 
     /// Begins to say something, or goes on. Octets: how many are said now (1), the message.
-    pub fn say(&mut self, input: &mut Input<'_>, files: &Files) {
+    pub fn speak(&mut self, input: &mut Input<'_>, files: &Files) {
         let cut = usize::from(input.u8());
         if self.unsaid.is_empty()
             && let Some((code, octets, count)) = request(input)
