@@ -190,6 +190,6 @@ impl Client {
         let answers = self.heard.chunks(20).map(|answer| u32::from_ne_bytes(*answer.first_chunk().unwrap()));
         let answers: Vec<u32> = answers.collect();
         let wanted = [Code::SET_VRING_ENABLE.id(), Code::GET_VRING_BASE.id()].repeat(self.asked);
-        assert!(answers == wanted && self.heard.len() % 20 == 0, "the honest client was answered {answers:?}");
+        assert!(answers == wanted && self.heard.len().is_multiple_of(20), "the honest client was answered {answers:?}");
     }
 }
