@@ -403,14 +403,12 @@ impl Postponed {
     /// into `to`, whose lines are asked for now. `None`: there is no room, or the chain is no longer than a head.
     #[inline(always)]
     pub fn new(hdr: (u64, u32), from: &GuestSlice<'_>, to: &GuestSlice<'_>, head: &Head) -> Option<Postponed> {
-        let len = from.len.checked_sub(HEAD_LEN).filter(|_| from.len <= to.len)?.try_into().ok()?;
+        // A descriptor tells no more octets than a u32 does.
+        let len = from.len.checked_sub(HEAD_LEN).filter(|_| from.len <= to.len)? as u32;
         to.prefetch_to_write(from.len);
         Some(Postponed { hdr, len, from: from.ptr.wrapping_add(HEAD_LEN).cast_const(), to: to.ptr, head })
     }
 }
-
-/// The part of a head's second word that is the frame's: what is behind [`NET_HDR_LEN`] octets.
-const FRAME_HALF: u64 = u64::MAX << (8 * (NET_HDR_LEN - 8));
 
 impl Later {
     /// Room for `copies` copies.
@@ -452,12 +450,10 @@ impl Later {
             // SAFETY: `wait_for` was told that both are still mapped, and that the head is there; `Postponed::new` saw that a
             // head and `len` octets lie in both.
             unsafe {
-                let [_, second, third, fourth] = (**head).0;
-                // The net header ends in the middle of the second word.
-                let second = u64::from(hdr.1) | u64::from_le(second) & FRAME_HALF;
-                for (at, word) in [hdr.0.to_le(), second.to_le(), third, fourth].into_iter().enumerate() {
-                    to.cast::<u64>().add(at).write_unaligned(word);
-                }
+                to.cast::<u64>().write_unaligned(hdr.0.to_le());
+                to.add(8).cast::<u32>().write_unaligned(hdr.1.to_le());
+                let head = head.cast::<u8>();
+                std::ptr::copy_nonoverlapping(head.add(NET_HDR_LEN), to.add(NET_HDR_LEN), HEAD_LEN - NET_HDR_LEN);
                 copy(*from, to.add(HEAD_LEN), *len as usize);
             }
             pass(Point::Copied);
