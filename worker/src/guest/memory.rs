@@ -45,9 +45,15 @@ unsafe impl Send for Mapping {}
 // SAFETY: as above; nothing of it changes.
 unsafe impl Sync for Mapping {}
 
-impl Mapping {
+/// A region that is mapped, of which nobody knows yet. Neither makes nor frees what the allocator would have to see to.
+pub struct Bare {
+    region: Region,
+    map: MmapRaw,
+}
+
+impl Bare {
     /// Maps a region that the supervisor found to lie inside of its file. The fd is closed.
-    pub fn new(port: u16, region: Region, fd: OwnedFd) -> io::Result<Mapping> {
+    pub fn new(region: Region, fd: OwnedFd) -> io::Result<Bare> {
         let overflow = || io::Error::from_raw_os_error(libc::EOVERFLOW);
         let block = region.block.max(PAGE);
         let lead = region.offset % block;
@@ -55,10 +61,19 @@ impl Mapping {
             region.size.checked_add(lead).and_then(|n| n.checked_next_multiple_of(block)).ok_or_else(overflow)?;
         let length = usize::try_from(length).map_err(|_| overflow())?;
         let map = MmapOptions::new().offset(region.offset - lead).len(length).map_raw(fd.as_raw_fd())?;
-        // SAFETY: `lead` is below `block`, hence below the mapping's length.
+        Ok(Bare { region, map })
+    }
+}
+
+impl Mapping {
+    /// Makes a region of `port` known.
+    pub fn new(port: u16, bare: Bare) -> Mapping {
+        let Bare { region, map } = bare;
+        let lead = region.offset % region.block.max(PAGE);
+        // SAFETY: `lead` is below the block size, hence below the mapping's length: see `Bare::new`.
         let host = unsafe { map.as_mut_ptr().add(lead as usize) };
         let watch = crash::watch(host as u64, region.size, port, region.guest_addr);
-        Ok(Mapping { region, host, watch, map })
+        Mapping { region, host, watch, map }
     }
 
     fn holds(&self, guest_addr: u64) -> bool {
@@ -87,7 +102,7 @@ impl Mapping {
     }
 }
 
-/// A mapping in which nothing is looked up any more, on its way back to the kernel.
+/// A mapping in which nothing is looked up any more, on its way back to the kernel. The allocator has nothing to do with it.
 pub struct Remains {
     at: *mut u8,
     left: usize,
