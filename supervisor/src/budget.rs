@@ -2,7 +2,11 @@
 //!
 //! Fds are scarce in the supervisor, where `RLIMIT_NOFILE` is low, and mappings in the worker, where `vm.max_map_count`
 //! bounds them. A client may take of either as long as it holds no more than is left for all others, so that whatever some
-//! have taken, as much as the greediest of them has is still there. Replacing what one holds is always possible.
+//! have taken, as much as the greediest of them has is still there. A process may take three quarters of what it has and is
+//! left, over all its connections. The last eighth is for those who need little: [`FIRST`] for each connection, and the
+//! last half of that for processes that hold no more than that. Replacing what one holds is always possible.
+
+use std::collections::HashMap;
 
 use nix::sys::resource::{Resource, getrlimit};
 
@@ -14,6 +18,9 @@ const NEXT: usize = 320;
 /// Regions of all clients together: half of 65,530 mappings, which is the kernel's default, since a table is replaced by
 /// mapping the new one beside the old one; less what the worker itself takes.
 const REGIONS: usize = 32_000;
+
+/// What a guest needs that has two rings: files and regions.
+const FIRST: usize = 16;
 
 /// What a client holds, or what there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +43,8 @@ impl Holdings {
 pub struct Budget {
     limit: Holdings,
     held: Holdings,
+    /// By process.
+    of: HashMap<i32, Holdings>,
     reserve: usize,
 }
 
@@ -48,16 +57,16 @@ impl Budget {
 
     fn of(fds: usize) -> Budget {
         let reserve = RESERVE.min(fds / 4);
-        Budget { limit: Holdings { fds: fds.saturating_sub(reserve), regions: REGIONS }, held: Holdings::NONE, reserve }
+        let limit = Holdings { fds: fds.saturating_sub(reserve), regions: REGIONS };
+        Budget { limit, held: Holdings::NONE, of: HashMap::new(), reserve }
     }
 
-    /// What a client that holds `own` may hold at most now.
-    pub fn allowance(&self, own: Holdings) -> Holdings {
-        // Half of what it has and is free: then as much as it has is left.
-        let share = |limit: usize, held: usize, own: usize| own.max((own + limit.saturating_sub(held)) / 2);
+    /// What a connection of process `pid` that holds `own` may hold at most now.
+    pub fn allowance(&self, pid: i32, own: Holdings) -> Holdings {
+        let all = self.of.get(&pid).copied().unwrap_or(own);
         Holdings {
-            fds: share(self.limit.fds, self.held.fds, own.fds),
-            regions: share(self.limit.regions, self.held.regions, own.regions),
+            fds: share((self.limit.fds, self.held.fds), (all.fds, own.fds)),
+            regions: share((self.limit.regions, self.held.regions), (all.regions, own.regions)),
         }
     }
 
@@ -66,39 +75,74 @@ impl Budget {
         backlog > self.reserve.saturating_sub(NEXT).max(self.reserve / 4)
     }
 
-    /// A client that held `before` holds `now`.
-    pub fn change(&mut self, before: Holdings, now: Holdings) {
+    /// A connection of process `pid` that held `before` holds `now`.
+    pub fn change(&mut self, pid: i32, before: Holdings, now: Holdings) {
         let change = |held: usize, before: usize, now: usize| held.saturating_sub(before).saturating_add(now);
-        self.held.fds = change(self.held.fds, before.fds, now.fds);
-        self.held.regions = change(self.held.regions, before.regions, now.regions);
+        for held in [&mut self.held, self.of.entry(pid).or_insert(Holdings::NONE)] {
+            held.fds = change(held.fds, before.fds, now.fds);
+            held.regions = change(held.regions, before.regions, now.regions);
+        }
+        if self.of.get(&pid) == Some(&Holdings::NONE) {
+            self.of.remove(&pid);
+        }
     }
+}
+
+/// What a connection may have that has `own` and whose process has `all`, where `held` of `limit` is taken.
+fn share((limit, held): (usize, usize), (all, own): (usize, usize)) -> usize {
+    let free = limit.saturating_sub(held);
+    let common = free.saturating_sub(limit / 8);
+    // Half of what it has and is free: then as much as it has is left.
+    let connection = own.saturating_add(common) / 2;
+    let process = (all.saturating_add(common) / 4 * 3).saturating_sub(all.saturating_sub(own));
+    let few = if all <= FIRST { free } else { free.saturating_sub(limit / 16) };
+    let first = own.saturating_add(FIRST.saturating_sub(own).min(few));
+    own.max(connection.min(process)).max(first)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn fds(fds: usize) -> Holdings {
+        Holdings { fds, regions: 0 }
+    }
+
     #[test]
     fn whatever_the_greedy_take_as_much_as_one_of_them_has_is_left() {
         let mut budget = Budget::of(1333);
-        let mut free = 1000;
-        for _ in 0..6 {
-            let allowed = budget.allowance(Holdings::NONE);
-            assert_eq!(allowed.fds, free / 2);
-            budget.change(Holdings::NONE, allowed);
-            assert!(budget.allowance(allowed) == allowed || budget.allowance(allowed).fds == allowed.fds + 1);
-            free -= free / 2;
+        let mut common = 875;
+        for pid in 0..5 {
+            let allowed = budget.allowance(pid, Holdings::NONE).fds;
+            assert_eq!(allowed, common / 2);
+            budget.change(pid, Holdings::NONE, fds(allowed));
+            assert!((0..2).contains(&(budget.allowance(pid, fds(allowed)).fds - allowed)));
+            common -= allowed;
         }
-        let all = Holdings { fds: 1000, regions: 3 };
-        budget.change(all, Holdings::NONE);
-        assert_eq!(budget.allowance(Holdings::NONE).fds, 500);
+        budget.change(9, Holdings::NONE, fds(common));
+        assert_eq!(budget.allowance(77, Holdings::NONE).fds, FIRST, "there is something for who needs little");
+        budget.change(9, fds(common), Holdings::NONE);
+        assert_eq!(budget.of.len(), 5);
+    }
+
+    #[test]
+    fn a_process_leaves_something_whatever_the_number_of_its_connections() {
+        let mut budget = Budget::of(1333);
+        let mut all = 0;
+        for _ in 0..1000 {
+            let allowed = budget.allowance(7, Holdings::NONE).fds;
+            budget.change(7, Holdings::NONE, fds(allowed));
+            all += allowed;
+        }
+        assert!((900..=1000 - 1000 / 16).contains(&all), "it took {all}");
+        assert_eq!(budget.allowance(8, Holdings::NONE).fds, FIRST);
     }
 
     #[test]
     fn one_who_holds_more_than_there_is_now_keeps_it() {
         let own = Holdings { fds: 40, regions: 2 };
         let mut budget = Budget::of(0);
-        budget.change(Holdings::NONE, own);
-        assert_eq!(budget.allowance(own).fds, 40);
+        budget.change(1, Holdings::NONE, own);
+        assert_eq!(budget.allowance(1, own).fds, 40);
     }
 }

@@ -65,6 +65,8 @@ const CONVERSATIONS: u64 = 0x100;
 /// The door of the metrics, and behind it its conversations.
 const HTTP: u64 = 0x1000;
 const PORTS: u64 = 0x10000;
+/// Those who have no port yet, by serial number, so that what is told of one is never taken for another one's.
+const CALLERS: u64 = 1 << 32;
 
 /// How long the worker may take to end when the switch ends.
 const END_TIME: Duration = Duration::from_millis(500);
@@ -94,6 +96,8 @@ pub struct Supervisor {
     standby: Option<Worker>,
     life: Life,
     handover: Handover,
+    /// Connections so far.
+    connections: u64,
     blames: Blames,
     crowds: Crowds,
     watchdog: Watchdog,
@@ -176,6 +180,7 @@ impl Supervisor {
             standby: None,
             life: Life::new(parts.settings, parts.standby),
             handover: Handover::default(),
+            connections: 0,
             blames: Blames::new(parts.blame),
             crowds: Crowds::new(parts.blame),
             watchdog: Watchdog::new(usize::from(parts.threads)),
@@ -247,6 +252,11 @@ impl Supervisor {
             LINK..STDERR => self.read_reports((token - LINK) as u8),
             UNDERTAKER => self.undertaker.hear(),
             STDERR..CONVERSATIONS => self.read_stderr((token - STDERR) as u8),
+            CALLERS.. => {
+                if let Some(number) = self.slots.caller(token - CALLERS) {
+                    self.serve_client(number, flags);
+                }
+            }
             PORTS.. => self.serve_client(u16::try_from(token - PORTS).unwrap_or(u16::MAX), flags),
             HTTP.. => self.serve_http(token - HTTP),
             CONVERSATIONS.. => self.converse(usize::try_from(token - CONVERSATIONS).unwrap_or(usize::MAX)),
@@ -260,7 +270,7 @@ impl Supervisor {
     /// Until the next deadline; for ever if there is none.
     fn timeout(&self) -> EpollTimeout {
         let worker = [&self.worker, &self.standby].into_iter().flatten().filter_map(Worker::due).min();
-        let messages = self.slots.ports().filter_map(|port| port.message_due()).min();
+        let messages = self.slots.everybody().filter_map(|port| port.message_due()).min();
         let refused =
             [&self.worker, &self.standby].into_iter().flatten().filter_map(|worker| worker.link.refused_until());
         let (refused, closing) = (refused.min(), self.undertaker.due());
@@ -385,6 +395,7 @@ impl Supervisor {
                 cpus: self.cpus.clone(),
             },
             socket: self.door.path().display().to_string(),
+            callers: self.slots.callers().count(),
             ports: self.slots.ports().filter_map(|port| crate::status::port(port, &self.ledger)).collect(),
         }
     }

@@ -11,6 +11,7 @@ pub mod held;
 pub mod honest;
 pub mod image;
 pub mod neighbour;
+pub mod newcomer;
 pub mod patience;
 pub mod peers;
 pub mod pingpong;
