@@ -56,10 +56,9 @@ impl House {
         let honest = Client::connect(live.door());
         let (clients, refused) = (Vec::new(), 0);
         let mut house = House { live, honest, slot: 0, clients, workers, deaths: 0, refused, late: false };
-        house.settle();
-        house.slot = *house.live.taken().first().unwrap();
         house.honest.start_ring(files);
         house.settle();
+        house.slot = *house.live.taken().first().unwrap();
         assert_eq!(house.live.taken(), [house.slot], "an honest client was sent away");
         house
     }
