@@ -10,6 +10,9 @@ pub struct Testimony {
     pub processes: Vec<Witness>,
     /// Process id of the spawner.
     pub spawner_pid: u32,
+    /// Process ids of the undertakers.
+    #[serde(default)]
+    pub undertaker_pids: Vec<u32>,
 }
 
 /// What is told of one process.
@@ -57,7 +60,7 @@ pub struct Audit {
 /// A live process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
-    /// `supervisor`, `spawner`, `worker` or `standby`.
+    /// `supervisor`, `spawner`, `undertaker`, `worker` or `standby`.
     pub role: String,
     /// Process id.
     pub pid: u32,

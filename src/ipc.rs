@@ -1,7 +1,7 @@
 //! What supervisor and worker say to each other, over the worker's stdin (a stream socket).
 //!
 //! Down: a frame is a little-endian u32 length, that many octets of bincode (an [`Envelope`]), then as many fds as
-//! [`Command::fds`] says, each sent by `passfd` in a message of its own. Up: [`Report`]s, 32 octets each, plain
+//! [`Envelope::fds`] says, each sent by `passfd` in a message of its own. Up: [`Report`]s, 32 octets each, plain
 //! little-endian; the supervisor runs no deserializer on what a worker wrote.
 //!
 //! Order is the contract: the worker obeys commands in the order of their `seq` and between two bursts, so a
@@ -18,7 +18,7 @@ pub const FRAME_MAX: usize = 4096;
 /// How long a worker that wakes keeps quiet about it after it said so ([`ReportKind::Busy`]).
 pub const BUSY_QUIET: std::time::Duration = std::time::Duration::from_millis(200);
 /// The protocol's version, checked in [`Command::Start`]: a worker of another version refuses to start.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// A numbered command.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,6 +27,8 @@ pub struct Envelope {
     pub seq: u64,
     /// The command.
     pub command: Command,
+    /// The command's fd, if the worker was born with it: then none follows. Each number is named once.
+    pub inherited: Option<i32>,
 }
 
 /// How the worker runs; the first command's payload.
@@ -186,7 +188,7 @@ pub enum Command {
 }
 
 impl Command {
-    /// How many fds follow the command.
+    /// How many fds belong to the command.
     pub fn fds(&self) -> usize {
         match self {
             Command::Start { .. }
@@ -235,6 +237,11 @@ fn codec() -> impl config::Config {
 }
 
 impl Envelope {
+    /// How many fds follow the frame.
+    pub fn fds(&self) -> usize {
+        if self.inherited.is_some() { 0 } else { self.command.fds() }
+    }
+
     /// The frame without its fds: length prefix and body.
     pub fn encode(&self) -> Result<Vec<u8>, Malformed> {
         let body = bincode::serde::encode_to_vec(self, codec()).map_err(|e| Malformed(e.to_string()))?;
@@ -269,6 +276,10 @@ pub enum ReportKind {
     Failed = 5,
     /// The worker has woken and did not say so for [`BUSY_QUIET`]: its heartbeat is worth a look.
     Busy = 6,
+    /// Everything that the commands up to `seq` took away ([`Command::MemoryCommit`], [`Command::RegionRemove`],
+    /// [`Command::PortRemove`]) is unmapped. Comes in its own time: no barrier waits for it. Each later one has a higher
+    /// `seq`.
+    Unmapped = 7,
 }
 
 /// Why a ring stopped by itself.
@@ -382,8 +393,8 @@ impl Report {
         use ReportKind::*;
         let word = |at: usize| u16::from_le_bytes([b[at], b[at + 1]]);
         let long = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| b[at + i]));
-        let kind =
-            [Ready, Done, RingStopped, RingFault, Failed, Busy].into_iter().find(|kind| *kind as u16 == word(0))?;
+        let all = [Ready, Done, RingStopped, RingFault, Failed, Busy, Unmapped];
+        let kind = all.into_iter().find(|kind| *kind as u16 == word(0))?;
         Some(Report { kind, port: word(2), ring: word(4), seq: long(8), value: long(16), detail: long(24) })
     }
 }
@@ -397,15 +408,16 @@ mod tests {
         let addr = RingAddr { desc: 1 << 40, avail: 2, used: 3 };
         let command = Command::RingStart { port: 7, ring: 3, size: 256, addr, base: 0, run: 1 };
         assert_eq!(command.fds(), 1);
-        let sent = Envelope { seq: 9, command };
+        let sent = Envelope { seq: 9, command, inherited: None };
         let frame = sent.encode().unwrap();
         assert_eq!(u32::from_le_bytes(frame[..FRAME_PREFIX].try_into().unwrap()) as usize, frame.len() - FRAME_PREFIX);
         assert_eq!(Envelope::decode(&frame[FRAME_PREFIX..]).unwrap(), sent);
+        assert_eq!((sent.fds(), Envelope { inherited: Some(7), ..sent }.fds()), (1, 0));
     }
 
     #[test]
     fn a_body_with_something_behind_it_is_malformed() {
-        let mut frame = Envelope { seq: 1, command: Command::Barrier }.encode().unwrap();
+        let mut frame = Envelope { seq: 1, command: Command::Barrier, inherited: None }.encode().unwrap();
         frame.push(0);
         assert!(Envelope::decode(&frame[FRAME_PREFIX..]).is_err());
     }

@@ -4,8 +4,9 @@
 //! (crash record, heartbeats, the clients in hand). All fields are atomics that the worker writes; the supervisor reads them
 //! as hostile numbers: nothing that stands here is used as a length or an address by it, or unchecked as an index. The file
 //! is sparse and sealed against resizing, so that its pages cost memory only when touched and reading never faults.
-//! All zeroes is a valid, empty ledger.
+//! All zeroes is a valid, empty ledger, whose forwarding table has no secret.
 
+use std::hash::{BuildHasher, RandomState};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -38,6 +39,8 @@ pub struct Ledger {
     pub lanes: [Lane; LANES],
     /// Forwarding table; its use is the worker's own affair.
     pub fdb: [FdbLine; FDB_ENTRIES],
+    /// What goes with it.
+    pub fdb_head: FdbHead,
     /// A page for each port.
     pub ports: [PortLine; MAX_PORTS],
     /// What packed rings are about to publish.
@@ -58,8 +61,8 @@ pub struct Lane {
 pub struct Hand {
     /// Grows with each turn of the loop.
     pub heartbeat: AtomicU64,
-    /// 1 while the thread is awake, 0 while it blocks: a heartbeat that stands still while awake is a hang.
-    pub busy: AtomicU32,
+    /// How long the thread has slept, and whether it sleeps now; see [`Hand::rest`].
+    pub rest: AtomicU64,
     /// Slot plus one of the client whose ring is being worked on; 0: none.
     pub port: AtomicU32,
     /// Vring index of it.
@@ -115,6 +118,16 @@ pub struct FdbLine {
     pub key: AtomicU64,
     /// When the address was seen last, in seconds of CLOCK_MONOTONIC.
     pub seen: AtomicU64,
+}
+
+/// What the forwarding table is looked up and kept by.
+#[repr(C, align(4096))]
+pub struct FdbHead {
+    /// The secret of the table's hash, of this ledger alone.
+    pub key: [AtomicU64; 4],
+    /// Lines of the table that each port has. Counted anew by each worker that begins to serve: one that dies may have
+    /// changed a line and not its count.
+    pub held: [AtomicI32; MAX_PORTS],
 }
 
 /// Counters and ring positions of one port.
@@ -178,7 +191,8 @@ impl Lane {
         self.crash.clear();
         for hand in self.hands.iter().take(threads) {
             hand.flights.store(0, Relaxed);
-            for field in [&hand.busy, &hand.port, &hand.ring] {
+            hand.rest.store(0, Relaxed);
+            for field in [&hand.port, &hand.ring] {
                 field.store(0, Relaxed);
             }
         }
@@ -191,7 +205,55 @@ impl Lane {
     }
 }
 
+/// What a thread did with its time, in one word, so that who reads it never sees half of a change. Bit 0: it is awake.
+/// The others: the nanoseconds that it has slept in all; while it sleeps, less those of CLOCK_MONOTONIC at which it fell
+/// asleep. 0 is a thread that has slept ever since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rest(u64);
+
+impl Rest {
+    /// Whether it is awake.
+    pub fn is_awake(self) -> bool {
+        self.0 & 1 != 0
+    }
+
+    /// Nanoseconds that it was awake until `now_ns` of CLOCK_MONOTONIC, counted from no time in particular: only
+    /// differences mean something.
+    pub fn awake_ns(self, now_ns: u64) -> u64 {
+        let until = if self.is_awake() { now_ns } else { 0 };
+        until.wrapping_sub(self.slept())
+    }
+
+    fn slept(self) -> u64 {
+        self.0 & !1
+    }
+}
+
+/// Nanoseconds of each sleep that count as awake: a thread that lies down and gets up uses a processor for that.
+const BED_NS: u64 = 20_000;
+
 impl Hand {
+    /// What the thread does with its time.
+    pub fn rest(&self) -> Rest {
+        Rest(self.rest.load(Relaxed))
+    }
+
+    /// The thread is about to sleep, at `now_ns` of CLOCK_MONOTONIC.
+    #[inline]
+    pub fn fall_asleep(&self, now_ns: u64) {
+        if self.rest().is_awake() {
+            self.rest.store(self.rest().slept().wrapping_sub(now_ns) & !1, Relaxed);
+        }
+    }
+
+    /// The thread is awake again, at `now_ns`, after it fell asleep at `then_ns`.
+    #[inline]
+    pub fn wake_up(&self, then_ns: u64, now_ns: u64) {
+        let before = self.rest().slept().wrapping_add(then_ns);
+        let slept = before.wrapping_add(now_ns.wrapping_sub(then_ns).saturating_sub(BED_NS));
+        self.rest.store(slept | 1, Relaxed);
+    }
+
     /// Notes a burst in the flight recorder.
     #[inline]
     pub fn note_flight(&self, when_ns: u64, slot: u16, ring: u16, chains: u16) {
@@ -298,13 +360,18 @@ impl Crash {
 pub struct LedgerMap(MmapRaw);
 
 impl LedgerMap {
-    /// Makes an empty ledger and maps it. The memfd goes to each worker.
+    /// Makes an empty ledger, with a secret for its forwarding table, and maps it. The memfd goes to each worker.
     pub fn create() -> std::io::Result<(OwnedFd, LedgerMap)> {
         let fd = memfd_create(c"sv3-ledger", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
         nix::unistd::ftruncate(&fd, size_of::<Ledger>() as i64)?;
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
         let map = LedgerMap::map(&fd)?;
+        // The standard library has its keys from the kernel (getrandom), and what it makes of them is not foreseen either.
+        let secret = RandomState::new();
+        for (n, word) in map.fdb_head.key.iter().enumerate() {
+            word.store(secret.hash_one(n), Relaxed);
+        }
         Ok((fd, map))
     }
 
@@ -344,6 +411,13 @@ mod tests {
     }
 
     #[test]
+    fn each_ledger_has_a_secret_of_its_own() {
+        let key = || LedgerMap::create().unwrap().1.fdb_head.key.each_ref().map(|word| word.load(Relaxed));
+        let words = [key(), key()].concat();
+        assert!(words.iter().enumerate().all(|(at, word)| *word != 0 && !words[at + 1..].contains(word)));
+    }
+
+    #[test]
     fn the_flight_recorder_keeps_the_last_bursts() {
         let (_fd, ledger) = LedgerMap::create().unwrap();
         let hand = ledger.lanes[0].hand(0);
@@ -354,6 +428,27 @@ mod tests {
         let flights = hand.read_flights();
         assert_eq!(flights.len(), FLIGHTS);
         assert_eq!((flights[0], flights[31]), ((99, 99, 3, 100), (68, 68, 3, 69)));
+    }
+
+    #[test]
+    fn a_thread_s_time_awake_is_told_whenever_one_looks() {
+        let (_fd, ledger) = LedgerMap::create().unwrap();
+        let hand = ledger.lanes[0].hand(1);
+        let start = 1 << 40;
+        let at = |now: u64| hand.rest().awake_ns(now);
+        // As it was made: asleep, and it falls asleep once more.
+        let never = at(start);
+        hand.fall_asleep(start);
+        assert_eq!((hand.rest().is_awake(), at(start + 5)), (false, never));
+        hand.wake_up(start, start + 1_000_000);
+        let since = at(start + 1_000_000);
+        assert_eq!((hand.rest().is_awake(), since.wrapping_sub(never)), (true, BED_NS));
+        assert_eq!(at(start + 1_000_700).wrapping_sub(since), 700);
+        hand.fall_asleep(start + 1_001_000);
+        assert_eq!([0, 9_000_000].map(|later| at(start + 1_001_000 + later).wrapping_sub(since)), [1000; 2]);
+        // A sleep so short that lying down and getting up is all there was of it.
+        hand.wake_up(start + 1_001_000, start + 1_001_006);
+        assert_eq!(at(start + 1_001_006).wrapping_sub(since), 1006);
     }
 
     #[test]

@@ -107,13 +107,17 @@ impl Show {
     }
 
     fn look(&self, proofs: &[Proof]) -> Result<Vec<Process>, String> {
-        let Testimony { processes, spawner_pid } = self.testimony()?;
+        let Testimony { processes, spawner_pid, undertaker_pids } = self.testimony()?;
         let mut all = Vec::new();
         for witness in processes {
             all.push(process(witness, proofs)?);
         }
-        let facts = kernel::facts(spawner_pid, 1, false)?;
-        all.insert(1.min(all.len()), Process { role: "spawner".to_string(), pid: spawner_pid, facts, fds: Vec::new() });
+        let helpers = [("spawner", spawner_pid, false)].into_iter();
+        let helpers = helpers.chain(undertaker_pids.into_iter().map(|pid| ("undertaker", pid, true)));
+        for (at, (role, pid, filtered)) in helpers.enumerate() {
+            let facts = kernel::facts(pid, 1, filtered)?;
+            all.insert((1 + at).min(all.len()), Process { role: role.to_string(), pid, facts, fds: Vec::new() });
+        }
         Ok(all)
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use clap::Args;
-use sv3::status::{Link, PortStatus, RegionStatus, RingStatus, Status};
+use sv3::status::{Link, MemoryUse, PortStatus, RegionStatus, RingStatus, Status};
 
 use crate::control::Control;
 use crate::output::{harmless, print};
@@ -81,6 +81,12 @@ fn port(out: &mut String, port: &PortStatus) {
     let _ = writeln!(out, "{}  {link}, client pid {} uid {}{mtu}", port.name, port.client_pid, port.client_uid);
     if let Some(seconds) = port.quarantine_s {
         let _ = writeln!(out, "  quarantine  {seconds} s more; `sv3 port release {}` ends it", port.name);
+        if let Some(why) = &port.quarantine_why {
+            let _ = writeln!(out, "              {why}");
+        }
+    }
+    if let Some(why) = &port.standby_lacks {
+        let _ = writeln!(out, "  standby     lacks it: {why}");
     }
     if let Some(hint) = &port.hint {
         let _ = writeln!(out, "  hint        {hint}");
@@ -92,6 +98,14 @@ fn port(out: &mut String, port: &PortStatus) {
     }
     for region in &port.memory {
         let _ = writeln!(out, "  memory      {}", region_words(region));
+    }
+    let MemoryUse { mapped, present, leaving_regions, .. } = port.memory_use;
+    if !port.memory.is_empty() || leaving_regions > 0 {
+        let leaving = match leaving_regions {
+            0 => String::new(),
+            count => format!("; {count} regions that it gave up are being unmapped"),
+        };
+        let _ = writeln!(out, "  in use      {} of {} exist{leaving}", size(present), size(mapped));
     }
     let (from, to) = (port.from_guest, port.to_guest);
     let _ = writeln!(out, "  from guest  {} frames, {} bytes", from.frames, from.bytes);

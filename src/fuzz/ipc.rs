@@ -5,7 +5,7 @@ use crate::ipc::{Envelope, FRAME_MAX, FRAME_PREFIX, Report, RingFault};
 /// Octets: an envelope's body; at the same time reports.
 pub fn ipc(octets: &[u8]) {
     if let Ok(envelope) = Envelope::decode(octets) {
-        assert!(envelope.command.fds() <= 1);
+        assert!(envelope.fds() <= 1);
         let frame = envelope.encode().unwrap();
         assert!(frame.len() <= FRAME_PREFIX + FRAME_MAX);
         assert_eq!(Envelope::decode(&frame[FRAME_PREFIX..]).unwrap(), envelope);

@@ -2,6 +2,8 @@
 
 use std::os::fd::OwnedFd;
 
+use crate::foreign::ForeignFd;
+
 use super::{Fds, Input};
 use crate::MAX_RINGS;
 use crate::wire::Refuse;
@@ -52,7 +54,7 @@ impl Reader {
             octets = later;
             self.octets.extend(now);
             self.fds += fds.len();
-            match self.decoder.advance(count, fds.drain(..)) {
+            match self.decoder.advance(count, fds.drain(..).map(ForeignFd::from)) {
                 Ok(None) => assert!(self.decoder.is_amid_message()),
                 Ok(Some(message)) => {
                     assert!(!self.decoder.is_amid_message());

@@ -20,14 +20,13 @@ mod feature;
 mod reply;
 mod request;
 
-use std::os::fd::OwnedFd;
-
 pub use code::Code;
 pub use feature::*;
 pub use reply::Reply;
 pub use request::{MemoryRegion, Request};
 
 use super::Refuse;
+use crate::foreign::ForeignFd;
 
 /// Octets of a message's header.
 pub const HEADER_LEN: usize = 12;
@@ -55,7 +54,7 @@ pub struct Decoder {
     buffer: [u8; HEADER_LEN + PAYLOAD_MAX],
     filled: usize,
     header: Option<Header>,
-    fds: Vec<OwnedFd>,
+    fds: Vec<ForeignFd>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -90,7 +89,11 @@ impl Decoder {
 
     /// Says that the first `count` octets of [`Decoder::space`] have been filled and that `fds` came with them. Returns
     /// the message if it is complete.
-    pub fn advance(&mut self, count: usize, fds: impl IntoIterator<Item = OwnedFd>) -> Result<Option<Message>, Refuse> {
+    pub fn advance(
+        &mut self,
+        count: usize,
+        fds: impl IntoIterator<Item = ForeignFd>,
+    ) -> Result<Option<Message>, Refuse> {
         self.fds.extend(fds);
         if self.fds.len() > FDS_MAX {
             return Err(Refuse(format!("more than {FDS_MAX} fds on one message")));

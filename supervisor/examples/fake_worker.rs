@@ -5,20 +5,23 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use passfd::FdPassingExt;
 use sv3::ipc::{Command, Envelope, FRAME_PREFIX, Report, ReportKind, RingFault};
-use sv3::ledger::LedgerMap;
+use sv3::ledger::{Hand, LedgerMap};
 use sv3::virtio::OFFERED;
 
 /// Where every ring stops.
 const BASE: u64 = 100;
+/// A worker on standby says of the first region of so many octets that it cannot map it.
+const UNMAPPABLE: u64 = 0x5000;
 
 fn main() -> std::io::Result<()> {
     let mut socket = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     socket.set_nonblocking(false)?;
     let mut ledger = None;
-    let (mut own_lane, mut serves) = (0, false);
+    let (mut own_lane, mut serves, mut has_failed) = (0, false, false);
     loop {
         let mut prefix = [0; FRAME_PREFIX];
         if socket.read_exact(&mut prefix).is_err() {
@@ -26,11 +29,12 @@ fn main() -> std::io::Result<()> {
         }
         let mut body = vec![0; u32::from_le_bytes(prefix) as usize];
         socket.read_exact(&mut body)?;
-        let Envelope { seq, command } = Envelope::decode(&body).map_err(std::io::Error::other)?;
-        let mut fds = Vec::new();
-        for _ in 0..command.fds() {
+        let envelope = Envelope::decode(&body).map_err(std::io::Error::other)?;
+        let mut fds: Vec<OwnedFd> = envelope.inherited.map(owned).into_iter().collect();
+        for _ in 0..envelope.fds() {
             fds.push(receive(&socket)?);
         }
+        let Envelope { seq, command, .. } = envelope;
         let report = Report::new(ReportKind::Done, seq);
         let report = match command {
             Command::Start { lane, standby, .. } => {
@@ -43,13 +47,18 @@ fn main() -> std::io::Result<()> {
                 continue;
             }
             Command::Barrier => report,
+            Command::RegionStage { port, region } if region.size == UNMAPPABLE && !serves && !has_failed => {
+                has_failed = true;
+                Report { kind: ReportKind::Failed, port, value: 12, ..report }
+            }
             Command::RingStop { port, ring } => {
                 Report { kind: ReportKind::RingStopped, port, ring, value: BASE + u64::from(ring), ..report }
             }
             Command::SendRarp { port, mac: [how, ..] } if serves => {
                 let Some(ledger) = &ledger else { continue };
-                ledger.lanes[own_lane].hand(0).port.store(u32::from(port) + 1, Relaxed);
-                misbehave(&mut socket, how, port)?;
+                let hand = ledger.lanes[own_lane].hand(0);
+                hand.port.store(u32::from(port) + 1, Relaxed);
+                misbehave(&mut socket, hand, how, port)?;
                 continue;
             }
             _ => continue,
@@ -58,7 +67,7 @@ fn main() -> std::io::Result<()> {
     }
 }
 
-fn misbehave(socket: &mut UnixStream, how: u8, port: u16) -> std::io::Result<()> {
+fn misbehave(socket: &mut UnixStream, hand: &Hand, how: u8, port: u16) -> std::io::Result<()> {
     let report = |kind, ring, value| Report { port, ring, value, ..Report::new(kind, 0) }.to_bytes();
     match how {
         1 => std::process::abort(),
@@ -73,13 +82,34 @@ fn misbehave(socket: &mut UnixStream, how: u8, port: u16) -> std::io::Result<()>
         6 => socket.write_all(&report(ReportKind::RingStopped, 1, 5)),
         7 => socket.write_all(&report(ReportKind::Done, 0, 0)),
         9 => socket.write_all(&report(ReportKind::Failed, 0, 12)),
+        10..=12 => {
+            hand.rest.store(1, Relaxed);
+            socket.write_all(&report(ReportKind::Busy, 0, 0))?;
+            match how {
+                10 => loop {
+                    std::hint::spin_loop();
+                },
+                // As if it were not let run.
+                11 => std::thread::sleep(Duration::from_millis(750)),
+                _ => loop {
+                    std::thread::park();
+                },
+            }
+            hand.heartbeat.fetch_add(1, Relaxed);
+            hand.rest.store(0, Relaxed);
+            Ok(())
+        }
         8 => writeln!(std::io::stderr(), "a line\x1b[31m of the worker"),
         _ => Ok(()),
     }
 }
 
-#[allow(unsafe_code)]
 fn receive(socket: &UnixStream) -> std::io::Result<OwnedFd> {
-    // SAFETY: received just now and held by nobody else.
-    socket.recv_fd().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+    socket.recv_fd().map(owned)
+}
+
+#[allow(unsafe_code)]
+fn owned(fd: i32) -> OwnedFd {
+    // SAFETY: received just now, or this process was born with it and it is named once; held by nobody else.
+    unsafe { OwnedFd::from_raw_fd(fd) }
 }

@@ -9,12 +9,13 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// Deaths that count together.
-const WINDOW: Duration = Duration::from_secs(10);
-/// The first quarantine, and the longest.
-const FIRST: Duration = Duration::from_secs(10);
-const LONGEST: Duration = Duration::from_secs(600);
+pub const WINDOW: Duration = Duration::from_secs(10);
+/// The first quarantine.
+pub const FIRST: Duration = Duration::from_secs(10);
+/// The longest quarantine.
+pub const LONGEST: Duration = Duration::from_secs(600);
 /// How long a process must behave after a quarantine until that is forgotten.
-const FORGIVE: Duration = Duration::from_secs(600);
+pub const FORGIVE: Duration = Duration::from_secs(600);
 const KNOWN_MAX: usize = 1024;
 
 /// All that is held against processes.

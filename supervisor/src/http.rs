@@ -4,7 +4,8 @@
 //! rebinding); so a request must name a loopback host.
 //!
 //! Callers are any local users, so all that they may take is bounded: octets of a request, connections, time. A caller who
-//! finds all places taken gets that of whoever has been there longest, so that slow callers keep nobody out.
+//! finds all places taken gets that of whoever has been there longest, so that slow callers keep nobody out, if that one had
+//! [`STAY`] to say something; until then he waits outside.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -13,8 +14,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::epoll::EpollFlags;
 
+use crate::control::STAY;
+
 /// Most conversations at a time.
-pub const PLACES: usize = 8;
+pub const PLACES: usize = 16;
 /// Most octets of a request.
 const REQUEST_MAX: usize = 8192;
 /// How long a conversation may last.
@@ -41,6 +44,8 @@ struct Conversation {
     stream: TcpStream,
     heard: Vec<u8>,
     answer: Option<Vec<u8>>,
+    /// When it could say something last, or was given an answer.
+    since: Instant,
     due: Instant,
 }
 
@@ -82,15 +87,26 @@ impl Http {
         self.address
     }
 
-    /// The listener, and whether callers are welcome.
-    pub fn door(&self) -> (BorrowedFd<'_>, bool) {
-        (self.listener.as_fd(), self.paused.is_none())
+    /// Where callers knock.
+    pub fn door(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+
+    /// Whether they are welcome.
+    pub fn is_open(&self) -> bool {
+        self.paused.is_none()
     }
 
     /// Lets callers in; their places.
     pub fn accept(&mut self, now: Instant) -> Vec<usize> {
         let mut places = Vec::new();
         for _ in 0..TURN {
+            let full = self.conversations.iter().all(Option::is_some);
+            let next = self.conversations.iter().flatten().map(|taken| taken.since + STAY).min();
+            if let Some(until) = next.filter(|next| full && *next > now) {
+                self.paused = Some(until);
+                break;
+            }
             let stream = match self.listener.accept() {
                 Ok((stream, _)) => stream,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
@@ -99,10 +115,10 @@ impl Http {
                     break;
                 }
             };
-            let oldest = |place: &(usize, &mut Option<Conversation>)| place.1.as_ref().map(|taken| taken.due);
+            let oldest = |place: &(usize, &mut Option<Conversation>)| place.1.as_ref().map(|taken| taken.since);
             let place = self.conversations.iter_mut().enumerate().min_by_key(oldest);
             if let (Ok(()), Some((index, place))) = (stream.set_nonblocking(true), place) {
-                *place = Some(Conversation { stream, heard: Vec::new(), answer: None, due: now + TIME });
+                *place = Some(Conversation { stream, heard: Vec::new(), answer: None, since: now, due: now + TIME });
                 places.retain(|earlier| *earlier != index);
                 places.push(index);
             }
@@ -115,12 +131,20 @@ impl Http {
         Some(self.conversations.get(index)?.as_ref()?.stream.as_fd())
     }
 
+    /// A conversation that has something to say is heard another time.
+    pub fn put_off(&mut self, index: usize, now: Instant) {
+        if let Some(Some(conversation)) = self.conversations.get_mut(index) {
+            conversation.since = now;
+        }
+    }
+
     /// Goes on with a conversation. Returns a request that has just become complete, to be answered by [`Http::answer`].
+    /// Where it ends there is a place for the next caller.
     pub fn proceed(&mut self, index: usize) -> Option<Ask> {
         let place = self.conversations.get_mut(index)?;
         let outcome = place.as_mut()?.proceed();
         if outcome.is_err() {
-            *place = None;
+            (*place, self.paused) = (None, None);
         }
         outcome.ok().flatten()
     }
@@ -128,7 +152,7 @@ impl Http {
     /// Answers a request. Returns the events to wait for, if the conversation goes on.
     pub fn answer(&mut self, index: usize, ask: Ask, metrics: String) -> Option<EpollFlags> {
         let conversation = self.conversations.get_mut(index)?.as_mut()?;
-        conversation.answer = Some(response(ask, metrics));
+        (conversation.answer, conversation.since) = (Some(response(ask, metrics)), Instant::now());
         self.proceed(index);
         self.fd(index).map(|_| EpollFlags::EPOLLOUT)
     }
@@ -281,6 +305,19 @@ mod tests {
     }
 
     #[test]
+    fn a_turn_ends_though_more_knock_and_all_have_their_time() {
+        let mut http = Http::bind(parse_address("127.0.0.1:0").unwrap()).unwrap();
+        let callers: Vec<TcpStream> = (0..=PLACES).map(|_| TcpStream::connect(http.address()).unwrap()).collect();
+        let now = Instant::now();
+        assert_eq!((http.accept(now).len(), http.accept(now).len()), (TURN, PLACES - TURN));
+        assert!(http.accept(now).is_empty() && !http.is_open());
+        http.put_off(0, now + STAY);
+        assert!(http.expire(now + STAY));
+        assert_eq!(http.accept(now + STAY), [1], "the first one's who was not put off");
+        drop(callers);
+    }
+
+    #[test]
     fn metrics_are_for_who_asks_this_machine_by_its_own_name() {
         let ask = |fields: &str| read_request(format!("GET /metrics HTTP/1.1\r\n{fields}\r\n\r\n").as_bytes());
         for own in [
@@ -330,7 +367,7 @@ mod tests {
         let callers: Vec<TcpStream> = (0..=PLACES as u64)
             .map(|n| {
                 let caller = TcpStream::connect(http.address()).unwrap();
-                while http.accept(start + Duration::from_millis(n)).is_empty() {}
+                while http.accept(start + Duration::from_millis(30 * n)).is_empty() {}
                 caller
             })
             .collect();
@@ -338,7 +375,7 @@ mod tests {
         evicted.set_read_timeout(Some(TIME)).unwrap();
         assert_eq!(evicted.read(&mut [0; 1]).unwrap(), 0);
         assert_eq!(http.conversations.iter().flatten().count(), PLACES);
-        http.expire(start + TIME + Duration::from_millis(1));
+        http.expire(start + TIME + Duration::from_millis(30));
         assert_eq!(http.conversations.iter().flatten().count(), PLACES - 1);
         http.expire(start + TIME + Duration::from_secs(1));
         assert_eq!(http.due(), None);

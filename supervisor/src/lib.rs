@@ -12,23 +12,29 @@ mod chaos;
 mod chronicle;
 mod confine;
 mod control;
+mod cpu_time;
 mod crash;
+mod crowd;
 mod event;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
 mod http;
+mod lingering;
 mod link;
 mod listener;
 mod metrics;
 mod port;
 mod prove;
 mod record;
+mod roster;
 mod session;
 mod signals;
 mod slots;
 mod spawner;
+mod starts;
 mod status;
 mod supervisor;
+mod undertaker;
 mod watchdog;
 mod worker;
 
@@ -74,7 +80,7 @@ fn tell(text: &str) {
 }
 
 /// The order matters: signals are blocked and the first stage of confinement is reached before the spawner inherits both,
-/// the spawner is forked while nothing is open, and the second stage comes before the first client.
+/// the spawner is cloned while nothing is open, and the second stage comes before the first client.
 fn run(args: Args) -> Result<(), String> {
     spawner::close_inherited()?;
     Slice::SHORT.ask_for();
@@ -92,7 +98,7 @@ fn run(args: Args) -> Result<(), String> {
     if achieved < args.require_landlock {
         return Err(too_little_landlock(achieved, args.require_landlock));
     }
-    let spawner = Spawner::fork(&args.worker, &args.of_worker(), args.log.as_deref())?;
+    let spawner = Spawner::clone(&args.worker, &args.of_worker(), args.log.as_deref())?;
     let log = args.log.as_deref().map(event::open_log).transpose()?.zip(args.log.clone());
     let door = Listener::bind(&args.socket, args.force)?;
     let control = Listener::bind(&args.control, args.force).inspect_err(|_| door.remove())?;

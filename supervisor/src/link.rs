@@ -1,32 +1,52 @@
 //! The wire to a worker: numbered commands with their fds down, reports up. Never blocks.
+//!
+//! Orders wait here while the worker is behind. They keep their fds open, so whoever gives many of them meanwhile has to wait
+//! ([`Link::is_filled_by`]). They also wait while the kernel lets no more fds be under way (`ETOOMANYREFS`), which any process
+//! of the same user can bring about; nothing is wrong with the worker then.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use passfd::FdPassingExt;
-use sv3::ipc::{Envelope, Report};
+use sv3::foreign::ForeignFd;
+use sv3::ipc::{Command, Envelope, Report};
 
+use crate::ancillary;
 use crate::record::Order;
 
 /// Reports that are read at a time.
 const REPORTS: usize = 128;
+/// Writes at a time: for some ten clients' record, in less than a millisecond.
+const WRITES: usize = 256;
+
+/// After how long it is tried again what the kernel had no room for.
+const RETRY: Duration = Duration::from_millis(10);
+/// Items that may wait while everybody is listened to.
+const FILLED: usize = 64;
 
 /// The supervisor's end.
 pub struct Link {
     stream: UnixStream,
     queue: VecDeque<Item>,
     last_seq: u64,
+    /// Number of the last order that has been sent wholly.
+    sent_seq: u64,
+    /// By slot: number of the last order about it.
+    about: Vec<u64>,
+    /// The kernel had no room; when to try again.
+    refused: Option<Instant>,
     inbox: Vec<u8>,
 }
 
 enum Item {
-    /// Frames that go out together, lest the worker wake up for the first of them and keep us from sending the next; and
-    /// how much of them has been sent.
-    Octets(Vec<u8>, usize),
-    Fd(Rc<OwnedFd>),
+    /// Frames that go out together, lest the worker wake up for the first of them and keep us from sending the next; how
+    /// much of them has been sent; and the number of the last.
+    Octets(Vec<u8>, usize, u64),
+    Fd(Rc<ForeignFd>),
 }
 
 impl Link {
@@ -35,45 +55,94 @@ impl Link {
         let (stream, theirs) = UnixStream::pair()?;
         stream.set_nonblocking(true)?;
         theirs.set_nonblocking(true)?;
-        Ok((Link { stream, queue: VecDeque::new(), last_seq: 0, inbox: Vec::new() }, theirs.into()))
+        let link = Link {
+            stream,
+            queue: VecDeque::new(),
+            last_seq: 0,
+            sent_seq: 0,
+            about: Vec::new(),
+            refused: None,
+            inbox: Vec::new(),
+        };
+        Ok((link, theirs.into()))
     }
 
     /// Queues an order and returns its number.
     pub fn push(&mut self, order: Order) -> io::Result<u64> {
+        let seq = self.push_frame(order.command, None)?;
+        self.queue.extend(order.fd.map(Item::Fd));
+        Ok(seq)
+    }
+
+    /// The same for a worker that is not born yet, and will be with the order's fd.
+    pub fn push_unborn(&mut self, order: &Order) -> io::Result<u64> {
+        self.push_frame(order.command.clone(), order.fd.as_ref().map(|fd| fd.as_fd().as_raw_fd()))
+    }
+
+    fn push_frame(&mut self, command: Command, inherited: Option<i32>) -> io::Result<u64> {
         self.last_seq += 1;
-        let envelope = Envelope { seq: self.last_seq, command: order.command };
+        if let Some(slot) = command.port().map(usize::from) {
+            self.about.resize(self.about.len().max(slot + 1), 0);
+            self.about.iter_mut().skip(slot).take(1).for_each(|last| *last = self.last_seq);
+        }
+        let envelope = Envelope { seq: self.last_seq, command, inherited };
         let frame = envelope.encode().map_err(|error| io::Error::other(error.to_string()))?;
         match self.queue.back_mut() {
             // One of which some was sent would only grow as long as the worker is behind.
-            Some(Item::Octets(frames, 0)) => frames.extend(frame),
-            _ => self.queue.push_back(Item::Octets(frame, 0)),
+            Some(Item::Octets(frames, 0, last)) => {
+                frames.extend(frame);
+                *last = self.last_seq;
+            }
+            _ => self.queue.push_back(Item::Octets(frame, 0, self.last_seq)),
         }
-        self.queue.extend(order.fd.map(Item::Fd));
         Ok(self.last_seq)
     }
 
-    /// Sends as much as fits. An error says that the worker is gone.
+    /// Sends as much as fits and the turn goes: thousands of orders for a new worker that reads as fast as they are
+    /// written do not keep all else waiting. An error says that the worker is gone.
     pub fn flush(&mut self) -> io::Result<()> {
-        while let Some(item) = self.queue.front_mut() {
+        if self.refused.is_some_and(|until| Instant::now() < until) {
+            return Ok(());
+        }
+        self.refused = None;
+        for _ in 0..WRITES {
+            let Some(item) = self.queue.front_mut() else { break };
             let sent = match item {
-                Item::Octets(frames, sent) => match self.stream.write(frames.get(*sent..).unwrap_or_default()) {
+                Item::Octets(frames, sent, last) => match self.stream.write(frames.get(*sent..).unwrap_or_default()) {
                     Ok(count) => {
                         *sent += count;
-                        Ok(*sent >= frames.len())
+                        let whole = *sent >= frames.len();
+                        self.sent_seq = if whole { *last } else { self.sent_seq };
+                        Ok(whole)
                     }
                     Err(error) => Err(error),
                 },
-                Item::Fd(fd) => self.stream.send_fd(fd.as_raw_fd()).map(|()| true),
+                Item::Fd(fd) => self.stream.send_fd(fd.as_fd().as_raw_fd()).map(|()| true),
             };
             match sent {
                 Ok(true) => drop(self.queue.pop_front()),
                 Ok(false) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if ancillary::is_shortage(&error) => {
+                    self.refused = Some(Instant::now() + RETRY);
+                    return Ok(());
+                }
                 Err(error) => return Err(error),
             }
         }
         Ok(())
+    }
+
+    /// When to try again what the kernel had no room for.
+    pub fn refused_until(&self) -> Option<Instant> {
+        self.refused
+    }
+
+    /// Much waits, some of it about this slot.
+    pub fn is_filled_by(&self, slot: u16) -> bool {
+        let last = self.about.get(usize::from(slot));
+        self.queue.len() > FILLED && last.is_some_and(|last| *last > self.sent_seq)
     }
 
     /// Whether something waits for room.
@@ -115,7 +184,7 @@ mod tests {
     use std::os::fd::FromRawFd;
 
     use super::*;
-    use sv3::ipc::{Command, FRAME_PREFIX, ReportKind};
+    use sv3::ipc::{FRAME_PREFIX, ReportKind};
 
     fn receive(stream: &mut UnixStream) -> Envelope {
         let mut prefix = [0; FRAME_PREFIX];
@@ -131,10 +200,10 @@ mod tests {
         let (mut link, theirs) = Link::pair().unwrap();
         let mut worker = UnixStream::from(theirs);
         worker.set_nonblocking(false).unwrap();
-        let fd: Rc<OwnedFd> = Rc::new(std::fs::File::open("/dev/null").unwrap().into());
+        let fd = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let fd = Rc::new(ForeignFd::from(fd));
         for _ in 0..2000 {
-            link.push(Order { command: Command::RingCall { port: 1, ring: 2, call: true }, fd: Some(fd.clone()) })
-                .unwrap();
+            link.push(Order::with_fd(Command::RingCall { port: 1, ring: 2, call: true }, fd.clone())).unwrap();
         }
         link.flush().unwrap();
         assert!(link.is_backed_up());
@@ -145,6 +214,32 @@ mod tests {
             link.flush().unwrap();
         }
         assert!(!link.is_backed_up());
+    }
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn a_worker_that_reads_as_fast_as_is_written_gets_so_much_a_turn() {
+        let (mut link, theirs) = Link::pair().unwrap();
+        let fd = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let fd = Rc::new(ForeignFd::from(fd));
+        for _ in 0..2000 {
+            link.push(Order::with_fd(Command::RingCall { port: 1, ring: 2, call: true }, fd.clone())).unwrap();
+        }
+        let mut worker = UnixStream::from(theirs);
+        worker.set_nonblocking(false).unwrap();
+        let reader = std::thread::spawn(move || {
+            for seq in 1..=2000 {
+                assert_eq!(receive(&mut worker).seq, seq);
+                // SAFETY: received just now.
+                drop(unsafe { OwnedFd::from_raw_fd(worker.recv_fd().unwrap()) });
+            }
+        });
+        while link.is_backed_up() {
+            let before = link.queue.len();
+            link.flush().unwrap();
+            assert!(before - link.queue.len() <= WRITES);
+        }
+        reader.join().unwrap();
     }
 
     #[test]

@@ -14,9 +14,16 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::sys::socket::{Backlog, getsockopt, listen, sockopt::PeerCredentials};
 use nix::sys::stat::{Mode, umask};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use sv3::foreign::ForeignFd;
+
+/// How long nobody is let in when that failed, mostly for want of fds.
+pub const PAUSE: Duration = Duration::from_millis(100);
+
+/// Most callers that wait to be let in; who comes then waits in connect(2).
+const QUEUE: i32 = 128;
 
 /// Most octets of a socket's path (unix(7): 108 with the 0 behind it).
 const PATH_MAX: usize = 107;
@@ -29,14 +36,12 @@ pub struct Listener {
     path: PathBuf,
     inode: (u64, u64),
     owner: u32,
-    /// Given up for a moment to answer the door when this process has all the fds that it may have.
-    spare: Option<OwnedFd>,
 }
 
 /// A connection and whose it is.
 pub struct Peer {
-    /// Non-blocking.
-    pub stream: UnixStream,
+    /// A stream socket that does not block. Its last close closes the files that are under way in it as well.
+    pub stream: ForeignFd,
     /// Process that connected; 0 if it is in a pid namespace that we do not see.
     pub pid: i32,
     /// Its user.
@@ -49,6 +54,9 @@ pub enum Caller {
     Peer(Peer),
     /// One that had to be turned away.
     TurnedAway(io::Error),
+    /// Somebody may be there and cannot be let in now, since the kernel is short of something. It is to be tried again
+    /// after [`PAUSE`].
+    Later(io::Error),
     /// Nobody.
     Nobody,
 }
@@ -80,10 +88,12 @@ impl Listener {
             other => other.map_err(fail)?,
         };
         listener.set_nonblocking(true).map_err(fail)?;
+        // As long as the queue is, so long may one wait behind others who come and go without pause.
+        listen(&listener, Backlog::new(QUEUE).map_err(|errno| fail(errno.into()))?)
+            .map_err(|errno| fail(errno.into()))?;
         let inode = inode(path).map_err(fail)?;
-        let spare = listener.as_fd().try_clone_to_owned().ok();
         let owner = nix::unistd::geteuid().as_raw();
-        Ok(Listener { listener, path: path.to_path_buf(), inode, owner, spare })
+        Ok(Listener { listener, path: path.to_path_buf(), inode, owner })
     }
 
     /// The user who may come in beside root.
@@ -104,19 +114,12 @@ impl Listener {
                 Ok(peer) => Caller::Peer(peer),
                 Err(error) => Caller::TurnedAway(error),
             },
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
-                self.spare = None;
-                drop(self.listener.accept());
-                self.spare = self.listener.as_fd().try_clone_to_owned().ok();
-                Caller::TurnedAway(error)
+            // One who left while waiting (ECONNABORTED) is nobody; there may be others behind.
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionAborted) => {
+                Caller::Nobody
             }
-            Err(_) => Caller::Nobody,
+            Err(error) => Caller::Later(error),
         }
-    }
-
-    /// Held so that callers can be turned away when fds have run out.
-    pub fn spare(&self) -> Option<BorrowedFd<'_>> {
-        self.spare.as_ref().map(AsFd::as_fd)
     }
 
     /// Where it listens.
@@ -153,7 +156,9 @@ fn inode(path: &Path) -> io::Result<(u64, u64)> {
 }
 
 fn peer(stream: UnixStream) -> io::Result<Peer> {
-    stream.set_nonblocking(true)?;
+    let flagged = stream.set_nonblocking(true);
+    let stream = ForeignFd::from(OwnedFd::from(stream));
+    flagged?;
     let credentials = getsockopt(&stream, PeerCredentials)?;
     Ok(Peer { stream, pid: credentials.pid(), uid: credentials.uid() })
 }

@@ -2,6 +2,7 @@
 
 use sv3::MAX_PORTS;
 
+use crate::crowd::Crowd;
 use crate::port::Port;
 
 /// One place.
@@ -10,8 +11,17 @@ enum Slot {
     #[default]
     Free,
     Taken(Box<Port>),
-    /// The client, a process of this number, is gone; the worker has not yet let go of the slot.
-    Leaving(i32),
+    /// The client is gone; the worker has not yet let go of the slot.
+    Leaving(Holder),
+}
+
+/// Who is to blame for what is done with a slot.
+#[derive(Clone, Copy, Debug)]
+pub struct Holder {
+    /// The process.
+    pub pid: i32,
+    /// Whom it is like.
+    pub crowd: Crowd,
 }
 
 /// All places.
@@ -62,7 +72,7 @@ impl Slots {
         let place = self.0.get_mut(usize::from(slot))?;
         match std::mem::take(place) {
             Slot::Taken(port) => {
-                *place = Slot::Leaving(port.who.pid);
+                *place = Slot::Leaving(port.holder());
                 Some(*port)
             }
             other => {
@@ -72,12 +82,17 @@ impl Slots {
         }
     }
 
-    /// The process whose slot it is, or was until the worker lets go of it.
-    pub fn holder(&self, slot: u16) -> Option<i32> {
+    /// How many clients are gone whose slots the worker has not let go of.
+    pub fn leaving(&self) -> usize {
+        self.0.iter().filter(|slot| matches!(slot, Slot::Leaving(_))).count()
+    }
+
+    /// Whose slot it is, or was until the worker lets go of it.
+    pub fn holder(&self, slot: u16) -> Option<Holder> {
         match self.0.get(usize::from(slot))? {
             Slot::Free => None,
-            Slot::Taken(port) => Some(port.who.pid),
-            Slot::Leaving(pid) => Some(*pid),
+            Slot::Taken(port) => Some(port.holder()),
+            Slot::Leaving(holder) => Some(*holder),
         }
     }
 

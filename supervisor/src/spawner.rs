@@ -3,46 +3,68 @@
 //! # Theory of operation
 //!
 //! Seccomp filters and landlock domains are inherited over exec, and a worker needs more than the supervisor's policy
-//! grants. So the supervisor forks the spawner before it confines itself. A request is a packet of two octets, what to do
-//! and with which [`Program`], and fds. [`START`], with the worker's end of its control socket and its stderr, starts one
-//! worker and is answered with its pid or with an errno. [`KEEP`], with an open binary, makes that the program from now
-//! on. [`REOPEN`], without fds, opens the log once more, by the name that it was given at the start, and is answered with the
-//! file. The spawner reads nothing from clients and nothing from workers, and ends with the supervisor.
+//! grants. So the supervisor clones the spawner before it confines itself. The two have separate memory and *one table of
+//! files* (`CLONE_FILES`): a request is a packet of numbers, some of which are fds, and no fd is ever sent. Sending counts
+//! against a limit of the kernel's that any process of the same user can use up (`ETOOMANYREFS`), and a switch whose worker
+//! died must be able to start the next one whatever its clients do.
 //!
-//! The worker is cloned with `CLONE_PARENT`, so that the supervisor is its parent: it gets the `SIGCHLD`, it waits for
-//! it, and its death takes the worker along. The first binary is opened once, so that a supervisor goes on to start
+//! [`START`] starts one worker and is answered with its pid or with an errno. The worker begins as a copy of the spawner, with
+//! a copy of the table, and keeps of it its stdin, its stderr, and the files that [`Spawner::give`] named since the last
+//! start, under their numbers. Until the answer comes the supervisor closes none of them. [`KEEP`] makes an open file the
+//! program from now on. [`DIG`] starts an undertaker ([`crate::undertaker`]), which goes on sharing the table. [`REOPEN`] opens
+//! the log once more, by the name that it was given at the start, and is answered with its number. The spawner reads nothing
+//! from clients and nothing from workers, and ends with the supervisor.
+//!
+//! Workers and undertakers are cloned with `CLONE_PARENT`, so that the supervisor is their parent: it gets the `SIGCHLD`, it
+//! waits for them, and its death takes them along. The first binary is opened once, so that a supervisor goes on to start
 //! the same program, whatever is installed meanwhile, until a person upgrades it. A program that is handed over must have
 //! a name in the file system and belong to root or to our user: memory that a client shared with the supervisor is no
-//! program, even if the supervisor says so.
+//! program, even if the supervisor says so. Which file it is the spawner writes down, and the worker looks once more, in a
+//! table that is its own by then, before it becomes that program.
 //!
 //! Each of these processes has one thread. The spawner leads a session of its own: Ctrl-C is the supervisor's affair.
-#![allow(unsafe_code)] // fork, clone, close_range have no safe form
+#![allow(unsafe_code)] // clone, close_range, fds by number have no safe form
 
+use std::collections::VecDeque;
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::{ForkResult, Pid};
+use nix::unistd::Pid;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use sv3::foreign::ForeignFd;
 use sv3::slice::Slice;
 
-use crate::{ancillary, event};
+use crate::undertaker::{self, Tools};
+use crate::{ancillary, confine, event};
 
 /// linux/close_range.h; not every C library's.
 const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2;
 
-/// Starts a worker; with its stdin and stderr.
-const START: u8 = 1;
-/// Keeps a program; with its binary.
-const KEEP: u8 = 2;
+/// Starts a worker: a program, its stdin, its stderr.
+const START: i32 = 1;
+/// Keeps a program: which of them, its binary.
+const KEEP: i32 = 2;
+/// The next worker that is started gets these files.
+const GIVE: i32 = 3;
+/// Starts an undertaker: its pipe and its eventfd.
+const DIG: i32 = 4;
 /// Opens the log.
-const REOPEN: u8 = 3;
+const REOPEN: i32 = 5;
 
+/// After how long it is tried again what the kernel was too short of something for.
+const RETRY: Duration = Duration::from_millis(10);
+/// Most numbers of one packet.
+const NUMBERS: usize = 4096;
+/// How much an undertaker gives way to others that want the processor (nice(2)).
+const NICE: i32 = 10;
 /// What it answers.
 pub enum Answer {
     /// A worker's pid, or why there is none.
@@ -79,12 +101,17 @@ fn close_range(flags: libc::c_uint) -> nix::Result<()> {
 pub struct Spawner {
     socket: OwnedFd,
     pid: Pid,
+    /// Packets that wait for room.
+    unsent: VecDeque<Vec<u8>>,
+    /// The spawner's own, in the table that both share.
+    theirs: [OwnedFd; 2],
+    binaries: [Option<ForeignFd>; 2],
 }
 
 impl Spawner {
-    /// Forks the spawner, which gives `arguments` to every worker and opens `log` when it is asked to. To be called before anything else is opened, and before
-    /// confinement.
-    pub fn fork(worker: &Path, arguments: &[String], log: Option<&Path>) -> Result<Spawner, String> {
+    /// Makes the spawner, which gives `arguments` to every worker and opens `log` when it is asked to. To be called before
+    /// anything else is opened, and before confinement.
+    pub fn clone(worker: &Path, arguments: &[String], log: Option<&Path>) -> Result<Spawner, String> {
         let words = [c"sv3-worker".to_owned()].into_iter().map(Ok);
         let words: Result<Vec<_>, _> = words.chain(arguments.iter().map(|word| CString::new(word.as_str()))).collect();
         let words = words.map_err(|error| format!("an argument for workers: {error}"))?;
@@ -96,31 +123,77 @@ impl Spawner {
         let null = File::options().write(true).open("/dev/null").map_err(|error| format!("/dev/null: {error}"))?;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(|error| format!("cannot make the spawner's socket: {error}"))?;
-        let (supervisor, log) = (nix::unistd::getpid(), log.map(Path::to_path_buf));
-        // SAFETY: this process has one thread, so no lock is held by another and all of Rust may be used in the child.
-        match unsafe { nix::unistd::fork() } {
-            Err(error) => Err(format!("cannot fork the spawner: {error}")),
-            Ok(ForkResult::Parent { child }) => Ok(Spawner { socket: ours, pid: child }),
-            Ok(ForkResult::Child) => {
-                drop(ours);
-                std::process::exit(serve(&theirs, binary, &Setting { null, words, supervisor, log }))
-            }
+        let supervisor = nix::unistd::getpid();
+        let identity = Identity::of(&binary).map_err(|error| format!("{}: {error}", worker.display()))?;
+        let setting = Setting { null: null.as_raw_fd(), words, supervisor, log: log.map(Path::to_path_buf) };
+        let socket = theirs.as_raw_fd();
+        match clone(libc::CLONE_FILES).map_err(|error| format!("cannot make the spawner: {error}"))? {
+            Some(pid) => Ok(Spawner {
+                socket: ours,
+                pid,
+                unsent: VecDeque::new(),
+                theirs: [theirs, null.into()],
+                binaries: [Some(ForeignFd::from(OwnedFd::from(binary)).prompt()), None],
+            }),
+            // Nothing that is open may be dropped here: the table is the supervisor's as well.
+            None => std::process::exit(serve(socket, identity, &setting)),
         }
     }
 
+    /// The next worker that is started gets these files under the numbers that they have. They must stay open until the
+    /// answer to that start.
+    pub fn give<'f>(&mut self, files: impl IntoIterator<Item = BorrowedFd<'f>>) -> io::Result<()> {
+        let files: Vec<i32> = files.into_iter().map(|file| file.as_raw_fd()).collect();
+        files.chunks(NUMBERS - 1).try_for_each(|files| self.tell(&[&[GIVE], files].concat()))
+    }
+
     /// Asks for a worker.
-    pub fn request(&self, program: Program, stdin: BorrowedFd<'_>, stderr: BorrowedFd<'_>) -> io::Result<()> {
-        ancillary::send(&self.socket, &[START, program.0.into()], &[stdin, stderr])
+    pub fn request(&mut self, program: Program, stdin: BorrowedFd<'_>, stderr: BorrowedFd<'_>) -> io::Result<()> {
+        let number = usize::from(program.0);
+        let binary = self.binaries.get(number).and_then(Option::as_ref);
+        let binary = binary.map_or(-1, |binary| binary.as_fd().as_raw_fd());
+        self.tell(&[START, program.0.into(), binary, stdin.as_raw_fd(), stderr.as_raw_fd()])
     }
 
     /// Makes `binary` the program. If it cannot be one, starting it will fail.
-    pub fn keep(&self, program: Program, binary: BorrowedFd<'_>) -> io::Result<()> {
-        ancillary::send(&self.socket, &[KEEP, program.0.into()], &[binary])
+    pub fn keep(&mut self, program: Program, binary: ForeignFd) -> io::Result<()> {
+        self.tell(&[KEEP, program.0.into(), binary.as_fd().as_raw_fd()])?;
+        if let Some(place) = self.binaries.get_mut(usize::from(program.0)) {
+            *place = Some(binary);
+        }
+        Ok(())
+    }
+
+    /// Asks for an undertaker. It is answered as a worker is.
+    pub fn dig(&mut self, Tools { numbers, closed }: Tools) -> io::Result<()> {
+        self.tell(&[DIG, numbers, closed])
+    }
+
+    fn tell(&mut self, numbers: &[i32]) -> io::Result<()> {
+        self.unsent.push_back(numbers.iter().flat_map(|number| number.to_ne_bytes()).collect());
+        self.flush()
+    }
+
+    /// Sends what waits, as far as there is room. An error says that the spawner is gone.
+    pub fn flush(&mut self) -> io::Result<()> {
+        while let Some(packet) = self.unsent.front() {
+            match ancillary::send(&self.socket, packet) {
+                Ok(_) => drop(self.unsent.pop_front()),
+                Err(error) if ancillary::is_later(&error) || error.kind() == io::ErrorKind::Interrupted => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether something waits for room.
+    pub fn is_backed_up(&self) -> bool {
+        !self.unsent.is_empty()
     }
 
     /// Asks for the log.
-    pub fn reopen(&self) -> io::Result<()> {
-        ancillary::send(&self.socket, &[REOPEN, 0], &[])
+    pub fn reopen(&mut self) -> io::Result<()> {
+        self.tell(&[REOPEN])
     }
 
     /// The answer to a request, if it is here. That with the log has an octet more.
@@ -133,11 +206,12 @@ impl Spawner {
                 let outcome = if number < 0 { Err(Errno::from_raw(number.saturating_neg())) } else { Ok(number) };
                 Ok(Some(match received.count {
                     4 => Answer::Worker(outcome.map(Pid::from_raw)),
-                    _ => Answer::Log(outcome.and(received.fds.into_iter().next().map(File::from).ok_or(Errno::EMFILE))),
+                    // SAFETY: the spawner opened it just now in the table that both share, and keeps no owner of it.
+                    _ => Answer::Log(outcome.map(|number| unsafe { File::from_raw_fd(number) })),
                 }))
             }
             Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) if ancillary::is_later(&error) || error.kind() == io::ErrorKind::Interrupted => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -152,6 +226,18 @@ impl Spawner {
     pub fn pid(&self) -> Pid {
         self.pid
     }
+
+    /// The fds that are its own, and what they are for. (It makes a pipe for each worker that it starts.)
+    pub fn fds(&self) -> impl Iterator<Item = (BorrowedFd<'_>, &'static str, &'static str)> {
+        let [socket, null] = &self.theirs;
+        let own = [
+            (self.socket.as_fd(), "socket", "the spawner"),
+            (socket.as_fd(), "socket", "the spawner's end of it"),
+            (null.as_fd(), "null", "stdout of workers, for the spawner"),
+        ];
+        let binary = |binary| (AsFd::as_fd(binary), "file", "a worker's binary, for the spawner");
+        own.into_iter().chain(self.binaries.iter().flatten().map(binary))
+    }
 }
 
 impl AsFd for Spawner {
@@ -160,10 +246,43 @@ impl AsFd for Spawner {
     }
 }
 
+/// Forks. The child's pid, or nothing in the child, which runs on in its copy of this process's memory.
+fn clone(flags: libc::c_int) -> nix::Result<Option<Pid>> {
+    // SAFETY: without CLONE_VM, and with 0 for the stack, clone is fork; this process has one thread, so no lock is held by
+    // another and all of Rust may be used in the child.
+    let pid = Errno::result(unsafe { libc::syscall(libc::SYS_clone, flags | libc::SIGCHLD, 0, 0, 0, 0) })?;
+    let pid = i32::try_from(pid).map_err(|_| Errno::ERANGE)?;
+    Ok((pid != 0).then(|| Pid::from_raw(pid)))
+}
+
+/// Which file it is, as long as it is open.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
+}
+
+impl Identity {
+    fn of(file: impl AsFd) -> Result<Identity, Errno> {
+        let stat = rustix::fs::fstat(file).map_err(|error| Errno::from_raw(error.raw_os_error()))?;
+        Ok(Identity { device: stat.st_dev, inode: stat.st_ino })
+    }
+}
+
+/// A file of the table that this process shares with the supervisor, or has a copy of.
+fn in_table<'f>(number: RawFd) -> Result<BorrowedFd<'f>, Errno> {
+    if number < 0 {
+        return Err(Errno::EBADF);
+    }
+    // SAFETY: it is the supervisor's, who keeps open what it tells the spawner of until that is done with it; this process
+    // closes nothing that it did not open.
+    Ok(unsafe { BorrowedFd::borrow_raw(number) })
+}
+
 /// What is alike for all workers.
 struct Setting {
     /// Where their standard output goes.
-    null: File,
+    null: RawFd,
     /// Their command line.
     words: Vec<CString>,
     /// Their parent.
@@ -172,8 +291,20 @@ struct Setting {
     log: Option<PathBuf>,
 }
 
-/// The spawner's life; returns its exit status.
-fn serve(socket: &OwnedFd, binary: File, setting: &Setting) -> i32 {
+/// What one worker is started with.
+struct Birth<'n> {
+    binary: RawFd,
+    identity: Identity,
+    stdin: RawFd,
+    stderr: RawFd,
+    /// Files that it gets besides, under their own numbers.
+    given: &'n [RawFd],
+}
+
+/// The spawner's life; returns its exit status. All fds are numbers here: they are closed by the supervisor alone, and
+/// this process never owns one that it did not make.
+fn serve(socket: RawFd, binary: Identity, setting: &Setting) -> i32 {
+    let Ok(socket) = in_table(socket) else { return 1 };
     let _ = nix::unistd::setsid();
     let _ = nix::sys::prctl::set_name(c"sv3-spawner");
     let guarded = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).is_ok();
@@ -181,79 +312,118 @@ fn serve(socket: &OwnedFd, binary: File, setting: &Setting) -> i32 {
         return 1;
     }
     let mut programs = [Ok(binary), Err(Errno::ENOENT)];
+    let mut given = Vec::new();
+    let mut packet = vec![0; NUMBERS * 4];
     loop {
-        let mut request = [0; 2];
         if wait_readable(socket).is_err() {
             return 1;
         }
-        let received = match ancillary::receive(socket, &mut request) {
-            Ok(received) if received.count > 0 => received,
+        let count = match ancillary::receive(socket, &mut packet) {
+            Ok(received) if received.count > 0 => received.count,
+            Err(error) if ancillary::is_later(&error) => {
+                std::thread::sleep(RETRY);
+                continue;
+            }
             _ => return 0,
         };
-        let [kind, program] = request;
-        let Some(program) = programs.get_mut(usize::from(program)) else { return 1 };
-        if kind == REOPEN {
-            if send_log(socket, setting.log.as_deref()).is_err() {
-                return 0;
+        let (numbers, _) = packet.get(..count).unwrap_or_default().as_chunks();
+        let numbers: Vec<i32> = numbers.iter().map(|number| i32::from_ne_bytes(*number)).collect();
+        let outcome = match numbers[..] {
+            [GIVE, ref files @ ..] => {
+                given.extend_from_slice(files);
+                continue;
             }
-            continue;
-        }
-        if kind == KEEP {
-            *program = <[OwnedFd; 1]>::try_from(received.fds).map_err(|_| Errno::EBADMSG).and_then(admit);
-            continue;
-        }
-        let answer = match (program, <[OwnedFd; 2]>::try_from(received.fds)) {
-            (Ok(binary), Ok([stdin, stderr])) => start([stdin.as_fd(), stderr.as_fd()], binary, setting),
-            (Err(errno), _) => Err(*errno),
-            (Ok(_), Err(_)) => Err(Errno::EBADMSG),
+            [KEEP, program, binary] => {
+                let Some(program) = usize::try_from(program).ok().and_then(|at| programs.get_mut(at)) else { return 1 };
+                *program = admit(binary);
+                continue;
+            }
+            [START, program, binary, stdin, stderr] => {
+                let Some(program) = usize::try_from(program).ok().and_then(|at| programs.get(at)) else { return 1 };
+                let given = std::mem::take(&mut given);
+                program.and_then(|identity| start(&Birth { binary, identity, stdin, stderr, given: &given }, setting))
+            }
+            [REOPEN] => {
+                if answer_log(socket, setting.log.as_deref()).is_err() {
+                    return 0;
+                }
+                continue;
+            }
+            [DIG, numbers, closed] => dig(Tools { numbers, closed }, setting.supervisor),
+            _ => return 1,
         };
-        let answer = answer.map_or_else(|errno| -(errno as i32), Pid::as_raw);
-        if nix::unistd::write(socket, &answer.to_ne_bytes()).is_err() {
+        let number = outcome.map_or_else(|errno| -(errno as i32), Pid::as_raw);
+        if answer(socket, &number.to_ne_bytes()).is_err() {
             return 0;
         }
     }
 }
 
-/// Opens the log and sends it, or why it cannot be opened.
-fn send_log(socket: &OwnedFd, log: Option<&Path>) -> io::Result<()> {
-    let log = log
-        .ok_or(Errno::ENOENT)
-        .and_then(|log| event::open(log).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))));
-    let [a, b, c, d] = log.as_ref().map_or_else(|errno| -(*errno as i32), |_| 0).to_ne_bytes();
-    let fds: Vec<BorrowedFd<'_>> = log.iter().map(AsFd::as_fd).collect();
-    ancillary::send(socket, &[a, b, c, d, 0], &fds)
+/// Opens the log in the table that both share and tells its number, or why it cannot be opened.
+fn answer_log(socket: BorrowedFd<'_>, log: Option<&Path>) -> io::Result<()> {
+    let errno = |error: io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+    let log = log.ok_or(Errno::ENOENT).and_then(|log| event::open(log).map_err(errno));
+    let number = log.map_or_else(|errno| -(errno as i32), IntoRawFd::into_raw_fd);
+    let [a, b, c, d] = number.to_ne_bytes();
+    answer(socket, &[a, b, c, d, 0])
+}
+
+/// Answers, and waits while there is no room.
+fn answer(socket: BorrowedFd<'_>, octets: &[u8]) -> io::Result<()> {
+    loop {
+        match ancillary::send(socket, octets) {
+            Ok(_) => return Ok(()),
+            Err(error) if ancillary::is_later(&error) => std::thread::sleep(RETRY),
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Takes a binary as a program if it may be one.
-fn admit([binary]: [OwnedFd; 1]) -> Result<File, Errno> {
-    let binary = File::from(binary);
-    let meta = binary.metadata().map_err(|_| Errno::EBADF)?;
-    let owned = meta.uid() == 0 || meta.uid() == nix::unistd::geteuid().as_raw();
-    if meta.is_file() && meta.nlink() > 0 && owned { Ok(binary) } else { Err(Errno::EPERM) }
+fn admit(binary: RawFd) -> Result<Identity, Errno> {
+    let binary = in_table(binary)?;
+    let stat = rustix::fs::fstat(binary).map_err(|error| Errno::from_raw(error.raw_os_error()))?;
+    let is_file = stat.st_mode & libc::S_IFMT == libc::S_IFREG;
+    let owned = stat.st_uid == 0 || stat.st_uid == nix::unistd::geteuid().as_raw();
+    if is_file && stat.st_nlink > 0 && owned { Identity::of(binary) } else { Err(Errno::EPERM) }
 }
 
-fn wait_readable(socket: &OwnedFd) -> nix::Result<()> {
+fn wait_readable(socket: BorrowedFd<'_>) -> nix::Result<()> {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     loop {
-        match poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
+        match poll(&mut [PollFd::new(socket, PollFlags::POLLIN)], PollTimeout::NONE) {
             Err(Errno::EINTR) => {}
             other => return other.map(drop),
         }
     }
 }
 
+/// Starts an undertaker.
+fn dig(Tools { numbers, closed }: Tools, supervisor: Pid) -> Result<Pid, Errno> {
+    if let Some(pid) = clone(libc::CLONE_PARENT | libc::CLONE_FILES)? {
+        return Ok(pid);
+    }
+    let _ = nix::sys::prctl::set_name(c"sv3-undertaker");
+    let guarded = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).is_ok();
+    let _ = rustix::process::nice(NICE);
+    if guarded
+        && nix::unistd::getppid() == supervisor
+        && let (Ok(numbers), Ok(closed)) = (in_table(numbers), in_table(closed))
+        && confine::supervisor(&[]).is_ok()
+    {
+        undertaker::work(numbers, closed);
+    }
+    std::process::exit(1)
+}
+
 /// Starts a worker. That the pipe closes without a word says that exec succeeded.
-fn start(stdio: [BorrowedFd<'_>; 2], binary: &File, setting: &Setting) -> Result<Pid, Errno> {
+fn start(birth: &Birth<'_>, setting: &Setting) -> Result<Pid, Errno> {
     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
-    let flags = libc::CLONE_PARENT | libc::SIGCHLD;
-    // SAFETY: with these flags, and 0 for the stack, clone is fork with another parent; this process has one thread.
-    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
-    if pid == 0 {
-        let errno = become_worker(stdio, binary, setting);
+    let Some(pid) = clone(libc::CLONE_PARENT)? else {
+        let errno = become_worker(birth, setting);
         let _ = File::from(write).write_all(&(errno as i32).to_ne_bytes());
         std::process::exit(127);
-    }
-    let pid = Pid::from_raw(i32::try_from(Errno::result(pid)?).map_err(|_| Errno::ERANGE)?);
+    };
     drop(write);
     let mut errno = [0; 4];
     match File::from(read).read_exact(&mut errno) {
@@ -262,18 +432,25 @@ fn start(stdio: [BorrowedFd<'_>; 2], binary: &File, setting: &Setting) -> Result
     }
 }
 
-/// Turns this process into a worker; returns only if that fails.
-fn become_worker([stdin, stderr]: [BorrowedFd<'_>; 2], binary: &File, setting: &Setting) -> Errno {
+/// Turns this process into a worker; returns only if that fails. The table of files is its own by now.
+fn become_worker(birth: &Birth<'_>, setting: &Setting) -> Errno {
     let turn = || -> Result<std::convert::Infallible, Errno> {
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
         if nix::unistd::getppid() != setting.supervisor {
             return Err(Errno::ESRCH);
         }
-        nix::unistd::dup2_stdin(stdin)?;
-        nix::unistd::dup2_stdout(&setting.null)?;
-        nix::unistd::dup2_stderr(stderr)?;
+        let binary = in_table(birth.binary)?;
+        if Identity::of(binary)? != birth.identity {
+            return Err(Errno::EPERM);
+        }
+        nix::unistd::dup2_stdin(in_table(birth.stdin)?)?;
+        nix::unistd::dup2_stdout(in_table(setting.null)?)?;
+        nix::unistd::dup2_stderr(in_table(birth.stderr)?)?;
         SigSet::empty().thread_set_mask()?;
         close_range(CLOSE_RANGE_CLOEXEC)?;
+        for number in birth.given {
+            fcntl(in_table(*number)?, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        }
         Slice::LONG.ask_for();
         nix::unistd::fexecve::<_, CString, &CStr>(binary, &setting.words, &[])
     };

@@ -10,17 +10,21 @@
 //! All sockets are non-blocking, all waits have a deadline, and with nothing to wait for the process sleeps.
 
 mod clients;
+mod closing;
 mod handover;
 mod jam;
+mod late;
 mod life;
 mod quarantine;
 mod reports;
+mod shortage;
 mod telemetry;
 mod testimony;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -30,21 +34,25 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use serde_json::json;
+use sv3::foreign::ForeignFd;
 use sv3::ipc::Settings;
 use sv3::ledger::LedgerMap;
-use sv3::status::{Status, SupervisorStatus, WorkerStatus};
+use sv3::status::{PortStatus, Status, SupervisorStatus, WorkerStatus};
 
 use crate::blame::Blames;
 use crate::budget::Budget;
 use crate::chaos::Chaos;
 use crate::chronicle::Chronicle;
 use crate::control::Control;
+use crate::crowd::Crowds;
 use crate::event::Events;
 use crate::http::Http;
-use crate::listener::Listener;
+use crate::listener::{Listener, PAUSE};
+use crate::port::Port;
 use crate::signals::{self, Wish};
 use crate::slots::Slots;
 use crate::spawner::Spawner;
+use crate::undertaker::{self, Undertaker};
 use crate::watchdog::Watchdog;
 use crate::worker::Worker;
 use handover::Handover;
@@ -57,10 +65,14 @@ const SPAWNER: u64 = 3;
 /// Links and stderr of workers, by lane.
 const LINK: u64 = 4;
 const STDERR: u64 = 8;
+const UNDERTAKER: u64 = 0x80;
 const CONVERSATIONS: u64 = 0x100;
 /// The door of the metrics, and behind it its conversations.
 const HTTP: u64 = 0x1000;
 const PORTS: u64 = 0x10000;
+
+/// Most signals that are read at a time. Each kind is pending once at most, but more may come meanwhile.
+const SIGNALS_MAX: usize = 8;
 
 /// How long the worker may take to end when the switch ends.
 const END_TIME: Duration = Duration::from_millis(500);
@@ -70,11 +82,18 @@ pub struct Supervisor {
     epoll: Epoll,
     events: Events,
     door: Listener,
+    /// Nobody is let in before.
+    door_opens: Option<Instant>,
     control: Control,
     signals: SignalFd,
     spawner: Spawner,
+    /// The events that epoll is asked for of it.
+    spawner_interest: EpollFlags,
     ledger: LedgerMap,
-    ledger_fd: Rc<OwnedFd>,
+    ledger_fd: Rc<ForeignFd>,
+    undertaker: Undertaker,
+    /// Slots of clients that are not listened to until what they caused is done.
+    halted: BTreeSet<u16>,
     slots: Slots,
     budget: Budget,
     /// The worker that serves.
@@ -84,9 +103,12 @@ pub struct Supervisor {
     life: Life,
     handover: Handover,
     blames: Blames,
+    crowds: Crowds,
     watchdog: Watchdog,
     /// When it was last looked whether a client jams the worker.
     jam_look: Option<Instant>,
+    /// A client was sent away then that jams the worker, or is about to.
+    jammed: bool,
     /// The worker was killed because this thread of it hung.
     hung: Option<usize>,
     chaos: Option<Chaos>,
@@ -103,11 +125,20 @@ pub struct Supervisor {
     threads: u16,
     /// Where workers run, for status.
     cpus: Option<String>,
+    answered: Answered,
     /// Since when the switch is ending.
     ending: Option<Instant>,
     /// The signal that asked for the end.
     asked_by: Option<Signal>,
     over: Option<Result<(), String>>,
+}
+
+/// Who was answered in this turn. An answer about a thousand ports takes milliseconds, so each door gives one a turn; who
+/// asks more has to come again, which costs nobody anything.
+#[derive(Default)]
+struct Answered {
+    control: bool,
+    http: bool,
 }
 
 /// What [`Supervisor::new`] is made of.
@@ -152,11 +183,15 @@ impl Supervisor {
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             events: Events::new(parts.log),
             door: parts.door,
+            door_opens: None,
             control: Control::new(parts.control),
             signals: SignalFd::with_flags(&parts.signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?,
             spawner: parts.spawner,
+            spawner_interest: EpollFlags::EPOLLIN,
             ledger,
-            ledger_fd: Rc::new(ledger_fd),
+            ledger_fd: Rc::new(ForeignFd::from(ledger_fd).prompt()),
+            undertaker: Undertaker::new()?,
+            halted: BTreeSet::new(),
             slots: Slots::default(),
             budget: Budget::new(),
             worker: None,
@@ -164,8 +199,10 @@ impl Supervisor {
             life: Life::new(parts.settings, parts.standby),
             handover: Handover::default(),
             blames: Blames::new(parts.blame),
+            crowds: Crowds::new(parts.blame),
             watchdog: Watchdog::new(usize::from(parts.threads)),
             jam_look: None,
+            jammed: false,
             hung: None,
             chaos: parts.chaos.map(Chaos::new),
             chronicle: Chronicle::default(),
@@ -177,6 +214,7 @@ impl Supervisor {
             worker_path: parts.worker_path,
             threads: parts.threads,
             cpus: parts.cpus,
+            answered: Answered::default(),
             ending: None,
             asked_by: None,
             over: None,
@@ -184,6 +222,8 @@ impl Supervisor {
         supervisor.watch(&supervisor.control.listener, CONTROL, EpollFlags::EPOLLIN)?;
         supervisor.watch(supervisor.signals.as_fd(), SIGNALS, EpollFlags::EPOLLIN)?;
         supervisor.watch(&supervisor.spawner, SPAWNER, EpollFlags::EPOLLIN)?;
+        supervisor.watch(&supervisor.undertaker, UNDERTAKER, EpollFlags::EPOLLIN)?;
+        sv3::foreign::close_by(undertaker::keep_for_later);
         Ok(supervisor)
     }
 
@@ -202,22 +242,33 @@ impl Supervisor {
                 break outcome;
             }
             self.flush_links();
+            self.close_files();
+            self.listen_again();
             let count = match self.epoll.wait(&mut ready, self.timeout()) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => 0,
                 Err(error) => break Err(format!("epoll: {error}")),
             };
-            for event in ready.iter().take(count) {
+            self.answered = Answered::default();
+            // What workers are waited for with comes first, however many clients have something to say.
+            let is_urgent = |event: &&EpollEvent| (SIGNALS..STDERR).contains(&event.data());
+            for event in ready.iter().take(count).filter(is_urgent) {
+                self.dispatch(event.data(), event.events());
+            }
+            for event in ready.iter().take(count).filter(|event| !is_urgent(event)) {
                 self.dispatch(event.data(), event.events());
             }
             self.expire(Instant::now());
         };
         self.door.remove();
         self.control.listener.remove();
+        self.undertaker.end();
         self.spawner.end();
         let by = self.asked_by.map_or(String::new(), |signal| format!(" by {signal}"));
         let reason = outcome.as_ref().err().cloned().unwrap_or(format!("asked to end{by}"));
         self.events.say("stop", reason);
+        // What strangers opened is closed with the process: only then does the kernel wait for nobody.
+        std::mem::forget(self);
         outcome
     }
 
@@ -228,10 +279,23 @@ impl Supervisor {
             SIGNALS => self.read_signals(),
             SPAWNER => self.hear_spawner(),
             LINK..STDERR => self.read_reports((token - LINK) as u8),
+            UNDERTAKER => self.undertaker.hear(),
             STDERR..CONVERSATIONS => self.read_stderr((token - STDERR) as u8),
             PORTS.. => self.serve_client(u16::try_from(token - PORTS).unwrap_or(u16::MAX), flags),
-            HTTP.. => self.serve_http(token - HTTP),
-            CONVERSATIONS.. => self.converse(usize::try_from(token - CONVERSATIONS).unwrap_or(usize::MAX)),
+            HTTP.. => {
+                let was_open = self.http.as_ref().is_some_and(Http::is_open);
+                self.serve_http(token - HTTP);
+                if self.http.as_ref().is_some_and(Http::is_open) != was_open {
+                    self.mind_http_door();
+                }
+            }
+            CONVERSATIONS.. => {
+                let was_open = self.control.is_open();
+                self.converse(usize::try_from(token - CONVERSATIONS).unwrap_or(usize::MAX));
+                if self.control.is_open() != was_open {
+                    self.mind_control_door();
+                }
+            }
         }
     }
 
@@ -243,12 +307,16 @@ impl Supervisor {
     fn timeout(&self) -> EpollTimeout {
         let worker = [&self.worker, &self.standby].into_iter().flatten().filter_map(Worker::due).min();
         let messages = self.slots.ports().filter_map(|port| port.message_due()).min();
+        let refused =
+            [&self.worker, &self.standby].into_iter().flatten().filter_map(|worker| worker.link.refused_until());
+        let (refused, closing) = (refused.min(), self.undertaker.due());
         let ending = self.ending.map(|since| since + END_TIME);
         let chaos = self.chaos.as_ref().map(|chaos| chaos.next);
         let lives =
             [worker, self.life.next_start(), self.watchdog.due(), self.handover.due(), self.jam_due(), chaos, ending];
         let clients = [messages, self.quarantine_due(), self.control.due(), self.http_due()];
-        let due = lives.into_iter().chain(clients).flatten().min();
+        let files = [refused, closing, self.door_opens];
+        let due = lives.into_iter().chain(clients).chain(files).flatten().min();
         match due {
             // Rounded up, so that waking means that it is due.
             Some(due) => {
@@ -260,21 +328,27 @@ impl Supervisor {
     }
 
     fn expire(&mut self, now: Instant) {
-        self.control.expire(now);
+        self.reap_rest();
+        if self.control.expire(now) {
+            self.mind_control_door();
+        }
         self.expire_http(now);
+        self.expire_door(now);
         self.expire_clients(now);
         self.expire_quarantines(now);
         self.expire_jams(now);
         self.watch_worker(now);
         self.expire_worker(now);
         self.expire_trial(now);
+        self.expire_undertakers(now);
         if self.ending.is_some_and(|since| since + END_TIME <= now) {
             self.over = Some(Ok(()));
         }
     }
 
     fn read_signals(&mut self) {
-        while let Ok(Some(info)) = self.signals.read_signal() {
+        for _ in 0..SIGNALS_MAX {
+            let Ok(Some(info)) = self.signals.read_signal() else { return };
             let Ok(signal) = Signal::try_from(info.ssi_signo as i32) else { continue };
             match signals::wish(signal, info.ssi_code) {
                 Wish::Nothing => {}
@@ -306,7 +380,20 @@ impl Supervisor {
     }
 
     fn accept_control(&mut self) {
-        while let Some(index) = self.control.accept() {
+        let now = Instant::now();
+        // What is closed slowly takes fds. Callers add to it, so they wait sooner than clients.
+        if self.budget.is_short(2 * self.undertaker.backlog()) {
+            self.control.pause(now + PAUSE);
+        } else {
+            self.let_in_callers(now);
+        }
+        if !self.control.is_open() {
+            self.mind_control_door();
+        }
+    }
+
+    fn let_in_callers(&mut self, now: Instant) {
+        for index in self.control.accept(now) {
             if let Some(fd) = self.control.fd(index) {
                 let event = EpollEvent::new(EpollFlags::EPOLLIN, CONVERSATIONS + index as u64);
                 let _ = self.epoll.add(fd, event);
@@ -314,8 +401,18 @@ impl Supervisor {
         }
     }
 
+    /// Listens at the control socket only while callers can be let in.
+    fn mind_control_door(&self) {
+        let flags = if self.control.is_open() { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
+        let _ = self.epoll.modify(&self.control.listener, &mut EpollEvent::new(flags, CONTROL));
+    }
+
     fn converse(&mut self, index: usize) {
+        if self.answered.control {
+            return self.control.put_off(index);
+        }
         let Some((request, fd)) = self.control.proceed(index) else { return };
+        self.answered.control = true;
         let (verb, name) = request.split_once(' ').unwrap_or((&request, ""));
         let answer = match verb {
             "status" => serde_json::to_vec(&self.status()),
@@ -367,7 +464,13 @@ impl Supervisor {
                 cpus: self.cpus.clone(),
             },
             socket: self.door.path().display().to_string(),
-            ports: self.slots.ports().filter_map(|port| crate::status::port(port, &self.ledger)).collect(),
+            ports: self.slots.ports().filter_map(|port| self.port_status(port)).collect(),
         }
+    }
+
+    fn port_status(&self, port: &Port) -> Option<PortStatus> {
+        let lacks = self.standby.as_ref().and_then(|standby| standby.lacks(port.who.slot));
+        let status = crate::status::port(port, &self.ledger)?;
+        Some(PortStatus { standby_lacks: lacks.map(str::to_string), ..status })
     }
 }

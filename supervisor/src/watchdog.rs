@@ -1,19 +1,55 @@
 //! Finds a worker that is awake and gets nowhere.
 //!
-//! A worker says [`sv3::ipc::ReportKind::Busy`] when it wakes and has not said so for a while. From then on the heartbeats
-//! of its threads in the ledger are looked at now and then, until all have slept for longer than it keeps quiet about
-//! waking. So a hang is found whenever it begins, and an idle switch has no timer.
+//! # Theory of operation
+//!
+//! A worker says [`sv3::ipc::ReportKind::Busy`] when it wakes and has not said so for a while. From then on, and from
+//! when it is promoted, the heartbeats of its threads in the ledger are looked at now and then, until all have slept for
+//! longer than it keeps quiet about waking. So a hang is found whenever it begins, and an idle switch has no timer.
+//!
+//! A thread *hangs* when it is awake, its heartbeat stands still, and it has *run* for [`HANG`] meanwhile. One that is not
+//! let run does not hang, however long that takes, and nobody is to blame for it. One that is kept without running for
+//! [`STARVED`] is *stuck*: in the kernel, which waits for a disk or for something that does not come, or in a frozen
+//! control group. A worker that is stuck is replaced as well, and nobody is blamed.
+//!
+//! The kernel tells only how long all threads ran together. How long all were awake stands in the ledger
+//! ([`sv3::ledger::Rest`]), and a thread runs only while it is awake. So the difference is how long threads have waited for a
+//! processor, all together, and as a thread that hangs is awake all the time, it has run for at least as long as it hangs
+//! less what was waited. If that is too little since others waited, a hang is found later, or by [`STARVED`]; a thread
+//! that was not let run is never taken for one that hangs. With one thread the bound is exact.
+//!
+//! What can be wrong with it, and what is done about it:
+//!
+//! - All of the host stood still, the supervisor with it (a virtual machine that was paused): the time between two looks
+//!   counts for no more than [`LOOK_MAX`].
+//! - The kernel's figure comes late (see [`crate::cpu_time`]), so that some of it is of the time before the heartbeat stood
+//!   still. Then it looks as if threads had run for longer than they were awake, and one begins to measure anew.
+//! - A signal on an eventfd that is full stops a thread without using a processor. That is a fact that can be looked up
+//!   (`supervisor/jam.rs`), whenever a heartbeat stands still from one look to the next.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use sv3::ipc::BUSY_QUIET;
-use sv3::ledger::{Hand, Lane};
+use sv3::ledger::Lane;
+
+use crate::cpu_time::{Moment, STARVED};
 
 /// Time between two looks.
 const LOOK: Duration = Duration::from_millis(100);
-/// An awake thread whose heartbeat stands still for so long hangs.
-const HANG: Duration = Duration::from_millis(500);
+/// What a look counts for at most, however late it comes.
+const LOOK_MAX: Duration = LOOK.saturating_mul(2);
+/// An awake thread whose heartbeat stands still while it runs for so long hangs: some ticks less than half a second, so
+/// that the fifth look finds it.
+const HANG: Duration = Duration::from_millis(450);
+
+/// What is wrong with a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// This thread of it runs and gets nowhere.
+    Hangs(usize),
+    /// A thread of it gets nowhere and does not run.
+    Stuck,
+}
 
 /// The watch over one worker.
 #[derive(Debug)]
@@ -26,11 +62,46 @@ pub struct Watchdog {
 
 #[derive(Debug)]
 struct Watch {
-    next: Instant,
-    /// By thread: the heartbeat, and when it was first seen as it is.
-    hearts: Vec<(u64, Instant)>,
+    last: Instant,
+    /// How long threads had waited at the last look, as [`waited_ns`] counts.
+    waited_ns: u64,
+    hearts: Vec<Heart>,
     /// When a thread was last known to be awake.
     awake: Instant,
+}
+
+/// A thread's heartbeat.
+#[derive(Debug, Default)]
+struct Heart {
+    beat: u64,
+    /// How long it has stood still while the thread was awake.
+    still: Duration,
+    /// How long of that it is known what threads waited.
+    measured: Duration,
+    /// How long threads waited for processors meanwhile, all together.
+    waited_ns: i64,
+}
+
+impl Heart {
+    /// One that has been seen just now.
+    fn new(beat: u64) -> Heart {
+        Heart { beat, ..Heart::default() }
+    }
+
+    /// It has not moved in a while more, in which threads waited for so long.
+    fn stand(&mut self, step: Duration, waited_ns: i64) {
+        self.still += step;
+        self.measured += step;
+        self.waited_ns = self.waited_ns.saturating_add(waited_ns);
+        if self.waited_ns < -nanos(LOOK) {
+            (self.measured, self.waited_ns) = (Duration::ZERO, 0);
+        }
+    }
+
+    /// How long the thread has run meanwhile, at least.
+    fn ran_ns(&self) -> i64 {
+        nanos(self.measured).saturating_sub(self.waited_ns)
+    }
 }
 
 impl Watchdog {
@@ -40,96 +111,261 @@ impl Watchdog {
     }
 
     /// The worker says that it is awake. False: it has said so just now, which an honest one does not.
-    pub fn wake(&mut self, lane: &Lane, now: Instant) -> bool {
+    pub fn wake(&mut self, lane: &Lane, moment: Moment) -> bool {
+        self.watch(lane, moment);
+        let last = self.said.replace(moment.now);
+        last.is_none_or(|last| moment.now.saturating_duration_since(last) >= BUSY_QUIET / 4)
+    }
+
+    /// Begins to watch: the worker is about to serve.
+    pub fn watch(&mut self, lane: &Lane, moment: Moment) {
         let hands = lane.hands.iter().take(self.threads);
-        let hearts = || hands.map(|hand| (hand.heartbeat.load(Relaxed), now)).collect();
-        let watch = self.watch.get_or_insert_with(|| Watch { next: now + LOOK, hearts: hearts(), awake: now });
-        watch.awake = now;
-        let last = self.said.replace(now);
-        last.is_none_or(|last| now.saturating_duration_since(last) >= BUSY_QUIET / 4)
+        let watch = self.watch.get_or_insert_with(|| Watch {
+            last: moment.now,
+            waited_ns: waited_ns(lane, self.threads, moment),
+            hearts: hands.map(|hand| Heart::new(hand.heartbeat.load(Relaxed))).collect(),
+            awake: moment.now,
+        });
+        watch.awake = moment.now;
     }
 
     /// When to look next, if at all.
     pub fn due(&self) -> Option<Instant> {
-        self.watch.as_ref().map(|watch| watch.next)
+        self.watch.as_ref().map(|watch| watch.last + LOOK)
     }
 
     /// Whether an awake thread's heartbeat stands where it was at the last look.
     pub fn stands_still(&self, lane: &Lane) -> bool {
         let Some(watch) = &self.watch else { return false };
         let mut hands = watch.hearts.iter().zip(&lane.hands);
-        hands.any(|((beat, _), hand)| is_awake(hand) && *beat == hand.heartbeat.load(Relaxed))
+        hands.any(|(heart, hand)| hand.rest().is_awake() && heart.beat == hand.heartbeat.load(Relaxed))
     }
 
-    /// Looks, if it is time to. The thread that hangs, if one does: one that has a client in hand before one that has
-    /// none, since that may only wait for the other.
-    pub fn look(&mut self, lane: &Lane, now: Instant) -> Option<usize> {
-        let watch = self.watch.as_mut().filter(|watch| watch.next <= now)?;
-        watch.next = now + LOOK;
-        let mut hangs = None;
-        for (number, ((beat, since), hand)) in watch.hearts.iter_mut().zip(&lane.hands).enumerate() {
-            let heartbeat = hand.heartbeat.load(Relaxed);
-            let awake = is_awake(hand);
-            if heartbeat != *beat || !awake {
-                (*beat, *since) = (heartbeat, now);
-            }
+    /// Looks, if it is time to. What is wrong, if something is: of threads that hang one that has a client in hand comes
+    /// before one that has none, since that may only wait for the other.
+    pub fn look(&mut self, lane: &Lane, moment: Moment) -> Option<Trouble> {
+        let threads = self.threads;
+        let watch = self.watch.as_mut().filter(|watch| watch.last + LOOK <= moment.now)?;
+        let step = moment.now.saturating_duration_since(watch.last).min(LOOK_MAX);
+        watch.last = moment.now;
+        let waited_ns = waited_ns(lane, threads, moment);
+        let waited = waited_ns.wrapping_sub(std::mem::replace(&mut watch.waited_ns, waited_ns)).cast_signed();
+        let waited = waited.min(nanos(step).saturating_mul(threads as i64));
+        let (mut hangs, mut stuck) = (None, false);
+        for (number, (heart, hand)) in watch.hearts.iter_mut().zip(&lane.hands).enumerate() {
+            let (beat, awake) = (hand.heartbeat.load(Relaxed), hand.rest().is_awake());
             if awake {
-                watch.awake = now;
+                watch.awake = moment.now;
             }
-            if now.saturating_duration_since(*since) >= HANG {
+            if beat != heart.beat || !awake {
+                *heart = Heart::new(beat);
+                continue;
+            }
+            heart.stand(step, waited);
+            stuck |= heart.still >= STARVED;
+            if heart.ran_ns() >= nanos(HANG) {
                 let empty = hand.port.load(Relaxed) == 0;
                 hangs = hangs.into_iter().chain([(empty, number)]).min();
             }
         }
-        if now.saturating_duration_since(watch.awake) > 2 * BUSY_QUIET {
+        if moment.now.saturating_duration_since(watch.awake) > 2 * BUSY_QUIET {
             self.watch = None;
         }
-        hangs.map(|(_, number)| number)
+        hangs.map(|(_, number)| Trouble::Hangs(number)).or(stuck.then_some(Trouble::Stuck))
     }
 }
 
-fn is_awake(hand: &Hand) -> bool {
-    hand.busy.load(Relaxed) != 0
+/// How long threads have been awake without a processor, all together and from no beginning in particular.
+fn waited_ns(lane: &Lane, threads: usize, moment: Moment) -> u64 {
+    let awake = lane.hands.iter().take(threads).map(|hand| hand.rest().awake_ns(moment.monotonic_ns));
+    awake.fold(0, u64::wrapping_add).wrapping_sub(nanos(moment.cpu).cast_unsigned())
+}
+
+fn nanos(time: Duration) -> i64 {
+    i64::try_from(time.as_nanos()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
-    use sv3::ledger::LedgerMap;
+    use sv3::ledger::{Hand, LedgerMap};
 
     use super::*;
 
-    #[test]
-    fn a_worker_that_gets_nowhere_is_found_and_one_that_sleeps_is_left_alone() {
-        let (_fd, ledger) = LedgerMap::create().unwrap();
-        let lane = &ledger.lanes[0];
-        let hand = lane.hand(1);
-        let (mut dog, start) = (Watchdog::new(2), Instant::now());
-        assert_eq!(dog.due(), None);
-        hand.busy.store(1, Relaxed);
-        assert!(dog.wake(lane, start) && !dog.wake(lane, start));
-        let at = |ms| start + Duration::from_millis(ms);
-        for ms in (100..2000).step_by(100) {
-            hand.heartbeat.fetch_add(1, Relaxed);
-            assert_eq!(dog.look(lane, at(ms)), None);
-        }
-        assert!((2000..2400).step_by(100).all(|ms| dog.look(lane, at(ms)).is_none()));
-        assert_eq!(dog.look(lane, at(2400)), Some(1));
+    const MS: u64 = 1_000_000;
 
-        hand.busy.store(0, Relaxed);
-        let mut dog = Watchdog::new(2);
-        dog.wake(lane, start);
-        assert!((100..3000).step_by(100).all(|ms| dog.look(lane, at(ms)).is_none()));
-        assert_eq!(dog.due(), None);
+    /// A worker whose clocks stand where the test says.
+    struct Bench {
+        ledger: LedgerMap,
+        dog: Watchdog,
+        moment: Moment,
+    }
+
+    impl Bench {
+        fn new(threads: usize) -> Bench {
+            let (_fd, ledger) = LedgerMap::create().unwrap();
+            let moment = Moment { now: Instant::now(), monotonic_ns: 1 << 40, cpu: Duration::from_secs(7) };
+            Bench { ledger, dog: Watchdog::new(threads), moment }
+        }
+
+        fn hand(&self, number: usize) -> &Hand {
+            self.ledger.lanes[0].hand(number)
+        }
+
+        fn wake_up(&self, number: usize) {
+            self.hand(number).wake_up(self.moment.monotonic_ns, self.moment.monotonic_ns);
+        }
+
+        fn wake(&mut self) -> bool {
+            self.dog.wake(&self.ledger.lanes[0], self.moment)
+        }
+
+        /// So many milliseconds pass, in which the worker has so many of processors.
+        fn pass(&mut self, wall: u64, cpu: u64) {
+            self.moment.now += Duration::from_millis(wall);
+            self.moment.monotonic_ns += wall * MS;
+            self.moment.cpu += Duration::from_millis(cpu);
+        }
+
+        fn look(&mut self) -> Option<Trouble> {
+            self.dog.look(&self.ledger.lanes[0], self.moment)
+        }
+
+        /// Looks so often, each time after a tenth of a second in which the worker has `cpu` milliseconds.
+        fn looks(&mut self, count: usize, cpu: u64) -> Option<Trouble> {
+            (0..count).find_map(|_| {
+                self.pass(100, cpu);
+                self.look()
+            })
+        }
+    }
+
+    #[test]
+    fn a_worker_that_runs_and_gets_nowhere_is_found_and_one_that_sleeps_is_left_alone() {
+        let mut bench = Bench::new(2);
+        assert_eq!(bench.dog.due(), None);
+        bench.wake_up(1);
+        assert!(bench.wake() && !bench.wake());
+        for _ in 0..20 {
+            bench.hand(1).heartbeat.fetch_add(1, Relaxed);
+            assert_eq!(bench.looks(1, 100), None);
+        }
+        assert_eq!(bench.looks(4, 98), None);
+        assert_eq!(bench.looks(1, 98), Some(Trouble::Hangs(1)));
+
+        let mut bench = Bench::new(2);
+        bench.wake();
+        assert_eq!((bench.looks(30, 0), bench.dog.due()), (None, None));
+    }
+
+    #[test]
+    fn a_worker_that_is_not_let_run_does_not_hang_and_is_replaced_in_the_end() {
+        let mut bench = Bench::new(1);
+        bench.wake_up(0);
+        bench.wake();
+        assert_eq!(bench.looks(99, 0), None);
+        assert_eq!(bench.looks(1, 0), Some(Trouble::Stuck));
+
+        // It runs again, and is frozen again.
+        let mut bench = Bench::new(1);
+        bench.wake_up(0);
+        bench.wake();
+        for _ in 0..50 {
+            assert_eq!(bench.looks(7, 0), None);
+            bench.hand(0).heartbeat.fetch_add(1, Relaxed);
+            assert_eq!(bench.looks(3, 100), None);
+        }
+
+        // Half a processor is enough to be found by, in twice the time.
+        bench.hand(0).heartbeat.fetch_add(1, Relaxed);
+        assert_eq!(bench.looks(9, 50), None);
+        assert_eq!(bench.looks(1, 50), Some(Trouble::Hangs(0)));
+    }
+
+    #[test]
+    fn what_others_ran_is_not_held_against_a_thread_that_was_not_let_run() {
+        let mut bench = Bench::new(3);
+        (0..3).for_each(|number| bench.wake_up(number));
+        bench.wake();
+        let run = |bench: &mut Bench, cpu, count: usize| {
+            (0..count).find_map(|_| {
+                for number in [0, 2] {
+                    bench.hand(number).heartbeat.fetch_add(1, Relaxed);
+                }
+                bench.looks(1, cpu)
+            })
+        };
+        // Two run, the third does not.
+        assert_eq!(run(&mut bench, 200, 50), None);
+        // Now it does as well, and is found as soon as a single one is.
+        bench.hand(1).heartbeat.fetch_add(1, Relaxed);
+        assert_eq!(run(&mut bench, 300, 5), None);
+        assert_eq!(run(&mut bench, 300, 1), Some(Trouble::Hangs(1)));
+    }
+
+    #[test]
+    fn a_thread_that_hangs_while_others_sleep_is_found_at_once() {
+        let mut bench = Bench::new(64);
+        bench.wake_up(63);
+        bench.wake();
+        assert_eq!(bench.looks(4, 99), None);
+        assert_eq!(bench.looks(1, 99), Some(Trouble::Hangs(63)));
     }
 
     #[test]
     fn of_two_that_hang_the_one_with_a_client_in_hand_is_found() {
-        let (_fd, ledger) = LedgerMap::create().unwrap();
-        let lane = &ledger.lanes[0];
-        let (mut dog, start) = (Watchdog::new(3), Instant::now());
-        [0, 2].into_iter().for_each(|number| lane.hand(number).busy.store(1, Relaxed));
-        lane.hand(2).port.store(7, Relaxed);
-        dog.wake(lane, start);
-        assert_eq!(dog.look(lane, start + HANG), Some(2));
+        let mut bench = Bench::new(3);
+        [0, 2].into_iter().for_each(|number| bench.wake_up(number));
+        bench.hand(2).port.store(7, Relaxed);
+        bench.wake();
+        assert_eq!(bench.looks(5, 200), Some(Trouble::Hangs(2)));
+    }
+
+    #[test]
+    fn a_host_that_stood_still_or_whose_figures_come_late_is_no_hang() {
+        // All clocks went on while nobody ran.
+        let mut bench = Bench::new(1);
+        bench.wake_up(0);
+        bench.wake();
+        for _ in 0..10 {
+            bench.hand(0).heartbeat.fetch_add(1, Relaxed);
+            bench.look();
+            bench.pass(60_000, 60_000);
+            assert_eq!(bench.look(), None);
+        }
+
+        // It ran for a second without a tick, and is frozen: the kernel tells only then of what was before.
+        bench.hand(0).heartbeat.fetch_add(1, Relaxed);
+        bench.looks(1, 0);
+        assert_eq!(bench.looks(1, 1000).or_else(|| bench.looks(20, 0)), None);
+
+        // It hangs without ticks.
+        bench.hand(0).heartbeat.fetch_add(1, Relaxed);
+        bench.looks(1, 0);
+        let found = (0..20).position(|_| bench.looks(9, 0).or_else(|| bench.looks(1, 1000)).is_some());
+        assert_eq!(found, Some(0));
+        // It hung amid two figures: the first one is of before, too.
+        bench.hand(0).heartbeat.fetch_add(1, Relaxed);
+        bench.looks(1, 0);
+        assert_eq!(bench.looks(2, 0).or_else(|| bench.looks(1, 1000)), None);
+        assert_eq!(bench.looks(9, 0).or_else(|| bench.looks(1, 1000)), Some(Trouble::Hangs(0)));
+    }
+
+    #[test]
+    fn a_worker_that_is_promoted_is_watched_though_it_says_nothing() {
+        let mut bench = Bench::new(1);
+        bench.wake_up(0);
+        bench.dog.watch(&bench.ledger.lanes[0], bench.moment);
+        assert_eq!(bench.looks(5, 100), Some(Trouble::Hangs(0)));
+    }
+
+    #[test]
+    fn noise_in_the_ledger_does_no_harm() {
+        let mut bench = Bench::new(3);
+        bench.wake();
+        for noise in [u64::MAX, 0, 1, 1 << 63, u64::MAX >> 1, 12345].iter().cycle().take(200) {
+            bench.hand(1).rest.store(*noise, Relaxed);
+            bench.hand(2).heartbeat.store(*noise, Relaxed);
+            bench.looks(1, 100);
+        }
     }
 }

@@ -1,27 +1,43 @@
 //! One worker's life, from the request to the spawner until its death is known.
+//!
+//! What a worker has to do has a time, and it must have run for that time, too, before it is killed for being late: a
+//! host that does not let it run is no fault of its own. After [`STARVED`] that does not count any more, since clients
+//! wait.
 
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::epoll::EpollFlags;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, pipe2};
+use sv3::foreign::ForeignFd;
 use sv3::ipc::Command;
 
+use crate::cpu_time::{STARVED, of_process};
+use crate::lingering::LettingGo;
 use crate::link::Link;
 use crate::record::Order;
+use crate::roster::Roster;
+use crate::session::Breach;
 use crate::spawner::{Program, Spawner};
 
-/// How long a worker may take until it is ready.
+/// How long a worker may take, and run, until it is ready.
 const START_TIME: Duration = Duration::from_secs(5);
-/// How long a worker may take to obey.
+/// How long a worker may take, and run, to obey.
 const OBEY_TIME: Duration = Duration::from_secs(1);
-/// How long a worker may outlive its link.
+/// How long a worker may outlive its link, whether or not it runs: nobody is served meanwhile, and nothing is held against
+/// anybody.
 const DEATH_TIME: Duration = Duration::from_millis(100);
+/// How long the kernel may take to say that a worker is dead which was killed. After that it is taken for dead: it may be held
+/// in the kernel (by a disk, or by a frozen control group), but never runs again.
+const BURIAL_TIME: Duration = Duration::from_millis(100);
+/// Time between two looks whether a worker that is late has been let run.
+const LOOK: Duration = Duration::from_millis(100);
 /// Lines that a worker may write to stderr in its life, and the longest of them in octets.
 const LINES_MAX: usize = 20;
 const LINE_MAX: usize = 400;
@@ -57,8 +73,13 @@ pub struct Worker {
     /// Virtio features that it serves, once it is ready.
     pub offers: u64,
     doom: Option<String>,
+    killed: Option<Instant>,
     hung_up: Option<Instant>,
+    /// It is late, and was not let run: when to look again.
+    excused: Option<Instant>,
+    roster: Roster,
     barriers: VecDeque<Barrier>,
+    letting_go: LettingGo,
     reached: u64,
     said: Vec<u8>,
     last_line: Option<String>,
@@ -66,10 +87,34 @@ pub struct Worker {
     idle_reports: u32,
 }
 
+/// What a worker is born with. It stays open until the spawner has answered.
+pub struct Cradle {
+    /// The worker's lane.
+    pub lane: u8,
+    stdin: OwnedFd,
+    stderr: OwnedFd,
+    given: Vec<Rc<ForeignFd>>,
+}
+
+impl Cradle {
+    /// Asks the spawner for the worker.
+    pub fn ask(&self, spawner: &mut Spawner, program: Program) -> io::Result<()> {
+        spawner.give(self.given.iter().map(|fd| fd.as_fd()))?;
+        spawner.request(program, self.stdin.as_fd(), self.stderr.as_fd())
+    }
+
+    /// Its own files.
+    pub fn fds(&self) -> [BorrowedFd<'_>; 2] {
+        [self.stdin.as_fd(), self.stderr.as_fd()]
+    }
+}
+
 struct Barrier {
     seq: u64,
     waiter: Waiter,
     due: Instant,
+    /// Processor time that it had used when it was told.
+    cpu: Duration,
 }
 
 /// Who waits for a barrier.
@@ -88,13 +133,24 @@ pub enum Waiter {
 }
 
 impl Worker {
-    /// Asks the spawner for a worker.
-    pub fn ask_for(spawner: &Spawner, program: Program, lane: u8) -> io::Result<Worker> {
+    /// A worker that is not asked for yet, and its ends of what connects us.
+    pub fn unborn(program: Program, lane: u8) -> io::Result<(Worker, Cradle)> {
         let (link, stdin) = Link::pair()?;
-        let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+        let (read, stderr) = pipe2(OFlag::O_CLOEXEC)?;
         fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        spawner.request(program, stdin.as_fd(), write.as_fd())?;
-        Ok(Worker::new(program, lane, link, read.into()))
+        Ok((Worker::new(program, lane, link, read.into()), Cradle { lane, stdin, stderr, given: Vec::new() }))
+    }
+
+    /// Queues orders whose fds the worker is born with.
+    pub fn teach(&mut self, orders: impl IntoIterator<Item = Order>, cradle: &mut Cradle) {
+        for order in orders {
+            if !self.roster.passes(&order.command, self.link.last_seq() + 1) {
+                continue;
+            }
+            let pushed = self.link.push_unborn(&order);
+            self.note(&order.command, pushed, Waiter::Nobody);
+            cradle.given.extend(order.fd);
+        }
     }
 
     /// A worker that was asked for just now.
@@ -114,8 +170,12 @@ impl Worker {
             policy: 0,
             offers: 0,
             doom: None,
+            killed: None,
             hung_up: None,
+            excused: None,
+            roster: Roster::default(),
             barriers: VecDeque::new(),
+            letting_go: LettingGo::default(),
             reached: 0,
             said: Vec::new(),
             last_line: None,
@@ -131,26 +191,53 @@ impl Worker {
         self.order([Command::Promote.into(), Command::Barrier.into()], Waiter::TakeOver);
     }
 
-    /// Queues orders. A barrier among them is for `waiter`.
+    /// Queues orders, but for those about a port that the worker goes on without. A barrier among them is for `waiter`.
     pub fn order(&mut self, orders: impl IntoIterator<Item = Order>, waiter: Waiter) {
         for order in orders {
-            let is_barrier = order.command == Command::Barrier;
-            match self.link.push(order) {
-                Ok(seq) if is_barrier => {
-                    self.barriers.push_back(Barrier { seq, waiter, due: Instant::now() + OBEY_TIME });
-                }
-                Ok(_) => {}
-                Err(error) => self.kill(&format!("it cannot be told: {error}")),
+            if !self.roster.passes(&order.command, self.link.last_seq() + 1) {
+                continue;
             }
+            let (command, takes) = (order.command.clone(), order.takes.clone());
+            let pushed = self.link.push(order);
+            if let (Ok(seq), Some(taken)) = (&pushed, takes) {
+                self.letting_go.ordered(*seq, taken);
+            }
+            self.note(&command, pushed, waiter);
         }
+    }
+
+    fn note(&mut self, command: &Command, pushed: io::Result<u64>, waiter: Waiter) {
+        match pushed {
+            Ok(seq) if *command == Command::Barrier => {
+                let cpu = of_process(self.pid);
+                self.barriers.push_back(Barrier { seq, waiter, due: Instant::now() + OBEY_TIME, cpu });
+            }
+            Ok(_) => {}
+            Err(error) => self.kill(&format!("it cannot be told: {error}")),
+        }
+    }
+
+    /// Sends what waits. While the kernel has no room for it, the time to obey does not pass.
+    pub fn flush(&mut self) -> io::Result<()> {
+        let was_refused = self.link.refused_until().is_some();
+        self.link.flush()?;
+        if was_refused || self.link.refused_until().is_some() {
+            self.restart_clocks();
+        }
+        Ok(())
     }
 
     /// The worker says that it is ready. Returns whether that was due.
     pub fn became_ready(&mut self, landlock_abi: u32, offers: u64) -> bool {
         self.offers = offers;
-        let due = Instant::now() + OBEY_TIME;
-        self.barriers.iter_mut().for_each(|barrier| barrier.due = due);
+        self.restart_clocks();
         self.ready.replace(landlock_abi).is_none()
+    }
+
+    /// The time to obey begins now.
+    fn restart_clocks(&mut self) {
+        let (due, cpu) = (Instant::now() + OBEY_TIME, of_process(self.pid));
+        self.barriers.iter_mut().for_each(|barrier| (barrier.due, barrier.cpu) = (due, cpu));
     }
 
     /// The worker says that it has reached a barrier. Returns who waited, if it was the next one.
@@ -161,19 +248,51 @@ impl Worker {
         Some(next)
     }
 
+    /// The worker says that all which the orders up to this one took away is unmapped.
+    pub fn unmapped(&mut self, seq: u64) -> Result<(), Breach> {
+        self.letting_go.unmapped(seq, self.link.last_seq())
+    }
+
+    /// It is dead: what it was ordered to let go of.
+    pub fn let_go(&mut self) -> LettingGo {
+        std::mem::take(&mut self.letting_go)
+    }
+
+    /// Memory files that it was ordered to let go of and has mapped still.
+    pub fn taken_files(&self) -> impl Iterator<Item = &Rc<ForeignFd>> {
+        self.letting_go.files()
+    }
+
     /// Whether the worker has been given an order of this number and has not said yet that it is past it.
     pub fn is_under_way(&self, seq: u64) -> bool {
         (self.reached + 1..=self.link.last_seq()).contains(&seq)
     }
 
-    /// When the worker must have done what it has to do next.
+    /// Whether a report on an order of this number is about the client that has the slot now.
+    pub fn is_about(&self, slot: u16, seq: u64) -> bool {
+        self.roster.is_about(slot, seq)
+    }
+
+    /// A port that it cannot be told of: it forgets what it knows of it and goes on without it.
+    pub fn leave_out(&mut self, slot: u16, why: String) {
+        self.order([Command::PortRemove { port: slot }.into()], Waiter::Nobody);
+        self.roster.strike(slot, self.link.last_seq(), why);
+    }
+
+    /// Why it goes on without a port, if it does.
+    pub fn lacks(&self, slot: u16) -> Option<&str> {
+        self.roster.lacks(slot)
+    }
+
+    /// When the worker must have done what it has to do next, or when to look again.
     pub fn due(&self) -> Option<Instant> {
-        match (&self.doom, self.hung_up, self.ready) {
-            (Some(_), _, _) => None,
+        let due = match (&self.doom, self.hung_up, self.ready) {
+            (Some(_), _, _) => return self.killed.map(|since| since + BURIAL_TIME),
             (None, Some(since), _) => Some(since + DEATH_TIME),
             (None, None, None) => Some(self.asked + START_TIME),
             (None, None, Some(_)) => self.barriers.front().map(|barrier| barrier.due),
-        }
+        };
+        due.map(|due| self.excused.map_or(due, |again| due.max(again)))
     }
 
     /// Since when somebody waits for it to obey.
@@ -182,13 +301,19 @@ impl Worker {
         self.barriers.front().filter(|_| ready).and_then(|barrier| barrier.due.checked_sub(OBEY_TIME))
     }
 
-    /// What is due has not been done: kills it.
-    pub fn is_overdue(&mut self) {
-        self.kill(match (self.hung_up, self.ready) {
-            (Some(_), _) => "it closed its control socket",
-            (None, None) => "it did not start in time",
-            (None, Some(_)) => "it did not obey in time",
-        });
+    /// What is due has not been done: kills it, unless it was not let run.
+    pub fn is_overdue(&mut self, now: Instant) {
+        let (since, time, before, late) = match (self.hung_up, self.ready, self.barriers.front()) {
+            (Some(_), _, _) => return self.kill("it closed its control socket"),
+            (None, None, _) => (Some(self.asked), START_TIME, Duration::ZERO, "it did not start in time"),
+            (None, Some(_), Some(next)) => (self.waits_since(), OBEY_TIME, next.cpu, "it did not obey in time"),
+            (None, Some(_), None) => return,
+        };
+        let ran = of_process(self.pid).saturating_sub(before) >= time;
+        match ran || since.is_none_or(|since| now >= since + STARVED) {
+            true => self.kill(late),
+            false => self.excused = Some(now + LOOK),
+        }
     }
 
     /// The link is broken. Mostly this is the first sign of its death, and the kernel will soon say why it died.
@@ -218,8 +343,13 @@ impl Worker {
     pub fn kill(&mut self, why: &str) {
         self.doom.get_or_insert_with(|| why.to_string());
         if let Some(pid) = self.pid {
-            let _ = kill(pid, Signal::SIGKILL);
+            self.end(pid);
         }
+    }
+
+    fn end(&mut self, pid: Pid) {
+        let _ = kill(pid, Signal::SIGKILL);
+        self.killed.get_or_insert_with(Instant::now);
     }
 
     /// Why we killed it, if we did.
@@ -231,7 +361,7 @@ impl Worker {
     pub fn is_born(&mut self, pid: Pid) {
         self.pid = Some(pid);
         if self.doom.is_some() {
-            let _ = kill(pid, Signal::SIGKILL);
+            self.end(pid);
         }
     }
 

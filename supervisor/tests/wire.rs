@@ -13,6 +13,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::fstat;
 use proptest::prelude::*;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use sv3::foreign::ForeignFd;
 use sv3::ipc::RingAddr;
 use sv3::wire::vhost_user::{Code, Decoder, MemoryRegion, OFFERED_PROTOCOL_FEATURES, Reply, Request};
 use vhost::vhost_user::message::{VhostUserHeaderFlag, VhostUserProtocolFeatures};
@@ -191,10 +192,10 @@ fn listen(mut stream: UnixStream) -> Heard {
         if count == 0 {
             return (words, memory);
         }
-        let mut fds: Vec<OwnedFd> = Vec::new();
+        let mut fds: Vec<ForeignFd> = Vec::new();
         for message in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(received) = message {
-                fds.extend(received);
+                fds.extend(received.map(ForeignFd::from));
             }
         }
         let Some(message) = decoder.advance(count, fds).unwrap() else { continue };
@@ -211,8 +212,8 @@ fn listen(mut stream: UnixStream) -> Heard {
             stream.write_all(&reply.to_bytes()).unwrap();
         }
         match message.request {
-            Request::SetMemTable(table) => memory.extend(table.into_iter().map(|(_, fd)| fd)),
-            Request::AddMemReg(_, fd) => memory.push(fd),
+            Request::SetMemTable(table) => memory.extend(table.iter().map(|(_, fd)| copy(fd))),
+            Request::AddMemReg(_, fd) => memory.push(copy(&fd)),
             _ => {}
         }
     }
@@ -249,4 +250,8 @@ fn spell(request: &Request) -> String {
         words.replace_range(at..=at + end, "fd");
     }
     words
+}
+
+fn copy(fd: &ForeignFd) -> OwnedFd {
+    fd.as_fd().try_clone_to_owned().unwrap()
 }

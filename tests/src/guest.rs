@@ -200,6 +200,13 @@ impl Guest {
     /// Closes the connection at once.
     pub fn vanish(self) {}
 
+    /// Ends as a process does: its memory goes first, then its connection.
+    pub fn exit(self) {
+        let Guest { wire, memory, queues, .. } = self;
+        drop((memory, queues));
+        drop(wire);
+    }
+
     /// Connects anew, as QEMU does when the back-end has gone: memory and rings are as they were.
     #[track_caller]
     pub fn reconnect(&mut self, socket: &Path) {

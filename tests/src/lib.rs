@@ -8,6 +8,7 @@ pub mod frames;
 // These assert what a scenario takes for granted, at the scenario's line.
 #[allow(clippy::panic, clippy::expect_used)]
 pub mod guest;
+pub mod held;
 pub mod honest;
 pub mod hostile;
 pub mod image;
@@ -15,6 +16,8 @@ pub mod neighbour;
 pub mod patience;
 pub mod peers;
 pub mod pingpong;
+#[allow(clippy::panic)]
+pub mod silence;
 pub mod switch;
 pub mod testpmd;
 pub mod vm;

@@ -83,13 +83,28 @@ impl Home {
 
     /// The command `sv3` with arguments, by the unprivileged user. It dies with the thread that starts it.
     pub fn sv3(&self, arguments: &[&str]) -> Command {
+        let mut command = self.by_user(&self.path("bin/sv3"));
+        command.args(arguments);
+        command
+    }
+
+    /// A program of the tests, copied to where the unprivileged user may run it, by that user.
+    pub fn attacker(&self, program: &str) -> Result<Command> {
+        let copy = self.path("attacker");
+        if !copy.exists() {
+            fs::copy(program, &copy)?;
+        }
+        Ok(self.by_user(&copy))
+    }
+
+    fn by_user(&self, program: &Path) -> Command {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--no-new-privs"]);
         if is_root() {
             command.args([format!("--reuid={USER}"), format!("--regid={USER}")]);
             command.args(["--clear-groups", "--bounding-set=-all", "--inh-caps=-all"]);
         }
-        command.arg("--").arg(self.path("bin/sv3")).args(arguments);
+        command.arg("--").arg(program);
         command.env_remove("XDG_RUNTIME_DIR").current_dir(self.folder.path()).stdin(Stdio::null());
         command
     }

@@ -3,7 +3,7 @@
 use std::process::Output;
 
 use sv3::audit::Audit;
-use sv3_tests::failure::Result;
+use sv3_tests::failure::{Failure, Result};
 use sv3_tests::guest::Guest;
 use sv3_tests::switch::{Home, Switch};
 
@@ -32,16 +32,15 @@ fn everything_is_as_declared(threads: usize) -> Result<()> {
     assert!(output.status.success(), "{}", said(&output));
     let audit: Audit = serde_json::from_slice(&output.stdout)?;
     let roles: Vec<&str> = audit.processes.iter().map(|process| process.role.as_str()).collect();
-    assert_eq!(roles, ["supervisor", "spawner", "worker", "standby"]);
+    assert_eq!(roles, ["supervisor", "spawner", "undertaker", "undertaker", "undertaker", "worker", "standby"]);
     assert_eq!(audit.differences, [""; 0]);
     for proof in &audit.proofs {
         assert!(proof.trials > 1500 && proof.outcomes.len() > 30, "{proof:?}");
     }
-    let worker = &audit.processes[2];
+    let worker = audit.processes.iter().find(|process| process.role == "worker").ok_or(Failure::new("no worker"))?;
     let count = |kind: &str| worker.fds.iter().filter(|fd| fd.kind == kind).count();
-    assert_eq!(count("eventpoll"), threads, "each thread waits by itself: {:?}", worker.fds);
-    let nudges = if threads > 1 { threads } else { 0 };
-    assert_eq!(count("eventfd"), 8 + nudges, "two guests, two rings each, kick and call: {:?}", worker.fds);
+    assert_eq!(count("eventpoll"), 2 * (threads + 1), "each thread waits by itself, the mapper too: {:?}", worker.fds);
+    assert_eq!(count("eventfd"), 8 + threads + 1, "two guests, two rings each, kick and call: {:?}", worker.fds);
     Ok(())
 }
 
@@ -75,7 +74,7 @@ fn a_worker_of_another_binary_is_noticed() -> Result<()> {
 fn the_policy_is_explained_without_a_switch() -> Result<()> {
     let output = Home::new()?.sv3_output(&["audit", "--explain"])?;
     assert!(output.status.success());
-    for wanted in ["worker: 12 syscalls", "SYSCALL", "F_SETFD", "clock: only where the vDSO cannot answer"] {
+    for wanted in ["worker: 13 syscalls", "SYSCALL", "F_SETFD", "clock: only where the vDSO cannot answer"] {
         assert!(said(&output).contains(wanted), "{wanted} in {}", said(&output));
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Who kills workers is found and stopped, and a worker that hangs, breaks its policy or cannot live is dealt with, all
+//! Who kills workers is found and stopped, and a worker that is stopped, breaks its policy or cannot live is dealt with, all
 //! beside two guests that talk on.
 
 use std::fs;
@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
 use serde_json::Value;
 use sv3::status::Crashes;
 use sv3_tests::failure::{Failure, Result};
 use sv3_tests::frames::{BROADCAST, frame, mac};
 use sv3_tests::guest::Guest;
+use sv3_tests::held::hold;
 use sv3_tests::honest::Honest;
 use sv3_tests::patience::until;
 use sv3_tests::switch::{Switch, activity, send};
@@ -156,46 +156,6 @@ fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-fn hold(pid: u32) -> Result<Pid> {
-    let pid = Pid::from_raw(i32::try_from(pid)?);
-    ptrace::seize(pid, ptrace::Options::PTRACE_O_TRACESYSGOOD)?;
-    ptrace::interrupt(pid)?;
-    waitpid(pid, Some(WaitPidFlag::__WALL))?;
-    Ok(pid)
-}
-
-#[test]
-fn a_worker_that_hangs_is_found_and_replaced() -> Result<()> {
-    if !is_root() {
-        return Ok(());
-    }
-    // It looks for more for so long that it is awake when it is held, which its parent is not told of.
-    let switch = Switch::with(&["--poll-us", "5000000"])?;
-    let (mut a, mut b) = (Guest::connect(switch.socket()), Guest::connect(switch.socket()));
-    let letters: Vec<_> = (0..2).map(|n| frame(BROADCAST, mac(1), &[n; 60])).collect();
-    a.send(&letters[0]);
-    assert_eq!(b.receive_frame(), letters[0]);
-    // Held before it is done with it, its successor would send it again.
-    a.await_sent();
-    let old = switch.worker_pid()?;
-    let start = Instant::now();
-    let held = hold(old)?;
-    a.send(&letters[1]);
-    // It cannot be reaped by its parent before we have seen it die.
-    let dead =
-        || Ok(matches!(waitpid(held, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG))?, WaitStatus::Signaled(..)));
-    until("its death", || dead().map(|dead| dead.then_some(())))?;
-    assert!(start.elapsed() > Duration::from_millis(200), "half a second without a heartbeat is a hang, not less");
-    assert_eq!(b.receive_frame(), letters[1]);
-    let crash = until("a crash that is over", || {
-        let crash = crashes(&switch)?.crashes.pop();
-        Ok(crash.filter(|crash| crash.gap_us.is_some()))
-    })?;
-    assert_eq!(crash.worker_pid, Some(old));
-    assert!(crash.cause.contains("hangs"), "{}", crash.cause);
-    Ok(())
-}
-
 #[test]
 fn a_forbidden_syscall_is_named() -> Result<()> {
     if !is_root() {
@@ -234,7 +194,7 @@ fn a_row_of_crashes_that_nobody_is_to_blame_for_is_slowed_down_and_said() -> Res
     let switch = Switch::with(&["--no-standby"])?;
     let (mut a, mut b) = (Guest::connect(switch.socket()), Guest::connect(switch.socket()));
     let supervisor = switch.supervisor_pid()?;
-    // Each dies as soon as it is seen; one that is seen late ends the row, and the next one begins.
+    // Each dies as soon as it is seen. Starts come one after the other, and never one much later than the one before.
     let deadline = Instant::now() + Duration::from_secs(60);
     let mut delays = Vec::new();
     while delays.len() < 4 && Instant::now() < deadline {
@@ -247,7 +207,7 @@ fn a_row_of_crashes_that_nobody_is_to_blame_for_is_slowed_down_and_said() -> Res
         delays = told.filter_map(|event| event["delay_ms"].as_u64()).collect();
     }
     assert!(delays.len() >= 4, "no row of crashes came about");
-    assert!(delays.windows(2).all(|pair| pair[1] == 2 * pair[0] || pair[1] == 1), "it waits twice as long: {delays:?}");
+    assert!(delays.iter().all(|ms| *ms <= 40), "workers that have served are followed at once: {delays:?}");
     let said = fs::read_to_string(switch.home().path("stderr"))?;
     assert!(said.contains("workers died in a row; the next starts in"), "{said}");
     assert!(!said.contains("\"blame\"") && !said.contains("\"quarantine\""), "{said}");

@@ -4,15 +4,13 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use nix::sys::ptrace;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
 use sv3::status::Crashes;
 use sv3_tests::failure::Result;
 use sv3_tests::flow::Flow;
 use sv3_tests::frames::{BROADCAST, frame, mac, noise};
 use sv3_tests::guest::Guest;
 use sv3_tests::guest::feature::*;
+use sv3_tests::held::{hold, spin, threads};
 use sv3_tests::patience::{PATIENCE, until};
 use sv3_tests::switch::{Switch, activity};
 
@@ -208,7 +206,7 @@ fn threads_are_confined_one_and_all() -> Result<()> {
         cpus.push(field("Cpus_allowed_list"));
     }
     cpus.sort();
-    assert_eq!(cpus, ["0", "1"]);
+    assert_eq!(cpus, ["0", "0-1", "1"], "the mapper runs where the others do");
     Ok(())
 }
 
@@ -253,27 +251,22 @@ fn the_cause_of_a_death_is_told() -> Result<()> {
 /// One of two threads gets nowhere while the other goes on: it is found, and told which one it is.
 #[test]
 fn a_thread_that_hangs_is_found_and_named() -> Result<()> {
-    // Only root may hold somebody else's process.
+    // Only root may touch somebody else's process.
     if !nix::unistd::geteuid().is_root() {
         return Ok(());
     }
     for number in 0..2 {
-        // It looks for more for so long that it is awake when it is held.
+        // It looks for more for so long that it is awake when it begins to hang.
         let switch = Switch::with(&["--threads", "2", "--poll-us", "5000000"])?;
         let mut guests = [(), ()].map(|()| Guest::connect(switch.socket()));
         let letters: Vec<_> = (0..2).map(|n| noise(BROADCAST, mac(1), 60, n)).collect();
         guests[number].send(&letters[0]);
         assert_eq!(guests[1 - number].receive_frame(), letters[0]);
-        // Held before it is done with it, its successor would send it again.
+        // If it hung before it is done with it, its successor would send it again.
         guests[number].await_sent();
         let control = switch.control().display().to_string();
-        let held = hold(threads(switch.worker_pid()?)?[number])?;
+        spin(threads(switch.worker_pid()?)?[number])?;
         guests[number].send(&letters[1]);
-        // It cannot be reaped by its parent before we have seen it die.
-        until("its death", || {
-            let seen = waitpid(held, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG))?;
-            Ok(matches!(seen, WaitStatus::Signaled(..)).then_some(()))
-        })?;
         assert_eq!(guests[1 - number].receive_frame(), letters[1]);
         let crash = until("a crash that is over", || {
             let output = switch.home().sv3_output(&["crashes", "--json", "--control", &control])?;
@@ -286,21 +279,25 @@ fn a_thread_that_hangs_is_found_and_named() -> Result<()> {
     Ok(())
 }
 
-/// The threads of a process, in the order in which it made them.
-fn threads(pid: u32) -> Result<Vec<u32>> {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task"))?;
-    let mut threads = Vec::new();
-    for task in tasks {
-        threads.push(task?.file_name().to_string_lossy().parse()?);
+/// One of two threads is not let run while the other goes on.
+#[test]
+fn a_thread_that_is_not_let_run_does_not_hang() -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        return Ok(());
     }
-    threads.sort_unstable();
-    Ok(threads)
-}
-
-fn hold(thread: u32) -> Result<Pid> {
-    let thread = Pid::from_raw(i32::try_from(thread)?);
-    ptrace::seize(thread, ptrace::Options::empty())?;
-    ptrace::interrupt(thread)?;
-    waitpid(thread, Some(WaitPidFlag::__WALL))?;
-    Ok(thread)
+    let switch = Switch::with(&["--threads", "2", "--poll-us", "5000000"])?;
+    let mut guests = [(), ()].map(|()| Guest::connect(switch.socket()));
+    let letters: Vec<_> = (0..4).map(|n| noise(BROADCAST, mac(1), 60, n)).collect();
+    for number in 0..2 {
+        let other = 1 - number;
+        guests[number].send(&letters[2 * number]);
+        assert_eq!(guests[other].receive_frame(), letters[2 * number]);
+        let held = hold(threads(switch.worker_pid()?)?[number])?;
+        guests[number].send(&letters[2 * number + 1]);
+        assert!(guests[other].receive_within(Duration::from_secs(2)).is_none(), "it is not held");
+        nix::sys::ptrace::detach(held, None)?;
+        assert_eq!(guests[other].receive_frame(), letters[2 * number + 1]);
+    }
+    assert_eq!(switch.status()?.worker.restarts, 0, "{:?}", switch.status()?.worker.last_death);
+    Ok(())
 }

@@ -57,10 +57,11 @@ impl Control {
             let body = self.frame.get(FRAME_PREFIX..).unwrap_or(&[]);
             let envelope = Envelope::decode(body).map_err(|e| Over::Broken(e.to_string()))?;
             self.frame.clear();
-            self.partial = Some((envelope, Vec::new()));
+            let inherited = envelope.inherited.filter(|fd| *fd > libc::STDERR_FILENO);
+            self.partial = Some((envelope, inherited.map(owned).into_iter().collect()));
         }
         if let Some((envelope, fds)) = &mut self.partial {
-            while fds.len() < envelope.command.fds() {
+            while fds.len() < envelope.fds() {
                 match self.socket.recv_fd() {
                     Ok(fd) => fds.push(owned(fd)),
                     Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return Ok(None),
@@ -124,6 +125,7 @@ impl AsFd for Control {
 
 #[allow(unsafe_code)] // named in the design: fd hand-over
 fn owned(fd: std::os::fd::RawFd) -> OwnedFd {
-    // SAFETY: `passfd` received the fd just now and keeps no copy of it.
+    // SAFETY: `passfd` received the fd just now and keeps no copy of it; or the worker was born with it, and the
+    // supervisor names each such fd once.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }

@@ -216,8 +216,9 @@ impl Poller {
     pub fn look(&mut self, may_block: bool) -> nix::Result<Looked> {
         let block = may_block && self.may_block();
         let timeout = if block { self.timeout() } else { EpollTimeout::ZERO };
+        let asked_ns = self.now_ns;
         if block {
-            self.hand.busy.store(0, Relaxed);
+            self.hand.fall_asleep(asked_ns);
         }
         let mut looked = Looked { blocked: block, orders: false, nudged: false };
         let mut kicked = [None; MAX_EVENTS];
@@ -229,9 +230,11 @@ impl Poller {
                 Woken::Kick(slot, ring) => *place = Some((slot, ring)),
             }
         }
-        self.hand.busy.store(1, Relaxed);
         // It may have slept for long.
         self.read_clock();
+        if !self.hand.rest().is_awake() {
+            self.hand.wake_up(asked_ns, self.now_ns);
+        }
         let tally = self.fabric.tally();
         for (slot, ring) in kicked.into_iter().flatten() {
             tally.add(&self.fabric.line(slot).kicks, 1);

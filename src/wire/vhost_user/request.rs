@@ -1,10 +1,9 @@
 //! The requests of a front-end: payloads and fds.
 
-use std::os::fd::OwnedFd;
-
 use super::Code;
 use super::code::REGION_LEN;
 use crate::MAX_RINGS;
+use crate::foreign::ForeignFd;
 use crate::ipc::RingAddr;
 use crate::wire::Refuse;
 
@@ -35,9 +34,9 @@ pub enum Request {
     SetOwner,
     ResetOwner,
     ResetDevice,
-    SetMemTable(Vec<(MemoryRegion, OwnedFd)>),
+    SetMemTable(Vec<(MemoryRegion, ForeignFd)>),
     GetMaxMemSlots,
-    AddMemReg(MemoryRegion, OwnedFd),
+    AddMemReg(MemoryRegion, ForeignFd),
     RemMemReg(MemoryRegion),
     SetVringNum {
         ring: u16,
@@ -57,15 +56,15 @@ pub enum Request {
     },
     SetVringKick {
         ring: u16,
-        fd: Option<OwnedFd>,
+        fd: Option<ForeignFd>,
     },
     SetVringCall {
         ring: u16,
-        fd: Option<OwnedFd>,
+        fd: Option<ForeignFd>,
     },
     SetVringErr {
         ring: u16,
-        fd: Option<OwnedFd>,
+        fd: Option<ForeignFd>,
     },
     SetVringEnable {
         ring: u16,
@@ -84,7 +83,7 @@ pub enum Request {
 
 impl Request {
     /// Decodes a payload whose size [`Code::check_size`] has let pass.
-    pub(super) fn decode(code: Code, payload: &[u8], fds: Vec<OwnedFd>) -> Result<Request, Refuse> {
+    pub(super) fn decode(code: Code, payload: &[u8], fds: Vec<ForeignFd>) -> Result<Request, Refuse> {
         let mut p = Fields { code, payload };
         let mut fds = Fds { code, fds };
         let request = match code {
@@ -199,7 +198,7 @@ impl Fields<'_> {
     }
 
     /// "Bits (0-7) of the payload contain the vring index. Bit 8 is the invalid FD flag."
-    fn vring_fd(&mut self, fds: &mut Fds) -> Result<(u16, Option<OwnedFd>), Refuse> {
+    fn vring_fd(&mut self, fds: &mut Fds) -> Result<(u16, Option<ForeignFd>), Refuse> {
         let value = self.long()?;
         if value & !(NO_FD | 0xff) != 0 {
             return Err(Refuse(format!("{}: undefined bits in {value:#x}", self.code)));
@@ -218,7 +217,7 @@ impl Fields<'_> {
         self.region()
     }
 
-    fn table(&mut self, fds: &mut Fds) -> Result<Vec<(MemoryRegion, OwnedFd)>, Refuse> {
+    fn table(&mut self, fds: &mut Fds) -> Result<Vec<(MemoryRegion, ForeignFd)>, Refuse> {
         let (count, _padding) = (self.word()?, self.word()?);
         if usize::try_from(count).ok().and_then(|count| count.checked_mul(REGION_LEN)) != Some(self.payload.len()) {
             return Err(Refuse(format!("{}: {count} regions in {} octets", self.code, self.payload.len())));
@@ -233,15 +232,15 @@ impl Fields<'_> {
 /// The message's fds.
 struct Fds {
     code: Code,
-    fds: Vec<OwnedFd>,
+    fds: Vec<ForeignFd>,
 }
 
 impl Fds {
-    fn take(&mut self) -> Option<OwnedFd> {
+    fn take(&mut self) -> Option<ForeignFd> {
         self.fds.pop()
     }
 
-    fn exactly_one(&mut self) -> Result<OwnedFd, Refuse> {
+    fn exactly_one(&mut self) -> Result<ForeignFd, Refuse> {
         match self.fds.len() {
             1 => self.take().ok_or_else(|| Refuse(format!("{}: no fd", self.code))),
             count => Err(Refuse(format!("{}: {count} fds where one belongs", self.code))),

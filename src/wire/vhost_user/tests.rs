@@ -9,8 +9,8 @@ use crate::ipc::RingAddr;
 
 const U64: usize = 8;
 
-fn fd() -> OwnedFd {
-    File::open("/dev/null").unwrap().into()
+fn fd() -> ForeignFd {
+    std::os::fd::OwnedFd::from(File::open("/dev/null").unwrap()).into()
 }
 
 fn message(id: u32, flags: u32, payload: &[u8]) -> Vec<u8> {

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
 use sv3::fuzz::Input;
@@ -71,8 +71,9 @@ fn hear(worker: &mut Worker, report: &Report, ordered: u64) {
             worker.hang_up();
             assert!(worker.has_hung_up());
         }
-        ReportKind::Failed => worker.is_overdue(),
+        ReportKind::Failed => worker.is_overdue(Instant::now() + Duration::from_secs(60)),
         ReportKind::Busy => worker.count_idle_report(),
+        ReportKind::Unmapped => drop(worker.unmapped(report.seq)),
         ReportKind::RingStopped => assert!(!worker.is_under_way(report.seq) || (1..=ordered).contains(&report.seq)),
     }
     let _ = (worker.ready_pid(), worker.doom(), Instant::now());

@@ -1,8 +1,9 @@
 //! What each request does to the record, and what the worker has to be told of it.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::rc::Rc;
 
+use sv3::foreign::ForeignFd;
 use sv3::ipc::Command;
 use sv3::virtio::{Feature, VIRTIO_F_RING_PACKED};
 use sv3::wire::Refuse;
@@ -10,7 +11,7 @@ use sv3::wire::vhost_user::*;
 use sv3::{MAX_MEM_SLOTS, MAX_QUEUE_PAIRS, MAX_RING_SIZE};
 
 use super::Session;
-use crate::admission::{Inspect, admit};
+use crate::admission::{Inspect, Memory, admit, aliased};
 use crate::record::Order;
 
 /// Smallest MTU of IPv4 (RFC 791) and largest that a u16 config field holds.
@@ -108,7 +109,7 @@ impl Session {
     /// Nobody may hold so much that too little is left for the others.
     fn check_allowance(&self, request: &Request) -> Result<(), No> {
         let (held, ring) = (self.record.holdings(), |index: &u16| self.record.known_ring(*index));
-        let new = |place: Option<&Option<Rc<OwnedFd>>>| usize::from(place.is_none_or(Option::is_none));
+        let new = |place: Option<&Option<Rc<ForeignFd>>>| usize::from(place.is_none_or(Option::is_none));
         let (fds, regions) = match request {
             Request::SetMemTable(table) => (table.len().saturating_sub(held.regions), table.len()),
             Request::AddMemReg(..) => (1, held.regions + 1),
@@ -184,24 +185,33 @@ impl Session {
         orders
     }
 
-    fn set_mem_table(&mut self, table: Vec<(MemoryRegion, OwnedFd)>, kernel: &dyn Inspect) -> Result<Vec<Order>, No> {
+    fn set_mem_table(&mut self, table: Vec<(MemoryRegion, ForeignFd)>, kernel: &dyn Inspect) -> Result<Vec<Order>, No> {
         let mut memory = Vec::new();
         for (index, (region, fd)) in table.into_iter().enumerate() {
             memory.push(admit(&memory, (index, region), fd, kernel)?);
         }
-        self.record.memory = memory;
-        let orders = self.record.memory_table();
+        if let Some(why) = aliased(memory.iter()) {
+            return Err(No::Stay(format!("SET_MEM_TABLE: {why}")));
+        }
+        let old = std::mem::replace(&mut self.record.memory, memory);
+        let mut orders = self.record.memory_table();
+        if let Some(commit) = orders.last_mut() {
+            commit.takes = self.record.lingering.take(old.into_iter().map(|memory| memory.fd).collect());
+        }
         Ok(self.with_starts(orders))
     }
 
-    fn add_mem_reg(&mut self, region: MemoryRegion, fd: OwnedFd, kernel: &dyn Inspect) -> Result<Vec<Order>, No> {
+    fn add_mem_reg(&mut self, region: MemoryRegion, fd: ForeignFd, kernel: &dyn Inspect) -> Result<Vec<Order>, No> {
         let index = self.record.memory.len();
         if index >= MAX_MEM_SLOTS {
             return close(format!("ADD_MEM_REG: all {MAX_MEM_SLOTS} slots are in use"));
         }
         let memory = admit(&self.record.memory, (index, region), fd, kernel)?;
+        if let Some(why) = aliased(self.record.memory.iter().chain([&memory])) {
+            return Err(No::Stay(format!("ADD_MEM_REG: {why}")));
+        }
         let command = Command::RegionAdd { port: self.record.slot, region: memory.region };
-        let order = Order { command, fd: Some(memory.fd.clone()) };
+        let order = Order::with_fd(command, memory.fd.clone());
         self.record.memory.push(memory);
         Ok(self.with_starts(vec![order]))
     }
@@ -217,8 +227,9 @@ impl Session {
         let Some(at) = at else {
             return close(format!("REM_MEM_REG: no region at guest address {:#x} of {} octets", wanted.0, wanted.2));
         };
-        let region = self.record.memory.remove(at).region;
-        Ok(vec![Command::RegionRemove { port: self.record.slot, region }.into()])
+        let Memory { region, fd, .. } = self.record.memory.remove(at);
+        let takes = self.record.lingering.take(vec![fd]);
+        Ok(vec![Order { takes, ..Command::RegionRemove { port: self.record.slot, region }.into() }])
     }
 
     /// Size, addresses and base stand fast while a ring runs (CVE-2026-5747).
@@ -266,7 +277,7 @@ impl Session {
     }
 
     /// A new kick fd starts the ring, or starts it anew.
-    fn set_kick(&mut self, ring: u16, fd: Option<OwnedFd>, kernel: &dyn Inspect) -> Result<Vec<Order>, No> {
+    fn set_kick(&mut self, ring: u16, fd: Option<ForeignFd>, kernel: &dyn Inspect) -> Result<Vec<Order>, No> {
         let Some(kick) = claim(Code::SET_VRING_KICK, ring, fd, kernel)? else {
             return close(format!("SET_VRING_KICK: ring {ring} without an fd; sv3 sleeps when idle and needs kicks"));
         };
@@ -316,11 +327,12 @@ impl Session {
     }
 }
 
-fn claim(code: Code, ring: u16, fd: Option<OwnedFd>, kernel: &dyn Inspect) -> Result<Option<Rc<OwnedFd>>, No> {
+fn claim(code: Code, ring: u16, fd: Option<ForeignFd>, kernel: &dyn Inspect) -> Result<Option<Rc<ForeignFd>>, No> {
     match fd {
         Some(fd) if !kernel.claim_eventfd(fd.as_fd()) => {
             close(format!("{code}: ring {ring}: the fd is not an eventfd"))
         }
-        fd => Ok(fd.map(Rc::new)),
+        // Its last close never waits.
+        fd => Ok(fd.map(ForeignFd::prompt).map(Rc::new)),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use sv3::MAX_PORTS;
@@ -13,14 +13,19 @@ use sv3::wire::vhost_user::Reply;
 use super::{FRONT_DOOR, PORTS, Supervisor};
 use crate::admission::Kernel;
 use crate::budget::Holdings;
-use crate::listener::{Caller, Peer};
+use crate::listener::{Caller, PAUSE, Peer};
 use crate::port::{Input, Port};
 use crate::session::{Refused, Step};
 use crate::status::NO_MEMORY;
 use crate::worker::Waiter;
 
-/// Requests of one client that are served before the next client's turn.
+/// Callers that are let in before the clients' turn.
 const TURN: usize = 32;
+/// Most clients that are gone and that the worker has still to forget, while others are let in; and how long it gets.
+const LEAVING_MAX: usize = 128;
+const BREAK: Duration = Duration::from_millis(1);
+/// Reads of one client, two for a request, before the next client's turn.
+const READS: usize = 64;
 
 impl Supervisor {
     /// Lets clients in from now on.
@@ -33,14 +38,39 @@ impl Supervisor {
     }
 
     pub(super) fn accept_clients(&mut self) {
+        if self.budget.is_short(self.undertaker.backlog()) {
+            return self.close_door_until(Instant::now() + PAUSE);
+        }
+        // Clients that come and go as fast as they can would take up all slots.
+        if self.slots.leaving() > LEAVING_MAX {
+            return self.close_door_until(Instant::now() + BREAK);
+        }
         for _ in 0..TURN {
             match self.door.accept() {
                 Caller::Peer(peer) => self.admit(peer),
                 Caller::TurnedAway(error) => {
                     self.events.say_of(None, "refuse", format!("a client was turned away: {error}"));
                 }
+                Caller::Later(error) => {
+                    let message = format!("clients wait outside for {} ms: {error}", PAUSE.as_millis());
+                    self.events.say_of(None, "refuse", message);
+                    return self.close_door_until(Instant::now() + PAUSE);
+                }
                 Caller::Nobody => return,
             }
+        }
+    }
+
+    /// Lets nobody in for a while. They wait in the door's queue.
+    fn close_door_until(&mut self, until: Instant) {
+        self.door_opens = Some(until);
+        let _ = self.epoll.modify(&self.door, &mut EpollEvent::new(EpollFlags::empty(), FRONT_DOOR));
+    }
+
+    /// Lets clients in again when it is time.
+    pub(super) fn expire_door(&mut self, now: Instant) {
+        if self.door_opens.take_if(|until| *until <= now).is_some() {
+            let _ = self.epoll.modify(&self.door, &mut EpollEvent::new(EpollFlags::EPOLLIN, FRONT_DOOR));
         }
     }
 
@@ -72,11 +102,12 @@ impl Supervisor {
         if quarantine.is_none() {
             self.order(port.session.replay(), Waiter::Session(slot));
         }
+        port.session.count_lingering(self.budget.lingering.of_another());
         port.held = port.session.record().holdings();
         self.budget.change(Holdings::NONE, port.held);
         self.slots.insert(port);
         if let Some(until) = quarantine {
-            self.confine_port(slot, until);
+            self.confine_port(slot, until, None);
         }
     }
 
@@ -91,12 +122,16 @@ impl Supervisor {
             return self.refuse(slot, refuse.into());
         }
         let offers = self.handover.offers();
-        for _ in 0..TURN {
+        for _ in 0..READS {
+            if self.must_wait(slot) {
+                break;
+            }
             let Some(port) = self.slots.port(slot).filter(|port| !port.session.is_waiting()) else { break };
             port.session.offer(offers);
-            port.session.allow(self.budget.allowance(port.held));
+            port.session.allow(self.budget.allowance(port.held, &port.session.record().lingering));
             let outcome = match port.receive() {
                 Ok(Input::Message(message)) => port.session.request(message, &Kernel),
+                Ok(Input::Part) => continue,
                 Ok(Input::Nothing) => break,
                 Ok(Input::End) => return self.detach(slot, "disconnected"),
                 Err(refuse) => Err(refuse.into()),
@@ -107,8 +142,16 @@ impl Supervisor {
                 self.events.say_of(port.who, "no_memory", format!("p{slot}: {NO_MEMORY}"));
             }
             match outcome {
-                Ok(step) => self.take_step(slot, step),
+                Ok(step) => {
+                    self.judge(slot);
+                    self.take_step(slot, step);
+                }
                 Err(refused) => self.refuse(slot, refused),
+            }
+            if self.put_aside() > 0
+                && let Some(port) = self.slots.port(slot)
+            {
+                port.litters = true;
             }
         }
         self.update_interest(slot);
@@ -169,27 +212,28 @@ impl Supervisor {
         let _ = self.epoll.delete(&port);
         self.budget.change(port.held, Holdings::NONE);
         self.events.say_of(port.who, "detach", format!("p{slot}: process {} {how}", port.who.pid));
-        let orders = vec![Command::PortRemove { port: slot }.into(), Command::Barrier.into()];
+        let orders = vec![port.session.record().port_remove(), Command::Barrier.into()];
         if port.quarantine.is_some() || !self.order(orders, Waiter::Leaving(slot)) {
             self.slots.release(slot);
         }
     }
 
     /// Sends away every client whose memory files have become too short: a worker that touches them dies. Asked of the
-    /// kernel after each death, so nothing depends on what a dying worker wrote.
-    pub(super) fn recheck_memory(&mut self) {
+    /// kernel after each death, so nothing depends on what a dying worker wrote. Returns whether there were any.
+    pub(super) fn recheck_memory(&mut self) -> bool {
         let truncated = |port: &Port| {
             let found = port.session.record().memory.iter().find_map(|memory| memory.truncated(&Kernel));
-            found.map(|reason| (port.who.slot, reason))
+            found.map(|reason| (port.who.slot, port.holder(), reason))
         };
-        let offenders: Vec<(u16, Refuse)> = self.slots.ports().filter_map(truncated).collect();
-        for (slot, reason) in offenders {
-            let pid = self.slots.port(slot).map(|port| port.who.pid);
+        let offenders: Vec<_> =
+            self.slots.ports().filter(|port| port.quarantine.is_none()).filter_map(truncated).collect();
+        let found = !offenders.is_empty();
+        let mut blamed = Vec::new();
+        for (slot, holder, reason) in offenders {
             self.refuse(slot, reason.into());
-            if let Some(pid) = pid {
-                self.blame_process(pid);
-            }
+            self.blame_once(&mut blamed, holder, true);
         }
+        found
     }
 
     pub(super) fn expire_clients(&mut self, now: Instant) {
@@ -201,9 +245,14 @@ impl Supervisor {
         }
     }
 
-    fn update_interest(&mut self, slot: u16) {
+    pub(super) fn update_interest(&mut self, slot: u16) {
+        let waits = self.must_wait(slot);
         let Some(port) = self.slots.port(slot) else { return };
-        let wanted = port.wanted();
+        let mut wanted = port.wanted();
+        if waits {
+            wanted.remove(EpollFlags::EPOLLIN);
+            self.halted.insert(slot);
+        }
         if wanted != port.interest {
             port.interest = wanted;
             let mut event = EpollEvent::new(wanted, PORTS + u64::from(slot));

@@ -10,12 +10,12 @@
 //! is what the next standby runs and what every start takes. So if the successor dies, the common path after a crash
 //! *is* the rollback.
 
-use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::unistd::Pid;
 use serde_json::json;
+use sv3::foreign::ForeignFd;
 use sv3::ipc::Command;
 use sv3::status::HandoverAnswer;
 use sv3::virtio::{OFFERED, feature_names};
@@ -99,7 +99,7 @@ impl Handover {
 
 impl Supervisor {
     /// Plans a hand-over, to a worker of this binary if there is one. The answer comes later. The error is for a person.
-    pub(super) fn plan_handover(&mut self, asker: usize, binary: Option<OwnedFd>) -> Result<(), String> {
+    pub(super) fn plan_handover(&mut self, asker: usize, binary: Option<ForeignFd>) -> Result<(), String> {
         let serves = |worker: &Worker| worker.ready.is_some() && worker.pid.is_some() && worker.doom().is_none();
         if self.ending.is_some() || !self.life.has_served() || !self.worker.as_ref().is_some_and(serves) {
             return Err("no worker serves at the moment; try again".to_string());
@@ -114,7 +114,7 @@ impl Supervisor {
         let program = match binary {
             Some(binary) => {
                 let program = self.handover.program.other();
-                let kept = self.spawner.keep(program, binary.as_fd());
+                let kept = self.spawner.keep(program, binary);
                 kept.map_err(|error| format!("the spawner cannot be told: {error}"))?;
                 program
             }

@@ -3,7 +3,8 @@
 //! While one worker serves, another one waits on standby: confined, told everything that the first was told, every
 //! client's memory mapped. When the first dies, [`Command::Promote`] makes the second serve, and a third is started to
 //! wait. Without a standby (`--no-standby`, or deaths that come faster than workers) the next worker is started when it
-//! is needed and told the same; it only takes longer.
+//! is needed and told the same; it only takes longer. What of a port a worker on standby cannot obey it goes on without, and
+//! is told again before it serves.
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,21 +19,21 @@ use serde_json::json;
 use sv3::ipc::{Command, Settings};
 
 use super::{LINK, STDERR, Supervisor};
+use crate::cpu_time::Moment;
 use crate::crash::{Death, Scene, culprit};
 use crate::record::Order;
 use crate::spawner::{Answer, Program};
+use crate::starts::Starts;
 use crate::watchdog::Watchdog;
-use crate::worker::{Waiter, Worker};
+use crate::worker::{Cradle, Waiter, Worker};
 
 /// A life that counts as one: a worker that lived longer ends a row of crashes.
 const LIFE_MIN: Duration = Duration::from_millis(100);
-/// Crashes in a row that are followed by a start at once.
-const QUICK_STARTS: u32 = 10;
-/// The longest delay before a start.
-const DELAY_MAX: Duration = Duration::from_secs(1);
 /// How long after a death the next standby is started. Its start takes a processor for a millisecond or two, and all that
 /// waited meanwhile in the rings comes first.
 const BREATH: Duration = Duration::from_millis(10);
+/// Most changes of children that are heard of at a time: somebody who may signal one can stop and wake it without end.
+const REAPED_MAX: usize = 16;
 /// How long no new standby is started after one died or could not be.
 const STANDBY_PAUSE: Duration = Duration::from_secs(1);
 
@@ -42,19 +43,28 @@ pub struct Life {
     standby: bool,
     /// No standby is started before.
     standby_pause: Option<Instant>,
-    /// Lanes of the workers that the spawner was asked for, in order.
-    asked: VecDeque<u8>,
+    /// What the spawner was asked for, in order.
+    asked: VecDeque<Asked>,
     restarts: u64,
     last_death: Option<String>,
     crashes_in_a_row: u32,
+    starts: Starts,
     next_start: Option<Instant>,
     died: Option<(Instant, Option<Pid>)>,
     /// Children whose death came before the spawner told whose it was.
     early_deaths: Vec<WaitStatus>,
+    /// There may be more children that have ended.
+    unreaped: bool,
     /// Workers that are taken for dead before the kernel has said so.
     buried: Vec<Pid>,
     ending: Option<Pid>,
     served: bool,
+}
+
+/// A process that the spawner was asked for.
+enum Asked {
+    Worker(Cradle),
+    Undertaker,
 }
 
 impl Life {
@@ -68,23 +78,44 @@ impl Life {
             restarts: 0,
             last_death: None,
             crashes_in_a_row: 0,
+            starts: Starts::new(Instant::now()),
             next_start: None,
             died: None,
             early_deaths: Vec::new(),
+            unreaped: false,
             buried: Vec::new(),
             ending: None,
             served: false,
         }
     }
 
-    /// When the next worker is to be started.
+    /// When the next worker is to be started, or other children are to be heard of.
     pub fn next_start(&self) -> Option<Instant> {
-        self.next_start.into_iter().chain(self.standby_pause).min()
+        let unreaped = self.unreaped.then(Instant::now);
+        self.next_start.into_iter().chain(self.standby_pause).chain(unreaped).min()
     }
 
     /// Workers that died and were replaced.
     pub fn restarts(&self) -> u64 {
         self.restarts
+    }
+
+    /// The spawner has been asked for a worker and has not answered.
+    pub fn starts_a_worker(&self) -> bool {
+        self.asked.iter().any(|asked| matches!(asked, Asked::Worker(_)))
+    }
+
+    /// The spawner has been asked for an undertaker.
+    pub fn asked_for_undertaker(&mut self) {
+        self.asked.push_back(Asked::Undertaker);
+    }
+
+    /// Files that the spawner needs to answer.
+    pub fn cradles(&self) -> impl Iterator<Item = &Cradle> {
+        self.asked.iter().filter_map(|asked| match asked {
+            Asked::Worker(cradle) => Some(cradle),
+            Asked::Undertaker => None,
+        })
     }
 
     /// Why the last one died.
@@ -120,6 +151,12 @@ impl Supervisor {
         if !serves || !wanted || self.ending.is_some() {
             return;
         }
+        let now = Instant::now();
+        let due = self.life.starts.due(now);
+        if due > now {
+            self.life.standby_pause = Some(due);
+            return;
+        }
         match self.bring_up(true, self.handover.program()) {
             Ok(worker) => self.standby = Some(worker),
             Err(error) => self.no_standby(self.handover.program(), &format!("could not be started: {error}")),
@@ -128,22 +165,24 @@ impl Supervisor {
 
     /// Asks for a worker and tells it everything.
     pub(super) fn bring_up(&mut self, standby: bool, program: Program) -> io::Result<Worker> {
+        self.life.starts.take(Instant::now());
         let other = if standby { &self.worker } else { &self.standby };
         let lane = u8::from(other.as_ref().is_some_and(|worker| worker.lane == 0));
         if let Some(own) = self.ledger.lanes.get(usize::from(lane)) {
             own.clear(self.threads.into());
         }
-        let mut worker = Worker::ask_for(&self.spawner, program, lane)?;
-        self.life.asked.push_back(lane);
+        let (mut worker, mut cradle) = Worker::unborn(program, lane)?;
         self.watch(&worker.link, LINK + u64::from(lane), worker.interest)?;
         self.watch(&worker.stderr, STDERR + u64::from(lane), EpollFlags::EPOLLIN)?;
         // One that is to serve at once waits as well, until it has been told of all ports: a frame from the first of
         // them must not meet a switch that has not heard of the second.
         let command = Command::Start { settings: self.life.settings, lane, standby: true };
-        worker.order([Order { command, fd: Some(self.ledger_fd.clone()) }], Waiter::Nobody);
+        worker.teach([Order::with_fd(command, self.ledger_fd.clone())], &mut cradle);
         for port in self.slots.ports().filter(|port| port.quarantine.is_none()) {
-            worker.order(port.session.replay(), Waiter::Nobody);
+            worker.teach(port.session.replay(), &mut cradle);
         }
+        cradle.ask(&mut self.spawner, program)?;
+        self.life.asked.push_back(Asked::Worker(cradle));
         if !standby {
             self.promote(&mut worker);
         }
@@ -152,11 +191,17 @@ impl Supervisor {
 
     /// Lets a worker that was told everything serve.
     fn promote(&self, worker: &mut Worker) {
+        // What it has gone on without it is told once more, before it moves a frame.
+        for port in self.slots.ports().filter(|port| !port.session.is_waiting() && port.quarantine.is_none()) {
+            if worker.lacks(port.who.slot).is_some() {
+                worker.order(port.session.replay(), Waiter::Nobody);
+            }
+        }
         worker.promote();
         // Who waits for the position of a ring waits for this worker now, which has to start the ring for that.
         for port in self.slots.ports().filter(|port| port.session.is_waiting() && port.quarantine.is_none()) {
             let slot = port.who.slot;
-            worker.order([Command::PortRemove { port: slot }.into()], Waiter::Nobody);
+            worker.order([port.session.record().port_remove()], Waiter::Nobody);
             worker.order(port.session.replay(), Waiter::Session(slot));
         }
     }
@@ -191,7 +236,15 @@ impl Supervisor {
                 return;
             }
         };
-        let lane = self.life.asked.pop_front().unwrap_or(0);
+        let lane = match self.life.asked.pop_front() {
+            Some(Asked::Worker(cradle)) => cradle.lane,
+            Some(Asked::Undertaker) => {
+                let early = |pid: &Pid| self.life.early_deaths.iter().position(|status| status.pid() == Some(*pid));
+                let dead = answer.ok().as_ref().and_then(early).map(|at| self.life.early_deaths.swap_remove(at));
+                return self.undertaker.started(answer.ok().filter(|_| dead.is_none()));
+            }
+            None => 0,
+        };
         let serves = self.worker.as_ref().is_some_and(|worker| worker.lane == lane);
         match (answer, self.at_lane(lane)) {
             (Ok(pid), Some(worker)) => {
@@ -219,7 +272,8 @@ impl Supervisor {
 
     /// Children have ended.
     pub(super) fn reap(&mut self) {
-        loop {
+        self.life.unreaped = false;
+        for _ in 0..REAPED_MAX {
             let status = match waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED)) {
                 Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
                 Ok(WaitStatus::Stopped(pid, signal)) => {
@@ -241,11 +295,22 @@ impl Supervisor {
             let Some(pid) = status.pid() else { continue };
             if pid == self.spawner.pid() {
                 self.over = Some(Err("the spawner died, so no worker can be started any more".to_string()));
+            } else if self.undertaker.ended(pid) {
+                // Another one is asked for in the loop.
             } else if Some(pid) == self.life.ending {
                 self.over = Some(Ok(()));
             } else {
                 self.lost(pid, status);
             }
+        }
+        // No signal tells of the rest.
+        self.life.unreaped = true;
+    }
+
+    /// Goes on with children that have ended, if there were more of them than a turn takes.
+    pub(super) fn reap_rest(&mut self) {
+        if self.life.unreaped {
+            self.reap();
         }
     }
 
@@ -268,6 +333,11 @@ impl Supervisor {
         // It may have been quicker than the spawner's word; then this is done when that comes.
         let Some(now) = worker.pid.map(Pid::as_raw) else { return };
         worker.took_over = false;
+        self.life.starts.succeeded();
+        // It says that it wakes; but as long as there is traffic it may never have slept since it was promoted.
+        if let Some(lane) = self.ledger.lanes.get(usize::from(worker.lane)) {
+            self.watchdog.watch(lane, Moment::of(worker.pid));
+        }
         if let Some((when, before)) = self.life.died.take() {
             let (before, us) = (before.map_or(0, Pid::as_raw), when.elapsed().as_micros() as u64);
             let (ports, ms) = (self.slots.taken().len(), us as f64 / 1000.0);
@@ -303,6 +373,11 @@ impl Supervisor {
         }
     }
 
+    /// A worker is taken for dead; the kernel may say so later.
+    pub(super) fn await_burial(&mut self, pid: Pid) {
+        self.life.buried.push(pid);
+    }
+
     /// Takes the worker that serves for dead, and sees to it that it is.
     fn bury(&mut self, pid: Pid, signal: Signal) {
         let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);
@@ -310,12 +385,12 @@ impl Supervisor {
         self.worker_died(WaitStatus::Signaled(pid, signal, false));
     }
 
-    fn worker_died(&mut self, status: WaitStatus) {
+    pub(super) fn worker_died(&mut self, status: WaitStatus) {
         let when = Instant::now();
         let Some(worker) = &mut self.worker else { return };
         let Some(lane) = self.ledger.lanes.get(usize::from(worker.lane)) else { return };
         let scene = Scene::new(lane, self.hung);
-        let death = Death::read(status, scene, worker.doom());
+        let mut death = Death::read(status, scene, worker.doom());
         let culprit = culprit(status, scene, self.hung.is_some());
         // It may have left just now; its slot is still its own.
         let culprit = culprit.and_then(|slot| Some((slot, self.slots.holder(slot)?)));
@@ -324,8 +399,10 @@ impl Supervisor {
         let number = worker.lane;
         self.drain_reports();
         self.read_stderr(number);
-        let Some(worker) = self.worker.take() else { return };
-        (self.watchdog, self.hung) = (Watchdog::new(self.threads.into()), None);
+        let Some(mut worker) = self.worker.take() else { return };
+        // Who closes a file last may have to give much back: when the next worker serves, at the earliest.
+        let _later = worker.let_go();
+        (self.watchdog, self.hung, self.jammed) = (Watchdog::new(self.threads.into()), None, false);
         if self.handover.predecessor_died() {
             drop(worker);
             self.excuse_all();
@@ -334,46 +411,36 @@ impl Supervisor {
             return self.replace_worker();
         }
         self.worker_died_unplanned(pid.unwrap_or(Pid::from_raw(0)), worker.program);
-        self.life.died.get_or_insert((when, pid));
+        if self.life.died.replace(self.life.died.unwrap_or((when, pid))).is_some() {
+            // It has not taken over from the one before.
+            self.life.starts.failed(when);
+        }
         let number = pid.and_then(|pid| u32::try_from(pid.as_raw()).ok());
-        let crash = self.chronicle.died(when, (number, worker.asked.elapsed()), &death);
+        let mut crash = self.chronicle.died(when, (number, worker.asked.elapsed()), &death);
         if worker.serving.is_some_and(|since| since.elapsed() >= LIFE_MIN) {
             self.life.crashes_in_a_row = 0;
         }
         let last_words = worker.last_line().map_or(String::new(), |line| format!("; its last words: {line}"));
         drop(worker);
         self.excuse_all();
-        let left = culprit.filter(|(slot, _)| self.slots.port(*slot).is_none());
-        self.recheck_memory();
-        self.send_away_jammers(true);
-        match (culprit, left) {
-            (_, Some((_, pid))) => self.blame_process(pid),
-            (Some((slot, _)), None) => self.blame(slot),
-            (None, None) => {}
+        let left = culprit.is_some_and(|(slot, _)| self.slots.port(slot).is_none());
+        // What the kernel says of files comes before what the dead worker said. Who can be told by that has done it, and
+        // nobody else.
+        let truncated = self.recheck_memory();
+        let found = self.send_away_jammers(true) || truncated;
+        let by_memory = death.fault.as_ref().is_some_and(|fault| fault.port.is_some());
+        match culprit.filter(|_| !found) {
+            Some((_, holder)) if left => self.blame_process(holder, by_memory),
+            Some((slot, _)) => self.blame(slot, by_memory),
+            None => {}
         }
         self.plan_start(&(death.words.clone() + &last_words));
+        self.suspect_shortage(status, &mut death, &mut crash);
         self.say_crash(&crash);
         self.life.last_death = Some(death.words);
     }
 
-    /// Kills a worker that hangs, or that chaos mode wants dead.
-    pub(super) fn watch_worker(&mut self, now: Instant) {
-        let Some(worker) = &mut self.worker else { return };
-        let Some(lane) = self.ledger.lanes.get(usize::from(worker.lane)) else { return };
-        if let Some(thread) = self.watchdog.look(lane, now) {
-            self.hung = Some(thread);
-            let who = if self.threads > 1 { format!("thread {thread} of it") } else { "it".to_string() };
-            worker.kill(&format!("{who} hangs: awake, and no progress in half a second"));
-        }
-        if let Some(chaos) = self.chaos.as_mut().filter(|chaos| chaos.next <= now) {
-            chaos.plan();
-            if let Some(pid) = worker.pid {
-                let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);
-            }
-        }
-    }
-
-    fn standby_died(&mut self, status: WaitStatus) {
+    pub(super) fn standby_died(&mut self, status: WaitStatus) {
         if let Some(lane) = self.standby.as_ref().map(|worker| worker.lane) {
             self.read_stderr(lane);
         }
@@ -400,6 +467,7 @@ impl Supervisor {
         self.say_crash(&crash);
         self.life.last_death = Some(format!("could not be started: {why}"));
         self.life.died.get_or_insert((Instant::now(), None));
+        self.life.starts.failed(Instant::now());
         self.plan_start(why);
     }
 
@@ -411,25 +479,30 @@ impl Supervisor {
         }
         let crashes = self.life.crashes_in_a_row.saturating_add(1);
         self.life.crashes_in_a_row = crashes;
-        match crashes.checked_sub(QUICK_STARTS) {
-            None => self.replace_worker(),
-            Some(more) => {
-                let delay = Duration::from_millis(1 << more.min(10)).min(DELAY_MAX);
-                let ms = delay.as_millis();
-                let message = format!("{crashes} workers died in a row; the next starts in {ms} ms");
-                self.events.say_with("backoff", message, json!({ "crashes": crashes, "delay_ms": ms as u64 }));
-                self.life.next_start = Some(Instant::now() + delay);
-            }
+        let now = Instant::now();
+        let delay = self.life.starts.due(now).saturating_duration_since(now);
+        if !delay.is_zero() {
+            let ms = delay.as_micros().div_ceil(1000);
+            let message = format!("{crashes} workers died in a row; the next starts in {ms} ms");
+            self.events.say_with("backoff", message, json!({ "crashes": crashes, "delay_ms": ms as u64 }));
         }
+        self.replace_worker();
     }
 
-    /// Lets the worker on standby serve; without one, starts another worker.
+    /// Lets the worker on standby serve, whatever came before; without one, starts another worker as soon as one may be.
     fn replace_worker(&mut self) {
-        if self.dismiss_unproven() {
-            return self.start_worker();
-        }
-        let standby = self.standby.take().filter(|worker| worker.doom().is_none() && !worker.has_hung_up());
-        let Some(mut worker) = standby else { return self.start_worker() };
+        let standby = match self.dismiss_unproven() {
+            true => None,
+            false => self.standby.take().filter(|worker| worker.doom().is_none() && !worker.has_hung_up()),
+        };
+        let Some(mut worker) = standby else {
+            let now = Instant::now();
+            let due = self.life.starts.due(now);
+            return match due <= now {
+                true => self.start_worker(),
+                false => self.life.next_start = Some(due),
+            };
+        };
         self.life.next_start = None;
         self.promote(&mut worker);
         self.worker = Some(worker);
@@ -447,11 +520,7 @@ impl Supervisor {
 
     /// A worker that does not obey in time is killed; one that is due is started.
     pub(super) fn expire_worker(&mut self, now: Instant) {
-        for worker in [&mut self.worker, &mut self.standby].into_iter().flatten() {
-            if worker.due().is_some_and(|due| due <= now) {
-                worker.is_overdue();
-            }
-        }
+        self.expire_late(now);
         if self.life.next_start.is_some_and(|due| due <= now) {
             self.replace_worker();
         }
@@ -467,12 +536,12 @@ impl Supervisor {
             if worker.has_hung_up() {
                 continue;
             }
-            if worker.link.flush().is_err() {
+            if worker.flush().is_err() {
                 worker.hang_up();
                 continue;
             }
             let mut wanted = EpollFlags::EPOLLIN;
-            wanted.set(EpollFlags::EPOLLOUT, worker.link.is_backed_up());
+            wanted.set(EpollFlags::EPOLLOUT, worker.link.is_backed_up() && worker.link.refused_until().is_none());
             if wanted != worker.interest {
                 worker.interest = wanted;
                 let event = &mut EpollEvent::new(wanted, LINK + u64::from(worker.lane));

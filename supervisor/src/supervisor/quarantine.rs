@@ -2,57 +2,127 @@
 //!
 //! Its session goes on as if there were no worker, so that no request stays unanswered and QEMU does not freeze; its
 //! rings are not served, its frames stay where they are, and its addresses are forgotten. When the time is over, or by
-//! `sv3 port release NAME`, the worker is told everything anew. One that disconnects and comes again is still in it.
+//! `sv3 port release NAME`, the worker is told everything anew. One that disconnects and comes again is still in it; when
+//! one that is like it comes instead, time after time, all newcomers that are like them are (see [`crate::crowd`]).
 
 use std::time::Instant;
 
-use sv3::ipc::Command;
+use serde_json::json;
 
 use super::Supervisor;
+use crate::admission::Kernel;
+use crate::crowd::{Crowd, Kind, PROBATION};
+use crate::slots::Holder;
 use crate::worker::Waiter;
 
 impl Supervisor {
     /// A worker died while it served this slot, or of its memory.
-    pub(super) fn blame(&mut self, slot: u16) {
-        let Some(who) = self.slots.port(slot).map(|port| port.who) else { return };
+    pub(super) fn blame(&mut self, slot: u16, by_memory: bool) {
+        let Some((who, holder)) = self.slots.port(slot).map(|port| (port.who, port.holder())) else { return };
         let now = Instant::now();
         self.events.say_of(who, "blame", format!("p{slot}: the worker died by the doing of process {}", who.pid));
-        let Some(until) = self.blames.blame(who.pid, now) else { return };
-        self.order(vec![Command::PortRemove { port: slot }.into()], Waiter::Nobody);
-        self.confine_port(slot, until);
+        if let Some(until) = self.blames.blame(who.pid, now) {
+            self.withdraw_port(slot, until, None);
+        }
+        self.blame_crowd(holder, by_memory, now);
     }
 
     /// Blames a process whose port is gone already. If it comes again it is in quarantine, once it has earned that.
-    pub(super) fn blame_process(&mut self, pid: i32) {
+    pub(super) fn blame_process(&mut self, holder: Holder, by_memory: bool) {
+        let (pid, now) = (holder.pid, Instant::now());
         self.events.say_with(
             "blame",
             format!("the worker died by the doing of process {pid}, which has no port any more"),
-            serde_json::json!({ "client_pid": pid }),
+            json!({ "client_pid": pid }),
         );
-        self.blames.blame(pid, Instant::now());
+        self.blames.blame(pid, now);
+        self.blame_crowd(holder, by_memory, now);
     }
 
-    /// Puts a port in quarantine that no worker knows.
-    pub(super) fn confine_port(&mut self, slot: u16, until: Instant) {
-        let Some(port) = self.slots.port(slot) else { return };
-        port.quarantine = Some(until);
-        let (who, seconds) = (port.who, until.saturating_duration_since(Instant::now()).as_secs_f64().round());
+    /// The same, unless the process is among those who are `blamed` for the same death: it may have many ports.
+    pub(super) fn blame_once(&mut self, blamed: &mut Vec<i32>, holder: Holder, by_memory: bool) {
+        if !blamed.contains(&holder.pid) {
+            blamed.push(holder.pid);
+            self.blame_process(holder, by_memory);
+        }
+    }
+
+    /// Blames those whom a process is like, and puts the newcomers among them in quarantine if that was once too often.
+    fn blame_crowd(&mut self, holder: Holder, by_memory: bool, now: Instant) {
+        let kind = if by_memory { holder.crowd.kind } else { Kind::Any };
+        let crowd = Crowd { kind, ..holder.crowd };
+        let Some(until) = self.crowds.blame(crowd, holder.pid, now) else { return };
+        let seconds = until.saturating_duration_since(now).as_secs();
         let message = format!(
-            "p{slot}: in quarantine for {seconds} s, since workers die by it; `sv3 port release p{slot}` ends that"
+            "{crowd} start in quarantine for {seconds} s, since workers die by one of them after the other; {}",
+            crowd.remedy()
         );
+        self.events.say_with("crowd", message, json!({ "uid": crowd.uid, "quarantine_s": seconds }));
+        for slot in self.slots.taken() {
+            let Some((crowd, since)) =
+                self.slots.port(slot).filter(|port| port.quarantine.is_none()).and_then(|port| port.since)
+            else {
+                continue;
+            };
+            if let Some((until, crowd)) = self.crowds.until(crowd, since, now) {
+                self.withdraw_port(slot, until, Some(crowd));
+            }
+        }
+    }
+
+    /// Looks what a client is like that has been obeyed once more. A newcomer who is like those by whom workers die is in
+    /// quarantine from the moment when it gives its memory.
+    pub(super) fn judge(&mut self, slot: u16) {
+        let Some(port) = self.slots.port(slot).filter(|port| port.quarantine.is_none()) else { return };
+        let crowd = port.holder().crowd;
+        if crowd.kind == Kind::Any || port.since.is_some_and(|(before, _)| before == crowd) {
+            return;
+        }
+        let now = Instant::now();
+        port.since = Some((crowd, now));
+        if let Some((until, crowd)) = self.crowds.until(crowd, now, now) {
+            self.withdraw_port(slot, until, Some(crowd));
+        }
+    }
+
+    /// Puts a port in quarantine that the worker knows.
+    fn withdraw_port(&mut self, slot: u16, until: Instant, suspect: Option<Crowd>) {
+        let Some(remove) = self.slots.port(slot).map(|port| port.session.record().port_remove()) else { return };
+        self.order(vec![remove], Waiter::Nobody);
+        self.confine_port(slot, until, suspect);
+    }
+
+    /// Puts a port in quarantine that no worker knows, by its own doing or as one of many.
+    pub(super) fn confine_port(&mut self, slot: u16, until: Instant, suspect: Option<Crowd>) {
+        let Some(port) = self.slots.port(slot) else { return };
+        (port.quarantine, port.suspect) = (Some(until), suspect);
+        let (who, seconds) = (port.who, until.saturating_duration_since(Instant::now()).as_secs_f64().round());
+        let why = match suspect {
+            Some(crowd) => format!("workers die by {crowd}; {}", crowd.remedy()),
+            None => "workers die by it".to_string(),
+        };
+        let message =
+            format!("p{slot}: in quarantine for {seconds} s, since {why}; `sv3 port release p{slot}` ends that");
         self.events.say_of(who, "quarantine", message);
         let reply = self.excuse_worker(slot);
         self.reply(slot, reply);
     }
 
-    /// Tells the worker of a port again.
-    fn release_port(&mut self, slot: u16, why: &str) {
+    /// Tells the worker of a port again. What it was `since` tells whether it counts among newcomers.
+    fn release_port(&mut self, slot: u16, since: Instant, why: &str) {
         let Some(port) = self.slots.port(slot) else { return };
-        port.quarantine = None;
-        let (who, replay) = (port.who, port.session.replay());
+        let (who, holder) = (port.who, port.holder());
+        (port.quarantine, port.suspect) = (None, None);
+        port.since = Some((holder.crowd, since)).filter(|(crowd, _)| crowd.kind != Kind::Any);
+        let truncated = port.session.record().memory.iter().find_map(|memory| memory.truncated(&Kernel));
+        let replay = port.session.replay();
         self.events.say_of(who, "release", format!("p{slot}: quarantine is over: {why}"));
         self.blames.release(who.pid, Instant::now());
-        self.order(replay, Waiter::Session(slot));
+        match truncated {
+            // The worker would die of it.
+            Some(reason) => self.refuse(slot, reason.into()),
+            None => drop(self.order(replay, Waiter::Session(slot))),
+        }
     }
 
     /// `sv3 port release NAME`: the answer, as JSON.
@@ -61,11 +131,12 @@ impl Supervisor {
         let port = slot.and_then(|slot| self.slots.port(slot));
         match port.map(|port| (port.who.slot, port.quarantine)) {
             Some((slot, Some(_))) => {
-                self.release_port(slot, "somebody released it");
-                serde_json::json!({ "released": name })
+                // As if it had been there from the beginning: no crowd's doing is laid to it any more.
+                self.release_port(slot, self.started, "somebody released it");
+                json!({ "released": name })
             }
-            Some((_, None)) => serde_json::json!({ "error": format!("{name} is not in quarantine") }),
-            None => serde_json::json!({ "error": format!("there is no port {name:?}; `sv3 status` lists them") }),
+            Some((_, None)) => json!({ "error": format!("{name} is not in quarantine") }),
+            None => json!({ "error": format!("there is no port {name:?}; `sv3 status` lists them") }),
         }
     }
 
@@ -79,7 +150,7 @@ impl Supervisor {
         let over = self.slots.ports().filter(|port| port.quarantine.is_some_and(|until| until <= now));
         let over: Vec<u16> = over.map(|port| port.who.slot).collect();
         for slot in over {
-            self.release_port(slot, "its time has passed");
+            self.release_port(slot, now + PROBATION, "its time has passed");
         }
     }
 }

@@ -68,7 +68,7 @@ impl Supervisor {
     pub(super) fn open_http(&mut self) {
         let Some(http) = &self.http else { return };
         let address = http.address();
-        if let Err(error) = self.watch(http.door().0, HTTP, EpollFlags::EPOLLIN) {
+        if let Err(error) = self.watch(http.door(), HTTP, EpollFlags::EPOLLIN) {
             self.over = Some(Err(format!("{address} cannot be watched: {error}")));
         }
         let message = format!("metrics are served at http://{address}/metrics");
@@ -84,9 +84,13 @@ impl Supervisor {
                     let _ = self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, HTTP + 1 + index as u64));
                 }
             }
-            return self.mind_http_door();
+            return;
         };
+        if self.answered.http {
+            return http.put_off(index, Instant::now());
+        }
         let Some(ask) = http.proceed(index) else { return };
+        self.answered.http = true;
         let metrics = self.metrics();
         let Some(http) = &mut self.http else { return };
         if let Some(flags) = http.answer(index, ask, metrics)
@@ -107,9 +111,9 @@ impl Supervisor {
     }
 
     /// Listens at the door only while callers can be let in.
-    fn mind_http_door(&self) {
-        let Some((door, open)) = self.http.as_ref().map(Http::door) else { return };
-        let door: BorrowedFd<'_> = door;
+    pub(super) fn mind_http_door(&self) {
+        let Some(http) = &self.http else { return };
+        let (door, open): (BorrowedFd<'_>, bool) = (http.door(), http.is_open());
         let flags = if open { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
         let _ = self.epoll.modify(door, &mut EpollEvent::new(flags, HTTP));
     }

@@ -31,11 +31,17 @@ impl Supervisor {
                 pid: worker.ready_pid()?,
                 landlock_abi: worker.ready?,
                 policy: digest(worker.policy),
-                threads: self.threads.into(),
+                // One moves no frames.
+                threads: usize::from(self.threads) + 1,
                 fds: self.fds_of(worker),
             })
         });
-        Testimony { processes: [own].into_iter().chain(workers).collect(), spawner_pid: number(self.spawner.pid()) }
+        let undertaker_pids = self.undertaker.crew().iter().copied().map(number).collect();
+        Testimony {
+            processes: [own].into_iter().chain(workers).collect(),
+            spawner_pid: number(self.spawner.pid()),
+            undertaker_pids,
+        }
     }
 
     fn own_fds(&self) -> Vec<Fd> {
@@ -47,19 +53,24 @@ impl Supervisor {
         };
         add(&self.epoll.0.as_fd(), "eventpoll", "the loop".to_string());
         add(&self.signals.as_fd(), "signalfd", "signals".to_string());
-        add(&self.spawner.as_fd(), "socket", "the spawner".to_string());
-        add(&*self.ledger_fd, "memory", "the ledger".to_string());
+        for (fd, kind, of) in self.spawner.fds().chain(self.undertaker.fds()) {
+            add(&fd, kind, of.to_string());
+        }
+        for fd in self.undertaker.files() {
+            add(&fd, "file", "given by a client, to be closed".to_string());
+        }
+        for fd in self.life.cradles().flat_map(|cradle| cradle.fds()) {
+            add(&fd, "pipe", "an end of the next worker's".to_string());
+        }
+        add(&self.ledger_fd.as_fd(), "memory", "the ledger".to_string());
         for (listener, of) in [(&self.door, "the front door"), (&self.control.listener, "the control socket")] {
             add(&listener.as_fd(), "socket", of.to_string());
-            if let Some(spare) = listener.spare() {
-                add(&spare, "socket", format!("{of}, to turn callers away when fds run out"));
-            }
         }
         if let Some(log) = self.events.log() {
             add(&log, "file", "events, by --log".to_string());
         }
         if let Some(http) = &self.http {
-            add(&http.door().0, "socket", "the door of --metrics".to_string());
+            add(&http.door(), "socket", "the door of --metrics".to_string());
             (0..crate::http::PLACES).filter_map(|at| http.fd(at)).for_each(|fd| {
                 add(&fd, "socket", "somebody who asks for metrics".to_string());
             });
@@ -71,6 +82,13 @@ impl Supervisor {
             let pid = worker.pid.map_or("that is being born".to_string(), |pid| pid.to_string());
             add(&worker.link.as_fd(), "socket", format!("worker {pid}"));
             add(&worker.stderr.as_fd(), "pipe", format!("stderr of worker {pid}"));
+            for file in worker.taken_files() {
+                add(
+                    &file.as_fd(),
+                    "memory",
+                    format!("memory that was taken away from worker {pid} and is mapped there still"),
+                );
+            }
         }
         for port in self.slots.ports() {
             fds_of_port(port, &mut add);
@@ -86,14 +104,16 @@ impl Supervisor {
         add("socket", "the same, for reading and writing".to_string());
         add("null", "stdout".to_string());
         add("pipe", "stderr, to the supervisor".to_string());
-        match self.threads {
-            1 => add("eventpoll", "the loop".to_string()),
-            threads => (0..threads).for_each(|number| {
-                add("eventpoll", format!("the loop of thread {number}"));
-                add("eventfd", format!("nudges of thread {number} by the others"));
-            }),
+        for number in 0..self.threads {
+            add("eventpoll", format!("the loop of thread {number}"));
+            add("eventpoll", format!("the loop of thread {number} on standby"));
+            add("eventfd", format!("nudges of thread {number} by the others"));
         }
-        for port in self.slots.ports().filter(|port| port.quarantine.is_none()) {
+        add("eventpoll", "the loop of the thread that maps and unmaps".to_string());
+        add("eventpoll", "a second one of it, not in use".to_string());
+        add("eventfd", "nudges of that thread by the others".to_string());
+        let known = |port: &&Port| port.quarantine.is_none() && worker.lacks(port.who.slot).is_none();
+        for port in self.slots.ports().filter(known) {
             let slot = port.who.slot;
             for (index, ring) in port.session.record().rings() {
                 if ring.started || ring.stopping {
@@ -116,12 +136,12 @@ fn fds_of_port(port: &Port, add: &mut impl FnMut(&dyn AsRawFd, &str, String)) {
     let slot = port.who.slot;
     add(&port.as_fd(), "socket", format!("the client of p{slot}"));
     for memory in &port.session.record().memory {
-        add(&*memory.fd, "memory", format!("memory of p{slot} at {:#x}", memory.region.guest_addr));
+        add(&memory.fd.as_fd(), "memory", format!("memory of p{slot} at {:#x}", memory.region.guest_addr));
     }
     for (index, ring) in port.session.record().rings() {
         for (fd, of) in [(&ring.kick, "kicks"), (&ring.call, "calls"), (&ring.err, "errors")] {
             if let Some(fd) = fd {
-                add(&**fd, "eventfd", format!("{of} of p{slot}, ring {index}"));
+                add(&fd.as_fd(), "eventfd", format!("{of} of p{slot}, ring {index}"));
             }
         }
     }

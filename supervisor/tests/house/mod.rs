@@ -227,6 +227,11 @@ impl Guest {
         self.frontend.set_mem_table(&[region]).map(drop)
     }
 
+    /// Cuts its memory off under the worker.
+    pub fn truncate(&self) {
+        nix::unistd::ftruncate(&self.memory, 0).unwrap();
+    }
+
     pub fn start(&self, ring: usize) {
         let base = 0x7000_0000_0000 + 0x1_0000 * ring as u64;
         let config = VringConfigData {

@@ -25,12 +25,15 @@ fn main() -> std::io::Result<()> {
         }
         let mut body = vec![0; u32::from_le_bytes(prefix) as usize];
         socket.read_exact(&mut body)?;
-        let Envelope { seq, command } = Envelope::decode(&body).map_err(std::io::Error::other)?;
-        let mut fds = Vec::new();
-        for _ in 0..command.fds() {
+        let envelope = Envelope::decode(&body).map_err(std::io::Error::other)?;
+        // SAFETY: this process was born with it, and it is named once.
+        let inherited = envelope.inherited.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+        let mut fds: Vec<OwnedFd> = inherited.into_iter().collect();
+        for _ in 0..envelope.fds() {
             // SAFETY: received just now and held by nobody else.
             fds.push(socket.recv_fd().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })?);
         }
+        let Envelope { seq, command, .. } = envelope;
         let report = match command {
             Command::Start { standby, .. } => {
                 ledger = fds.pop().map(File::from);

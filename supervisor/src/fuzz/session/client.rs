@@ -1,5 +1,6 @@
 //! Messages of target `session`: mostly of the right size, with numbers that meet one another.
 
+use sv3::foreign::ForeignFd;
 use sv3::fuzz::{Fds, Input};
 use sv3::virtio::OFFERED;
 use sv3::wire::vhost_user::{Code, Decoder, Message, OFFERED_PROTOCOL_FEATURES};
@@ -51,7 +52,7 @@ pub fn message(input: &mut Input<'_>, fds: &Fds) -> Option<Message> {
     let mut decoder = Decoder::new();
     let (header, rest) = octets.split_at(12);
     decoder.space().copy_from_slice(header);
-    let message = decoder.advance(header.len(), (0..count).map(|_| fds.one())).ok()?;
+    let message = decoder.advance(header.len(), (0..count).map(|_| ForeignFd::from(fds.one()))).ok()?;
     if rest.is_empty() {
         return message;
     }

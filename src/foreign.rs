@@ -1,0 +1,87 @@
+//! Open files that strangers opened.
+//!
+//! The last close of a file may take as long as its owner likes: a TCP socket lingers until its peer has read, a FUSE
+//! server is asked to flush, gigabytes of memory are given back page by page. Whoever holds files of strangers and must not
+//! wait holds them as [`ForeignFd`]s, and says once who closes them ([`close_by`]).
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::OnceLock;
+
+/// Takes a file whose last close may wait.
+pub type Closer = fn(Rc<OwnedFd>);
+
+/// Who closes files of strangers for this process; nobody but itself, if nothing was said.
+static CLOSER: OnceLock<Closer> = OnceLock::new();
+
+/// From now on `closer` gets each [`ForeignFd`] that is dropped, and must not wait. The first call counts.
+pub fn close_by(closer: Closer) {
+    let _ = CLOSER.set(closer);
+}
+
+/// An open file that a stranger opened.
+pub struct ForeignFd {
+    fd: Rc<OwnedFd>,
+    prompt: bool,
+}
+
+impl ForeignFd {
+    /// The same file, of which is known that its last close never waits: an eventfd, or what is no stranger's.
+    pub fn prompt(mut self) -> ForeignFd {
+        self.prompt = true;
+        self
+    }
+
+    /// A stream socket has been read to its end: no file is under way in it, so its last close waits no more.
+    pub fn has_ended(&mut self) {
+        self.prompt = true;
+    }
+}
+
+impl From<OwnedFd> for ForeignFd {
+    fn from(fd: OwnedFd) -> ForeignFd {
+        ForeignFd { fd: Rc::new(fd), prompt: false }
+    }
+}
+
+impl AsFd for ForeignFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl std::fmt::Debug for ForeignFd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.fd.fmt(f)
+    }
+}
+
+impl Drop for ForeignFd {
+    fn drop(&mut self) {
+        if let Some(closer) = CLOSER.get().filter(|_| !self.prompt) {
+            closer(self.fd.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    thread_local! {
+        static TAKEN: RefCell<Vec<Rc<OwnedFd>>> = const { RefCell::new(Vec::new()) };
+    }
+
+    #[test]
+    fn what_a_stranger_opened_goes_to_the_closer_and_what_is_prompt_is_closed() {
+        close_by(|fd| TAKEN.with_borrow_mut(|taken| taken.push(fd)));
+        let open = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        drop(ForeignFd::from(open()));
+        drop(ForeignFd::from(open()).prompt());
+        let taken = TAKEN.take();
+        assert_eq!(taken.len(), 1);
+        assert_eq!(taken.iter().map(Rc::strong_count).sum::<usize>(), 1, "it is the closer's alone");
+    }
+}

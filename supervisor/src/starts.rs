@@ -1,0 +1,104 @@
+//! When a worker may be started.
+//!
+//! A start takes a processor for milliseconds, so a row of deaths must not become a row of starts without end: some may
+//! come at once, then one each [`EVERY`]. A worker that dies before it has served tells of a program that cannot live;
+//! after a few of these in a row each start waits twice as long as the one before. Neither holds up a worker that is on
+//! standby already.
+
+use std::time::{Duration, Instant};
+
+/// Starts that may come at once.
+const BURST: u32 = 10;
+/// The time between two starts in the long run: one worker is started in 5 ms or less, on a processor of its own.
+const EVERY: Duration = Duration::from_millis(40);
+/// Workers in a row that may die before they have served, each followed by a start without more delay.
+const QUICK: u32 = 10;
+/// The longest delay before a start.
+const DELAY_MAX: Duration = Duration::from_secs(1);
+
+/// What has been started lately.
+pub struct Starts {
+    /// When all of [`BURST`] are there again.
+    full: Instant,
+    /// Workers in a row that died before they served.
+    failures: u32,
+    /// No start before, for those.
+    earliest: Option<Instant>,
+}
+
+impl Starts {
+    /// None lately.
+    pub fn new(now: Instant) -> Starts {
+        Starts { full: now, failures: 0, earliest: None }
+    }
+
+    /// When the next worker may be started; now, if that was earlier.
+    pub fn due(&self, now: Instant) -> Instant {
+        let by_rate = self.full.checked_sub(EVERY * (BURST - 1)).unwrap_or(now);
+        by_rate.max(self.earliest.unwrap_or(now)).max(now)
+    }
+
+    /// A worker is started.
+    pub fn take(&mut self, now: Instant) {
+        // Those who do not ask when it is due cannot put it off for long.
+        self.full = (self.full.max(now) + EVERY).min(now + EVERY * BURST);
+    }
+
+    /// A worker died before it served.
+    pub fn failed(&mut self, now: Instant) {
+        self.failures = self.failures.saturating_add(1);
+        if let Some(more) = self.failures.checked_sub(QUICK) {
+            self.earliest = Some(now + Duration::from_millis(1 << more.min(10)).min(DELAY_MAX));
+        }
+    }
+
+    /// A worker serves.
+    pub fn succeeded(&mut self) {
+        (self.failures, self.earliest) = (0, None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn some_start_at_once_and_then_one_each_so_often() {
+        let start = Instant::now();
+        let mut starts = Starts::new(start);
+        for _ in 0..BURST {
+            assert_eq!(starts.due(start), start);
+            starts.take(start);
+        }
+        for n in 1..50 {
+            let due = starts.due(start);
+            assert_eq!(due, start + EVERY * n);
+            starts.take(due);
+        }
+        // Fifty deaths 80 ms apart: none waits.
+        let mut starts = Starts::new(start);
+        for n in 0..50 {
+            let now = start + Duration::from_millis(80) * n;
+            assert_eq!(starts.due(now), now);
+            starts.take(now);
+        }
+    }
+
+    #[test]
+    fn a_program_that_cannot_live_is_started_ever_later_and_at_once_when_one_has_served() {
+        let mut now = Instant::now();
+        let mut starts = Starts::new(now);
+        let mut waits = Vec::new();
+        for _ in 0..QUICK + 12 {
+            starts.failed(now);
+            let due = starts.due(now + EVERY * BURST);
+            waits.push((due - now - EVERY * BURST).as_millis());
+            now = due + EVERY * BURST;
+        }
+        assert!(waits.iter().all(|wait| *wait <= 1000), "{waits:?}");
+        starts.failed(now);
+        assert_eq!(starts.due(now), now + DELAY_MAX);
+        starts.succeeded();
+        assert_eq!(starts.due(now), now);
+    }
+}

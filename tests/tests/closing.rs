@@ -1,0 +1,149 @@
+//! Files that clients opened: nobody waits for their last close, and what is under way in other sockets keeps nobody from
+//! starting a worker.
+
+use std::io::{BufRead, BufReader};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{setsockopt, sockopt};
+use sv3_tests::failure::{Failure, Result};
+use sv3_tests::guest::Guest;
+use sv3_tests::guest::wire::*;
+use sv3_tests::honest::Honest;
+use sv3_tests::patience::until;
+use sv3_tests::switch::{Home, fds};
+
+/// How long the last close of a lingering socket waits, in seconds: longer than anybody here waits for anything.
+const LINGER: i32 = 600;
+/// Time in which everything here is done that waits for nobody.
+const PROMPT: Duration = Duration::from_secs(3);
+
+/// A TCP socket with octets that its peer never reads, whose last close waits for that; and the peer.
+fn lingering() -> Result<(OwnedFd, [TcpStream; 1])> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let socket = TcpStream::connect(listener.local_addr()?)?;
+    let (peer, _) = listener.accept()?;
+    socket.set_nonblocking(true)?;
+    while std::io::Write::write(&mut &socket, &[0; 65536]).is_ok() {}
+    setsockopt(&socket, sockopt::Linger, &libc_linger())?;
+    Ok((socket.into(), [peer]))
+}
+
+fn libc_linger() -> nix::libc::linger {
+    nix::libc::linger { l_onoff: 1, l_linger: LINGER }
+}
+
+/// The switch answers, and replaces a worker that dies, at once.
+fn is_prompt(honest: &mut Honest) -> Result<()> {
+    let start = Instant::now();
+    honest.status()?;
+    honest.kill_worker("KILL")?;
+    honest.talk();
+    let took = start.elapsed();
+    if took < PROMPT { Ok(()) } else { Err(Failure::new(format!("it took {took:?}"))) }
+}
+
+#[test]
+fn a_socket_that_lingers_holds_up_nobody() -> Result<()> {
+    let mut honest = Honest::new()?;
+    // More of them than there are undertakers, by every way in which a file comes to the supervisor.
+    let mut peers = Vec::new();
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        // With a message that wants none.
+        let (socket, peer) = lingering()?;
+        let mut guest = Guest::config().build(honest.socket())?;
+        guest.raw().send(SET_OWNER, 1, &[], &[socket.as_fd()])?;
+        drop(socket);
+        peers.push(peer);
+        clients.push(guest);
+        // More on one message than any has.
+        let (sockets, others): (Vec<_>, Vec<_>) =
+            (0..20).map(|_| lingering()).collect::<Result<Vec<_>>>()?.into_iter().unzip();
+        let mut guest = Guest::config().build(honest.socket())?;
+        guest.raw().send(SET_MEM_TABLE, 1, &[], &sockets.iter().map(AsFd::as_fd).collect::<Vec<_>>())?;
+        drop(sockets);
+        peers.extend(others);
+        clients.push(guest);
+        // As memory, as a kick, and unread in a connection that is over.
+        for request in [ADD_MEM_REG, SET_VRING_KICK] {
+            let (socket, peer) = lingering()?;
+            let mut guest = Guest::config().build(honest.socket())?;
+            guest.raw().send(request, 1, &[0; 8], &[socket.as_fd()])?;
+            peers.push(peer);
+        }
+        // At the control socket.
+        let (socket, peer) = lingering()?;
+        let control = UnixStream::connect(honest.control())?;
+        let (octets, fd) = ([std::io::IoSlice::new(b"status\n")], [std::os::fd::AsRawFd::as_raw_fd(&socket)]);
+        let rights = [nix::sys::socket::ControlMessage::ScmRights(&fd)];
+        let to = std::os::fd::AsRawFd::as_raw_fd(&control);
+        nix::sys::socket::sendmsg::<()>(to, &octets, &rights, nix::sys::socket::MsgFlags::empty(), None)?;
+        peers.push(peer);
+    }
+    is_prompt(&mut honest)?;
+    is_prompt(&mut honest)?;
+    drop(clients);
+    // While the peers are still there, and have read nothing, all is closed and nothing is left.
+    honest.assert_unharmed()?;
+    drop(peers);
+    Ok(())
+}
+
+/// Keeps fds of the switch's user under way until it is dropped.
+struct InFlight(Child);
+
+impl InFlight {
+    fn new(home: &Home, count: usize) -> Result<InFlight> {
+        let mut command = home.attacker(env!("CARGO_BIN_EXE_in_flight"))?;
+        command.arg(count.to_string()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn()?;
+        let output = child.stdout.take().ok_or("no output").map_err(Failure::new)?;
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line)?;
+        let attacker = InFlight(child);
+        if line.is_empty() { Err(Failure::new("no fds are under way")) } else { Ok(attacker) }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn fds_under_way_elsewhere_keep_nobody_from_starting_workers() -> Result<()> {
+    let files = 400;
+    let home = Home::new()?;
+    let switch = home.start_limited(&[], files)?;
+    let [mut a, mut b] = [(), ()].map(|()| Guest::connect(switch.socket()));
+    let hello = sv3_tests::frames::frame(sv3_tests::frames::BROADCAST, sv3_tests::frames::mac(1), &[7; 60]);
+    let mut talk = |a: &mut Guest| {
+        a.send(&hello);
+        assert_eq!(b.receive_frame(), hello);
+    };
+    talk(&mut a);
+    let attacker = InFlight::new(&home, 2 * files as usize)?;
+    // The second and all further deaths meet workers that were started, and told everything, meanwhile.
+    for _ in 0..4 {
+        switch.await_status("a standby", |status| status.worker.standby_pid.is_some())?;
+        switch.kill_worker("KILL")?;
+        talk(&mut a);
+    }
+    // What a client asks for now waits, and is done when the kernel has room again. No worker was taken for dead.
+    let mut late = Guest::config().build(switch.socket())?;
+    late.raw().send(GET_FEATURES, 1, &[], &[])?;
+    drop(attacker);
+    drop(late);
+    let mut late = Guest::connect(switch.socket());
+    talk(&mut a);
+    late.receive();
+    assert_eq!(switch.status()?.worker.restarts, 4);
+    let pid = switch.supervisor_pid()?;
+    until("few files", || Ok((fds(pid)?.len() < 60).then_some(())))
+}
