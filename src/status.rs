@@ -18,6 +18,9 @@ pub struct Status {
     pub worker: WorkerStatus,
     /// The front door that clients connect to.
     pub socket: String,
+    /// Connections that have no port: they have said nothing yet, or only asked.
+    #[serde(default)]
+    pub callers: usize,
     /// Connected clients, by slot.
     pub ports: Vec<PortStatus>,
 }

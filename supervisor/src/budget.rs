@@ -2,10 +2,14 @@
 //!
 //! Fds are scarce in the supervisor, where `RLIMIT_NOFILE` is low, and mappings in the worker, where `vm.max_map_count`
 //! bounds them. A client may take of either as long as it holds no more than is left for all others, so that whatever some
-//! have taken, as much as the greediest of them has is still there. Replacing what one holds is always possible.
+//! have taken, as much as the greediest of them has is still there. A process may take three quarters of what it has and is
+//! left, over all its connections. The last eighth is for those who need little: [`FIRST`] for each connection, and the
+//! last half of that for processes that hold no more than that. Replacing what one holds is always possible.
 //!
 //! What a client has given up counts until no worker has it mapped any more ([`crate::lingering`]). One that gives up and
 //! asks anew without pause, faster than workers let go, is not listened to until they have.
+
+use std::collections::HashMap;
 
 use nix::sys::resource::{Resource, getrlimit};
 use sv3::MAX_REGIONS;
@@ -20,6 +24,9 @@ const LEAST_RESERVE: usize = 128;
 const NEXT: usize = 320;
 /// Fds that a usual client takes: its connection, kick and call of two rings, some regions.
 const USUAL: usize = 10;
+
+/// What a guest needs that has two rings: files and regions.
+const FIRST: usize = 16;
 
 /// What a client holds, or what there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +49,8 @@ impl Holdings {
 pub struct Budget {
     limit: Holdings,
     held: Holdings,
+    /// By process.
+    of: HashMap<i32, Holdings>,
     reserve: usize,
     /// What was given up and is mapped still.
     pub lingering: Lingering,
@@ -70,28 +79,30 @@ impl Budget {
     fn of(fds: usize) -> Budget {
         let reserve = (fds / 4).clamp(LEAST_RESERVE, RESERVE);
         let limit = Holdings { fds: fds.saturating_sub(reserve), regions: MAX_REGIONS };
-        Budget { limit, held: Holdings::NONE, reserve, lingering: Lingering::default() }
+        Budget { limit, held: Holdings::NONE, of: HashMap::new(), reserve, lingering: Lingering::default() }
     }
 
-    /// What a client that holds `own`, while `lingering` lingers of what it had, may hold at most now.
-    pub fn allowance(&self, own: Holdings, lingering: &Lingering) -> Holdings {
-        let free = self.free();
-        // Half of what it has and is free: then as much as it has is left.
-        let share =
-            |free: usize, own: usize| own.max(((own + lingering.own() + free) / 2).saturating_sub(lingering.own()));
-        Holdings { fds: share(free.fds, own.fds), regions: share(free.regions, own.regions) }
+    /// What a connection of process `pid` that holds `own`, while `lingering` lingers of what it had, may hold at most now.
+    pub fn allowance(&self, pid: i32, own: Holdings, lingering: &Lingering) -> Holdings {
+        let all = self.of.get(&pid).copied().unwrap_or(own);
+        // Each region that lingers is a file, too.
+        let (lingers, others) = (lingering.own(), self.lingering.all());
+        let share = |limit: usize, held: usize, all: usize, own: usize| {
+            let share = share((limit, held.saturating_add(others)), (all + lingers, own + lingers));
+            own.max(share.saturating_sub(lingers))
+        };
+        Holdings {
+            fds: share(self.limit.fds, self.held.fds, all.fds, own.fds),
+            regions: share(self.limit.regions, self.held.regions, all.regions, own.regions),
+        }
     }
 
     /// Whether so much lingers of what a client that holds `own` had that, with it, it has more than is free.
     pub fn is_strained(&self, own: Holdings, lingering: &Lingering) -> bool {
-        let (free, lingers) = (self.free(), lingering.own());
-        lingers > 0 && (own.fds + lingers > free.fds || own.regions + lingers > free.regions)
-    }
-
-    /// Each region that lingers is a file, too.
-    fn free(&self) -> Holdings {
-        let free = |limit: usize, held: usize| limit.saturating_sub(held).saturating_sub(self.lingering.all());
-        Holdings { fds: free(self.limit.fds, self.held.fds), regions: free(self.limit.regions, self.held.regions) }
+        let (lingers, others) = (lingering.own(), self.lingering.all());
+        let free = |limit: usize, held: usize| limit.saturating_sub(held).saturating_sub(others);
+        let (fds, regions) = (free(self.limit.fds, self.held.fds), free(self.limit.regions, self.held.regions));
+        lingers > 0 && (own.fds + lingers > fds || own.regions + lingers > regions)
     }
 
     /// With so many files that wait to be closed the next message of a client may bring more than may be open.
@@ -99,33 +110,71 @@ impl Budget {
         backlog > self.reserve.saturating_sub(NEXT).max(self.reserve / 4)
     }
 
-    /// A client that held `before` holds `now`.
-    pub fn change(&mut self, before: Holdings, now: Holdings) {
+    /// A connection of process `pid` that held `before` holds `now`.
+    pub fn change(&mut self, pid: i32, before: Holdings, now: Holdings) {
         let change = |held: usize, before: usize, now: usize| held.saturating_sub(before).saturating_add(now);
-        self.held.fds = change(self.held.fds, before.fds, now.fds);
-        self.held.regions = change(self.held.regions, before.regions, now.regions);
+        for held in [&mut self.held, self.of.entry(pid).or_insert(Holdings::NONE)] {
+            held.fds = change(held.fds, before.fds, now.fds);
+            held.regions = change(held.regions, before.regions, now.regions);
+        }
+        if self.of.get(&pid) == Some(&Holdings::NONE) {
+            self.of.remove(&pid);
+        }
     }
+}
+
+/// What a connection may have that has `own` and whose process has `all`, where `held` of `limit` is taken.
+fn share((limit, held): (usize, usize), (all, own): (usize, usize)) -> usize {
+    let free = limit.saturating_sub(held);
+    let common = free.saturating_sub(limit / 8);
+    // Half of what it has and is free: then as much as it has is left.
+    let connection = own.saturating_add(common) / 2;
+    let process = (all.saturating_add(common) / 4 * 3).saturating_sub(all.saturating_sub(own));
+    let few = if all <= FIRST { free } else { free.saturating_sub(limit / 16) };
+    let first = own.saturating_add(FIRST.saturating_sub(own).min(few));
+    own.max(connection.min(process)).max(first)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn none() -> Lingering {
+        Lingering::default()
+    }
+
+    fn fds(fds: usize) -> Holdings {
+        Holdings { fds, regions: 0 }
+    }
+
     #[test]
     fn whatever_the_greedy_take_as_much_as_one_of_them_has_is_left() {
-        let (mut budget, none) = (Budget::of(1333), Lingering::default());
-        let mut free = 1000;
-        for _ in 0..6 {
-            let allowed = budget.allowance(Holdings::NONE, &none);
-            assert_eq!(allowed.fds, free / 2);
-            budget.change(Holdings::NONE, allowed);
-            let more = budget.allowance(allowed, &none);
-            assert!(more == allowed || more.fds == allowed.fds + 1);
-            free -= free / 2;
+        let mut budget = Budget::of(1333);
+        let mut common = 875;
+        for pid in 0..5 {
+            let allowed = budget.allowance(pid, Holdings::NONE, &none()).fds;
+            assert_eq!(allowed, common / 2);
+            budget.change(pid, Holdings::NONE, fds(allowed));
+            assert!((0..2).contains(&(budget.allowance(pid, fds(allowed), &none()).fds - allowed)));
+            common -= allowed;
         }
-        let all = Holdings { fds: 1000, regions: 3 };
-        budget.change(all, Holdings::NONE);
-        assert_eq!(budget.allowance(Holdings::NONE, &none).fds, 500);
+        budget.change(9, Holdings::NONE, fds(common));
+        assert_eq!(budget.allowance(77, Holdings::NONE, &none()).fds, FIRST, "there is something for who needs little");
+        budget.change(9, fds(common), Holdings::NONE);
+        assert_eq!(budget.of.len(), 5);
+    }
+
+    #[test]
+    fn a_process_leaves_something_whatever_the_number_of_its_connections() {
+        let mut budget = Budget::of(1333);
+        let mut all = 0;
+        for _ in 0..1000 {
+            let allowed = budget.allowance(7, Holdings::NONE, &none()).fds;
+            budget.change(7, Holdings::NONE, fds(allowed));
+            all += allowed;
+        }
+        assert!((900..=1000 - 1000 / 16).contains(&all), "it took {all}");
+        assert_eq!(budget.allowance(8, Holdings::NONE, &none()).fds, FIRST);
     }
 
     #[test]
@@ -134,9 +183,9 @@ mod tests {
             let budget = Budget::of(files);
             assert_eq!((budget.ports(), files >= Budget::LEAST_FILES), (ports, ports > 0), "{files}");
             let mut budget = budget;
-            for _ in 0..ports {
-                assert!(budget.allowance(Holdings::NONE, &Lingering::default()).fds >= USUAL, "{files}");
-                budget.change(Holdings::NONE, Holdings { fds: USUAL, regions: 1 });
+            for port in 0..ports {
+                assert!(budget.allowance(port as i32, Holdings::NONE, &none()).fds >= USUAL, "{files}");
+                budget.change(port as i32, Holdings::NONE, Holdings { fds: USUAL, regions: 1 });
             }
         }
     }
@@ -145,15 +194,15 @@ mod tests {
     fn one_who_holds_more_than_there_is_now_keeps_it() {
         let own = Holdings { fds: 40, regions: 2 };
         let mut budget = Budget::of(0);
-        budget.change(Holdings::NONE, own);
-        assert_eq!(budget.allowance(own, &Lingering::default()).fds, 40);
+        budget.change(1, Holdings::NONE, own);
+        assert_eq!(budget.allowance(1, own, &none()).fds, 40);
     }
 
     #[test]
     fn what_lingers_counts_and_who_replaces_faster_than_it_goes_has_to_wait() {
         let mut budget = Budget::of(1333);
         let own = Holdings { fds: 100, regions: 90 };
-        budget.change(Holdings::NONE, own);
+        budget.change(1, Holdings::NONE, own);
         let lingering = budget.lingering.of_another();
         let file = || {
             std::rc::Rc::new(sv3::foreign::ForeignFd::from(std::os::fd::OwnedFd::from(
@@ -164,14 +213,14 @@ mod tests {
         for replaced in 1..=5 {
             assert!(!budget.is_strained(own, &lingering), "{replaced}");
             taken.extend(lingering.take((0..90).map(|_| file()).collect()));
-            assert!(budget.allowance(own, &lingering).fds >= own.fds);
+            assert!(budget.allowance(1, own, &lingering).fds >= own.fds);
         }
         assert!(budget.is_strained(own, &lingering), "550 of 1000");
         let other = budget.lingering.of_another();
         assert!(!budget.is_strained(Holdings { fds: 400, regions: 0 }, &other), "it is not the doing of others");
-        assert_eq!(budget.allowance(Holdings::NONE, &other).fds, 225);
+        assert_eq!(budget.allowance(2, Holdings::NONE, &other).fds, 225);
         taken.clear();
         assert!(!budget.is_strained(own, &lingering));
-        assert_eq!(budget.allowance(Holdings::NONE, &other).fds, 450);
+        assert_eq!(budget.allowance(2, Holdings::NONE, &other).fds, 450);
     }
 }

@@ -25,7 +25,7 @@ const RATE: f64 = 50.0;
 /// The client that an event is about.
 #[derive(Clone, Copy, Debug)]
 pub struct Who {
-    /// Slot of its port.
+    /// Slot of its port; beyond all slots if it has none yet.
     pub slot: u16,
     /// Its process.
     pub pid: i32,
@@ -136,10 +136,12 @@ impl Events {
     }
 
     fn write(&mut self, event: &str, who: Option<Who>, message: String, fields: Option<Value>) {
+        // Who has no port yet is known by its process.
+        let port = who.filter(|who| usize::from(who.slot) < sv3::MAX_PORTS).map(|who| format!("p{}", who.slot));
         let line = Line {
             time: rfc3339(SystemTime::now()),
             event,
-            port: who.map(|who| format!("p{}", who.slot)),
+            port,
             client_pid: who.map(|who| who.pid),
             message: message.chars().take(MESSAGE_MAX).collect(),
             fields,

@@ -14,7 +14,7 @@ use crate::crowd::Crowd;
 use crate::event::Who;
 use crate::listener::Peer;
 use crate::session::Session;
-use crate::slots::Holder;
+use crate::slots::{Holder, is_caller};
 
 /// Most octets of replies that a client may leave unread.
 const UNREAD_MAX: usize = 64 << 10;
@@ -22,6 +22,8 @@ const UNREAD_MAX: usize = 64 << 10;
 const WRITES: usize = 16;
 /// How long a message that has begun may take to be complete.
 const MESSAGE_TIME: Duration = Duration::from_secs(10);
+/// How long a client may be connected and say nothing.
+const SILENCE_TIME: Duration = Duration::from_secs(10);
 
 /// A client.
 pub struct Port {
@@ -43,11 +45,17 @@ pub struct Port {
     pub suspect: Option<Crowd>,
     /// What it is like, and since when it has had memory and been so.
     pub since: Option<(Crowd, Instant)>,
+    /// When it connected.
+    pub came: Instant,
+    /// No other connection has this number.
+    pub serial: u64,
     /// It gives files that are closed without use.
     pub litters: bool,
     peer: Peer,
     decoder: Decoder,
     message_due: Option<Instant>,
+    /// It has said something, if only a question.
+    spoke: bool,
     replies: Vec<u8>,
 }
 
@@ -64,8 +72,8 @@ pub enum Input {
 }
 
 impl Port {
-    /// A client that has just connected.
-    pub fn new(slot: u16, peer: Peer) -> Port {
+    /// A client that has just connected, with a caller's number and a serial one.
+    pub fn new(slot: u16, serial: u64, peer: Peer) -> Port {
         Port {
             who: Who { slot, pid: peer.pid },
             uid: peer.uid,
@@ -76,10 +84,13 @@ impl Port {
             quarantine: None,
             suspect: None,
             since: None,
+            came: Instant::now(),
+            serial,
             litters: false,
             peer,
             decoder: Decoder::new(),
             message_due: None,
+            spoke: false,
             replies: Vec::new(),
         }
     }
@@ -106,6 +117,7 @@ impl Port {
             true => self.message_due.or_else(|| Some(Instant::now() + MESSAGE_TIME)),
             false => None,
         };
+        self.spoke |= message.is_some();
         Ok(message.map_or(Input::Part, Input::Message))
     }
 
@@ -114,9 +126,26 @@ impl Port {
         Holder { pid: self.who.pid, crowd: Crowd { uid: self.uid, kind: self.session.record().kind() } }
     }
 
-    /// When the message that has begun must be complete.
+    /// When the message that has begun must be complete, or the first one must have begun.
     pub fn message_due(&self) -> Option<Instant> {
-        self.message_due
+        self.message_due.or_else(|| (!self.spoke).then(|| self.came + SILENCE_TIME))
+    }
+
+    /// Why it is late.
+    pub fn lateness(&self) -> Refuse {
+        let why = match self.message_due {
+            Some(_) => "a message that was begun was not finished in 10 s",
+            None => "it was connected for 10 s and said nothing",
+        };
+        Refuse(why.to_string())
+    }
+
+    /// How it is called in events: by the name of its port, if it has one.
+    pub fn name(&self) -> String {
+        match is_caller(self.who.slot) {
+            true => format!("process {}, which has no port,", self.who.pid),
+            false => format!("p{}:", self.who.slot),
+        }
     }
 
     /// Sends a reply, now or when there is room.
@@ -173,7 +202,7 @@ mod tests {
     fn port() -> (Port, UnixStream) {
         let (client, stream) = UnixStream::pair().unwrap();
         stream.set_nonblocking(true).unwrap();
-        (Port::new(0, Peer { stream: OwnedFd::from(stream).into(), pid: 1, uid: 1 }), client)
+        (Port::new(0, 0, Peer { stream: OwnedFd::from(stream).into(), pid: 1, uid: 1 }), client)
     }
 
     #[test]

@@ -92,6 +92,18 @@ impl Session {
         Session { record: Record::new(slot), offers: OFFERED, allowance: Holdings::UNBOUNDED, wait: None, unfenced: 0 }
     }
 
+    /// Whether a request is for the supervisor alone: the worker never hears of it, and nothing is kept but a number.
+    pub fn is_question(code: Code) -> bool {
+        [Code::GET_FEATURES, Code::GET_PROTOCOL_FEATURES, Code::GET_QUEUE_NUM, Code::GET_MAX_MEM_SLOTS].contains(&code)
+            || [Code::SET_OWNER, Code::SET_PROTOCOL_FEATURES, Code::NET_SET_MTU].contains(&code)
+            || [Code::GET_STATUS, Code::SET_STATUS].contains(&code)
+    }
+
+    /// The client's port is in this slot from now on. No order may have been given before.
+    pub fn take_slot(&mut self, slot: u16) {
+        self.record.slot = slot;
+    }
+
     /// The virtio features that the client is offered from now on; among them all that it has acknowledged.
     pub fn offer(&mut self, features: u64) {
         self.offers = features;

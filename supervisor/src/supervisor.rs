@@ -70,6 +70,8 @@ const CONVERSATIONS: u64 = 0x100;
 /// The door of the metrics, and behind it its conversations.
 const HTTP: u64 = 0x1000;
 const PORTS: u64 = 0x10000;
+/// Those who have no port yet, by serial number, so that what is told of one is never taken for another one's.
+const CALLERS: u64 = 1 << 32;
 
 /// Most signals that are read at a time. Each kind is pending once at most, but more may come meanwhile.
 const SIGNALS_MAX: usize = 8;
@@ -102,6 +104,8 @@ pub struct Supervisor {
     standby: Option<Worker>,
     life: Life,
     handover: Handover,
+    /// Connections so far.
+    connections: u64,
     blames: Blames,
     crowds: Crowds,
     watchdog: Watchdog,
@@ -198,6 +202,7 @@ impl Supervisor {
             standby: None,
             life: Life::new(parts.settings, parts.standby),
             handover: Handover::default(),
+            connections: 0,
             blames: Blames::new(parts.blame),
             crowds: Crowds::new(parts.blame),
             watchdog: Watchdog::new(usize::from(parts.threads)),
@@ -281,6 +286,11 @@ impl Supervisor {
             LINK..STDERR => self.read_reports((token - LINK) as u8),
             UNDERTAKER => self.undertaker.hear(),
             STDERR..CONVERSATIONS => self.read_stderr((token - STDERR) as u8),
+            CALLERS.. => {
+                if let Some(number) = self.slots.caller(token - CALLERS) {
+                    self.serve_client(number, flags);
+                }
+            }
             PORTS.. => self.serve_client(u16::try_from(token - PORTS).unwrap_or(u16::MAX), flags),
             HTTP.. => {
                 let was_open = self.http.as_ref().is_some_and(Http::is_open);
@@ -306,7 +316,7 @@ impl Supervisor {
     /// Until the next deadline; for ever if there is none.
     fn timeout(&self) -> EpollTimeout {
         let worker = [&self.worker, &self.standby].into_iter().flatten().filter_map(Worker::due).min();
-        let messages = self.slots.ports().filter_map(|port| port.message_due()).min();
+        let messages = self.slots.everybody().filter_map(|port| port.message_due()).min();
         let refused =
             [&self.worker, &self.standby].into_iter().flatten().filter_map(|worker| worker.link.refused_until());
         let (refused, closing) = (refused.min(), self.undertaker.due());
@@ -465,6 +475,7 @@ impl Supervisor {
             },
             socket: self.door.path().display().to_string(),
             ports: self.slots.ports().filter_map(|port| self.port_status(port)).collect(),
+            callers: self.slots.callers().count(),
         }
     }
 

@@ -13,6 +13,7 @@ pub mod honest;
 pub mod hostile;
 pub mod image;
 pub mod neighbour;
+pub mod newcomer;
 pub mod patience;
 pub mod peers;
 pub mod pingpong;

@@ -1,37 +1,13 @@
 //! What a fork does not change: guests of one user, each in a process of its own, that kill a worker each.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
-
 use serde_json::Value;
-use sv3_tests::failure::{Failure, Result};
+use sv3_tests::failure::Result;
 use sv3_tests::frames::{BROADCAST, frame, mac};
 use sv3_tests::honest::Honest;
+use sv3_tests::newcomer::Newcomer;
 use sv3_tests::patience::until;
 
-/// A guest in a process of its own, which ends when this is dropped.
-struct Newcomer(Child);
-
-impl Newcomer {
-    /// It has done what it is told by its second argument, as far as it is served.
-    fn start(honest: &Honest, what: &str) -> Result<Newcomer> {
-        let mut command = honest.home().attacker(env!("CARGO_BIN_EXE_newcomer"))?;
-        command.arg(honest.socket()).arg(what).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn()?;
-        let mut line = String::new();
-        let output = child.stdout.take().ok_or_else(|| Failure::new("no output"))?;
-        BufReader::new(output).read_line(&mut line)?;
-        assert_eq!(line.trim(), what);
-        Ok(Newcomer(child))
-    }
-}
-
-impl Drop for Newcomer {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        let _ = self.0.wait();
-    }
-}
+const NEWCOMER: &str = env!("CARGO_BIN_EXE_newcomer");
 
 fn count(honest: &Honest, name: &str) -> Result<usize> {
     Ok(honest.events()?.iter().filter(|event| event["event"] == name).count())
@@ -40,7 +16,7 @@ fn count(honest: &Honest, name: &str) -> Result<usize> {
 /// Processes that each cut their memory off, until newcomers are in quarantine.
 fn row_of_deaths(honest: &mut Honest) -> Result<()> {
     for deaths in 1..=3 {
-        let newcomer = Newcomer::start(honest, "cut")?;
+        let newcomer = Newcomer::start(honest, NEWCOMER, "cut")?;
         honest.await_status("a death", |status| status.worker.restarts == deaths)?;
         drop(newcomer);
         honest.talk();
@@ -55,7 +31,7 @@ fn processes_that_kill_a_worker_each_are_stopped_and_sealed_memory_is_served() -
     let mut honest = Honest::new()?;
     row_of_deaths(&mut honest)?;
     for _ in 0..10 {
-        let newcomer = Newcomer::start(&honest, "cut")?;
+        let newcomer = Newcomer::start(&honest, NEWCOMER, "cut")?;
         let held = until("its quarantine", || {
             Ok(honest.status()?.ports.into_iter().find(|port| port.quarantine_s.is_some()))
         })?;
@@ -68,7 +44,7 @@ fn processes_that_kill_a_worker_each_are_stopped_and_sealed_memory_is_served() -
     assert_eq!(honest.status()?.worker.restarts, 3, "nobody dies of those in quarantine");
 
     // Who cannot do what they did is served meanwhile.
-    let sealed = Newcomer::start(&honest, "sealed")?;
+    let sealed = Newcomer::start(&honest, NEWCOMER, "sealed")?;
     let letter = frame(BROADCAST, mac(9), b"sealed");
     assert_eq!(honest.guest(0).receive_frame(), letter);
     assert_eq!(honest.guest(1).receive_frame(), letter);
@@ -76,7 +52,7 @@ fn processes_that_kill_a_worker_each_are_stopped_and_sealed_memory_is_served() -
     honest.await_ports(2)?;
 
     // Who can, and did nothing, is served when somebody says so.
-    let open = Newcomer::start(&honest, "open")?;
+    let open = Newcomer::start(&honest, NEWCOMER, "open")?;
     let port =
         until("its quarantine", || Ok(honest.status()?.ports.into_iter().find(|port| port.quarantine_s.is_some())))?;
     assert_eq!(port.from_guest.frames, 0);
@@ -99,12 +75,12 @@ fn processes_that_kill_a_worker_each_are_stopped_and_sealed_memory_is_served() -
 fn a_process_alone_makes_nobody_else_suspect() -> Result<()> {
     let mut honest = Honest::new()?;
     for deaths in 1..=2 {
-        let newcomer = Newcomer::start(&honest, "cut")?;
+        let newcomer = Newcomer::start(&honest, NEWCOMER, "cut")?;
         honest.await_status("a death", |status| status.worker.restarts == deaths)?;
         drop(newcomer);
         honest.await_ports(2)?;
     }
-    let open = Newcomer::start(&honest, "open")?;
+    let open = Newcomer::start(&honest, NEWCOMER, "open")?;
     let letter = frame(BROADCAST, mac(9), b"open");
     assert_eq!(honest.guest(0).receive_frame(), letter);
     assert_eq!(honest.guest(1).receive_frame(), letter);

@@ -114,7 +114,13 @@ fn a_crowd(behind: &[String]) -> Result<()> {
     const FILES: usize = 500;
     let few_files = ["prlimit".to_string(), format!("--nofile={FILES}:{FILES}")];
     let switch = Home::new()?.start_behind(&[behind, &few_files].concat(), &["--no-standby"])?;
-    let connect = |_| UnixStream::connect(switch.socket());
+    let connect = |_| {
+        let mut client = UnixStream::connect(switch.socket())?;
+        // SET_FEATURES, for which there must be a port. It may have been turned away by then.
+        let message = [2u32, 1, 8, 0, 0].map(u32::to_ne_bytes).concat();
+        let _ = client.write_all(&message);
+        Ok(client)
+    };
     let mut crowd = (0..FILES).map(connect).collect::<std::io::Result<Vec<_>>>()?;
     if let Some(last) = crowd.last_mut() {
         // It is turned away.

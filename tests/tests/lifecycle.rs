@@ -420,7 +420,7 @@ fn kick_and_call_may_be_exchanged_while_a_ring_runs() -> Result<()> {
 #[test]
 fn the_status_follows_a_client() -> Result<()> {
     let switch = Switch::start()?;
-    let waiting = Guest::config().vanishing_after(6).try_connect(switch.socket());
+    let waiting = Guest::config().vanishing_after(7).try_connect(switch.socket());
     switch.await_ports(1)?;
     let port = switch.port("p0")?;
     assert_eq!((port.link, port.client_pid), (Link::Starting, std::process::id() as i32));

@@ -145,8 +145,9 @@ fn show(ledger: &LedgerMap, death: &Death) {
     }
 
     let stream = UnixStream::pair().unwrap().0;
-    let port = Port::new(0, Peer { stream: std::os::fd::OwnedFd::from(stream).into(), pid: 3, uid: 4 });
+    let port = Port::new(0, 0, Peer { stream: std::os::fd::OwnedFd::from(stream).into(), pid: 3, uid: 4 });
     let status = Status {
+        callers: 0,
         version: String::new(),
         supervisor: SupervisorStatus { pid: 1, uptime_s: 0, landlock_abi: 7 },
         worker: WorkerStatus {

@@ -10,12 +10,13 @@ use sv3::ipc::Command;
 use sv3::wire::Refuse;
 use sv3::wire::vhost_user::Reply;
 
-use super::{FRONT_DOOR, PORTS, Supervisor};
+use super::{CALLERS, FRONT_DOOR, PORTS, Supervisor};
 use crate::admission::Kernel;
 use crate::budget::Holdings;
 use crate::listener::{Caller, PAUSE, Peer};
 use crate::port::{Input, Port};
-use crate::session::{Refused, Step};
+use crate::session::{Refused, Session, Step};
+use crate::slots::{LAST, is_caller};
 use crate::status::NO_MEMORY;
 use crate::worker::Waiter;
 
@@ -74,6 +75,7 @@ impl Supervisor {
         }
     }
 
+    /// Lets a caller in, in place of another one if there are too many.
     fn admit(&mut self, peer: Peer) {
         let pid = peer.pid;
         if !self.door.knows(&peer) {
@@ -84,15 +86,44 @@ impl Supervisor {
             );
             return self.events.say_of(None, "refuse", message);
         }
-        let Some(slot) = self.slots.free_slot() else {
-            self.events.say_of(None, "refuse", format!("client {pid} turned away: all {MAX_PORTS} ports are taken"));
-            return;
-        };
-        let mut port = Port::new(slot, peer);
-        if let Err(error) = self.watch(&port, PORTS + u64::from(slot), port.interest) {
-            self.events.say_of(None, "refuse", format!("client {pid} turned away: {error}"));
-            return;
+        if self.slots.free_caller().is_none()
+            && let Some(number) = self.slots.caller_to_yield()
+        {
+            self.detach(number, "gave way");
         }
+        let Some(number) = self.slots.free_caller() else { return };
+        self.connections += 1;
+        let mut port = Port::new(number, self.connections, peer);
+        if let Err(error) = self.watch(&port, CALLERS + port.serial, port.interest) {
+            let message = format!("client {} turned away: {error}", port.who.pid);
+            return self.events.say_of(None, "refuse", message);
+        }
+        port.session.count_lingering(self.budget.lingering.of_another());
+        port.held = port.session.record().holdings();
+        self.budget.change(port.who.pid, Holdings::NONE, port.held);
+        self.slots.insert(port);
+    }
+
+    /// Gives a caller a port, if there is one for it. Returns its slot.
+    fn take_slot(&mut self, number: u16) -> Result<u16, Refuse> {
+        let pid = self.slots.port(number).map_or(0, |port| port.who.pid);
+        let free = self.slots.free();
+        if free <= LAST / 2
+            && let Some(idle) = self.slots.idle_to_yield()
+        {
+            let why = "all ports are taken, and nothing has run by this one yet: it gives way to another client";
+            self.refuse(idle, Refuse(why.to_string()).into());
+        }
+        if free <= LAST && self.slots.has_slot(pid) {
+            return Err(Refuse(format!("the last {LAST} of {MAX_PORTS} ports are for processes that have none")));
+        }
+        let none = || Refuse(format!("turned away: all {MAX_PORTS} ports are taken"));
+        let slot = self.slots.free_slot().ok_or_else(none)?;
+        let mut port = self.slots.remove(number).ok_or_else(none)?;
+        port.who.slot = slot;
+        port.session.take_slot(slot);
+        let mut event = EpollEvent::new(port.interest, PORTS + u64::from(slot));
+        let _ = self.epoll.modify(port.as_fd(), &mut event);
         // The worker has let go of the slot: nobody else writes this.
         if let Some(line) = self.ledger.ports.get(usize::from(slot)) {
             line.reset();
@@ -102,16 +133,14 @@ impl Supervisor {
         if quarantine.is_none() {
             self.order(port.session.replay(), Waiter::Session(slot));
         }
-        port.session.count_lingering(self.budget.lingering.of_another());
-        port.held = port.session.record().holdings();
-        self.budget.change(Holdings::NONE, port.held);
         self.slots.insert(port);
         if let Some(until) = quarantine {
             self.confine_port(slot, until, None);
         }
+        Ok(slot)
     }
 
-    pub(super) fn serve_client(&mut self, slot: u16, flags: EpollFlags) {
+    pub(super) fn serve_client(&mut self, mut slot: u16, flags: EpollFlags) {
         let waits = self.slots.port(slot).is_some_and(|port| port.session.is_waiting());
         if flags.contains(EpollFlags::EPOLLERR) || waits && flags.contains(EpollFlags::EPOLLHUP) {
             return self.detach(slot, "disconnected");
@@ -127,16 +156,27 @@ impl Supervisor {
                 break;
             }
             let Some(port) = self.slots.port(slot).filter(|port| !port.session.is_waiting()) else { break };
-            port.session.offer(offers);
-            port.session.allow(self.budget.allowance(port.held, &port.session.record().lingering));
-            let outcome = match port.receive() {
-                Ok(Input::Message(message)) => port.session.request(message, &Kernel),
+            let message = match port.receive() {
+                Ok(Input::Message(message)) => Ok(message),
                 Ok(Input::Part) => continue,
                 Ok(Input::Nothing) => break,
                 Ok(Input::End) => return self.detach(slot, "disconnected"),
-                Err(refuse) => Err(refuse.into()),
+                Err(refuse) => Err(Refused::from(refuse)),
             };
-            self.budget.change(port.held, port.session.record().holdings());
+            if is_caller(slot)
+                && let Ok(message) = &message
+                && !Session::is_question(message.request.code())
+            {
+                match self.take_slot(slot) {
+                    Ok(taken) => slot = taken,
+                    Err(reason) => return self.refuse(slot, reason.into()),
+                }
+            }
+            let Some(port) = self.slots.port(slot) else { break };
+            port.session.offer(offers);
+            port.session.allow(self.budget.allowance(port.who.pid, port.held, &port.session.record().lingering));
+            let outcome = message.and_then(|message| port.session.request(message, &Kernel));
+            self.budget.change(port.who.pid, port.held, port.session.record().holdings());
             port.held = port.session.record().holdings();
             if port.session.record().lacks_memory() && !std::mem::replace(&mut port.told_of_memory, true) {
                 self.events.say_of(port.who, "no_memory", format!("p{slot}: {NO_MEMORY}"));
@@ -199,7 +239,7 @@ impl Supervisor {
     pub(super) fn refuse(&mut self, slot: u16, refused: Refused) {
         let Some(port) = self.slots.port(slot) else { return };
         let consequence = if refused.close { "; the connection is closed" } else { "" };
-        self.events.say_of(port.who, "refuse", format!("p{slot}: {}{consequence}", refused.reason));
+        self.events.say_of(port.who, "refuse", format!("{} {}{consequence}", port.name(), refused.reason));
         let unread = refused.reply.is_some_and(|reply| port.reply(reply).is_err());
         if refused.close || unread {
             self.detach(slot, "was sent away");
@@ -210,7 +250,10 @@ impl Supervisor {
     fn detach(&mut self, slot: u16, how: &str) {
         let Some(port) = self.slots.remove(slot) else { return };
         let _ = self.epoll.delete(&port);
-        self.budget.change(port.held, Holdings::NONE);
+        self.budget.change(port.who.pid, port.held, Holdings::NONE);
+        if is_caller(slot) {
+            return;
+        }
         self.events.say_of(port.who, "detach", format!("p{slot}: process {} {how}", port.who.pid));
         let orders = vec![port.session.record().port_remove(), Command::Barrier.into()];
         if port.quarantine.is_some() || !self.order(orders, Waiter::Leaving(slot)) {
@@ -238,9 +281,8 @@ impl Supervisor {
 
     pub(super) fn expire_clients(&mut self, now: Instant) {
         let late = |port: &&Port| port.message_due().is_some_and(|due| due <= now);
-        let late: Vec<u16> = self.slots.ports().filter(late).map(|port| port.who.slot).collect();
-        for slot in late {
-            let reason = Refuse("a message that was begun was not finished in 10 s".to_string());
+        let late: Vec<_> = self.slots.everybody().filter(late).map(|port| (port.who.slot, port.lateness())).collect();
+        for (slot, reason) in late {
             self.refuse(slot, reason.into());
         }
     }
@@ -255,8 +297,8 @@ impl Supervisor {
         }
         if wanted != port.interest {
             port.interest = wanted;
-            let mut event = EpollEvent::new(wanted, PORTS + u64::from(slot));
-            let _ = self.epoll.modify(port.as_fd(), &mut event);
+            let token = if is_caller(slot) { CALLERS + port.serial } else { PORTS + u64::from(slot) };
+            let _ = self.epoll.modify(port.as_fd(), &mut EpollEvent::new(wanted, token));
         }
     }
 }

@@ -9,6 +9,7 @@ use sv3::audit::{Fd, Testimony, Witness};
 
 use super::Supervisor;
 use crate::port::Port;
+use crate::slots::is_caller;
 use crate::worker::Worker;
 
 impl Supervisor {
@@ -90,7 +91,7 @@ impl Supervisor {
                 );
             }
         }
-        for port in self.slots.ports() {
+        for port in self.slots.everybody() {
             fds_of_port(port, &mut add);
         }
         fds
@@ -134,7 +135,14 @@ impl Supervisor {
 
 fn fds_of_port(port: &Port, add: &mut impl FnMut(&dyn AsRawFd, &str, String)) {
     let slot = port.who.slot;
-    add(&port.as_fd(), "socket", format!("the client of p{slot}"));
+    add(
+        &port.as_fd(),
+        "socket",
+        match is_caller(slot) {
+            true => format!("process {}, which has no port", port.who.pid),
+            false => format!("the client of p{slot}"),
+        },
+    );
     for memory in &port.session.record().memory {
         add(&memory.fd.as_fd(), "memory", format!("memory of p{slot} at {:#x}", memory.region.guest_addr));
     }

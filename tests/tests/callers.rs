@@ -1,0 +1,121 @@
+//! Who connects and asks for nothing takes nobody's place, and a process leaves places for the others.
+
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use sv3_tests::failure::Result;
+use sv3_tests::frames::{BROADCAST, frame, mac};
+use sv3_tests::guest::Guest;
+use sv3_tests::guest::wire::*;
+use sv3_tests::honest::Honest;
+use sv3_tests::newcomer::Newcomer;
+use sv3_tests::patience::until;
+
+const NEWCOMER: &str = env!("CARGO_BIN_EXE_newcomer");
+
+/// The most connections without a port.
+const CALLERS: usize = 128;
+
+/// Asks for something that needs a port.
+fn take_place(wire: &mut Wire) -> Result<()> {
+    wire.set(SET_FEATURES, &0u64.to_ne_bytes(), &[])
+}
+
+/// A guest comes, sends a frame to the two, and goes.
+fn visit(honest: &mut Honest) -> Result<()> {
+    let mut guest = Guest::connect(honest.socket());
+    let letter = frame(BROADCAST, mac(9), b"here I am");
+    guest.send(&letter);
+    assert_eq!(honest.guest(0).receive_frame(), letter);
+    assert_eq!(honest.guest(1).receive_frame(), letter);
+    guest.vanish();
+    Ok(())
+}
+
+#[test]
+fn silent_connections_take_no_port_and_give_way() -> Result<()> {
+    let mut honest = Honest::new()?;
+    let mut crowd = Vec::new();
+    for _ in 0..1100 {
+        crowd.push(UnixStream::connect(honest.socket())?);
+    }
+    until("a full room", || Ok((honest.status()?.callers == CALLERS).then_some(())))?;
+    assert_eq!(honest.status()?.ports.len(), 2);
+    visit(&mut honest)?;
+    // Asking makes no difference.
+    for _ in 0..CALLERS {
+        let mut guest = Guest::config().build(honest.socket())?;
+        guest.raw().get(GET_FEATURES)?;
+        visit(&mut honest)?;
+    }
+    drop(crowd);
+    until("an empty room", || Ok((honest.status()?.callers == 0).then_some(())))?;
+    let events = honest.events()?;
+    let of = |name: &str| events.iter().filter(|event| event["event"] == name).count();
+    assert_eq!(of("attach"), 3 + CALLERS, "no event tells of those who asked for nothing");
+    honest.assert_undisturbed()
+}
+
+#[test]
+fn who_says_nothing_is_not_waited_for() -> Result<()> {
+    let mut honest = Honest::new()?;
+    let start = Instant::now();
+    let mut silent = UnixStream::connect(honest.socket())?;
+    silent.set_read_timeout(Some(Duration::from_secs(60)))?;
+    assert_eq!(silent.read(&mut [0])?, 0);
+    assert!(start.elapsed() > Duration::from_secs(9), "{:?}", start.elapsed());
+    let refused = honest.await_event(&["refuse", "said nothing"])?;
+    assert_eq!((refused["port"].as_str(), refused["client_pid"].as_u64()), (None, Some(std::process::id().into())));
+    honest.assert_undisturbed()
+}
+
+#[test]
+fn who_comes_and_goes_all_the_time_takes_nobody_s_place() -> Result<()> {
+    let mut honest = Honest::new()?;
+    let (over, count, path) = (AtomicBool::new(false), AtomicU32::new(0), honest.socket().to_path_buf());
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !over.load(Relaxed) {
+                    count.fetch_add(u32::from(UnixStream::connect(&path).is_ok()), Relaxed);
+                }
+            });
+        }
+        let visits = (0..27).try_for_each(|_| visit(&mut honest));
+        over.store(true, Relaxed);
+        visits
+    })?;
+    assert!(count.into_inner() > 1000, "a crowd");
+    honest.assert_unharmed()
+}
+
+#[test]
+fn the_last_places_are_for_processes_that_have_none() -> Result<()> {
+    let mut honest = Honest::new()?;
+    let mut crowd = Vec::new();
+    let mut refused = false;
+    while !refused && crowd.len() <= sv3::MAX_PORTS {
+        let mut wire = Wire::connect(honest.socket())?;
+        take_place(&mut wire)?;
+        refused = wire.get(GET_FEATURES).is_err();
+        crowd.push(wire);
+    }
+    assert_eq!(crowd.len(), sv3::MAX_PORTS - 16 - 2 + 1);
+    // More processes than there are places left: what only holds a place gives way.
+    let mut newcomers = Vec::new();
+    for _ in 0..20 {
+        newcomers.push(Newcomer::start(&honest, NEWCOMER, "open")?);
+        let letter = frame(BROADCAST, mac(9), b"open");
+        assert_eq!(honest.guest(0).receive_frame(), letter);
+        assert_eq!(honest.guest(1).receive_frame(), letter);
+    }
+    let ports = honest.status()?.ports;
+    let ours = ports.iter().filter(|port| port.client_pid.cast_unsigned() == std::process::id()).count();
+    assert!((980..sv3::MAX_PORTS - 16).contains(&ours), "{ours} of one process");
+    drop((crowd, newcomers));
+    honest.await_ports(2)?;
+    honest.talk();
+    Ok(())
+}
