@@ -31,6 +31,11 @@ impl ForeignFd {
         self.prompt = true;
         self
     }
+
+    /// A stream socket has been read to its end: no file is under way in it, so its last close waits no more.
+    pub fn has_ended(&mut self) {
+        self.prompt = true;
+    }
 }
 
 impl From<OwnedFd> for ForeignFd {

@@ -276,6 +276,10 @@ pub enum ReportKind {
     Failed = 5,
     /// The worker has woken and did not say so for [`BUSY_QUIET`]: its heartbeat is worth a look.
     Busy = 6,
+    /// Everything that the commands up to `seq` took away ([`Command::MemoryCommit`], [`Command::RegionRemove`],
+    /// [`Command::PortRemove`]) is unmapped. Comes in its own time: no barrier waits for it. Each later one has a higher
+    /// `seq`.
+    Unmapped = 7,
 }
 
 /// Why a ring stopped by itself.
@@ -389,8 +393,8 @@ impl Report {
         use ReportKind::*;
         let word = |at: usize| u16::from_le_bytes([b[at], b[at + 1]]);
         let long = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| b[at + i]));
-        let kind =
-            [Ready, Done, RingStopped, RingFault, Failed, Busy].into_iter().find(|kind| *kind as u16 == word(0))?;
+        let all = [Ready, Done, RingStopped, RingFault, Failed, Busy, Unmapped];
+        let kind = all.into_iter().find(|kind| *kind as u16 == word(0))?;
         Some(Report { kind, port: word(2), ring: word(4), seq: long(8), value: long(16), detail: long(24) })
     }
 }

@@ -4,8 +4,9 @@
 //! (crash record, heartbeats, the clients in hand). All fields are atomics that the worker writes; the supervisor reads them
 //! as hostile numbers: nothing that stands here is used as a length or an address by it, or unchecked as an index. The file
 //! is sparse and sealed against resizing, so that its pages cost memory only when touched and reading never faults.
-//! All zeroes is a valid, empty ledger.
+//! All zeroes is a valid, empty ledger, whose forwarding table has no secret.
 
+use std::hash::{BuildHasher, RandomState};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -38,6 +39,8 @@ pub struct Ledger {
     pub lanes: [Lane; LANES],
     /// Forwarding table; its use is the worker's own affair.
     pub fdb: [FdbLine; FDB_ENTRIES],
+    /// What goes with it.
+    pub fdb_head: FdbHead,
     /// A page for each port.
     pub ports: [PortLine; MAX_PORTS],
     /// What packed rings are about to publish.
@@ -115,6 +118,16 @@ pub struct FdbLine {
     pub key: AtomicU64,
     /// When the address was seen last, in seconds of CLOCK_MONOTONIC.
     pub seen: AtomicU64,
+}
+
+/// What the forwarding table is looked up and kept by.
+#[repr(C, align(4096))]
+pub struct FdbHead {
+    /// The secret of the table's hash, of this ledger alone.
+    pub key: [AtomicU64; 4],
+    /// Lines of the table that each port has. Counted anew by each worker that begins to serve: one that dies may have
+    /// changed a line and not its count.
+    pub held: [AtomicI32; MAX_PORTS],
 }
 
 /// Counters and ring positions of one port.
@@ -347,13 +360,18 @@ impl Crash {
 pub struct LedgerMap(MmapRaw);
 
 impl LedgerMap {
-    /// Makes an empty ledger and maps it. The memfd goes to each worker.
+    /// Makes an empty ledger, with a secret for its forwarding table, and maps it. The memfd goes to each worker.
     pub fn create() -> std::io::Result<(OwnedFd, LedgerMap)> {
         let fd = memfd_create(c"sv3-ledger", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
         nix::unistd::ftruncate(&fd, size_of::<Ledger>() as i64)?;
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
         let map = LedgerMap::map(&fd)?;
+        // The standard library has its keys from the kernel (getrandom), and what it makes of them is not foreseen either.
+        let secret = RandomState::new();
+        for (n, word) in map.fdb_head.key.iter().enumerate() {
+            word.store(secret.hash_one(n), Relaxed);
+        }
         Ok((fd, map))
     }
 
@@ -390,6 +408,13 @@ mod tests {
         assert_eq!(supervisor.ports[1023].drops[Drop::Hairpin as usize].load(Relaxed), 2);
         assert_eq!(supervisor.lanes[1].crash.read_message(), "index out of bounds");
         assert!(nix::unistd::ftruncate(&fd, 0).is_err());
+    }
+
+    #[test]
+    fn each_ledger_has_a_secret_of_its_own() {
+        let key = || LedgerMap::create().unwrap().1.fdb_head.key.each_ref().map(|word| word.load(Relaxed));
+        let words = [key(), key()].concat();
+        assert!(words.iter().enumerate().all(|(at, word)| *word != 0 && !words[at + 1..].contains(word)));
     }
 
     #[test]

@@ -39,5 +39,8 @@ pub const MAX_QUEUE_PAIRS: usize = 16;
 pub const MAX_RINGS: usize = 2 * MAX_QUEUE_PAIRS;
 /// Most memory regions of one port; what QEMU asks for with memory hotplug (vhost-user `GET_MAX_MEM_SLOTS`).
 pub const MAX_MEM_SLOTS: usize = 509;
+/// Most memory regions of all ports together: half of 65,530 mappings, which is the kernel's default, since a table is
+/// replaced by mapping the new one beside the old one; less what the worker itself takes.
+pub const MAX_REGIONS: usize = 32_000;
 /// Most descriptors of one ring (virtio 1.3, 2.7: the largest power of two that a u16 index allows).
 pub const MAX_RING_SIZE: u16 = 32768;

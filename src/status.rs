@@ -114,12 +114,24 @@ pub struct Crash {
     /// The last bursts that it served, newest first, by its own record.
     #[serde(default)]
     pub flight: Vec<Burst>,
+    /// Of a worker that was killed by SIGKILL, not by sv3: whose memory files grew most since they were admitted.
+    #[serde(default)]
+    pub grown: Vec<Growth>,
     /// Milliseconds since the process was started, the time on standby among them.
     pub uptime_ms: u64,
     /// Microseconds from the moment when the death was known until the next worker served; absent until it does.
     pub gap_us: Option<u64>,
     /// Ports that the next worker took over; absent until it does.
     pub ports: Option<usize>,
+}
+
+/// Memory files that grew.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Growth {
+    /// Name of the port.
+    pub port: String,
+    /// Octets that came into being.
+    pub bytes: u64,
 }
 
 /// One burst in the flight recorder.
@@ -171,6 +183,9 @@ pub struct PortStatus {
     /// Seconds for which the client is still in quarantine, since workers died by its doing; absent if it is not.
     #[serde(default)]
     pub quarantine_s: Option<u64>,
+    /// Why the worker on standby goes on without the port until it is to serve, in words; absent if it knows it.
+    #[serde(default)]
+    pub standby_lacks: Option<String>,
     /// Why it is, in words.
     #[serde(default)]
     pub quarantine_why: Option<String>,
@@ -178,12 +193,18 @@ pub struct PortStatus {
     pub features: Vec<String>,
     /// Negotiated vhost-user protocol features, by name.
     pub protocol_features: Vec<String>,
+    /// What is wrong with the client and what to do about it, in words; absent if nothing is.
+    #[serde(default)]
+    pub hint: Option<String>,
     /// MTU that the front-end told; absent if none.
     pub mtu: Option<u64>,
     /// Rings that the client has set up, by vring index.
     pub rings: Vec<RingStatus>,
     /// Memory regions.
     pub memory: Vec<RegionStatus>,
+    /// What they come to.
+    #[serde(default)]
+    pub memory_use: MemoryUse,
     /// Frames and octets taken from the guest and forwarded.
     pub from_guest: Traffic,
     /// Frames and octets delivered to the guest.
@@ -249,6 +270,19 @@ pub struct RingStatus {
     pub fault: Option<String>,
     /// Entries used by the worker so far, as the ledger has it.
     pub used: u64,
+}
+
+/// A client's memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryUse {
+    /// Octets of all regions.
+    pub mapped: u64,
+    /// Octets of their files that exist, whoever touched them first; each file counts once.
+    pub present: u64,
+    /// The same when each was admitted.
+    pub present_before: u64,
+    /// Regions that the client has given up and a worker has mapped still.
+    pub leaving_regions: usize,
 }
 
 /// One memory region.

@@ -16,8 +16,8 @@ use clap::Args;
 use sv3::audit::{Audit, Fact, Fd, Process, Proof, Testimony, Witness};
 
 use crate::control::Control;
+use crate::output::{harmless, print};
 use crate::place;
-use crate::status::print;
 
 /// How often the processes are looked at again when clients came and went meanwhile.
 const LOOKS: u32 = 5;
@@ -89,7 +89,7 @@ impl Show {
 
     fn testimony(&self) -> Result<Testimony, String> {
         let answer = self.control.ask("audit")?;
-        serde_json::from_value(answer).map_err(|e| format!("the switch is of another version ({e})"))
+        serde_json::from_value(harmless(answer)).map_err(|e| format!("the switch is of another version ({e})"))
     }
 
     /// Looks at the live processes, again while clients or workers come and go.

@@ -2,17 +2,23 @@
 
 use std::io::{ErrorKind, IoSlice, Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::sys::socket::{ControlMessage, MsgFlags, getsockopt, sendmsg, sockopt::PeerCredentials};
 
+use crate::output::harmless;
 use crate::place;
 
 /// Longest time to wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(25);
+/// Most octets of an answer: that of 1,024 ports has some 2 MiB.
+const ANSWER_MAX: u64 = 64 << 20;
+/// Most octets of a socket's path (unix(7)).
+const PATH_MAX: usize = 107;
 
 /// Which switch is meant.
 #[derive(Args)]
@@ -40,17 +46,9 @@ impl Control {
 
     fn converse(&self, request: &str, fd: Option<BorrowedFd<'_>>) -> Result<String, String> {
         let path = self.control.clone().unwrap_or_else(|| place::folder().join(place::CONTROL));
-        let at = |e: std::io::Error| match e.kind() {
-            ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
-                format!("no switch runs at {}; start one by `sv3 run`, or name another by --control", path.display())
-            }
-            ErrorKind::PermissionDenied => {
-                format!("the switch at {} belongs to another user; ask as that user or as root", path.display())
-            }
-            ErrorKind::WouldBlock => format!("the switch at {} does not answer", path.display()),
-            _ => format!("{}: {e}", path.display()),
-        };
+        let at = |error: std::io::Error| explain(&path, &error);
         let mut socket = UnixStream::connect(&path).map_err(at)?;
+        self.check_owner(&socket, &path)?;
         socket.set_read_timeout(Some(PATIENCE)).map_err(at)?;
         let line = format!("{request}\n");
         match fd {
@@ -63,15 +61,51 @@ impl Control {
             }
         }
         let mut text = String::new();
-        socket.read_to_string(&mut text).map_err(at)?;
+        socket.take(ANSWER_MAX).read_to_string(&mut text).map_err(at)?;
         Ok(text)
+    }
+
+    /// Who listens must be of the same user, or root: in /tmp, others may have been first. Root may ask anybody's switch, if
+    /// it says which.
+    fn check_owner(&self, socket: &UnixStream, path: &Path) -> Result<(), String> {
+        let owner = getsockopt(socket, PeerCredentials).map_err(|errno| explain(path, &errno.into()))?.uid();
+        let me = nix::unistd::geteuid().as_raw();
+        match owner == 0 || owner == me || (me == 0 && self.control.is_some()) {
+            true => Ok(()),
+            false => Err(format!(
+                "whoever listens at {} is user {owner}, and not you: nothing was asked; name your switch by --control",
+                path.display()
+            )),
+        }
+    }
+}
+
+/// Why the switch cannot be asked, and what to do.
+fn explain(path: &Path, error: &std::io::Error) -> String {
+    let shown = path.display();
+    let meta = std::fs::symlink_metadata(path);
+    if path.as_os_str().len() > PATH_MAX {
+        return format!("{shown}: a socket's path has {PATH_MAX} octets at most");
+    }
+    if meta.is_ok_and(|meta| !meta.file_type().is_socket() && !meta.is_symlink()) {
+        return format!("{shown} is not a socket; name the control socket of a switch by --control");
+    }
+    match error.kind() {
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
+            format!("no switch runs at {shown}; start one by `sv3 run`, or name another by --control")
+        }
+        ErrorKind::PermissionDenied => {
+            format!("the switch at {shown} belongs to another user; ask as that user or as root")
+        }
+        ErrorKind::WouldBlock => format!("the switch at {shown} does not answer"),
+        _ => format!("{shown}: {error}"),
     }
 }
 
 fn parse(text: &str) -> Result<serde_json::Value, String> {
     let answer: serde_json::Value =
         serde_json::from_str(text).map_err(|e| format!("the switch's answer is not JSON: {e}"))?;
-    match answer.get("error").and_then(|error| error.as_str()) {
+    match harmless(answer.clone()).get("error").and_then(|error| error.as_str()) {
         Some(error) => Err(error.to_string()),
         None => Ok(answer),
     }

@@ -6,7 +6,8 @@ use clap::Args;
 use sv3::status::{Crash, Crashes};
 
 use crate::control::Control;
-use crate::status::{duration, print};
+use crate::output::{harmless, print};
+use crate::status::duration;
 
 /// Show how workers died, who was being served, and how long nobody was after that.
 #[derive(Args)]
@@ -26,7 +27,7 @@ impl Show {
             let text = serde_json::to_string_pretty(&answer).map_err(|e| e.to_string())?;
             return print(&(text + "\n"));
         }
-        let Crashes { crashes } = serde_json::from_value(answer)
+        let Crashes { crashes } = serde_json::from_value(harmless(answer))
             .map_err(|e| format!("the switch is of another version ({e}); use --json"))?;
         print(&table(&crashes))
     }

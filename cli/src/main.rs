@@ -4,12 +4,12 @@ mod audit;
 mod control;
 mod crashes;
 mod metrics;
+mod output;
 mod place;
 mod port;
 mod restart;
 mod run;
 mod status;
-mod torture;
 mod upgrade;
 
 use std::process::ExitCode;
@@ -24,26 +24,17 @@ struct Cli {
     verb: Verb,
 }
 
+// What each does is said at its own type: words here would stand in place of all that is said there.
 #[derive(Subcommand)]
 enum Verb {
-    /// Run a switch in the foreground
     Run(run::Run),
-    /// Show a running switch: processes, ports, traffic, drops
     Status(status::Show),
-    /// Let a fresh worker take over, without the guests' noticing
     Restart(restart::Restart),
-    /// Let a worker of another binary take over, without the guests' noticing
     Upgrade(upgrade::Upgrade),
-    /// Show how workers died, who was being served, and how long nobody was after that
     Crashes(crashes::Show),
-    /// Print the switch in numbers, as OpenMetrics text
     Metrics(metrics::Print),
-    /// Show what each process may do, beside what it is declared to, and prove it
     Audit(audit::Show),
-    /// Act on one port: end its quarantine
     Port(port::Port),
-    /// Attack a vhost-user back-end of any make as a hostile client would, and tell how it took it
-    Torture(torture::Torture),
 }
 
 fn main() -> ExitCode {
@@ -56,12 +47,11 @@ fn main() -> ExitCode {
         Verb::Metrics(print) => print.exec(),
         Verb::Audit(show) => show.exec(),
         Verb::Port(port) => port.exec(),
-        Verb::Torture(torture) => return torture.exec(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
-            eprintln!("sv3: {problem}");
+            output::complain(&problem);
             ExitCode::FAILURE
         }
     }

@@ -16,7 +16,7 @@ impl Print {
     pub fn exec(&self) -> Result<(), String> {
         let text = self.control.ask_text("metrics")?;
         match text.ends_with("# EOF\n") {
-            true => crate::status::print(&text),
+            true => crate::output::print(&text),
             false => Err(format!("the switch is of another version: {}", text.trim_end())),
         }
     }

@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 
 use crate::control::Control;
+use crate::output::print;
 
 /// Act on one port.
 #[derive(Args)]
@@ -27,7 +28,6 @@ impl Port {
     pub fn exec(&self) -> Result<(), String> {
         let Verb::Release { name, control } = &self.verb;
         control.ask(&format!("release {name}"))?;
-        println!("{name} is served again");
-        Ok(())
+        print(&format!("{name} is served again\n"))
     }
 }

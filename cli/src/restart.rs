@@ -4,6 +4,7 @@ use clap::Args;
 use sv3::status::HandoverAnswer;
 
 use crate::control::Control;
+use crate::output::print;
 
 /// Let a fresh worker take over from the one that serves; guests do not notice.
 #[derive(Args)]
@@ -24,6 +25,5 @@ pub fn report(answer: serde_json::Value) -> Result<(), String> {
     let HandoverAnswer { old_pid, new_pid, blackout_us, ports } = serde_json::from_value(answer)
         .map_err(|error| format!("it was done, but the switch is of another version ({error}); see `sv3 status`"))?;
     let ports = if ports == 1 { "1 port".to_string() } else { format!("{ports} ports") };
-    println!("worker {new_pid} took over {ports} from worker {old_pid}; blackout {blackout_us} microseconds");
-    Ok(())
+    print(&format!("worker {new_pid} took over {ports} from worker {old_pid}; blackout {blackout_us} microseconds\n"))
 }

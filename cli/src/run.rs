@@ -10,7 +10,8 @@ use crate::place;
 
 /// Run a switch in the foreground, as any user, without privileges.
 ///
-/// Prints how to attach a guest; events go to stderr or to --log, a line of JSON each. Ends by Ctrl-C or SIGTERM.
+/// Prints how to attach a guest; events go to stderr or to --log, a line of JSON each. Ends by Ctrl-C, SIGTERM or SIGQUIT, and
+/// when its terminal is closed.
 #[derive(Args)]
 pub struct Run {
     /// The front door that guests attach to [default: vhost-user.sock in $XDG_RUNTIME_DIR/sv3 or /tmp/sv3-UID]
@@ -19,7 +20,7 @@ pub struct Run {
     /// The socket for `sv3 status` and its like [default: control.sock beside the default front door]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
-    /// Replace sockets that a dead switch left behind
+    /// Replace sockets that a dead switch left behind even where others may write to their folder
     #[arg(long)]
     force: bool,
     /// Keep no second worker ready to take over; a restart then takes some milliseconds more
@@ -31,7 +32,7 @@ pub struct Run {
     /// Kill the worker at random times, SECONDS apart on average, to see that guests do not notice
     #[arg(long, value_name = "SECONDS")]
     chaos: Option<f64>,
-    /// Add events to a file instead of printing them; docs/events.md describes them
+    /// Add events to a file instead of printing them, and open it anew at SIGHUP; docs/events.md describes them
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
     /// Serve metrics over HTTP at a loopback address, such as 127.0.0.1:9109, to every user of this machine
@@ -40,10 +41,10 @@ pub struct Run {
     /// Do not run with less than this landlock ABI (1 to 7); see docs/confinement.md [default: with what there is]
     #[arg(long, value_name = "ABI")]
     require_landlock: Option<u32>,
-    /// Most microseconds to spin for a frame before sleeping, as far as that pays; 0: sleep at once
+    /// Most microseconds to spin for a frame before sleeping, as far as that pays; 0: sleep at once [default: 100]
     #[arg(long, value_name = "N")]
     poll_us: Option<u32>,
-    /// Most frames taken from one ring at a time, 1 to 256
+    /// Most frames taken from one ring at a time, 1 to 256 [default: 64]
     #[arg(long, value_name = "N")]
     batch: Option<u16>,
     /// Threads that move frames, 1 to 64; see docs/threads.md [default: 1]

@@ -3,9 +3,10 @@
 use std::fmt::Write;
 
 use clap::Args;
-use sv3::status::{Link, PortStatus, RegionStatus, RingStatus, Status};
+use sv3::status::{Link, MemoryUse, PortStatus, RegionStatus, RingStatus, Status};
 
 use crate::control::Control;
+use crate::output::{harmless, print};
 
 /// Show a running switch: processes, ports, traffic, drops.
 #[derive(Args)]
@@ -24,20 +25,11 @@ impl Show {
         let text = if self.json {
             serde_json::to_string_pretty(&answer).map_err(|e| e.to_string())? + "\n"
         } else {
-            let status = serde_json::from_value(answer)
+            let status = serde_json::from_value(harmless(answer))
                 .map_err(|e| format!("the switch is of another version ({e}); use --json"))?;
             table(&status)
         };
         print(&text)
-    }
-}
-
-/// Prints; a reader that has seen enough (`| head`) is no failure.
-pub fn print(text: &str) -> Result<(), String> {
-    use std::io::Write;
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.to_string()),
-        _ => Ok(()),
     }
 }
 
@@ -93,6 +85,12 @@ fn port(out: &mut String, port: &PortStatus) {
             let _ = writeln!(out, "              {why}");
         }
     }
+    if let Some(why) = &port.standby_lacks {
+        let _ = writeln!(out, "  standby     lacks it: {why}");
+    }
+    if let Some(hint) = &port.hint {
+        let _ = writeln!(out, "  hint        {hint}");
+    }
     let _ = writeln!(out, "  features    {}", names(&port.features, "VIRTIO_"));
     let _ = writeln!(out, "  protocol    {}", names(&port.protocol_features, "VHOST_USER_PROTOCOL_F_"));
     for ring in &port.rings {
@@ -100,6 +98,14 @@ fn port(out: &mut String, port: &PortStatus) {
     }
     for region in &port.memory {
         let _ = writeln!(out, "  memory      {}", region_words(region));
+    }
+    let MemoryUse { mapped, present, leaving_regions, .. } = port.memory_use;
+    if !port.memory.is_empty() || leaving_regions > 0 {
+        let leaving = match leaving_regions {
+            0 => String::new(),
+            count => format!("; {count} regions that it gave up are being unmapped"),
+        };
+        let _ = writeln!(out, "  in use      {} of {} exist{leaving}", size(present), size(mapped));
     }
     let (from, to) = (port.from_guest, port.to_guest);
     let _ = writeln!(out, "  from guest  {} frames, {} bytes", from.frames, from.bytes);

@@ -34,6 +34,18 @@ pub fn hide_memory() -> Result<(), String> {
     prctl::set_dumpable(false).map_err(|e| format!("PR_SET_DUMPABLE: {e}"))
 }
 
+/// Lets no file grow, nor be written to at all, by `write`: a try ends the process by SIGXFSZ. Sockets, pipes and eventfds are
+/// no files in this sense, and mappings are written as ever.
+pub fn write_no_files() -> Result<(), String> {
+    setrlimit(Resource::RLIMIT_FSIZE, 0, 0).map_err(|e| format!("RLIMIT_FSIZE: {e}"))
+}
+
+/// Bounds the process's own memory, in octets: heap, stacks of threads and all else that is private and writable. What it has
+/// already counts; mappings of shared files do not.
+pub fn bound_memory(octets: u64) -> Result<(), String> {
+    setrlimit(Resource::RLIMIT_DATA, octets, octets).map_err(|e| format!("RLIMIT_DATA: {e}"))
+}
+
 /// Gains nothing by executing a file, and empties every capability set. The bounding set can be emptied only by one who
 /// has CAP_SETPCAP; for others it is without effect, since no_new_privs keeps them from gaining what it bounds.
 pub fn drop_privileges() -> Result<(), String> {

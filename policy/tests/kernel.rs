@@ -2,7 +2,10 @@
 #![allow(unsafe_code)] // fork and raw syscalls are what is tested
 #![allow(clippy::unwrap_used)]
 
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
 
 use libc::c_long;
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -112,9 +115,9 @@ fn memory_can_be_mapped_but_never_executed_nor_placed() {
 }
 
 #[test]
-fn a_holder_of_a_memory_file_can_neither_resize_nor_seal_it() {
-    let fd = memfd_create(c"guest", MFdFlags::MFD_ALLOW_SEALING).unwrap();
-    let fd: c_long = fd.as_raw_fd().into();
+fn a_holder_of_a_memory_file_can_neither_resize_nor_seal_it_nor_grow_it_by_writing() {
+    let memfd = memfd_create(c"guest", MFdFlags::MFD_ALLOW_SEALING).unwrap();
+    let fd: c_long = memfd.as_raw_fd().into();
     let fcntl = |command: i32, arg: i32| move || raw(libc::SYS_fcntl, [fd, command.into(), arg.into(), 0, 0, 0]);
     let user = Uid::effective();
     assert!(alive(confined(user, fcntl(libc::F_SETFD, libc::FD_CLOEXEC))));
@@ -124,4 +127,26 @@ fn a_holder_of_a_memory_file_can_neither_resize_nor_seal_it() {
     assert!(trapped(confined(user, fcntl(libc::F_DUPFD, 0))));
     assert!(trapped(confined(user, || raw(libc::SYS_ftruncate, [fd, 0, 0, 0, 0, 0]))));
     assert!(trapped(confined(user, || raw(libc::SYS_fallocate, [fd, 3, 0, 1, 0, 0]))));
+    // At its end and in its midst; while what is no file is written as ever.
+    let (_reader, pipe) = std::io::pipe().unwrap();
+    // SAFETY: makes an fd.
+    let event: c_long = unsafe { libc::eventfd(0, 0) }.into();
+    let (socket, _peer) = UnixStream::pair().unwrap();
+    let write = |fd: c_long| {
+        move || {
+            steps::write_no_files().unwrap();
+            raw(libc::SYS_write, [fd, COUNT.as_ptr() as c_long, 8, 0, 0, 0]);
+        }
+    };
+    static COUNT: [u8; 8] = 1u64.to_ne_bytes();
+    let mut file = File::from(memfd);
+    file.set_len(PAGE as u64).unwrap();
+    for at in [0, PAGE as u64, PAGE as u64 + 9] {
+        file.seek(SeekFrom::Start(at)).unwrap();
+        assert!(matches!(child(write(fd)), WaitStatus::Signaled(_, Signal::SIGXFSZ, _)));
+    }
+    assert_eq!(file.metadata().unwrap().len(), PAGE as u64);
+    for fd in [pipe.as_raw_fd().into(), event, socket.as_raw_fd().into()] {
+        assert!(alive(child(write(fd))));
+    }
 }

@@ -14,12 +14,14 @@ use sv3::virtio::OFFERED;
 
 /// Where every ring stops.
 const BASE: u64 = 100;
+/// A worker on standby says of the first region of so many octets that it cannot map it.
+const UNMAPPABLE: u64 = 0x5000;
 
 fn main() -> std::io::Result<()> {
     let mut socket = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     socket.set_nonblocking(false)?;
     let mut ledger = None;
-    let (mut own_lane, mut serves) = (0, false);
+    let (mut own_lane, mut serves, mut has_failed) = (0, false, false);
     loop {
         let mut prefix = [0; FRAME_PREFIX];
         if socket.read_exact(&mut prefix).is_err() {
@@ -45,6 +47,10 @@ fn main() -> std::io::Result<()> {
                 continue;
             }
             Command::Barrier => report,
+            Command::RegionStage { port, region } if region.size == UNMAPPABLE && !serves && !has_failed => {
+                has_failed = true;
+                Report { kind: ReportKind::Failed, port, value: 12, ..report }
+            }
             Command::RingStop { port, ring } => {
                 Report { kind: ReportKind::RingStopped, port, ring, value: BASE + u64::from(ring), ..report }
             }

@@ -7,6 +7,7 @@
 //! Asking a file system that its owner serves (FUSE) for the length of a file can stall us. `F_GET_SEALS` asks nobody:
 //! only files of tmpfs and hugetlbfs have seals, so it tells their kind, and it comes first.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::rc::Rc;
@@ -20,9 +21,19 @@ use sv3::wire::vhost_user::MemoryRegion;
 
 /// Most octets of memory that one client may have mapped: the worker's 128 TiB of address space are for all of them.
 const CLIENT_MEMORY_MAX: u64 = 8 << 40;
+/// How often a client may have its files mapped, on the average over their octets. Front-ends map each part of a file once,
+/// though in several regions; a monitor whose regions overlap by some pages does no harm. The worker's page tables
+/// for a client are so at most this many 512ths of its files' sizes, besides what exists of them.
+const ALIASES_MAX: u64 = 2;
+/// Octets that a client may have mapped whatever its files are: page tables for these are nothing.
+const ALIASED_MIN: u64 = 16 << 20;
 
 /// `F_SEAL_FUTURE_WRITE` of linux/fcntl.h: no new mapping for writing.
 const F_SEAL_FUTURE_WRITE: SealFlag = SealFlag::from_bits_retain(0x10);
+
+/// Which file it is: device and inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FileId(pub u64, pub u64);
 
 /// One admitted region.
 #[derive(Clone, Debug)]
@@ -31,8 +42,12 @@ pub struct Memory {
     pub region: Region,
     /// The file.
     pub fd: Rc<ForeignFd>,
+    /// Which file that is.
+    pub file: FileId,
     /// Octets of the file when it was admitted.
     pub file_size: u64,
+    /// Octets of the file that existed then: pages that somebody had touched.
+    pub present: u64,
     /// `F_SEAL_*` bits of the file.
     pub seals: SealFlag,
 }
@@ -42,7 +57,7 @@ impl Memory {
     pub fn truncated(&self, kernel: &dyn Inspect) -> Option<Refuse> {
         let Region { guest_addr, size, offset, .. } = self.region;
         let needed = offset.saturating_add(size);
-        let now = kernel.memory(self.fd.as_fd()).ok().flatten()?.size;
+        let now = kernel.extent(self.fd.as_fd()).ok()?.size;
         (now < needed).then(|| {
             Refuse(format!(
                 "memory region at guest address {guest_addr:#x} ({size} octets): its file was truncated to {now} octets \
@@ -50,13 +65,41 @@ impl Memory {
             ))
         })
     }
+
+    /// What the client has done to the region's file since it was admitted, by which a worker can no longer map it or must
+    /// not touch it.
+    pub fn spoilt(&self, kernel: &dyn Inspect) -> Option<Refuse> {
+        self.truncated(kernel).or_else(|| self.sealed(kernel))
+    }
+
+    fn sealed(&self, kernel: &dyn Inspect) -> Option<Refuse> {
+        let Region { guest_addr, size, .. } = self.region;
+        let file = kernel.memory(self.fd.as_fd()).ok().flatten()?;
+        (!file.writable).then(|| {
+            Refuse(format!(
+                "memory region at guest address {guest_addr:#x} ({size} octets): it can no longer be mapped: its file was \
+                 sealed against writing since it was admitted"
+            ))
+        })
+    }
+}
+
+/// How large a file is.
+#[derive(Clone, Copy, Debug)]
+pub struct Extent {
+    /// Octets.
+    pub size: u64,
+    /// Octets of it that exist.
+    pub present: u64,
 }
 
 /// What the kernel says of a memory file.
 #[derive(Clone, Copy, Debug)]
 pub struct MemoryFile {
-    /// Octets.
-    pub size: u64,
+    /// Which it is.
+    pub file: FileId,
+    /// How large it is.
+    pub extent: Extent,
     /// Page or huge page size, octets.
     pub block: u64,
     /// Seals.
@@ -69,6 +112,8 @@ pub struct MemoryFile {
 pub trait Inspect {
     /// About a memory file; nothing if it is not on tmpfs or hugetlbfs.
     fn memory(&self, fd: BorrowedFd<'_>) -> io::Result<Option<MemoryFile>>;
+    /// About the size of a memory file that was admitted.
+    fn extent(&self, fd: BorrowedFd<'_>) -> io::Result<Extent>;
     /// Whether `fd` is an eventfd; makes it non-blocking if so.
     fn claim_eventfd(&self, fd: BorrowedFd<'_>) -> bool;
 }
@@ -97,11 +142,11 @@ pub fn admit(
         return Err(refuse("it is empty".to_string()));
     }
     let needed = wanted.offset.checked_add(wanted.size).ok_or_else(|| refuse("its end overflows".to_string()))?;
-    if needed > file.size {
+    let file_size = file.extent.size;
+    if needed > file_size {
         let offset = wanted.offset;
         return Err(refuse(format!(
-            "its file is {} octets long and must be at least {needed} (offset {offset} and size)",
-            file.size
+            "its file is {file_size} octets long and must be at least {needed} (offset {offset} and size)"
         )));
     }
     for (name, start) in [("guest", wanted.guest_addr), ("user", wanted.user_addr)] {
@@ -119,11 +164,48 @@ pub fn admit(
     }
     let MemoryRegion { guest_addr, size, user_addr, offset } = wanted;
     let region = Region { guest_addr, size, user_addr, offset, block: file.block };
-    Ok(Memory { region, fd: Rc::new(fd), file_size: file.size, seals: file.seals })
+    let Extent { size: file_size, present } = file.extent;
+    Ok(Memory { region, fd: Rc::new(fd), file: file.file, file_size, present, seals: file.seals })
 }
 
-/// The real kernel.
+/// What is wrong with a table in which the same octets of files are mapped again and again.
+pub fn aliased<'m>(table: impl Iterator<Item = &'m Memory> + Clone) -> Option<String> {
+    let mapped = table.clone().fold(0, |sum: u64, memory| sum.saturating_add(memory.region.size));
+    let files =
+        distinct(table.map(|memory| (memory.file, memory.file_size))).into_values().fold(0, u64::saturating_add);
+    (mapped > files.saturating_mul(ALIASES_MAX).max(ALIASED_MIN)).then(|| {
+        format!(
+            "the client's regions would be {mapped} octets, more than {ALIASES_MAX} times its files, which are {files}: it maps \
+             the same octets again and again"
+        )
+    })
+}
+
+/// Each file once, with the largest of the figures that are told of it.
+pub fn distinct(files: impl Iterator<Item = (FileId, u64)>) -> BTreeMap<FileId, u64> {
+    let mut all = BTreeMap::new();
+    for (file, figure) in files {
+        let known = all.entry(file).or_insert(figure);
+        *known = figure.max(*known);
+    }
+    all
+}
+
+/// Octets of a client's files that exist now, and that existed when they were admitted; each file counts once.
+pub fn present(memory: &[Memory], kernel: &dyn Inspect) -> (u64, u64) {
+    let sum = |files: BTreeMap<FileId, u64>| files.into_values().fold(0, u64::saturating_add);
+    let now = memory.iter().filter_map(|memory| Some((memory.file, kernel.extent(memory.fd.as_fd()).ok()?.present)));
+    let then = memory.iter().map(|memory| (memory.file, memory.present));
+    (sum(distinct(now)), sum(distinct(then)))
+}
+
+/// The real kernel. Of its syscalls fstat(2) is used by that name, whatever the C library makes of it: the policy has no other.
 pub struct Kernel;
+
+fn extent(stat: &rustix::fs::Stat) -> Extent {
+    let octets = |count: i64, unit: u64| u64::try_from(count).unwrap_or(0).saturating_mul(unit);
+    Extent { size: octets(stat.st_size, 1), present: octets(stat.st_blocks, 512) }
+}
 
 impl Inspect for Kernel {
     fn memory(&self, fd: BorrowedFd<'_>) -> io::Result<Option<MemoryFile>> {
@@ -132,14 +214,18 @@ impl Inspect for Kernel {
             seals => SealFlag::from_bits_retain(seals?),
         };
         let mode = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?) & OFlag::O_ACCMODE;
-        // The syscall of this name whatever the C library makes of it: the policy has no other.
         let stat = rustix::fs::fstat(fd)?;
         Ok(Some(MemoryFile {
-            size: u64::try_from(stat.st_size).unwrap_or(0),
+            file: FileId(stat.st_dev, stat.st_ino),
+            extent: extent(&stat),
             block: u64::try_from(stat.st_blksize).unwrap_or(0),
             seals,
             writable: mode == OFlag::O_RDWR && !seals.intersects(SealFlag::F_SEAL_WRITE | F_SEAL_FUTURE_WRITE),
         }))
+    }
+
+    fn extent(&self, fd: BorrowedFd<'_>) -> io::Result<Extent> {
+        Ok(extent(&rustix::fs::fstat(fd)?))
     }
 
     fn claim_eventfd(&self, fd: BorrowedFd<'_>) -> bool {
@@ -164,6 +250,9 @@ pub fn seal_names(seals: SealFlag) -> Vec<String> {
     ];
     known.iter().filter(|(seal, _)| seals.contains(*seal)).map(|(_, name)| name.to_string()).collect()
 }
+
+#[cfg(test)]
+mod model;
 
 #[cfg(test)]
 mod tests {
@@ -216,6 +305,29 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_is_sealed_later_is_found_out_if_it_can_no_longer_be_mapped() {
+        let seal = |file: &OwnedFd, seal| fcntl(file, FcntlArg::F_ADD_SEALS(seal)).unwrap();
+        for (number, harm) in [
+            (SealFlag::F_SEAL_WRITE, true),
+            (F_SEAL_FUTURE_WRITE, true),
+            (SealFlag::F_SEAL_SHRINK, false),
+            (SealFlag::F_SEAL_GROW, false),
+            (SealFlag::F_SEAL_SEAL, false),
+        ] {
+            let file = memfd(0x1000);
+            let memory = try_admit(&[], region(0x1000, 0x1000, 0, 0), file.try_clone().unwrap()).unwrap();
+            assert!(memory.spoilt(&Kernel).is_none());
+            seal(&file, number);
+            let words = memory.spoilt(&Kernel).map(|refuse| refuse.0);
+            assert_eq!(
+                words.is_some_and(|words| words.contains("0x1000") && words.contains("sealed")),
+                harm,
+                "{number:?}"
+            );
+        }
+    }
+
+    #[test]
     fn overflows_are_refused() {
         let max = u64::MAX;
         assert!(try_admit(&[], region(0, 0x1000, 0, max), memfd(0x1000)).unwrap_err().contains("end overflows"));
@@ -232,6 +344,43 @@ mod tests {
         try_admit(&held, region(0, 0x1000, 0xf_f000, 0), memfd(0x1000)).unwrap();
         assert!(try_admit(&held, region(0x1fff, 1, 0, 0), memfd(0x1000)).unwrap_err().contains("overlaps"));
         assert!(try_admit(&held, region(0, 1, 0x10_0fff, 0), memfd(0x1000)).unwrap_err().contains("overlaps"));
+    }
+
+    #[test]
+    fn the_same_octets_cannot_be_mapped_again_and_again() {
+        const MIB: u64 = 1 << 20;
+        let (file, other) = (memfd(16 << 20), memfd(16 << 20));
+        let clone = |file: &OwnedFd| file.try_clone().unwrap();
+        let mut held = Vec::new();
+        // As QEMU does: one file, in parts.
+        for at in [0, 8 * MIB] {
+            held.push(try_admit(&held, region(at, 8 * MIB, at, at), clone(&file)).unwrap());
+        }
+        held.push(try_admit(&held, region(64 * MIB, 16 * MIB, 64 * MIB, 0), clone(&file)).unwrap());
+        assert_eq!(aliased(held.iter()), None);
+        held.push(try_admit(&held, region(128 * MIB, 0x1000, 128 * MIB, 0), file).unwrap());
+        let error = aliased(held.iter()).unwrap();
+        assert!(error.contains("33558528 octets, more than 2 times its files, which are 16777216"), "{error}");
+        held.push(try_admit(&held, region(256 * MIB, 16 * MIB, 256 * MIB, 0), other).unwrap());
+        assert_eq!(aliased(held.iter()), None);
+        let (small, mut held) = (memfd(0x1000), Vec::new());
+        for n in 0..300 {
+            held.push(try_admit(&held, region(n * MIB, 0x1000, n * MIB, 0), clone(&small)).unwrap());
+        }
+        assert_eq!(aliased(held.iter()), None, "so little does not matter");
+    }
+
+    #[test]
+    fn what_exists_of_files_counts_each_file_once() {
+        let file = memfd(0x10000);
+        nix::unistd::write(&file, &[1; 0x1000]).unwrap();
+        let clone = || file.try_clone().unwrap();
+        let first = try_admit(&[], region(0, 0x8000, 0, 0), clone()).unwrap();
+        let second = try_admit(&[], region(0x10_0000, 0x8000, 0, 0x8000), clone()).unwrap();
+        let memory = [first, second];
+        assert_eq!(present(&memory, &Kernel), (0x1000, 0x1000));
+        nix::unistd::write(&file, &[1; 0x2000]).unwrap();
+        assert_eq!(present(&memory, &Kernel), (0x3000, 0x1000));
     }
 
     #[test]

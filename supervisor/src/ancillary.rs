@@ -41,3 +41,15 @@ pub fn receive(socket: impl AsFd, into: &mut [u8]) -> io::Result<Received> {
 pub fn send(socket: impl AsFd, octets: &[u8]) -> io::Result<usize> {
     Ok(rustix::net::send(socket, octets, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?)
 }
+
+/// Whether a call that failed so may do better in a while: there is nothing or no room yet, or the kernel is short of
+/// something, for whatever reason. It says nothing about who is at the other end.
+pub fn is_later(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || is_shortage(error)
+}
+
+/// Whether the kernel is short of something, or has given this user as much of it as he may have.
+pub fn is_shortage(error: &io::Error) -> bool {
+    let short = [libc::ETOOMANYREFS, libc::ENOBUFS, libc::ENOMEM, libc::EMFILE, libc::ENFILE];
+    error.raw_os_error().is_some_and(|errno| short.contains(&errno))
+}

@@ -12,9 +12,8 @@ use sv3::ledger::THREADS;
 
 use crate::http::parse_address;
 
-const USAGE: &str = "usage: sv3-supervisor --socket PATH --control PATH --worker PATH [--force] [--no-standby] \
-    [--blame N] [--chaos SECONDS] [--log FILE] [--metrics ADDRESS:PORT] [--require-landlock ABI] [--poll-us N] \
-    [--batch N] [--threads N] [--cpus LIST]";
+/// Most microseconds that a worker may spin: more is no bound, but a processor given away.
+const POLL_US_MAX: u32 = 10_000_000;
 
 /// What was asked for. Paths are absolute.
 #[derive(Debug)]
@@ -50,16 +49,19 @@ pub struct Args {
 impl Args {
     /// Reads the command line, without the program's name.
     pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Args, String> {
-        Args::read(lexopt::Parser::from_args(args)).map_err(|error| format!("{error}\n{USAGE}"))
+        let mut option = String::new();
+        Args::read(lexopt::Parser::from_args(args), &mut option).map_err(|error| format!("{option}{error}"))
     }
 
-    fn read(mut parser: lexopt::Parser) -> Result<Args, lexopt::Error> {
+    /// `option` is the one that is being read.
+    fn read(mut parser: lexopt::Parser, option: &mut String) -> Result<Args, lexopt::Error> {
         let (mut socket, mut control, mut worker) = (None, None, None);
         let (mut log, mut metrics, mut require_landlock, mut cpus) = (None, None, 0, None);
         let (mut force, mut standby, mut blame, mut chaos) = (false, true, 3, None);
         let mut threads = 1;
         let mut settings = Settings { version: VERSION, poll_us: 100, batch: 64 };
         while let Some(arg) = parser.next()? {
+            *option = if let Long(name) = arg { format!("--{name}: ") } else { String::new() };
             match arg {
                 Long("socket") => socket = Some(PathBuf::from(parser.value()?)),
                 Long("control") => control = Some(PathBuf::from(parser.value()?)),
@@ -77,6 +79,10 @@ impl Args {
                 Long("cpus") => cpus = Some(parser.value()?.parse::<Cpus>()?),
                 other => return Err(other.unexpected()),
             }
+        }
+        option.clear();
+        if settings.poll_us > POLL_US_MAX {
+            return Err(format!("--poll-us must be 0 to {POLL_US_MAX}").into());
         }
         if !(1..=Settings::MAX_BATCH).contains(&settings.batch) {
             return Err(format!("--batch must be 1 to {}", Settings::MAX_BATCH).into());
@@ -159,6 +165,7 @@ mod tests {
             "--batch 0",
             "--batch 257",
             "--poll-us -1",
+            "--poll-us 10000001",
             "--nonsense",
             "--require-landlock 8",
             "--cpus 1,x",

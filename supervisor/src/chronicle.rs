@@ -87,6 +87,14 @@ impl Chronicle {
         self.add(at, cause(death), crash)
     }
 
+    /// More is known of the last death.
+    pub fn amend_last(&mut self, crash: &Crash) {
+        if let Some(last) = self.deaths.back_mut() {
+            last.crash.cause.clone_from(&crash.cause);
+            last.crash.grown.clone_from(&crash.grown);
+        }
+    }
+
     /// A worker could not be started.
     pub fn could_not_start(&mut self, at: Instant, why: &str) -> Crash {
         let cause = format!("could not be started: {why}");

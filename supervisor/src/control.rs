@@ -1,4 +1,8 @@
 //! The control socket: one line asks, one line of JSON answers (see [`sv3::status`]).
+//!
+//! Callers are the switch's own user and root, but any number of their processes: so not more than [`TURN`] are let in
+//! before others have their turn. Who finds all places taken gets that of whoever has been there longest, if that one had
+//! [`STAY`] to say something, and waits outside until then.
 
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -8,7 +12,7 @@ use nix::sys::epoll::EpollFlags;
 use sv3::foreign::ForeignFd;
 
 use crate::ancillary;
-use crate::listener::{Caller, Listener, Peer};
+use crate::listener::{Caller, Listener, PAUSE, Peer};
 
 /// Most conversations at a time.
 pub const CONVERSATIONS_MAX: usize = 16;
@@ -18,15 +22,20 @@ const REQUEST_MAX: usize = 256;
 const TIME: Duration = Duration::from_secs(5);
 /// How long one may last whose answer takes its time.
 const DEFERRED_TIME: Duration = Duration::from_secs(20);
+/// Most callers heard at the door at a time, those who are turned away among them.
+pub const TURN: usize = 8;
+/// How long nobody loses his place to the next caller: 128 of these, as many as wait outside, have it in turns of 16.
+pub const STAY: Duration = Duration::from_millis(20);
 
 /// The socket and its conversations, each at its own place.
 pub struct Control {
     /// Where people knock.
     pub listener: Listener,
-    owner: u32,
     conversations: [Option<Conversation>; CONVERSATIONS_MAX],
     /// Conversations so far.
     count: u64,
+    /// Nobody is let in before.
+    paused: Option<Instant>,
 }
 
 /// A request: a line, and the fd that came with it.
@@ -54,38 +63,71 @@ struct Conversation {
     /// The answer comes later, and until then there is nothing to be said.
     deferred: bool,
     answer: Option<Vec<u8>>,
+    /// When it could say something last, or was given an answer.
+    since: Instant,
     due: Instant,
 }
 
 impl Control {
     /// No conversations yet.
     pub fn new(listener: Listener) -> Control {
-        let owner = nix::unistd::geteuid().as_raw();
-        Control { listener, owner, conversations: [const { None }; CONVERSATIONS_MAX], count: 0 }
+        Control { listener, conversations: [const { None }; CONVERSATIONS_MAX], count: 0, paused: None }
     }
 
-    /// Takes in the next caller; returns its place. Strangers and whoever finds no place are turned away.
-    pub fn accept(&mut self) -> Option<usize> {
-        loop {
-            let peer = match self.listener.accept() {
-                Caller::Peer(peer) => peer,
-                Caller::TurnedAway(_) => continue,
-                Caller::Later(_) | Caller::Nobody => return None,
-            };
-            if let Some(index) = self.admit(peer) {
-                return Some(index);
+    /// Takes callers in; their places. Strangers are turned away.
+    pub fn accept(&mut self, now: Instant) -> Vec<usize> {
+        let mut places = Vec::new();
+        for _ in 0..TURN {
+            if let Some(until) = self.crowded_until(now) {
+                self.pause(until);
+                break;
+            }
+            match self.listener.accept() {
+                Caller::Peer(peer) => places.extend(self.admit(peer)),
+                Caller::TurnedAway(_) => {}
+                Caller::Later(_) => {
+                    self.pause(now + PAUSE);
+                    break;
+                }
+                Caller::Nobody => break,
             }
         }
+        places
     }
 
-    /// Gives a caller a place, if he is no stranger and there is one.
+    /// When the next caller finds a place; `None`: now.
+    fn crowded_until(&self, now: Instant) -> Option<Instant> {
+        let full = self.conversations.iter().all(Option::is_some);
+        let taken = self.conversations.iter().flatten().filter(|taken| !taken.deferred);
+        let next = taken.map(|taken| taken.since + STAY).min().unwrap_or(now + PAUSE);
+        (full && next > now).then_some(next)
+    }
+
+    /// Takes nobody in for a while. They wait in the door's queue.
+    pub fn pause(&mut self, until: Instant) {
+        self.paused = Some(until);
+    }
+
+    /// Whether callers are welcome.
+    pub fn is_open(&self) -> bool {
+        self.paused.is_none()
+    }
+
+    /// Gives a caller a place, if he is no stranger.
     pub fn admit(&mut self, peer: Peer) -> Option<usize> {
-        let known = peer.uid == 0 || peer.uid == self.owner;
-        let (index, place) = self.conversations.iter_mut().enumerate().find(|(_, place)| known && place.is_none())?;
-        let due = Instant::now() + TIME;
+        if !self.listener.knows(&peer) {
+            return None;
+        }
+        // A free one, or the oldest one whose holder was not promised an answer.
+        let waits = |place: &&mut Option<Conversation>| place.as_ref().is_some_and(|taken| taken.deferred);
+        let oldest = |place: &(usize, &mut Option<Conversation>)| place.1.as_ref().map(|taken| taken.since);
+        let places = self.conversations.iter_mut().enumerate().filter(|(_, place)| !waits(place));
+        let (index, place) = places.min_by_key(oldest)?;
+        let since = Instant::now();
+        let due = since + TIME;
         self.count += 1;
         let (number, heard) = (self.count, Vec::new());
-        *place = Some(Conversation { peer, number, heard, fd: None, deferred: false, answer: None, due });
+        *place = Some(Conversation { peer, number, heard, fd: None, deferred: false, answer: None, since, due });
         Some(index)
     }
 
@@ -94,13 +136,20 @@ impl Control {
         Some(self.conversations.get(index)?.as_ref()?.peer.stream.as_fd())
     }
 
+    /// A conversation that has something to say is heard another time.
+    pub fn put_off(&mut self, index: usize) {
+        if let Some(Some(conversation)) = self.conversations.get_mut(index) {
+            conversation.since = Instant::now();
+        }
+    }
+
     /// Goes on with a conversation. Returns a request that has just become complete, to be answered by
-    /// [`Control::answer`].
+    /// [`Control::answer`]. Where it ends there is a place for the next caller.
     pub fn proceed(&mut self, index: usize) -> Option<Request> {
         let place = self.conversations.get_mut(index)?;
         let outcome = place.as_mut()?.proceed();
         if outcome.is_err() {
-            *place = None;
+            (*place, self.paused) = (None, None);
         }
         outcome.ok().flatten()
     }
@@ -123,23 +172,25 @@ impl Control {
     pub fn answer(&mut self, index: usize, mut answer: Vec<u8>) -> Option<EpollFlags> {
         let place = self.conversations.get_mut(index)?;
         answer.push(b'\n');
-        place.as_mut()?.answer = Some(answer);
+        let conversation = place.as_mut()?;
+        (conversation.answer, conversation.since) = (Some(answer), Instant::now());
         self.proceed(index);
         self.fd(index).map(|_| EpollFlags::EPOLLOUT)
     }
 
-    /// When the next conversation has lasted too long.
+    /// When the next conversation has lasted too long, or callers are welcome again.
     pub fn due(&self) -> Option<Instant> {
-        self.conversations.iter().flatten().map(|conversation| conversation.due).min()
+        self.conversations.iter().flatten().map(|conversation| conversation.due).chain(self.paused).min()
     }
 
-    /// Ends conversations that have lasted too long.
-    pub fn expire(&mut self, now: Instant) {
+    /// Ends conversations that have lasted too long. True: callers are welcome again.
+    pub fn expire(&mut self, now: Instant) -> bool {
         for place in &mut self.conversations {
             if place.as_ref().is_some_and(|conversation| conversation.due <= now) {
                 *place = None;
             }
         }
+        self.paused.take_if(|until| *until <= now).is_some()
     }
 }
 
@@ -165,7 +216,11 @@ impl Conversation {
     fn listen(&mut self) -> Result<Option<Request>, Over> {
         let mut octets = [0; REQUEST_MAX];
         let received = match ancillary::receive(&self.peer.stream, &mut octets) {
-            Ok(received) if received.count == 0 || received.truncated || self.deferred => return Err(Over),
+            Ok(received) if received.count == 0 => {
+                self.peer.stream.has_ended();
+                return Err(Over);
+            }
+            Ok(received) if received.truncated || self.deferred => return Err(Over),
             Ok(received) => received,
             Err(error) => return passing(error),
         };
@@ -190,5 +245,59 @@ fn passing<T>(error: std::io::Error) -> Result<Option<T>, Over> {
     match error.kind() {
         ErrorKind::WouldBlock | ErrorKind::Interrupted => Ok(None),
         _ => Err(Over),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn control() -> (Control, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = Listener::bind(&folder.path().join("s"), false).unwrap();
+        (Control::new(listener), folder)
+    }
+
+    fn caller(control: &Control) -> UnixStream {
+        let caller = UnixStream::connect(control.listener.path()).unwrap();
+        caller.set_read_timeout(Some(TIME)).unwrap();
+        caller
+    }
+
+    #[test]
+    fn a_turn_ends_though_more_knock() {
+        let (mut control, _folder) = control();
+        let callers: Vec<UnixStream> = (0..TURN + 3).map(|_| caller(&control)).collect();
+        assert_eq!(control.accept(Instant::now()).len(), TURN);
+        assert_eq!(control.accept(Instant::now()).len(), 3);
+        // Gone again, they count as much.
+        drop(callers);
+        (0..TURN + 3).for_each(|index| assert!(control.proceed(index).is_none() && control.fd(index).is_none()));
+        (0..TURN + 1).for_each(|_| drop(caller(&control)));
+        assert_eq!((control.accept(Instant::now()).len(), control.accept(Instant::now()).len()), (TURN, 1));
+    }
+
+    #[test]
+    fn the_silent_lose_their_places_and_who_is_promised_an_answer_keeps_his() {
+        let (mut control, _folder) = control();
+        let mut callers: Vec<UnixStream> = (0..CONVERSATIONS_MAX).map(|_| caller(&control)).collect();
+        let places: Vec<usize> = (0..2).flat_map(|_| control.accept(Instant::now())).collect();
+        assert_eq!(places.len(), CONVERSATIONS_MAX);
+        let ticket = control.defer(places[0]).unwrap();
+        let mut asker = caller(&control);
+        let now = control.conversations[2].as_ref().unwrap().since;
+        assert!(control.accept(now).is_empty() && !control.is_open(), "all have just come");
+        assert!(control.expire(now + STAY));
+        let place = control.accept(now + STAY);
+        assert_eq!(place, places[1..2], "that of the second one");
+        assert_eq!(callers[1].read(&mut [0]).unwrap(), 0);
+        assert!(control.awaits(&ticket));
+        asker.write_all(b"status\n").unwrap();
+        assert_eq!(control.proceed(place[0]).unwrap().0, "status");
+        callers[0].set_nonblocking(true).unwrap();
+        assert_eq!(callers[0].read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
     }
 }

@@ -157,15 +157,26 @@ fn first(signal: Signal, lane: &Lane) -> Signal {
     if signal == Signal::SIGILL { recorded.unwrap_or(signal) } else { signal }
 }
 
-/// The slot of the client by whose doing the worker died: whose memory faulted, or else whose ring was being served
-/// when the worker itself went wrong. Nobody, if it was killed from outside. The dying worker's word is taken for it: a
-/// worker that lies can have its clients blamed, in turn and for a time, and nothing more.
+/// The slot of the client by whose doing the worker died. Nobody, if it was killed from outside, and nobody, if it cannot be
+/// said who. The dying worker's word is taken for it: a worker that lies can have its clients blamed, in turn and for a time,
+/// and nothing more.
+///
+/// - A fault in memory of a client is that client's, whoever's ring was in hand: the sender whose frame is copied has no
+///   part in what becomes of the receiver's file.
+/// - SIGBUS is a page that a mapped file does not have, or that the machine has lost. The worker's own memory has no file but
+///   the ledger, which cannot shrink; so it was some client's memory, and where the worker cannot say whose, the ring in
+///   hand says nothing either.
+/// - Everything else that a worker does to itself (SIGSEGV at an address of no client, SIGILL, SIGFPE, a forbidden syscall,
+///   a panic) is a fault of the worker, which the client has found by whose ring it was in hand.
+/// - A worker that hung did so over the ring in hand.
 pub fn culprit(status: WaitStatus, Scene { lane, hand, .. }: Scene<'_>, hung: bool) -> Option<u16> {
     let record = &lane.crash;
-    let fault = record.code.load(Relaxed) > 0 && record.signal.load(Relaxed) != 0;
+    let signal = record.signal.load(Relaxed);
+    let fault = record.code.load(Relaxed) > 0 && signal != 0;
     let panicked = record.message_len.load(Relaxed) > 0;
     let own = matches!(status, WaitStatus::Signaled(..)) && (fault || panicked);
-    let in_hand = if own || hung { hand.port.load(Relaxed) } else { 0 };
+    let of_somebody = fault && signal == libc::SIGBUS;
+    let in_hand = if own && !of_somebody || hung { hand.port.load(Relaxed) } else { 0 };
     let of_fault = if own { record.fault_port.load(Relaxed) } else { 0 };
     let slot_plus_one = if of_fault != 0 { of_fault } else { in_hand };
     u16::try_from(slot_plus_one.checked_sub(1)?).ok().filter(|slot| usize::from(*slot) < MAX_PORTS)
@@ -227,6 +238,31 @@ mod tests {
         let fault = Fault { addr: 0x7f00_0000, port: Some("p3".to_string()), region: Some(0x1_0000_0000) };
         assert_eq!((death.signal, death.fault), (Some("SIGBUS"), Some(fault)));
         assert_eq!(death.in_hand, Some(InHand { port: "p3".to_string(), ring: 1 }));
+    }
+
+    #[test]
+    fn a_fault_in_memory_is_its_owners_and_nobodys_if_that_is_unknown() {
+        let (_fd, ledger) = LedgerMap::create().unwrap();
+        let record = &ledger.lanes[0].crash;
+        ledger.lanes[0].hand(0).port.store(4, Relaxed);
+        let blamed = |signal: Signal, code: i32, owner: u32| {
+            record.signal.store(signal as i32, Relaxed);
+            record.code.store(code, Relaxed);
+            record.fault_port.store(owner, Relaxed);
+            culprit(signaled(signal), at(&ledger), false)
+        };
+        const SEGV_MAPERR: i32 = 1;
+        const SI_KERNEL: i32 = 0x80;
+        const ILL_ILLOPN: i32 = 2;
+        assert_eq!(blamed(Signal::SIGBUS, libc::BUS_ADRERR, 8), Some(7));
+        assert_eq!(blamed(Signal::SIGBUS, libc::BUS_ADRERR, 0), None);
+        assert_eq!(blamed(Signal::SIGBUS, libc::BUS_MCEERR_AR, 0), None);
+        assert_eq!(blamed(Signal::SIGSEGV, SEGV_MAPERR, 8), Some(7));
+        assert_eq!(blamed(Signal::SIGSEGV, SEGV_MAPERR, 0), Some(3));
+        assert_eq!(blamed(Signal::SIGSEGV, SI_KERNEL, 0), Some(3));
+        assert_eq!(blamed(Signal::SIGILL, ILL_ILLOPN, 0), Some(3));
+        assert_eq!(blamed(Signal::SIGBUS, 0, 0), None, "sent by somebody");
+        assert_eq!(culprit(signaled(Signal::SIGKILL), at(&ledger), true), Some(3), "hung");
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! Events: what happened, as one line of JSON each on stderr or in a file. docs/events.md describes all of them.
 //!
 //! Nothing here blocks. A line is at most `PIPE_BUF` octets and is written only when there is room for that many;
-//! otherwise it is dropped and counted, and the next line says how many were lost. What clients can cause at will is
+//! otherwise it is dropped and counted, and the next line says how many were lost. A line of which only a part could be
+//! written, as on a full disk, is ended before the next one. What clients can cause at will is
 //! limited in rate as well.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -48,8 +49,12 @@ struct Line<'a> {
 
 /// The event log.
 pub struct Events {
-    /// Where lines go; to stderr if nowhere else.
-    file: Option<File>,
+    /// Where lines go, and its name; to stderr if nowhere else.
+    file: Option<(File, PathBuf)>,
+    /// What is written last there is a part of a line.
+    torn: bool,
+    /// It was said that the file cannot be written.
+    failing: bool,
     /// Since the last line that was written.
     lost: u64,
     lost_ever: u64,
@@ -59,21 +64,33 @@ pub struct Events {
 
 /// Opens a file for events, to add to it. To be called before confinement.
 pub fn open_log(path: &Path) -> Result<File, String> {
+    open(path).map_err(|error| format!("cannot open the log {}: {error}; choose another by --log", path.display()))
+}
+
+/// Opens a file for events, to add to it.
+pub fn open(path: &Path) -> io::Result<File> {
     // A pipe without a reader is an error and no reason to wait.
     let mut options = File::options();
     let options = options.append(true).create(true).mode(0o600).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
-    options.open(path).map_err(|error| format!("cannot open the log {}: {error}", path.display()))
+    options.open(path)
 }
 
 impl Events {
     /// Events for a file, or else for stderr.
-    pub fn new(file: Option<File>) -> Events {
-        Events { file, lost: 0, lost_ever: 0, budget: BURST, refilled: Instant::now() }
+    pub fn new(file: Option<(File, PathBuf)>) -> Events {
+        Events { file, torn: false, failing: false, lost: 0, lost_ever: 0, budget: BURST, refilled: Instant::now() }
     }
 
     /// The file that they go to, if they do not go to stderr.
     pub fn log(&self) -> Option<BorrowedFd<'_>> {
-        self.file.as_ref().map(AsFd::as_fd)
+        self.file.as_ref().map(|(file, _)| file.as_fd())
+    }
+
+    /// Goes on in another file of that name.
+    pub fn replace_log(&mut self, file: File) {
+        if let Some((old, _)) = &mut self.file {
+            (*old, self.torn, self.failing) = (file, false, false);
+        }
     }
 
     /// Something that sv3 itself did or suffered.
@@ -132,24 +149,57 @@ impl Events {
         };
         let mut octets = serde_json::to_vec(&line).unwrap_or_default();
         octets.push(b'\n');
-        let written = match &self.file {
-            Some(file) => write_if_room(file, &octets),
-            None => write_if_room(std::io::stderr(), &octets),
+        if self.torn {
+            octets.insert(0, b'\n');
+        }
+        let (count, error) = match &self.file {
+            Some((file, _)) => write_part(file, &octets),
+            None => write_part(io::stderr(), &octets),
         };
-        match written {
+        // The newline alone of a torn line makes the file whole again; a line that lacks nothing but its own is there.
+        self.torn = count > usize::from(self.torn) && count < octets.len() || self.torn && count == 0;
+        match count + 1 >= octets.len() {
             true => self.lost = 0,
             false => self.lose(),
         }
+        self.tell_of_failure(error);
+    }
+
+    /// Says once on stderr that the file cannot be written, and again only after it could be.
+    fn tell_of_failure(&mut self, error: Option<io::Error>) {
+        let Some((_, path)) = &self.file else { return };
+        if let Some(error) = error.as_ref().filter(|_| !self.failing) {
+            let path = path.display();
+            let text = format!("sv3: events cannot be written to {path}, and are lost until they can be: {error}\n");
+            write_if_room(io::stderr(), text.as_bytes());
+        }
+        self.failing = error.is_some();
     }
 }
 
-/// Writes up to `PIPE_BUF` octets if that cannot block. A pipe or socket that polls writable has room for them.
-pub fn write_if_room(mut to: impl Write + AsFd, octets: &[u8]) -> bool {
-    let room = match poll(&mut [PollFd::new(to.as_fd(), PollFlags::POLLOUT)], PollTimeout::ZERO) {
-        Ok(ready) => ready > 0,
-        Err(_) => false,
-    };
-    room && octets.len() <= libc::PIPE_BUF && to.write_all(octets).is_ok()
+/// Writes up to `PIPE_BUF` octets if that cannot block; returns how many were written, and the error that kept the others
+/// back, if it is not the want of room. A pipe or socket that polls writable has room for them.
+fn write_part(mut to: impl Write + AsFd, octets: &[u8]) -> (usize, Option<io::Error>) {
+    let room = poll(&mut [PollFd::new(to.as_fd(), PollFlags::POLLOUT)], PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
+    if !room || octets.len() > libc::PIPE_BUF {
+        return (0, None);
+    }
+    let mut count = 0;
+    while let Some(rest) = octets.get(count..).filter(|rest| !rest.is_empty()) {
+        match to.write(rest) {
+            Ok(0) => return (count, Some(ErrorKind::WriteZero.into())),
+            Ok(written) => count += written,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return (count, None),
+            Err(error) => return (count, Some(error)),
+        }
+    }
+    (count, None)
+}
+
+/// Writes up to `PIPE_BUF` octets if that cannot block; whether all of them were written.
+pub fn write_if_room(to: impl Write + AsFd, octets: &[u8]) -> bool {
+    write_part(to, octets).0 == octets.len()
 }
 
 /// UTC with milliseconds.
@@ -198,7 +248,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         std::fs::write(&path, "before\n").unwrap();
-        let mut events = Events::new(Some(open_log(&path).unwrap()));
+        let mut events = Events::new(Some((open_log(&path).unwrap(), path.clone())));
         events.say_with("crash", "worker 7 died", serde_json::json!({ "worker_pid": 7 }));
         events.say("stop", "asked to end");
         let text = std::fs::read_to_string(&path).unwrap();
@@ -214,14 +264,64 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_counted_for_ever_and_told_once() {
         let (read, write) = nix::unistd::pipe().unwrap();
-        let mut events = Events::new(Some(File::from(write)));
+        let mut events = Events::new(Some((File::from(write), PathBuf::new())));
         (0..1000).for_each(|_| events.say("stop", "x".repeat(600)));
         let lost = events.lost_ever();
         assert!(lost > 0);
-        std::io::copy(&mut std::io::Read::take(File::from(read.try_clone().unwrap()), 60_000), &mut std::io::sink())
-            .unwrap();
+        io::copy(&mut io::Read::take(File::from(read.try_clone().unwrap()), 60_000), &mut io::sink()).unwrap();
         events.say("stop", "again");
         assert_eq!((events.lost, events.lost_ever()), (0, lost));
+    }
+
+    #[test]
+    fn a_line_that_was_torn_is_ended_before_the_next_one_and_each_loss_is_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let mut events = Events::new(Some((open_log(&path).unwrap(), path.clone())));
+        events.say("stop", "whole");
+        // As a full disk leaves it: a part of a line is there, then nothing goes.
+        std::fs::write(&path, "{\"time\":\"20").unwrap();
+        (events.torn, events.lost, events.lost_ever) = (true, 1, 1);
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let file = events.file.replace((full, "/dev/full".into()));
+        (0..3).for_each(|_| events.say("stop", "lost"));
+        assert!(events.torn && events.failing);
+        assert_eq!((events.lost, events.lost_ever), (4, 4));
+        events.file = file;
+        events.say("stop", "again");
+        events.say("stop", "and again");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<Option<Value>> = text.lines().map(|line| serde_json::from_str(line).ok()).collect();
+        assert_eq!(lines.len(), 3, "{text}");
+        assert_eq!((&lines[0], &lines[1].as_ref().unwrap()["events_lost"]), (&None, &4.into()), "{text}");
+        assert!(lines[2].as_ref().is_some_and(|line| line.get("events_lost").is_none()), "{text}");
+        assert!(!events.torn && !events.failing);
+    }
+
+    #[test]
+    fn a_part_of_a_line_leaves_it_torn() {
+        let (read, write) = nix::unistd::pipe().unwrap();
+        nix::fcntl::fcntl(&write, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).unwrap();
+        // A sink that takes 10 octets of each line and refuses the rest, and then all but the newline.
+        struct Tight(File, usize);
+        impl AsFd for Tight {
+            fn as_fd(&self) -> BorrowedFd<'_> {
+                self.0.as_fd()
+            }
+        }
+        impl Write for Tight {
+            fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+                let count = octets.len().min(self.1);
+                self.1 -= count;
+                if count == 0 { Err(io::Error::from_raw_os_error(libc::ENOSPC)) } else { Ok(count) }
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let (count, error) = write_part(Tight(File::from(write), 10), &[b'x'; 100]);
+        assert_eq!((count, error.unwrap().raw_os_error()), (10, Some(libc::ENOSPC)));
+        drop(read);
     }
 
     const FORMS: [&str; 4] = ["(", "_with(", "_of(", "_of_with("];

@@ -1,17 +1,23 @@
 //! Metrics for a scraper: `GET /metrics` over HTTP/1.1 on a loopback address, one request a connection.
 //!
+//! A web page in a browser of this machine may ask as well, under a name of its own that it lets lead to loopback (DNS
+//! rebinding); so a request must name a loopback host.
+//!
 //! Callers are any local users, so all that they may take is bounded: octets of a request, connections, time. A caller who
-//! finds all places taken gets that of whoever has been there longest, so that slow callers keep nobody out.
+//! finds all places taken gets that of whoever has been there longest, so that slow callers keep nobody out, if that one had
+//! [`STAY`] to say something; until then he waits outside.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::EpollFlags;
 
+use crate::control::STAY;
+
 /// Most conversations at a time.
-pub const PLACES: usize = 8;
+pub const PLACES: usize = 16;
 /// Most octets of a request.
 const REQUEST_MAX: usize = 8192;
 /// How long a conversation may last.
@@ -20,6 +26,11 @@ const TIME: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_secs(1);
 /// Most callers let in at a time.
 const TURN: usize = 8;
+/// Types of answers.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const TEXT: &str = "text/plain; charset=utf-8";
+/// Status of an answer to who asked for another host.
+const MISDIRECTED: &str = "421 Misdirected Request";
 
 /// The listener and its conversations, each at its own place.
 pub struct Http {
@@ -33,6 +44,8 @@ struct Conversation {
     stream: TcpStream,
     heard: Vec<u8>,
     answer: Option<Vec<u8>>,
+    /// When it could say something last, or was given an answer.
+    since: Instant,
     due: Instant,
 }
 
@@ -41,6 +54,8 @@ struct Conversation {
 pub enum Ask {
     /// `/metrics`.
     Metrics,
+    /// The head of the answer for `/metrics`.
+    Head,
     /// Something else; the status line that answers it.
     Other(&'static str),
 }
@@ -72,15 +87,26 @@ impl Http {
         self.address
     }
 
-    /// The listener, and whether callers are welcome.
-    pub fn door(&self) -> (BorrowedFd<'_>, bool) {
-        (self.listener.as_fd(), self.paused.is_none())
+    /// Where callers knock.
+    pub fn door(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+
+    /// Whether they are welcome.
+    pub fn is_open(&self) -> bool {
+        self.paused.is_none()
     }
 
     /// Lets callers in; their places.
     pub fn accept(&mut self, now: Instant) -> Vec<usize> {
         let mut places = Vec::new();
         for _ in 0..TURN {
+            let full = self.conversations.iter().all(Option::is_some);
+            let next = self.conversations.iter().flatten().map(|taken| taken.since + STAY).min();
+            if let Some(until) = next.filter(|next| full && *next > now) {
+                self.paused = Some(until);
+                break;
+            }
             let stream = match self.listener.accept() {
                 Ok((stream, _)) => stream,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
@@ -89,10 +115,10 @@ impl Http {
                     break;
                 }
             };
-            let oldest = |place: &(usize, &mut Option<Conversation>)| place.1.as_ref().map(|taken| taken.due);
+            let oldest = |place: &(usize, &mut Option<Conversation>)| place.1.as_ref().map(|taken| taken.since);
             let place = self.conversations.iter_mut().enumerate().min_by_key(oldest);
             if let (Ok(()), Some((index, place))) = (stream.set_nonblocking(true), place) {
-                *place = Some(Conversation { stream, heard: Vec::new(), answer: None, due: now + TIME });
+                *place = Some(Conversation { stream, heard: Vec::new(), answer: None, since: now, due: now + TIME });
                 places.retain(|earlier| *earlier != index);
                 places.push(index);
             }
@@ -105,12 +131,20 @@ impl Http {
         Some(self.conversations.get(index)?.as_ref()?.stream.as_fd())
     }
 
+    /// A conversation that has something to say is heard another time.
+    pub fn put_off(&mut self, index: usize, now: Instant) {
+        if let Some(Some(conversation)) = self.conversations.get_mut(index) {
+            conversation.since = now;
+        }
+    }
+
     /// Goes on with a conversation. Returns a request that has just become complete, to be answered by [`Http::answer`].
+    /// Where it ends there is a place for the next caller.
     pub fn proceed(&mut self, index: usize) -> Option<Ask> {
         let place = self.conversations.get_mut(index)?;
         let outcome = place.as_mut()?.proceed();
         if outcome.is_err() {
-            *place = None;
+            (*place, self.paused) = (None, None);
         }
         outcome.ok().flatten()
     }
@@ -118,7 +152,7 @@ impl Http {
     /// Answers a request. Returns the events to wait for, if the conversation goes on.
     pub fn answer(&mut self, index: usize, ask: Ask, metrics: String) -> Option<EpollFlags> {
         let conversation = self.conversations.get_mut(index)?.as_mut()?;
-        conversation.answer = Some(response(ask, metrics));
+        (conversation.answer, conversation.since) = (Some(response(ask, metrics)), Instant::now());
         self.proceed(index);
         self.fd(index).map(|_| EpollFlags::EPOLLOUT)
     }
@@ -181,28 +215,55 @@ pub fn read_request(heard: &[u8]) -> Option<Ask> {
     if !ends(b"\r\n\r\n") && !ends(b"\n\n") {
         return (heard.len() > REQUEST_MAX).then_some(Ask::Other("431 Request Header Fields Too Large"));
     }
-    let line = heard.split(|octet| matches!(octet, b'\r' | b'\n')).next().unwrap_or_default();
-    let line = String::from_utf8_lossy(line);
-    let words: Vec<&str> = line.split(' ').collect();
-    Some(match words[..] {
-        ["GET", target, version] if version.starts_with("HTTP/1.") => match target.split('?').next() {
-            Some("/metrics") => Ask::Metrics,
+    let head = String::from_utf8_lossy(heard);
+    let mut lines = head.lines();
+    let words: Vec<&str> = lines.next().unwrap_or_default().split(' ').collect();
+    let [method, target, version] = words[..] else { return Some(Ask::Other("400 Bad Request")) };
+    if !version.starts_with("HTTP/1.") {
+        return Some(Ask::Other("400 Bad Request"));
+    }
+    let fields = lines.take_while(|line| !line.is_empty()).filter_map(|line| line.split_once(':'));
+    let hosts: Vec<&str> = fields.filter(|(name, _)| name.eq_ignore_ascii_case("host")).map(|(_, host)| host).collect();
+    Some(match hosts[..] {
+        // RFC 9112, 3.2; no browser speaks 1.0, or leaves its host out.
+        [] if version != "HTTP/1.0" => Ask::Other("400 Bad Request"),
+        [_, _, ..] => Ask::Other("400 Bad Request"),
+        [host] if !is_loopback(host.trim()) => Ask::Other(MISDIRECTED),
+        _ if method == "GET" || method == "HEAD" => match (target.split('?').next(), method) {
+            (Some("/metrics"), "GET") => Ask::Metrics,
+            (Some("/metrics"), _) => Ask::Head,
             _ => Ask::Other("404 Not Found"),
         },
-        [_, _, version] if version.starts_with("HTTP/1.") => Ask::Other("405 Method Not Allowed"),
-        _ => Ask::Other("400 Bad Request"),
+        _ => Ask::Other("405 Method Not Allowed"),
     })
+}
+
+/// Whether a `Host` is this machine, by a name or address that nobody else can give it; with or without a port.
+fn is_loopback(host: &str) -> bool {
+    let is_port = |port: &str| port.len() <= 5 && port.bytes().all(|octet| octet.is_ascii_digit());
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if is_port(port) => name,
+        _ => host,
+    };
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    let is_address = |ip: IpAddr| ip.to_canonical().is_loopback() && (ip.is_ipv4() || address != name);
+    name.eq_ignore_ascii_case("localhost") || address.parse().is_ok_and(is_address)
 }
 
 /// The whole answer.
 pub fn response(ask: Ask, metrics: String) -> Vec<u8> {
-    let (status, kind, body) = match ask {
-        Ask::Metrics => ("200 OK", "application/openmetrics-text; version=1.0.0; charset=utf-8", metrics),
-        Ask::Other(status) => (status, "text/plain; charset=utf-8", format!("{status}; the metrics are at /metrics\n")),
+    let (status, kind, body, whole) = match ask {
+        Ask::Metrics => ("200 OK", OPEN_METRICS, metrics, true),
+        Ask::Head => ("200 OK", OPEN_METRICS, metrics, false),
+        Ask::Other(MISDIRECTED) => {
+            (MISDIRECTED, TEXT, format!("{MISDIRECTED}; ask for localhost, 127.0.0.1 or [::1]\n"), true)
+        }
+        Ask::Other(status) => (status, TEXT, format!("{status}; the metrics are at /metrics\n"), true),
     };
-    let allow = if status.starts_with("405") { "Allow: GET\r\n" } else { "" };
+    let allow = if status.starts_with("405") { "Allow: GET, HEAD\r\n" } else { "" };
     let length = body.len();
     let head = format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n{allow}");
+    let body = if whole { body } else { String::new() };
     format!("{head}Connection: close\r\n\r\n{body}").into_bytes()
 }
 
@@ -226,16 +287,77 @@ mod tests {
     #[test]
     fn requests_are_read_when_they_are_whole() {
         let ask = |text: &str| read_request(text.as_bytes());
-        assert_eq!(ask("GET /metrics HTTP/1.1\r\nHost: x\r\n"), None);
-        assert_eq!(ask("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"), Some(Ask::Metrics));
+        let of = |line: &str| read_request(format!("{line}\r\nHost: localhost\r\n\r\n").as_bytes());
+        assert_eq!(ask("GET /metrics HTTP/1.1\r\nHost: localhost\r\n"), None);
+        assert_eq!(of("GET /metrics HTTP/1.1"), Some(Ask::Metrics));
+        assert_eq!(of("HEAD /metrics?x=1 HTTP/1.1"), Some(Ask::Head));
         assert_eq!(ask("GET /metrics?x=1 HTTP/1.0\n\n"), Some(Ask::Metrics));
-        assert_eq!(ask("GET /metricsx HTTP/1.1\r\n\r\n"), Some(Ask::Other("404 Not Found")));
-        assert_eq!(ask("POST /metrics HTTP/1.1\r\n\r\n"), Some(Ask::Other("405 Method Not Allowed")));
-        for wrong in ["\r\n\r\n", "GET /metrics\r\n\r\n", "GET  /metrics HTTP/1.1\r\n\r\n", "GET / HTTP/2\r\n\r\n"] {
-            assert_eq!(ask(wrong), Some(Ask::Other("400 Bad Request")), "{wrong:?}");
+        assert_eq!(of("GET /metricsx HTTP/1.1"), Some(Ask::Other("404 Not Found")));
+        assert_eq!(of("GET http://localhost/metrics HTTP/1.1"), Some(Ask::Other("404 Not Found")));
+        assert_eq!(of("POST /metrics HTTP/1.1"), Some(Ask::Other("405 Method Not Allowed")));
+        for wrong in ["", "GET /metrics", "GET  /metrics HTTP/1.1", "GET / HTTP/2"] {
+            assert_eq!(of(wrong), Some(Ask::Other("400 Bad Request")), "{wrong:?}");
         }
+        assert_eq!(ask("\r\n\r\n"), Some(Ask::Other("400 Bad Request")));
+        assert_eq!(ask("GET /metrics HTTP/1.1\r\n\r\n"), Some(Ask::Other("400 Bad Request")), "no host");
         let long = "x".repeat(REQUEST_MAX + 1);
         assert_eq!(ask(&long), Some(Ask::Other("431 Request Header Fields Too Large")));
+    }
+
+    #[test]
+    fn a_turn_ends_though_more_knock_and_all_have_their_time() {
+        let mut http = Http::bind(parse_address("127.0.0.1:0").unwrap()).unwrap();
+        let callers: Vec<TcpStream> = (0..=PLACES).map(|_| TcpStream::connect(http.address()).unwrap()).collect();
+        let now = Instant::now();
+        assert_eq!((http.accept(now).len(), http.accept(now).len()), (TURN, PLACES - TURN));
+        assert!(http.accept(now).is_empty() && !http.is_open());
+        http.put_off(0, now + STAY);
+        assert!(http.expire(now + STAY));
+        assert_eq!(http.accept(now + STAY), [1], "the first one's who was not put off");
+        drop(callers);
+    }
+
+    #[test]
+    fn metrics_are_for_who_asks_this_machine_by_its_own_name() {
+        let ask = |fields: &str| read_request(format!("GET /metrics HTTP/1.1\r\n{fields}\r\n\r\n").as_bytes());
+        for own in [
+            "localhost",
+            "LocalHost:9109",
+            "127.0.0.1",
+            "127.8.9.1:80",
+            "[::1]:9109",
+            "[::ffff:127.0.0.1]",
+            " localhost ",
+            "localhost:",
+        ] {
+            assert_eq!(ask(&format!("Accept: */*\r\nhOsT:{own}")), Some(Ask::Metrics), "{own}");
+        }
+        for other in [
+            "evil.example",
+            "evil.example:9109",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "localhost:evil",
+            "192.168.1.1",
+            "[::2]",
+            "::1",
+            "1",
+            "",
+            "localhost@evil.example",
+        ] {
+            assert_eq!(ask(&format!("Host: {other}")), Some(Ask::Other(MISDIRECTED)), "{other}");
+        }
+        assert_eq!(ask("Host: localhost\r\nHost: evil.example"), Some(Ask::Other("400 Bad Request")));
+        assert_eq!(ask("Host:\r\n localhost"), Some(Ask::Other(MISDIRECTED)), "folded");
+        let old = |fields: &str| read_request(format!("GET /metrics HTTP/1.0\r\n{fields}\r\n").as_bytes());
+        assert_eq!(old(""), Some(Ask::Metrics));
+        assert_eq!(old("Host: evil.example\r\n"), Some(Ask::Other(MISDIRECTED)));
+    }
+
+    #[test]
+    fn the_head_alone_tells_how_long_the_metrics_are() {
+        let text = String::from_utf8(response(Ask::Head, "12345".to_string())).unwrap();
+        assert!(text.contains("Content-Length: 5\r\n") && text.ends_with("\r\n\r\n"), "{text}");
     }
 
     #[test]
@@ -245,7 +367,7 @@ mod tests {
         let callers: Vec<TcpStream> = (0..=PLACES as u64)
             .map(|n| {
                 let caller = TcpStream::connect(http.address()).unwrap();
-                while http.accept(start + Duration::from_millis(n)).is_empty() {}
+                while http.accept(start + Duration::from_millis(30 * n)).is_empty() {}
                 caller
             })
             .collect();
@@ -253,7 +375,7 @@ mod tests {
         evicted.set_read_timeout(Some(TIME)).unwrap();
         assert_eq!(evicted.read(&mut [0; 1]).unwrap(), 0);
         assert_eq!(http.conversations.iter().flatten().count(), PLACES);
-        http.expire(start + TIME + Duration::from_millis(1));
+        http.expire(start + TIME + Duration::from_millis(30));
         assert_eq!(http.conversations.iter().flatten().count(), PLACES - 1);
         http.expire(start + TIME + Duration::from_secs(1));
         assert_eq!(http.due(), None);

@@ -19,13 +19,16 @@ mod event;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
 mod http;
+mod lingering;
 mod link;
 mod listener;
 mod metrics;
 mod port;
 mod prove;
 mod record;
+mod roster;
 mod session;
+mod signals;
 mod slots;
 mod spawner;
 mod starts;
@@ -39,6 +42,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use args::Args;
+use budget::Budget;
 use http::Http;
 use listener::Listener;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -46,19 +50,33 @@ use spawner::Spawner;
 use supervisor::{Parts, Supervisor};
 use sv3::slice::Slice;
 
+/// Exit code for arguments that cannot be, as `sv3` itself has it.
+const WRONG_ARGUMENTS: u8 = 2;
+
 /// Runs the supervisor until it is told to end.
 pub fn main() -> ExitCode {
     let outcome = match std::env::args_os().nth(1) {
         Some(option) if option == "--prove" => prove::run(),
-        _ => Args::parse(std::env::args_os().skip(1)).and_then(run),
+        _ => match Args::parse(std::env::args_os().skip(1)) {
+            Ok(args) => run(args),
+            Err(why) => {
+                tell(&format!("error: {why}\n\nFor more information, try 'sv3 run --help'."));
+                return ExitCode::from(WRONG_ARGUMENTS);
+            }
+        },
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            eprintln!("sv3-supervisor: {why}");
+            tell(&format!("sv3: {why}"));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Says it on stderr, if that can be written.
+fn tell(text: &str) {
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("{text}\n").as_bytes());
 }
 
 /// The order matters: signals are blocked and the first stage of confinement is reached before the spawner inherits both,
@@ -66,18 +84,22 @@ pub fn main() -> ExitCode {
 fn run(args: Args) -> Result<(), String> {
     spawner::close_inherited()?;
     Slice::SHORT.ask_for();
-    supervisor::signals().thread_block().map_err(|error| format!("cannot block signals: {error}"))?;
+    let signals = signals::taken();
+    signals.thread_block().map_err(|error| format!("cannot block signals: {error}"))?;
     let fail = |what: &'static str| move |error: nix::Error| format!("{what}: {error}");
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).map_err(fail("cannot read RLIMIT_NOFILE"))?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most).map_err(fail("cannot raise RLIMIT_NOFILE"))?;
+    if usize::try_from(most).is_ok_and(|most| most < Budget::LEAST_FILES) {
+        return Err(too_few_files(most));
+    }
     // No TCP socket can be bound once confined; the spawner inherits this one, and it goes with it.
     let http = args.metrics.map(Http::bind).transpose()?;
     let achieved = confine::family()?.landlock_abi;
     if achieved < args.require_landlock {
         return Err(too_little_landlock(achieved, args.require_landlock));
     }
-    let spawner = Spawner::clone(&args.worker, &args.of_worker())?;
-    let log = args.log.as_deref().map(event::open_log).transpose()?;
+    let spawner = Spawner::clone(&args.worker, &args.of_worker(), args.log.as_deref())?;
+    let log = args.log.as_deref().map(event::open_log).transpose()?.zip(args.log.clone());
     let door = Listener::bind(&args.socket, args.force)?;
     let control = Listener::bind(&args.control, args.force).inspect_err(|_| door.remove())?;
     let announcement = announcement(&args.socket);
@@ -88,7 +110,9 @@ fn run(args: Args) -> Result<(), String> {
         door,
         control,
         spawner,
+        signals,
         settings,
+        worker_path: args.worker.clone(),
         threads,
         cpus,
         standby,
@@ -105,6 +129,14 @@ fn run(args: Args) -> Result<(), String> {
     let dirs: Vec<&Path> = [&args.socket, &args.control].into_iter().filter_map(|path| path.parent()).collect();
     let achieved = confine::supervisor(&dirs).inspect_err(|_| drop(remove_sockets()))?;
     supervisor.run(achieved.landlock_abi)
+}
+
+fn too_few_files(most: u64) -> String {
+    let least = Budget::LEAST_FILES;
+    format!(
+        "{most} open files (`ulimit -Hn`) serve no port: sv3 needs {least} and some 10 more for each port; raise the hard \
+         limit (LimitNOFILE= of a unit)"
+    )
 }
 
 fn too_little_landlock(achieved: u32, wanted: u32) -> String {

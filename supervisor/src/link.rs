@@ -15,10 +15,13 @@ use passfd::FdPassingExt;
 use sv3::foreign::ForeignFd;
 use sv3::ipc::{Command, Envelope, Report};
 
+use crate::ancillary;
 use crate::record::Order;
 
 /// Reports that are read at a time.
 const REPORTS: usize = 128;
+/// Writes at a time: for some ten clients' record, in less than a millisecond.
+const WRITES: usize = 256;
 
 /// After how long it is tried again what the kernel had no room for.
 const RETRY: Duration = Duration::from_millis(10);
@@ -95,13 +98,15 @@ impl Link {
         Ok(self.last_seq)
     }
 
-    /// Sends as much as fits. An error says that the worker is gone.
+    /// Sends as much as fits and the turn goes: thousands of orders for a new worker that reads as fast as they are
+    /// written do not keep all else waiting. An error says that the worker is gone.
     pub fn flush(&mut self) -> io::Result<()> {
         if self.refused.is_some_and(|until| Instant::now() < until) {
             return Ok(());
         }
         self.refused = None;
-        while let Some(item) = self.queue.front_mut() {
+        for _ in 0..WRITES {
+            let Some(item) = self.queue.front_mut() else { break };
             let sent = match item {
                 Item::Octets(frames, sent, last) => match self.stream.write(frames.get(*sent..).unwrap_or_default()) {
                     Ok(count) => {
@@ -119,7 +124,7 @@ impl Link {
                 Ok(false) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if is_shortage(&error) => {
+                Err(error) if ancillary::is_shortage(&error) => {
                     self.refused = Some(Instant::now() + RETRY);
                     return Ok(());
                 }
@@ -168,11 +173,6 @@ impl Link {
     }
 }
 
-/// The kernel is short of something, for now and for whatever reason: it says nothing about the worker.
-fn is_shortage(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ETOOMANYREFS | libc::ENOBUFS | libc::ENOMEM))
-}
-
 impl AsFd for Link {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
@@ -203,8 +203,7 @@ mod tests {
         let fd = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         let fd = Rc::new(ForeignFd::from(fd));
         for _ in 0..2000 {
-            link.push(Order { command: Command::RingCall { port: 1, ring: 2, call: true }, fd: Some(fd.clone()) })
-                .unwrap();
+            link.push(Order::with_fd(Command::RingCall { port: 1, ring: 2, call: true }, fd.clone())).unwrap();
         }
         link.flush().unwrap();
         assert!(link.is_backed_up());
@@ -215,6 +214,32 @@ mod tests {
             link.flush().unwrap();
         }
         assert!(!link.is_backed_up());
+    }
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn a_worker_that_reads_as_fast_as_is_written_gets_so_much_a_turn() {
+        let (mut link, theirs) = Link::pair().unwrap();
+        let fd = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let fd = Rc::new(ForeignFd::from(fd));
+        for _ in 0..2000 {
+            link.push(Order::with_fd(Command::RingCall { port: 1, ring: 2, call: true }, fd.clone())).unwrap();
+        }
+        let mut worker = UnixStream::from(theirs);
+        worker.set_nonblocking(false).unwrap();
+        let reader = std::thread::spawn(move || {
+            for seq in 1..=2000 {
+                assert_eq!(receive(&mut worker).seq, seq);
+                // SAFETY: received just now.
+                drop(unsafe { OwnedFd::from_raw_fd(worker.recv_fd().unwrap()) });
+            }
+        });
+        while link.is_backed_up() {
+            let before = link.queue.len();
+            link.flush().unwrap();
+            assert!(before - link.queue.len() <= WRITES);
+        }
+        reader.join().unwrap();
     }
 
     #[test]

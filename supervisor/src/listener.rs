@@ -1,14 +1,20 @@
 //! A listening Unix socket with a name in the file system: how it comes there and how it goes.
+//!
+//! A socket that a dead switch left behind is replaced when nobody else can have put it there or take its place: it is the
+//! user's own, in a folder that nobody else can write to. Two that start at once look and bind one after the other, since
+//! each holds a lock on the folder meanwhile; so the second finds a live socket and not the one that the first has found.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::socket::{Backlog, getsockopt, listen, sockopt::PeerCredentials};
 use nix::sys::stat::{Mode, umask};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use sv3::foreign::ForeignFd;
@@ -16,11 +22,20 @@ use sv3::foreign::ForeignFd;
 /// How long nobody is let in when that failed, mostly for want of fds.
 pub const PAUSE: Duration = Duration::from_millis(100);
 
+/// Most callers that wait to be let in; who comes then waits in connect(2).
+const QUEUE: i32 = 128;
+
+/// Most octets of a socket's path (unix(7): 108 with the 0 behind it).
+const PATH_MAX: usize = 107;
+/// How long another switch may take to bind its sockets in the same folder.
+const LOCK_TIME: Duration = Duration::from_secs(2);
+
 /// The socket. Only its owner may connect (mode 0600).
 pub struct Listener {
     listener: UnixListener,
     path: PathBuf,
     inode: (u64, u64),
+    owner: u32,
 }
 
 /// A connection and whose it is.
@@ -47,15 +62,23 @@ pub enum Caller {
 }
 
 impl Listener {
-    /// Binds and listens. A stale socket at `path` is replaced if `force`, a live one never.
+    /// Binds and listens. A live socket at `path` is never replaced; a stale one is if that is safe, or if `force`.
     pub fn bind(path: &Path, force: bool) -> Result<Listener, String> {
-        let fail = |error: io::Error| format!("cannot listen at {}: {error}", path.display());
+        let fail = |error: io::Error| format!("cannot listen at {}: {}", path.display(), advice(path, &error));
+        if path.as_os_str().len() > PATH_MAX {
+            let octets = path.as_os_str().len();
+            return Err(fail(io::Error::other(format!(
+                "it has {octets} octets, and a socket's path {PATH_MAX} at most"
+            ))));
+        }
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let _lock = lock(folder)?;
         let listener = match bind_private(path) {
             Err(error) if error.kind() == ErrorKind::AddrInUse => {
                 check_stale(path)?;
-                if !force {
+                if let (false, Err(why)) = (force, is_safe_to_replace(path, folder)) {
                     return Err(format!(
-                        "{} is a socket that nobody listens at any more; --force replaces it",
+                        "{} is a socket that nobody listens at any more; {why}, so only --force replaces it",
                         path.display()
                     ));
                 }
@@ -65,8 +88,23 @@ impl Listener {
             other => other.map_err(fail)?,
         };
         listener.set_nonblocking(true).map_err(fail)?;
+        // As long as the queue is, so long may one wait behind others who come and go without pause.
+        listen(&listener, Backlog::new(QUEUE).map_err(|errno| fail(errno.into()))?)
+            .map_err(|errno| fail(errno.into()))?;
         let inode = inode(path).map_err(fail)?;
-        Ok(Listener { listener, path: path.to_path_buf(), inode })
+        let owner = nix::unistd::geteuid().as_raw();
+        Ok(Listener { listener, path: path.to_path_buf(), inode, owner })
+    }
+
+    /// The user who may come in beside root.
+    pub fn owner(&self) -> u32 {
+        self.owner
+    }
+
+    /// Whether a caller is the switch's own user, or root, whatever the socket's mode has become. Where a user namespace
+    /// makes strangers look like the user (who is unmapped himself), the mode alone keeps them out.
+    pub fn knows(&self, caller: &Peer) -> bool {
+        [0, self.owner].contains(&caller.uid)
     }
 
     /// The next connection.
@@ -125,6 +163,55 @@ fn peer(stream: UnixStream) -> io::Result<Peer> {
     Ok(Peer { stream, pid: credentials.pid(), uid: credentials.uid() })
 }
 
+/// An error with what may be done about it.
+fn advice(path: &Path, error: &io::Error) -> String {
+    let folder = path.parent().unwrap_or(path).display();
+    match error.kind() {
+        ErrorKind::NotFound => format!("the folder {folder} does not exist; make it, or choose another place"),
+        ErrorKind::PermissionDenied => format!("this user may not write to {folder}; choose another place"),
+        _ => error.to_string(),
+    }
+}
+
+/// Keeps other switches from binding in a folder until it is dropped. Nothing where the folder cannot be opened: what
+/// follows will say why.
+fn lock(folder: &Path) -> Result<Option<Flock<File>>, String> {
+    let open = File::options().read(true).custom_flags(libc::O_DIRECTORY | libc::O_CLOEXEC).open(folder);
+    let Ok(mut file) = open else { return Ok(None) };
+    let due = Instant::now() + LOCK_TIME;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(Some(lock)),
+            Err((again, Errno::EAGAIN | Errno::EINTR)) if Instant::now() < due => {
+                file = again;
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err((_, Errno::EAGAIN)) => {
+                let folder = folder.display();
+                return Err(format!(
+                    "somebody holds a lock on {folder} for long; choose another place for the sockets"
+                ));
+            }
+            // A file system without locks.
+            Err(_) => return Ok(None),
+        }
+    }
+}
+
+/// Whether a stale socket can be nobody's but our own, and its name nobody's but ours in a moment.
+fn is_safe_to_replace(path: &Path, folder: &Path) -> Result<(), &'static str> {
+    let me = nix::unistd::geteuid().as_raw();
+    let (socket, folder) = match (fs::symlink_metadata(path), fs::metadata(folder)) {
+        (Ok(socket), Ok(folder)) => (socket, folder),
+        _ => return Err("it cannot be seen whose it is"),
+    };
+    match (socket.uid() == me, [0, me].contains(&folder.uid()) && folder.mode() & 0o022 == 0) {
+        (false, _) => Err("it is another user's"),
+        (true, false) => Err("others may write to its folder"),
+        (true, true) => Ok(()),
+    }
+}
+
 /// Errs if something else than a dead socket is at `path`.
 fn check_stale(path: &Path) -> Result<(), String> {
     let shown = path.display();
@@ -150,23 +237,56 @@ fn check_stale(path: &Path) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
     #[test]
-    fn a_live_socket_is_refused_with_its_owner_and_a_stale_one_replaced_by_force() {
+    fn a_live_socket_is_refused_with_its_owner_and_a_stale_one_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let live = Listener::bind(&path, false).unwrap();
         let owner = format!("in use by process {}", std::process::id());
         assert!(Listener::bind(&path, true).err().unwrap().contains(&owner));
         drop(live);
-        assert!(Listener::bind(&path, false).err().unwrap().contains("--force"));
-        let replaced = Listener::bind(&path, true).unwrap();
+        let replaced = Listener::bind(&path, false).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         replaced.remove();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_stale_socket_in_a_folder_of_others_is_replaced_by_force_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        drop(Listener::bind(&path, false).unwrap());
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let why = Listener::bind(&path, false).err().unwrap();
+        assert!(why.contains("--force") && why.contains("others may write"), "{why}");
+        drop(Listener::bind(&path, true).unwrap());
+    }
+
+    #[test]
+    fn of_those_who_find_a_stale_socket_at_once_one_gets_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        for _ in 0..20 {
+            drop(Listener::bind(&path, true).unwrap());
+            let outcomes: Vec<_> = std::thread::scope(|scope| {
+                let starts: Vec<_> = (0..4).map(|_| scope.spawn(|| Listener::bind(&path, false))).collect();
+                starts.into_iter().map(|start| start.join().unwrap()).collect()
+            });
+            assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1);
+            UnixStream::connect(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_is_told_with_what_to_do() {
+        let long = PathBuf::from("/tmp").join("x".repeat(120));
+        assert!(Listener::bind(&long, false).err().unwrap().contains("107 at most"));
+        let none = Listener::bind(Path::new("/nonexistent/folder/s"), false).err().unwrap();
+        assert!(none.contains("/nonexistent/folder does not exist"), "{none}");
     }
 
     #[test]

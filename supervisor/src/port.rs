@@ -18,6 +18,8 @@ use crate::slots::{Holder, is_caller};
 
 /// Most octets of replies that a client may leave unread.
 const UNREAD_MAX: usize = 64 << 10;
+/// Most writes at a time, however fast the client reads.
+const WRITES: usize = 16;
 /// How long a message that has begun may take to be complete.
 const MESSAGE_TIME: Duration = Duration::from_secs(10);
 /// How long a client may be connected and say nothing.
@@ -35,6 +37,8 @@ pub struct Port {
     pub interest: EpollFlags,
     /// What it holds, as it was counted last.
     pub held: Holdings,
+    /// It was said that it has rings and no memory.
+    pub told_of_memory: bool,
     /// Until when the worker is not told of it.
     pub quarantine: Option<Instant>,
     /// It is in quarantine as one of these.
@@ -59,6 +63,8 @@ pub struct Port {
 pub enum Input {
     /// A request.
     Message(Message),
+    /// Some of one; there may be more.
+    Part,
     /// Nothing more for now.
     Nothing,
     /// The client has closed its end.
@@ -74,6 +80,7 @@ impl Port {
             session: Session::new(slot),
             interest: EpollFlags::EPOLLIN,
             held: Holdings::NONE,
+            told_of_memory: false,
             quarantine: None,
             suspect: None,
             since: None,
@@ -88,31 +95,30 @@ impl Port {
         }
     }
 
-    /// The next request, if it is here.
+    /// Reads once: a request takes two reads, and as many as it has octets from a client that sends them one by one.
     pub fn receive(&mut self) -> Result<Input, Refuse> {
-        loop {
-            let received = match ancillary::receive(&self.peer.stream, self.decoder.space()) {
-                Ok(received) if received.truncated => {
-                    return Err(Refuse(
-                        "more fds came than may be open; raise the limit of open files (`ulimit -n`)".into(),
-                    ));
-                }
-                Ok(received) if received.count == 0 => return Ok(Input::End),
-                Ok(received) => received,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Input::Nothing),
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(_) => return Ok(Input::End),
-            };
-            let message = self.decoder.advance(received.count, received.fds)?;
-            self.message_due = match self.decoder.is_amid_message() {
-                true => self.message_due.or_else(|| Some(Instant::now() + MESSAGE_TIME)),
-                false => None,
-            };
-            if let Some(message) = message {
-                self.spoke = true;
-                return Ok(Input::Message(message));
+        let received = match ancillary::receive(&self.peer.stream, self.decoder.space()) {
+            Ok(received) if received.truncated => {
+                return Err(Refuse(
+                    "more fds came than may be open; raise the limit of open files (`ulimit -n`)".into(),
+                ));
             }
-        }
+            Ok(received) if received.count == 0 => {
+                self.peer.stream.has_ended();
+                return Ok(Input::End);
+            }
+            Ok(received) => received,
+            Err(error) if ancillary::is_later(&error) => return Ok(Input::Nothing),
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(Input::Part),
+            Err(_) => return Ok(Input::End),
+        };
+        let message = self.decoder.advance(received.count, received.fds)?;
+        self.message_due = match self.decoder.is_amid_message() {
+            true => self.message_due.or_else(|| Some(Instant::now() + MESSAGE_TIME)),
+            false => None,
+        };
+        self.spoke |= message.is_some();
+        Ok(message.map_or(Input::Part, Input::Message))
     }
 
     /// What is known of the client that it cannot change.
@@ -152,12 +158,15 @@ impl Port {
         }
     }
 
-    /// Sends what waits, as far as there is room.
+    /// Sends what waits, as far as there is room and the turn goes.
     pub fn flush(&mut self) -> Result<(), Refuse> {
-        while !self.replies.is_empty() {
+        for _ in 0..WRITES {
+            if self.replies.is_empty() {
+                break;
+            }
             match ancillary::send(&self.peer.stream, &self.replies) {
                 Ok(sent) => drop(self.replies.drain(..sent.min(self.replies.len()))),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if ancillary::is_later(&error) => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(Refuse(format!("a reply cannot be sent: {error}"))),
             }
@@ -177,5 +186,59 @@ impl Port {
 impl AsFd for Port {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.peer.stream.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use std::os::fd::OwnedFd;
+    use sv3::wire::vhost_user::Code;
+
+    use super::*;
+
+    fn port() -> (Port, UnixStream) {
+        let (client, stream) = UnixStream::pair().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        (Port::new(0, 0, Peer { stream: OwnedFd::from(stream).into(), pid: 1, uid: 1 }), client)
+    }
+
+    #[test]
+    fn a_message_in_pieces_takes_a_read_for_each_and_is_due() {
+        let (mut port, mut client) = port();
+        // GET_FEATURES, version 1, no payload.
+        let message: Vec<u8> = [1u32, 1, 0].iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let (last, first) = message.split_last().unwrap();
+        for octet in first {
+            client.write_all(&[*octet]).unwrap();
+            assert!(matches!(port.receive(), Ok(Input::Part)));
+            assert!(port.message_due().is_some());
+        }
+        assert!(matches!(port.receive(), Ok(Input::Nothing)));
+        client.write_all(&[*last]).unwrap();
+        assert!(matches!(port.receive(), Ok(Input::Message(_))));
+        assert_eq!(port.message_due(), None);
+        drop(client);
+        assert!(matches!(port.receive(), Ok(Input::End)));
+    }
+
+    #[test]
+    fn replies_that_are_not_read_wait_for_room_up_to_a_bound() {
+        let (mut port, mut client) = port();
+        let reply = || Reply::U64(Code::GET_FEATURES, 7);
+        let sent = (1..).take_while(|_| port.reply(reply()).is_ok()).last().unwrap();
+        assert!(port.replies.len() > UNREAD_MAX && port.wanted().contains(EpollFlags::EPOLLOUT));
+        let mut octets = vec![0; (sent + 1) * reply().to_bytes().len()];
+        client.set_nonblocking(true).unwrap();
+        let (mut read, mut turns) = (0, 0);
+        while read < octets.len() {
+            port.flush().unwrap();
+            read += client.read(&mut octets[read..]).unwrap();
+            turns += 1;
+        }
+        assert!(turns > 1 && port.replies.is_empty());
+        assert!(octets.chunks(reply().to_bytes().len()).all(|octets| octets == reply().to_bytes()));
     }
 }

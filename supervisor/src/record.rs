@@ -14,6 +14,7 @@ use sv3::virtio::VHOST_USER_F_PROTOCOL_FEATURES;
 use crate::admission::Memory;
 use crate::budget::Holdings;
 use crate::crowd::Kind;
+use crate::lingering::{Lingering, Taken};
 
 /// A command for the worker with the fd that follows it.
 #[derive(Clone, Debug)]
@@ -22,11 +23,20 @@ pub struct Order {
     pub command: Command,
     /// Its fd, exactly if [`Command::fds`] is 1.
     pub fd: Option<Rc<ForeignFd>>,
+    /// Memory that it takes away from the worker.
+    pub takes: Option<Rc<Taken>>,
+}
+
+impl Order {
+    /// A command that an fd goes with.
+    pub fn with_fd(command: Command, fd: Rc<ForeignFd>) -> Order {
+        Order { command, fd: Some(fd), takes: None }
+    }
 }
 
 impl From<Command> for Order {
     fn from(command: Command) -> Order {
-        Order { command, fd: None }
+        Order { command, fd: None, takes: None }
     }
 }
 
@@ -47,6 +57,8 @@ pub struct Record {
     pub memory: Vec<Memory>,
     /// A ring has been started since the client connected.
     pub ever_started: bool,
+    /// Counts what was taken away from the workers and is mapped still.
+    pub lingering: Lingering,
     rings: Vec<Ring>,
 }
 
@@ -88,6 +100,7 @@ impl Record {
             status: 0,
             memory: Vec::new(),
             ever_started: false,
+            lingering: Lingering::default(),
             rings: Vec::new(),
         }
     }
@@ -136,6 +149,11 @@ impl Record {
         Holdings { fds: 1 + rings + self.memory.len(), regions: self.memory.len() }
     }
 
+    /// Whether the client let a ring run without ever having told of memory for one: a monitor that shares none.
+    pub fn lacks_memory(&self) -> bool {
+        self.memory.is_empty() && !self.ever_started && self.rings.iter().any(|ring| ring.kick.is_some())
+    }
+
     /// What memory it has.
     pub fn kind(&self) -> Kind {
         match self.memory.iter().all(|memory| memory.seals.contains(SealFlag::F_SEAL_SHRINK)) {
@@ -171,18 +189,22 @@ impl Record {
     /// The memory table.
     pub fn memory_table(&self) -> Vec<Order> {
         let port = self.slot;
-        let stage = |memory: &Memory| Order {
-            command: Command::RegionStage { port, region: memory.region },
-            fd: Some(memory.fd.clone()),
-        };
+        let stage =
+            |memory: &Memory| Order::with_fd(Command::RegionStage { port, region: memory.region }, memory.fd.clone());
         let commit = Command::MemoryCommit { port }.into();
         self.memory.iter().map(stage).chain([commit]).collect()
+    }
+
+    /// The end of the port, for a worker.
+    pub fn port_remove(&self) -> Order {
+        let takes = self.lingering.take(self.memory.iter().map(|memory| memory.fd.clone()).collect());
+        Order { takes, ..Command::PortRemove { port: self.slot }.into() }
     }
 
     /// How a ring signals.
     pub fn ring_call(&self, ring: u16) -> Order {
         let fd = self.known_ring(ring).and_then(|ring| ring.call.clone());
-        Order { command: Command::RingCall { port: self.slot, ring, call: fd.is_some() }, fd }
+        Order { command: Command::RingCall { port: self.slot, ring, call: fd.is_some() }, fd, takes: None }
     }
 
     /// Whether frames may pass.
@@ -197,7 +219,7 @@ impl Record {
             Some(Ring { started: true, size: Some(size), addr: Some(addr), kick: Some(kick), base, run, .. }) => {
                 let (size, addr, base, run) = (*size, *addr, *base, *run);
                 let command = Command::RingStart { port: self.slot, ring: index, size, addr, base, run };
-                vec![self.ring_enable(index), Order { command, fd: Some(kick.clone()) }]
+                vec![self.ring_enable(index), Order::with_fd(command, kick.clone())]
             }
             _ => Vec::new(),
         }

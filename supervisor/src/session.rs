@@ -24,6 +24,7 @@ use sv3::wire::vhost_user::*;
 
 use crate::admission::Inspect;
 use crate::budget::Holdings;
+use crate::lingering::Lingering;
 use crate::record::{Order, Record};
 use obey::{Done, No};
 
@@ -106,6 +107,11 @@ impl Session {
     /// The virtio features that the client is offered from now on; among them all that it has acknowledged.
     pub fn offer(&mut self, features: u64) {
         self.offers = features;
+    }
+
+    /// Counts what was taken away from the workers and is mapped still by this from now on.
+    pub fn count_lingering(&mut self, lingering: Lingering) {
+        self.record.lingering = lingering;
     }
 
     /// What the client may hold from now on.

@@ -161,6 +161,11 @@ impl Slots {
         }
     }
 
+    /// How many clients are gone whose slots the worker has not let go of.
+    pub fn leaving(&self) -> usize {
+        self.slots.iter().filter(|slot| matches!(slot, Slot::Leaving(_))).count()
+    }
+
     /// Whose slot it is, or was until the worker lets go of it.
     pub fn holder(&self, slot: u16) -> Option<Holder> {
         match self.slots.get(usize::from(slot))? {

@@ -11,8 +11,8 @@
 //! [`START`] starts one worker and is answered with its pid or with an errno. The worker begins as a copy of the spawner, with
 //! a copy of the table, and keeps of it its stdin, its stderr, and the files that [`Spawner::give`] named since the last
 //! start, under their numbers. Until the answer comes the supervisor closes none of them. [`KEEP`] makes an open file the
-//! program from now on. [`DIG`] starts an undertaker ([`crate::undertaker`]), which goes on sharing the table. The
-//! spawner reads nothing from clients and nothing from workers, and ends with the supervisor.
+//! program from now on. [`DIG`] starts an undertaker ([`crate::undertaker`]), which goes on sharing the table. [`REOPEN`] opens
+//! the log once more, by the name that it was given at the start, and is answered with its number. The spawner reads nothing from clients and nothing from workers, and ends with the supervisor.
 //!
 //! Workers and undertakers are cloned with `CLONE_PARENT`, so that the supervisor is their parent: it gets the `SIGCHLD`, it
 //! waits for them, and its death takes them along. The first binary is opened once, so that a supervisor goes on to start
@@ -28,9 +28,10 @@ use std::collections::VecDeque;
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -41,7 +42,7 @@ use sv3::foreign::ForeignFd;
 use sv3::slice::Slice;
 
 use crate::undertaker::{self, Tools};
-use crate::{ancillary, confine};
+use crate::{ancillary, confine, event};
 
 /// linux/close_range.h; not every C library's.
 const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2;
@@ -54,11 +55,22 @@ const KEEP: i32 = 2;
 const GIVE: i32 = 3;
 /// Starts an undertaker: its pipe and its eventfd.
 const DIG: i32 = 4;
+/// Opens the log.
+const REOPEN: i32 = 5;
 
+/// After how long it is tried again what the kernel was too short of something for.
+const RETRY: Duration = Duration::from_millis(10);
 /// Most numbers of one packet.
 const NUMBERS: usize = 4096;
 /// How much an undertaker gives way to others that want the processor (nice(2)).
 const NICE: i32 = 10;
+/// What it answers.
+pub enum Answer {
+    /// A worker's pid, or why there is none.
+    Worker(Result<Pid, Errno>),
+    /// The log, or why it cannot be opened.
+    Log(Result<File, Errno>),
+}
 
 /// One of the two programs that can be started: that of old, and that of an upgrade.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -96,9 +108,9 @@ pub struct Spawner {
 }
 
 impl Spawner {
-    /// Makes the spawner, which gives `arguments` to every worker. To be called before anything else is opened, and before
+    /// Makes the spawner, which gives `arguments` to every worker and opens `log` when it is asked to. To be called before anything else is opened, and before
     /// confinement.
-    pub fn clone(worker: &Path, arguments: &[String]) -> Result<Spawner, String> {
+    pub fn clone(worker: &Path, arguments: &[String], log: Option<&Path>) -> Result<Spawner, String> {
         let words = [c"sv3-worker".to_owned()].into_iter().map(Ok);
         let words: Result<Vec<_>, _> = words.chain(arguments.iter().map(|word| CString::new(word.as_str()))).collect();
         let words = words.map_err(|error| format!("an argument for workers: {error}"))?;
@@ -112,7 +124,7 @@ impl Spawner {
             .map_err(|error| format!("cannot make the spawner's socket: {error}"))?;
         let supervisor = nix::unistd::getpid();
         let identity = Identity::of(&binary).map_err(|error| format!("{}: {error}", worker.display()))?;
-        let setting = Setting { null: null.as_raw_fd(), words, supervisor };
+        let setting = Setting { null: null.as_raw_fd(), words, supervisor, log: log.map(Path::to_path_buf) };
         let socket = theirs.as_raw_fd();
         match clone(libc::CLONE_FILES).map_err(|error| format!("cannot make the spawner: {error}"))? {
             Some(pid) => Ok(Spawner {
@@ -166,7 +178,7 @@ impl Spawner {
         while let Some(packet) = self.unsent.front() {
             match ancillary::send(&self.socket, packet) {
                 Ok(_) => drop(self.unsent.pop_front()),
-                Err(error) if is_later(&error) => break,
+                Err(error) if ancillary::is_later(&error) || error.kind() == io::ErrorKind::Interrupted => break,
                 Err(error) => return Err(error),
             }
         }
@@ -178,16 +190,27 @@ impl Spawner {
         !self.unsent.is_empty()
     }
 
-    /// The answer to a request, if it is here: the pid, or why there is none.
-    pub fn answer(&self) -> io::Result<Option<Result<Pid, Errno>>> {
-        let mut answer = [0; 4];
+    /// Asks for the log.
+    pub fn reopen(&mut self) -> io::Result<()> {
+        self.tell(&[REOPEN])
+    }
+
+    /// The answer to a request, if it is here. That with the log has an octet more.
+    pub fn answer(&self) -> io::Result<Option<Answer>> {
+        let mut answer = [0; 5];
         match ancillary::receive(&self.socket, &mut answer) {
-            Ok(received) if received.count == answer.len() => match i32::from_ne_bytes(answer) {
-                pid @ 1.. => Ok(Some(Ok(Pid::from_raw(pid)))),
-                errno => Ok(Some(Err(Errno::from_raw(errno.saturating_neg())))),
-            },
+            Ok(received) if received.count >= 4 => {
+                let [a, b, c, d, _] = answer;
+                let number = i32::from_ne_bytes([a, b, c, d]);
+                let outcome = if number < 0 { Err(Errno::from_raw(number.saturating_neg())) } else { Ok(number) };
+                Ok(Some(match received.count {
+                    4 => Answer::Worker(outcome.map(Pid::from_raw)),
+                    // SAFETY: the spawner opened it just now in the table that both share, and keeps no owner of it.
+                    _ => Answer::Log(outcome.map(|number| unsafe { File::from_raw_fd(number) })),
+                }))
+            }
             Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Err(error) if is_later(&error) => Ok(None),
+            Err(error) if ancillary::is_later(&error) || error.kind() == io::ErrorKind::Interrupted => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -220,12 +243,6 @@ impl AsFd for Spawner {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
-}
-
-/// Whether a call that failed so may do better in a while: nothing is there, or the kernel is short of something.
-fn is_later(error: &io::Error) -> bool {
-    let short = matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM));
-    short || matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 /// Forks. The child's pid, or nothing in the child, which runs on in its copy of this process's memory.
@@ -269,6 +286,8 @@ struct Setting {
     words: Vec<CString>,
     /// Their parent.
     supervisor: Pid,
+    /// Where events go.
+    log: Option<PathBuf>,
 }
 
 /// What one worker is started with.
@@ -300,11 +319,15 @@ fn serve(socket: RawFd, binary: Identity, setting: &Setting) -> i32 {
         }
         let count = match ancillary::receive(socket, &mut packet) {
             Ok(received) if received.count > 0 => received.count,
+            Err(error) if ancillary::is_later(&error) => {
+                std::thread::sleep(RETRY);
+                continue;
+            }
             _ => return 0,
         };
         let (numbers, _) = packet.get(..count).unwrap_or_default().as_chunks();
         let numbers: Vec<i32> = numbers.iter().map(|number| i32::from_ne_bytes(*number)).collect();
-        let answer = match numbers[..] {
+        let outcome = match numbers[..] {
             [GIVE, ref files @ ..] => {
                 given.extend_from_slice(files);
                 continue;
@@ -319,12 +342,38 @@ fn serve(socket: RawFd, binary: Identity, setting: &Setting) -> i32 {
                 let given = std::mem::take(&mut given);
                 program.and_then(|identity| start(&Birth { binary, identity, stdin, stderr, given: &given }, setting))
             }
+            [REOPEN] => {
+                if answer_log(socket, setting.log.as_deref()).is_err() {
+                    return 0;
+                }
+                continue;
+            }
             [DIG, numbers, closed] => dig(Tools { numbers, closed }, setting.supervisor),
             _ => return 1,
         };
-        let answer = answer.map_or_else(|errno| -(errno as i32), Pid::as_raw);
-        if nix::unistd::write(socket, &answer.to_ne_bytes()).is_err() {
+        let number = outcome.map_or_else(|errno| -(errno as i32), Pid::as_raw);
+        if answer(socket, &number.to_ne_bytes()).is_err() {
             return 0;
+        }
+    }
+}
+
+/// Opens the log in the table that both share and tells its number, or why it cannot be opened.
+fn answer_log(socket: BorrowedFd<'_>, log: Option<&Path>) -> io::Result<()> {
+    let errno = |error: io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+    let log = log.ok_or(Errno::ENOENT).and_then(|log| event::open(log).map_err(errno));
+    let number = log.map_or_else(|errno| -(errno as i32), IntoRawFd::into_raw_fd);
+    let [a, b, c, d] = number.to_ne_bytes();
+    answer(socket, &[a, b, c, d, 0])
+}
+
+/// Answers, and waits while there is no room.
+fn answer(socket: BorrowedFd<'_>, octets: &[u8]) -> io::Result<()> {
+    loop {
+        match ancillary::send(socket, octets) {
+            Ok(_) => return Ok(()),
+            Err(error) if ancillary::is_later(&error) => std::thread::sleep(RETRY),
+            Err(error) => return Err(error),
         }
     }
 }

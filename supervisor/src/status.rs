@@ -9,9 +9,13 @@ use sv3::status::*;
 use sv3::virtio::{VIRTIO_F_RING_PACKED, feature_names};
 use sv3::wire::vhost_user::protocol_feature_names;
 
-use crate::admission::{Memory, seal_names};
+use crate::admission::{Kernel, Memory, present, seal_names};
 use crate::port::Port;
 use crate::record::{Record, Ring};
+
+/// What is wrong with a client that has rings and no memory.
+pub const NO_MEMORY: &str = "it has rings but no memory: start QEMU with a shared memory backend, such as \
+    -object memory-backend-memfd,id=m,size=512M,share=on -machine memory-backend=m";
 
 /// One port.
 pub fn port(port: &Port, ledger: &Ledger) -> Option<PortStatus> {
@@ -25,14 +29,17 @@ pub fn port(port: &Port, ledger: &Ledger) -> Option<PortStatus> {
         link: if port.quarantine.is_some() { Link::Down } else { link(record) },
         features: feature_names(record.features),
         quarantine_s: port.quarantine.map(|until| until.saturating_duration_since(std::time::Instant::now()).as_secs()),
+        standby_lacks: None,
         quarantine_why: port.quarantine.map(|_| match port.suspect {
             Some(crowd) => format!("workers die by {crowd}; {}", crowd.remedy()),
             None => "workers die by it".to_string(),
         }),
         protocol_features: protocol_feature_names(record.protocol_features),
+        hint: record.lacks_memory().then(|| NO_MEMORY.to_string()),
         mtu: record.mtu,
         rings: rings(record, line),
         memory: record.memory.iter().map(region).collect(),
+        memory_use: memory_use(record),
         from_guest: traffic(&line.from_guest_frames, &line.from_guest_bytes),
         to_guest: traffic(&line.to_guest_frames, &line.to_guest_bytes),
         drops: drops(line),
@@ -80,6 +87,12 @@ fn region(memory: &Memory) -> RegionStatus {
         file_size: memory.file_size,
         seals: seal_names(memory.seals),
     }
+}
+
+fn memory_use(record: &Record) -> MemoryUse {
+    let (present, present_before) = present(&record.memory, &Kernel);
+    let mapped = record.memory.iter().fold(0, |sum: u64, memory| sum.saturating_add(memory.region.size));
+    MemoryUse { mapped, present, present_before, leaving_regions: record.lingering.own() }
 }
 
 fn traffic(frames: &AtomicU64, bytes: &AtomicU64) -> Traffic {

@@ -13,9 +13,11 @@ mod clients;
 mod closing;
 mod handover;
 mod jam;
+mod late;
 mod life;
 mod quarantine;
 mod reports;
+mod shortage;
 mod telemetry;
 mod testimony;
 
@@ -23,6 +25,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -34,7 +37,7 @@ use serde_json::json;
 use sv3::foreign::ForeignFd;
 use sv3::ipc::Settings;
 use sv3::ledger::LedgerMap;
-use sv3::status::{Status, SupervisorStatus, WorkerStatus};
+use sv3::status::{PortStatus, Status, SupervisorStatus, WorkerStatus};
 
 use crate::blame::Blames;
 use crate::budget::Budget;
@@ -44,7 +47,9 @@ use crate::control::Control;
 use crate::crowd::Crowds;
 use crate::event::Events;
 use crate::http::Http;
-use crate::listener::Listener;
+use crate::listener::{Listener, PAUSE};
+use crate::port::Port;
+use crate::signals::{self, Wish};
 use crate::slots::Slots;
 use crate::spawner::Spawner;
 use crate::undertaker::{self, Undertaker};
@@ -67,6 +72,9 @@ const HTTP: u64 = 0x1000;
 const PORTS: u64 = 0x10000;
 /// Those who have no port yet, by serial number, so that what is told of one is never taken for another one's.
 const CALLERS: u64 = 1 << 32;
+
+/// Most signals that are read at a time. Each kind is pending once at most, but more may come meanwhile.
+const SIGNALS_MAX: usize = 8;
 
 /// How long the worker may take to end when the switch ends.
 const END_TIME: Duration = Duration::from_millis(500);
@@ -103,6 +111,8 @@ pub struct Supervisor {
     watchdog: Watchdog,
     /// When it was last looked whether a client jams the worker.
     jam_look: Option<Instant>,
+    /// A client was sent away then that jams the worker, or is about to.
+    jammed: bool,
     /// The worker was killed because this thread of it hung.
     hung: Option<usize>,
     chaos: Option<Chaos>,
@@ -113,13 +123,26 @@ pub struct Supervisor {
     /// A worker with less of landlock is not let near a guest.
     require_landlock: u32,
     announcement: Option<String>,
+    /// What workers run at first, for a message.
+    worker_path: PathBuf,
     /// How many threads a worker has.
     threads: u16,
     /// Where workers run, for status.
     cpus: Option<String>,
+    answered: Answered,
     /// Since when the switch is ending.
     ending: Option<Instant>,
+    /// The signal that asked for the end.
+    asked_by: Option<Signal>,
     over: Option<Result<(), String>>,
+}
+
+/// Who was answered in this turn. An answer about a thousand ports takes milliseconds, so each door gives one a turn; who
+/// asks more has to come again, which costs nobody anything.
+#[derive(Default)]
+struct Answered {
+    control: bool,
+    http: bool,
 }
 
 /// What [`Supervisor::new`] is made of.
@@ -130,8 +153,12 @@ pub struct Parts {
     pub control: Listener,
     /// Starts workers.
     pub spawner: Spawner,
+    /// The signals that are blocked and to be read.
+    pub signals: SigSet,
     /// How workers run.
     pub settings: Settings,
+    /// What workers run at first, for a message.
+    pub worker_path: PathBuf,
     /// How many threads a worker has.
     pub threads: u16,
     /// Where workers run, if that was said.
@@ -142,19 +169,14 @@ pub struct Parts {
     pub blame: usize,
     /// Kill the worker at random times, so far apart on average.
     pub chaos: Option<Duration>,
-    /// Where events go; to stderr if nowhere else.
-    pub log: Option<File>,
+    /// Where events go, and its name; to stderr if nowhere else.
+    pub log: Option<(File, PathBuf)>,
     /// Where metrics are served.
     pub http: Option<Http>,
     /// The least landlock ABI that a worker must achieve.
     pub require_landlock: u32,
     /// Printed to stdout when clients can be served.
     pub announcement: String,
-}
-
-/// The signals that the supervisor lives by. To be blocked before the spawner is forked.
-pub fn signals() -> SigSet {
-    SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGCHLD])
 }
 
 impl Supervisor {
@@ -167,7 +189,7 @@ impl Supervisor {
             door: parts.door,
             door_opens: None,
             control: Control::new(parts.control),
-            signals: SignalFd::with_flags(&signals(), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?,
+            signals: SignalFd::with_flags(&parts.signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?,
             spawner: parts.spawner,
             spawner_interest: EpollFlags::EPOLLIN,
             ledger,
@@ -185,6 +207,7 @@ impl Supervisor {
             crowds: Crowds::new(parts.blame),
             watchdog: Watchdog::new(usize::from(parts.threads)),
             jam_look: None,
+            jammed: false,
             hung: None,
             chaos: parts.chaos.map(Chaos::new),
             chronicle: Chronicle::default(),
@@ -193,9 +216,12 @@ impl Supervisor {
             landlock_abi: 0,
             require_landlock: parts.require_landlock,
             announcement: Some(parts.announcement),
+            worker_path: parts.worker_path,
             threads: parts.threads,
             cpus: parts.cpus,
+            answered: Answered::default(),
             ending: None,
+            asked_by: None,
             over: None,
         };
         supervisor.watch(&supervisor.control.listener, CONTROL, EpollFlags::EPOLLIN)?;
@@ -212,6 +238,7 @@ impl Supervisor {
         let pid = std::process::id();
         let fields = json!({ "pid": pid, "landlock_abi": landlock_abi });
         self.events.say_with("start", format!("supervisor {pid} started, landlock ABI {landlock_abi}"), fields);
+        self.say_few_files();
         self.open_http();
         self.start_worker();
         let mut ready = [EpollEvent::empty(); 64];
@@ -227,7 +254,13 @@ impl Supervisor {
                 Err(Errno::EINTR) => 0,
                 Err(error) => break Err(format!("epoll: {error}")),
             };
-            for event in ready.iter().take(count) {
+            self.answered = Answered::default();
+            // What workers are waited for with comes first, however many clients have something to say.
+            let is_urgent = |event: &&EpollEvent| (SIGNALS..STDERR).contains(&event.data());
+            for event in ready.iter().take(count).filter(is_urgent) {
+                self.dispatch(event.data(), event.events());
+            }
+            for event in ready.iter().take(count).filter(|event| !is_urgent(event)) {
                 self.dispatch(event.data(), event.events());
             }
             self.expire(Instant::now());
@@ -236,7 +269,8 @@ impl Supervisor {
         self.control.listener.remove();
         self.undertaker.end();
         self.spawner.end();
-        let reason = outcome.as_ref().err().map_or("asked to end", String::as_str).to_string();
+        let by = self.asked_by.map_or(String::new(), |signal| format!(" by {signal}"));
+        let reason = outcome.as_ref().err().cloned().unwrap_or(format!("asked to end{by}"));
         self.events.say("stop", reason);
         // What strangers opened is closed with the process: only then does the kernel wait for nobody.
         std::mem::forget(self);
@@ -258,8 +292,20 @@ impl Supervisor {
                 }
             }
             PORTS.. => self.serve_client(u16::try_from(token - PORTS).unwrap_or(u16::MAX), flags),
-            HTTP.. => self.serve_http(token - HTTP),
-            CONVERSATIONS.. => self.converse(usize::try_from(token - CONVERSATIONS).unwrap_or(usize::MAX)),
+            HTTP.. => {
+                let was_open = self.http.as_ref().is_some_and(Http::is_open);
+                self.serve_http(token - HTTP);
+                if self.http.as_ref().is_some_and(Http::is_open) != was_open {
+                    self.mind_http_door();
+                }
+            }
+            CONVERSATIONS.. => {
+                let was_open = self.control.is_open();
+                self.converse(usize::try_from(token - CONVERSATIONS).unwrap_or(usize::MAX));
+                if self.control.is_open() != was_open {
+                    self.mind_control_door();
+                }
+            }
         }
     }
 
@@ -292,7 +338,10 @@ impl Supervisor {
     }
 
     fn expire(&mut self, now: Instant) {
-        self.control.expire(now);
+        self.reap_rest();
+        if self.control.expire(now) {
+            self.mind_control_door();
+        }
         self.expire_http(now);
         self.expire_door(now);
         self.expire_clients(now);
@@ -308,11 +357,18 @@ impl Supervisor {
     }
 
     fn read_signals(&mut self) {
-        while let Ok(Some(info)) = self.signals.read_signal() {
-            match Signal::try_from(info.ssi_signo as i32) {
-                Ok(Signal::SIGCHLD) => self.reap(),
-                _ if self.ending.is_some() => self.over = Some(Ok(())),
-                _ => self.end(),
+        for _ in 0..SIGNALS_MAX {
+            let Ok(Some(info)) = self.signals.read_signal() else { return };
+            let Ok(signal) = Signal::try_from(info.ssi_signo as i32) else { continue };
+            match signals::wish(signal, info.ssi_code) {
+                Wish::Nothing => {}
+                Wish::Reap => self.reap(),
+                Wish::Reopen if self.events.log().is_some() => self.reopen_log(),
+                Wish::End | Wish::Reopen if self.ending.is_some() => self.over = Some(Ok(())),
+                Wish::End | Wish::Reopen => {
+                    self.asked_by = Some(signal);
+                    self.end();
+                }
             }
         }
     }
@@ -334,7 +390,20 @@ impl Supervisor {
     }
 
     fn accept_control(&mut self) {
-        while let Some(index) = self.control.accept() {
+        let now = Instant::now();
+        // What is closed slowly takes fds. Callers add to it, so they wait sooner than clients.
+        if self.budget.is_short(2 * self.undertaker.backlog()) {
+            self.control.pause(now + PAUSE);
+        } else {
+            self.let_in_callers(now);
+        }
+        if !self.control.is_open() {
+            self.mind_control_door();
+        }
+    }
+
+    fn let_in_callers(&mut self, now: Instant) {
+        for index in self.control.accept(now) {
             if let Some(fd) = self.control.fd(index) {
                 let event = EpollEvent::new(EpollFlags::EPOLLIN, CONVERSATIONS + index as u64);
                 let _ = self.epoll.add(fd, event);
@@ -342,8 +411,18 @@ impl Supervisor {
         }
     }
 
+    /// Listens at the control socket only while callers can be let in.
+    fn mind_control_door(&self) {
+        let flags = if self.control.is_open() { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
+        let _ = self.epoll.modify(&self.control.listener, &mut EpollEvent::new(flags, CONTROL));
+    }
+
     fn converse(&mut self, index: usize) {
+        if self.answered.control {
+            return self.control.put_off(index);
+        }
         let Some((request, fd)) = self.control.proceed(index) else { return };
+        self.answered.control = true;
         let (verb, name) = request.split_once(' ').unwrap_or((&request, ""));
         let answer = match verb {
             "status" => serde_json::to_vec(&self.status()),
@@ -396,7 +475,13 @@ impl Supervisor {
             },
             socket: self.door.path().display().to_string(),
             callers: self.slots.callers().count(),
-            ports: self.slots.ports().filter_map(|port| crate::status::port(port, &self.ledger)).collect(),
+            ports: self.slots.ports().filter_map(|port| self.port_status(port)).collect(),
         }
+    }
+
+    fn port_status(&self, port: &Port) -> Option<PortStatus> {
+        let lacks = self.standby.as_ref().and_then(|standby| standby.lacks(port.who.slot));
+        let status = crate::status::port(port, &self.ledger)?;
+        Some(PortStatus { standby_lacks: lacks.map(str::to_string), ..status })
     }
 }

@@ -19,8 +19,11 @@ use sv3::foreign::ForeignFd;
 use sv3::ipc::Command;
 
 use crate::cpu_time::{STARVED, of_process};
+use crate::lingering::LettingGo;
 use crate::link::Link;
 use crate::record::Order;
+use crate::roster::Roster;
+use crate::session::Breach;
 use crate::spawner::{Program, Spawner};
 
 /// How long a worker may take, and run, until it is ready.
@@ -74,7 +77,9 @@ pub struct Worker {
     hung_up: Option<Instant>,
     /// It is late, and was not let run: when to look again.
     excused: Option<Instant>,
+    roster: Roster,
     barriers: VecDeque<Barrier>,
+    letting_go: LettingGo,
     reached: u64,
     said: Vec<u8>,
     last_line: Option<String>,
@@ -139,6 +144,9 @@ impl Worker {
     /// Queues orders whose fds the worker is born with.
     pub fn teach(&mut self, orders: impl IntoIterator<Item = Order>, cradle: &mut Cradle) {
         for order in orders {
+            if !self.roster.passes(&order.command, self.link.last_seq() + 1) {
+                continue;
+            }
             let pushed = self.link.push_unborn(&order);
             self.note(&order.command, pushed, Waiter::Nobody);
             cradle.given.extend(order.fd);
@@ -165,7 +173,9 @@ impl Worker {
             killed: None,
             hung_up: None,
             excused: None,
+            roster: Roster::default(),
             barriers: VecDeque::new(),
+            letting_go: LettingGo::default(),
             reached: 0,
             said: Vec::new(),
             last_line: None,
@@ -181,11 +191,17 @@ impl Worker {
         self.order([Command::Promote.into(), Command::Barrier.into()], Waiter::TakeOver);
     }
 
-    /// Queues orders. A barrier among them is for `waiter`.
+    /// Queues orders, but for those about a port that the worker goes on without. A barrier among them is for `waiter`.
     pub fn order(&mut self, orders: impl IntoIterator<Item = Order>, waiter: Waiter) {
         for order in orders {
-            let command = order.command.clone();
+            if !self.roster.passes(&order.command, self.link.last_seq() + 1) {
+                continue;
+            }
+            let (command, takes) = (order.command.clone(), order.takes.clone());
             let pushed = self.link.push(order);
+            if let (Ok(seq), Some(taken)) = (&pushed, takes) {
+                self.letting_go.ordered(*seq, taken);
+            }
             self.note(&command, pushed, waiter);
         }
     }
@@ -206,8 +222,7 @@ impl Worker {
         let was_refused = self.link.refused_until().is_some();
         self.link.flush()?;
         if was_refused || self.link.refused_until().is_some() {
-            let due = Instant::now() + OBEY_TIME;
-            self.barriers.iter_mut().for_each(|barrier| barrier.due = due);
+            self.restart_clocks();
         }
         Ok(())
     }
@@ -215,9 +230,14 @@ impl Worker {
     /// The worker says that it is ready. Returns whether that was due.
     pub fn became_ready(&mut self, landlock_abi: u32, offers: u64) -> bool {
         self.offers = offers;
+        self.restart_clocks();
+        self.ready.replace(landlock_abi).is_none()
+    }
+
+    /// The time to obey begins now.
+    fn restart_clocks(&mut self) {
         let (due, cpu) = (Instant::now() + OBEY_TIME, of_process(self.pid));
         self.barriers.iter_mut().for_each(|barrier| (barrier.due, barrier.cpu) = (due, cpu));
-        self.ready.replace(landlock_abi).is_none()
     }
 
     /// The worker says that it has reached a barrier. Returns who waited, if it was the next one.
@@ -228,9 +248,40 @@ impl Worker {
         Some(next)
     }
 
+    /// The worker says that all which the orders up to this one took away is unmapped.
+    pub fn unmapped(&mut self, seq: u64) -> Result<(), Breach> {
+        self.letting_go.unmapped(seq, self.link.last_seq())
+    }
+
+    /// It is dead: what it was ordered to let go of.
+    pub fn let_go(&mut self) -> LettingGo {
+        std::mem::take(&mut self.letting_go)
+    }
+
+    /// Memory files that it was ordered to let go of and has mapped still.
+    pub fn taken_files(&self) -> impl Iterator<Item = &Rc<ForeignFd>> {
+        self.letting_go.files()
+    }
+
     /// Whether the worker has been given an order of this number and has not said yet that it is past it.
     pub fn is_under_way(&self, seq: u64) -> bool {
         (self.reached + 1..=self.link.last_seq()).contains(&seq)
+    }
+
+    /// Whether a report on an order of this number is about the client that has the slot now.
+    pub fn is_about(&self, slot: u16, seq: u64) -> bool {
+        self.roster.is_about(slot, seq)
+    }
+
+    /// A port that it cannot be told of: it forgets what it knows of it and goes on without it.
+    pub fn leave_out(&mut self, slot: u16, why: String) {
+        self.order([Command::PortRemove { port: slot }.into()], Waiter::Nobody);
+        self.roster.strike(slot, self.link.last_seq(), why);
+    }
+
+    /// Why it goes on without a port, if it does.
+    pub fn lacks(&self, slot: u16) -> Option<&str> {
+        self.roster.lacks(slot)
     }
 
     /// When the worker must have done what it has to do next, or when to look again.

@@ -6,14 +6,17 @@
 //! failure, and kicks only when asked to.
 
 mod config;
+pub mod feature;
 mod header;
 mod hostile;
+pub mod memory;
 mod packed;
 pub mod queue;
 mod requests;
 mod ring;
 pub mod split;
 mod traffic;
+pub mod wire;
 
 use std::path::Path;
 
@@ -23,7 +26,6 @@ pub use header::*;
 use memory::Memory;
 use queue::Queue;
 pub use queue::Shape;
-pub use sv3_torture::{feature, memory, wire};
 use wire::*;
 
 use crate::failure::{Failure, Result};
@@ -197,6 +199,13 @@ impl Guest {
 
     /// Closes the connection at once.
     pub fn vanish(self) {}
+
+    /// Ends as a process does: its memory goes first, then its connection.
+    pub fn exit(self) {
+        let Guest { wire, memory, queues, .. } = self;
+        drop((memory, queues));
+        drop(wire);
+    }
 
     /// Connects anew, as QEMU does when the back-end has gone: memory and rings are as they were.
     #[track_caller]

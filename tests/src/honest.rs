@@ -37,7 +37,13 @@ impl Honest {
     /// A switch on which the two have talked.
     #[track_caller]
     pub fn new() -> Result<Honest> {
-        let switch = Switch::start()?;
+        Honest::with(&[])
+    }
+
+    /// The same with these options of `sv3 run`.
+    #[track_caller]
+    pub fn with(options: &[&str]) -> Result<Honest> {
+        let switch = Switch::with(options)?;
         let guests = [(), ()].map(|()| Guest::connect(switch.socket()));
         let mut honest = Honest { before: footprint(&switch)?, switch, guests };
         honest.talk();

@@ -13,7 +13,7 @@ pub enum Suite {
     Bookworm,
     /// Debian's development branch: QEMU 11.1 or newer.
     Sid,
-    /// Other people's back-ends of Debian's development branch: Open vSwitch with DPDK, passt.
+    /// Open vSwitch with DPDK of Debian's development branch.
     Peers,
     /// gnuplot of Debian 12.
     Plot,

@@ -1,6 +1,7 @@
 //! Helpers of the scenarios in `tests/tests/`: the real switch, a front-end in software, real guests.
 
 pub mod distance;
+pub mod failure;
 #[allow(clippy::panic)]
 pub mod flow;
 pub mod frames;
@@ -9,14 +10,15 @@ pub mod frames;
 pub mod guest;
 pub mod held;
 pub mod honest;
+pub mod hostile;
 pub mod image;
 pub mod neighbour;
 pub mod newcomer;
 pub mod patience;
 pub mod peers;
 pub mod pingpong;
+#[allow(clippy::panic)]
+pub mod silence;
 pub mod switch;
 pub mod testpmd;
 pub mod vm;
-
-pub use sv3_torture::failure;

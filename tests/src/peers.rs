@@ -1,7 +1,7 @@
-//! Other people's vhost-user back-ends, to be treated as sv3 is: Open vSwitch with DPDK, and passt, of Debian sid.
+//! Another vhost-user back-end, to be measured as sv3 is: Open vSwitch with DPDK, of Debian sid.
 //!
 //! Each runs in the foreground in a folder of its own, serves as many sockets as it can, and is killed when the [`Peer`]
-//! is dropped. Neither needs huge pages, unless it is told to take some.
+//! is dropped. It needs no huge pages, unless it is told to take some.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -107,18 +107,6 @@ impl Peer {
                 peer.await_socket(&socket)?;
             }
         }
-        Ok(peer)
-    }
-
-    /// passt, which serves one guest, one socket.
-    pub fn passt() -> Result<Peer> {
-        let mut peer = Peer::new("passt")?;
-        let socket = peer.path("passt.sock");
-        let mut passt = peer.program("usr/bin/passt")?;
-        passt.args(["--foreground", "--vhost-user", "--socket"]).arg(&socket);
-        peer.spawn(passt)?;
-        peer.await_socket(&socket)?;
-        peer.sockets.push(socket);
         Ok(peer)
     }
 

@@ -1,9 +1,10 @@
 //! The command line: where sockets come from and go, who may have them, what is printed.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
-use std::process::{Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use sv3::status::Status;
 use sv3_tests::failure::Result;
@@ -86,12 +87,17 @@ fn a_live_socket_is_refused_and_its_owner_named() -> Result<()> {
 }
 
 #[test]
-fn a_stale_socket_is_replaced_by_force_alone() -> Result<()> {
+fn a_stale_socket_is_replaced() -> Result<()> {
     let switch = Switch::start()?;
     let home = switch.home().clone();
     let socket = switch.socket().to_path_buf();
     assert!(!switch.end("KILL")?.success());
     assert!(socket.exists(), "it had no time to remove it");
+    let again = home.start(&[])?;
+    Guest::connect(again.socket()).disconnect();
+    assert!(!again.end("KILL")?.success());
+    // Where others may write it may be theirs by the time it is replaced.
+    fs::set_permissions(home.path("."), fs::Permissions::from_mode(0o777))?;
     let failure = home.start(&[]).err().map(|failure| failure.to_string()).unwrap_or_default();
     assert!(failure.contains("--force") && failure.contains("vhost-user.sock"), "{failure}");
     let again = home.start(&["--force"])?;
@@ -191,16 +197,20 @@ fn without_paths_it_lives_in_the_users_own_folder() -> Result<()> {
 #[test]
 fn wrong_options_are_refused() -> Result<()> {
     let home = Home::new()?;
-    for arguments in [
-        &["run", "--batch", "0"][..],
-        &["run", "--poll-us", "x"],
-        &["run", "--cpus", "2-"],
-        &["run", "--nonsense"],
-        &["nonsense"],
-        &[],
+    for (arguments, reason) in [
+        (&["run", "--batch", "0"][..], "--batch"),
+        (&["run", "--poll-us", "x"], "--poll-us"),
+        (&["run", "--poll-us", "99999999"], "--poll-us"),
+        (&["run", "--cpus", "2-"], "--cpus"),
+        (&["run", "--metrics", "0.0.0.0:1"], "--metrics"),
+        (&["run", "--nonsense"], "--nonsense"),
+        (&["nonsense"], "nonsense"),
+        (&[], "Usage"),
     ] {
         let output = home.sv3_output(arguments)?;
-        assert!(!output.status.success() && !said(&output).is_empty(), "{arguments:?}");
+        let said = said(&output);
+        assert!(output.status.code() == Some(2) && said.contains(reason), "{arguments:?}: {said}");
+        assert!(!said.contains("sv3-supervisor"), "the usage of a program that people do not call: {said}");
     }
     Ok(())
 }
@@ -234,6 +244,143 @@ fn options_of_the_worker_are_heeded() -> Result<()> {
             let frame = sv3_tests::frames::noise([0xff; 6], sv3_tests::frames::mac(1), 200, n);
             a.send(&frame);
             assert_eq!(b.receive_frame(), frame);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn help_tells_all_that_there_is_to_tell() -> Result<()> {
+    let home = Home::new()?;
+    for (verb, words) in
+        [("run", "Ctrl-C"), ("run", "[default: 100]"), ("upgrade", "It is refused if"), ("audit", "rights")]
+    {
+        let output = home.sv3_output(&[verb, "--help"])?;
+        assert!(output.status.success() && said(&output).contains(words), "{verb}: {}", said(&output));
+    }
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_printed_is_an_error() -> Result<()> {
+    let switch = Switch::start()?;
+    let control = switch.control().display().to_string();
+    switch.await_status("a standby", |status| status.worker.standby_pid.is_some())?;
+    for verb in
+        [&["status"][..], &["status", "--json"], &["crashes"], &["metrics"], &["restart"], &["audit", "--explain"]]
+    {
+        let full = fs::File::options().write(true).open("/dev/full")?;
+        let mut command = switch.home().sv3(&[verb, &["--control", &control]].concat());
+        let output = command.stdout(full).stderr(Stdio::piped()).spawn()?.wait_with_output()?;
+        assert_eq!(output.status.code(), Some(1), "{verb:?}: {}", said(&output));
+        assert!(said(&output).contains("cannot print: No space left"), "{verb:?}: {}", said(&output));
+    }
+    // Nor is one that cannot be told a panic.
+    let full = fs::File::options().write(true).open("/dev/full")?;
+    let status = switch.home().sv3(&["status", "--control", "/nowhere"]).stderr(full).status()?;
+    assert_eq!(status.code(), Some(1));
+    Ok(())
+}
+
+#[test]
+fn places_that_cannot_be_are_told_with_what_to_do() -> Result<()> {
+    let home = Home::new()?;
+    let long = home.path(&"x".repeat(120)).display().to_string();
+    for (arguments, words) in [
+        (&["status", "--control", "/etc/passwd"][..], "is not a socket"),
+        (&["status", "--control", &long], "107 octets at most"),
+        (&["run", "--socket", &long], "107 at most"),
+        (&["run", "--socket", "/nonexistent/x.sock"], "/nonexistent does not exist"),
+        (&["run", "--socket", "/proc/x.sock"], "/proc"),
+    ] {
+        let output = home.sv3_output(arguments)?;
+        assert!(output.status.code() == Some(1) && said(&output).contains(words), "{arguments:?}: {}", said(&output));
+    }
+    Ok(())
+}
+
+#[test]
+fn few_open_files_are_told_at_the_start() -> Result<()> {
+    let failure = Home::new()?.start_limited(&[], 64).err().map(|failure| failure.to_string()).unwrap_or_default();
+    assert!(failure.contains("ulimit -Hn") && failure.contains("148"), "{failure}");
+    let switch = Home::new()?.start_limited(&[], 400)?;
+    let event = switch.await_event(&["few_files", "ulimit -Hn"])?;
+    assert_eq!((&event["files"], &event["ports"]), (&400.into(), &26.into()));
+    Ok(())
+}
+
+#[test]
+fn a_worker_that_does_not_come_up_is_named_with_its_reason() -> Result<()> {
+    let home = Home::new()?;
+    let worker = home.path("bin/sv3-worker");
+    let failure = home.start(&["--cpus", "1023"]).err().map(|failure| failure.to_string()).unwrap_or_default();
+    assert!(failure.contains("did not come up") && failure.contains("taskset"), "{failure}");
+    fs::remove_file(&worker)?;
+    fs::write(&worker, "no program")?;
+    let failure = home.start(&[]).err().map(|failure| failure.to_string()).unwrap_or_default();
+    assert!(failure.contains("Permission denied") && failure.contains("bin/sv3-worker"), "{failure}");
+    Ok(())
+}
+
+/// A stranger to the switch's user; only root can be one at will.
+const STRANGER: &str = "--reuid=12345";
+
+#[test]
+fn a_stranger_is_turned_away_whatever_the_modes() -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    let switch = Switch::start()?;
+    for path in [switch.home().path("."), switch.socket().into(), switch.control().into()] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o777))?;
+    }
+    let program = switch.home().path("bin/sv3");
+    for door in [switch.socket(), switch.control()] {
+        let mut command = Command::new("setpriv");
+        command.args([STRANGER, "--clear-groups", "--"]).arg(&program).args(["status", "--control"]).arg(door);
+        let output = command.output()?;
+        assert!(output.status.code() == Some(1), "{}", said(&output));
+        assert!(said(&output).contains("and not you: nothing was asked"), "{}", said(&output));
+    }
+    let refused = switch.await_event(&["refuse", "of user 12345 turned away", "run a switch as user 12345"])?;
+    assert!(refused.get("port").is_none(), "{refused}");
+    assert!(switch.status()?.ports.is_empty());
+    // Root is no stranger, nor is the switch's own user.
+    Guest::connect(switch.socket()).disconnect();
+    Ok(())
+}
+
+/// Whoever listens at a socket by which somebody else's terminal could be taken over.
+#[test]
+fn words_of_a_switch_do_not_move_the_cursor() -> Result<()> {
+    let home = Home::new()?;
+    let path = home.path("puppet.sock");
+    let listener = UnixListener::bind(&path)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o777))?;
+    const EVIL: &str = "\\u001b[2J\\u009b31m\\u0007\\u202e";
+    let document = include_str!("../../docs/status.md");
+    let (_, example) = document.split_once("```json\n").unwrap_or_default();
+    let status = example.split_once("```").unwrap_or_default().0.replace("/run/user/1000/sv3/vhost-user.sock", EVIL);
+    let answers = [status, format!("{{\"error\": \"{EVIL}\"}}"), "\u{1b}[2J\u{9b}\n".to_string()];
+    let verbs =
+        [&["status"][..], &["status", "--json"], &["crashes"], &["crashes", "--json"], &["metrics"], &["restart"]];
+    let more = [&["upgrade", "/dev/null"][..], &["port", "release", "p0"], &["audit"]];
+    let puppet = answers.clone();
+    // It serves as long as the test lives.
+    std::thread::spawn(move || {
+        for answer in puppet.iter().cycle() {
+            let Ok((mut caller, _)) = listener.accept() else { return };
+            let _ = caller.read(&mut [0; 64]);
+            let _ = caller.write_all(answer.as_bytes());
+        }
+    });
+    let control = path.display().to_string();
+    for verb in verbs.iter().chain(&more) {
+        for answer in &answers {
+            let output = home.sv3_output(&[verb, &["--control", &control][..]].concat())?;
+            let said = said(&output);
+            let evil = said.chars().any(|c| c.is_control() && c != '\n' || c == '\u{202e}');
+            assert!(!evil && !said.is_empty(), "{verb:?}, answered {answer:?}: {said:?}");
         }
     }
     Ok(())

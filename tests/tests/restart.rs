@@ -232,6 +232,8 @@ fn nothing_leaks_over_deaths() -> Result<()> {
     let switch = Switch::start()?;
     let mut guests = [(), ()].map(|()| Guest::connect(switch.socket()));
     switch.kill_worker("KILL")?;
+    // One that is not there yet would be counted as a leak.
+    switch.await_status("a standby", |status| status.worker.standby_pid.is_some())?;
     let fds = || sv3_tests::switch::fds(switch.supervisor_pid()?).map(|fds| fds.len());
     let (fds_before, rss_before) = (fds()?, sv3_tests::switch::private_memory(switch.supervisor_pid()?)?);
     for _ in 0..30 {

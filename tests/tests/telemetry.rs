@@ -2,16 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::MetadataExt;
 
 use serde_json::Value;
 use sv3::status::Crashes;
 use sv3_tests::failure::{Failure, Result};
 use sv3_tests::frames::{frame, mac};
 use sv3_tests::guest::Guest;
+use sv3_tests::hostile::client::Client;
 use sv3_tests::patience::{PATIENCE, until};
-use sv3_tests::switch::{Home, Switch};
+use sv3_tests::switch::{Home, Switch, send};
 
 /// What `sv3 VERB` prints of this switch.
 fn sv3(switch: &Switch, arguments: &[&str]) -> Result<String> {
@@ -194,17 +196,21 @@ fn a_scraper_gets_metrics_and_nothing_else() -> Result<()> {
     assert!(head.contains(&format!("Content-Length: {}", body.len())), "{head}");
     assert_eq!(parse(&body)?["sv3_ports"], 1.0);
     for (request, status) in [
-        ("GET / HTTP/1.1\r\n\r\n", "404 "),
-        ("GET /metrics/x HTTP/1.1\r\n\r\n", "404 "),
-        ("POST /metrics HTTP/1.1\r\n\r\n", "405 "),
+        ("GET / HTTP/1.1\r\nHost: [::1]\r\n\r\n", "404 "),
+        ("GET /metrics/x HTTP/1.0\r\n\r\n", "404 "),
+        ("POST /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n", "405 "),
+        ("GET /metrics HTTP/1.1\r\nHost: evil.example\r\n\r\n", "421 "),
+        ("GET /metrics HTTP/1.1\r\n\r\n", "400 "),
         ("nonsense\r\n\r\n", "400 "),
     ] {
         let (head, _) = http(address, request)?;
         assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{request:?}: {head}");
     }
+    let (head, body) = http(address, "HEAD /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && body.is_empty(), "{head}");
     // A crash changes nothing about it.
     switch.kill_worker("KILL")?;
-    let (_, body) = http(address, "GET /metrics HTTP/1.1\r\n\r\n")?;
+    let (_, body) = http(address, "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
     assert_eq!(parse(&body)?["sv3_worker_restarts_total"], 1.0);
     Ok(())
 }
@@ -219,7 +225,7 @@ fn slow_callers_keep_nobody_out() -> Result<()> {
             // The switch may have given up on it.
             let _ = stream.write_all(b"G");
         }
-        let (head, _) = http(address, "GET /metrics HTTP/1.1\r\n\r\n")?;
+        let (head, _) = http(address, "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
         assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
     }
     let (mut a, mut b) = (Guest::connect(switch.socket()), Guest::connect(switch.socket()));
@@ -266,5 +272,106 @@ fn events_go_to_a_file_if_one_is_named() -> Result<()> {
     let output = home.sv3_output(&["run", "--log", "/proc/none/log"])?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("/proc/none/log"), "{said}");
+    Ok(())
+}
+
+/// A page of a web site whose name leads to loopback, to its reader's surprise (DNS rebinding), asks under that name.
+#[test]
+fn a_web_page_reads_no_metrics() -> Result<()> {
+    let switch = Switch::with(&["--metrics", "127.0.0.1:0"])?;
+    let address = address(&switch)?;
+    for name in ["evil.example", "evil.example:9109", "localhost.evil.example", "127.0.0.1.evil.example", "192.0.2.1"] {
+        for version in ["1.0", "1.1"] {
+            let (head, body) = http(address, &format!("GET /metrics HTTP/{version}\r\nHost: {name}\r\n\r\n"))?;
+            assert!(head.starts_with("HTTP/1.1 421 ") && !body.contains("sv3_"), "{name}: {head}\n{body}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_log_that_was_renamed_is_opened_anew_at_a_hang_up() -> Result<()> {
+    let home = Home::new()?;
+    let (log, old) = (home.path("events.log"), home.path("events.log.1"));
+    let switch = home.start(&["--log", &log.display().to_string()])?;
+    let supervisor = switch.supervisor_pid()?;
+    for _ in 0..2 {
+        fs::rename(&log, &old)?;
+        send(supervisor, "HUP")?;
+        until("a new log", || Ok(fs::read_to_string(&log).ok().filter(|text| text.contains("\"log\""))))?;
+        switch.kill_worker("KILL")?;
+        until("a crash in the new log", || Ok(fs::read_to_string(&log)?.contains("\"crash\"").then_some(())))?;
+    }
+    assert_eq!(switch.supervisor_pid()?, supervisor);
+    assert!(switch.end("TERM")?.success());
+    assert!(fs::read_to_string(&log)?.contains("asked to end by SIGTERM"));
+    Ok(())
+}
+
+#[test]
+fn a_log_that_cannot_be_written_is_told_once() -> Result<()> {
+    let switch = Switch::with(&["--log", "/dev/full"])?;
+    for _ in 0..3 {
+        switch.kill_worker("KILL")?;
+    }
+    let said = fs::read_to_string(switch.home().path("stderr"))?;
+    assert!(said.lines().count() == 1 && said.contains("/dev/full") && said.contains("No space left"), "{said}");
+    Ok(())
+}
+
+/// As on a full disk: a part of a line fits, then nothing does, then there is room again.
+#[test]
+fn a_line_that_was_torn_spoils_no_other() -> Result<()> {
+    const LIMIT: u64 = 8 << 30;
+    let home = Home::new()?;
+    let log = home.path("events.log");
+    let file = fs::File::create(&log)?;
+    file.set_len(LIMIT - 50)?;
+    let owner = fs::metadata(home.path("."))?;
+    std::os::unix::fs::fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
+    let limited = ["prlimit".to_string(), format!("--fsize={LIMIT}")];
+    let switch = home.start_behind(&limited, &["--log", &log.display().to_string()])?;
+    switch.kill_worker("KILL")?;
+    // Room again: what was written stands at the front, where it ended as before.
+    let mut torn = String::new();
+    let mut file = fs::File::open(&log)?;
+    file.seek(SeekFrom::Start(LIMIT - 50))?;
+    file.read_to_string(&mut torn)?;
+    assert_eq!(torn.len(), 50, "{torn}");
+    fs::write(&log, torn)?;
+    switch.kill_worker("KILL")?;
+    assert!(switch.end("TERM")?.success());
+    let text = fs::read_to_string(&log)?;
+    let lines: Vec<Option<Value>> = text.lines().map(|line| serde_json::from_str(line).ok()).collect();
+    let (torn, whole) = lines.split_first().ok_or_else(|| Failure::new("nothing was written"))?;
+    assert!(torn.is_none() && whole.len() > 2 && whole.iter().all(Option::is_some), "{text}");
+    // start (torn), listen, crash and restart, at least, and the first line that came through says so.
+    let lost = whole[0].as_ref().and_then(|line| line["events_lost"].as_u64());
+    assert!(lost.is_some_and(|lost| lost >= 4), "{text}");
+    assert_eq!(fs::read_to_string(home.path("stderr"))?.lines().count(), 1);
+    Ok(())
+}
+
+#[test]
+fn a_client_whose_memory_is_not_shared_is_told() -> Result<()> {
+    let switch = Switch::start()?;
+    let mut client = Client::connect(switch.socket(), PATIENCE)?;
+    client.negotiate(0)?;
+    for ring in [0, 1] {
+        client.start_ring(ring)?;
+    }
+    let event = switch.await_event(&["\"no_memory\"", "p0", "share=on"])?;
+    assert_eq!(event["port"], "p0");
+    let hint = switch.port("p0")?.hint;
+    assert!(hint.as_deref().is_some_and(|hint| hint.contains("share=on")), "{hint:?}");
+    assert!(sv3(&switch, &["status"])?.contains("share=on"));
+    let count = switch.events()?.iter().filter(|event| event["event"] == "no_memory").count();
+    assert_eq!(count, 1, "once for a connection");
+    client.tell_memory()?;
+    assert_eq!(switch.port("p0")?.hint, None);
+    // One that shares its memory is told nothing.
+    drop(client);
+    Guest::connect(switch.socket()).disconnect();
+    assert_eq!(switch.events()?.iter().filter(|event| event["event"] == "no_memory").count(), 1);
     Ok(())
 }

@@ -2,7 +2,10 @@
 //!
 //! Ignored by a plain `cargo test`, since it needs DPDK and both processors: `scripts/check` runs it.
 
+use std::time::Duration;
+
 use sv3_tests::failure::Result;
+use sv3_tests::held::Cage;
 use sv3_tests::switch::Switch;
 use sv3_tests::testpmd::{Config, Testpmd};
 
@@ -52,4 +55,28 @@ fn packed_rings() -> Result<()> {
 #[ignore = "scripts/check runs it"]
 fn two_queue_pairs() -> Result<()> {
     frames_circulate(Config { queue_pairs: 2, ..Config::default() })
+}
+
+/// The host does not let the worker run, again and again: nobody is blamed, and not a frame is lost.
+#[test]
+#[ignore = "scripts/check runs it"]
+fn a_worker_that_is_not_let_run() -> Result<()> {
+    let switch = Switch::start()?;
+    let mut testpmd = Testpmd::clients([switch.socket(), switch.socket()], Config::default())?;
+    testpmd.command("start tx_first 4")?;
+    testpmd.await_received(0, 10_000)?;
+    let worker = switch.worker_pid()?;
+    let mut cage = Cage::around(worker)?;
+    for _ in 0..3 {
+        cage.freeze()?;
+        std::thread::sleep(Duration::from_millis(750));
+        cage.thaw()?;
+        let before = testpmd.counters(0)?.received;
+        testpmd.await_received(0, before + 10_000)?;
+    }
+    let status = switch.status()?;
+    assert_eq!((status.worker.pid, status.worker.restarts), (Some(worker), 0));
+    let blamed = switch.events()?.into_iter().find(|event| event["event"] == "blame");
+    assert_eq!(blamed, None);
+    Ok(())
 }

@@ -5,22 +5,23 @@
 //! first nothing is visible; between the two a new worker sends the frames again.
 
 use sv3::drops::Drop;
-use sv3::frame::{ETHERNET_LEN, MAX_FRAME, MacAddr};
+use sv3::frame::{ETHERNET_LEN, MAX_FRAME};
 use sv3::ipc::{RingFault, Settings};
-use sv3::virtio::{NET_HDR_LEN, NetHdr};
+use sv3::virtio::NET_HDR_LEN;
 
-use crate::copy::gather;
+use crate::copy::Source;
 use crate::cost::{DELIVERY, DESCRIPTOR, FRAME};
-use crate::crash::{self, HEAD_WORDS, InHand};
+use crate::crash;
 use crate::deliver::{Alike, Delivered};
 use crate::fabric::{Fabric, Frame, Unsent, publish_ring};
 use crate::guest::chain::{Direction, MAX_SLICES, Walker};
 use crate::guest::memory::{Arena, GuestSlice};
 use crate::guest::queue::{Chain, Virtqueue, either};
 use crate::guest::slices::SliceList;
+use crate::head::{Begin, HEAD_LEN, Head};
 use crate::hold::{Patience, Wanted};
 use crate::offload::{self, Offload};
-use crate::points::{Point, pass};
+use crate::points::{Point, looked, pass};
 use crate::port::Ring;
 
 const MAX_BATCH: usize = Settings::MAX_BATCH as usize;
@@ -119,6 +120,7 @@ impl Burst {
         for taken in &mut *taken {
             taken.head = Head::read(slices.range(taken.from, taken.to));
         }
+        looked(|at| taken.iter().for_each(|taken| at(slices.range(taken.from, taken.to), HEAD_LEN)));
         while let Some(one) = taken.get(chains) {
             // Floods and translations are not foreseen. Chains that were taken and are not completed stay where they are. One
             // is served, even if it is tried twice.
@@ -236,7 +238,7 @@ fn take<'m>(
 #[inline]
 fn prefetch_head(slice: &GuestSlice<'_>) {
     slice.prefetch(0);
-    slice.prefetch(HEAD_WORDS * 8 - 1);
+    slice.prefetch(HEAD_LEN - 1);
 }
 
 /// The sender's particulars that each frame needs.
@@ -258,16 +260,16 @@ impl Sender {
             return Err(Drop::LongFrame.into());
         }
         let checked;
-        let offload = match head.has_offload() {
-            false => Offload::NONE,
+        let (offload, begin) = match head.has_offload() {
+            false => (Offload::NONE, Begin::Chain(head)),
             true => {
-                checked = self.check(&head.net_hdr(skip), slices, len).ok_or(Drop::BadOffload)?;
-                &checked
+                checked = self.check(head, slices, len).ok_or(Drop::BadOffload)?;
+                (&checked.offload, checked.begin(head))
             }
         };
         let (dst, src) = head.addresses(skip);
-        let frame = Frame { dst, src, flow: self.flow, offload, slices, skip, len, lasts: true };
-        crash::with_in_hand(&head.0, || fabric.forward(self.slot, &frame))?;
+        let frame = Frame { dst, src, flow: self.flow, offload, begin, slices, skip, len };
+        crash::with_in_hand(head, || fabric.forward(self.slot, &frame))?;
         Ok(len)
     }
 
@@ -275,7 +277,9 @@ impl Sender {
     /// be done to them, and each lies in one piece.
     #[inline]
     fn repeat(&self, fabric: &mut Fabric, one: &Taken, others: &[Taken], slices: &SliceList<'_, '_>) -> Delivered {
-        let Some(way) = fabric.last_way() else { return Delivered::default() };
+        let Some(way) = fabric.last_way().filter(|_| self.header_len == NET_HDR_LEN) else {
+            return Delivered::default();
+        };
         let (mut last, mut cost, mut most) = (&one.head, fabric.cost(), 0);
         for next in others {
             let Some(len) = self.plain_len(next).filter(|_| cost < self.budget) else { break };
@@ -287,10 +291,7 @@ impl Sender {
             cost += DELIVERY + DESCRIPTOR + len as u64;
             most += 1;
         }
-        let frames = others.iter().map_while(|next| {
-            let (slice, skip) = (slices.get(next.from)?, self.header_len);
-            Some(Alike { slice, skip, len: slice.len().checked_sub(skip)?, head: InHand::of(&next.head.0) })
-        });
+        let frames = others.iter().map_while(|next| Some(Alike { slice: slices.get(next.from)?, head: &next.head }));
         fabric.repeat(&way, frames, most)
     }
 
@@ -302,59 +303,36 @@ impl Sender {
         (plain && (ETHERNET_LEN..=MAX_FRAME).contains(&len)).then_some(len)
     }
 
+    /// Checks what the sender says of its frame against what is delivered of it.
     #[inline(never)]
-    fn check(&self, hdr: &NetHdr, slices: &[GuestSlice<'_>], len: usize) -> Option<Offload> {
-        let mut head = [0; offload::HEAD];
-        let known = gather(slices, self.header_len, &mut head);
-        offload::check(hdr, head.get(..known)?, len, self.features).ok()
+    fn check(&self, head: &Head, slices: &[GuestSlice<'_>], len: usize) -> Option<Checked> {
+        let (mut octets, mut room) = ([0; offload::HEAD], [0; HEAD_LEN]);
+        let begin = Begin::Chain(head).octets((self.header_len, len), &mut room);
+        let known = Source::new(begin, slices, self.header_len).read(&mut octets);
+        let hdr = head.net_hdr(self.header_len);
+        let offload = offload::check(&hdr, octets.get(..known)?, len, self.features).ok()?;
+        if offload.segmented() {
+            looked(|at| at(slices, self.header_len + known));
+        }
+        Some(Checked { offload, octets, known })
     }
 }
 
-/// The first octets of a chain, in words as they stand in memory: picking them apart in registers costs less than from
-/// memory that was only just written.
-#[derive(Clone, Copy, Default)]
-struct Head([u64; HEAD_WORDS]);
+/// A frame whose offload was checked, and what it was checked against.
+struct Checked {
+    offload: Offload,
+    octets: [u8; offload::HEAD],
+    /// Octets of the frame that are known.
+    known: usize,
+}
 
-impl Head {
-    /// Of a chain that has a net header and an Ethernet header at least; what it does not have is 0.
-    #[inline]
-    fn read(slices: &[GuestSlice<'_>]) -> Head {
-        let words = slices.first().and_then(|first| first.read_words(0));
-        Head(words.unwrap_or_else(|| {
-            let mut octets = [0; HEAD_WORDS * 8];
-            gather(slices, 0, &mut octets);
-            let (words, _) = octets.as_chunks::<8>();
-            std::array::from_fn(|at| words.get(at).map_or(0, |word| u64::from_ne_bytes(*word)))
-        }))
-    }
-
-    #[inline]
-    fn has_offload(&self) -> bool {
-        // The header's first two octets: flags and gso_type.
-        u64::from_le(self.0[0]) as u16 != 0
-    }
-
-    /// Whether the frames have the same addresses; no, too, if they differ in the two octets beside.
-    #[inline]
-    fn same_addresses(&self, other: &Head) -> bool {
-        self.0[1] == other.0[1] && self.0[2] == other.0[2]
-    }
-
-    fn net_hdr(&self, len: usize) -> NetHdr {
-        let [a, b, ..] = self.0.map(u64::to_ne_bytes);
-        let [flags, gso_type, c, d, e, f, g, h] = a;
-        let [i, j, k, l, ..] = b;
-        let (k, l) = if len == NET_HDR_LEN { (k, l) } else { (0, 0) };
-        NetHdr::from_bytes([flags, gso_type, c, d, e, f, g, h, i, j, k, l])
-    }
-
-    /// Destination and source of the frame behind a net header of `skip` octets, 10 or 12.
-    #[inline]
-    fn addresses(&self, skip: usize) -> (MacAddr, MacAddr) {
-        // Octets 8 to 23, the first one highest: the source ends them, or is two octets further to the front.
-        let octets = u128::from(u64::from_be(self.0[1])) << 64 | u128::from(u64::from_be(self.0[2]));
-        let src = if skip == NET_HDR_LEN { octets } else { octets >> 16 };
-        (MacAddr::from_bits((src >> 48) as u64), MacAddr::from_bits(src as u64))
+impl Checked {
+    /// What is delivered as it was checked. For a checksum, which may be about any octets, no header was looked at.
+    fn begin<'a>(&'a self, head: &'a Head) -> Begin<'a> {
+        match self.offload.segmented() {
+            true => Begin::Frame(self.octets.get(..self.known).unwrap_or(&[])),
+            false => Begin::Chain(head),
+        }
     }
 }
 

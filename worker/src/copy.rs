@@ -5,26 +5,33 @@ use crate::guest::memory::GuestSlice;
 /// Copies out of a list of slices, from `skip` octets on; returns how many octets there were.
 #[inline]
 pub fn gather(slices: &[GuestSlice<'_>], skip: usize, into: &mut [u8]) -> usize {
-    Source::new(slices, skip).read(into)
+    Source::new(&[], slices, skip).read(into)
 }
 
-/// A place in a list of slices, to read at.
+/// A place in a frame, to read at.
 pub struct Source<'a, 'm> {
+    /// What was read already.
+    begin: &'a [u8],
     slices: &'a [GuestSlice<'m>],
     offset: usize,
 }
 
 impl<'a, 'm> Source<'a, 'm> {
-    /// `skip` octets behind the list's begin.
+    /// `skip` octets behind the list's begin; `begin` is what was read from there already.
     #[inline]
-    pub fn new(slices: &'a [GuestSlice<'m>], skip: usize) -> Source<'a, 'm> {
-        Source { slices, offset: skip }
+    pub fn new(begin: &'a [u8], slices: &'a [GuestSlice<'m>], skip: usize) -> Source<'a, 'm> {
+        Source { begin, slices, offset: skip + begin.len() }
     }
 
     /// Copies the next octets out; returns how many there were.
     #[inline]
     pub fn read(&mut self, into: &mut [u8]) -> usize {
-        let mut done = 0;
+        let (known, begin) = self.begin.split_at(self.begin.len().min(into.len()));
+        for (to, from) in into.iter_mut().zip(known) {
+            *to = *from;
+        }
+        self.begin = begin;
+        let mut done = known.len();
         while let Some((first, others)) = self.slices.split_first() {
             if self.offset >= first.len() {
                 self.offset -= first.len();
@@ -145,6 +152,7 @@ mod tests {
             cuts in proptest::collection::vec(0usize..60, 0..8),
             room in proptest::collection::vec(0usize..60, 0..12),
             skip in 0usize..40,
+            known in 0usize..60,
         ) {
             let mut pieces = cut(&mut data, &cuts);
             let from: Vec<_> = pieces.iter_mut().map(|piece| GuestSlice::of_host(piece)).collect();
@@ -160,7 +168,8 @@ mod tests {
             let from: Vec<_> = pieces.iter_mut().map(|piece| GuestSlice::of_host(piece)).collect();
             prop_assert_eq!(gather(&from, skip, &mut out), expected.len());
             prop_assert_eq!(&out[..], expected);
-            let (mut source, mut out) = (Source::new(&from, skip), Vec::<u8>::new());
+            let known = expected.get(..known).unwrap_or(expected);
+            let (mut source, mut out) = (Source::new(known, &from, skip), Vec::<u8>::new());
             for n in room {
                 let mut piece = vec![0; n];
                 let n = source.read(&mut piece);

@@ -13,20 +13,25 @@
 //! that the kernel ends the process by that very signal; everything else ends in an illegal instruction, and the record
 //! tells the cause.
 //!
-//! Which client a fault address belongs to is found in [`RANGES`], where every mapping of guest memory is written down.
+//! Which client a fault address belongs to is found in [`RANGES`], where every mapping of guest memory is written down, as
+//! many as the supervisor admits. Clients add and remove mappings without pause, so a free place is found by a bit for each,
+//! 64 at a look; only a fault looks at all places.
 #![allow(unsafe_code)] // named in the design: crash handler
 
 use std::cell::Cell;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{
-    AtomicI32, AtomicPtr, AtomicU32, AtomicU64,
+    AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize,
     Ordering::{Acquire, Relaxed, Release},
 };
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
-use sv3::ledger::{Crash, FRAME_HEAD, Lane};
+use sv3::MAX_REGIONS;
+use sv3::ledger::{Crash, Lane};
 
-/// One mapping of guest memory; free while `len` is 0.
+use crate::head::Head;
+
+/// One mapping of guest memory; none while `len` is 0.
 struct Range {
     start: AtomicU64,
     len: AtomicU64,
@@ -34,20 +39,24 @@ struct Range {
     guest_addr: AtomicU64,
 }
 
-const MAX_RANGES: usize = 8192;
+/// Places for all regions, and as many again, since a table is replaced by mapping the new one beside the old one.
+const MAX_RANGES: usize = (2 * MAX_REGIONS).next_multiple_of(64);
 
-/// Mappings by host address. When more exist than fit, faults in the rest are recorded without their client.
+/// Mappings by host address.
 static RANGES: [Range; MAX_RANGES] = [const {
     Range { start: AtomicU64::new(0), len: AtomicU64::new(0), port: AtomicU32::new(0), guest_addr: AtomicU64::new(0) }
 }; MAX_RANGES];
 
-/// Words of a chain's first octets, at least [`FRAME_HEAD`] of them.
-pub const HEAD_WORDS: usize = FRAME_HEAD.div_ceil(8);
+/// Places that are taken, a bit for each.
+static TAKEN: [AtomicU64; MAX_RANGES / 64] = [const { AtomicU64::new(0) }; MAX_RANGES / 64];
+
+/// The first so many places are all that were ever taken.
+static EVER: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
     /// The first octets of the chain in hand, as they stand in memory; null while there is none. Constant and without a
     /// destructor, so that a signal handler may read it.
-    static IN_HAND: Cell<*mut [u64; HEAD_WORDS]> = const { Cell::new(std::ptr::null_mut()) };
+    static IN_HAND: Cell<*const Head> = const { Cell::new(std::ptr::null()) };
     /// This thread's number.
     static THREAD: Cell<u32> = const { Cell::new(0) };
 }
@@ -62,25 +71,47 @@ static CONTROL: AtomicI32 = AtomicI32::new(-1);
 
 const ALT_STACK: usize = 64 * 1024;
 
-/// A range in [`RANGES`], taken out when dropped.
-pub struct Watch(Option<&'static Range>);
+/// A place in [`RANGES`], given back when dropped. `None`: there was none.
+pub struct Watch(Option<usize>);
 
-/// Notes that `[start, start + len)` is memory of `port`, at `guest_addr` for its guest.
+/// Notes that `[start, start + len)` is memory of `port`, at `guest_addr` for its guest. Where there is no place left, which is
+/// more than the supervisor admits, a fault in it is nobody's.
 pub fn watch(start: u64, len: u64, port: u16, guest_addr: u64) -> Watch {
-    let free = RANGES.iter().find(|range| range.len.load(Relaxed) == 0);
-    if let Some(range) = free {
+    let place = take_place();
+    if let Some(at) = place
+        && let Some(range) = RANGES.get(at)
+    {
         range.start.store(start, Relaxed);
         range.port.store(u32::from(port), Relaxed);
         range.guest_addr.store(guest_addr, Relaxed);
         range.len.store(len, Release);
+        EVER.fetch_max(at + 1, Release);
     }
-    Watch(free)
+    Watch(place)
+}
+
+/// The first place that is free; it is no more.
+fn take_place() -> Option<usize> {
+    for (word, first) in TAKEN.iter().zip((0..).step_by(64)) {
+        let mut free = !word.load(Relaxed);
+        while free != 0 {
+            let bit = free.trailing_zeros();
+            let before = word.fetch_or(1 << bit, Acquire);
+            if before & 1 << bit == 0 {
+                return Some(first + bit as usize);
+            }
+            free = !before;
+        }
+    }
+    None
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        if let Some(range) = self.0 {
+        let Some(at) = self.0 else { return };
+        if let (Some(range), Some(word)) = (RANGES.get(at), TAKEN.get(at / 64)) {
             range.len.store(0, Release);
+            word.fetch_and(!(1 << (at % 64)), Release);
         }
     }
 }
@@ -129,38 +160,23 @@ pub fn record_in(lane: &'static Lane) {
 
 /// Runs `work` with a chain in hand, so that its first octets are known if the worker dies of it.
 #[inline]
-pub fn with_in_hand<T>(head: &[u64; HEAD_WORDS], work: impl FnOnce() -> T) -> T {
-    IN_HAND.set(std::ptr::from_ref(head).cast_mut());
+pub fn with_in_hand<T>(head: &Head, work: impl FnOnce() -> T) -> T {
+    IN_HAND.set(std::ptr::from_ref(head));
     let result = work();
-    IN_HAND.set(std::ptr::null_mut());
+    IN_HAND.set(std::ptr::null());
     result
 }
 
-/// A chain that was in hand, or none.
-#[derive(Clone, Copy)]
-pub struct InHand(*mut [u64; HEAD_WORDS]);
-
-impl InHand {
-    /// None.
-    pub const NOTHING: InHand = InHand(std::ptr::null_mut());
-
-    /// The chain with this head.
-    #[inline]
-    pub fn of(head: &[u64; HEAD_WORDS]) -> InHand {
-        InHand(std::ptr::from_ref(head).cast_mut())
-    }
+/// The head of the chain in hand, or null.
+#[inline]
+pub fn in_hand() -> *const Head {
+    IN_HAND.get()
 }
 
-/// What is in hand now, for work on it that is put off. Whoever takes it in hand again sees to it that its head is still
-/// where it was.
+/// Takes a chain in hand again, or none. Whoever does so sees to it that its head stays where it is until the next one is
+/// taken.
 #[inline]
-pub fn in_hand() -> InHand {
-    InHand(IN_HAND.get())
-}
-
-/// Takes a chain in hand again.
-#[inline]
-pub fn take_in_hand(InHand(head): InHand) {
+pub fn take_in_hand(head: *const Head) {
     IN_HAND.set(head);
 }
 
@@ -168,7 +184,7 @@ fn keep_in_hand(crash: &Crash) {
     // SAFETY: null or a reference that `with_in_hand`, or who called `take_in_hand`, holds while this runs, on the same
     // thread.
     if let Some(head) = unsafe { IN_HAND.get().as_ref() } {
-        for (to, from) in crash.frame_head.iter().zip(head.iter().flat_map(|word| word.to_ne_bytes())) {
+        for (to, from) in crash.frame_head.iter().zip(head.0.iter().flat_map(|word| word.to_ne_bytes())) {
             to.store(from, Relaxed);
         }
         crash.has_frame.store(1, Relaxed);
@@ -232,7 +248,8 @@ extern "C" fn on_signal(signal: libc::c_int, info: *mut libc::siginfo_t, context
 
 fn hang_up() {
     let control = CONTROL.load(Relaxed);
-    if control < 0 {
+    // If it is the mapper that died, the thread that moves frames does so still.
+    if control < 0 || THREAD.get() != 0 {
         return;
     }
     for fd in [libc::STDIN_FILENO, control] {
@@ -243,7 +260,7 @@ fn hang_up() {
 
 fn attribute(crash: &Crash, addr: u64) {
     let holds = |range: &&Range| addr.wrapping_sub(range.start.load(Relaxed)) < range.len.load(Relaxed);
-    if let Some(range) = RANGES.iter().find(holds) {
+    if let Some(range) = RANGES.iter().take(EVER.load(Acquire)).find(holds) {
         crash.fault_region.store(range.guest_addr.load(Relaxed), Relaxed);
         crash.fault_port.store(range.port.load(Relaxed) + 1, Relaxed);
     }
@@ -258,4 +275,41 @@ fn die() -> ! {
 pub fn end(code: i32) -> ! {
     // SAFETY: `_exit` only ends the process.
     unsafe { libc::_exit(code) }
+}
+
+#[cfg(test)]
+mod tests {
+    use sv3::ledger::LedgerMap;
+
+    use super::*;
+
+    #[test]
+    fn a_fault_finds_its_client_however_many_mappings_there_are() {
+        const FIRST: u64 = 1 << 46;
+        let (_fd, ledger) = LedgerMap::create().unwrap();
+        let crash = &ledger.lanes[0].crash;
+        let place = |n: u64| FIRST + n * 8192;
+        let fill = |more: u64| -> Vec<Watch> {
+            let regions = 0..MAX_REGIONS as u64;
+            regions.map(|n| watch(place(n), 4096, ((n + more) % 1000) as u16, n << 20)).collect()
+        };
+        // What a client replaces lies beside what it has, for a while.
+        let mut watches = fill(0);
+        for more in 1..20 {
+            let new = fill(more);
+            drop(watches);
+            watches = new;
+            assert!(watches.iter().all(|watch| watch.0.is_some()));
+            let last = MAX_REGIONS as u64 - 1;
+            attribute(crash, place(last) + 4095);
+            let found = (crash.fault_port.load(Relaxed), crash.fault_region.load(Relaxed));
+            assert_eq!(found, (((last + more) % 1000) as u32 + 1, last << 20));
+        }
+        drop(watches);
+        crash.fault_port.store(0, Relaxed);
+        for n in [0, 7, MAX_REGIONS as u64 - 1] {
+            attribute(crash, place(n));
+        }
+        assert_eq!(crash.fault_port.load(Relaxed), 0, "a client is found for what it has no more");
+    }
 }

@@ -11,10 +11,10 @@ use sv3::virtio::{NET_HDR_LEN, NET_HDR_LEN_LEGACY, NetHdr, VIRTIO_NET_F_MRG_RXBU
 
 use crate::copy::Sink;
 use crate::cost::{DELIVERY, DESCRIPTOR};
-use crate::crash::{self, InHand};
 use crate::guest::chain::{Direction, MAX_SLICES, Walker};
 use crate::guest::memory::{Arena, GuestSlice, Later, Postponed};
 use crate::guest::queue::{Chain, Virtqueue, either};
+use crate::head::{Begin, HEAD_LEN, Head};
 use crate::points::{Point, pass};
 use crate::port::Ring;
 
@@ -29,20 +29,16 @@ pub struct Parcel<'a, 'm> {
     pub skip: usize,
     /// Octets of the frame.
     pub len: usize,
-    /// The octets last until the burst is published.
-    pub lasts: bool,
+    /// Those that are not to be read again.
+    pub begin: Begin<'a>,
 }
 
 /// A frame in one piece of a guest's memory, which lasts until the burst is published.
 pub struct Alike<'a, 'm> {
-    /// Where it lies.
+    /// Its chain: a net header of [`NET_HDR_LEN`] octets, and the frame.
     pub slice: &'a GuestSlice<'m>,
-    /// Octets in front of it.
-    pub skip: usize,
-    /// Octets of the frame.
-    pub len: usize,
-    /// Its chain in hand.
-    pub head: InHand,
+    /// The chain's head.
+    pub head: &'a Head,
 }
 
 /// What was delivered.
@@ -151,16 +147,13 @@ impl Receiver {
         let mut places = self.later.places();
         let mut octets = 0;
         let frames = queue.fill_plain(walker, most, |to| {
-            let Alike { slice, skip, len, head } = frames.next()?;
-            let needed = NET_HDR_LEN + len;
-            if to.len() < needed {
-                return None;
-            }
-            *places.next()? = Postponed::new(hdr, (slice, skip), &to, len, head)?;
-            octets += len as u64;
-            Some(needed as u32)
+            let Alike { slice, head } = frames.next()?;
+            *places.next()? = Postponed::new(hdr, slice, &to, head)?;
+            octets += slice.len() as u64;
+            Some(slice.len() as u32)
         });
         drop(places);
+        octets -= (frames * NET_HDR_LEN) as u64;
         // SAFETY: both rings keep their guest's memory mapped, and no command changes a ring before its lease is given
         // back, which is after the burst is published, which settles first. Frames are of a guest's memory, so their heads
         // are the burst's, which keeps them.
@@ -188,13 +181,11 @@ impl Receiver {
         reader: Reader,
         parcel: &Parcel<'_, '_>,
     ) -> Result<(), Undelivered> {
-        if let Parcel { hdr, slices: [slice], skip, len, lasts: true } = *parcel
+        if let Parcel { hdr, slices: [slice], skip: NET_HDR_LEN, begin: Begin::Chain(head), .. } = *parcel
             && reader.header_len == NET_HDR_LEN
+            && self.put_alike(queue, walker, hdr, std::iter::once(Alike { slice, head }), 1).frames > 0
         {
-            let alike = Alike { slice, skip, len, head: crash::in_hand() };
-            if self.put_alike(queue, walker, hdr, std::iter::once(alike), 1).frames > 0 {
-                return Ok(());
-            }
+            return Ok(());
         }
         self.put_any(queue, walker, reader, parcel)
     }
@@ -262,7 +253,10 @@ impl Receiver {
         let hdr = if header_len == NET_HDR_LEN_LEGACY { &whole[..NET_HDR_LEN_LEGACY] } else { &whole[..] };
         let mut sink = Sink::new(slices.from(0));
         sink.write(hdr);
-        sink.copy(parcel.slices, parcel.skip, parcel.len);
+        let (Parcel { slices, skip, len, begin, .. }, mut room) = (*parcel, [0; HEAD_LEN]);
+        let begin = begin.octets((skip, len), &mut room);
+        sink.write(begin);
+        sink.copy(slices, skip + begin.len(), len - begin.len());
         pass(Point::Copied);
 
         self.reserve(queue, self.chains.len());

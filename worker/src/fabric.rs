@@ -16,6 +16,7 @@ use crate::deliver::{Alike, Delivered, Parcel, Receiver, Undelivered};
 use crate::fdb::Fdb;
 use crate::guest::memory::GuestSlice;
 use crate::guest::queue::Queue;
+use crate::head::{Begin, HEAD_LEN};
 use crate::hold::Wanted;
 use crate::lease::Leased;
 use crate::offload::{Offload, Segments, finish_checksum};
@@ -39,8 +40,8 @@ pub struct Frame<'a, 'm> {
     pub skip: usize,
     /// Octets of the frame.
     pub len: usize,
-    /// The octets last until the burst is published: they are not the worker's own.
-    pub lasts: bool,
+    /// Those that are delivered as they were looked at.
+    pub begin: Begin<'a>,
 }
 
 /// A thread's view of all ports, and the receive rings that it has leased for its burst.
@@ -139,7 +140,7 @@ impl Fabric {
         Fabric {
             ledger,
             ports,
-            fdb: Fdb::new(&ledger.fdb),
+            fdb: Fdb::new(ledger),
             tally: Tally { alone: threads == 1 },
             number: number as u32,
             hand: lane.hand(number),
@@ -162,6 +163,11 @@ impl Fabric {
     /// Forgets the addresses of a port.
     pub fn forget(&self, slot: u16) {
         self.fdb.forget(slot);
+    }
+
+    /// Begins to serve: what the last worker did not come to count is counted.
+    pub fn recount(&self) {
+        self.fdb.recount();
     }
 
     /// How counters are written.
@@ -358,8 +364,8 @@ impl Fabric {
         let Some(held) = held.get_mut(at) else { return Ok(()) };
         let mut desk = Desk { receiver, held, handed: false };
         let result = if frame.offload.fits(desk.held.ring.features) {
-            let Frame { offload, slices, skip, len, lasts, .. } = *frame;
-            desk.hand_over(&Parcel { hdr: &offload.hdr, slices, skip, len, lasts })
+            let Frame { offload, slices, skip, len, begin, .. } = *frame;
+            desk.hand_over(&Parcel { hdr: &offload.hdr, slices, skip, len, begin })
         } else {
             desk.translate(frame, scratch)
         };
@@ -466,8 +472,9 @@ impl Desk<'_> {
     /// summed and sent on while it is near.
     #[cold]
     fn translate(&mut self, frame: &Frame<'_, '_>, scratch: &mut [u8]) -> Result<(), Undelivered> {
-        let Frame { offload, len, .. } = *frame;
-        let mut source = Source::new(frame.slices, frame.skip);
+        let Frame { offload, slices, skip, len, begin, .. } = *frame;
+        let mut room = [0; HEAD_LEN];
+        let mut source = Source::new(begin.octets((skip, len), &mut room), slices, skip);
         // Copied once more, and summed.
         self.receiver.cost += 2 * len as u64;
         if !offload.segmented() {
@@ -488,6 +495,6 @@ impl Desk<'_> {
 
     fn hand_over_copy(&mut self, hdr: &NetHdr, copy: &mut [u8]) -> Result<(), Undelivered> {
         let len = copy.len();
-        self.hand_over(&Parcel { hdr, slices: &[GuestSlice::of_host(copy)], skip: 0, len, lasts: false })
+        self.hand_over(&Parcel { hdr, slices: &[GuestSlice::of_host(copy)], skip: 0, len, begin: Begin::NOTHING })
     }
 }

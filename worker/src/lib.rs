@@ -5,6 +5,7 @@
 
 mod affinity;
 mod args;
+mod bits;
 mod burst;
 mod checksum;
 mod clock;
@@ -19,8 +20,14 @@ mod fdb;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
 mod guest;
+mod head;
 mod hold;
 mod lease;
+#[path = "lease/tests.rs"]
+mod lease_tests;
+mod mapper;
+#[cfg(test)]
+mod models;
 mod notify;
 mod offload;
 mod points;
@@ -30,6 +37,7 @@ mod prove;
 mod rarp;
 mod spin;
 mod switch;
+mod sync;
 mod tally;
 mod team;
 
@@ -82,7 +90,7 @@ fn run(args: Args) -> Result<Over, String> {
     let team = Team::new(args.threads).map_err(words("epoll"))?;
     team.notify(0).watch_control(&control).map_err(words("epoll"))?;
     Slice::SHORT.ask_for();
-    let achieved = confine::worker(|| team.muster(args.cpus.as_ref()))?;
+    let achieved = confine::worker(confine::memory(args.threads), || team.muster(args.cpus.as_ref()))?;
     let room = Room::new();
 
     let start = match first(&mut control, team) {

@@ -1,11 +1,12 @@
-//! Waiting: an epoll for each thread, for the kick fds of its transmit rings; the control thread's is for the control
-//! socket, too, and for the kick fds of receive rings if there is no other thread. With several threads each has an eventfd
-//! beside, by which others nudge it.
+//! Waiting: an epoll for each thread, and one more while the worker is on standby, for the kick fds of its transmit rings; the control thread's is for the control
+//! socket, too, and for the kick fds of receive rings if no other thread moves frames. Each has an eventfd beside, by which
+//! others nudge it.
 //!
 //! Kicks are edge-triggered and the eventfds never read: each write is a new edge, and the counter's value says nothing
 //! that the ring does not. So an fd of the wrong kind costs no hang and no read.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -30,48 +31,66 @@ pub enum Woken {
     Kick(u16, u16),
 }
 
-/// One thread's epoll, which the control thread changes.
+/// What one thread waits by, which the control thread changes.
 pub struct Notify {
-    epoll: Epoll,
-    nudge: Option<EventFd>,
+    /// For all but kicks: while the worker is on standby.
+    quiet: Epoll,
+    /// For all, once it serves. Kicks are watched from the start, so that there is nothing to do for each ring then.
+    all: Epoll,
+    serves: AtomicBool,
+    nudge: EventFd,
 }
 
 impl Notify {
-    /// An epoll that waits for nudges only.
+    /// Waits for nudges only.
     pub fn new() -> nix::Result<Notify> {
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let epoll = || Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC);
         let nudge = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        epoll.add(&nudge, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, NUDGE))?;
-        Ok(Notify { epoll, nudge: Some(nudge) })
-    }
-
-    /// The epoll of a thread that nobody nudges.
-    pub fn alone() -> nix::Result<Notify> {
-        Ok(Notify { epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?, nudge: None })
+        let notify = Notify { quiet: epoll()?, all: epoll()?, serves: AtomicBool::new(false), nudge };
+        for epoll in [&notify.quiet, &notify.all] {
+            epoll.add(&notify.nudge, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, NUDGE))?;
+        }
+        Ok(notify)
     }
 
     /// Waits for the control socket, too.
     pub fn watch_control(&self, control: &impl AsFd) -> nix::Result<()> {
-        self.epoll.add(control, EpollEvent::new(EpollFlags::EPOLLIN, CONTROL))
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, CONTROL);
+        self.quiet.add(control, event)?;
+        self.all.add(control, event)
     }
 
-    /// Waits for kicks of a ring.
+    /// Waits for kicks as well from now on.
+    pub fn serve(&self) {
+        self.serves.store(true, Relaxed);
+        self.nudge();
+    }
+
+    fn epoll(&self) -> &Epoll {
+        if self.serves.load(Relaxed) { &self.all } else { &self.quiet }
+    }
+
+    /// Waits for the control socket no more, but for its end; or waits again.
+    pub fn heed_control(&self, control: &impl AsFd, heed: bool) {
+        let flags = if heed { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
+        let _ = self.epoll().modify(control, &mut EpollEvent::new(flags, CONTROL));
+    }
+
+    /// Waits for kicks of a ring, once the worker serves.
     pub fn watch(&self, kick: &OwnedFd, slot: u16, ring: u16) -> nix::Result<()> {
         let data = u64::from(slot) << 16 | u64::from(ring);
-        self.epoll.add(kick, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, data))
+        self.all.add(kick, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, data))
     }
 
     /// Waits no more; before the fd is closed, since the client holds the file as well.
     pub fn forget(&self, kick: &OwnedFd) {
-        let _ = self.epoll.delete(kick);
+        let _ = self.all.delete(kick);
     }
 
     /// Wakes the thread, or has it look around if it is awake.
     pub fn nudge(&self) {
-        if let Some(nudge) = &self.nudge {
-            // Full it would be after 2^64 nudges.
-            let _ = nix::unistd::write(nudge, &1u64.to_ne_bytes());
-        }
+        // Full it would be after 2^64 nudges.
+        let _ = nix::unistd::write(&self.nudge, &1u64.to_ne_bytes());
     }
 
     /// What has happened; waits until something does for at most `timeout`.
@@ -80,7 +99,7 @@ impl Notify {
         events: &'e mut Events,
         timeout: EpollTimeout,
     ) -> nix::Result<impl Iterator<Item = Woken> + use<'e>> {
-        let count = match self.epoll.wait(events, timeout) {
+        let count = match self.epoll().wait(events, timeout) {
             Ok(count) => count,
             Err(Errno::EINTR) => 0,
             Err(errno) => return Err(errno),

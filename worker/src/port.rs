@@ -14,6 +14,7 @@ use sv3::ipc::RingFault;
 use sv3::virtio::{NET_HDR_LEN, NET_HDR_LEN_LEGACY, VIRTIO_F_VERSION_1, VIRTIO_NET_F_MRG_RXBUF};
 use sv3::{MAX_PORTS, MAX_QUEUE_PAIRS, MAX_RINGS};
 
+use crate::bits::Bits;
 use crate::guest::memory::GuestMemory;
 use crate::guest::queue::{Place, Queue};
 use crate::hold::Patience;
@@ -33,9 +34,9 @@ pub struct Port {
     /// Queue pairs whose receive rings run, a bit for each.
     receivers: AtomicU32,
     /// Queue pairs whose transmit rings are to be polled though nobody has kicked, a bit for each.
-    wake: AtomicU32,
+    wake: Bits,
     /// Rings that broke and are to be stopped, a bit for each.
-    broken: AtomicU32,
+    broken: Bits,
     /// Receive ring and transmit ring of each queue pair that was ever used: a place stays, so it is to be small.
     pairs: [OnceLock<Box<[Leased<Ring>; 2]>>; MAX_QUEUE_PAIRS],
 }
@@ -57,6 +58,8 @@ pub struct Ring {
     pub fault: Option<RingFault>,
     /// Where kicks come in.
     pub kick: Option<OwnedFd>,
+    /// They wake the ring's thread.
+    pub is_watched: bool,
     /// Where to signal the guest.
     pub call: Option<OwnedFd>,
     /// What it cost to publish it the last time, see [`crate::cost`].
@@ -194,6 +197,12 @@ impl Port {
         pair.get_or_init(|| Box::new(std::array::from_fn(|_| Leased::new(Ring::default())))).get(usize::from(ring % 2))
     }
 
+    /// The rings of the queue pairs that were ever used.
+    pub fn used(&self) -> impl Iterator<Item = u16> {
+        let pairs = (0..).zip(&self.pairs).filter(|(_, pair)| pair.get().is_some());
+        pairs.flat_map(|(pair, _)| [2 * pair, 2 * pair + 1])
+    }
+
     /// The receive ring for frames of `flow`, which stay in order.
     #[inline]
     pub fn receiver(&self, flow: u16) -> Option<u16> {
@@ -213,26 +222,22 @@ impl Port {
 
     /// Has a transmit ring polled by its thread, which is to be nudged.
     pub fn wake(&self, ring: u16) {
-        set(&self.wake, ring / 2, true);
+        self.wake.set(ring / 2);
     }
 
     /// The transmit rings of these queue pairs (a bit for each) that are to be polled; they are no more.
     pub fn woken(&self, pairs: u32) -> impl Iterator<Item = u16> + use<> {
-        let woken = match self.wake.load(Relaxed) & pairs {
-            0 => 0,
-            some => self.wake.fetch_and(!some, Relaxed) & some,
-        };
-        bits(woken).map(|pair| 2 * pair + 1)
+        bits(self.wake.take(pairs)).map(|pair| 2 * pair + 1)
     }
 
     /// Has a ring that broke stopped by the control thread, which is to be nudged.
     pub fn break_ring(&self, ring: u16) {
-        set(&self.broken, ring, true);
+        self.broken.set(ring);
     }
 
     /// The rings that broke; they are no more.
     pub fn broken(&self) -> impl Iterator<Item = u16> + use<> {
-        bits(self.broken.swap(0, Relaxed))
+        bits(self.broken.take(u32::MAX))
     }
 }
 

@@ -23,6 +23,6 @@ pub fn run() -> Result<(), String> {
         noted.then_some(number)
     };
     let policy = sv3_policy::worker();
-    let (confine, reach) = (&|| confine::worker(|| Ok(())), &confine::reach);
+    let (confine, reach) = (&|| confine::worker(confine::memory(1), || Ok(())), &confine::reach);
     prove(&Subject { policy, confine, reach, noted: &noted, live: live(), removable: None })
 }

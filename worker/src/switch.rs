@@ -11,8 +11,9 @@ use sv3::{MAX_PORTS, MAX_RINGS};
 
 use crate::clock;
 use crate::control::{Control, Order, Over};
-use crate::guest::memory::{GuestMemory, Mapping};
+use crate::guest::memory::GuestMemory;
 use crate::guest::queue::Place;
+use crate::mapper::{Errands, Mapped, Wanted};
 use crate::poller::{Poller, Room};
 use crate::port::{Ring, RingLease, transmits};
 use crate::rarp;
@@ -44,6 +45,8 @@ struct Client {
     memory: GuestMemory,
     /// Memory table being collected.
     staged: GuestMemory,
+    /// Between two announcements.
+    rarp: rarp::Pause,
 }
 
 /// The worker's whole state.
@@ -53,6 +56,9 @@ pub struct Switch {
     standby: bool,
     control: Control,
     clients: Vec<Option<Box<Client>>>,
+    errands: Errands,
+    /// An order that cannot be obeyed before regions are mapped; those behind it wait, too.
+    put_off: Option<Order>,
     poller: Poller,
     /// When the worker last said that it had woken, in nanoseconds.
     said_busy: u64,
@@ -61,14 +67,14 @@ pub struct Switch {
 impl Switch {
     /// A switch without ports.
     pub fn new(team: &'static Team, start: &Start, control: Control, room: Room) -> Switch {
-        Switch {
-            team,
-            standby: start.standby,
-            control,
-            clients: std::iter::repeat_with(|| None).take(MAX_PORTS).collect(),
-            poller: Poller::new(team, 0, room, start),
-            said_busy: 0,
+        let poller = Poller::new(team, 0, room, start);
+        if !start.standby {
+            team.promote();
+            poller.fabric.recount();
         }
+        let clients = std::iter::repeat_with(|| None).take(MAX_PORTS).collect();
+        let errands = Errands::new(&team.mapper);
+        Switch { team, standby: start.standby, control, clients, errands, put_off: None, poller, said_busy: 0 }
     }
 
     /// Runs until the supervisor closes the control socket.
@@ -89,7 +95,9 @@ impl Switch {
     /// Asks the kernel for kicks and commands; blocks when there is nothing to poll.
     fn look(&mut self) -> Result<(), Over> {
         self.control.flush()?;
-        let looked = self.poller.look(!self.control.pending());
+        self.errands.hand_over();
+        let may_block = !self.control.pending() && !self.errands.must_try_again();
+        let looked = self.poller.look(may_block);
         let looked = looked.map_err(|errno| Over::Broken(format!("epoll_wait: {errno}")))?;
         if looked.blocked && !self.standby {
             self.say_busy()?;
@@ -97,12 +105,37 @@ impl Switch {
         if looked.nudged {
             self.stop_broken();
         }
-        if looked.orders {
-            for _ in 0..MAX_ORDERS {
-                let Some(order) = self.control.receive()? else { break };
-                self.obey(order)?;
-            }
+        let mut changed = looked.orders && self.put_off.is_none();
+        while let Some(mapped) = self.errands.next_mapped() {
+            self.take_mapped(mapped)?;
+            changed = true;
+        }
+        if changed {
+            self.obey_some()?;
             self.poller.resume_all();
+        }
+        if let Some(seq) = self.errands.unmapped() {
+            self.control.report(Report::new(ReportKind::Unmapped, seq))?;
+        }
+        Ok(())
+    }
+
+    /// Obeys what has come, as far as it need not wait for regions to be mapped.
+    fn obey_some(&mut self) -> Result<(), Over> {
+        for _ in 0..MAX_ORDERS {
+            let before = self.put_off.take();
+            let had_waited = before.is_some();
+            let Some(order) = before.map_or_else(|| self.control.receive(), |order| Ok(Some(order)))? else { break };
+            let stages = matches!(order.0.command, Command::RegionStage { .. }) && !self.errands.is_full();
+            let waits = self.errands.awaits_mappings() && !stages;
+            if waits != had_waited {
+                self.team.notify(0).heed_control(&self.control, !waits);
+            }
+            if waits {
+                self.put_off = Some(order);
+                break;
+            }
+            self.obey(order)?;
         }
         Ok(())
     }
@@ -126,17 +159,13 @@ impl Switch {
                 self.promote();
                 Ok(())
             }
-            Command::PortAdd { port } => self.add(port),
-            Command::PortRemove { port } => self.remove(port),
+            Command::PortAdd { port } => self.add(port, seq),
+            Command::PortRemove { port } => self.remove(port, seq),
             Command::PortFeatures { port, features } => self.client(port).map(|client| client.features = features),
-            Command::RegionStage { port, region } => {
-                self.map(port, region, fds.next()).and_then(|mapping| self.stage(port, mapping))
-            }
-            Command::MemoryCommit { port } => self.commit(port),
-            Command::RegionAdd { port, region } => {
-                self.map(port, region, fds.next()).and_then(|mapping| self.add_region(port, mapping))
-            }
-            Command::RegionRemove { port, region } => self.remove_region(port, &region),
+            Command::RegionStage { port, region } => self.map(seq, port, true, region, fds.next()),
+            Command::MemoryCommit { port } => self.commit(port, seq),
+            Command::RegionAdd { port, region } => self.map(seq, port, false, region, fds.next()),
+            Command::RegionRemove { port, region } => self.remove_region(port, &region, seq),
             Command::RingStart { port, ring, size, addr, base, run } => {
                 self.stop(port, ring);
                 match self.poller.fabric.ring_lines(port, ring) {
@@ -152,18 +181,23 @@ impl Switch {
             Command::RingEnable { port, ring, enable } => self.enable(port, ring, enable),
             Command::RingCall { port, ring, .. } => self.use_ring(port, ring).map(|mut state| state.call = fds.next()),
             Command::SendRarp { .. } if self.standby => Ok(()),
-            Command::SendRarp { port, mac } => self.client(port).map(drop).map(|()| {
-                rarp::announce(&mut self.poller.fabric, port, mac);
-            }),
+            Command::SendRarp { port, mac } => {
+                let now_ns = self.poller.fabric.now_ns;
+                let over = self.client(port).map(|client| client.rarp.is_over(now_ns));
+                if over == Ok(true) {
+                    rarp::announce(&mut self.poller.fabric, port, mac);
+                }
+                over.map(drop)
+            }
             Command::Barrier => return self.control.report(Report::new(ReportKind::Done, seq)),
         };
-        match result {
-            Ok(()) => Ok(()),
-            Err(errno) => {
-                let value = errno as i32 as u64;
-                self.control.report(Report { port: about, value, ..Report::new(ReportKind::Failed, seq) })
-            }
-        }
+        self.tell_failure(seq, about, result)
+    }
+
+    fn tell_failure(&mut self, seq: u64, port: u16, result: nix::Result<()>) -> Result<(), Over> {
+        let Err(errno) = result else { return Ok(()) };
+        let value = errno as i32 as u64;
+        self.control.report(Report { port, value, ..Report::new(ReportKind::Failed, seq) })
     }
 
     fn client(&mut self, slot: u16) -> nix::Result<&mut Client> {
@@ -184,38 +218,49 @@ impl Switch {
         self.ring(slot, ring).ok_or(NO_PORT)
     }
 
-    fn add(&mut self, slot: u16) -> nix::Result<()> {
+    fn add(&mut self, slot: u16, seq: u64) -> nix::Result<()> {
         // A place that nobody left in order is empty, too.
-        self.clear(slot);
+        self.clear(slot, seq);
         self.team.ports.make(slot).ok_or(NO_PORT)?;
         let place = self.clients.get_mut(usize::from(slot)).ok_or(NO_PORT)?;
         *place = Some(Box::default());
         Ok(())
     }
 
-    fn map(&mut self, slot: u16, region: Region, fd: Option<OwnedFd>) -> nix::Result<Mapping> {
+    /// Has a region mapped, for the table that is being collected or the one in force.
+    fn map(&mut self, seq: u64, port: u16, staged: bool, region: Region, fd: Option<OwnedFd>) -> nix::Result<()> {
+        self.client(port)?;
         let fd = fd.ok_or(nix::errno::Errno::EBADF)?;
-        let errno = |e: std::io::Error| nix::errno::Errno::from_raw(e.raw_os_error().unwrap_or(libc::EINVAL));
-        Mapping::new(slot, region, fd).map_err(errno)
+        self.errands.map(Wanted { seq, port, staged, region, fd });
+        Ok(())
     }
 
-    fn stage(&mut self, slot: u16, mapping: Mapping) -> nix::Result<()> {
-        self.client(slot)?.staged.add(mapping).then_some(()).ok_or(nix::errno::Errno::ENOSPC)
+    /// A region was mapped, or could not be.
+    fn take_mapped(&mut self, mapped: Mapped) -> Result<(), Over> {
+        let Mapped { seq, port, staged, outcome } = mapped;
+        let result = outcome.and_then(|mapping| {
+            let client = self.client(port)?;
+            let table = if staged { &mut client.staged } else { &mut client.memory };
+            if let Err(mapping) = table.add(mapping) {
+                self.errands.unmap([mapping], seq);
+                return Err(nix::errno::Errno::ENOSPC);
+            }
+            if staged { Ok(()) } else { self.show_regions(port) }
+        });
+        self.tell_failure(seq, port, result)
     }
 
-    fn commit(&mut self, slot: u16) -> nix::Result<()> {
+    fn commit(&mut self, slot: u16, seq: u64) -> nix::Result<()> {
         let client = self.client(slot)?;
         // The old table lives until the rings have been looked up in the new one.
         let old: GuestMemory = std::mem::replace(&mut client.memory, std::mem::take(&mut client.staged));
         self.relocated(slot);
-        drop(old);
+        self.errands.unmap(old.into_mappings(), seq);
         Ok(())
     }
 
-    fn add_region(&mut self, slot: u16, mapping: Mapping) -> nix::Result<()> {
-        if !self.client(slot)?.memory.add(mapping) {
-            return Err(nix::errno::Errno::ENOSPC);
-        }
+    /// Shows all rings a table that has grown.
+    fn show_regions(&mut self, slot: u16) -> nix::Result<()> {
         let memory = self.client(slot)?.memory.clone();
         for ring in 0..MAX_RINGS as u16 {
             if let Some(mut state) = self.ring(slot, ring)
@@ -227,12 +272,14 @@ impl Switch {
         Ok(())
     }
 
-    fn remove_region(&mut self, slot: u16, region: &Region) -> nix::Result<()> {
-        if !self.client(slot)?.memory.remove(region) {
-            return Err(nix::errno::Errno::ENOENT);
+    fn remove_region(&mut self, slot: u16, region: &Region, seq: u64) -> nix::Result<()> {
+        let mapping = self.client(slot)?.memory.remove(region);
+        let found = mapping.is_some();
+        if found {
+            self.relocated(slot);
         }
-        self.relocated(slot);
-        Ok(())
+        self.errands.unmap(mapping, seq);
+        found.then_some(()).ok_or(nix::errno::Errno::ENOENT)
     }
 
     /// Looks all rings that are started up again, in a table that has changed. Those that are not in it any more stop.
@@ -271,23 +318,26 @@ impl Switch {
         }
     }
 
-    fn remove(&mut self, slot: u16) -> nix::Result<()> {
-        self.client(slot)?;
-        self.clear(slot);
-        if !self.standby {
+    fn remove(&mut self, slot: u16, seq: u64) -> nix::Result<()> {
+        let was_there = self.client(slot).is_ok();
+        self.clear(slot, seq);
+        if was_there && !self.standby {
             self.poller.fabric.forget(slot);
         }
-        self.clients.get_mut(usize::from(slot)).and_then(Option::take).map(drop).ok_or(NO_PORT)
+        was_there.then_some(()).ok_or(NO_PORT)
     }
 
-    /// Stops all rings of a port and forgets what they were told.
-    fn clear(&mut self, slot: u16) {
+    /// Stops all rings of a port, and forgets what they and the client were told.
+    fn clear(&mut self, slot: u16, seq: u64) {
         for ring in 0..MAX_RINGS as u16 {
             self.stop(slot, ring);
             if let Some(mut state) = self.ring(slot, ring) {
                 *state = Ring::default();
             }
         }
+        let client = self.clients.get_mut(usize::from(slot)).and_then(Option::take);
+        let tables = client.into_iter().flat_map(|client| [client.memory, client.staged]);
+        self.errands.unmap(tables.flat_map(GuestMemory::into_mappings), seq);
     }
 
     fn start(&mut self, slot: u16, ring: u16, place: Place, kick: Option<OwnedFd>) -> nix::Result<()> {
@@ -295,25 +345,40 @@ impl Switch {
         state.place = Some(place);
         state.kick = kick;
         drop(state);
-        if !self.standby {
-            self.bring_up(slot, ring);
+        match self.standby {
+            true => self.prepare(slot, ring),
+            false => self.bring_up(slot, ring),
         }
         Ok(())
     }
 
+    /// On standby: does what can be done for a ring that was started without touching it.
+    fn prepare(&mut self, slot: u16, ring: u16) {
+        // What fails now will fail again, and be told of, at the promotion.
+        let _ = self.watch(slot, ring);
+        if let (Some(state), Ok(client)) = (self.ring(slot, ring), self.client(slot))
+            && let Some(place) = &state.place
+        {
+            place.areas(client.features).into_iter().for_each(|(addr, len)| client.memory.populate(addr, len));
+        }
+    }
+
+    /// Has kicks wake the thread of a ring that was started, if they do not yet; nothing for another.
+    fn watch(&mut self, slot: u16, ring: u16) -> Option<nix::Result<()>> {
+        let mut state = self.ring(slot, ring)?;
+        let Ring { place: Some(_), kick: Some(kick), is_watched, .. } = &mut *state else { return None };
+        // A receiver's kick is for the thread that holds rings for its sake, if there is but one thread.
+        if *is_watched || !transmits(ring) && self.team.threads() > 1 {
+            return Some(Ok(()));
+        }
+        let watched = self.team.notify(self.team.owner(slot, ring)).watch(kick, slot, ring);
+        *is_watched = watched.is_ok();
+        Some(watched)
+    }
+
     /// Starts a ring whose place and kick fd are known; nothing for another.
     fn bring_up(&mut self, slot: u16, ring: u16) {
-        let watched = match self.ring(slot, ring) {
-            // A receiver's kick is for the thread that holds rings for its sake, if there is but one thread.
-            Some(state) if state.place.is_some() => {
-                state.kick.as_ref().map(|kick| match transmits(ring) || self.team.threads() == 1 {
-                    true => self.team.notify(self.team.owner(slot, ring)).watch(kick, slot, ring),
-                    false => Ok(()),
-                })
-            }
-            _ => None,
-        };
-        let Some(watched) = watched else { return };
+        let Some(watched) = self.watch(slot, ring) else { return };
         match (self.begin(slot, ring), watched) {
             (Ok(()), Ok(())) => self.changed(slot, ring),
             (Err(fault), _) => self.fault(slot, ring, fault),
@@ -325,14 +390,15 @@ impl Switch {
     /// its first frame must not meet a receiver that is to start after it.
     fn promote(&mut self) {
         self.standby = false;
+        let team = self.team;
+        self.poller.fabric.recount();
         for transmit in [false, true] {
-            for slot in 0..MAX_PORTS as u16 {
-                if self.client(slot).is_ok() {
-                    let rings = (0..MAX_RINGS as u16).filter(|ring| transmits(*ring) == transmit);
-                    rings.for_each(|ring| self.bring_up(slot, ring));
-                }
+            for port in team.ports.all() {
+                let rings = port.used().filter(|ring| transmits(*ring) == transmit);
+                rings.for_each(|ring| self.bring_up(port.slot, ring));
             }
         }
+        team.promote();
     }
 
     fn enable(&mut self, slot: u16, ring: u16, enable: bool) -> nix::Result<()> {
@@ -363,6 +429,7 @@ impl Switch {
         let was_held = state.is_held;
         let base = state.end().map_or(0, |queue| queue.position());
         state.place = None;
+        state.is_watched = false;
         if let Some(kick) = state.kick.take() {
             self.team.notify(self.team.owner(slot, ring)).forget(&kick);
         }

@@ -13,6 +13,8 @@
 //! The threads are made before seccomp is put on and after all else of confinement, and have by then all the memory that
 //! they will ever ask for: the policy has no syscall for a thread to begin, to wait for a lock, or to grow its allocator.
 //! They end with the process.
+//!
+//! One thread more, which moves no frames, maps and unmaps ([`crate::mapper`]).
 
 use std::hint::black_box;
 use std::sync::OnceLock;
@@ -23,6 +25,7 @@ use sv3::MAX_QUEUE_PAIRS;
 use sv3::cpus::Cpus;
 use sv3::slice::Slice;
 
+use crate::mapper::Mapper;
 use crate::notify::Notify;
 use crate::poller::{Poller, Room};
 use crate::port::Ports;
@@ -40,6 +43,8 @@ pub struct Team {
     pub ports: Ports,
     /// What the first command said, once it has come.
     pub start: OnceLock<Start>,
+    /// Maps and unmaps.
+    pub mapper: Mapper,
     notify: Vec<Notify>,
     ready: AtomicUsize,
 }
@@ -47,13 +52,13 @@ pub struct Team {
 impl Team {
     /// A team of so many, of which only the caller is there. It lives as long as the process.
     pub fn new(threads: usize) -> nix::Result<&'static Team> {
-        let make = || if threads == 1 { Notify::alone() } else { Notify::new() };
-        let notify = (0..threads).map(|_| make()).collect::<nix::Result<_>>()?;
-        let team = Team { ports: Ports::new(), start: OnceLock::new(), notify, ready: AtomicUsize::new(1) };
+        let notify = (0..threads).map(|_| Notify::new()).collect::<nix::Result<_>>()?;
+        let (ports, mapper, ready) = (Ports::new(), Mapper::new()?, AtomicUsize::new(1));
+        let team = Team { ports, start: OnceLock::new(), mapper, notify, ready };
         Ok(Box::leak(Box::new(team)))
     }
 
-    /// How many threads there are.
+    /// How many threads move frames.
     pub fn threads(&self) -> usize {
         self.notify.len()
     }
@@ -68,26 +73,35 @@ impl Team {
         (usize::from(slot) + usize::from(ring / 2)) % self.threads()
     }
 
+    /// The worker serves: kicks wake all threads from now on.
+    pub fn promote(&self) {
+        self.notify.iter().for_each(Notify::serve);
+    }
+
     /// The queue pairs of port `slot` whose transmit rings are thread `number`'s, a bit for each.
     pub fn pairs(&self, number: usize, slot: u16) -> u32 {
         let mine = |pair: &u16| self.owner(slot, 2 * pair) == number;
         (0..MAX_QUEUE_PAIRS as u16).filter(mine).fold(0, |pairs, pair| pairs | 1 << pair)
     }
 
-    /// Makes the other threads and waits until they need no more syscalls than the policy has. Each takes one of `cpus`.
+    /// Makes the other threads and waits until they need no more syscalls than the policy has. Each that moves frames takes
+    /// one of `cpus`.
     pub fn muster(&'static self, cpus: Option<&Cpus>) -> Result<(), String> {
         let cpu = |number: usize| Some(*cpus?.numbers().get(number)?);
+        let first = cpu(0);
         for number in 1..self.threads() {
             let cpu = cpu(number);
             let thread = std::thread::Builder::new().name(format!("sv3-worker/{number}")).stack_size(STACK);
             thread.spawn(move || self.serve(number, cpu)).map_err(|error| format!("thread {number}: {error}"))?;
         }
-        if let Some(cpu) = cpu(0).filter(|_| self.threads() > 1) {
+        let (mapper, cpus) = (std::thread::Builder::new().name("sv3-worker/map".to_string()), cpus.cloned());
+        mapper.stack_size(STACK).spawn(move || self.map(cpus)).map_err(|error| format!("the mapper: {error}"))?;
+        if let Some(cpu) = first.filter(|_| self.threads() > 1) {
             affinity::bind(&[cpu])?;
         }
         // A thread that waited by a futex might wake another one by a syscall too late; one that only yields may be let run
         // on for the rest of its slice.
-        while self.ready.load(SeqCst) < self.threads() {
+        while self.ready.load(SeqCst) < self.threads() + 1 {
             std::thread::sleep(PAUSE);
         }
         Ok(())
@@ -95,16 +109,34 @@ impl Team {
 
     /// The life of thread `number`.
     fn serve(&'static self, number: usize, cpu: Option<usize>) {
-        let bound = cpu.map_or(Ok(()), |cpu| affinity::bind(&[cpu]));
+        self.enlist(number, cpu.as_slice());
+        let room = Room::new();
+        self.is_ready();
+        Poller::of_crew(self, number, room).run();
+    }
+
+    /// The life of the mapper, which may run wherever the others do.
+    fn map(&'static self, cpus: Option<Cpus>) {
+        self.enlist(self.threads(), cpus.as_ref().map_or(&[], Cpus::numbers));
+        self.is_ready();
+        let errno = self.mapper.run(|| self.notify(0).nudge());
+        crate::last_words(&format!("epoll_wait: {errno}"));
+    }
+
+    /// What each thread does first.
+    fn enlist(&self, number: usize, cpus: &[usize]) {
+        let bound = if cpus.is_empty() { Ok(()) } else { affinity::bind(cpus) };
         let enlisted = crash::enlist(number as u32).map_err(|errno| format!("thread {number}: {errno}"));
         if let Err(reason) = bound.and(enlisted) {
             crate::last_words(&reason);
         }
         Slice::SHORT.ask_for();
-        let room = Room::new();
+    }
+
+    /// The thread has all the memory that it will ask for.
+    fn is_ready(&self) {
         // The allocator's own preparations for a thread; a panic message will need some octets.
         drop(black_box(vec![0u8; 4096]));
         self.ready.fetch_add(1, SeqCst);
-        Poller::of_crew(self, number, room).run();
     }
 }

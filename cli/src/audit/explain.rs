@@ -41,7 +41,7 @@ mod tests {
         for rule in sv3_policy::worker().rules().iter().chain(sv3_policy::supervisor().rules()) {
             assert!(page.contains(rule.syscall) && page.contains(rule.why), "{rule:?}");
         }
-        assert!(page.contains("worker: 12 syscalls"), "{page}");
+        assert!(page.contains("worker: 13 syscalls"), "{page}");
         assert!(page.contains("arg3 == 0x1 (MAP_SHARED)"), "{page}");
     }
 }

@@ -132,7 +132,7 @@ fn show(ledger: &LedgerMap, death: &Death) {
     chronicle.took_over(Instant::now(), 1);
 
     let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap();
-    let mut events = Events::new(Some(File::from(write)));
+    let mut events = Events::new(Some((File::from(write), "pipe".into())));
     let (message, fields) = crate::crash::event(&crash);
     events.say_with("crash", message, fields);
     assert_eq!(events.lost_ever(), 0, "a worker's death was not told");

@@ -73,6 +73,7 @@ fn hear(worker: &mut Worker, report: &Report, ordered: u64) {
         }
         ReportKind::Failed => worker.is_overdue(Instant::now() + Duration::from_secs(60)),
         ReportKind::Busy => worker.count_idle_report(),
+        ReportKind::Unmapped => drop(worker.unmapped(report.seq)),
         ReportKind::RingStopped => assert!(!worker.is_under_way(report.seq) || (1..=ordered).contains(&report.seq)),
     }
     let _ = (worker.ready_pid(), worker.doom(), Instant::now());

@@ -8,7 +8,7 @@ mod worker;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::fcntl::SealFlag;
 use sv3::fuzz::{Fds, Input};
@@ -16,7 +16,7 @@ use sv3::ipc::{Command, RingFault};
 use sv3::virtio::OFFERED;
 use sv3::wire::vhost_user::{Code, Message, Reply, VHOST_USER_PROTOCOL_F_REPLY_ACK};
 
-use crate::admission::{Inspect, MemoryFile};
+use crate::admission::{Extent, FileId, Inspect, MemoryFile};
 use crate::record::Order;
 use crate::session::{Breach, Session};
 use worker::Model;
@@ -221,9 +221,21 @@ struct FakeKernel {
 }
 
 impl Inspect for FakeKernel {
-    fn memory(&self, _: BorrowedFd<'_>) -> io::Result<Option<MemoryFile>> {
-        let file = |size| MemoryFile { size, block: 4096, seals: SealFlag::empty(), writable: true };
+    fn memory(&self, fd: BorrowedFd<'_>) -> io::Result<Option<MemoryFile>> {
+        // Each fd is a file of its own.
+        let file = FileId(0, fd.as_raw_fd().unsigned_abs().into());
+        let file = |size| MemoryFile {
+            file,
+            extent: Extent { size, present: 0 },
+            block: 4096,
+            seals: SealFlag::empty(),
+            writable: true,
+        };
         Ok(self.size.get().map(file))
+    }
+
+    fn extent(&self, _: BorrowedFd<'_>) -> io::Result<Extent> {
+        Ok(Extent { size: self.size.get().unwrap_or(0), present: 0 })
     }
 
     fn claim_eventfd(&self, _: BorrowedFd<'_>) -> bool {

@@ -11,7 +11,7 @@ use sv3::wire::vhost_user::*;
 use sv3::{MAX_MEM_SLOTS, MAX_QUEUE_PAIRS, MAX_RING_SIZE};
 
 use super::Session;
-use crate::admission::{Inspect, admit};
+use crate::admission::{Inspect, Memory, admit, aliased};
 use crate::record::Order;
 
 /// Smallest MTU of IPv4 (RFC 791) and largest that a u16 config field holds.
@@ -121,7 +121,10 @@ impl Session {
         let (fds, most) = (held.fds + fds, self.allowance);
         let code = request.code();
         if fds > most.fds.max(held.fds) {
-            return close(format!("{code}: with it the client would hold {fds} files, and its share is {}", most.fds));
+            return close(format!(
+                "{code}: with it the client would hold {fds} files, and its share is {} of the switch's `ulimit -n`",
+                most.fds
+            ));
         }
         if regions > most.regions.max(held.regions) {
             return close(format!("{code}: {regions} memory regions, and the client's share is {}", most.regions));
@@ -187,8 +190,14 @@ impl Session {
         for (index, (region, fd)) in table.into_iter().enumerate() {
             memory.push(admit(&memory, (index, region), fd, kernel)?);
         }
-        self.record.memory = memory;
-        let orders = self.record.memory_table();
+        if let Some(why) = aliased(memory.iter()) {
+            return Err(No::Stay(format!("SET_MEM_TABLE: {why}")));
+        }
+        let old = std::mem::replace(&mut self.record.memory, memory);
+        let mut orders = self.record.memory_table();
+        if let Some(commit) = orders.last_mut() {
+            commit.takes = self.record.lingering.take(old.into_iter().map(|memory| memory.fd).collect());
+        }
         Ok(self.with_starts(orders))
     }
 
@@ -198,8 +207,11 @@ impl Session {
             return close(format!("ADD_MEM_REG: all {MAX_MEM_SLOTS} slots are in use"));
         }
         let memory = admit(&self.record.memory, (index, region), fd, kernel)?;
+        if let Some(why) = aliased(self.record.memory.iter().chain([&memory])) {
+            return Err(No::Stay(format!("ADD_MEM_REG: {why}")));
+        }
         let command = Command::RegionAdd { port: self.record.slot, region: memory.region };
-        let order = Order { command, fd: Some(memory.fd.clone()) };
+        let order = Order::with_fd(command, memory.fd.clone());
         self.record.memory.push(memory);
         Ok(self.with_starts(vec![order]))
     }
@@ -215,8 +227,9 @@ impl Session {
         let Some(at) = at else {
             return close(format!("REM_MEM_REG: no region at guest address {:#x} of {} octets", wanted.0, wanted.2));
         };
-        let region = self.record.memory.remove(at).region;
-        Ok(vec![Command::RegionRemove { port: self.record.slot, region }.into()])
+        let Memory { region, fd, .. } = self.record.memory.remove(at);
+        let takes = self.record.lingering.take(vec![fd]);
+        Ok(vec![Order { takes, ..Command::RegionRemove { port: self.record.slot, region }.into() }])
     }
 
     /// Size, addresses and base stand fast while a ring runs (CVE-2026-5747).

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use sv3::MAX_PORTS;
@@ -17,10 +17,16 @@ use crate::listener::{Caller, PAUSE, Peer};
 use crate::port::{Input, Port};
 use crate::session::{Refused, Session, Step};
 use crate::slots::{LAST, is_caller};
+use crate::status::NO_MEMORY;
 use crate::worker::Waiter;
 
-/// Requests of one client that are served before the next client's turn.
+/// Callers that are let in before the clients' turn.
 const TURN: usize = 32;
+/// Most clients that are gone and that the worker has still to forget, while others are let in; and how long it gets.
+const LEAVING_MAX: usize = 128;
+const BREAK: Duration = Duration::from_millis(1);
+/// Reads of one client, two for a request, before the next client's turn.
+const READS: usize = 64;
 
 impl Supervisor {
     /// Lets clients in from now on.
@@ -35,6 +41,10 @@ impl Supervisor {
     pub(super) fn accept_clients(&mut self) {
         if self.budget.is_short(self.undertaker.backlog()) {
             return self.close_door_until(Instant::now() + PAUSE);
+        }
+        // Clients that come and go as fast as they can would take up all slots.
+        if self.slots.leaving() > LEAVING_MAX {
+            return self.close_door_until(Instant::now() + BREAK);
         }
         for _ in 0..TURN {
             match self.door.accept() {
@@ -67,6 +77,14 @@ impl Supervisor {
 
     /// Lets a caller in, in place of another one if there are too many.
     fn admit(&mut self, peer: Peer) {
+        if !self.door.knows(&peer) {
+            let (pid, uid, owner) = (peer.pid, peer.uid, self.door.owner());
+            let message = format!(
+                "client {pid} of user {uid} turned away: this switch serves user {owner} and root, whatever the mode of its \
+                 socket; start the guest as user {owner}, or run a switch as user {uid}"
+            );
+            return self.events.say_of(None, "refuse", message);
+        }
         if self.slots.free_caller().is_none()
             && let Some(number) = self.slots.caller_to_yield()
         {
@@ -79,6 +97,7 @@ impl Supervisor {
             let message = format!("client {} turned away: {error}", port.who.pid);
             return self.events.say_of(None, "refuse", message);
         }
+        port.session.count_lingering(self.budget.lingering.of_another());
         port.held = port.session.record().holdings();
         self.budget.change(port.who.pid, Holdings::NONE, port.held);
         self.slots.insert(port);
@@ -131,13 +150,14 @@ impl Supervisor {
             return self.refuse(slot, refuse.into());
         }
         let offers = self.handover.offers();
-        for _ in 0..TURN {
+        for _ in 0..READS {
             if self.must_wait(slot) {
                 break;
             }
             let Some(port) = self.slots.port(slot).filter(|port| !port.session.is_waiting()) else { break };
             let message = match port.receive() {
                 Ok(Input::Message(message)) => Ok(message),
+                Ok(Input::Part) => continue,
                 Ok(Input::Nothing) => break,
                 Ok(Input::End) => return self.detach(slot, "disconnected"),
                 Err(refuse) => Err(Refused::from(refuse)),
@@ -153,10 +173,13 @@ impl Supervisor {
             }
             let Some(port) = self.slots.port(slot) else { break };
             port.session.offer(offers);
-            port.session.allow(self.budget.allowance(port.who.pid, port.held));
+            port.session.allow(self.budget.allowance(port.who.pid, port.held, &port.session.record().lingering));
             let outcome = message.and_then(|message| port.session.request(message, &Kernel));
             self.budget.change(port.who.pid, port.held, port.session.record().holdings());
             port.held = port.session.record().holdings();
+            if port.session.record().lacks_memory() && !std::mem::replace(&mut port.told_of_memory, true) {
+                self.events.say_of(port.who, "no_memory", format!("p{slot}: {NO_MEMORY}"));
+            }
             match outcome {
                 Ok(step) => {
                     self.judge(slot);
@@ -231,7 +254,7 @@ impl Supervisor {
             return;
         }
         self.events.say_of(port.who, "detach", format!("p{slot}: process {} {how}", port.who.pid));
-        let orders = vec![Command::PortRemove { port: slot }.into(), Command::Barrier.into()];
+        let orders = vec![port.session.record().port_remove(), Command::Barrier.into()];
         if port.quarantine.is_some() || !self.order(orders, Waiter::Leaving(slot)) {
             self.slots.release(slot);
         }

@@ -56,12 +56,15 @@ impl Supervisor {
     }
 
     /// Whether a client has to wait until what it caused is done: orders that a worker has not been told, files that are
-    /// not closed. So many of these that new ones may find no number: everybody waits.
+    /// not closed, memory that is not unmapped. So many of these that new ones may find no number: everybody waits.
     pub(super) fn must_wait(&mut self, slot: u16) -> bool {
         let mut links = [&self.worker, &self.standby].into_iter().flatten();
         let fills = links.any(|worker| !worker.has_hung_up() && worker.link.is_filled_by(slot));
         let litters = self.undertaker.is_behind() && self.slots.port(slot).is_some_and(|port| port.litters);
-        fills || litters || self.budget.is_short(self.undertaker.backlog())
+        let budget = &self.budget;
+        let strains =
+            self.slots.port(slot).is_some_and(|port| budget.is_strained(port.held, &port.session.record().lingering));
+        fills || litters || strains || self.budget.is_short(self.undertaker.backlog())
     }
 
     /// Listens again to those who do not have to wait any more.

@@ -14,6 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sv3::wire::Refuse;
 
 use super::Supervisor;
+use crate::event::Who;
 use crate::port::Port;
 
 /// How long the worker may be at an order until one looks what holds it up, and the time between two looks.
@@ -35,44 +36,51 @@ impl Supervisor {
         self.jam_look = Some(now);
         let lane = self.worker.as_ref().and_then(|worker| self.ledger.lanes.get(usize::from(worker.lane)));
         let held_up = waits || lane.is_some_and(|lane| self.watchdog.stands_still(lane));
-        if self.send_away_jammers(held_up)
-            && let Some(worker) = self.worker.as_mut().filter(|_| held_up)
-        {
-            worker.kill("a client's call eventfd was full, and a signal blocked it");
+        // One that was sent away at the last look may have blocked the worker already.
+        let jammed = std::mem::take(&mut self.jammed);
+        let found = self.send_away_jammers(held_up);
+        match self.worker.as_mut().filter(|_| held_up && (found || jammed)) {
+            Some(worker) => worker.kill("a client's call eventfd was full, and a signal blocked it"),
+            None => self.jammed = found,
         }
     }
 
     /// Sends away the clients whose call eventfds would block the worker, and those where they may block it now. Returns
     /// whether there were any.
     pub(super) fn send_away_jammers(&mut self, held_up: bool) -> bool {
-        let jams = |port: &Port| {
-            let ring = full_ring(port, held_up)?;
-            let why = format!("the call eventfd of ring {ring} is full, so that a signal blocks who writes it");
-            Some((port.who, port.holder(), Refuse(why)))
-        };
-        let served = self.slots.ports().filter(|port| port.quarantine.is_none());
-        let jammers: Vec<_> = served.filter_map(jams).collect();
-        let found = !jammers.is_empty();
+        let jammers = full_rings(self.slots.ports().filter(|port| port.quarantine.is_none()), held_up);
         let mut blamed = Vec::new();
-        for (who, holder, reason) in jammers {
-            self.refuse(who.slot, reason.into());
-            self.blame_once(&mut blamed, holder, false);
+        for (who, ring) in &jammers {
+            let holder = self.slots.holder(who.slot);
+            let why = format!("the call eventfd of ring {ring} is full, so that a signal blocks who writes it");
+            self.refuse(who.slot, Refuse(why).into());
+            if let Some(holder) = holder {
+                self.blame_once(&mut blamed, holder, false);
+            }
         }
-        found
+        !jammers.is_empty()
     }
 }
 
-/// A ring whose call eventfd is full and blocks, or is full at all.
-fn full_ring(port: &Port, at_all: bool) -> Option<u16> {
-    let rings = port.session.record().rings();
-    let calls: Vec<_> = rings.filter_map(|(index, ring)| Some((index, ring.call.as_ref()?))).collect();
-    let mut fds: Vec<_> = calls.iter().map(|(_, call)| PollFd::new(call.as_fd(), PollFlags::POLLOUT)).collect();
-    poll(&mut fds, PollTimeout::ZERO).ok()?;
+/// Ports, each with a ring whose call eventfd is full and blocks, or is full at all. All are asked for at once, since guests
+/// wait while this is done.
+fn full_rings<'p>(ports: impl Iterator<Item = &'p Port>, at_all: bool) -> Vec<(Who, u16)> {
+    let calls = |port: &'p Port| {
+        let rings = port.session.record().rings();
+        rings.filter_map(move |(index, ring)| Some((port.who, index, ring.call.as_ref()?)))
+    };
+    let calls: Vec<_> = ports.flat_map(calls).collect();
+    let mut fds: Vec<_> = calls.iter().map(|(.., call)| PollFd::new(call.as_fd(), PollFlags::POLLOUT)).collect();
+    if poll(&mut fds, PollTimeout::ZERO).is_err() {
+        return Vec::new();
+    }
+    let full = |fd: &PollFd<'_>| fd.revents().is_some_and(|ready| !ready.contains(PollFlags::POLLOUT));
     let blocks = |fd: &PollFd<'_>| {
         let flags = fcntl(fd.as_fd(), FcntlArg::F_GETFL).map_or(OFlag::empty(), OFlag::from_bits_retain);
         at_all || !flags.contains(OFlag::O_NONBLOCK)
     };
-    let full = |fd: &PollFd<'_>| fd.revents().is_some_and(|ready| !ready.contains(PollFlags::POLLOUT));
-    let jam = calls.iter().zip(&fds).find(|(_, fd)| full(fd) && blocks(fd));
-    jam.map(|((index, _), _)| *index)
+    let jams = calls.iter().zip(&fds).filter(|(_, fd)| full(fd) && blocks(fd));
+    let mut jammers: Vec<_> = jams.map(|((who, index, _), _)| (*who, *index)).collect();
+    jammers.dedup_by_key(|(who, _)| who.slot);
+    jammers
 }

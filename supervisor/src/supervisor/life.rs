@@ -3,7 +3,8 @@
 //! While one worker serves, another one waits on standby: confined, told everything that the first was told, every
 //! client's memory mapped. When the first dies, [`Command::Promote`] makes the second serve, and a third is started to
 //! wait. Without a standby (`--no-standby`, or deaths that come faster than workers) the next worker is started when it
-//! is needed and told the same; it only takes longer.
+//! is needed and told the same; it only takes longer. What of a port a worker on standby cannot obey it goes on without, and
+//! is told again before it serves.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,9 +22,9 @@ use super::{LINK, STDERR, Supervisor};
 use crate::cpu_time::Moment;
 use crate::crash::{Death, Scene, culprit};
 use crate::record::Order;
-use crate::spawner::Program;
+use crate::spawner::{Answer, Program};
 use crate::starts::Starts;
-use crate::watchdog::{Trouble, Watchdog};
+use crate::watchdog::Watchdog;
 use crate::worker::{Cradle, Waiter, Worker};
 
 /// A life that counts as one: a worker that lived longer ends a row of crashes.
@@ -31,6 +32,8 @@ const LIFE_MIN: Duration = Duration::from_millis(100);
 /// How long after a death the next standby is started. Its start takes a processor for a millisecond or two, and all that
 /// waited meanwhile in the rings comes first.
 const BREATH: Duration = Duration::from_millis(10);
+/// Most changes of children that are heard of at a time: somebody who may signal one can stop and wake it without end.
+const REAPED_MAX: usize = 16;
 /// How long no new standby is started after one died or could not be.
 const STANDBY_PAUSE: Duration = Duration::from_secs(1);
 
@@ -50,6 +53,8 @@ pub struct Life {
     died: Option<(Instant, Option<Pid>)>,
     /// Children whose death came before the spawner told whose it was.
     early_deaths: Vec<WaitStatus>,
+    /// There may be more children that have ended.
+    unreaped: bool,
     /// Workers that are taken for dead before the kernel has said so.
     buried: Vec<Pid>,
     ending: Option<Pid>,
@@ -77,15 +82,17 @@ impl Life {
             next_start: None,
             died: None,
             early_deaths: Vec::new(),
+            unreaped: false,
             buried: Vec::new(),
             ending: None,
             served: false,
         }
     }
 
-    /// When the next worker is to be started.
+    /// When the next worker is to be started, or other children are to be heard of.
     pub fn next_start(&self) -> Option<Instant> {
-        self.next_start.into_iter().chain(self.standby_pause).min()
+        let unreaped = self.unreaped.then(Instant::now);
+        self.next_start.into_iter().chain(self.standby_pause).chain(unreaped).min()
     }
 
     /// Workers that died and were replaced.
@@ -170,7 +177,7 @@ impl Supervisor {
         // One that is to serve at once waits as well, until it has been told of all ports: a frame from the first of
         // them must not meet a switch that has not heard of the second.
         let command = Command::Start { settings: self.life.settings, lane, standby: true };
-        worker.teach([Order { command, fd: Some(self.ledger_fd.clone()) }], &mut cradle);
+        worker.teach([Order::with_fd(command, self.ledger_fd.clone())], &mut cradle);
         for port in self.slots.ports().filter(|port| port.quarantine.is_none()) {
             worker.teach(port.session.replay(), &mut cradle);
         }
@@ -184,11 +191,17 @@ impl Supervisor {
 
     /// Lets a worker that was told everything serve.
     fn promote(&self, worker: &mut Worker) {
+        // What it has gone on without it is told once more, before it moves a frame.
+        for port in self.slots.ports().filter(|port| !port.session.is_waiting() && port.quarantine.is_none()) {
+            if worker.lacks(port.who.slot).is_some() {
+                worker.order(port.session.replay(), Waiter::Nobody);
+            }
+        }
         worker.promote();
         // Who waits for the position of a ring waits for this worker now, which has to start the ring for that.
         for port in self.slots.ports().filter(|port| port.session.is_waiting() && port.quarantine.is_none()) {
             let slot = port.who.slot;
-            worker.order([Command::PortRemove { port: slot }.into()], Waiter::Nobody);
+            worker.order([port.session.record().port_remove()], Waiter::Nobody);
             worker.order(port.session.replay(), Waiter::Session(slot));
         }
     }
@@ -215,7 +228,8 @@ impl Supervisor {
     /// The spawner says which process a worker is.
     pub(super) fn hear_spawner(&mut self) {
         let answer = match self.spawner.answer() {
-            Ok(Some(answer)) => answer,
+            Ok(Some(Answer::Worker(answer))) => answer,
+            Ok(Some(Answer::Log(log))) => return self.take_log(log),
             Ok(None) => return,
             Err(_) => {
                 self.over = Some(Err("the spawner is gone, so no worker can be started any more".to_string()));
@@ -258,7 +272,8 @@ impl Supervisor {
 
     /// Children have ended.
     pub(super) fn reap(&mut self) {
-        loop {
+        self.life.unreaped = false;
+        for _ in 0..REAPED_MAX {
             let status = match waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED)) {
                 Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
                 Ok(WaitStatus::Stopped(pid, signal)) => {
@@ -287,6 +302,15 @@ impl Supervisor {
             } else {
                 self.lost(pid, status);
             }
+        }
+        // No signal tells of the rest.
+        self.life.unreaped = true;
+    }
+
+    /// Goes on with children that have ended, if there were more of them than a turn takes.
+    pub(super) fn reap_rest(&mut self) {
+        if self.life.unreaped {
+            self.reap();
         }
     }
 
@@ -349,6 +373,11 @@ impl Supervisor {
         }
     }
 
+    /// A worker is taken for dead; the kernel may say so later.
+    pub(super) fn await_burial(&mut self, pid: Pid) {
+        self.life.buried.push(pid);
+    }
+
     /// Takes the worker that serves for dead, and sees to it that it is.
     fn bury(&mut self, pid: Pid, signal: Signal) {
         let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);
@@ -356,12 +385,12 @@ impl Supervisor {
         self.worker_died(WaitStatus::Signaled(pid, signal, false));
     }
 
-    fn worker_died(&mut self, status: WaitStatus) {
+    pub(super) fn worker_died(&mut self, status: WaitStatus) {
         let when = Instant::now();
         let Some(worker) = &mut self.worker else { return };
         let Some(lane) = self.ledger.lanes.get(usize::from(worker.lane)) else { return };
         let scene = Scene::new(lane, self.hung);
-        let death = Death::read(status, scene, worker.doom());
+        let mut death = Death::read(status, scene, worker.doom());
         let culprit = culprit(status, scene, self.hung.is_some());
         // It may have left just now; its slot is still its own.
         let culprit = culprit.and_then(|slot| Some((slot, self.slots.holder(slot)?)));
@@ -370,8 +399,10 @@ impl Supervisor {
         let number = worker.lane;
         self.drain_reports();
         self.read_stderr(number);
-        let Some(worker) = self.worker.take() else { return };
-        (self.watchdog, self.hung) = (Watchdog::new(self.threads.into()), None);
+        let Some(mut worker) = self.worker.take() else { return };
+        // Who closes a file last may have to give much back: when the next worker serves, at the earliest.
+        let _later = worker.let_go();
+        (self.watchdog, self.hung, self.jammed) = (Watchdog::new(self.threads.into()), None, false);
         if self.handover.predecessor_died() {
             drop(worker);
             self.excuse_all();
@@ -385,10 +416,11 @@ impl Supervisor {
             self.life.starts.failed(when);
         }
         let number = pid.and_then(|pid| u32::try_from(pid.as_raw()).ok());
-        let crash = self.chronicle.died(when, (number, worker.asked.elapsed()), &death);
+        let mut crash = self.chronicle.died(when, (number, worker.asked.elapsed()), &death);
         if worker.serving.is_some_and(|since| since.elapsed() >= LIFE_MIN) {
             self.life.crashes_in_a_row = 0;
         }
+        let last_words = worker.last_line().map_or(String::new(), |line| format!("; its last words: {line}"));
         drop(worker);
         self.excuse_all();
         let left = culprit.is_some_and(|(slot, _)| self.slots.port(slot).is_none());
@@ -402,35 +434,13 @@ impl Supervisor {
             Some((slot, _)) => self.blame(slot, by_memory),
             None => {}
         }
-        self.plan_start(&death.words);
+        self.plan_start(&(death.words.clone() + &last_words));
+        self.suspect_shortage(status, &mut death, &mut crash);
         self.say_crash(&crash);
         self.life.last_death = Some(death.words);
     }
 
-    /// Kills a worker that hangs, or that chaos mode wants dead.
-    pub(super) fn watch_worker(&mut self, now: Instant) {
-        let Some(worker) = &mut self.worker else { return };
-        let Some(lane) = self.ledger.lanes.get(usize::from(worker.lane)) else { return };
-        if self.watchdog.due().is_some_and(|due| due <= now) {
-            match self.watchdog.look(lane, Moment::of(worker.pid)) {
-                Some(Trouble::Hangs(thread)) => {
-                    self.hung = Some(thread);
-                    let who = if self.threads > 1 { format!("thread {thread} of it") } else { "it".to_string() };
-                    worker.kill(&format!("{who} hangs: awake and running, and no progress in half a second"));
-                }
-                Some(Trouble::Stuck) => worker.kill("it is stuck: awake, not running, and no progress in 10 s"),
-                None => {}
-            }
-        }
-        if let Some(chaos) = self.chaos.as_mut().filter(|chaos| chaos.next <= now) {
-            chaos.plan();
-            if let Some(pid) = worker.pid {
-                let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);
-            }
-        }
-    }
-
-    fn standby_died(&mut self, status: WaitStatus) {
+    pub(super) fn standby_died(&mut self, status: WaitStatus) {
         if let Some(lane) = self.standby.as_ref().map(|worker| worker.lane) {
             self.read_stderr(lane);
         }
@@ -463,7 +473,8 @@ impl Supervisor {
 
     fn plan_start(&mut self, why: &str) {
         if !self.life.served {
-            self.over = Some(Err(format!("the first worker did not come up: {why}")));
+            let worker = self.worker_path.display();
+            self.over = Some(Err(format!("the first worker did not come up: {why} ({worker})")));
             return;
         }
         let crashes = self.life.crashes_in_a_row.saturating_add(1);
@@ -507,25 +518,9 @@ impl Supervisor {
         }
     }
 
-    /// A worker that does not obey in time is killed, and taken for dead if the kernel does not say so; one that is due is
-    /// started.
+    /// A worker that does not obey in time is killed; one that is due is started.
     pub(super) fn expire_worker(&mut self, now: Instant) {
-        let mut gone = None;
-        for worker in [&mut self.worker, &mut self.standby].into_iter().flatten() {
-            match worker.due().is_some_and(|due| due <= now) {
-                true if worker.doom().is_some() => gone = worker.pid.or(gone),
-                true => worker.is_overdue(now),
-                false => {}
-            }
-        }
-        if let Some(pid) = gone {
-            self.life.buried.push(pid);
-            let status = WaitStatus::Signaled(pid, Signal::SIGKILL, false);
-            match self.worker.as_ref().is_some_and(|worker| worker.pid == Some(pid)) {
-                true => self.worker_died(status),
-                false => self.standby_died(status),
-            }
-        }
+        self.expire_late(now);
         if self.life.next_start.is_some_and(|due| due <= now) {
             self.replace_worker();
         }

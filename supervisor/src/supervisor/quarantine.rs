@@ -8,7 +8,6 @@
 use std::time::Instant;
 
 use serde_json::json;
-use sv3::ipc::Command;
 
 use super::Supervisor;
 use crate::admission::Kernel;
@@ -88,7 +87,8 @@ impl Supervisor {
 
     /// Puts a port in quarantine that the worker knows.
     fn withdraw_port(&mut self, slot: u16, until: Instant, suspect: Option<Crowd>) {
-        self.order(vec![Command::PortRemove { port: slot }.into()], Waiter::Nobody);
+        let Some(remove) = self.slots.port(slot).map(|port| port.session.record().port_remove()) else { return };
+        self.order(vec![remove], Waiter::Nobody);
         self.confine_port(slot, until, suspect);
     }
 

@@ -2,9 +2,11 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
+use nix::errno::Errno;
 use sv3::ipc::{Report, ReportKind, RingFault, VERSION};
 
 use super::Supervisor;
+use crate::admission::Kernel;
 use crate::cpu_time::Moment;
 use crate::session::Breach;
 use crate::worker::{Waiter, Worker};
@@ -82,6 +84,10 @@ impl Supervisor {
                 None => Ok(()),
             },
             ReportKind::RingFault => self.ring_fault(report),
+            ReportKind::Unmapped => {
+                worker.unmapped(report.seq)?;
+                Ok(())
+            }
             ReportKind::Busy => {
                 let lane = self.ledger.lanes.get(usize::from(worker.lane));
                 if !lane.is_some_and(|lane| self.watchdog.wake(lane, Moment::of(worker.pid))) {
@@ -120,8 +126,18 @@ impl Supervisor {
                 worker.count_idle_report();
                 Ok(())
             }
+            ReportKind::Unmapped => {
+                worker.unmapped(report.seq)?;
+                Ok(())
+            }
             ReportKind::RingFault | ReportKind::Busy => Err(Breach("it served while on standby")),
-            ReportKind::Failed => Err(Breach("it could not obey while on standby")),
+            ReportKind::Failed if !worker.is_under_way(report.seq) => {
+                Err(Breach("it failed at an order that it was not given"))
+            }
+            ReportKind::Failed => {
+                self.standby_failed(report);
+                Ok(())
+            }
         }
     }
 
@@ -146,16 +162,45 @@ impl Supervisor {
     }
 
     fn order_failed(&mut self, report: Report) {
-        let slot = report.port;
-        let errno = i32::try_from(report.value).map_or(nix::errno::Errno::UnknownErrno, nix::errno::Errno::from_raw);
-        let why = format!("the worker could not obey an order: {}", errno.desc());
         self.count_idle_report();
+        let (slot, why) = (report.port, why_it_failed(report));
+        if !self.worker.as_ref().is_some_and(|worker| worker.is_about(slot, report.seq)) || self.turn_out_spoiler(slot)
+        {
+            return;
+        }
         let Some(port) = self.slots.port(slot) else { return };
         let who = port.who;
         match port.session.order_failed(why.clone()) {
             Some(refused) => self.refuse(slot, refused),
             None => self.events.say_of(who, "order_failed", format!("p{slot}: {why}")),
         }
+    }
+
+    /// The worker on standby cannot do what it was told of a port. That costs the client its port if it is the client's own
+    /// doing by what the kernel says, which no worker can make up. Else the worker goes on without the port, which is
+    /// served as before, and is told of it again when it is to serve: neither a client nor a worker has anybody else's
+    /// session closed by this, nor the standby refused.
+    fn standby_failed(&mut self, report: Report) {
+        let Some(worker) = &mut self.standby else { return };
+        worker.count_idle_report();
+        let (slot, why) = (report.port, why_it_failed(report));
+        if !worker.is_about(slot, report.seq) || self.turn_out_spoiler(slot) {
+            return;
+        }
+        let (Some(worker), Some(port)) = (&mut self.standby, self.slots.port(slot)) else { return };
+        worker.leave_out(slot, why.clone());
+        let message = format!("p{slot}: the worker on standby goes on without it until it is to serve: {why}");
+        self.events.say_of(port.who, "standby_lacks", message);
+    }
+
+    /// Sends a client away that has made its memory unusable since it was admitted, if it has.
+    fn turn_out_spoiler(&mut self, slot: u16) -> bool {
+        let Some(port) = self.slots.port(slot) else { return false };
+        let spoilt = port.session.record().memory.iter().find_map(|memory| memory.spoilt(&Kernel));
+        let Some(reason) = spoilt else { return false };
+        let refused = port.session.order_failed(reason.0.clone()).unwrap_or_else(|| reason.into());
+        self.refuse(slot, refused);
+        true
     }
 
     fn count_idle_report(&mut self) {
@@ -185,6 +230,11 @@ impl Supervisor {
             let _ = self.epoll.delete(fd(worker));
         }
     }
+}
+
+fn why_it_failed(report: Report) -> String {
+    let errno = i32::try_from(report.value).map_or(Errno::UnknownErrno, Errno::from_raw);
+    format!("the worker could not obey an order: {}", errno.desc())
 }
 
 fn became_ready(worker: &mut Worker, report: Report, require_landlock: u32) -> Result<(), Breach> {

@@ -1,8 +1,10 @@
 //! What the supervisor tells of itself beyond its status: crashes as events, and metrics.
 
+use std::fs::File;
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
+use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use serde_json::json;
 use sv3::status::Crash;
@@ -10,6 +12,9 @@ use sv3::status::Crash;
 use super::{HTTP, Supervisor};
 use crate::crash;
 use crate::http::Http;
+
+/// Fewer ports than this are worth a word at the start.
+const PORTS_FEW: usize = 64;
 
 impl Supervisor {
     /// The event of a crash.
@@ -24,6 +29,36 @@ impl Supervisor {
         self.events.say_with("crash", message, fields);
     }
 
+    /// Asks for the log once more: somebody has renamed it. This process can open nothing itself.
+    pub(super) fn reopen_log(&mut self) {
+        if let Err(error) = self.spawner.reopen() {
+            self.events.say("log", format!("the log cannot be opened anew, and goes on in the old file: {error}"));
+        }
+    }
+
+    /// The log is here, or will not come.
+    pub(super) fn take_log(&mut self, log: Result<File, Errno>) {
+        let message = match log {
+            Ok(file) => {
+                self.events.replace_log(file);
+                "the log was opened anew, after SIGHUP".to_string()
+            }
+            Err(errno) => format!("the log cannot be opened anew, and goes on in the old file: {}", errno.desc()),
+        };
+        self.events.say("log", message);
+    }
+
+    /// Says how few clients the limit of open files is good for.
+    pub(super) fn say_few_files(&mut self) {
+        let (files, ports) = (self.budget.files(), self.budget.ports());
+        if ports < PORTS_FEW {
+            let message = format!(
+                "{files} open files are good for some {ports} ports: raise the hard limit (`ulimit -Hn`, LimitNOFILE= of a unit)"
+            );
+            self.events.say_with("few_files", message, json!({ "files": files, "ports": ports }));
+        }
+    }
+
     /// The switch in numbers.
     pub(super) fn metrics(&self) -> String {
         crate::metrics::render(&self.status(), &self.chronicle, self.events.lost_ever())
@@ -33,7 +68,7 @@ impl Supervisor {
     pub(super) fn open_http(&mut self) {
         let Some(http) = &self.http else { return };
         let address = http.address();
-        if let Err(error) = self.watch(http.door().0, HTTP, EpollFlags::EPOLLIN) {
+        if let Err(error) = self.watch(http.door(), HTTP, EpollFlags::EPOLLIN) {
             self.over = Some(Err(format!("{address} cannot be watched: {error}")));
         }
         let message = format!("metrics are served at http://{address}/metrics");
@@ -49,9 +84,13 @@ impl Supervisor {
                     let _ = self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, HTTP + 1 + index as u64));
                 }
             }
-            return self.mind_http_door();
+            return;
         };
+        if self.answered.http {
+            return http.put_off(index, Instant::now());
+        }
         let Some(ask) = http.proceed(index) else { return };
+        self.answered.http = true;
         let metrics = self.metrics();
         let Some(http) = &mut self.http else { return };
         if let Some(flags) = http.answer(index, ask, metrics)
@@ -72,9 +111,9 @@ impl Supervisor {
     }
 
     /// Listens at the door only while callers can be let in.
-    fn mind_http_door(&self) {
-        let Some((door, open)) = self.http.as_ref().map(Http::door) else { return };
-        let door: BorrowedFd<'_> = door;
+    pub(super) fn mind_http_door(&self) {
+        let Some(http) = &self.http else { return };
+        let (door, open): (BorrowedFd<'_>, bool) = (http.door(), http.is_open());
         let flags = if open { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
         let _ = self.epoll.modify(door, &mut EpollEvent::new(flags, HTTP));
     }

@@ -32,7 +32,8 @@ impl Supervisor {
                 pid: worker.ready_pid()?,
                 landlock_abi: worker.ready?,
                 policy: digest(worker.policy),
-                threads: self.threads.into(),
+                // One moves no frames.
+                threads: usize::from(self.threads) + 1,
                 fds: self.fds_of(worker),
             })
         });
@@ -70,7 +71,7 @@ impl Supervisor {
             add(&log, "file", "events, by --log".to_string());
         }
         if let Some(http) = &self.http {
-            add(&http.door().0, "socket", "the door of --metrics".to_string());
+            add(&http.door(), "socket", "the door of --metrics".to_string());
             (0..crate::http::PLACES).filter_map(|at| http.fd(at)).for_each(|fd| {
                 add(&fd, "socket", "somebody who asks for metrics".to_string());
             });
@@ -82,6 +83,13 @@ impl Supervisor {
             let pid = worker.pid.map_or("that is being born".to_string(), |pid| pid.to_string());
             add(&worker.link.as_fd(), "socket", format!("worker {pid}"));
             add(&worker.stderr.as_fd(), "pipe", format!("stderr of worker {pid}"));
+            for file in worker.taken_files() {
+                add(
+                    &file.as_fd(),
+                    "memory",
+                    format!("memory that was taken away from worker {pid} and is mapped there still"),
+                );
+            }
         }
         for port in self.slots.everybody() {
             fds_of_port(port, &mut add);
@@ -97,14 +105,16 @@ impl Supervisor {
         add("socket", "the same, for reading and writing".to_string());
         add("null", "stdout".to_string());
         add("pipe", "stderr, to the supervisor".to_string());
-        match self.threads {
-            1 => add("eventpoll", "the loop".to_string()),
-            threads => (0..threads).for_each(|number| {
-                add("eventpoll", format!("the loop of thread {number}"));
-                add("eventfd", format!("nudges of thread {number} by the others"));
-            }),
+        for number in 0..self.threads {
+            add("eventpoll", format!("the loop of thread {number}"));
+            add("eventpoll", format!("the loop of thread {number} on standby"));
+            add("eventfd", format!("nudges of thread {number} by the others"));
         }
-        for port in self.slots.ports().filter(|port| port.quarantine.is_none()) {
+        add("eventpoll", "the loop of the thread that maps and unmaps".to_string());
+        add("eventpoll", "a second one of it, not in use".to_string());
+        add("eventfd", "nudges of that thread by the others".to_string());
+        let known = |port: &&Port| port.quarantine.is_none() && worker.lacks(port.who.slot).is_none();
+        for port in self.slots.ports().filter(known) {
             let slot = port.who.slot;
             for (index, ring) in port.session.record().rings() {
                 if ring.started || ring.stopping {

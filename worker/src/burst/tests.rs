@@ -3,6 +3,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use sv3::frame::MacAddr;
 use sv3::ledger::LedgerMap;
 use sv3::virtio::{VIRTIO_F_VERSION_1, VIRTIO_NET_F_MRG_RXBUF, VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE};
 
@@ -11,7 +12,7 @@ use crate::cost::TURN;
 use crate::fabric::Room;
 use crate::guest::driver::{BASE, Driver, PackedDriver};
 use crate::guest::queue::Queue;
-use crate::points::armed;
+use crate::points::{armed, meddling};
 use crate::port::{Ports, RingLease};
 
 pub(super) const SIZE: u16 = 256;
@@ -198,6 +199,60 @@ fn what_is_published_within_a_burst_has_been_copied() {
         if served.is_ok() {
             assert_eq!(seen.len(), usize::from(SMALL) + 1020);
             break;
+        }
+    }
+}
+
+/// A guest that writes to a frame as soon as it has been looked at: one receiver gets it in bulk with others and merged of
+/// small buffers, as a flood or alone, in one piece or many.
+#[test]
+fn what_was_looked_at_is_what_is_delivered() {
+    let frame = |to: [u8; 6], n: u8| [to, [2, 0, 0, 0, 0, 9]].concat().into_iter().chain([n; 60]).collect::<Vec<_>>();
+    let known = [2, 0, 0, 0, 1, 1];
+    for (to, buffer, cuts) in [known, NOBODY]
+        .into_iter()
+        .flat_map(|to| [2048, 40].into_iter().flat_map(move |buffer| [0, 9, 20, 30].map(|cut| (to, buffer, cut))))
+    {
+        let (mut house, mut sender) = house(2, buffer);
+        house.fabric.learn(MacAddr::new(known), 1);
+        for slot in [1, 2] {
+            let mut ring = house.ports.get(slot).unwrap().ring(0).unwrap().lease(0).unwrap();
+            ring.features |= VIRTIO_NET_F_MRG_RXBUF.mask();
+            let receiver = &mut house.receivers[usize::from(slot) - 1];
+            for head in 0..SIZE {
+                receiver.describe(head, (DATA + u64::from(head) * 2048, buffer, VIRTQ_DESC_F_WRITE, 0));
+            }
+        }
+        for n in 0..4u16 {
+            let at = DATA + u64::from(n) * 256;
+            let octets = frame(to, n as u8);
+            sender.write(at + 12, &octets);
+            let end = 12 + octets.len() as u32;
+            match cuts {
+                0 => sender.describe(2 * n, (at, end, 0, 0)),
+                cut => {
+                    sender.describe(2 * n, (at, cut, VIRTQ_DESC_F_NEXT, 2 * n + 1));
+                    sender.describe(2 * n + 1, (at + u64::from(cut), end - cut, 0, 0));
+                }
+            }
+            sender.offer(2 * n);
+        }
+        meddling::set(true);
+        assert_eq!(house.serve(&sender).chains, 4);
+        meddling::set(false);
+        let receivers = if to == known { 1 } else { 2 };
+        for receiver in &house.receivers[..receivers] {
+            let mut got = (0..receiver.used_idx()).map(|at| {
+                let (head, len) = receiver.used(at);
+                receiver.read(DATA + u64::from(head) * 2048, len as usize)
+            });
+            for n in 0..4 {
+                let mut octets = got.next().unwrap();
+                for _ in 1..u16::from_le_bytes([octets[10], octets[11]]) {
+                    octets.extend(got.next().unwrap());
+                }
+                assert_eq!(octets[12..], frame(to, n), "{to:x?} in buffers of {buffer}, cut at {cuts}");
+            }
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Target `switch`: three guests with whatever rings, features and frames; one of them or all may scribble over their rings.
 //! As long as all are honest, each gets the frames that a plain model of a bridge sends to it (`bridge`), in their order,
 //! once, in buffers that it gave, in a form that it negotiated, but for those that are counted as dropped, each for its reason;
-//! every descriptor comes back once. Beside one who scribbles the honest ones still get frames in good form, and each of
+//! every descriptor comes back once. All of that holds, too, if each frame's head is written over as soon as it has been looked
+//! at: what was decided by is what is delivered. Beside one who scribbles the honest ones still get frames in good form, and each of
 //! theirs is forwarded or counted.
 
 mod bridge;
@@ -20,6 +21,7 @@ use crate::burst::{Burst, Served};
 use crate::cost::TURN;
 use crate::fabric::{Fabric, Room};
 use crate::fdb::AGE_S;
+use crate::points::meddling;
 use crate::port::{Ports, RingLease};
 use bridge::{Bridge, Got, Sent, missing};
 use guest::{Guest, Kind};
@@ -58,6 +60,8 @@ struct House {
     budget: u64,
     /// Frames may wait for buffers.
     may_hold: bool,
+    /// Guests write to their frames as soon as those have been looked at.
+    meddles: bool,
     waits: Waits,
     guests: Vec<Guest>,
     bridge: Bridge,
@@ -71,7 +75,7 @@ thread_local! {
 
 impl House {
     /// Options: budget (bit 0), who has packed rings (bits 1 to 3), guests give buffers again at once (bit 4), frames wait
-    /// for buffers (bit 5).
+    /// for buffers (bit 5), senders write to frames as soon as these have been looked at (bit 6).
     fn new(input: &mut Input<'_>) -> House {
         let ledger = LEDGER.with(|cell| *cell.get_or_init(|| Box::leak(Box::new(LedgerMap::create().unwrap().1))));
         let ports = PORTS.with(|ports| *ports);
@@ -92,7 +96,8 @@ impl House {
         burst.set_batch(batch.into());
         let budget = if has(0) { TURN } else { LITTLE };
         let (waits, bridge) = (Waits::new(), Bridge::new());
-        House { ledger, ports, fabric, burst, budget, may_hold: has(5), waits, guests, bridge }
+        let (may_hold, meddles) = (has(5), has(6));
+        House { ledger, ports, fabric, burst, budget, may_hold, meddles, waits, guests, bridge }
     }
 
     /// Octets: guest and kind of step (1), then its particulars.
@@ -138,7 +143,12 @@ impl House {
             let before: Vec<Count> = (0..GUESTS).map(|slot| self.count(slot)).collect();
             self.fabric.may_hold = self.may_hold;
             let mut ring = lease(self.ports, slot, 1);
+            let sender = &mut self.guests[usize::from(slot)];
+            let frames = if self.meddles && sender.honest { sender.under_way() } else { Vec::new() };
+            meddling::set(!frames.is_empty());
             let served = self.burst.serve(&mut self.fabric, &mut ring, (slot, 1), self.budget);
+            meddling::set(false);
+            frames.iter().for_each(|frame| sender.put_back(frame));
             ring.is_held = served.is_ok_and(|served| served.wanted.is_some());
             drop(ring);
             self.hold_faults();

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use memmap2::MmapMut;
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -45,7 +46,7 @@ impl Driver {
             let map = unsafe { MmapMut::map_mut(&file) }.unwrap();
             let (guest_addr, user_addr) = (BASE + at * REGION, USER + at * REGION);
             let region = Region { guest_addr, size: REGION, user_addr, offset: 0, block: 4096 };
-            memory.add(Mapping::new(0, region, file.into()).unwrap());
+            assert!(memory.add(Arc::new(Mapping::new(0, region, file.into()).unwrap())).is_ok());
             map
         });
         Driver { maps, memory, size, avail_idx: 0 }

@@ -12,8 +12,10 @@ use std::arch::x86_64::{__m256i, _mm256_loadu_si256, _mm256_storeu_si256};
 use std::cell::Cell;
 use std::io;
 use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{Ordering::SeqCst, compiler_fence};
 
 use memmap2::{MmapOptions, MmapRaw};
 use sv3::MAX_MEM_SLOTS;
@@ -22,15 +24,19 @@ use sv3::virtio::NET_HDR_LEN;
 
 use super::slices::SliceList;
 use crate::crash;
+use crate::head::{HEAD_LEN, Head};
 use crate::points::{Point, pass};
+
+/// Octets of the smallest page.
+const PAGE: u64 = 4096;
 
 /// One mapped region.
 pub struct Mapping {
     region: Region,
-    /// Where the region begins, inside of `_map`.
+    /// Where the region begins, inside of `map`.
     host: *mut u8,
-    _watch: crash::Watch,
-    _map: MmapRaw,
+    watch: crash::Watch,
+    map: MmapRaw,
 }
 
 // SAFETY: `host` is the address of a mapping that lives as long as this does and belongs to no thread; what is done by it is
@@ -43,7 +49,7 @@ impl Mapping {
     /// Maps a region that the supervisor found to lie inside of its file. The fd is closed.
     pub fn new(port: u16, region: Region, fd: OwnedFd) -> io::Result<Mapping> {
         let overflow = || io::Error::from_raw_os_error(libc::EOVERFLOW);
-        let block = region.block.max(1);
+        let block = region.block.max(PAGE);
         let lead = region.offset % block;
         let length =
             region.size.checked_add(lead).and_then(|n| n.checked_next_multiple_of(block)).ok_or_else(overflow)?;
@@ -52,7 +58,7 @@ impl Mapping {
         // SAFETY: `lead` is below `block`, hence below the mapping's length.
         let host = unsafe { map.as_mut_ptr().add(lead as usize) };
         let watch = crash::watch(host as u64, region.size, port, region.guest_addr);
-        Ok(Mapping { region, host, _watch: watch, _map: map })
+        Ok(Mapping { region, host, watch, map })
     }
 
     fn holds(&self, guest_addr: u64) -> bool {
@@ -66,9 +72,59 @@ impl Mapping {
         inside.then(|| unsafe { self.host.add(offset as usize) })
     }
 
+    /// Asks the kernel to bring in the pages of a range by the front-end's own address, where it lies in the region, so that a
+    /// touch will not have to wait for them. Nothing is read or written, and a file that was truncated does no harm.
+    fn populate(&self, addr: u64, len: u64) {
+        let Some(at) = self.at_user(addr, len) else { return };
+        let lead = at as usize % PAGE as usize;
+        // SAFETY: of the mapping, which begins with a page, nothing but its page tables changes.
+        unsafe { libc::madvise(at.wrapping_sub(lead).cast(), lead + len as usize, libc::MADV_POPULATE_READ) };
+    }
+
     /// A range by the front-end's own address, for rings.
     pub(super) fn at_user(&self, addr: u64, len: u64) -> Option<*mut u8> {
         self.at(addr.checked_sub(self.region.user_addr)?, len)
+    }
+}
+
+/// A mapping in which nothing is looked up any more, on its way back to the kernel.
+pub struct Remains {
+    at: *mut u8,
+    left: usize,
+    block: usize,
+}
+
+// SAFETY: addresses of a mapping that belongs to this alone.
+unsafe impl Send for Remains {}
+
+impl Remains {
+    /// The last one who holds a mapping gives it away; `None`: somebody else has it still.
+    pub fn of(mapping: Arc<Mapping>) -> Option<Remains> {
+        let Mapping { region, watch, map, .. } = Arc::into_inner(mapping)?;
+        // Nobody touches it any more, and its addresses may soon be another client's.
+        drop(watch);
+        let map = ManuallyDrop::new(map);
+        let block = usize::try_from(region.block.max(PAGE)).unwrap_or(usize::MAX);
+        Some(Remains { at: map.as_mut_ptr(), left: map.len(), block })
+    }
+
+    /// Unmaps about `octets` of it, as whole blocks; false: that was all.
+    pub fn unmap(&mut self, octets: usize) -> bool {
+        let slice = octets.max(1).checked_next_multiple_of(self.block).unwrap_or(usize::MAX).min(self.left);
+        // SAFETY: `[at, at + left)` is what is left of a mapping of whole blocks that `of` took over from its last holder, so
+        // no view of it exists. What the kernel should refuse stays mapped, and nobody has it.
+        unsafe { libc::munmap(self.at.cast(), slice) };
+        self.at = self.at.wrapping_add(slice);
+        self.left -= slice;
+        self.left > 0
+    }
+}
+
+impl Drop for Remains {
+    fn drop(&mut self) {
+        if self.left > 0 {
+            self.unmap(self.left);
+        }
     }
 }
 
@@ -109,29 +165,40 @@ impl Extent {
 }
 
 impl GuestMemory {
-    /// Adds a region; false when there are too many.
-    pub fn add(&mut self, mapping: Mapping) -> bool {
-        let room = self.regions.len() < MAX_MEM_SLOTS;
-        if room {
-            self.regions.push(Arc::new(mapping));
+    /// Adds a region; an error gives it back when there are too many.
+    pub fn add(&mut self, mapping: Arc<Mapping>) -> Result<(), Arc<Mapping>> {
+        if self.regions.len() >= MAX_MEM_SLOTS {
+            return Err(mapping);
         }
-        room
+        self.regions.push(mapping);
+        Ok(())
     }
 
-    /// Removes the region that `REM_MEM_REG` names; false if there is none.
-    pub fn remove(&mut self, region: &Region) -> bool {
-        let before = self.regions.len();
+    /// Removes the region that `REM_MEM_REG` names and returns it.
+    pub fn remove(&mut self, region: &Region) -> Option<Arc<Mapping>> {
         let same = |have: &Region| {
             (have.guest_addr, have.user_addr, have.size) == (region.guest_addr, region.user_addr, region.size)
         };
-        self.regions.retain(|mapping| !same(&mapping.region));
+        let at = self.regions.iter().position(|mapping| same(&mapping.region))?;
         self.last.take();
-        self.regions.len() < before
+        Some(self.regions.remove(at))
+    }
+
+    /// All mappings, to be given back.
+    pub fn into_mappings(self) -> Vec<Arc<Mapping>> {
+        self.regions
     }
 
     /// The mapping that wholly holds a range of the front-end's own addresses.
     pub fn mapping_of_user(&self, addr: u64, len: u64) -> Option<&Arc<Mapping>> {
         self.regions.iter().find(|mapping| mapping.at_user(addr, len).is_some())
+    }
+
+    /// Has the pages of a range of the front-end's own addresses brought in, if it lies in one region.
+    pub fn populate(&self, addr: u64, len: u64) {
+        if let Some(mapping) = self.mapping_of_user(addr, len) {
+            mapping.populate(addr, len);
+        }
     }
 
     /// The piece of `[addr, addr + len)` (guest addresses) that lies in the region of `addr`; shorter than `len` when
@@ -210,6 +277,8 @@ impl<'m> GuestSlice<'m> {
         // SAFETY: `[offset, offset + n)` lies in this range, `n` octets fit in `into`, which is ours alone. The other
         // side may write meanwhile: any octets are fine for what we read.
         unsafe { std::ptr::copy_nonoverlapping(self.ptr.wrapping_add(offset), into.as_mut_ptr(), n) };
+        // Once: what looks at the copy must not be compiled to look at the original.
+        compiler_fence(SeqCst);
         n
     }
 
@@ -319,42 +388,35 @@ pub struct Later {
 #[derive(Clone, Copy)]
 pub struct Postponed {
     hdr: (u64, u32),
-    /// Octets, behind the header in `to`.
+    /// Octets behind the head.
     len: u32,
+    /// Where they are.
     from: *const u8,
     to: *mut u8,
-    /// The chain that is in hand meanwhile.
-    head: crash::InHand,
+    /// The head of the chain that is in hand meanwhile: what is behind its net header is delivered, not what stands in the
+    /// guest's memory by then.
+    head: *const Head,
 }
 
 impl Postponed {
-    /// To write `hdr` ([`sv3::virtio::NetHdr::to_words`]), and up to `len` octets of `from[skip..]` behind it, into `to`, as
-    /// far as there is room: its lines are asked for now. `None`: there is not even room for the header.
+    /// To write `hdr` ([`sv3::virtio::NetHdr::to_words`]) and the frame of the chain `from` behind it, whose head is `head`,
+    /// into `to`, whose lines are asked for now. `None`: there is no room, or the chain is no longer than a head.
     #[inline(always)]
-    pub fn new(
-        hdr: (u64, u32),
-        (from, skip): (&GuestSlice<'_>, usize),
-        to: &GuestSlice<'_>,
-        len: usize,
-        head: crash::InHand,
-    ) -> Option<Postponed> {
-        let room = to.len.checked_sub(NET_HDR_LEN)?;
-        let len = len.min(room).min(from.len.saturating_sub(skip)) as u32;
-        to.prefetch_to_write(NET_HDR_LEN + len as usize);
-        Some(Postponed { hdr, len, from: from.ptr.wrapping_add(skip).cast_const(), to: to.ptr, head })
+    pub fn new(hdr: (u64, u32), from: &GuestSlice<'_>, to: &GuestSlice<'_>, head: &Head) -> Option<Postponed> {
+        let len = from.len.checked_sub(HEAD_LEN).filter(|_| from.len <= to.len)?.try_into().ok()?;
+        to.prefetch_to_write(from.len);
+        Some(Postponed { hdr, len, from: from.ptr.wrapping_add(HEAD_LEN).cast_const(), to: to.ptr, head })
     }
 }
+
+/// The part of a head's second word that is the frame's: what is behind [`NET_HDR_LEN`] octets.
+const FRAME_HALF: u64 = u64::MAX << (8 * (NET_HDR_LEN - 8));
 
 impl Later {
     /// Room for `copies` copies.
     pub fn new(copies: usize) -> Later {
-        let nothing = Postponed {
-            hdr: (0, 0),
-            len: 0,
-            from: std::ptr::null(),
-            to: std::ptr::null_mut(),
-            head: crash::InHand::NOTHING,
-        };
+        let nothing =
+            Postponed { hdr: (0, 0), len: 0, from: std::ptr::null(), to: std::ptr::null_mut(), head: std::ptr::null() };
         Later { room: vec![nothing; copies].into_boxed_slice(), waiting: 0 }
     }
 
@@ -375,8 +437,7 @@ impl Later {
     /// The next places that many copies were put into count from now on.
     ///
     /// # Safety
-    /// What their slices were looked up in stays mapped until [`Later::settle`], and the heads of the chains that were in
-    /// hand stay where they are.
+    /// What their slices were looked up in stays mapped until [`Later::settle`], and their heads stay where they are.
     #[inline]
     pub unsafe fn wait_for(&mut self, copies: usize) {
         self.waiting = self.room.len().min(self.waiting + copies);
@@ -388,12 +449,16 @@ impl Later {
         let before = crash::in_hand();
         for Postponed { hdr, len, from, to, head } in self.room.get(..self.waiting).unwrap_or(&[]) {
             crash::take_in_hand(*head);
-            // SAFETY: `wait_for` was told that both are still mapped, and `Postponed::new` saw that the header and `len` octets
-            // lie in them.
+            // SAFETY: `wait_for` was told that both are still mapped, and that the head is there; `Postponed::new` saw that a
+            // head and `len` octets lie in both.
             unsafe {
-                to.cast::<u64>().write_unaligned(hdr.0.to_le());
-                to.add(8).cast::<u32>().write_unaligned(hdr.1.to_le());
-                copy(*from, to.add(NET_HDR_LEN), *len as usize);
+                let [_, second, third, fourth] = (**head).0;
+                // The net header ends in the middle of the second word.
+                let second = u64::from(hdr.1) | u64::from_le(second) & FRAME_HALF;
+                for (at, word) in [hdr.0.to_le(), second.to_le(), third, fourth].into_iter().enumerate() {
+                    to.cast::<u64>().add(at).write_unaligned(word);
+                }
+                copy(*from, to.add(HEAD_LEN), *len as usize);
             }
             pass(Point::Copied);
         }
@@ -436,3 +501,6 @@ impl Arena {
         SliceList::over(room)
     }
 }
+
+#[cfg(test)]
+mod extents;

@@ -442,4 +442,6 @@ impl Virtqueue for PackedRing {
 }
 
 #[cfg(test)]
+mod positions;
+#[cfg(test)]
 mod tests;

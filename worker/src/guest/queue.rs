@@ -41,6 +41,17 @@ pub struct Place {
     pub log: &'static RingLog,
 }
 
+impl Place {
+    /// Address and octets of the ring's three parts.
+    pub fn areas(&self, features: u64) -> [(u64, u64); 3] {
+        let (entries, RingAddr { desc, avail, used }) = (u64::from(self.size), self.addr);
+        match VIRTIO_F_RING_PACKED.of(features) {
+            true => [(desc, 16 * entries), (avail, 4), (used, 4)],
+            false => [(desc, 16 * entries), (avail, 4 + 2 * entries), (used, 4 + 8 * entries)],
+        }
+    }
+}
+
 /// What the data path asks of a ring.
 pub trait Virtqueue {
     /// The next chain to take: the vring base.

@@ -350,6 +350,9 @@ fn passes(event: u16, new: u16, old: u16) -> bool {
 }
 
 #[cfg(test)]
+mod events;
+
+#[cfg(test)]
 mod tests {
     use super::super::driver::{BASE, Driver};
     use super::*;

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::fcntl::SealFlag;
 use sv3::foreign::ForeignFd;
@@ -13,7 +13,7 @@ use sv3::virtio::{OFFERED, VIRTIO_F_RING_PACKED};
 pub const SPLIT: u64 = OFFERED & !VIRTIO_F_RING_PACKED.mask();
 
 use super::super::*;
-use crate::admission::MemoryFile;
+use crate::admission::{Extent, FileId, MemoryFile};
 
 /// Answers as told, whatever the fd.
 pub struct FakeKernel {
@@ -22,9 +22,21 @@ pub struct FakeKernel {
 }
 
 impl Inspect for FakeKernel {
-    fn memory(&self, _: BorrowedFd<'_>) -> io::Result<Option<MemoryFile>> {
+    fn memory(&self, fd: BorrowedFd<'_>) -> io::Result<Option<MemoryFile>> {
+        // Each fd is a file of its own.
+        let file = FileId(0, fd.as_raw_fd().unsigned_abs().into());
         let size = self.file_size.get();
-        Ok(Some(MemoryFile { size, block: 4096, seals: SealFlag::empty(), writable: true }))
+        Ok(Some(MemoryFile {
+            file,
+            extent: Extent { size, present: 0 },
+            block: 4096,
+            seals: SealFlag::empty(),
+            writable: true,
+        }))
+    }
+
+    fn extent(&self, _: BorrowedFd<'_>) -> io::Result<Extent> {
+        Ok(Extent { size: self.file_size.get(), present: 0 })
     }
 
     fn claim_eventfd(&self, _: BorrowedFd<'_>) -> bool {

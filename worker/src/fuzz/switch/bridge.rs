@@ -148,15 +148,34 @@ fn is_next(hdr: &[u8; 10], frame: &[u8], sent: &Sent, segments: usize) -> bool {
         (true, false, true) => same_but(field, field + 2),
         (true, ..) => left == partial && same_but(0, 0),
         _ if sent.hdr[1] == 0 => false,
-        // The segments' headers are the business of target `offload`.
+        // What a segment's headers must say is the business of target `offload`.
         (false, ..) => {
             let head = headers(sent);
             let payload = frame.get(head..).unwrap_or_default();
             let wanted = sent.frame[head..].chunks(gso_size(sent)).nth(segments);
             hdr[1] == 0
-                && frame.get(..12) == sent.frame.get(..12)
+                && same_headers(frame, sent, head)
                 && payload == wanted.unwrap_or_default()
                 && (segments == 0 || wanted.is_some())
         }
     }
+}
+
+/// Whether a segment's headers are its frame's, but for fields that differ from segment to segment.
+fn same_headers(segment: &[u8], sent: &Sent, head: usize) -> bool {
+    let frame = &sent.frame;
+    let l4 = usize::from(u16::from_le_bytes([sent.hdr[6], sent.hdr[7]]));
+    let mut l3 = ETHERNET_LEN;
+    while matches!(frame.get(l3 - 2..l3), Some([0x81, 0] | [0x88, 0xa8])) {
+        l3 += 4;
+    }
+    // Total length, identification and checksum of IPv4, payload length of IPv6.
+    let ip = if frame[l3] >> 4 == 4 { [l3 + 2..l3 + 6, l3 + 10..l3 + 12] } else { [l3 + 4..l3 + 6, 0..0] };
+    // Length and checksum of UDP; sequence number, flags and checksum of TCP.
+    let transport = match sent.hdr[1] {
+        VIRTIO_NET_HDR_GSO_UDP_L4 => [l4 + 4..l4 + 8, 0..0, 0..0],
+        _ => [l4 + 4..l4 + 8, l4 + 13..l4 + 14, l4 + 16..l4 + 18],
+    };
+    let free = |at: usize| ip.iter().chain(&transport).any(|field| field.contains(&at));
+    (0..head).all(|at| free(at) || segment.get(at) == frame.get(at))
 }

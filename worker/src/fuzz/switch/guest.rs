@@ -242,7 +242,7 @@ impl Guest {
             return;
         }
         let Some(chain) = (0..CHAINS).find(|chain| self.sent.iter().all(|(taken, _)| taken != chain)) else { return };
-        let begin = BASE + SENDS.0 + u64::from(chain) * SENDS.1;
+        let begin = send_at(chain);
         let octets = [&hdr.0[..], &hdr.1[..self.header_len() - 10], &frame].concat();
         self.driver.write(begin, &octets);
         let (mut at, mut buffers) = (0, Vec::new());
@@ -258,6 +258,17 @@ impl Guest {
         }
         self.sent.push((chain, Sent { from: self.slot, features: self.features, hdr: hdr.0, frame, broken }));
         self.rings[1].offer(&mut self.driver, chain, &buffers);
+    }
+
+    /// Frames under way as they stand in memory, with their headers: where, and what.
+    pub fn under_way(&self) -> Vec<(u64, Vec<u8>)> {
+        let at = |(chain, sent): &(u16, Sent)| (send_at(*chain), self.header_len() + sent.frame.len());
+        self.sent.iter().map(at).map(|(addr, len)| (addr, self.driver.read(addr, len))).collect()
+    }
+
+    /// Writes such a frame as it was.
+    pub fn put_back(&mut self, (addr, octets): &(u64, Vec<u8>)) {
+        self.driver.write(*addr, octets);
     }
 
     /// Some addresses that differ much or little, and those that mean something.
@@ -379,6 +390,10 @@ impl Guest {
     fn header_len(&self) -> usize {
         if VIRTIO_F_VERSION_1.of(self.features) || VIRTIO_NET_F_MRG_RXBUF.of(self.features) { 12 } else { 10 }
     }
+}
+
+fn send_at(chain: u16) -> u64 {
+    BASE + SENDS.0 + u64::from(chain) * SENDS.1
 }
 
 fn buffer(chain: u16, piece: u16) -> u64 {

@@ -1,0 +1,83 @@
+//! The ports that a worker has been told of, and those that a worker on standby goes on without, since it could not do what
+//! it was told of them (map their memory, above all). Orders about such a port do not go to it, until the port is told from
+//! the beginning: when another client has its slot, or when the worker is to serve.
+
+use std::collections::BTreeMap;
+
+use sv3::ipc::Command;
+
+/// What one worker knows.
+#[derive(Debug, Default)]
+pub struct Roster(BTreeMap<u16, Entry>);
+
+#[derive(Debug)]
+struct Entry {
+    /// Number of the order that it was told of the port by.
+    since: u64,
+    /// Why it goes on without it.
+    lacks: Option<String>,
+}
+
+impl Roster {
+    /// Whether the worker is to have this order, which would be of this number.
+    pub fn passes(&mut self, command: &Command, seq: u64) -> bool {
+        let lacks = command.port().and_then(|slot| self.0.get(&slot)).is_some_and(|entry| entry.lacks.is_some());
+        match command {
+            Command::PortAdd { port } => {
+                self.0.insert(*port, Entry { since: seq, lacks: None });
+                true
+            }
+            Command::PortRemove { port } => {
+                self.0.remove(port);
+                !lacks
+            }
+            _ => !lacks,
+        }
+    }
+
+    /// Whether an order of this number is about the client that has the slot now, as far as the worker is to know it.
+    pub fn is_about(&self, slot: u16, seq: u64) -> bool {
+        self.0.get(&slot).is_some_and(|entry| entry.lacks.is_none() && entry.since <= seq)
+    }
+
+    /// The worker has been told to forget the port and goes on without it.
+    pub fn strike(&mut self, slot: u16, seq: u64, why: String) {
+        self.0.insert(slot, Entry { since: seq, lacks: Some(why) });
+    }
+
+    /// Why the worker goes on without a port, if it does.
+    pub fn lacks(&self, slot: u16) -> Option<&str> {
+        self.0.get(&slot)?.lacks.as_deref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ADD: Command = Command::PortAdd { port: 3 };
+    const REMOVE: Command = Command::PortRemove { port: 3 };
+    const COMMIT: Command = Command::MemoryCommit { port: 3 };
+
+    #[test]
+    fn what_a_worker_goes_on_without_it_is_not_told_of_until_it_begins_anew() {
+        let mut roster = Roster::default();
+        assert!(!roster.is_about(3, 1));
+        assert!(roster.passes(&ADD, 7) && roster.passes(&COMMIT, 8));
+        assert!(roster.is_about(3, 7) && roster.is_about(3, 8));
+        assert!(!roster.is_about(3, 6), "that was another client");
+
+        assert!(roster.passes(&REMOVE, 9));
+        roster.strike(3, 9, "no memory".to_string());
+        assert_eq!((roster.lacks(3), roster.is_about(3, 8)), (Some("no memory"), false));
+        assert!(!roster.passes(&COMMIT, 10) && roster.passes(&Command::Barrier, 10));
+        assert!(roster.passes(&Command::MemoryCommit { port: 4 }, 11));
+
+        // Another client, or the same one when the worker serves.
+        assert!(!roster.passes(&REMOVE, 12));
+        assert_eq!(roster.lacks(3), None);
+        assert!(roster.passes(&ADD, 12) && roster.passes(&COMMIT, 13) && roster.is_about(3, 13));
+        roster.strike(3, 14, String::new());
+        assert!(roster.passes(&ADD, 15) && roster.passes(&COMMIT, 16));
+    }
+}
