@@ -71,16 +71,18 @@ mod tests {
     use super::*;
 
     thread_local! {
-        static TAKEN: RefCell<Vec<Rc<OwnedFd>>> = const { RefCell::new(Vec::new()) };
+        /// What was taken from this thread. From all others nothing is: the closer is the whole process's.
+        static TAKEN: RefCell<Option<Vec<Rc<OwnedFd>>>> = const { RefCell::new(None) };
     }
 
     #[test]
     fn what_a_stranger_opened_goes_to_the_closer_and_what_is_prompt_is_closed() {
-        close_by(|fd| TAKEN.with_borrow_mut(|taken| taken.push(fd)));
+        TAKEN.set(Some(Vec::new()));
+        close_by(|fd| TAKEN.with_borrow_mut(|taken| taken.iter_mut().for_each(|taken| taken.push(fd.clone()))));
         let open = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         drop(ForeignFd::from(open()));
         drop(ForeignFd::from(open()).prompt());
-        let taken = TAKEN.take();
+        let taken = TAKEN.take().unwrap();
         assert_eq!(taken.len(), 1);
         assert_eq!(taken.iter().map(Rc::strong_count).sum::<usize>(), 1, "it is the closer's alone");
     }

@@ -30,7 +30,7 @@ pub struct Run {
     #[arg(long, value_name = "N")]
     blame: Option<u32>,
     /// Kill the worker at random times, SECONDS apart on average, to see that guests do not notice
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     chaos: Option<f64>,
     /// Add events to a file instead of printing them, and open it anew at SIGHUP; docs/events.md describes them
     #[arg(long, value_name = "FILE")]

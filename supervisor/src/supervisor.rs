@@ -474,8 +474,8 @@ impl Supervisor {
                 cpus: self.cpus.clone(),
             },
             socket: self.door.path().display().to_string(),
-            callers: self.slots.callers().count(),
             ports: self.slots.ports().filter_map(|port| self.port_status(port)).collect(),
+            callers: self.slots.callers().count(),
         }
     }
 

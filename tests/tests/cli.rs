@@ -202,6 +202,7 @@ fn wrong_options_are_refused() -> Result<()> {
         (&["run", "--poll-us", "x"], "--poll-us"),
         (&["run", "--poll-us", "99999999"], "--poll-us"),
         (&["run", "--cpus", "2-"], "--cpus"),
+        (&["run", "--chaos", "-1"], "0.001 to 86400"),
         (&["run", "--metrics", "0.0.0.0:1"], "--metrics"),
         (&["run", "--nonsense"], "--nonsense"),
         (&["nonsense"], "nonsense"),

@@ -134,3 +134,26 @@ fn a_kill_from_outside_tells_whose_memory_grew() -> Result<()> {
     assert!(!switch.events()?.iter().any(|event| event["event"] == "blame"));
     Ok(())
 }
+
+/// All threads but the first must do without the allocator: its blocks grow by syscalls that the policy does not have.
+#[test]
+fn more_regions_than_an_allocator_has_room_for_come_and_go() -> Result<()> {
+    for threads in ["1", "2"] {
+        let switch = Switch::with(&["--threads", threads])?;
+        for _ in 0..2 {
+            let mut guests: Vec<Guest> = Vec::new();
+            for _ in 0..5 {
+                let mut guest = Guest::connect(switch.socket());
+                for _ in 0..500 {
+                    guest.add_region(4096);
+                }
+                guests.push(guest);
+            }
+        }
+        switch.await_ports(0)?;
+        let status = switch.status()?;
+        assert_eq!(status.worker.restarts, 0, "{:?}", status.worker.last_death);
+        assert!(!switch.events()?.iter().any(|event| event["event"] == "standby_lost"));
+    }
+    Ok(())
+}

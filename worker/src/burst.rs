@@ -120,7 +120,9 @@ impl Burst {
         for taken in &mut *taken {
             taken.head = Head::read(slices.range(taken.from, taken.to));
         }
-        looked(|at| taken.iter().for_each(|taken| at(slices.range(taken.from, taken.to), HEAD_LEN)));
+        // By copies: the list itself stays in registers.
+        let (heads, all) = (&*taken, slices.from(0));
+        looked(move |at| heads.iter().for_each(|one| at(all.get(one.from..one.to).unwrap_or(&[]), HEAD_LEN)));
         while let Some(one) = taken.get(chains) {
             // Floods and translations are not foreseen. Chains that were taken and are not completed stay where they are. One
             // is served, even if it is tried twice.

@@ -8,8 +8,7 @@
 //! and nobody else, wherever they fall, and the table never grows.
 //!
 //! Lines of each port are counted in the ledger, by whoever changes a line, after it. A worker that dies in between leaves a
-//! count wrong by one; so the next one counts all lines anew before it serves ([`Fdb::recount`]), and a port that leaves has
-//! none ([`Fdb::forget`]).
+//! count wrong by one; so the next one counts all lines anew before it serves ([`Fdb::recount`]).
 //!
 //! **Which bucket** an address falls into depends on a secret of 256 bits, which the supervisor drew for this ledger: two
 //! multiplications of 64 by 64 bits, of which the halves of the product are folded (as in wyhash), each with two secret
@@ -101,16 +100,13 @@ impl<'l> Fdb<'l> {
         news
     }
 
-    /// Forgets all addresses of `port`, of which nothing comes any more.
+    /// Forgets all addresses of `port`.
     pub fn forget(&self, port: u16) {
         for line in self.lines {
             let key = line.key.load(Relaxed);
-            if key != 0 && port_of(key) == port {
-                let _ = line.key.compare_exchange(key, 0, Relaxed, Relaxed);
+            if key != 0 && port_of(key) == port && line.key.compare_exchange(key, 0, Relaxed, Relaxed).is_ok() {
+                self.count(key, -1);
             }
-        }
-        if let Some(held) = self.held.get(usize::from(port)) {
-            held.store(0, Relaxed);
         }
     }
 

@@ -11,8 +11,9 @@
 //! up by nobody any more; it goes in slices, so many octets that a slice takes some tens of microseconds, and after
 //! [`WORK_NS`] of them the mapper rests for a millisecond: it may have to share its processor with a thread that moves frames.
 //!
-//! The policy has no futex, so the queues are leased ([`crate::lease`]), each for the time of a push or a pop. They have
-//! all their room from the start: the allocator of any thread but the first may need syscalls that the policy does not have.
+//! The policy has no futex, so the queues are leased ([`crate::lease`]), each for the time of a push or a pop. The mapper
+//! neither allocates nor frees: in any thread but the first that may need syscalls which the policy does not have. So the
+//! queues have all their room from the start, and what goes through them owns no block of the allocator's.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -24,7 +25,7 @@ use nix::sys::epoll::{EpollEvent, EpollTimeout};
 use sv3::ipc::Region;
 
 use crate::clock;
-use crate::guest::memory::{Mapping, Remains};
+use crate::guest::memory::{Bare, Mapping, Remains};
 use crate::lease::Leased;
 use crate::notify::{MAX_EVENTS, Notify};
 
@@ -64,12 +65,12 @@ pub struct Mapped {
     /// For the table that is being collected; else for the one in force.
     pub staged: bool,
     /// The mapping.
-    pub outcome: Result<Arc<Mapping>, Errno>,
+    pub outcome: Result<Bare, Errno>,
 }
 
 /// What goes.
 enum Leaving {
-    Mapping(Arc<Mapping>),
+    Mapping(Remains),
     /// All that the commands up to this one took away stands in front.
     Mark(u64),
 }
@@ -124,8 +125,7 @@ impl Mapper {
                 };
                 news = true;
                 match leaving {
-                    // Rings that had it have let go of it, or else the last of them unmaps it.
-                    Leaving::Mapping(mapping) => remains = Remains::of(mapping),
+                    Leaving::Mapping(mapping) => remains = Some(mapping),
                     Leaving::Mark(seq) => self.unmapped.store(seq, Relaxed),
                 }
                 now = clock::now_ns();
@@ -150,7 +150,7 @@ impl Mapper {
         let Some(wanted) = self.wanted.seize(|| ()).pop_front() else { return false };
         let Wanted { seq, port, staged, region, fd } = wanted;
         let errno = |error: std::io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EINVAL));
-        let outcome = Mapping::new(port, region, fd).map(Arc::new).map_err(errno);
+        let outcome = Bare::new(region, fd).map_err(errno);
         self.mapped.seize(|| ()).push_back(Mapped { seq, port, staged, outcome });
         true
     }
@@ -210,7 +210,8 @@ impl Errands {
 
     /// Has mappings unmapped that no ring has any more, which the command `seq` took away.
     pub fn unmap(&mut self, mappings: impl IntoIterator<Item = Arc<Mapping>>, seq: u64) {
-        self.leaving.extend(mappings.into_iter().map(Leaving::Mapping));
+        // Rings that had them have let go of them, or else the last of them unmaps it.
+        self.leaving.extend(mappings.into_iter().filter_map(Remains::of).map(Leaving::Mapping));
         let before = std::mem::replace(&mut self.marked, seq);
         match self.leaving.is_empty() && self.mapper.unmapped.load(Relaxed) == before {
             true => self.mapper.unmapped.store(seq, Relaxed),

@@ -4,6 +4,7 @@
 //! ring. So when it says that a command is obeyed, no frame is under way that the command forbids, in any thread.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use sv3::ipc::{BUSY_QUIET, Command, Region, Report, ReportKind, RingFault, Settings};
 use sv3::ledger::{Lane, Ledger};
@@ -11,7 +12,7 @@ use sv3::{MAX_PORTS, MAX_RINGS};
 
 use crate::clock;
 use crate::control::{Control, Order, Over};
-use crate::guest::memory::GuestMemory;
+use crate::guest::memory::{GuestMemory, Mapping};
 use crate::guest::queue::Place;
 use crate::mapper::{Errands, Mapped, Wanted};
 use crate::poller::{Poller, Room};
@@ -238,7 +239,8 @@ impl Switch {
     /// A region was mapped, or could not be.
     fn take_mapped(&mut self, mapped: Mapped) -> Result<(), Over> {
         let Mapped { seq, port, staged, outcome } = mapped;
-        let result = outcome.and_then(|mapping| {
+        let result = outcome.and_then(|bare| {
+            let mapping = Arc::new(Mapping::new(port, bare));
             let client = self.client(port)?;
             let table = if staged { &mut client.staged } else { &mut client.memory };
             if let Err(mapping) = table.add(mapping) {

@@ -77,8 +77,9 @@ impl Supervisor {
 
     /// Lets a caller in, in place of another one if there are too many.
     fn admit(&mut self, peer: Peer) {
+        let pid = peer.pid;
         if !self.door.knows(&peer) {
-            let (pid, uid, owner) = (peer.pid, peer.uid, self.door.owner());
+            let (uid, owner) = (peer.uid, self.door.owner());
             let message = format!(
                 "client {pid} of user {uid} turned away: this switch serves user {owner} and root, whatever the mode of its \
                  socket; start the guest as user {owner}, or run a switch as user {uid}"

@@ -10,7 +10,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use sv3::ipc::{Region, RingAddr};
 use sv3::ledger::LedgerMap;
 
-use super::memory::{GuestMemory, Mapping};
+use super::memory::{Bare, GuestMemory, Mapping};
 use super::packed::PackedRing;
 use super::queue::Place;
 use super::split::SplitRing;
@@ -46,7 +46,7 @@ impl Driver {
             let map = unsafe { MmapMut::map_mut(&file) }.unwrap();
             let (guest_addr, user_addr) = (BASE + at * REGION, USER + at * REGION);
             let region = Region { guest_addr, size: REGION, user_addr, offset: 0, block: 4096 };
-            assert!(memory.add(Arc::new(Mapping::new(0, region, file.into()).unwrap())).is_ok());
+            assert!(memory.add(Arc::new(Mapping::new(0, Bare::new(region, file.into()).unwrap()))).is_ok());
             map
         });
         Driver { maps, memory, size, avail_idx: 0 }

@@ -45,9 +45,15 @@ unsafe impl Send for Mapping {}
 // SAFETY: as above; nothing of it changes.
 unsafe impl Sync for Mapping {}
 
-impl Mapping {
+/// A region that is mapped, of which nobody knows yet. Neither makes nor frees what the allocator would have to see to.
+pub struct Bare {
+    region: Region,
+    map: MmapRaw,
+}
+
+impl Bare {
     /// Maps a region that the supervisor found to lie inside of its file. The fd is closed.
-    pub fn new(port: u16, region: Region, fd: OwnedFd) -> io::Result<Mapping> {
+    pub fn new(region: Region, fd: OwnedFd) -> io::Result<Bare> {
         let overflow = || io::Error::from_raw_os_error(libc::EOVERFLOW);
         let block = region.block.max(PAGE);
         let lead = region.offset % block;
@@ -55,10 +61,19 @@ impl Mapping {
             region.size.checked_add(lead).and_then(|n| n.checked_next_multiple_of(block)).ok_or_else(overflow)?;
         let length = usize::try_from(length).map_err(|_| overflow())?;
         let map = MmapOptions::new().offset(region.offset - lead).len(length).map_raw(fd.as_raw_fd())?;
-        // SAFETY: `lead` is below `block`, hence below the mapping's length.
+        Ok(Bare { region, map })
+    }
+}
+
+impl Mapping {
+    /// Makes a region of `port` known.
+    pub fn new(port: u16, bare: Bare) -> Mapping {
+        let Bare { region, map } = bare;
+        let lead = region.offset % region.block.max(PAGE);
+        // SAFETY: `lead` is below the block size, hence below the mapping's length: see `Bare::new`.
         let host = unsafe { map.as_mut_ptr().add(lead as usize) };
         let watch = crash::watch(host as u64, region.size, port, region.guest_addr);
-        Ok(Mapping { region, host, watch, map })
+        Mapping { region, host, watch, map }
     }
 
     fn holds(&self, guest_addr: u64) -> bool {
@@ -87,7 +102,7 @@ impl Mapping {
     }
 }
 
-/// A mapping in which nothing is looked up any more, on its way back to the kernel.
+/// A mapping in which nothing is looked up any more, on its way back to the kernel. The allocator has nothing to do with it.
 pub struct Remains {
     at: *mut u8,
     left: usize,
@@ -403,14 +418,12 @@ impl Postponed {
     /// into `to`, whose lines are asked for now. `None`: there is no room, or the chain is no longer than a head.
     #[inline(always)]
     pub fn new(hdr: (u64, u32), from: &GuestSlice<'_>, to: &GuestSlice<'_>, head: &Head) -> Option<Postponed> {
-        let len = from.len.checked_sub(HEAD_LEN).filter(|_| from.len <= to.len)?.try_into().ok()?;
+        // A descriptor tells no more octets than a u32 does.
+        let len = from.len.checked_sub(HEAD_LEN).filter(|_| from.len <= to.len)? as u32;
         to.prefetch_to_write(from.len);
         Some(Postponed { hdr, len, from: from.ptr.wrapping_add(HEAD_LEN).cast_const(), to: to.ptr, head })
     }
 }
-
-/// The part of a head's second word that is the frame's: what is behind [`NET_HDR_LEN`] octets.
-const FRAME_HALF: u64 = u64::MAX << (8 * (NET_HDR_LEN - 8));
 
 impl Later {
     /// Room for `copies` copies.
@@ -452,12 +465,10 @@ impl Later {
             // SAFETY: `wait_for` was told that both are still mapped, and that the head is there; `Postponed::new` saw that a
             // head and `len` octets lie in both.
             unsafe {
-                let [_, second, third, fourth] = (**head).0;
-                // The net header ends in the middle of the second word.
-                let second = u64::from(hdr.1) | u64::from_le(second) & FRAME_HALF;
-                for (at, word) in [hdr.0.to_le(), second.to_le(), third, fourth].into_iter().enumerate() {
-                    to.cast::<u64>().add(at).write_unaligned(word);
-                }
+                to.cast::<u64>().write_unaligned(hdr.0.to_le());
+                to.add(8).cast::<u32>().write_unaligned(hdr.1.to_le());
+                let head = head.cast::<u8>();
+                std::ptr::copy_nonoverlapping(head.add(NET_HDR_LEN), to.add(NET_HDR_LEN), HEAD_LEN - NET_HDR_LEN);
                 copy(*from, to.add(HEAD_LEN), *len as usize);
             }
             pass(Point::Copied);

@@ -19,7 +19,7 @@ const TCP_CWR: u8 = 0x80;
 /// The segments of a checked frame, one after the other.
 pub struct Segments {
     offload: Offload,
-    /// The frame's headers, which the sender may have changed since they were checked.
+    /// The frame's headers. In life they are those that were checked; nothing here relies on it.
     head: [u8; HEAD],
     /// Octets of payload of the frame, and of the segments so far.
     payload: usize,
