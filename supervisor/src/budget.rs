@@ -71,6 +71,12 @@ impl Budget {
         self.limit.fds.saturating_add(self.reserve)
     }
 
+    /// What all clients hold together.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn held(&self) -> Holdings {
+        self.held
+    }
+
     /// How many usual clients there is room for: the last of them gets half of what is left.
     pub fn ports(&self) -> usize {
         (self.limit.fds / USUAL).saturating_sub(1)

@@ -4,12 +4,14 @@
 mod config;
 mod control;
 mod ledger;
+mod live;
 mod reports;
 mod session;
 
 pub use config::config;
 pub use control::control;
 pub use ledger::ledger;
+pub use live::live;
 pub use reports::reports;
 pub use session::session;
 
@@ -22,6 +24,7 @@ mod tests {
         replay("config", super::config);
         replay("control", super::control);
         replay("ledger", super::ledger);
+        replay("live", super::live);
         replay("reports", super::reports);
         replay("session", super::session);
     }

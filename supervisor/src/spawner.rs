@@ -140,6 +140,15 @@ impl Spawner {
         }
     }
 
+    /// A spawner that is no process; and its end of the socket.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn of_nobody(pid: Pid) -> io::Result<(Spawner, OwnedFd)> {
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        let null = || File::open("/dev/null").map(OwnedFd::from);
+        let own = [theirs.try_clone()?, null()?];
+        Ok((Spawner { socket: ours, pid, unsent: VecDeque::new(), theirs: own, binaries: [None, None] }, theirs))
+    }
+
     /// The next worker that is started gets these files under the numbers that they have. They must stay open until the
     /// answer to that start.
     pub fn give<'f>(&mut self, files: impl IntoIterator<Item = BorrowedFd<'f>>) -> io::Result<()> {

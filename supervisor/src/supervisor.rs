@@ -57,6 +57,8 @@ use crate::watchdog::Watchdog;
 use crate::worker::Worker;
 use handover::Handover;
 use life::Life;
+#[cfg(any(test, feature = "fuzzing"))]
+pub use life::live;
 
 const FRONT_DOOR: u64 = 0;
 const CONTROL: u64 = 1;
@@ -228,42 +230,26 @@ impl Supervisor {
         supervisor.watch(supervisor.signals.as_fd(), SIGNALS, EpollFlags::EPOLLIN)?;
         supervisor.watch(&supervisor.spawner, SPAWNER, EpollFlags::EPOLLIN)?;
         supervisor.watch(&supervisor.undertaker, UNDERTAKER, EpollFlags::EPOLLIN)?;
-        sv3::foreign::close_by(undertaker::keep_for_later);
         Ok(supervisor)
     }
 
     /// Runs until a signal ends it. The error says why it had to give up.
     pub fn run(mut self, landlock_abi: u32) -> Result<(), String> {
         self.landlock_abi = landlock_abi;
+        sv3::foreign::close_by(undertaker::keep_for_later);
         let pid = std::process::id();
         let fields = json!({ "pid": pid, "landlock_abi": landlock_abi });
         self.events.say_with("start", format!("supervisor {pid} started, landlock ABI {landlock_abi}"), fields);
         self.say_few_files();
         self.open_http();
         self.start_worker();
-        let mut ready = [EpollEvent::empty(); 64];
         let outcome = loop {
             if let Some(outcome) = self.over.take() {
                 break outcome;
             }
-            self.flush_links();
-            self.close_files();
-            self.listen_again();
-            let count = match self.epoll.wait(&mut ready, self.timeout()) {
-                Ok(count) => count,
-                Err(Errno::EINTR) => 0,
-                Err(error) => break Err(format!("epoll: {error}")),
-            };
-            self.answered = Answered::default();
-            // What workers are waited for with comes first, however many clients have something to say.
-            let is_urgent = |event: &&EpollEvent| (SIGNALS..STDERR).contains(&event.data());
-            for event in ready.iter().take(count).filter(is_urgent) {
-                self.dispatch(event.data(), event.events());
+            if let Err(error) = self.turn(true) {
+                break Err(format!("epoll: {error}"));
             }
-            for event in ready.iter().take(count).filter(|event| !is_urgent(event)) {
-                self.dispatch(event.data(), event.events());
-            }
-            self.expire(Instant::now());
         };
         self.door.remove();
         self.control.listener.remove();
@@ -275,6 +261,31 @@ impl Supervisor {
         // What strangers opened is closed with the process: only then does the kernel wait for nobody.
         std::mem::forget(self);
         outcome
+    }
+
+    /// One turn of the loop: waits for something to happen, if it `may_wait`, and does what is due.
+    fn turn(&mut self, may_wait: bool) -> nix::Result<()> {
+        self.flush_links();
+        self.close_files();
+        self.listen_again();
+        let mut ready = [EpollEvent::empty(); 64];
+        let timeout = if may_wait { self.timeout() } else { EpollTimeout::ZERO };
+        let count = match self.epoll.wait(&mut ready, timeout) {
+            Ok(count) => count,
+            Err(Errno::EINTR) => 0,
+            Err(errno) => return Err(errno),
+        };
+        self.answered = Answered::default();
+        // What workers are waited for with comes first, however many clients have something to say.
+        let is_urgent = |event: &&EpollEvent| (SIGNALS..STDERR).contains(&event.data());
+        for event in ready.iter().take(count).filter(is_urgent) {
+            self.dispatch(event.data(), event.events());
+        }
+        for event in ready.iter().take(count).filter(|event| !is_urgent(event)) {
+            self.dispatch(event.data(), event.events());
+        }
+        self.expire(Instant::now());
+        Ok(())
     }
 
     fn dispatch(&mut self, token: u64, flags: EpollFlags) {

@@ -2,6 +2,7 @@
 //!
 //! Started by the supervisor with its control socket as stdin. Before the first command it confines itself; the first
 //! command brings the ledger; all else is the loop in [`switch`].
+#![cfg_attr(test, allow(clippy::duplicate_mod, reason = "models look at files that are modules already"))]
 
 #![cfg_attr(test, allow(clippy::duplicate_mod, reason = "models look at files that are modules already"))]
 

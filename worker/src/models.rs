@@ -93,7 +93,10 @@ fn who_comes_again_gets_it() {
         let leased = Arc::new(Leased::new(0));
         let insist = |leased: &Leased<i32>, number: u32| loop {
             match leased.lease(number) {
-                Some(mut lease) => return *lease += 1,
+                Some(mut lease) => {
+                    thread::yield_now();
+                    return *lease += 1;
+                }
                 None => thread::yield_now(),
             }
         };

@@ -2,7 +2,7 @@
 //! obeys late, dies, or lies. Every wish for an answer is answered once, the worker's memory table is sound at any
 //! time, and a fresh worker that is told the record stands where one stands that was told everything live.
 
-mod client;
+pub(super) mod client;
 mod worker;
 
 use std::cell::Cell;

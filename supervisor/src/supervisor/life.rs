@@ -6,6 +6,9 @@
 //! is needed and told the same; it only takes longer. What of a port a worker on standby cannot obey it goes on without, and
 //! is told again before it serves.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod live;
+
 use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};

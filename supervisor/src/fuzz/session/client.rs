@@ -37,6 +37,20 @@ const CODES: [Code; 26] = [
 
 /// The next message, if the decoder takes it. Octets: request and `need_reply` (1), one more fd or none (1), payload.
 pub fn message(input: &mut Input<'_>, fds: &Fds) -> Option<Message> {
+    let (_, octets, count) = request(input)?;
+    let mut decoder = Decoder::new();
+    let (header, rest) = octets.split_at(12);
+    decoder.space().copy_from_slice(header);
+    let message = decoder.advance(header.len(), (0..count).map(|_| ForeignFd::from(fds.one()))).ok()?;
+    if rest.is_empty() {
+        return message;
+    }
+    decoder.space().copy_from_slice(rest);
+    decoder.advance(rest.len(), []).ok()?
+}
+
+/// The next message as octets, and how many fds go with it.
+pub fn request(input: &mut Input<'_>) -> Option<(Code, Vec<u8>, usize)> {
     let what = input.u8();
     let code = CODES.get(usize::from(what & 0x3f)).copied().or_else(|| Code::from_id(input.u8().into()))?;
     let odd = input.u8();
@@ -48,16 +62,7 @@ pub fn message(input: &mut Input<'_>, fds: &Fds) -> Option<Message> {
     };
     let flags = 1 | u32::from(what >> 7) << 3;
     let words = [code.id(), flags, payload.len() as u32].map(u32::to_ne_bytes);
-    let octets = [words.as_flattened(), &payload].concat();
-    let mut decoder = Decoder::new();
-    let (header, rest) = octets.split_at(12);
-    decoder.space().copy_from_slice(header);
-    let message = decoder.advance(header.len(), (0..count).map(|_| ForeignFd::from(fds.one()))).ok()?;
-    if rest.is_empty() {
-        return message;
-    }
-    decoder.space().copy_from_slice(rest);
-    decoder.advance(rest.len(), []).ok()?
+    Some((code, [words.as_flattened(), &payload].concat(), count))
 }
 
 /// A payload, and how many fds go with it.

@@ -1,0 +1,5 @@
+//! See `live` in supervisor/src/fuzz.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|octets: &[u8]| sv3_supervisor::fuzz::live(octets));

@@ -1,0 +1,113 @@
+//! A worker of target `live`: it reads orders as they are, says what it owes, and does nothing.
+
+use std::io::{ErrorKind, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::Ordering::Relaxed;
+
+use sv3::fuzz::Input;
+use sv3::ipc::{Command, Envelope, FRAME_PREFIX, Report, ReportKind};
+use sv3::ledger::Lane;
+use sv3::virtio::OFFERED;
+
+use crate::ancillary;
+
+/// A worker.
+pub struct Fake {
+    /// Its process, which does not exist.
+    pub pid: i32,
+    /// Its lane, once it has been told.
+    pub lane: u8,
+    socket: UnixStream,
+    frame: Vec<u8>,
+    /// An order whose fd is still to come.
+    partial: Option<Envelope>,
+    /// The last order that took memory away, until that has been said to be unmapped.
+    lingers: Option<u64>,
+}
+
+impl Fake {
+    /// A worker at its end of the link.
+    pub fn new(pid: i32, socket: OwnedFd) -> Fake {
+        let socket = UnixStream::from(socket);
+        socket.set_nonblocking(true).unwrap();
+        Fake { pid, lane: 0, socket, frame: Vec::new(), partial: None, lingers: None }
+    }
+
+    /// Obeys up to so many orders; how many there were.
+    pub fn obey(&mut self, most: usize) -> usize {
+        let count = (0..most).map_while(|_| self.receive().map(|envelope| self.answer(&envelope))).count();
+        if let Some(seq) = self.lingers.take() {
+            self.write(&Report::new(ReportKind::Unmapped, seq).to_bytes());
+        }
+        count
+    }
+
+    fn answer(&mut self, envelope: &Envelope) {
+        let seq = envelope.seq;
+        let report = match envelope.command {
+            Command::Start { lane, .. } => {
+                self.lane = lane;
+                Report::ready(7, OFFERED)
+            }
+            Command::Barrier => Report::new(ReportKind::Done, seq),
+            Command::RingStop { port, ring } => {
+                Report { port, ring, value: 7, ..Report::new(ReportKind::RingStopped, seq) }
+            }
+            Command::MemoryCommit { .. } | Command::RegionRemove { .. } | Command::PortRemove { .. } => {
+                self.lingers = Some(seq);
+                return;
+            }
+            _ => return,
+        };
+        self.write(&report.to_bytes());
+    }
+
+    /// Says something that it was not asked for.
+    pub fn lie(&mut self, input: &mut Input<'_>) {
+        let octets = input.take(Report::SIZE).to_vec();
+        self.write(&octets);
+    }
+
+    fn write(&mut self, octets: &[u8]) {
+        // One that has been killed speaks to nobody.
+        let _ = self.socket.write_all(octets);
+    }
+
+    /// The next order. Its fd, which behaves as any other, is closed at once.
+    fn receive(&mut self) -> Option<Envelope> {
+        if self.partial.is_none() {
+            self.fill(FRAME_PREFIX)?;
+            let length = u32::from_le_bytes(*self.frame.first_chunk().unwrap()) as usize;
+            self.fill(FRAME_PREFIX + length)?;
+            self.partial = Some(Envelope::decode(&self.frame[FRAME_PREFIX..]).unwrap());
+            self.frame.clear();
+        }
+        if self.partial.as_ref().unwrap().fds() > 0 {
+            let received = ancillary::receive(&self.socket, &mut [0; 4]).ok().filter(|received| received.count > 0)?;
+            assert_eq!(received.fds.len(), 1, "an order without its fd");
+        }
+        self.partial.take()
+    }
+
+    fn fill(&mut self, length: usize) -> Option<()> {
+        while self.frame.len() < length {
+            let have = self.frame.len();
+            let mut octets = vec![0; length - have];
+            match ancillary::receive(&self.socket, &mut octets) {
+                Ok(received) if received.count > 0 => {
+                    assert!(received.fds.is_empty(), "an fd that no order has");
+                    self.frame.extend_from_slice(&octets[..received.count]);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                _ => return None,
+            }
+        }
+        Some(())
+    }
+}
+
+/// The worker had this port in hand.
+pub fn write_hand(lane: &Lane, port: u8) {
+    lane.hands[0].port.store(u32::from(port) + 1, Relaxed);
+}
