@@ -88,27 +88,27 @@ impl Budget {
         Budget { limit, held: Holdings::NONE, of: HashMap::new(), reserve, lingering: Lingering::default() }
     }
 
-    /// What a connection of process `pid` that holds `own`, while `lingering` lingers of what it had, may hold at most now.
+    /// What a connection of process `pid` that holds `own`, while `lingering` lingers of what it had, may hold at most
+    /// now.
     pub fn allowance(&self, pid: i32, own: Holdings, lingering: &Lingering) -> Holdings {
         let all = self.of.get(&pid).copied().unwrap_or(own);
-        // Each region that lingers is a file, too.
-        let (lingers, others) = (lingering.own(), self.lingering.all());
-        let share = |limit: usize, held: usize, all: usize, own: usize| {
-            let share = share((limit, held.saturating_add(others)), (all + lingers, own + lingers));
-            own.max(share.saturating_sub(lingers))
-        };
+        let (free, lingers) = (self.free(), lingering.own());
         Holdings {
-            fds: share(self.limit.fds, self.held.fds, all.fds, own.fds),
-            regions: share(self.limit.regions, self.held.regions, all.regions, own.regions),
+            fds: share((self.limit.fds, free.fds), (all.fds, own.fds), lingers),
+            regions: share((self.limit.regions, free.regions), (all.regions, own.regions), lingers),
         }
     }
 
     /// Whether so much lingers of what a client that holds `own` had that, with it, it has more than is free.
     pub fn is_strained(&self, own: Holdings, lingering: &Lingering) -> bool {
-        let (lingers, others) = (lingering.own(), self.lingering.all());
-        let free = |limit: usize, held: usize| limit.saturating_sub(held).saturating_sub(others);
-        let (fds, regions) = (free(self.limit.fds, self.held.fds), free(self.limit.regions, self.held.regions));
-        lingers > 0 && (own.fds + lingers > fds || own.regions + lingers > regions)
+        let (free, lingers) = (self.free(), lingering.own());
+        lingers > 0 && (own.fds + lingers > free.fds || own.regions + lingers > free.regions)
+    }
+
+    /// Each region that lingers is a file, too.
+    fn free(&self) -> Holdings {
+        let free = |limit: usize, held: usize| limit.saturating_sub(held).saturating_sub(self.lingering.all());
+        Holdings { fds: free(self.limit.fds, self.held.fds), regions: free(self.limit.regions, self.held.regions) }
     }
 
     /// With so many files that wait to be closed the next message of a client may bring more than may be open.
@@ -129,12 +129,12 @@ impl Budget {
     }
 }
 
-/// What a connection may have that has `own` and whose process has `all`, where `held` of `limit` is taken.
-fn share((limit, held): (usize, usize), (all, own): (usize, usize)) -> usize {
-    let free = limit.saturating_sub(held);
+/// What a connection may have that has `own` and whose process has `all`, where `free` of `limit` is free, and `lingers`
+/// lingers of what it had.
+fn share((limit, free): (usize, usize), (all, own): (usize, usize), lingers: usize) -> usize {
     let common = free.saturating_sub(limit / 8);
     // Half of what it has and is free: then as much as it has is left.
-    let connection = own.saturating_add(common) / 2;
+    let connection = (own.saturating_add(lingers).saturating_add(common) / 2).saturating_sub(lingers);
     let process = (all.saturating_add(common) / 4 * 3).saturating_sub(all.saturating_sub(own));
     let few = if all <= FIRST { free } else { free.saturating_sub(limit / 16) };
     let first = own.saturating_add(FIRST.saturating_sub(own).min(few));
@@ -145,42 +145,38 @@ fn share((limit, held): (usize, usize), (all, own): (usize, usize)) -> usize {
 mod tests {
     use super::*;
 
-    fn none() -> Lingering {
-        Lingering::default()
-    }
-
     fn fds(fds: usize) -> Holdings {
         Holdings { fds, regions: 0 }
     }
 
     #[test]
     fn whatever_the_greedy_take_as_much_as_one_of_them_has_is_left() {
-        let mut budget = Budget::of(1333);
+        let (mut budget, none) = (Budget::of(1333), Lingering::default());
         let mut common = 875;
         for pid in 0..5 {
-            let allowed = budget.allowance(pid, Holdings::NONE, &none()).fds;
+            let allowed = budget.allowance(pid, Holdings::NONE, &none).fds;
             assert_eq!(allowed, common / 2);
             budget.change(pid, Holdings::NONE, fds(allowed));
-            assert!((0..2).contains(&(budget.allowance(pid, fds(allowed), &none()).fds - allowed)));
+            assert!((0..2).contains(&(budget.allowance(pid, fds(allowed), &none).fds - allowed)));
             common -= allowed;
         }
         budget.change(9, Holdings::NONE, fds(common));
-        assert_eq!(budget.allowance(77, Holdings::NONE, &none()).fds, FIRST, "there is something for who needs little");
+        assert_eq!(budget.allowance(77, Holdings::NONE, &none).fds, FIRST, "there is something for who needs little");
         budget.change(9, fds(common), Holdings::NONE);
         assert_eq!(budget.of.len(), 5);
     }
 
     #[test]
     fn a_process_leaves_something_whatever_the_number_of_its_connections() {
-        let mut budget = Budget::of(1333);
+        let (mut budget, none) = (Budget::of(1333), Lingering::default());
         let mut all = 0;
         for _ in 0..1000 {
-            let allowed = budget.allowance(7, Holdings::NONE, &none()).fds;
+            let allowed = budget.allowance(7, Holdings::NONE, &none).fds;
             budget.change(7, Holdings::NONE, fds(allowed));
             all += allowed;
         }
         assert!((900..=1000 - 1000 / 16).contains(&all), "it took {all}");
-        assert_eq!(budget.allowance(8, Holdings::NONE, &none()).fds, FIRST);
+        assert_eq!(budget.allowance(8, Holdings::NONE, &none).fds, FIRST);
     }
 
     #[test]
@@ -189,9 +185,9 @@ mod tests {
             let budget = Budget::of(files);
             assert_eq!((budget.ports(), files >= Budget::LEAST_FILES), (ports, ports > 0), "{files}");
             let mut budget = budget;
-            for port in 0..ports {
-                assert!(budget.allowance(port as i32, Holdings::NONE, &none()).fds >= USUAL, "{files}");
-                budget.change(port as i32, Holdings::NONE, Holdings { fds: USUAL, regions: 1 });
+            for pid in 0..ports as i32 {
+                assert!(budget.allowance(pid, Holdings::NONE, &Lingering::default()).fds >= USUAL, "{files}");
+                budget.change(pid, Holdings::NONE, Holdings { fds: USUAL, regions: 1 });
             }
         }
     }
@@ -201,7 +197,7 @@ mod tests {
         let own = Holdings { fds: 40, regions: 2 };
         let mut budget = Budget::of(0);
         budget.change(1, Holdings::NONE, own);
-        assert_eq!(budget.allowance(1, own, &none()).fds, 40);
+        assert_eq!(budget.allowance(1, own, &Lingering::default()).fds, 40);
     }
 
     #[test]
@@ -224,9 +220,9 @@ mod tests {
         assert!(budget.is_strained(own, &lingering), "550 of 1000");
         let other = budget.lingering.of_another();
         assert!(!budget.is_strained(Holdings { fds: 400, regions: 0 }, &other), "it is not the doing of others");
-        assert_eq!(budget.allowance(2, Holdings::NONE, &other).fds, 225);
+        assert_eq!(budget.allowance(2, Holdings::NONE, &other).fds, (450 - 125) / 2);
         taken.clear();
         assert!(!budget.is_strained(own, &lingering));
-        assert_eq!(budget.allowance(2, Holdings::NONE, &other).fds, 450);
+        assert_eq!(budget.allowance(2, Holdings::NONE, &other).fds, (900 - 125) / 2);
     }
 }

@@ -12,7 +12,8 @@
 //! a copy of the table, and keeps of it its stdin, its stderr, and the files that [`Spawner::give`] named since the last
 //! start, under their numbers. Until the answer comes the supervisor closes none of them. [`KEEP`] makes an open file the
 //! program from now on. [`DIG`] starts an undertaker ([`crate::undertaker`]), which goes on sharing the table. [`REOPEN`] opens
-//! the log once more, by the name that it was given at the start, and is answered with its number. The spawner reads nothing from clients and nothing from workers, and ends with the supervisor.
+//! the log once more, by the name that it was given at the start, and is answered with its number. The spawner reads nothing
+//! from clients and nothing from workers, and ends with the supervisor.
 //!
 //! Workers and undertakers are cloned with `CLONE_PARENT`, so that the supervisor is their parent: it gets the `SIGCHLD`, it
 //! waits for them, and its death takes them along. The first binary is opened once, so that a supervisor goes on to start
@@ -108,8 +109,8 @@ pub struct Spawner {
 }
 
 impl Spawner {
-    /// Makes the spawner, which gives `arguments` to every worker and opens `log` when it is asked to. To be called before anything else is opened, and before
-    /// confinement.
+    /// Makes the spawner, which gives `arguments` to every worker and opens `log` when it is asked to. To be called before
+    /// anything else is opened, and before confinement.
     pub fn clone(worker: &Path, arguments: &[String], log: Option<&Path>) -> Result<Spawner, String> {
         let words = [c"sv3-worker".to_owned()].into_iter().map(Ok);
         let words: Result<Vec<_>, _> = words.chain(arguments.iter().map(|word| CString::new(word.as_str()))).collect();

@@ -268,3 +268,81 @@ impl Errands {
         (std::mem::replace(&mut self.told, seq) < seq).then_some(seq)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+
+    use super::*;
+
+    fn wanted(seq: u64, octets: u64) -> Wanted {
+        let fd = memfd_create(c"guest", MFdFlags::MFD_CLOEXEC).unwrap();
+        nix::unistd::ftruncate(&fd, octets.cast_signed()).unwrap();
+        let region = Region { guest_addr: 0, size: octets, user_addr: 0, offset: 0, block: 4096 };
+        Wanted { seq, port: 0, staged: true, region, fd }
+    }
+
+    fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            assert!(Instant::now() < deadline);
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn what_is_wanted_is_mapped_and_what_goes_is_told_of_in_order() {
+        let mapper: &Mapper = Box::leak(Box::new(Mapper::new().unwrap()));
+        std::thread::spawn(|| mapper.run(|| ()));
+        let mut errands = Errands::new(mapper);
+        errands.unmap([], 1);
+        assert_eq!((errands.unmapped(), errands.unmapped()), (Some(1), None), "there was nothing to wait for");
+        let mut seq = 1;
+        let mut mappings = Vec::new();
+        while !errands.is_full() {
+            seq += 1;
+            errands.map(wanted(seq, 8 << 20));
+        }
+        while errands.awaits_mappings() {
+            errands.hand_over();
+            let Mapped { seq, outcome, .. } = until(|| errands.next_mapped());
+            assert_eq!(seq, mappings.len() as u64 + 2);
+            mappings.push(Arc::new(Mapping::new(0, outcome.unwrap())));
+        }
+        // More than there are places for.
+        let last = seq + mappings.len() as u64;
+        for mapping in mappings {
+            seq += 1;
+            errands.unmap([mapping], seq);
+        }
+        let mut told = 1;
+        while told < last {
+            errands.hand_over();
+            let news = until(|| {
+                errands.hand_over();
+                errands.unmapped()
+            });
+            assert!(news > told && news <= last, "{news}");
+            told = news;
+        }
+    }
+
+    #[test]
+    fn slices_grow_while_they_are_quick_and_stay_within_bounds() {
+        let mut slice = *SLICE.start();
+        for _ in 0..20 {
+            slice = next_slice(slice, 1_000);
+        }
+        assert_eq!(slice, *SLICE.end());
+        assert_eq!(next_slice(slice, 30_000), slice);
+        for _ in 0..20 {
+            slice = next_slice(slice, 1_000_000);
+        }
+        assert_eq!(slice, *SLICE.start());
+    }
+}

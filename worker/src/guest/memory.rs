@@ -35,7 +35,7 @@ pub struct Mapping {
     region: Region,
     /// Where the region begins, inside of `map`.
     host: *mut u8,
-    watch: crash::Watch,
+    _watch: crash::Watch,
     map: MmapRaw,
 }
 
@@ -54,12 +54,11 @@ pub struct Bare {
 impl Bare {
     /// Maps a region that the supervisor found to lie inside of its file. The fd is closed.
     pub fn new(region: Region, fd: OwnedFd) -> io::Result<Bare> {
-        let overflow = || io::Error::from_raw_os_error(libc::EOVERFLOW);
         let block = region.block.max(PAGE);
         let lead = region.offset % block;
-        let length =
-            region.size.checked_add(lead).and_then(|n| n.checked_next_multiple_of(block)).ok_or_else(overflow)?;
-        let length = usize::try_from(length).map_err(|_| overflow())?;
+        let length = region.size.checked_add(lead).and_then(|n| n.checked_next_multiple_of(block));
+        let length = length.and_then(|n| usize::try_from(n).ok());
+        let length = length.ok_or_else(|| io::Error::from_raw_os_error(libc::EOVERFLOW))?;
         let map = MmapOptions::new().offset(region.offset - lead).len(length).map_raw(fd.as_raw_fd())?;
         Ok(Bare { region, map })
     }
@@ -73,7 +72,7 @@ impl Mapping {
         // SAFETY: `lead` is below the block size, hence below the mapping's length: see `Bare::new`.
         let host = unsafe { map.as_mut_ptr().add(lead as usize) };
         let watch = crash::watch(host as u64, region.size, port, region.guest_addr);
-        Mapping { region, host, watch, map }
+        Mapping { region, host, _watch: watch, map }
     }
 
     fn holds(&self, guest_addr: u64) -> bool {
@@ -104,23 +103,20 @@ impl Mapping {
 
 /// A mapping in which nothing is looked up any more, on its way back to the kernel. The allocator has nothing to do with it.
 pub struct Remains {
-    at: *mut u8,
+    /// Its address.
+    at: usize,
     left: usize,
     block: usize,
 }
 
-// SAFETY: addresses of a mapping that belongs to this alone.
-unsafe impl Send for Remains {}
-
 impl Remains {
     /// The last one who holds a mapping gives it away; `None`: somebody else has it still.
     pub fn of(mapping: Arc<Mapping>) -> Option<Remains> {
-        let Mapping { region, watch, map, .. } = Arc::into_inner(mapping)?;
-        // Nobody touches it any more, and its addresses may soon be another client's.
-        drop(watch);
+        // It is watched no more: nobody touches it, and its addresses may soon be another client's.
+        let Mapping { region, map, .. } = Arc::into_inner(mapping)?;
         let map = ManuallyDrop::new(map);
         let block = usize::try_from(region.block.max(PAGE)).unwrap_or(usize::MAX);
-        Some(Remains { at: map.as_mut_ptr(), left: map.len(), block })
+        Some(Remains { at: map.as_mut_ptr() as usize, left: map.len(), block })
     }
 
     /// Unmaps about `octets` of it, as whole blocks; false: that was all.
@@ -128,18 +124,10 @@ impl Remains {
         let slice = octets.max(1).checked_next_multiple_of(self.block).unwrap_or(usize::MAX).min(self.left);
         // SAFETY: `[at, at + left)` is what is left of a mapping of whole blocks that `of` took over from its last holder, so
         // no view of it exists. What the kernel should refuse stays mapped, and nobody has it.
-        unsafe { libc::munmap(self.at.cast(), slice) };
-        self.at = self.at.wrapping_add(slice);
+        unsafe { libc::munmap(self.at as *mut libc::c_void, slice) };
+        self.at += slice;
         self.left -= slice;
         self.left > 0
-    }
-}
-
-impl Drop for Remains {
-    fn drop(&mut self) {
-        if self.left > 0 {
-            self.unmap(self.left);
-        }
     }
 }
 
@@ -211,9 +199,7 @@ impl GuestMemory {
 
     /// Has the pages of a range of the front-end's own addresses brought in, if it lies in one region.
     pub fn populate(&self, addr: u64, len: u64) {
-        if let Some(mapping) = self.mapping_of_user(addr, len) {
-            mapping.populate(addr, len);
-        }
+        self.regions.iter().for_each(|mapping| mapping.populate(addr, len));
     }
 
     /// The piece of `[addr, addr + len)` (guest addresses) that lies in the region of `addr`; shorter than `len` when
