@@ -1,14 +1,14 @@
 //! Files that clients opened: nobody waits for their last close, and what is under way in other sockets keeps nobody from
 //! starting a worker.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, IoSlice, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg, setsockopt, sockopt};
 use sv3_tests::failure::{Failure, Result};
 use sv3_tests::guest::Guest;
 use sv3_tests::guest::wire::*;
@@ -27,13 +27,35 @@ fn lingering() -> Result<(OwnedFd, [TcpStream; 1])> {
     let socket = TcpStream::connect(listener.local_addr()?)?;
     let (peer, _) = listener.accept()?;
     socket.set_nonblocking(true)?;
-    while std::io::Write::write(&mut &socket, &[0; 65536]).is_ok() {}
+    while (&socket).write(&[0; 65536]).is_ok() {}
     setsockopt(&socket, sockopt::Linger, &libc_linger())?;
     Ok((socket.into(), [peer]))
 }
 
 fn libc_linger() -> nix::libc::linger {
     nix::libc::linger { l_onoff: 1, l_linger: LINGER }
+}
+
+/// Closes them in a thread of its own, where the wait for a socket whose last close this is after all harms nobody.
+fn close_elsewhere(sockets: Vec<OwnedFd>) {
+    std::thread::spawn(move || drop(sockets));
+}
+
+/// A client that sends a request with files which are its only ones from then on: the message is whole when they are closed
+/// here, so that the last close is the switch's.
+fn give(honest: &Honest, request: u32, payload: &[u8], sockets: Vec<OwnedFd>) -> Result<Guest> {
+    let mut guest = Guest::config().build(honest.socket())?;
+    let message = [&header(request, 1, payload.len() as u32), payload].concat();
+    let (begin, rest) = message.split_at(4);
+    guest.raw().send_octets(begin, &sockets.iter().map(AsFd::as_fd).collect::<Vec<_>>())?;
+    // The switch holds what came with half a message, unless it is refused at once.
+    match sockets.len() {
+        0..=8 => drop(sockets),
+        _ => close_elsewhere(sockets),
+    }
+    // One that was refused already hears nothing more.
+    let _ = guest.raw().send_octets(rest, &[]);
+    Ok(guest)
 }
 
 /// The switch answers, and replaces a worker that dies, at once.
@@ -55,33 +77,27 @@ fn a_socket_that_lingers_holds_up_nobody() -> Result<()> {
     for _ in 0..4 {
         // With a message that wants none.
         let (socket, peer) = lingering()?;
-        let mut guest = Guest::config().build(honest.socket())?;
-        guest.raw().send(SET_OWNER, 1, &[], &[socket.as_fd()])?;
-        drop(socket);
+        clients.push(give(&honest, SET_OWNER, &[], vec![socket])?);
         peers.push(peer);
-        clients.push(guest);
         // More on one message than any has.
         let (sockets, others): (Vec<_>, Vec<_>) =
             (0..20).map(|_| lingering()).collect::<Result<Vec<_>>>()?.into_iter().unzip();
-        let mut guest = Guest::config().build(honest.socket())?;
-        guest.raw().send(SET_MEM_TABLE, 1, &[], &sockets.iter().map(AsFd::as_fd).collect::<Vec<_>>())?;
-        drop(sockets);
+        clients.push(give(&honest, SET_MEM_TABLE, &[], sockets)?);
         peers.extend(others);
-        clients.push(guest);
         // As memory, as a kick, and unread in a connection that is over.
         for request in [ADD_MEM_REG, SET_VRING_KICK] {
             let (socket, peer) = lingering()?;
-            let mut guest = Guest::config().build(honest.socket())?;
-            guest.raw().send(request, 1, &[0; 8], &[socket.as_fd()])?;
+            give(&honest, request, &[0; 8], vec![socket])?;
             peers.push(peer);
         }
         // At the control socket.
         let (socket, peer) = lingering()?;
-        let control = UnixStream::connect(honest.control())?;
-        let (octets, fd) = ([std::io::IoSlice::new(b"status\n")], [std::os::fd::AsRawFd::as_raw_fd(&socket)]);
-        let rights = [nix::sys::socket::ControlMessage::ScmRights(&fd)];
-        let to = std::os::fd::AsRawFd::as_raw_fd(&control);
-        nix::sys::socket::sendmsg::<()>(to, &octets, &rights, nix::sys::socket::MsgFlags::empty(), None)?;
+        let mut control = UnixStream::connect(honest.control())?;
+        let (octets, fd) = ([IoSlice::new(b"stat")], [socket.as_raw_fd()]);
+        let rights = [ControlMessage::ScmRights(&fd)];
+        sendmsg::<()>(control.as_raw_fd(), &octets, &rights, MsgFlags::empty(), None)?;
+        drop(socket);
+        control.write_all(b"us\n")?;
         peers.push(peer);
     }
     is_prompt(&mut honest)?;
