@@ -100,7 +100,7 @@ impl Home {
     fn by_user(&self, program: &Path) -> Command {
         // Whoever runs the tests in the background may ignore signals, which sv3 would go on to do.
         let mut command = Command::new("env");
-        command.args(["--default-signal=HUP,INT,QUIT", "setpriv"]);
+        command.args(["--default-signal=INT,QUIT", "setpriv"]);
         command.args(["--pdeathsig", "KILL", "--no-new-privs"]);
         if is_root() {
             command.args([format!("--reuid={USER}"), format!("--regid={USER}")]);
