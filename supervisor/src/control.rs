@@ -84,7 +84,7 @@ impl Control {
             }
             match self.listener.accept() {
                 Caller::Peer(peer) => places.extend(self.admit(peer)),
-                Caller::TurnedAway(_) => {}
+                Caller::TurnedAway(_) | Caller::Gone => {}
                 Caller::Later(_) => {
                     self.pause(now + PAUSE);
                     break;

@@ -16,14 +16,14 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{Backlog, getsockopt, listen, sockopt::PeerCredentials};
 use nix::sys::stat::{Mode, umask};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use sv3::foreign::ForeignFd;
 
 /// How long nobody is let in when that failed, mostly for want of fds.
 pub const PAUSE: Duration = Duration::from_millis(100);
 
 /// Most callers that wait to be let in; who comes then waits in connect(2).
-const QUEUE: i32 = 128;
+const QUEUE: i32 = 1024;
 
 /// Most octets of a socket's path (unix(7): 108 with the 0 behind it).
 const PATH_MAX: usize = 107;
@@ -54,6 +54,8 @@ pub enum Caller {
     Peer(Peer),
     /// One that had to be turned away.
     TurnedAway(io::Error),
+    /// One that has closed its end already and left nothing.
+    Gone,
     /// Somebody may be there and cannot be let in now, since the kernel is short of something. It is to be tried again
     /// after [`PAUSE`].
     Later(io::Error),
@@ -110,6 +112,7 @@ impl Listener {
     /// The next connection.
     pub fn accept(&mut self) -> Caller {
         match self.listener.accept() {
+            Ok((stream, _)) if has_left(&stream) => Caller::Gone,
             Ok((stream, _)) => match peer(stream) {
                 Ok(peer) => Caller::Peer(peer),
                 Err(error) => Caller::TurnedAway(error),
@@ -153,6 +156,13 @@ fn bind_private(path: &Path) -> io::Result<UnixListener> {
 fn inode(path: &Path) -> io::Result<(u64, u64)> {
     let stat = rustix::fs::lstat(path)?;
     Ok((stat.st_dev, stat.st_ino))
+}
+
+/// Whether a caller has closed its end and left nothing behind. Then nothing is under way in the socket either, and its close
+/// waits for nobody.
+fn has_left(stream: &UnixStream) -> bool {
+    let looked = rustix::net::recv(stream, &mut [0u8; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+    looked.is_ok_and(|(count, _)| count == 0)
 }
 
 fn peer(stream: UnixStream) -> io::Result<Peer> {

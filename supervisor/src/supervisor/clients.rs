@@ -22,6 +22,8 @@ use crate::worker::Waiter;
 
 /// Callers that are let in before the clients' turn.
 const TURN: usize = 32;
+/// Callers that are looked at meanwhile, most of whom may have left: some microseconds each.
+const LOOKS: usize = 256;
 /// Most clients that are gone and that the worker has still to forget, while others are let in; and how long it gets.
 const LEAVING_MAX: usize = 128;
 const BREAK: Duration = Duration::from_millis(1);
@@ -46,9 +48,18 @@ impl Supervisor {
         if self.slots.leaving() > LEAVING_MAX {
             return self.close_door_until(Instant::now() + BREAK);
         }
-        for _ in 0..TURN {
+        let mut admitted = 0;
+        for _ in 0..LOOKS {
             match self.door.accept() {
-                Caller::Peer(peer) => self.admit(peer),
+                Caller::Peer(peer) => {
+                    self.admit(peer);
+                    admitted += 1;
+                    if admitted >= TURN {
+                        return;
+                    }
+                }
+                // Some come and go as fast as they can, and others wait behind them.
+                Caller::Gone => {}
                 Caller::TurnedAway(error) => {
                     self.events.say_of(None, "refuse", format!("a client was turned away: {error}"));
                 }
