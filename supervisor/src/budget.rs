@@ -111,6 +111,11 @@ impl Budget {
         Holdings { fds: free(self.limit.fds, self.held.fds), regions: free(self.limit.regions, self.held.regions) }
     }
 
+    /// Clients hold all files that they may: one more would be taken from what is kept free.
+    pub fn is_spent(&self) -> bool {
+        self.held.fds.saturating_add(self.lingering.all()) >= self.limit.fds
+    }
+
     /// With so many files that wait to be closed the next message of a client may bring more than may be open.
     pub fn is_short(&self, backlog: usize) -> bool {
         backlog > self.reserve.saturating_sub(NEXT).max(self.reserve / 4)
@@ -177,6 +182,17 @@ mod tests {
         }
         assert!((900..=1000 - 1000 / 16).contains(&all), "it took {all}");
         assert_eq!(budget.allowance(8, Holdings::NONE, &none).fds, FIRST);
+    }
+
+    #[test]
+    fn connections_alone_spend_what_clients_may_have_and_nothing_of_the_reserve() {
+        let mut budget = Budget::of(500);
+        let mut taken = 0;
+        while !budget.is_spent() {
+            budget.change(taken, Holdings::NONE, fds(1));
+            taken += 1;
+        }
+        assert_eq!(taken as usize, 500 - LEAST_RESERVE);
     }
 
     #[test]

@@ -97,10 +97,17 @@ impl Supervisor {
             );
             return self.events.say_of(None, "refuse", message);
         }
-        if self.slots.free_caller().is_none()
+        if (self.slots.free_caller().is_none() || self.budget.is_spent())
             && let Some(number) = self.slots.caller_to_yield()
         {
             self.detach(number, "gave way");
+        }
+        if self.budget.is_spent() {
+            let message = format!(
+                "client {pid} turned away: clients have all files that they may have; raise the limit of open files \
+                 (`ulimit -n`)"
+            );
+            return self.events.say_of(None, "refuse", message);
         }
         let Some(number) = self.slots.free_caller() else { return };
         self.connections += 1;
