@@ -10,7 +10,7 @@ use sv3_tests::patience::until;
 use sv3_tests::switch::{Switch, send};
 
 /// Between a death and the next, and two questions whether there is a standby.
-const PAUSE: Duration = Duration::from_millis(400); // PROF
+const PAUSE: Duration = Duration::from_millis(400);
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
