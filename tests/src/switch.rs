@@ -85,7 +85,7 @@ impl Home {
     pub fn sv3(&self, arguments: &[&str]) -> Command {
         let mut command = self.by_user(&self.path("bin/sv3"));
         command.args(arguments);
-        command
+        self.with_signals(&[], &command)
     }
 
     /// A program of the tests, copied to where the unprivileged user may run it, by that user.
@@ -97,10 +97,17 @@ impl Home {
         Ok(self.by_user(&copy))
     }
 
+    /// The command behind others, with signals as a shell in the foreground has them: whoever runs the tests in the background
+    /// may ignore some, which sv3 would go on to do.
+    fn with_signals(&self, behind: &[String], command: &Command) -> Command {
+        let mut all = Command::new("env");
+        all.arg("--default-signal=HUP,INT,QUIT").args(behind).arg(command.get_program()).args(command.get_args());
+        all.env_remove("XDG_RUNTIME_DIR").current_dir(self.folder.path()).stdin(Stdio::null());
+        all
+    }
+
     fn by_user(&self, program: &Path) -> Command {
-        // Whoever runs the tests in the background may ignore signals, which sv3 would go on to do.
-        let mut command = Command::new("env");
-        command.args(["--default-signal=INT,QUIT", "setpriv"]);
+        let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--no-new-privs"]);
         if is_root() {
             command.args([format!("--reuid={USER}"), format!("--regid={USER}")]);
@@ -132,11 +139,9 @@ impl Home {
 
     /// As [`Home::start`], behind a command: a tracer, or one that makes another world for it.
     pub fn start_behind(self: &Rc<Home>, command: &[String], options: &[&str]) -> Result<Switch> {
-        let Some((program, arguments)) = command.split_first() else { return self.start(options) };
-        let alone = self.sv3(&["run"]);
-        let mut command = Command::new(program);
-        command.args(arguments).arg(alone.get_program()).args(alone.get_args());
-        command.env_remove("XDG_RUNTIME_DIR").current_dir(self.folder.path()).stdin(Stdio::null());
+        let mut alone = self.by_user(&self.path("bin/sv3"));
+        alone.arg("run");
+        let command = self.with_signals(command, &alone);
         self.start_by(command, options)
     }
 
