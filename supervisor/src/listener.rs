@@ -112,8 +112,11 @@ impl Listener {
     /// The next connection.
     pub fn accept(&mut self) -> Caller {
         match self.listener.accept() {
-            Ok((stream, _)) if has_left(&stream) => Caller::Gone,
             Ok((stream, _)) => match peer(stream) {
+                Ok(mut peer) if self.knows(&peer) && has_left(&peer.stream) => {
+                    peer.stream.has_ended();
+                    Caller::Gone
+                }
                 Ok(peer) => Caller::Peer(peer),
                 Err(error) => Caller::TurnedAway(error),
             },
@@ -160,7 +163,7 @@ fn inode(path: &Path) -> io::Result<(u64, u64)> {
 
 /// Whether a caller has closed its end and left nothing behind. Then nothing is under way in the socket either, and its close
 /// waits for nobody.
-fn has_left(stream: &UnixStream) -> bool {
+fn has_left(stream: &ForeignFd) -> bool {
     let looked = rustix::net::recv(stream, &mut [0u8; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
     looked.is_ok_and(|(count, _)| count == 0)
 }

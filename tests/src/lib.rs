@@ -12,6 +12,7 @@ pub mod held;
 pub mod honest;
 pub mod hostile;
 pub mod image;
+pub mod lingering;
 pub mod neighbour;
 pub mod newcomer;
 pub mod patience;

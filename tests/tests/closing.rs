@@ -2,39 +2,22 @@
 //! starting a worker.
 
 use std::io::{BufRead, BufReader, IoSlice, Write};
-use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg, setsockopt, sockopt};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use sv3_tests::failure::{Failure, Result};
 use sv3_tests::guest::Guest;
 use sv3_tests::guest::wire::*;
 use sv3_tests::honest::Honest;
+use sv3_tests::lingering::lingering;
 use sv3_tests::patience::until;
 use sv3_tests::switch::{Home, fds};
 
-/// How long the last close of a lingering socket waits, in seconds: longer than anybody here waits for anything.
-const LINGER: i32 = 600;
 /// Time in which everything here is done that waits for nobody.
 const PROMPT: Duration = Duration::from_secs(3);
-
-/// A TCP socket with octets that its peer never reads, whose last close waits for that; and the peer.
-fn lingering() -> Result<(OwnedFd, [TcpStream; 1])> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let socket = TcpStream::connect(listener.local_addr()?)?;
-    let (peer, _) = listener.accept()?;
-    socket.set_nonblocking(true)?;
-    while (&socket).write(&[0; 65536]).is_ok() {}
-    setsockopt(&socket, sockopt::Linger, &libc_linger())?;
-    Ok((socket.into(), [peer]))
-}
-
-fn libc_linger() -> nix::libc::linger {
-    nix::libc::linger { l_onoff: 1, l_linger: LINGER }
-}
 
 /// Closes them in a thread of its own, where the wait for a socket whose last close this is after all harms nobody.
 fn close_elsewhere(sockets: Vec<OwnedFd>) {

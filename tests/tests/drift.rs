@@ -10,6 +10,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,9 +19,11 @@ use sv3_policy::{Policy, syscall_name};
 use sv3_tests::failure::{Failure, Result};
 use sv3_tests::frames::{mac, noise};
 use sv3_tests::guest::Guest;
+use sv3_tests::guest::wire::*;
 use sv3_tests::image::{Suite, tree};
+use sv3_tests::lingering::lingering;
 use sv3_tests::patience::until;
-use sv3_tests::switch::{Home, Switch};
+use sv3_tests::switch::{Home, Switch, fds};
 
 /// What is traced: program, number, arguments.
 type Call = (String, i32, [u64; 6]);
@@ -95,6 +98,7 @@ fn a_day_of(behind: &[String], threads: &str) -> Result<()> {
     ask(&switch, &["status", "crashes", "metrics", "audit"])?;
     switch.kill_worker("KILL")?;
     talk(&mut a, &mut b);
+    leave_files_that_linger(&switch)?;
     // Awake and without progress: the supervisor ends it.
     switch.kill_worker("STOP")?;
     talk(&mut a, &mut b);
@@ -107,6 +111,24 @@ fn a_day_of(behind: &[String], threads: &str) -> Result<()> {
     drop(b);
     let end = switch.end("TERM")?;
     end.success().then_some(()).ok_or_else(|| Failure::new(format!("{end}")))
+}
+
+/// A client leaves more files than there are undertakers, each of whose last close waits for a peer that never reads.
+fn leave_files_that_linger(switch: &Switch) -> Result<()> {
+    switch.await_status("a standby", |status| status.worker.standby_pid.is_some())?;
+    let before = fds(switch.supervisor_pid()?)?.len();
+    let (sockets, peers): (Vec<_>, Vec<_>) =
+        (0..5).map(|_| lingering()).collect::<Result<Vec<_>>>()?.into_iter().unzip();
+    let mut guest = Guest::config().build(switch.socket())?;
+    // Half of a message that wants none: they are the switch's alone when it is whole.
+    let message = header(SET_OWNER, 1, 0);
+    let (begin, rest) = message.split_at(4);
+    guest.raw().send_octets(begin, &sockets.iter().map(AsFd::as_fd).collect::<Vec<_>>())?;
+    drop(sockets);
+    guest.raw().send_octets(rest, &[])?;
+    until("all to be closed", || Ok((fds(switch.supervisor_pid()?)?.len() <= before).then_some(())))?;
+    drop(peers);
+    Ok(())
 }
 
 /// More clients than there can be fds for, and people who ask for all of them.
