@@ -1,6 +1,6 @@
 //! How the supervisor gives up what it does not need, in two stages.
 //!
-//! [`family`], before the spawner is forked, holds for supervisor, spawner and all workers:
+//! [`family`], before the spawner is cloned, holds for supervisor, spawner and all workers:
 //!
 //! 1. memory hidden: no core file, not dumpable, hence no ptrace by other processes of the user, who could otherwise take
 //!    guests' memory out of the supervisor's fds;
@@ -16,7 +16,7 @@
 //!
 //! The spawner has no seccomp policy of its own: workers inherit it, so it would have to permit all that a worker's
 //! start does (execve, a loader that opens and maps files executable), and every syscall of the data path would run
-//! through it. The spawner hears nobody but the supervisor, and from it nothing but two octets and one or two fds.
+//! through it. The spawner hears nobody but the supervisor, and from it nothing but numbers.
 
 use std::path::Path;
 

@@ -50,8 +50,8 @@ pub struct Port {
     pub came: Instant,
     /// No other connection has this number.
     pub serial: u64,
-    /// It gives files that are closed without use.
-    pub litters: bool,
+    /// The undertakers' round in which it last left a file to be closed.
+    pub littered: Option<u64>,
     peer: Peer,
     decoder: Decoder,
     message_due: Option<Instant>,
@@ -87,7 +87,7 @@ impl Port {
             since: None,
             came: Instant::now(),
             serial,
-            litters: false,
+            littered: None,
             peer,
             decoder: Decoder::new(),
             message_due: None,

@@ -38,7 +38,7 @@ const ALL: [Signal; 16] = [
     Signal::SIGXFSZ,
 ];
 
-/// The signals to block, before the spawner is forked, and to read.
+/// The signals to block, before the spawner is cloned, and to read.
 pub fn taken() -> SigSet {
     // A signal that is blocked comes by the signalfd although it is ignored.
     let ignored = std::fs::read_to_string("/proc/self/status").map_or(0, |status| ignored(&status));

@@ -96,6 +96,8 @@ pub struct Undertaker {
     asked: usize,
     /// Those among the crew that have been told to end.
     dismissed: usize,
+    /// How often all was closed.
+    rounds: u64,
     /// Signals since something was closed.
     nudges: u32,
     /// One ended by itself or could not be started: none is asked for before.
@@ -118,6 +120,7 @@ impl Undertaker {
             wanted: CREW,
             asked: 0,
             dismissed: 0,
+            rounds: 0,
             nudges: 0,
             pause_until: None,
         })
@@ -218,6 +221,7 @@ impl Undertaker {
         let Ok(count) = self.closed.read() else { return };
         self.told = self.told.saturating_sub(usize::try_from(count).unwrap_or(usize::MAX));
         (self.progress, self.nudges) = (Instant::now(), 0);
+        self.rounds += u64::from(self.backlog() == 0);
         while self.backlog() == 0 && self.wanted > CREW {
             if write(&self.numbers[1], &DISMISSED.to_ne_bytes()).is_err() {
                 return;
@@ -230,6 +234,11 @@ impl Undertaker {
     /// How many files wait to be closed.
     pub fn backlog(&self) -> usize {
         self.told + self.waiting.len()
+    }
+
+    /// A number that changes whenever all is closed: who has added files since then is told by it from who had before.
+    pub fn round(&self) -> u64 {
+        self.rounds
     }
 
     /// So many files wait that who adds to them has to wait too.

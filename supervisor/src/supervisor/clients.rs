@@ -206,10 +206,11 @@ impl Supervisor {
                 }
                 Err(refused) => self.refuse(slot, refused),
             }
+            let round = self.undertaker.round();
             if self.put_aside() > 0
                 && let Some(port) = self.slots.port(slot)
             {
-                port.litters = true;
+                port.littered = Some(round);
             }
         }
         self.update_interest(slot);

@@ -60,7 +60,10 @@ impl Supervisor {
     pub(super) fn must_wait(&mut self, slot: u16) -> bool {
         let mut links = [&self.worker, &self.standby].into_iter().flatten();
         let fills = links.any(|worker| !worker.has_hung_up() && worker.link.is_filled_by(slot));
-        let litters = self.undertaker.is_behind() && self.slots.port(slot).is_some_and(|port| port.litters);
+        let litters = self.undertaker.is_behind() && {
+            let round = self.undertaker.round();
+            self.slots.port(slot).is_some_and(|port| port.littered == Some(round))
+        };
         let budget = &self.budget;
         let strains =
             self.slots.port(slot).is_some_and(|port| budget.is_strained(port.held, &port.session.record().lingering));
