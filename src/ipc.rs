@@ -81,8 +81,8 @@ pub enum Command {
     Start {
         /// How the worker runs.
         settings: Settings,
-        /// Which of [`crate::ledger::Ledger::lanes`] is the worker's.
-        lane: u8,
+        /// Which of [`crate::ledger::Ledger::workers`] is the worker's.
+        area: u8,
         /// The worker waits: it obeys commands so far as to be ready, maps memory, but touches no ring before
         /// [`Command::Promote`].
         standby: bool,

@@ -1,7 +1,7 @@
 //! The ledger: one memfd that the supervisor creates and every worker in turn maps and writes.
 //!
 //! It carries what must outlive a worker (counters, the forwarding table, ring positions) and what tells of its death
-//! (crash record, heartbeats, the clients in hand). All fields are atomics that the worker writes; the supervisor reads them
+//! (crash record, heartbeats, the clients being served). All fields are atomics that the worker writes; the supervisor reads them
 //! as hostile numbers: nothing that stands here is used as a length or an address by it, or unchecked as an index. The file
 //! is sparse and sealed against resizing, so that its pages cost memory only when touched and reading never faults.
 //! All zeroes is a valid, empty ledger, whose forwarding table has no secret.
@@ -14,20 +14,20 @@ use memmap2::{MmapOptions, MmapRaw};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use crate::drops::Drop;
+use crate::drop_reason::DropReason;
 use crate::{MAX_PORTS, MAX_RINGS};
 
 /// Number of entries of the forwarding table.
 pub const FDB_ENTRIES: usize = 16384;
 /// Most entries of a packed ring that are published at once.
-pub const RING_LOG: usize = 1024;
+pub const JOURNAL_LEN: usize = 1024;
 /// Number of workers that may exist at a time: one that serves and one on standby.
-pub const LANES: usize = 2;
+pub const WORKERS: usize = 2;
 /// Most threads of one worker.
 pub const THREADS: usize = 64;
 /// Bursts that the flight recorder of a thread keeps.
-pub const FLIGHTS: usize = 32;
-/// Octets that are kept of the frame in hand at a crash, with its virtio header.
+pub const TRACE_LEN: usize = 32;
+/// Octets that are kept of the current frame at a crash, with its virtio header.
 pub const FRAME_HEAD: usize = 26;
 /// Longest panic message that is kept, in octets.
 pub const MESSAGE_MAX: usize = 256;
@@ -36,46 +36,46 @@ pub const MESSAGE_MAX: usize = 256;
 #[repr(C, align(4096))]
 pub struct Ledger {
     /// State of each worker: one serves, the other waits or has died.
-    pub lanes: [Lane; LANES],
+    pub workers: [WorkerArea; WORKERS],
     /// Forwarding table; its use is the worker's own affair.
-    pub fdb: [FdbLine; FDB_ENTRIES],
+    pub fdb: [FdbEntry; FDB_ENTRIES],
     /// What goes with it.
     pub fdb_head: FdbHead,
     /// A page for each port.
-    pub ports: [PortLine; MAX_PORTS],
+    pub ports: [PortCounters; MAX_PORTS],
     /// What packed rings are about to publish.
-    pub logs: [PortLog; MAX_PORTS],
+    pub journals: [PortJournals; MAX_PORTS],
 }
 
 /// State of one worker.
 #[repr(C, align(4096))]
-pub struct Lane {
+pub struct WorkerArea {
     /// What killed the worker.
     pub crash: Crash,
     /// What its threads are at.
-    pub hands: [Hand; THREADS],
+    pub threads: [ThreadState; THREADS],
 }
 
 /// State of one thread of a worker, which alone writes it.
 #[repr(C, align(64))]
-pub struct Hand {
+pub struct ThreadState {
     /// Grows with each turn of the loop.
     pub heartbeat: AtomicU64,
-    /// How long the thread has slept, and whether it sleeps now; see [`Hand::rest`].
-    pub rest: AtomicU64,
+    /// How long the thread has slept, and whether it sleeps now; see [`ThreadState::rest`].
+    pub slept: AtomicU64,
     /// Slot plus one of the client whose ring is being worked on; 0: none.
     pub port: AtomicU32,
     /// Vring index of it.
     pub ring: AtomicU32,
-    /// The flight recorder: bursts served so far; the last one stands at this number modulo [`FLIGHTS`], less one.
-    pub flights: AtomicU64,
+    /// The flight recorder: bursts served so far; the last one stands at this number modulo [`TRACE_LEN`], less one.
+    pub bursts: AtomicU64,
     /// The last bursts.
-    pub flight: [Flight; FLIGHTS],
+    pub trace: [TraceEntry; TRACE_LEN],
 }
 
 /// One burst in the flight recorder.
 #[repr(C)]
-pub struct Flight {
+pub struct TraceEntry {
     /// When it was served, in nanoseconds of CLOCK_MONOTONIC.
     pub when_ns: AtomicU64,
     /// Slot (bits 32 to 47), vring index (bits 16 to 31) and chains taken (bits 0 to 15).
@@ -101,9 +101,9 @@ pub struct Crash {
     pub fault_port: AtomicU32,
     /// The region's guest address, if `fault_port`.
     pub fault_region: AtomicU64,
-    /// 1: `frame_head` is of the frame in hand.
+    /// 1: `frame_head` is of the current frame.
     pub has_frame: AtomicU32,
-    /// The first octets of the chain in hand: virtio header and Ethernet header.
+    /// The first octets of the current chain: virtio header and Ethernet header.
     pub frame_head: [AtomicU8; FRAME_HEAD],
     /// Octets used of `message`.
     pub message_len: AtomicU32,
@@ -113,7 +113,7 @@ pub struct Crash {
 
 /// One entry of the forwarding table.
 #[repr(C)]
-pub struct FdbLine {
+pub struct FdbEntry {
     /// Address (low 48 bits, first octet highest) and slot (high 16 bits); 0: free.
     pub key: AtomicU64,
     /// When the address was seen last, in seconds of CLOCK_MONOTONIC.
@@ -126,13 +126,13 @@ pub struct FdbHead {
     /// The secret of the table's hash, of this ledger alone.
     pub key: [AtomicU64; 4],
     /// Lines of the table that each port has. Counted anew by each worker that begins to serve: one that dies may have
-    /// changed a line and not its count.
+    /// changed an entry and not its count.
     pub held: [AtomicI32; MAX_PORTS],
 }
 
 /// Counters and ring positions of one port.
 #[repr(C, align(4096))]
-pub struct PortLine {
+pub struct PortCounters {
     /// Frames taken from the guest and forwarded or flooded.
     pub from_guest_frames: AtomicU64,
     /// Octets of them, without the virtio header.
@@ -145,19 +145,19 @@ pub struct PortLine {
     pub calls: AtomicU64,
     /// Times that a kick woke the worker for this port.
     pub kicks: AtomicU64,
-    /// Dropped frames, by [`Drop`].
+    /// Dropped frames, by [`DropReason`].
     pub drops: [AtomicU64; 24],
     /// Position of each ring.
-    pub rings: [RingLine; MAX_RINGS],
+    pub rings: [RingPosition; MAX_RINGS],
     /// The guest's transmit rings were held back, for want of a receiver's buffers.
-    pub held: HoldLine,
+    pub paused: PauseCounters,
     /// Other ports' transmit rings were held back for want of buffers of this one.
-    pub awaited: HoldLine,
+    pub paused_others: PauseCounters,
 }
 
 /// Holds of transmit rings.
 #[repr(C)]
-pub struct HoldLine {
+pub struct PauseCounters {
     /// How many.
     pub times: AtomicU64,
     /// Nanoseconds that they took together.
@@ -166,42 +166,41 @@ pub struct HoldLine {
 
 /// Position of one ring, written at the end of each burst.
 #[repr(C, align(64))]
-pub struct RingLine {
+pub struct RingPosition {
     /// Split ring: its `used.idx`. Packed ring: the position of the next descriptor (index, wrap counter in bit 15);
-    /// above bit 32 the number of entries of its [`RingLog`] that are about to be published there.
+    /// above bit 32 the number of entries of its [`PublishJournal`] that are about to be published there.
     pub used: AtomicU64,
     /// The run ([`crate::ipc::Command::RingStart`]) that the position of a packed ring is of; 0: none.
     pub run: AtomicU32,
 }
 
 /// The logs of one port's rings.
-pub type PortLog = [RingLog; MAX_RINGS];
+pub type PortJournals = [PublishJournal; MAX_RINGS];
 
 /// What one packed ring is about to publish: used elements overwrite what the driver made available, so a worker that
 /// dies half-way leaves here what the next one has to finish.
 #[repr(C, align(64))]
-pub struct RingLog {
+pub struct PublishJournal {
     /// Octets written (bits 0 to 31), buffer id (bits 32 to 47) and descriptors (bits 48 to 63) of each chain.
-    pub entries: [AtomicU64; RING_LOG],
+    pub entries: [AtomicU64; JOURNAL_LEN],
 }
 
-impl Lane {
-    /// Forgets the last worker; of its hands, those of as many threads.
+impl WorkerArea {
+    /// Forgets the last worker; the state of as many threads.
     pub fn clear(&self, threads: usize) {
         self.crash.clear();
-        for hand in self.hands.iter().take(threads) {
-            hand.flights.store(0, Relaxed);
-            hand.rest.store(0, Relaxed);
-            for field in [&hand.port, &hand.ring] {
+        for thread in self.threads.iter().take(threads) {
+            thread.bursts.store(0, Relaxed);
+            thread.slept.store(0, Relaxed);
+            for field in [&thread.port, &thread.ring] {
                 field.store(0, Relaxed);
             }
         }
     }
 
-    /// What thread `number` is at; the first one, where there is none of that number.
-    pub fn hand(&self, number: usize) -> &Hand {
-        let [first, ..] = &self.hands;
-        self.hands.get(number).unwrap_or(first)
+    /// The state of thread `number`, if there can be one of that number.
+    pub fn thread(&self, number: usize) -> Option<&ThreadState> {
+        self.threads.get(number)
     }
 }
 
@@ -209,9 +208,9 @@ impl Lane {
 /// The others: the nanoseconds that it has slept in all; while it sleeps, less those of CLOCK_MONOTONIC at which it fell
 /// asleep. 0 is a thread that has slept ever since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rest(u64);
+pub struct SleepClock(u64);
 
-impl Rest {
+impl SleepClock {
     /// Whether it is awake.
     pub fn is_awake(self) -> bool {
         self.0 & 1 != 0
@@ -230,46 +229,46 @@ impl Rest {
 }
 
 /// Nanoseconds of each sleep that count as awake: a thread that lies down and gets up uses a processor for that.
-const BED_NS: u64 = 20_000;
+const SLEEP_COST_NS: u64 = 20_000;
 
-impl Hand {
+impl ThreadState {
     /// What the thread does with its time.
-    pub fn rest(&self) -> Rest {
-        Rest(self.rest.load(Relaxed))
+    pub fn sleep_clock(&self) -> SleepClock {
+        SleepClock(self.slept.load(Relaxed))
     }
 
     /// The thread is about to sleep, at `now_ns` of CLOCK_MONOTONIC.
     #[inline]
     pub fn fall_asleep(&self, now_ns: u64) {
-        if self.rest().is_awake() {
-            self.rest.store(self.rest().slept().wrapping_sub(now_ns) & !1, Relaxed);
+        if self.sleep_clock().is_awake() {
+            self.slept.store(self.sleep_clock().slept().wrapping_sub(now_ns) & !1, Relaxed);
         }
     }
 
     /// The thread is awake again, at `now_ns`, after it fell asleep at `then_ns`.
     #[inline]
     pub fn wake_up(&self, then_ns: u64, now_ns: u64) {
-        let before = self.rest().slept().wrapping_add(then_ns);
-        let slept = before.wrapping_add(now_ns.wrapping_sub(then_ns).saturating_sub(BED_NS));
-        self.rest.store(slept | 1, Relaxed);
+        let before = self.sleep_clock().slept().wrapping_add(then_ns);
+        let slept = before.wrapping_add(now_ns.wrapping_sub(then_ns).saturating_sub(SLEEP_COST_NS));
+        self.slept.store(slept | 1, Relaxed);
     }
 
     /// Notes a burst in the flight recorder.
     #[inline]
-    pub fn note_flight(&self, when_ns: u64, slot: u16, ring: u16, chains: u16) {
-        let number = self.flights.load(Relaxed);
-        if let Some(flight) = self.flight.get((number % FLIGHTS as u64) as usize) {
+    pub fn trace_burst(&self, when_ns: u64, slot: u16, ring: u16, chains: u16) {
+        let number = self.bursts.load(Relaxed);
+        if let Some(flight) = self.trace.get((number % TRACE_LEN as u64) as usize) {
             flight.when_ns.store(when_ns, Relaxed);
             flight.what.store(u64::from(slot) << 32 | u64::from(ring) << 16 | u64::from(chains), Relaxed);
         }
-        self.flights.store(number.wrapping_add(1), Relaxed);
+        self.bursts.store(number.wrapping_add(1), Relaxed);
     }
 
     /// The last bursts, newest first: when (nanoseconds), slot, vring index, chains.
-    pub fn read_flights(&self) -> Vec<(u64, u16, u16, u16)> {
-        let number = self.flights.load(Relaxed);
-        let known = number.min(FLIGHTS as u64);
-        let at = |back: u64| self.flight.get((number.wrapping_sub(back) % FLIGHTS as u64) as usize);
+    pub fn read_trace(&self) -> Vec<(u64, u16, u16, u16)> {
+        let number = self.bursts.load(Relaxed);
+        let known = number.min(TRACE_LEN as u64);
+        let at = |back: u64| self.trace.get((number.wrapping_sub(back) % TRACE_LEN as u64) as usize);
         let newest_first = (1..=known).filter_map(at);
         newest_first
             .map(|flight| {
@@ -285,7 +284,7 @@ pub fn add(counter: &AtomicU64, n: u64) {
     counter.store(counter.load(Relaxed).wrapping_add(n), Relaxed);
 }
 
-impl PortLine {
+impl PortCounters {
     /// Zeroes everything, for a new client in the slot.
     pub fn reset(&self) {
         let counters = [
@@ -295,10 +294,10 @@ impl PortLine {
             &self.to_guest_bytes,
             &self.calls,
             &self.kicks,
-            &self.held.times,
-            &self.held.ns,
-            &self.awaited.times,
-            &self.awaited.ns,
+            &self.paused.times,
+            &self.paused.ns,
+            &self.paused_others.times,
+            &self.paused_others.ns,
         ];
         let rings = self.rings.iter().map(|ring| &ring.used);
         self.rings.iter().for_each(|ring| ring.run.store(0, Relaxed));
@@ -308,7 +307,7 @@ impl PortLine {
     }
 
     /// Counts `n` frames dropped for `reason`.
-    pub fn drop(&self, reason: Drop, n: u64) {
+    pub fn drop(&self, reason: DropReason, n: u64) {
         if let Some(counter) = self.drops.get(reason as usize) {
             add(counter, n);
         }
@@ -330,7 +329,7 @@ impl Crash {
         self.message_len.store(0, Relaxed);
     }
 
-    /// The first octets of the chain in hand, if there was one.
+    /// The first octets of the current chain, if there was one.
     pub fn read_frame_head(&self) -> Option<[u8; FRAME_HEAD]> {
         let mut octets = [0; FRAME_HEAD];
         for (to, from) in octets.iter_mut().zip(&self.frame_head) {
@@ -403,10 +402,10 @@ mod tests {
     fn two_mappings_see_one_ledger_which_cannot_shrink() {
         let (fd, supervisor) = LedgerMap::create().unwrap();
         let worker = LedgerMap::map(&fd).unwrap();
-        worker.ports[1023].drop(Drop::Hairpin, 2);
-        worker.lanes[1].crash.write_message("index out\nof bounds");
-        assert_eq!(supervisor.ports[1023].drops[Drop::Hairpin as usize].load(Relaxed), 2);
-        assert_eq!(supervisor.lanes[1].crash.read_message(), "index out of bounds");
+        worker.ports[1023].drop(DropReason::Hairpin, 2);
+        worker.workers[1].crash.write_message("index out\nof bounds");
+        assert_eq!(supervisor.ports[1023].drops[DropReason::Hairpin as usize].load(Relaxed), 2);
+        assert_eq!(supervisor.workers[1].crash.read_message(), "index out of bounds");
         assert!(nix::unistd::ftruncate(&fd, 0).is_err());
     }
 
@@ -420,51 +419,53 @@ mod tests {
     #[test]
     fn the_flight_recorder_keeps_the_last_bursts() {
         let (_fd, ledger) = LedgerMap::create().unwrap();
-        let hand = ledger.lanes[0].hand(0);
-        assert!(hand.read_flights().is_empty());
+        let thread = ledger.workers[0].thread(0).unwrap();
+        assert!(thread.read_trace().is_empty());
         for n in 0..100 {
-            hand.note_flight(u64::from(n), n, 3, n + 1);
+            thread.trace_burst(u64::from(n), n, 3, n + 1);
         }
-        let flights = hand.read_flights();
-        assert_eq!(flights.len(), FLIGHTS);
-        assert_eq!((flights[0], flights[31]), ((99, 99, 3, 100), (68, 68, 3, 69)));
+        let bursts = thread.read_trace();
+        assert_eq!(bursts.len(), TRACE_LEN);
+        assert_eq!((bursts[0], bursts[31]), ((99, 99, 3, 100), (68, 68, 3, 69)));
     }
 
     #[test]
     fn a_thread_s_time_awake_is_told_whenever_one_looks() {
         let (_fd, ledger) = LedgerMap::create().unwrap();
-        let hand = ledger.lanes[0].hand(1);
+        let thread = ledger.workers[0].thread(1).unwrap();
         let start = 1 << 40;
-        let at = |now: u64| hand.rest().awake_ns(now);
+        let at = |now: u64| thread.sleep_clock().awake_ns(now);
         // As it was made: asleep, and it falls asleep once more.
         let never = at(start);
-        hand.fall_asleep(start);
-        assert_eq!((hand.rest().is_awake(), at(start + 5)), (false, never));
-        hand.wake_up(start, start + 1_000_000);
+        thread.fall_asleep(start);
+        assert_eq!((thread.sleep_clock().is_awake(), at(start + 5)), (false, never));
+        thread.wake_up(start, start + 1_000_000);
         let since = at(start + 1_000_000);
-        assert_eq!((hand.rest().is_awake(), since.wrapping_sub(never)), (true, BED_NS));
+        assert_eq!((thread.sleep_clock().is_awake(), since.wrapping_sub(never)), (true, SLEEP_COST_NS));
         assert_eq!(at(start + 1_000_700).wrapping_sub(since), 700);
-        hand.fall_asleep(start + 1_001_000);
+        thread.fall_asleep(start + 1_001_000);
         assert_eq!([0, 9_000_000].map(|later| at(start + 1_001_000 + later).wrapping_sub(since)), [1000; 2]);
         // A sleep so short that lying down and getting up is all there was of it.
-        hand.wake_up(start + 1_001_000, start + 1_001_006);
+        thread.wake_up(start + 1_001_000, start + 1_001_006);
         assert_eq!(at(start + 1_001_006).wrapping_sub(since), 1006);
     }
 
     #[test]
-    fn a_hand_of_no_thread_is_the_first_one() {
+    fn a_worker_that_starts_forgets_what_as_many_threads_did() {
         let (_fd, ledger) = LedgerMap::create().unwrap();
-        let [lane, _] = &ledger.lanes;
-        lane.hand(THREADS).port.store(7, Relaxed);
-        lane.hand(THREADS - 1).port.store(8, Relaxed);
-        assert_eq!([&lane.hands[0], &lane.hands[THREADS - 1]].map(|hand| hand.port.load(Relaxed)), [7, 8]);
-        lane.clear(1);
-        assert_eq!([&lane.hands[0], &lane.hands[THREADS - 1]].map(|hand| hand.port.load(Relaxed)), [0, 8]);
+        let [area, _] = &ledger.workers;
+        assert!(area.thread(THREADS).is_none());
+        let ports = || [0, THREADS - 1].map(|number| area.thread(number).unwrap().port.load(Relaxed));
+        for (number, port) in [(0, 7), (THREADS - 1, 8)] {
+            area.thread(number).unwrap().port.store(port, Relaxed);
+        }
+        area.clear(1);
+        assert_eq!(ports(), [0, 8]);
     }
 
     #[test]
     fn drop_reasons_fit() {
-        assert!(Drop::COUNT <= size_of::<[AtomicU64; 24]>() / 8);
-        assert_eq!(size_of::<PortLine>(), 4096);
+        assert!(DropReason::COUNT <= size_of::<[AtomicU64; 24]>() / 8);
+        assert_eq!(size_of::<PortCounters>(), 4096);
     }
 }

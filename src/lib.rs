@@ -14,20 +14,21 @@
 //! same commands.
 //!
 //! *Life of a frame*: the worker takes a descriptor chain from one guest's ring, decides by its [`frame`] header, and
-//! copies it once into buffers of another guest. Counters, drops by [`drops::Drop`] reason, the forwarding table and the
+//! copies it once into buffers of another guest. Counters, drops by reason ([`drop_reason::DropReason`]), the forwarding table and the
 //! crash record live in the [`ledger`].
 
 pub mod audit;
 pub mod cpus;
-pub mod drops;
+pub mod drop_reason;
 pub mod foreign;
 pub mod frame;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
+pub mod ids;
 pub mod ipc;
 pub mod ledger;
-pub mod slice;
 pub mod status;
+pub mod timeslice;
 pub mod virtio;
 pub mod wire;
 

@@ -107,13 +107,13 @@ pub struct Crash {
     #[serde(default)]
     pub thread: Option<usize>,
     /// The ring that was being served, by its own record.
-    pub in_hand: Option<InHand>,
+    pub serving: Option<Serving>,
     /// The first octets of the chain in hand, virtio header and Ethernet header, in hexadecimal, by its own record.
     #[serde(default)]
     pub frame: Option<String>,
     /// The last bursts that it served, newest first, by its own record.
     #[serde(default)]
-    pub flight: Vec<Burst>,
+    pub trace: Vec<Burst>,
     /// Of a worker that was killed by SIGKILL, not by sv3: whose memory files grew most since they were admitted.
     #[serde(default)]
     pub grown: Vec<Growth>,
@@ -160,7 +160,7 @@ pub struct Fault {
 
 /// A ring that was being served.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InHand {
+pub struct Serving {
     /// Name of the port.
     pub port: String,
     /// Vring index.
@@ -217,10 +217,10 @@ pub struct PortStatus {
     pub kicks: u64,
     /// The guest's frames waited for buffers of their receivers, and what stood behind them with them.
     #[serde(default)]
-    pub held: Holds,
+    pub paused: Pauses,
     /// Frames of other guests waited for this one's buffers.
     #[serde(default)]
-    pub awaited: Holds,
+    pub paused_others: Pauses,
 }
 
 /// State of a port's link.
@@ -244,9 +244,9 @@ pub struct Traffic {
     pub bytes: u64,
 }
 
-/// Holds of transmit rings.
+/// Pauses of transmit queues.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Holds {
+pub struct Pauses {
     /// How many.
     pub times: u64,
     /// Microseconds that they took together.

@@ -59,7 +59,7 @@ fn row(crash: &Crash) -> [String; 7] {
         uptime(crash),
         or_dash(crash.gap_us.map(|us| format!("{us} us"))),
         or_dash(crash.ports.map(|ports| ports.to_string())),
-        or_dash(crash.in_hand.as_ref().map(|hand| format!("{} ring {}", hand.port, hand.ring))),
+        or_dash(crash.serving.as_ref().map(|at| format!("{} ring {}", at.port, at.ring))),
         crash.cause.clone(),
     ]
 }

@@ -182,7 +182,7 @@ mod tests {
         let status: Status = serde_json::from_value(example()).unwrap();
         assert_eq!(serde_json::to_value(&status).unwrap(), example());
         let document = include_str!("../../docs/status.md");
-        for reason in sv3::drops::Drop::ALL {
+        for reason in sv3::drop_reason::DropReason::ALL {
             assert!(document.contains(&format!("| `{}` |", reason.name())), "{}", reason.name());
         }
     }

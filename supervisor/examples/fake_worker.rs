@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use passfd::FdPassingExt;
 use sv3::ipc::{Command, Envelope, FRAME_PREFIX, Report, ReportKind, RingFault};
-use sv3::ledger::{Hand, LedgerMap};
+use sv3::ledger::{LedgerMap, ThreadState};
 use sv3::virtio::OFFERED;
 
 /// Where every ring stops.
@@ -21,7 +21,7 @@ fn main() -> std::io::Result<()> {
     let mut socket = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     socket.set_nonblocking(false)?;
     let mut ledger = None;
-    let (mut own_lane, mut serves, mut has_failed) = (0, false, false);
+    let (mut own_area, mut serves, mut has_failed) = (0, false, false);
     loop {
         let mut prefix = [0; FRAME_PREFIX];
         if socket.read_exact(&mut prefix).is_err() {
@@ -37,9 +37,9 @@ fn main() -> std::io::Result<()> {
         let Envelope { seq, command, .. } = envelope;
         let report = Report::new(ReportKind::Done, seq);
         let report = match command {
-            Command::Start { lane, standby, .. } => {
+            Command::Start { area, standby, .. } => {
                 ledger = fds.first().map(LedgerMap::map).transpose()?;
-                (own_lane, serves) = (usize::from(lane), !standby);
+                (own_area, serves) = (usize::from(area), !standby);
                 Report { seq, ..Report::ready(0, OFFERED) }
             }
             Command::Promote => {
@@ -56,9 +56,9 @@ fn main() -> std::io::Result<()> {
             }
             Command::SendRarp { port, mac: [how, ..] } if serves => {
                 let Some(ledger) = &ledger else { continue };
-                let hand = ledger.lanes[own_lane].hand(0);
-                hand.port.store(u32::from(port) + 1, Relaxed);
-                misbehave(&mut socket, hand, how, port)?;
+                let thread = ledger.workers[own_area].threads.first().ok_or(std::io::ErrorKind::NotFound)?;
+                thread.port.store(u32::from(port) + 1, Relaxed);
+                misbehave(&mut socket, thread, how, port)?;
                 continue;
             }
             _ => continue,
@@ -67,7 +67,7 @@ fn main() -> std::io::Result<()> {
     }
 }
 
-fn misbehave(socket: &mut UnixStream, hand: &Hand, how: u8, port: u16) -> std::io::Result<()> {
+fn misbehave(socket: &mut UnixStream, thread: &ThreadState, how: u8, port: u16) -> std::io::Result<()> {
     let report = |kind, ring, value| Report { port, ring, value, ..Report::new(kind, 0) }.to_bytes();
     match how {
         1 => std::process::abort(),
@@ -83,7 +83,7 @@ fn misbehave(socket: &mut UnixStream, hand: &Hand, how: u8, port: u16) -> std::i
         7 => socket.write_all(&report(ReportKind::Done, 0, 0)),
         9 => socket.write_all(&report(ReportKind::Failed, 0, 12)),
         10..=12 => {
-            hand.rest.store(1, Relaxed);
+            thread.slept.store(1, Relaxed);
             socket.write_all(&report(ReportKind::Busy, 0, 0))?;
             match how {
                 10 => loop {
@@ -95,8 +95,8 @@ fn misbehave(socket: &mut UnixStream, hand: &Hand, how: u8, port: u16) -> std::i
                     std::thread::park();
                 },
             }
-            hand.heartbeat.fetch_add(1, Relaxed);
-            hand.rest.store(0, Relaxed);
+            thread.heartbeat.fetch_add(1, Relaxed);
+            thread.slept.store(0, Relaxed);
             Ok(())
         }
         8 => writeln!(std::io::stderr(), "a line\x1b[31m of the worker"),

@@ -78,9 +78,9 @@ impl Chronicle {
             syscall: death.violation.clone(),
             panic: death.panic.clone(),
             thread: death.thread,
-            in_hand: death.in_hand.clone(),
+            serving: death.serving.clone(),
             frame: death.frame.clone(),
-            flight: death.flight.clone(),
+            trace: death.trace.clone(),
             uptime_ms: u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX),
             ..Crash::default()
         };

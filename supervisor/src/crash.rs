@@ -7,27 +7,30 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 use serde_json::Value;
 use sv3::ipc::Settings;
-use sv3::ledger::{Crash, Hand, Lane, THREADS};
-use sv3::status::{self, Burst, Fault, InHand};
+use sv3::ledger::{Crash, THREADS, ThreadState, WorkerArea};
+use sv3::status::{self, Burst, Fault, Serving};
 use sv3::{MAX_PORTS, MAX_RINGS};
 
 /// Where the evidence of a death is.
 #[derive(Clone, Copy)]
 pub struct Scene<'l> {
-    lane: &'l Lane,
+    area: &'l WorkerArea,
     thread: Option<usize>,
-    hand: &'l Hand,
+    state: &'l ThreadState,
 }
 
 impl<'l> Scene<'l> {
-    /// A worker's lane, and the thread of it that hung, if it was killed for that. Else the thread is the one that wrote
+    /// A worker's area, and the thread of it that hung, if it was killed for that. Else the thread is the one that wrote
     /// down how it died, and, if none did, what stands in the first hand that has something in it is told.
-    pub fn new(lane: &'l Lane, hung: Option<usize>) -> Scene<'l> {
-        let recorded = (lane.crash.signal.load(Relaxed) != 0).then(|| lane.crash.thread.load(Relaxed));
+    pub fn new(area: &'l WorkerArea, hung: Option<usize>) -> Scene<'l> {
+        let recorded = (area.crash.signal.load(Relaxed) != 0).then(|| area.crash.thread.load(Relaxed));
         let died = recorded.and_then(|thread| usize::try_from(thread).ok());
         let thread = hung.or(died).filter(|thread| *thread < THREADS);
-        let at_work = || lane.hands.iter().position(|hand| hand.port.load(Relaxed) != 0);
-        Scene { lane, thread, hand: lane.hand(thread.or_else(at_work).unwrap_or(0)) }
+        let at_work = || area.threads.iter().position(|thread| thread.port.load(Relaxed) != 0);
+        // If no thread has anything, the first one stands for all.
+        let [first, ..] = &area.threads;
+        let state = thread.or_else(at_work).and_then(|number| area.thread(number)).unwrap_or(first);
+        Scene { area, thread, state }
     }
 }
 
@@ -51,54 +54,54 @@ pub struct Death {
     /// Number of the thread that died or hung; not known of a worker that was killed from outside.
     pub thread: Option<usize>,
     /// The ring that was being served.
-    pub in_hand: Option<InHand>,
+    pub serving: Option<Serving>,
     /// The first octets of the chain in hand, in hexadecimal.
     pub frame: Option<String>,
     /// The last bursts, newest first.
-    pub flight: Vec<Burst>,
+    pub trace: Vec<Burst>,
 }
 
 impl Death {
     /// From the exit status, what is in the ledger, and the reason if it was us who killed it.
-    pub fn read(status: WaitStatus, Scene { lane, thread, hand }: Scene<'_>, doom: Option<&str>) -> Death {
+    pub fn read(status: WaitStatus, Scene { area, thread, state }: Scene<'_>, doom: Option<&str>) -> Death {
         let mut words = match (status, doom) {
             (_, Some(doom)) => format!("killed by the supervisor: {doom}"),
             (WaitStatus::Exited(_, code), None) => format!("exited with status {code}"),
-            (WaitStatus::Signaled(_, signal, _), None) => format!("killed by {}", first(signal, lane)),
+            (WaitStatus::Signaled(_, signal, _), None) => format!("killed by {}", first(signal, area)),
             (other, None) => format!("ended: {other:?}"),
         };
         let mut death = Death { doomed: doom.is_some(), thread, ..Death::default() };
         match status {
             WaitStatus::Exited(_, code) => death.exit_code = Some(code),
-            WaitStatus::Signaled(_, signal, _) => death.signal = Some(first(signal, lane).as_str()),
+            WaitStatus::Signaled(_, signal, _) => death.signal = Some(first(signal, area).as_str()),
             _ => {}
         }
         if let WaitStatus::Signaled(_, signal, _) = status
-            && lane.crash.signal.load(Relaxed) == signal as i32
-            && lane.crash.code.load(Relaxed) > 0
+            && area.crash.signal.load(Relaxed) == signal as i32
+            && area.crash.code.load(Relaxed) > 0
         {
             match signal {
                 Signal::SIGSYS => {
-                    let name = syscall_name(lane.crash.syscall.load(Relaxed));
+                    let name = syscall_name(area.crash.syscall.load(Relaxed));
                     words += &format!(" for the syscall {name}");
                     death.violation = Some(name);
                 }
                 Signal::SIGSEGV | Signal::SIGBUS => {
-                    let fault = fault(&lane.crash);
-                    words += &fault_words(&fault, lane.crash.ip.load(Relaxed));
+                    let fault = fault(&area.crash);
+                    words += &fault_words(&fault, area.crash.ip.load(Relaxed));
                     death.fault = Some(fault);
                 }
                 _ => {}
             }
         }
-        if let Some(port) = port_name(hand.port.load(Relaxed)) {
-            let ring = hand.ring.load(Relaxed);
+        if let Some(port) = port_name(state.port.load(Relaxed)) {
+            let ring = state.ring.load(Relaxed);
             words += &format!(", at work on ring {ring} of {port}");
-            death.in_hand = Some(InHand { port, ring });
+            death.serving = Some(Serving { port, ring });
         }
-        death.frame = lane.crash.read_frame_head().map(|head| head.map(|octet| format!("{octet:02x}")).concat());
-        death.flight = flight(hand);
-        let message = lane.crash.read_message();
+        death.frame = area.crash.read_frame_head().map(|head| head.map(|octet| format!("{octet:02x}")).concat());
+        death.trace = trace(state);
+        let message = area.crash.read_message();
         if !message.is_empty() {
             words += &format!("; it said: {message}");
             death.panic = Some(message);
@@ -123,8 +126,8 @@ pub fn subject(crash: &status::Crash) -> String {
 }
 
 /// The flight recorder's bursts.
-fn flight(hand: &Hand) -> Vec<Burst> {
-    let mut bursts = hand.read_flights();
+fn trace(thread: &ThreadState) -> Vec<Burst> {
+    let mut bursts = thread.read_trace();
     // What no worker in its right mind writes is of no use to anybody.
     bursts.retain(|(_, slot, ring, chains)| {
         usize::from(*slot) < MAX_PORTS && usize::from(*ring) < MAX_RINGS && *chains <= Settings::MAX_BATCH
@@ -140,9 +143,9 @@ fn flight(hand: &Hand) -> Vec<Burst> {
 }
 
 /// The signal by which a worker is about to end that has written down its crash.
-pub fn announced(lane: &Lane) -> Option<Signal> {
-    let genuine = lane.crash.code.load(Relaxed) > 0;
-    match Signal::try_from(lane.crash.signal.load(Acquire)).ok()? {
+pub fn announced(area: &WorkerArea) -> Option<Signal> {
+    let genuine = area.crash.code.load(Relaxed) > 0;
+    match Signal::try_from(area.crash.signal.load(Acquire)).ok()? {
         signal @ (Signal::SIGSEGV | Signal::SIGBUS) if genuine => Some(signal),
         Signal::SIGSYS => Some(Signal::SIGSYS),
         Signal::SIGSEGV | Signal::SIGBUS | Signal::SIGILL | Signal::SIGFPE | Signal::SIGABRT => Some(Signal::SIGILL),
@@ -152,8 +155,8 @@ pub fn announced(lane: &Lane) -> Option<Signal> {
 
 /// The signal that began it. A worker that was sent a signal, or panicked, writes that down and ends by an illegal
 /// instruction.
-fn first(signal: Signal, lane: &Lane) -> Signal {
-    let recorded = Signal::try_from(lane.crash.signal.load(Relaxed));
+fn first(signal: Signal, area: &WorkerArea) -> Signal {
+    let recorded = Signal::try_from(area.crash.signal.load(Relaxed));
     if signal == Signal::SIGILL { recorded.unwrap_or(signal) } else { signal }
 }
 
@@ -169,16 +172,16 @@ fn first(signal: Signal, lane: &Lane) -> Signal {
 /// - Everything else that a worker does to itself (SIGSEGV at an address of no client, SIGILL, SIGFPE, a forbidden syscall,
 ///   a panic) is a fault of the worker, which the client has found by whose ring it was in hand.
 /// - A worker that hung did so over the ring in hand.
-pub fn culprit(status: WaitStatus, Scene { lane, hand, .. }: Scene<'_>, hung: bool) -> Option<u16> {
-    let record = &lane.crash;
+pub fn culprit(status: WaitStatus, Scene { area, state, .. }: Scene<'_>, hung: bool) -> Option<u16> {
+    let record = &area.crash;
     let signal = record.signal.load(Relaxed);
     let fault = record.code.load(Relaxed) > 0 && signal != 0;
     let panicked = record.message_len.load(Relaxed) > 0;
     let own = matches!(status, WaitStatus::Signaled(..)) && (fault || panicked);
     let of_somebody = fault && signal == libc::SIGBUS;
-    let in_hand = if own && !of_somebody || hung { hand.port.load(Relaxed) } else { 0 };
+    let serving = if own && !of_somebody || hung { state.port.load(Relaxed) } else { 0 };
     let of_fault = if own { record.fault_port.load(Relaxed) } else { 0 };
-    let slot_plus_one = if of_fault != 0 { of_fault } else { in_hand };
+    let slot_plus_one = if of_fault != 0 { of_fault } else { serving };
     u16::try_from(slot_plus_one.checked_sub(1)?).ok().filter(|slot| usize::from(*slot) < MAX_PORTS)
 }
 
@@ -213,8 +216,8 @@ mod tests {
     use sv3::ledger::LedgerMap;
 
     fn at(ledger: &LedgerMap) -> Scene<'_> {
-        let [lane, _] = &ledger.lanes;
-        Scene::new(lane, None)
+        let [area, _] = &ledger.workers;
+        Scene::new(area, None)
     }
 
     fn signaled(signal: Signal) -> WaitStatus {
@@ -224,27 +227,27 @@ mod tests {
     #[test]
     fn a_bus_error_in_a_guest_names_the_guest() {
         let (_fd, ledger) = LedgerMap::create().unwrap();
-        ledger.lanes[0].crash.signal.store(libc::SIGBUS, Relaxed);
-        ledger.lanes[0].crash.code.store(libc::BUS_ADRERR, Relaxed);
-        ledger.lanes[0].crash.addr.store(0x7f00_0000, Relaxed);
-        ledger.lanes[0].crash.fault_port.store(4, Relaxed);
-        ledger.lanes[0].crash.fault_region.store(0x1_0000_0000, Relaxed);
-        ledger.lanes[0].hand(0).port.store(4, Relaxed);
-        ledger.lanes[0].hand(0).ring.store(1, Relaxed);
+        ledger.workers[0].crash.signal.store(libc::SIGBUS, Relaxed);
+        ledger.workers[0].crash.code.store(libc::BUS_ADRERR, Relaxed);
+        ledger.workers[0].crash.addr.store(0x7f00_0000, Relaxed);
+        ledger.workers[0].crash.fault_port.store(4, Relaxed);
+        ledger.workers[0].crash.fault_region.store(0x1_0000_0000, Relaxed);
+        ledger.workers[0].threads[0].port.store(4, Relaxed);
+        ledger.workers[0].threads[0].ring.store(1, Relaxed);
         let death = Death::read(signaled(Signal::SIGBUS), at(&ledger), None);
         let wanted = "killed by SIGBUS at address 0x7f000000 (instruction 0x0), in the memory of p3 (region at guest \
                       address 0x100000000), at work on ring 1 of p3";
         assert_eq!(death.words, wanted);
         let fault = Fault { addr: 0x7f00_0000, port: Some("p3".to_string()), region: Some(0x1_0000_0000) };
         assert_eq!((death.signal, death.fault), (Some("SIGBUS"), Some(fault)));
-        assert_eq!(death.in_hand, Some(InHand { port: "p3".to_string(), ring: 1 }));
+        assert_eq!(death.serving, Some(Serving { port: "p3".to_string(), ring: 1 }));
     }
 
     #[test]
     fn a_fault_in_memory_is_its_owners_and_nobodys_if_that_is_unknown() {
         let (_fd, ledger) = LedgerMap::create().unwrap();
-        let record = &ledger.lanes[0].crash;
-        ledger.lanes[0].hand(0).port.store(4, Relaxed);
+        let record = &ledger.workers[0].crash;
+        ledger.workers[0].threads[0].port.store(4, Relaxed);
         let blamed = |signal: Signal, code: i32, owner: u32| {
             record.signal.store(signal as i32, Relaxed);
             record.code.store(code, Relaxed);
@@ -268,9 +271,9 @@ mod tests {
     #[test]
     fn a_violation_names_the_syscall() {
         let (_fd, ledger) = LedgerMap::create().unwrap();
-        ledger.lanes[0].crash.signal.store(libc::SIGSYS, Relaxed);
-        ledger.lanes[0].crash.code.store(1, Relaxed);
-        ledger.lanes[0].crash.syscall.store(libc::SYS_openat as i32, Relaxed);
+        ledger.workers[0].crash.signal.store(libc::SIGSYS, Relaxed);
+        ledger.workers[0].crash.code.store(1, Relaxed);
+        ledger.workers[0].crash.syscall.store(libc::SYS_openat as i32, Relaxed);
         let death = Death::read(signaled(Signal::SIGSYS), at(&ledger), None);
         assert_eq!(death.violation.as_deref(), Some("openat"));
         assert_eq!(death.words, "killed by SIGSYS for the syscall openat");
@@ -279,7 +282,7 @@ mod tests {
     #[test]
     fn a_signal_from_outside_is_named_though_the_worker_ended_by_another() {
         let (_fd, ledger) = LedgerMap::create().unwrap();
-        ledger.lanes[0].crash.signal.store(libc::SIGABRT, Relaxed);
+        ledger.workers[0].crash.signal.store(libc::SIGABRT, Relaxed);
         let words = Death::read(signaled(Signal::SIGILL), at(&ledger), None).words;
         assert_eq!(words, "killed by SIGABRT");
     }
@@ -287,9 +290,9 @@ mod tests {
     #[test]
     fn a_panic_is_quoted_and_a_record_of_another_signal_is_not_believed() {
         let (_fd, ledger) = LedgerMap::create().unwrap();
-        ledger.lanes[0].crash.signal.store(libc::SIGSEGV, Relaxed);
-        ledger.lanes[0].crash.write_message("index\nout of bounds");
-        ledger.lanes[0].hand(0).port.store(u32::MAX, Relaxed);
+        ledger.workers[0].crash.signal.store(libc::SIGSEGV, Relaxed);
+        ledger.workers[0].crash.write_message("index\nout of bounds");
+        ledger.workers[0].threads[0].port.store(u32::MAX, Relaxed);
         let words = Death::read(signaled(Signal::SIGKILL), at(&ledger), None).words;
         assert_eq!(words, "killed by SIGKILL; it said: index out of bounds");
     }

@@ -48,7 +48,7 @@ use listener::Listener;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use spawner::Spawner;
 use supervisor::{Parts, Supervisor};
-use sv3::slice::Slice;
+use sv3::timeslice::TimeSlice;
 
 /// Exit code for arguments that cannot be, as `sv3` itself has it.
 const WRONG_ARGUMENTS: u8 = 2;
@@ -83,7 +83,7 @@ fn tell(text: &str) {
 /// the spawner is cloned while nothing is open, and the second stage comes before the first client.
 fn run(args: Args) -> Result<(), String> {
     spawner::close_inherited()?;
-    Slice::SHORT.ask_for();
+    TimeSlice::SHORT.request();
     let signals = signals::taken();
     signals.thread_block().map_err(|error| format!("cannot block signals: {error}"))?;
     let fail = |what: &'static str| move |error: nix::Error| format!("{what}: {error}");

@@ -2,8 +2,8 @@
 
 use std::fmt::{Display, Write};
 
-use sv3::drops::Drop;
-use sv3::status::{Holds, Link, PortStatus, Status};
+use sv3::drop_reason::DropReason;
+use sv3::status::{Link, Pauses, PortStatus, Status};
 
 use crate::chronicle::{Chronicle, GAP_BOUNDS};
 
@@ -87,7 +87,7 @@ fn traffic(text: &mut Text, ports: &[PortStatus]) {
     }
     text.counter("sv3_port_drops", "Dropped frames, by reason.");
     for port in ports {
-        for reason in Drop::ALL.map(Drop::name) {
+        for reason in DropReason::ALL.map(DropReason::name) {
             let count = port.drops.get(reason).copied().unwrap_or(0);
             text.sample("sv3_port_drops_total", &format!("{},reason=\"{reason}\"", of(port)), count);
         }
@@ -103,19 +103,19 @@ fn traffic(text: &mut Text, ports: &[PortStatus]) {
 }
 
 fn waits(text: &mut Text, ports: &[PortStatus]) {
-    text.counter("sv3_port_holds", "Times that frames waited for buffers of their receiver.");
-    for (port, role, holds) in holds(ports) {
-        text.sample("sv3_port_holds_total", &format!("{},role=\"{role}\"", of(port)), holds.times);
+    text.counter("sv3_port_pauses", "Times that frames waited for buffers of their receiver.");
+    for (port, role, pauses) in pauses(ports) {
+        text.sample("sv3_port_pauses_total", &format!("{},role=\"{role}\"", of(port)), pauses.times);
     }
-    text.seconds("sv3_port_held_seconds", "counter", "How long they waited.");
-    for (port, role, holds) in holds(ports) {
-        text.sample("sv3_port_held_seconds_total", &format!("{},role=\"{role}\"", of(port)), holds.us as f64 / 1e6);
+    text.seconds("sv3_port_paused_seconds", "counter", "How long they waited.");
+    for (port, role, pauses) in pauses(ports) {
+        text.sample("sv3_port_paused_seconds_total", &format!("{},role=\"{role}\"", of(port)), pauses.us as f64 / 1e6);
     }
 }
 
 /// Each port as the one whose frames waited and as the one that they waited for.
-fn holds(ports: &[PortStatus]) -> impl Iterator<Item = (&PortStatus, &'static str, Holds)> {
-    ports.iter().flat_map(|port| [(port, "sender", port.held), (port, "receiver", port.awaited)])
+fn pauses(ports: &[PortStatus]) -> impl Iterator<Item = (&PortStatus, &'static str, Pauses)> {
+    ports.iter().flat_map(|port| [(port, "sender", port.paused), (port, "receiver", port.paused_others)])
 }
 
 fn of(port: &PortStatus) -> String {

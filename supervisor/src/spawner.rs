@@ -40,7 +40,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use sv3::foreign::ForeignFd;
-use sv3::slice::Slice;
+use sv3::timeslice::TimeSlice;
 
 use crate::undertaker::{self, Tools};
 use crate::{ancillary, confine, event};
@@ -460,7 +460,7 @@ fn become_worker(birth: &Birth<'_>, setting: &Setting) -> Errno {
         for number in birth.given {
             fcntl(in_table(*number)?, FcntlArg::F_SETFD(FdFlag::empty()))?;
         }
-        Slice::LONG.ask_for();
+        TimeSlice::LONG.request();
         nix::unistd::fexecve::<_, CString, &CStr>(binary, &setting.words, &[])
     };
     match turn() {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use sv3::drops::Drop;
-use sv3::ledger::{HoldLine, Ledger, PortLine};
+use sv3::drop_reason::DropReason;
+use sv3::ledger::{Ledger, PauseCounters, PortCounters};
 use sv3::status::*;
 use sv3::virtio::{VIRTIO_F_RING_PACKED, feature_names};
 use sv3::wire::vhost_user::protocol_feature_names;
@@ -20,7 +20,7 @@ pub const NO_MEMORY: &str = "it has rings but no memory: start QEMU with a share
 /// One port.
 pub fn port(port: &Port, ledger: &Ledger) -> Option<PortStatus> {
     let record = port.session.record();
-    let line = ledger.ports.get(usize::from(record.slot))?;
+    let counters = ledger.ports.get(usize::from(record.slot))?;
     Some(PortStatus {
         name: format!("p{}", record.slot),
         slot: record.slot,
@@ -37,21 +37,21 @@ pub fn port(port: &Port, ledger: &Ledger) -> Option<PortStatus> {
         protocol_features: protocol_feature_names(record.protocol_features),
         hint: record.lacks_memory().then(|| NO_MEMORY.to_string()),
         mtu: record.mtu,
-        rings: rings(record, line),
+        rings: rings(record, counters),
         memory: record.memory.iter().map(region).collect(),
         memory_use: memory_use(record),
-        from_guest: traffic(&line.from_guest_frames, &line.from_guest_bytes),
-        to_guest: traffic(&line.to_guest_frames, &line.to_guest_bytes),
-        drops: drops(line),
-        calls: line.calls.load(Relaxed),
-        kicks: line.kicks.load(Relaxed),
-        held: holds(&line.held),
-        awaited: holds(&line.awaited),
+        from_guest: traffic(&counters.from_guest_frames, &counters.from_guest_bytes),
+        to_guest: traffic(&counters.to_guest_frames, &counters.to_guest_bytes),
+        drops: drops(counters),
+        calls: counters.calls.load(Relaxed),
+        kicks: counters.kicks.load(Relaxed),
+        paused: pauses(&counters.paused),
+        paused_others: pauses(&counters.paused_others),
     })
 }
 
-fn holds(line: &HoldLine) -> Holds {
-    Holds { times: line.times.load(Relaxed), us: line.ns.load(Relaxed) / 1000 }
+fn pauses(counters: &PauseCounters) -> Pauses {
+    Pauses { times: counters.times.load(Relaxed), us: counters.ns.load(Relaxed) / 1000 }
 }
 
 fn link(record: &Record) -> Link {
@@ -64,7 +64,7 @@ fn link(record: &Record) -> Link {
     }
 }
 
-fn rings(record: &Record, line: &PortLine) -> Vec<RingStatus> {
+fn rings(record: &Record, counters: &PortCounters) -> Vec<RingStatus> {
     let known = record.rings().filter(|(_, ring)| ring.size.is_some());
     known
         .map(|(index, ring)| RingStatus {
@@ -74,7 +74,7 @@ fn rings(record: &Record, line: &PortLine) -> Vec<RingStatus> {
             started: ring.started && ring.fault.is_none(),
             enabled: record.is_enabled(ring),
             fault: ring.fault.map(|fault| fault.words().to_string()),
-            used: line.rings.get(usize::from(index)).map_or(0, |line| line.used.load(Relaxed) & 0xffff),
+            used: counters.rings.get(usize::from(index)).map_or(0, |counters| counters.used.load(Relaxed) & 0xffff),
         })
         .collect()
 }
@@ -99,8 +99,8 @@ fn traffic(frames: &AtomicU64, bytes: &AtomicU64) -> Traffic {
     Traffic { frames: frames.load(Relaxed), bytes: bytes.load(Relaxed) }
 }
 
-fn drops(line: &PortLine) -> BTreeMap<String, u64> {
-    let counters = Drop::ALL.iter().zip(&line.drops);
+fn drops(counters: &PortCounters) -> BTreeMap<String, u64> {
+    let counters = DropReason::ALL.iter().zip(&counters.drops);
     let counts = counters.map(|(reason, counter)| (reason.name().to_string(), counter.load(Relaxed)));
     counts.filter(|(_, count)| *count > 0).collect()
 }

@@ -64,7 +64,7 @@ const FRONT_DOOR: u64 = 0;
 const CONTROL: u64 = 1;
 const SIGNALS: u64 = 2;
 const SPAWNER: u64 = 3;
-/// Links and stderr of workers, by lane.
+/// Links and stderr of workers, by area.
 const LINK: u64 = 4;
 const STDERR: u64 = 8;
 const UNDERTAKER: u64 = 0x80;

@@ -12,7 +12,7 @@
 //! control group. A worker that is stuck is replaced as well, and nobody is blamed.
 //!
 //! The kernel tells only how long all threads ran together. How long all were awake stands in the ledger
-//! ([`sv3::ledger::Rest`]), and a thread runs only while it is awake. So the difference is how long threads have waited for a
+//! ([`sv3::ledger::SleepClock`]), and a thread runs only while it is awake. So the difference is how long threads have waited for a
 //! processor, all together, and as a thread that hangs is awake all the time, it has run for at least as long as it hangs
 //! less what was waited. If that is too little since others waited, a hang is found later, or by [`STARVED`]; a thread
 //! that was not let run is never taken for one that hangs. With one thread the bound is exact.
@@ -30,7 +30,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use sv3::ipc::BUSY_QUIET;
-use sv3::ledger::Lane;
+use sv3::ledger::WorkerArea;
 
 use crate::cpu_time::{Moment, STARVED};
 
@@ -111,19 +111,19 @@ impl Watchdog {
     }
 
     /// The worker says that it is awake. False: it has said so just now, which an honest one does not.
-    pub fn wake(&mut self, lane: &Lane, moment: Moment) -> bool {
-        self.watch(lane, moment);
+    pub fn wake(&mut self, area: &WorkerArea, moment: Moment) -> bool {
+        self.watch(area, moment);
         let last = self.said.replace(moment.now);
         last.is_none_or(|last| moment.now.saturating_duration_since(last) >= BUSY_QUIET / 4)
     }
 
     /// Begins to watch: the worker is about to serve.
-    pub fn watch(&mut self, lane: &Lane, moment: Moment) {
-        let hands = lane.hands.iter().take(self.threads);
+    pub fn watch(&mut self, area: &WorkerArea, moment: Moment) {
+        let threads = area.threads.iter().take(self.threads);
         let watch = self.watch.get_or_insert_with(|| Watch {
             last: moment.now,
-            waited_ns: waited_ns(lane, self.threads, moment),
-            hearts: hands.map(|hand| Heart::new(hand.heartbeat.load(Relaxed))).collect(),
+            waited_ns: waited_ns(area, self.threads, moment),
+            hearts: threads.map(|thread| Heart::new(thread.heartbeat.load(Relaxed))).collect(),
             awake: moment.now,
         });
         watch.awake = moment.now;
@@ -135,25 +135,25 @@ impl Watchdog {
     }
 
     /// Whether an awake thread's heartbeat stands where it was at the last look.
-    pub fn stands_still(&self, lane: &Lane) -> bool {
+    pub fn stands_still(&self, area: &WorkerArea) -> bool {
         let Some(watch) = &self.watch else { return false };
-        let mut hands = watch.hearts.iter().zip(&lane.hands);
-        hands.any(|(heart, hand)| hand.rest().is_awake() && heart.beat == hand.heartbeat.load(Relaxed))
+        let mut threads = watch.hearts.iter().zip(&area.threads);
+        threads.any(|(heart, thread)| thread.sleep_clock().is_awake() && heart.beat == thread.heartbeat.load(Relaxed))
     }
 
     /// Looks, if it is time to. What is wrong, if something is: of threads that hang one that has a client in hand comes
     /// before one that has none, since that may only wait for the other.
-    pub fn look(&mut self, lane: &Lane, moment: Moment) -> Option<Trouble> {
+    pub fn look(&mut self, area: &WorkerArea, moment: Moment) -> Option<Trouble> {
         let threads = self.threads;
         let watch = self.watch.as_mut().filter(|watch| watch.last + LOOK <= moment.now)?;
         let step = moment.now.saturating_duration_since(watch.last).min(LOOK_MAX);
         watch.last = moment.now;
-        let waited_ns = waited_ns(lane, threads, moment);
+        let waited_ns = waited_ns(area, threads, moment);
         let waited = waited_ns.wrapping_sub(std::mem::replace(&mut watch.waited_ns, waited_ns)).cast_signed();
         let waited = waited.min(nanos(step).saturating_mul(threads as i64));
         let (mut hangs, mut stuck) = (None, false);
-        for (number, (heart, hand)) in watch.hearts.iter_mut().zip(&lane.hands).enumerate() {
-            let (beat, awake) = (hand.heartbeat.load(Relaxed), hand.rest().is_awake());
+        for (number, (heart, thread)) in watch.hearts.iter_mut().zip(&area.threads).enumerate() {
+            let (beat, awake) = (thread.heartbeat.load(Relaxed), thread.sleep_clock().is_awake());
             if awake {
                 watch.awake = moment.now;
             }
@@ -164,7 +164,7 @@ impl Watchdog {
             heart.stand(step, waited);
             stuck |= heart.still >= STARVED;
             if heart.ran_ns() >= nanos(HANG) {
-                let empty = hand.port.load(Relaxed) == 0;
+                let empty = thread.port.load(Relaxed) == 0;
                 hangs = hangs.into_iter().chain([(empty, number)]).min();
             }
         }
@@ -176,8 +176,8 @@ impl Watchdog {
 }
 
 /// How long threads have been awake without a processor, all together and from no beginning in particular.
-fn waited_ns(lane: &Lane, threads: usize, moment: Moment) -> u64 {
-    let awake = lane.hands.iter().take(threads).map(|hand| hand.rest().awake_ns(moment.monotonic_ns));
+fn waited_ns(area: &WorkerArea, threads: usize, moment: Moment) -> u64 {
+    let awake = area.threads.iter().take(threads).map(|thread| thread.sleep_clock().awake_ns(moment.monotonic_ns));
     awake.fold(0, u64::wrapping_add).wrapping_sub(nanos(moment.cpu).cast_unsigned())
 }
 
@@ -187,7 +187,7 @@ fn nanos(time: Duration) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use sv3::ledger::{Hand, LedgerMap};
+    use sv3::ledger::{LedgerMap, ThreadState};
 
     use super::*;
 
@@ -207,16 +207,16 @@ mod tests {
             Bench { ledger, dog: Watchdog::new(threads), moment }
         }
 
-        fn hand(&self, number: usize) -> &Hand {
-            self.ledger.lanes[0].hand(number)
+        fn thread(&self, number: usize) -> &ThreadState {
+            &self.ledger.workers[0].threads[number]
         }
 
         fn wake_up(&self, number: usize) {
-            self.hand(number).wake_up(self.moment.monotonic_ns, self.moment.monotonic_ns);
+            self.thread(number).wake_up(self.moment.monotonic_ns, self.moment.monotonic_ns);
         }
 
         fn wake(&mut self) -> bool {
-            self.dog.wake(&self.ledger.lanes[0], self.moment)
+            self.dog.wake(&self.ledger.workers[0], self.moment)
         }
 
         /// So many milliseconds pass, in which the worker has so many of processors.
@@ -227,7 +227,7 @@ mod tests {
         }
 
         fn look(&mut self) -> Option<Trouble> {
-            self.dog.look(&self.ledger.lanes[0], self.moment)
+            self.dog.look(&self.ledger.workers[0], self.moment)
         }
 
         /// Looks so often, each time after a tenth of a second in which the worker has `cpu` milliseconds.
@@ -246,7 +246,7 @@ mod tests {
         bench.wake_up(1);
         assert!(bench.wake() && !bench.wake());
         for _ in 0..20 {
-            bench.hand(1).heartbeat.fetch_add(1, Relaxed);
+            bench.thread(1).heartbeat.fetch_add(1, Relaxed);
             assert_eq!(bench.looks(1, 100), None);
         }
         assert_eq!(bench.looks(4, 98), None);
@@ -271,12 +271,12 @@ mod tests {
         bench.wake();
         for _ in 0..50 {
             assert_eq!(bench.looks(7, 0), None);
-            bench.hand(0).heartbeat.fetch_add(1, Relaxed);
+            bench.thread(0).heartbeat.fetch_add(1, Relaxed);
             assert_eq!(bench.looks(3, 100), None);
         }
 
         // Half a processor is enough to be found by, in twice the time.
-        bench.hand(0).heartbeat.fetch_add(1, Relaxed);
+        bench.thread(0).heartbeat.fetch_add(1, Relaxed);
         assert_eq!(bench.looks(9, 50), None);
         assert_eq!(bench.looks(1, 50), Some(Trouble::Hangs(0)));
     }
@@ -289,7 +289,7 @@ mod tests {
         let run = |bench: &mut Bench, cpu, count: usize| {
             (0..count).find_map(|_| {
                 for number in [0, 2] {
-                    bench.hand(number).heartbeat.fetch_add(1, Relaxed);
+                    bench.thread(number).heartbeat.fetch_add(1, Relaxed);
                 }
                 bench.looks(1, cpu)
             })
@@ -297,7 +297,7 @@ mod tests {
         // Two run, the third does not.
         assert_eq!(run(&mut bench, 200, 50), None);
         // Now it does as well, and is found as soon as a single one is.
-        bench.hand(1).heartbeat.fetch_add(1, Relaxed);
+        bench.thread(1).heartbeat.fetch_add(1, Relaxed);
         assert_eq!(run(&mut bench, 300, 5), None);
         assert_eq!(run(&mut bench, 300, 1), Some(Trouble::Hangs(1)));
     }
@@ -315,7 +315,7 @@ mod tests {
     fn of_two_that_hang_the_one_with_a_client_in_hand_is_found() {
         let mut bench = Bench::new(3);
         [0, 2].into_iter().for_each(|number| bench.wake_up(number));
-        bench.hand(2).port.store(7, Relaxed);
+        bench.thread(2).port.store(7, Relaxed);
         bench.wake();
         assert_eq!(bench.looks(5, 200), Some(Trouble::Hangs(2)));
     }
@@ -327,24 +327,24 @@ mod tests {
         bench.wake_up(0);
         bench.wake();
         for _ in 0..10 {
-            bench.hand(0).heartbeat.fetch_add(1, Relaxed);
+            bench.thread(0).heartbeat.fetch_add(1, Relaxed);
             bench.look();
             bench.pass(60_000, 60_000);
             assert_eq!(bench.look(), None);
         }
 
         // It ran for a second without a tick, and is frozen: the kernel tells only then of what was before.
-        bench.hand(0).heartbeat.fetch_add(1, Relaxed);
+        bench.thread(0).heartbeat.fetch_add(1, Relaxed);
         bench.looks(1, 0);
         assert_eq!(bench.looks(1, 1000).or_else(|| bench.looks(20, 0)), None);
 
         // It hangs without ticks.
-        bench.hand(0).heartbeat.fetch_add(1, Relaxed);
+        bench.thread(0).heartbeat.fetch_add(1, Relaxed);
         bench.looks(1, 0);
         let found = (0..20).position(|_| bench.looks(9, 0).or_else(|| bench.looks(1, 1000)).is_some());
         assert_eq!(found, Some(0));
         // It hung amid two figures: the first one is of before, too.
-        bench.hand(0).heartbeat.fetch_add(1, Relaxed);
+        bench.thread(0).heartbeat.fetch_add(1, Relaxed);
         bench.looks(1, 0);
         assert_eq!(bench.looks(2, 0).or_else(|| bench.looks(1, 1000)), None);
         assert_eq!(bench.looks(9, 0).or_else(|| bench.looks(1, 1000)), Some(Trouble::Hangs(0)));
@@ -354,7 +354,7 @@ mod tests {
     fn a_worker_that_is_promoted_is_watched_though_it_says_nothing() {
         let mut bench = Bench::new(1);
         bench.wake_up(0);
-        bench.dog.watch(&bench.ledger.lanes[0], bench.moment);
+        bench.dog.watch(&bench.ledger.workers[0], bench.moment);
         assert_eq!(bench.looks(5, 100), Some(Trouble::Hangs(0)));
     }
 
@@ -363,8 +363,8 @@ mod tests {
         let mut bench = Bench::new(3);
         bench.wake();
         for noise in [u64::MAX, 0, 1, 1 << 63, u64::MAX >> 1, 12345].iter().cycle().take(200) {
-            bench.hand(1).rest.store(*noise, Relaxed);
-            bench.hand(2).heartbeat.store(*noise, Relaxed);
+            bench.thread(1).slept.store(*noise, Relaxed);
+            bench.thread(2).heartbeat.store(*noise, Relaxed);
             bench.looks(1, 100);
         }
     }

@@ -46,8 +46,8 @@ const IDLE_REPORTS_MAX: u32 = 65536;
 
 /// A worker.
 pub struct Worker {
-    /// Its lane of the ledger.
-    pub lane: u8,
+    /// Its area of the ledger.
+    pub area: u8,
     /// What it runs.
     pub program: Program,
     /// Since when it serves; a worker on standby does not.
@@ -89,8 +89,8 @@ pub struct Worker {
 
 /// What a worker is born with. It stays open until the spawner has answered.
 pub struct Cradle {
-    /// The worker's lane.
-    pub lane: u8,
+    /// The worker's area.
+    pub area: u8,
     stdin: OwnedFd,
     stderr: OwnedFd,
     given: Vec<Rc<ForeignFd>>,
@@ -134,11 +134,11 @@ pub enum Waiter {
 
 impl Worker {
     /// A worker that is not asked for yet, and its ends of what connects us.
-    pub fn unborn(program: Program, lane: u8) -> io::Result<(Worker, Cradle)> {
+    pub fn unborn(program: Program, area: u8) -> io::Result<(Worker, Cradle)> {
         let (link, stdin) = Link::pair()?;
         let (read, stderr) = pipe2(OFlag::O_CLOEXEC)?;
         fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        Ok((Worker::new(program, lane, link, read.into()), Cradle { lane, stdin, stderr, given: Vec::new() }))
+        Ok((Worker::new(program, area, link, read.into()), Cradle { area, stdin, stderr, given: Vec::new() }))
     }
 
     /// Queues orders whose fds the worker is born with.
@@ -154,9 +154,9 @@ impl Worker {
     }
 
     /// A worker that was asked for just now.
-    pub fn new(program: Program, lane: u8, link: Link, stderr: File) -> Worker {
+    pub fn new(program: Program, area: u8, link: Link, stderr: File) -> Worker {
         Worker {
-            lane,
+            area,
             program,
             serving: None,
             promoted: 0,

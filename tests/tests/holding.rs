@@ -71,14 +71,14 @@ fn a_receiver_that_is_slow_but_takes_frames_loses_none() -> Result<()> {
             let after = switch.port("p0")?;
             let dropped = drops(&after) - drops(&before);
             assert_eq!(came + dropped, 200, "a frame comes, once, or is counted");
-            if dropped == 0 && after.awaited.times > before.awaited.times {
+            if dropped == 0 && after.paused_others.times > before.paused_others.times {
                 break;
             }
             assert!(start.elapsed() < PATIENCE, "{round} rounds, each with a loss");
         }
         let (sender, receiver) = (switch.port("p1")?, switch.port("p0")?);
-        assert_eq!(sender.held, receiver.awaited);
-        assert_eq!((sender.awaited.times, receiver.held.times), (0, 0));
+        assert_eq!(sender.paused, receiver.paused_others);
+        assert_eq!((sender.paused_others.times, receiver.paused.times), (0, 0));
     }
     Ok(())
 }
@@ -94,7 +94,7 @@ fn a_receiver_that_takes_nothing_is_waited_for_once() -> Result<()> {
             flow.await_complete(&mut other);
         }
         switch.await_drops("p0", "no_rx_buffers", 500 - 8)?;
-        let (held, awaited) = (switch.port("p1")?.held, switch.port("p0")?.awaited);
+        let (held, awaited) = (switch.port("p1")?.paused, switch.port("p0")?.paused_others);
         assert_eq!(held, awaited);
         // A command in the meantime ends a hold, and the next one begins.
         assert!(held.times <= 3 && held.us >= LONGEST_US, "{held:?}");
@@ -107,7 +107,7 @@ fn a_receiver_that_trickles_takes_no_more_than_its_share_of_a_senders_time() -> 
     for threads in THREADS {
         let (switch, [mut sender, mut slow, mut other]) = three((Guest::config(), threads))?;
         let start = Instant::now();
-        let before = switch.port("p1")?.held;
+        let before = switch.port("p1")?.paused;
         let mut flow = Flow::new(SENDER, OTHER, 60);
         let (mut n, mut taken_at) = (0, start);
         while start.elapsed() < Duration::from_secs(2) {
@@ -124,7 +124,7 @@ fn a_receiver_that_trickles_takes_no_more_than_its_share_of_a_senders_time() -> 
                 }
             }
         }
-        let held = switch.port("p1")?.held.us - before.us;
+        let held = switch.port("p1")?.paused.us - before.us;
         let passed = start.elapsed().as_micros() as u64;
         assert!(held > passed / 10, "{held} us of {passed}: it was not waited for");
         assert!(held <= passed / 2 + SAVED_US + LONGEST_US, "{held} us of {passed}");
@@ -260,7 +260,7 @@ fn pairs_that_fill_all_that_a_thread_holds_harm_no_others() -> Result<()> {
         flow.await_complete(&mut honest[1]);
 
         let port = |at: usize| status.ports.iter().find(|port| port.name == format!("p{at}")).expect("it is there");
-        let held: Vec<_> = (0..colluding.len()).map(|pair| port(2 * pair).held.us).collect();
+        let held: Vec<_> = (0..colluding.len()).map(|pair| port(2 * pair).paused.us).collect();
         for held in &held {
             assert!(*held <= passed / 2 + SAVED_US + LONGEST_US, "{held} us of {passed}");
         }
@@ -268,7 +268,7 @@ fn pairs_that_fill_all_that_a_thread_holds_harm_no_others() -> Result<()> {
         assert!(together <= (MOST * threads) as u64 * passed, "{together} us of {passed}: more than {MOST} at a time");
         assert!(together > passed, "{together} us of {passed}: they were not waited for");
         let [from, to] = [0, 1].map(|at| port(2 * colluding.len() + at));
-        assert_eq!((from.held.times, to.awaited.times, drops(to)), (0, 0, 0), "others were harmed");
+        assert_eq!((from.paused.times, to.paused_others.times, drops(to)), (0, 0, 0), "others were harmed");
         assert!(asked > 500, "others sent {asked} frames in {passed} us");
 
         let known = await_known(&switch, &sent, |pair| {
@@ -351,7 +351,7 @@ fn a_sender_that_is_reset_while_it_is_held_starts_afresh() -> Result<()> {
         assert_eq!((came, others), (delivered, 80));
         assert_eq!(forwarded, delivered + dropped + others, "each came or was counted");
         assert!(came >= 80, "{came}");
-        assert_eq!(switch.port("p1")?.held, switch.port("p0")?.awaited);
+        assert_eq!(switch.port("p1")?.paused, switch.port("p0")?.paused_others);
         assert_eq!(switch.status()?.worker.restarts, 0);
     }
     Ok(())

@@ -90,12 +90,12 @@ fn look(switch: &Switch) -> Result<()> {
     for crash in &crashes.crashes {
         assert!(crash.cause.len() < 2000 && crash.cause.chars().all(|c| !c.is_control()), "{:?}", crash.cause);
         assert!(serde_json::to_string(crash)?.len() < 8192);
-        for burst in &crash.flight {
+        for burst in &crash.trace {
             assert!(usize::from(burst.ring) < sv3::MAX_RINGS && burst.port.len() <= 5, "{burst:?}");
         }
     }
     for port in &status.ports {
-        assert!(port.rings.len() <= sv3::MAX_RINGS && port.drops.len() <= sv3::drops::Drop::COUNT);
+        assert!(port.rings.len() <= sv3::MAX_RINGS && port.drops.len() <= sv3::drop_reason::DropReason::COUNT);
     }
     for text in [ask(&["status"])?, ask(&["crashes"])?] {
         assert!(String::from_utf8(text)?.chars().all(|c| !c.is_control() || c == '\n'));

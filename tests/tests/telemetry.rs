@@ -119,7 +119,7 @@ fn a_crash_in_a_guests_memory_names_the_guest() -> Result<()> {
     let fault = crash.fault.ok_or_else(|| Failure::new("no fault"))?;
     assert_eq!((crash.signal.as_deref(), fault.port.as_deref()), (Some("SIGBUS"), Some("p1")));
     assert_eq!(fault.region, Some(region));
-    assert_eq!(crash.in_hand.map(|hand| hand.ring).into_iter().count(), 1, "a ring was in hand");
+    assert_eq!(crash.serving.map(|at| at.ring).into_iter().count(), 1, "a ring was in hand");
     let head = [vec![0; 12], frame([0xff; 6], mac(1), b"nobody can take it")[..14].to_vec()].concat();
     assert_eq!(crash.frame, Some(head.iter().map(|octet| format!("{octet:02x}")).collect()), "the frame in hand");
     let metrics = metrics(&switch)?;

@@ -4,7 +4,7 @@
 //! The order of publication is what makes a crash harmless: receivers' used entries first, then the sender's. Before the
 //! first nothing is visible; between the two a new worker sends the frames again.
 
-use sv3::drops::Drop;
+use sv3::drop_reason::DropReason;
 use sv3::frame::{ETHERNET_LEN, MAX_FRAME};
 use sv3::ipc::{RingFault, Settings};
 use sv3::virtio::NET_HDR_LEN;
@@ -130,7 +130,7 @@ impl Burst {
                 break;
             }
             let Some(len) = one.chain.len else {
-                tally.drop(line, Drop::BadChain);
+                tally.drop(line, DropReason::BadChain);
                 chains += 1;
                 continue;
             };
@@ -257,15 +257,15 @@ impl Sender {
     #[inline]
     fn send(&self, fabric: &mut Fabric, slices: &[GuestSlice<'_>], total: usize, head: &Head) -> Result<usize, Unsent> {
         let skip = self.header_len;
-        let len = total.checked_sub(skip).filter(|len| *len >= ETHERNET_LEN).ok_or(Drop::ShortFrame)?;
+        let len = total.checked_sub(skip).filter(|len| *len >= ETHERNET_LEN).ok_or(DropReason::ShortFrame)?;
         if len > MAX_FRAME {
-            return Err(Drop::LongFrame.into());
+            return Err(DropReason::LongFrame.into());
         }
         let checked;
         let (offload, begin) = match head.has_offload() {
             false => (Offload::NONE, Begin::Chain(head)),
             true => {
-                checked = self.check(head, slices, len).ok_or(Drop::BadOffload)?;
+                checked = self.check(head, slices, len).ok_or(DropReason::BadOffload)?;
                 (&checked.offload, checked.begin(head))
             }
         };

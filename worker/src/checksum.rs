@@ -3,7 +3,7 @@
 /// Folded ones' complement sum, not inverted, of `start` and of octets that begin at an even place.
 ///
 /// Words are summed as they stand in memory, since the order of octets changes the order of the sum's octets and nothing
-/// else (RFC 1071, 2 (B)), and in two lanes without carries between them, of which compilers make vector code.
+/// else (RFC 1071, 2 (B)), and in two workers without carries between them, of which compilers make vector code.
 pub fn sum(octets: &[u8], start: u64) -> u16 {
     let (words, mut rest) = octets.as_chunks::<8>();
     let (mut low, mut high) = (0, 0);

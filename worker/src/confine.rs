@@ -86,13 +86,13 @@ mod tests {
             ForkResult::Parent { child } => child,
             ForkResult::Child => {
                 crash::handle_signals().unwrap();
-                crash::record_in(&ledger.lanes[0]);
+                crash::record_in(&ledger.workers[0]);
                 super::worker(super::memory(1), || Ok(())).unwrap();
                 nix::unistd::getppid();
                 crash::end(0)
             }
         };
         assert!(matches!(waitpid(child, None), Ok(WaitStatus::Signaled(_, Signal::SIGSYS, _))));
-        assert_eq!(i64::from(ledger.lanes[0].crash.syscall.load(Relaxed)), libc::SYS_getppid);
+        assert_eq!(i64::from(ledger.workers[0].crash.syscall.load(Relaxed)), libc::SYS_getppid);
     }
 }

@@ -27,7 +27,7 @@ use std::sync::atomic::{
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use sv3::MAX_REGIONS;
-use sv3::ledger::{Crash, Lane};
+use sv3::ledger::{Crash, WorkerArea};
 
 use crate::head::Head;
 
@@ -144,8 +144,8 @@ pub fn hang_up_after_record(control: BorrowedFd<'_>) {
 }
 
 /// From now on deaths are recorded in the ledger, panics included.
-pub fn record_in(lane: &'static Lane) {
-    RECORD.store(std::ptr::from_ref(&lane.crash).cast_mut(), Release);
+pub fn record_in(area: &'static WorkerArea) {
+    RECORD.store(std::ptr::from_ref(&area.crash).cast_mut(), Release);
     std::panic::set_hook(Box::new(|info| {
         if let Some(crash) = record().filter(|_| dies_first()) {
             crash.write_message(&info.to_string());
@@ -205,7 +205,7 @@ fn dies_first() -> bool {
 }
 
 fn record() -> Option<&'static Crash> {
-    // SAFETY: null or a pointer from a `&'static Lane`, stored by `record_in`.
+    // SAFETY: null or a pointer from a `&'static WorkerArea`, stored by `record_in`.
     unsafe { RECORD.load(Relaxed).as_ref() }
 }
 
@@ -289,7 +289,7 @@ mod tests {
         // Other tests have mappings too.
         const COUNT: u64 = MAX_REGIONS as u64 - 500;
         let (_fd, ledger) = LedgerMap::create().unwrap();
-        let crash = &ledger.lanes[0].crash;
+        let crash = &ledger.workers[0].crash;
         let place = |n: u64| FIRST + n * 8192;
         let fill = |more: u64| -> Vec<Watch> {
             (0..COUNT).map(|n| watch(place(n), 4096, ((n + more) % 1000) as u16, n << 20)).collect()

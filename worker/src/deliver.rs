@@ -4,9 +4,9 @@
 //! buffer or, with MRG_RXBUF, in several, or it gets nothing and its buffers stay where they are. The one exception is a
 //! buffer that breaks the specification, which is handed back empty, lest it block the ring.
 
-use sv3::drops::Drop;
+use sv3::drop_reason::DropReason;
 use sv3::ipc::RingFault;
-use sv3::ledger::RING_LOG;
+use sv3::ledger::JOURNAL_LEN;
 use sv3::virtio::{NET_HDR_LEN, NET_HDR_LEN_LEGACY, NetHdr, VIRTIO_NET_F_MRG_RXBUF};
 
 use crate::copy::Sink;
@@ -54,7 +54,7 @@ pub struct Delivered {
 #[derive(Clone, Copy, Debug)]
 pub enum Undelivered {
     /// Counted against the receiver.
-    Dropped(Drop),
+    Dropped(DropReason),
     /// The receive ring is broken and must stop.
     Fault(RingFault),
 }
@@ -81,7 +81,7 @@ struct Reader {
 /// Octets of a cache line.
 const LINE: usize = 64;
 /// Most buffers of one frame; they are published at once.
-const MAX_CHAINS: usize = RING_LOG;
+const MAX_CHAINS: usize = JOURNAL_LEN;
 /// Most copies that wait, so that what was asked for is still there.
 const MAX_LATER: usize = 128;
 
@@ -108,7 +108,7 @@ impl Receiver {
     pub fn deliver(&mut self, ring: &mut Ring, parcel: &Parcel<'_, '_>) -> Result<(), Undelivered> {
         let reader = Reader { header_len: ring.header_len(), mergeable: VIRTIO_NET_F_MRG_RXBUF.of(ring.features) };
         let Ring { queue, memory, features, .. } = ring;
-        let queue = queue.as_mut().ok_or(Undelivered::Dropped(Drop::RxDown))?;
+        let queue = queue.as_mut().ok_or(Undelivered::Dropped(DropReason::RxDown))?;
         let walker = Walker { memory, features: *features, direction: Direction::ToGuest };
         either!(queue, queue => self.put(queue, &walker, reader, parcel))
     }
@@ -207,7 +207,7 @@ impl Receiver {
         while room < needed {
             let most = if mergeable { MAX_CHAINS } else { 1 } - self.chains.len();
             if most == 0 || slices.spare() < MAX_SLICES {
-                return Err(Undelivered::Dropped(Drop::RxTooSmall));
+                return Err(Undelivered::Dropped(DropReason::RxTooSmall));
             }
             let mut tail = slices.tail();
             let plain = queue.take_plain(&mut cursor, walker, most, |chain, slice| {
@@ -228,7 +228,7 @@ impl Receiver {
             let chain = queue.take(&mut cursor, walker, &mut slices).map_err(Undelivered::Fault)?;
             let Some(chain) = chain else {
                 self.missed = cursor;
-                return Err(Undelivered::Dropped(Drop::NoRxBuffers));
+                return Err(Undelivered::Dropped(DropReason::NoRxBuffers));
             };
             self.cost += DESCRIPTOR * std::mem::take(&mut slices.walked);
             self.chains.push(chain);
@@ -238,7 +238,7 @@ impl Receiver {
                 None => {
                     self.reserve(queue, self.chains.len());
                     queue.complete_all(self.chains.iter().map(|chain| (chain, 0)));
-                    return Err(Undelivered::Dropped(Drop::RxBadChain));
+                    return Err(Undelivered::Dropped(DropReason::RxBadChain));
                 }
             }
         }

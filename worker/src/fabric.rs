@@ -3,10 +3,10 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use sv3::drops::Drop;
+use sv3::drop_reason::DropReason;
 use sv3::frame::{MAX_FRAME, MacAddr};
 use sv3::ipc::RingFault;
-use sv3::ledger::{Hand, Lane, Ledger, PortLine, RingLine, RingLog};
+use sv3::ledger::{Ledger, PortCounters, PublishJournal, RingPosition, ThreadState};
 use sv3::virtio::NetHdr;
 use sv3::{MAX_PORTS, MAX_RINGS};
 
@@ -52,7 +52,7 @@ pub struct Fabric {
     tally: Tally,
     /// The thread's number, and what it is at.
     number: u32,
-    hand: &'static Hand,
+    state: &'static ThreadState,
     room: Room,
     /// Seconds, brought up to date by the loop.
     pub now_s: u64,
@@ -102,15 +102,15 @@ pub struct Way {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unsent {
     /// Counted against the sender.
-    Dropped(Drop),
+    Dropped(DropReason),
     /// Another thread has a receiver's ring; nothing was done.
     Busy,
     /// It is worth waiting for the receiver; nothing was done.
     Early(Wanted),
 }
 
-impl From<Drop> for Unsent {
-    fn from(reason: Drop) -> Unsent {
+impl From<DropReason> for Unsent {
+    fn from(reason: DropReason) -> Unsent {
         Unsent::Dropped(reason)
     }
 }
@@ -132,7 +132,7 @@ impl Fabric {
     /// The view of thread `number` of `threads`. The forwarding table is the one that the ledger holds.
     pub fn new(
         ledger: &'static Ledger,
-        lane: &'static Lane,
+        state: &'static ThreadState,
         ports: &'static Ports,
         room: Room,
         (number, threads): (usize, usize),
@@ -143,7 +143,7 @@ impl Fabric {
             fdb: Fdb::new(ledger),
             tally: Tally { alone: threads == 1 },
             number: number as u32,
-            hand: lane.hand(number),
+            state,
             room,
             now_s: 0,
             now_ns: 0,
@@ -189,15 +189,15 @@ impl Fabric {
 
     /// A port's counters.
     #[inline]
-    pub fn line(&self, slot: u16) -> &'static PortLine {
+    pub fn line(&self, slot: u16) -> &'static PortCounters {
         let ledger = self.ledger;
         ledger.ports.get(usize::from(slot)).unwrap_or(&ledger.ports[0])
     }
 
     /// The ledger's part of one ring.
-    pub fn ring_lines(&self, slot: u16, ring: u16) -> Option<(&'static RingLine, &'static RingLog)> {
+    pub fn ring_lines(&self, slot: u16, ring: u16) -> Option<(&'static RingPosition, &'static PublishJournal)> {
         let (slot, ring) = (usize::from(slot), usize::from(ring));
-        Some((self.ledger.ports.get(slot)?.rings.get(ring)?, self.ledger.logs.get(slot)?.get(ring)?))
+        Some((self.ledger.ports.get(slot)?.rings.get(ring)?, self.ledger.journals.get(slot)?.get(ring)?))
     }
 
     /// What deliveries and signals have cost since the burst began, see [`crate::cost`].
@@ -221,14 +221,14 @@ impl Fabric {
     pub fn forward(&mut self, from: u16, frame: &Frame<'_, '_>) -> Result<(), Unsent> {
         self.last_way = None;
         if frame.src.is_group() || frame.src.is_zero() {
-            return Err(Drop::BadSource.into());
+            return Err(DropReason::BadSource.into());
         }
         if frame.dst.is_link_local() {
-            return Err(Drop::LinkLocal.into());
+            return Err(DropReason::LinkLocal.into());
         }
         self.learn_in_burst(frame.src, from);
         match self.find(frame.dst) {
-            Some(to) if to == from => Err(Drop::Hairpin.into()),
+            Some(to) if to == from => Err(DropReason::Hairpin.into()),
             Some(to) => self.unicast(to, frame),
             None => self.flood(from, frame),
         }
@@ -273,7 +273,7 @@ impl Fabric {
                 self.hand_to(at, frame, false)?;
             }
         }
-        if receivers > 0 { Ok(()) } else { Err(Drop::NoDestination.into()) }
+        if receivers > 0 { Ok(()) } else { Err(DropReason::NoDestination.into()) }
     }
 
     /// Delivers to one port.
@@ -284,7 +284,7 @@ impl Fabric {
                 self.hand_to(at, frame, self.may_hold)?;
                 self.last_way = frame.offload.is_none().then_some(at);
             }
-            None => self.tally.drop(self.line(to), Drop::RxDown),
+            None => self.tally.drop(self.line(to), DropReason::RxDown),
         }
         Ok(())
     }
@@ -371,7 +371,7 @@ impl Fabric {
         };
         let Err(reason) = result else { return Ok(()) };
         let reason = match reason {
-            Undelivered::Dropped(Drop::NoRxBuffers) if may_hold && desk.is_worth_waiting() => {
+            Undelivered::Dropped(DropReason::NoRxBuffers) if may_hold && desk.is_worth_waiting() => {
                 return Err(Unsent::Early(Wanted { slot: held.slot, ring: held.index, cursor: receiver.missed }));
             }
             Undelivered::Dropped(reason) => reason,
@@ -379,7 +379,7 @@ impl Fabric {
                 if held.ring.fault.replace(fault).is_none() {
                     faults.push((held.slot, held.index, fault));
                 }
-                Drop::RxDown
+                DropReason::RxDown
             }
         };
         let slot = held.slot;
@@ -402,7 +402,7 @@ impl Fabric {
     #[inline]
     pub fn publish(&mut self) {
         self.room.receiver.settle();
-        let in_hand = &self.hand.port;
+        let in_hand = &self.state.port;
         let before = in_hand.load(Relaxed);
         while let Some(mut held) = self.room.held.pop() {
             if let Some(place) = self.room.at.get_mut(usize::from(held.slot)) {
@@ -423,7 +423,7 @@ impl Fabric {
 
 /// Publishes one ring's completed entries: to the guest, then to the ledger; signals if the driver wants it.
 #[inline]
-pub fn publish_ring(state: &mut Ring, line: &PortLine, ring: u16, tally: Tally) {
+pub fn publish_ring(state: &mut Ring, line: &PortCounters, ring: u16, tally: Tally) {
     let Some(queue) = &mut state.queue else { return };
     state.cost = RING;
     let signal = queue.publish();
@@ -459,7 +459,7 @@ impl Desk<'_> {
     #[inline(always)]
     fn hand_over(&mut self, parcel: &Parcel<'_, '_>) -> Result<(), Undelivered> {
         if self.held.ring.fault.is_some() {
-            return Err(Undelivered::Dropped(Drop::RxDown));
+            return Err(Undelivered::Dropped(DropReason::RxDown));
         }
         self.receiver.deliver(&mut self.held.ring, parcel)?;
         self.handed = true;
@@ -478,7 +478,7 @@ impl Desk<'_> {
         // Copied once more, and summed.
         self.receiver.cost += 2 * len as u64;
         if !offload.segmented() {
-            let copy = scratch.get_mut(..len).ok_or(Undelivered::Dropped(Drop::LongFrame))?;
+            let copy = scratch.get_mut(..len).ok_or(Undelivered::Dropped(DropReason::LongFrame))?;
             source.read(copy);
             finish_checksum(copy, offload);
             return self.hand_over_copy(&NetHdr::NONE, copy);

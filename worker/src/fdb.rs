@@ -33,7 +33,7 @@ use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 
 use sv3::MAX_PORTS;
 use sv3::frame::MacAddr;
-use sv3::ledger::{FDB_ENTRIES, FdbLine, Ledger};
+use sv3::ledger::{FDB_ENTRIES, FdbEntry, Ledger};
 
 /// Seconds after which an address that was not seen is forgotten (802.1Q, 8.8.3: ageing time).
 pub const AGE_S: u64 = 300;
@@ -45,7 +45,7 @@ const MAC_BITS: u64 = (1 << 48) - 1;
 /// A view of the ledger's lines.
 #[derive(Clone, Copy)]
 pub struct Fdb<'l> {
-    lines: &'l [FdbLine; FDB_ENTRIES],
+    lines: &'l [FdbEntry; FDB_ENTRIES],
     /// Lines of each port.
     held: &'l [AtomicI32; MAX_PORTS],
     /// The secret, as it was when the worker began.
@@ -120,7 +120,7 @@ impl<'l> Fdb<'l> {
     }
 
     #[inline]
-    fn bucket(&self, mac: MacAddr) -> &'l [FdbLine] {
+    fn bucket(&self, mac: MacAddr) -> &'l [FdbEntry] {
         let [a, b, c, d] = self.key;
         let hash = fold(fold(mac.bits() ^ a, b) ^ c, d) >> (u64::BITS - BUCKETS.trailing_zeros());
         let first = hash as usize * WAYS;
@@ -128,24 +128,24 @@ impl<'l> Fdb<'l> {
     }
 
     #[inline]
-    fn line_of(&self, mac: MacAddr) -> Option<&'l FdbLine> {
+    fn line_of(&self, mac: MacAddr) -> Option<&'l FdbEntry> {
         self.bucket(mac).iter().find(|line| line.key.load(Relaxed) & MAC_BITS == mac.bits())
     }
 
     /// The line that is to be `mac`'s, which is new at `port`; none: it is the greediest itself.
     #[cold]
-    fn victim(&self, mac: MacAddr, port: u16, now_s: u64) -> Option<&'l FdbLine> {
+    fn victim(&self, mac: MacAddr, port: u16, now_s: u64) -> Option<&'l FdbEntry> {
         let bucket = self.bucket(mac);
         if let Some(free) = bucket.iter().find(|line| line.key.load(Relaxed) == 0 || !fresh(line, now_s)) {
             return Some(free);
         }
-        let owner = |line: &FdbLine| port_of(line.key.load(Relaxed));
+        let owner = |line: &FdbEntry| port_of(line.key.load(Relaxed));
         let greed = |of: u16, more: usize| {
             let here = bucket.iter().filter(|line| owner(line) == of).count();
             let all = self.held.get(usize::from(of)).map_or(0, |held| held.load(Relaxed));
             (here + more, all.saturating_add(more as i32))
         };
-        let oldest = |line: &&FdbLine| Reverse(line.seen.load(Relaxed));
+        let oldest = |line: &&FdbEntry| Reverse(line.seen.load(Relaxed));
         let own = bucket.iter().filter(|line| owner(line) == port).max_by_key(oldest);
         let others = bucket.iter().filter(|line| owner(line) != port);
         match others.max_by_key(|line| (greed(owner(line), 0), oldest(line))) {
@@ -166,7 +166,7 @@ fn port_of(key: u64) -> u16 {
     (key >> 48) as u16
 }
 
-fn fresh(line: &FdbLine, now_s: u64) -> bool {
+fn fresh(line: &FdbEntry, now_s: u64) -> bool {
     now_s.saturating_sub(line.seen.load(Relaxed)) < AGE_S
 }
 

@@ -216,7 +216,7 @@ impl<T: Copy> Holds<T> {
         if !was_held {
             return Some((entry, None));
         }
-        for line in [&fabric.line(slot).held, &fabric.line(wanted.slot).awaited] {
+        for line in [&fabric.line(slot).paused, &fabric.line(wanted.slot).paused_others] {
             fabric.tally().add(&line.times, 1);
             fabric.tally().add(&line.ns, ns);
         }

@@ -48,7 +48,7 @@ use std::os::unix::net::UnixStream;
 
 use sv3::ipc::{Command, Report, VERSION};
 use sv3::ledger::LedgerMap;
-use sv3::slice::Slice;
+use sv3::timeslice::TimeSlice;
 use sv3::virtio::OFFERED;
 
 use args::Args;
@@ -90,7 +90,7 @@ fn run(args: Args) -> Result<Over, String> {
     let mut control = Control::new(socket);
     let team = Team::new(args.threads).map_err(words("epoll"))?;
     team.notify(0).watch_control(&control).map_err(words("epoll"))?;
-    Slice::SHORT.ask_for();
+    TimeSlice::SHORT.request();
     let achieved = confine::worker(confine::memory(args.threads), || team.muster(args.cpus.as_ref()))?;
     let room = Room::new();
 
@@ -98,7 +98,7 @@ fn run(args: Args) -> Result<Over, String> {
         Ok(start) => start,
         Err(over) => return Ok(over),
     };
-    crash::record_in(start.lane);
+    crash::record_in(start.area);
     if team.threads() == 1 {
         crash::hang_up_after_record(control.as_fd());
     }
@@ -117,7 +117,7 @@ fn first(control: &mut Control, team: &Team) -> Result<Start, Over> {
     let mut events = [EpollEvent::empty(); MAX_EVENTS];
     loop {
         if let Some((envelope, fds)) = control.receive()? {
-            let (Command::Start { settings, lane, standby }, Some(fd)) = (envelope.command, fds.into_iter().next())
+            let (Command::Start { settings, area, standby }, Some(fd)) = (envelope.command, fds.into_iter().next())
             else {
                 return Err(Over::Broken("the first command is not Start".to_string()));
             };
@@ -126,8 +126,8 @@ fn first(control: &mut Control, team: &Team) -> Result<Start, Over> {
             }
             let map = LedgerMap::map(&fd).map_err(|e| Over::Broken(format!("ledger: {e}")))?;
             let ledger: &LedgerMap = Box::leak(Box::new(map));
-            let lane = ledger.lanes.get(usize::from(lane)).ok_or_else(|| Over::Broken(format!("lane {lane}")))?;
-            return Ok(Start { settings, ledger, lane, standby });
+            let area = ledger.workers.get(usize::from(area)).ok_or_else(|| Over::Broken(format!("area {area}")))?;
+            return Ok(Start { settings, ledger, area, standby });
         }
         // Whatever woke us, the next `receive` says what it was.
         let woken = team.notify(0).wait(&mut events, EpollTimeout::NONE);

@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use nix::sys::epoll::{EpollEvent, EpollTimeout};
 use sv3::ipc::BUSY_QUIET;
-use sv3::ledger::Hand;
+use sv3::ledger::ThreadState;
 use sv3::{MAX_PORTS, MAX_RINGS};
 
 use crate::burst::{Burst, Served};
@@ -88,7 +88,7 @@ pub struct Looked {
 pub struct Poller {
     team: &'static Team,
     number: usize,
-    hand: &'static Hand,
+    state: &'static ThreadState,
     /// The thread's view of all ports.
     pub fabric: Fabric,
     burst: Burst,
@@ -115,8 +115,8 @@ impl Poller {
         Poller {
             team,
             number,
-            hand: start.lane.hand(number),
-            fabric: Fabric::new(start.ledger, start.lane, &team.ports, fabric, (number, team.threads())),
+            state: start.thread(number),
+            fabric: Fabric::new(start.ledger, start.thread(number), &team.ports, fabric, (number, team.threads())),
             burst,
             spin: Spin::new(u64::from(start.settings.poll_us) * 1000),
             polled,
@@ -209,7 +209,7 @@ impl Poller {
 
     /// Shows that the thread gets on.
     pub fn beat(&self) {
-        self.hand.heartbeat.store(self.hand.heartbeat.load(Relaxed).wrapping_add(1), Relaxed);
+        self.state.heartbeat.store(self.state.heartbeat.load(Relaxed).wrapping_add(1), Relaxed);
     }
 
     /// Asks the kernel for kicks and commands; blocks, if it may, when there is nothing to poll.
@@ -218,7 +218,7 @@ impl Poller {
         let timeout = if block { self.timeout() } else { EpollTimeout::ZERO };
         let asked_ns = self.now_ns;
         if block {
-            self.hand.fall_asleep(asked_ns);
+            self.state.fall_asleep(asked_ns);
         }
         let mut looked = Looked { blocked: block, orders: false, nudged: false };
         let mut kicked = [None; MAX_EVENTS];
@@ -232,8 +232,8 @@ impl Poller {
         }
         // It may have slept for long.
         self.read_clock();
-        if !self.hand.rest().is_awake() {
-            self.hand.wake_up(asked_ns, self.now_ns);
+        if !self.state.sleep_clock().is_awake() {
+            self.state.wake_up(asked_ns, self.now_ns);
         }
         let tally = self.fabric.tally();
         for (slot, ring) in kicked.into_iter().flatten() {
@@ -334,16 +334,16 @@ impl Poller {
         if !state.runs() {
             return None;
         }
-        self.hand.ring.store(u32::from(ring), Relaxed);
-        self.hand.port.store(u32::from(slot) + 1, Relaxed);
+        self.state.ring.store(u32::from(ring), Relaxed);
+        self.state.port.store(u32::from(slot) + 1, Relaxed);
         self.fabric.may_hold = !self.holds.is_full();
         let result = self.burst.serve(&mut self.fabric, &mut state, (slot, ring), budget);
-        self.hand.port.store(0, Relaxed);
+        self.state.port.store(0, Relaxed);
         match result {
             Ok(served) => {
                 state.is_held = served.wanted.is_some();
                 if served.chains > 0 {
-                    self.hand.note_flight(self.now_ns, slot, ring, served.chains as u16);
+                    self.state.trace_burst(self.now_ns, slot, ring, served.chains as u16);
                 }
                 Some(served)
             }

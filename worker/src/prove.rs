@@ -14,12 +14,12 @@ pub fn run() -> Result<(), String> {
     crash::handle_signals().map_err(|e| format!("signal handlers: {e}"))?;
     let (_, map) = LedgerMap::create().map_err(|e| format!("ledger: {e}"))?;
     let ledger: &LedgerMap = Box::leak(Box::new(map));
-    let lane = &ledger.lanes[0];
-    crash::record_in(lane);
+    let area = &ledger.workers[0];
+    crash::record_in(area);
     let noted = || {
-        let number = lane.crash.syscall.load(Relaxed);
-        let noted = lane.crash.signal.load(Relaxed) == libc::SIGSYS;
-        lane.crash.clear();
+        let number = area.crash.syscall.load(Relaxed);
+        let noted = area.crash.signal.load(Relaxed) == libc::SIGSYS;
+        area.crash.clear();
         noted.then_some(number)
     };
     let policy = sv3_policy::worker();

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use sv3::ipc::{BUSY_QUIET, Command, Region, Report, ReportKind, RingFault, Settings};
-use sv3::ledger::{Lane, Ledger};
+use sv3::ledger::{Ledger, ThreadState, WorkerArea};
 use sv3::{MAX_PORTS, MAX_RINGS};
 
 use crate::clock;
@@ -31,10 +31,20 @@ pub struct Start {
     pub settings: Settings,
     /// The mapped ledger.
     pub ledger: &'static Ledger,
-    /// The worker's own lane of it.
-    pub lane: &'static Lane,
+    /// The worker's own area of it.
+    pub area: &'static WorkerArea,
     /// The worker waits for [`Command::Promote`].
     pub standby: bool,
+}
+
+impl Start {
+    /// The state of thread `number`. [`crate::args`] sees to it that there are no more threads than the ledger has.
+    pub fn thread(&self, number: usize) -> &'static ThreadState {
+        match self.area.thread(number) {
+            Some(state) => state,
+            None => crate::last_words(&format!("the ledger has no place for thread {number}")),
+        }
+    }
 }
 
 /// What only commands are about of a client.

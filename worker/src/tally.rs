@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use sv3::drops::Drop;
-use sv3::ledger::{PortLine, add};
+use sv3::drop_reason::DropReason;
+use sv3::ledger::{PortCounters, add};
 
 /// How counters are written: those of one port by one thread, or by several.
 #[derive(Clone, Copy)]
@@ -24,7 +24,7 @@ impl Tally {
 
     /// Counts a frame that was dropped.
     #[inline]
-    pub fn drop(self, line: &PortLine, reason: Drop) {
+    pub fn drop(self, line: &PortCounters, reason: DropReason) {
         if let Some(counter) = line.drops.get(reason as usize) {
             self.add(counter, 1);
         }

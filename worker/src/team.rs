@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use sv3::MAX_QUEUE_PAIRS;
 use sv3::cpus::Cpus;
-use sv3::slice::Slice;
+use sv3::timeslice::TimeSlice;
 
 use crate::mapper::Mapper;
 use crate::notify::Notify;
@@ -130,7 +130,7 @@ impl Team {
         if let Err(reason) = bound.and(enlisted) {
             crate::last_words(&reason);
         }
-        Slice::SHORT.ask_for();
+        TimeSlice::SHORT.request();
     }
 
     /// The thread has all the memory that it will ask for.

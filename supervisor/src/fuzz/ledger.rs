@@ -12,7 +12,7 @@ use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use sv3::MAX_PORTS;
 use sv3::fuzz::Input;
-use sv3::ledger::{Crash, FRAME_HEAD, Lane, LedgerMap, PortLine};
+use sv3::ledger::{Crash, FRAME_HEAD, LedgerMap, PortCounters, WorkerArea};
 use sv3::status::{Status, SupervisorStatus, WorkerStatus};
 
 use crate::chronicle::Chronicle;
@@ -31,12 +31,12 @@ pub fn ledger(octets: &[u8]) {
     LEDGER.with(|ledger| {
         let mut input = Input::new(octets);
         let status = status(&mut input);
-        let [lane, _] = &ledger.lanes;
-        write_lane(lane, &mut input);
+        let [area, _] = &ledger.workers;
+        write_lane(area, &mut input);
         write_line(&ledger.ports[0], &mut input);
 
         let doom = (input.below(4) == 0).then_some("it did not obey in time");
-        let at = Scene::new(lane, (input.below(4) == 0).then_some(input.below(100)));
+        let at = Scene::new(area, (input.below(4) == 0).then_some(input.below(100)));
         let death = Death::read(status, at, doom);
         assert!(death.words.chars().count() < 2000 && !death.words.contains(char::is_control), "{:?}", death.words);
         assert!(death.frame.as_ref().is_none_or(|frame| frame.len() == 2 * FRAME_HEAD));
@@ -45,7 +45,7 @@ pub fn ledger(octets: &[u8]) {
                 .iter()
                 .all(|hung| culprit(status, at, *hung).is_none_or(|slot| usize::from(slot) < MAX_PORTS))
         );
-        watch(lane);
+        watch(area);
         show(ledger, &death);
     });
 }
@@ -58,7 +58,7 @@ fn status(input: &mut Input<'_>) -> WaitStatus {
     }
 }
 
-fn write_lane(lane: &Lane, input: &mut Input<'_>) {
+fn write_lane(area: &WorkerArea, input: &mut Input<'_>) {
     let Crash {
         signal,
         thread,
@@ -72,15 +72,15 @@ fn write_lane(lane: &Lane, input: &mut Input<'_>) {
         frame_head,
         message_len,
         message,
-    } = &lane.crash;
+    } = &area.crash;
     for word in [signal, code, syscall] {
         word.store(input.u32() as i32, Relaxed);
     }
-    let [hand, other, ..] = &lane.hands;
-    for long in [addr, ip, fault_region, &hand.heartbeat, &hand.rest, &hand.flights] {
+    let [first, other, ..] = &area.threads;
+    for long in [addr, ip, fault_region, &first.heartbeat, &first.slept, &first.bursts] {
         long.store(input.u64(), Relaxed);
     }
-    for word in [fault_port, has_frame, message_len, &hand.port, &hand.ring] {
+    for word in [fault_port, has_frame, message_len, &first.port, &first.ring] {
         word.store(input.u32(), Relaxed);
     }
     for octet in frame_head {
@@ -95,16 +95,16 @@ fn write_lane(lane: &Lane, input: &mut Input<'_>) {
     for word in [&other.port, &other.ring] {
         word.store(input.u32(), Relaxed);
     }
-    other.rest.store(input.u64(), Relaxed);
-    for flight in hand.flight.iter().take(4) {
+    other.slept.store(input.u64(), Relaxed);
+    for flight in first.trace.iter().take(4) {
         flight.when_ns.store(input.u64(), Relaxed);
         flight.what.store(input.u64(), Relaxed);
     }
 }
 
-fn write_line(line: &PortLine, input: &mut Input<'_>) {
+fn write_line(line: &PortCounters, input: &mut Input<'_>) {
     let counters = [&line.from_guest_frames, &line.from_guest_bytes, &line.to_guest_frames, &line.to_guest_bytes];
-    for counter in counters.into_iter().chain([&line.calls, &line.kicks, &line.held.ns]).chain(&line.drops) {
+    for counter in counters.into_iter().chain([&line.calls, &line.kicks, &line.paused.ns]).chain(&line.drops) {
         counter.store(input.u64(), Relaxed);
     }
     for ring in &line.rings {
@@ -113,15 +113,15 @@ fn write_line(line: &PortLine, input: &mut Input<'_>) {
 }
 
 /// Whatever its threads' clocks say, one that is awake, runs and gets nowhere is found.
-fn watch(lane: &Lane) {
+fn watch(area: &WorkerArea) {
     let (mut watchdog, start) = (Watchdog::new(2), Instant::now());
-    let awake = lane.hands.iter().take(2).filter(|hand| hand.rest().is_awake()).count() as u32;
+    let awake = area.threads.iter().take(2).filter(|thread| thread.sleep_clock().is_awake()).count() as u32;
     let at = |step: u32| {
         let passed = Duration::from_millis(100) * step;
         Moment { now: start + passed, monotonic_ns: passed.as_nanos() as u64, cpu: passed * awake }
     };
-    watchdog.wake(lane, at(0));
-    let hangs = (1..20).any(|step| watchdog.look(lane, at(step)).is_some());
+    watchdog.wake(area, at(0));
+    let hangs = (1..20).any(|step| watchdog.look(area, at(step)).is_some());
     assert_eq!(hangs, awake > 0);
 }
 

@@ -113,8 +113,8 @@ impl House {
         }
         self.deaths += 1;
         let worker = self.workers.swap_remove(usize::from(which) % self.workers.len());
-        if let Some(lane) = self.live.lane(worker.lane).filter(|_| whom < 16) {
-            worker::write_hand(lane, whom);
+        if let Some(area) = self.live.area(worker.area).filter(|_| whom < 16) {
+            worker::write_hand(area, whom);
         }
         let pid = worker.pid;
         if how % 2 == 0 {

@@ -34,8 +34,8 @@ impl Supervisor {
             return;
         }
         self.jam_look = Some(now);
-        let lane = self.worker.as_ref().and_then(|worker| self.ledger.lanes.get(usize::from(worker.lane)));
-        let held_up = waits || lane.is_some_and(|lane| self.watchdog.stands_still(lane));
+        let area = self.worker.as_ref().and_then(|worker| self.ledger.workers.get(usize::from(worker.area)));
+        let held_up = waits || area.is_some_and(|area| self.watchdog.stands_still(area));
         // One that was sent away at the last look may have blocked the worker already.
         let jammed = std::mem::take(&mut self.jammed);
         let found = self.send_away_jammers(held_up);

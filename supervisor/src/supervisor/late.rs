@@ -13,10 +13,10 @@ impl Supervisor {
     /// Kills a worker that hangs, or that chaos mode wants dead.
     pub(super) fn watch_worker(&mut self, now: Instant) {
         let Some(worker) = &mut self.worker else { return };
-        let Some(lane) = self.ledger.lanes.get(usize::from(worker.lane)) else { return };
+        let Some(area) = self.ledger.workers.get(usize::from(worker.area)) else { return };
         if self.watchdog.due().is_some_and(|due| due <= now) {
             // One that was killed for another reason has that one.
-            match self.watchdog.look(lane, Moment::of(worker.pid)).filter(|_| worker.doom().is_none()) {
+            match self.watchdog.look(area, Moment::of(worker.pid)).filter(|_| worker.doom().is_none()) {
                 Some(Trouble::Hangs(thread)) => {
                     self.hung = Some(thread);
                     let who = if self.threads > 1 { format!("thread {thread} of it") } else { "it".to_string() };

@@ -164,16 +164,16 @@ impl Supervisor {
     pub(super) fn bring_up(&mut self, standby: bool, program: Program) -> io::Result<Worker> {
         self.life.starts.take(Instant::now());
         let other = if standby { &self.worker } else { &self.standby };
-        let lane = u8::from(other.as_ref().is_some_and(|worker| worker.lane == 0));
-        if let Some(own) = self.ledger.lanes.get(usize::from(lane)) {
+        let area = u8::from(other.as_ref().is_some_and(|worker| worker.area == 0));
+        if let Some(own) = self.ledger.workers.get(usize::from(area)) {
             own.clear(self.threads.into());
         }
-        let (mut worker, mut cradle) = Worker::unborn(program, lane)?;
-        self.watch(&worker.link, LINK + u64::from(lane), worker.interest)?;
-        self.watch(&worker.stderr, STDERR + u64::from(lane), EpollFlags::EPOLLIN)?;
+        let (mut worker, mut cradle) = Worker::unborn(program, area)?;
+        self.watch(&worker.link, LINK + u64::from(area), worker.interest)?;
+        self.watch(&worker.stderr, STDERR + u64::from(area), EpollFlags::EPOLLIN)?;
         // One that is to serve at once waits as well, until it has been told of all ports: a frame from the first of
         // them must not meet a switch that has not heard of the second.
-        let command = Command::Start { settings: self.life.settings, lane, standby: true };
+        let command = Command::Start { settings: self.life.settings, area, standby: true };
         worker.teach([Order::with_fd(command, self.ledger_fd.clone())], &mut cradle);
         for port in self.slots.ports().filter(|port| port.quarantine.is_none()) {
             worker.teach(port.session.replay(), &mut cradle);
@@ -217,9 +217,9 @@ impl Supervisor {
         }
     }
 
-    /// The worker of a lane.
-    pub(super) fn at_lane(&mut self, lane: u8) -> Option<&mut Worker> {
-        [&mut self.worker, &mut self.standby].into_iter().flatten().find(|worker| worker.lane == lane)
+    /// The worker of a area.
+    pub(super) fn at_lane(&mut self, area: u8) -> Option<&mut Worker> {
+        [&mut self.worker, &mut self.standby].into_iter().flatten().find(|worker| worker.area == area)
     }
 
     /// The spawner says which process a worker is.
@@ -233,8 +233,8 @@ impl Supervisor {
                 return;
             }
         };
-        let lane = match self.life.asked.pop_front() {
-            Some(Asked::Worker(cradle)) => cradle.lane,
+        let area = match self.life.asked.pop_front() {
+            Some(Asked::Worker(cradle)) => cradle.area,
             Some(Asked::Undertaker) => {
                 let early = |pid: &Pid| self.life.early_deaths.iter().position(|status| status.pid() == Some(*pid));
                 let dead = answer.ok().as_ref().and_then(early).map(|at| self.life.early_deaths.swap_remove(at));
@@ -242,8 +242,8 @@ impl Supervisor {
             }
             None => 0,
         };
-        let serves = self.worker.as_ref().is_some_and(|worker| worker.lane == lane);
-        match (answer, self.at_lane(lane)) {
+        let serves = self.worker.as_ref().is_some_and(|worker| worker.area == area);
+        match (answer, self.at_lane(area)) {
             (Ok(pid), Some(worker)) => {
                 worker.is_born(pid);
                 if let Some(at) = self.life.early_deaths.iter().position(|status| status.pid() == Some(pid)) {
@@ -275,8 +275,8 @@ impl Supervisor {
         worker.took_over = false;
         self.life.starts.succeeded();
         // It says that it wakes; but as long as there is traffic it may never have slept since it was promoted.
-        if let Some(lane) = self.ledger.lanes.get(usize::from(worker.lane)) {
-            self.watchdog.watch(lane, Moment::of(worker.pid));
+        if let Some(area) = self.ledger.workers.get(usize::from(worker.area)) {
+            self.watchdog.watch(area, Moment::of(worker.pid));
         }
         if let Some((when, before)) = self.life.died.take() {
             let (before, us) = (before.map_or(0, Pid::as_raw), when.elapsed().as_micros() as u64);
@@ -390,7 +390,7 @@ impl Supervisor {
             wanted.set(EpollFlags::EPOLLOUT, worker.link.is_backed_up() && worker.link.refused_until().is_none());
             if wanted != worker.interest {
                 worker.interest = wanted;
-                let event = &mut EpollEvent::new(wanted, LINK + u64::from(worker.lane));
+                let event = &mut EpollEvent::new(wanted, LINK + u64::from(worker.area));
                 let _ = self.epoll.modify(&worker.link, event);
             }
         }

@@ -13,14 +13,14 @@ use crate::worker::{Waiter, Worker};
 
 impl Supervisor {
     /// Reads some reports; the rest keeps epoll busy.
-    pub(super) fn read_reports(&mut self, lane: u8) {
-        let Some(worker) = self.at_lane(lane) else { return };
+    pub(super) fn read_reports(&mut self, area: u8) {
+        let Some(worker) = self.at_lane(area) else { return };
         match worker.link.reports() {
-            Ok(reports) => self.hear_reports(lane, reports),
+            Ok(reports) => self.hear_reports(area, reports),
             Err(_) => {
                 worker.hang_up();
-                self.deafen(lane, |worker| worker.link.as_fd());
-                self.heed_last_words(lane);
+                self.deafen(area, |worker| worker.link.as_fd());
+                self.heed_last_words(area);
             }
         }
     }
@@ -28,26 +28,26 @@ impl Supervisor {
     /// Reads what a dead worker has left behind, at most one socket buffer of it.
     pub(super) fn drain_reports(&mut self) {
         for _ in 0..64 {
-            match self.worker.as_mut().map(|worker| (worker.lane, worker.link.reports())) {
-                Some((lane, Ok(reports))) if !reports.is_empty() => self.hear_reports(lane, reports),
+            match self.worker.as_mut().map(|worker| (worker.area, worker.link.reports())) {
+                Some((area, Ok(reports))) if !reports.is_empty() => self.hear_reports(area, reports),
                 _ => break,
             }
         }
     }
 
     /// Nothing counts that a worker said after it was doomed: recovery does without, as after any death.
-    fn hear_reports(&mut self, lane: u8, reports: Vec<Option<Report>>) {
+    fn hear_reports(&mut self, area: u8, reports: Vec<Option<Report>>) {
         for report in reports {
-            if self.at_lane(lane).is_none_or(|worker| worker.doom().is_some()) {
+            if self.at_lane(area).is_none_or(|worker| worker.doom().is_some()) {
                 return;
             }
-            let serves = self.worker.as_ref().is_some_and(|worker| worker.lane == lane);
+            let serves = self.worker.as_ref().is_some_and(|worker| worker.area == area);
             let heard = match report {
                 Some(report) if serves => self.hear(report),
                 Some(report) => self.hear_standby(report),
                 None => Err(Breach("it wrote a report of an unknown kind")),
             };
-            if let (Err(Breach(what)), Some(worker)) = (heard, self.at_lane(lane)) {
+            if let (Err(Breach(what)), Some(worker)) = (heard, self.at_lane(area)) {
                 worker.kill(what);
             }
         }
@@ -89,8 +89,8 @@ impl Supervisor {
                 Ok(())
             }
             ReportKind::Busy => {
-                let lane = self.ledger.lanes.get(usize::from(worker.lane));
-                if !lane.is_some_and(|lane| self.watchdog.wake(lane, Moment::of(worker.pid))) {
+                let area = self.ledger.workers.get(usize::from(worker.area));
+                if !area.is_some_and(|area| self.watchdog.wake(area, Moment::of(worker.pid))) {
                     worker.count_idle_report();
                 }
                 Ok(())
@@ -210,8 +210,8 @@ impl Supervisor {
     }
 
     /// What the worker wrote to stderr becomes events.
-    pub(super) fn read_stderr(&mut self, lane: u8) {
-        let Some(worker) = self.at_lane(lane) else { return };
+    pub(super) fn read_stderr(&mut self, area: u8) {
+        let Some(worker) = self.at_lane(area) else { return };
         match worker.lines() {
             Ok(lines) => {
                 for line in lines {
@@ -219,14 +219,14 @@ impl Supervisor {
                 }
             }
             Err(_) => {
-                self.deafen(lane, |worker| worker.stderr.as_fd());
+                self.deafen(area, |worker| worker.stderr.as_fd());
             }
         }
     }
 
     /// Waits no more for something of a worker that is at its end, which epoll would report again and again.
-    fn deafen(&self, lane: u8, fd: impl Fn(&Worker) -> BorrowedFd<'_>) {
-        if let Some(worker) = [&self.worker, &self.standby].into_iter().flatten().find(|worker| worker.lane == lane) {
+    fn deafen(&self, area: u8, fd: impl Fn(&Worker) -> BorrowedFd<'_>) {
+        if let Some(worker) = [&self.worker, &self.standby].into_iter().flatten().find(|worker| worker.area == area) {
             let _ = self.epoll.delete(fd(worker));
         }
     }

@@ -81,13 +81,13 @@ fn attack(ledger: &Option<File>, socket: &UnixStream) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Random octets, or all ones, somewhere in the ledger; mostly where the lanes and the first ports are.
+/// Random octets, or all ones, somewhere in the ledger; mostly where the workers and the first ports are.
 fn scribble(ledger: &File, random: &mut Random) {
     let whole = size_of::<Ledger>() as u64;
-    let lanes = whole - (size_of::<[sv3::ledger::PortLine; sv3::MAX_PORTS]>() as u64);
+    let workers = whole - (size_of::<[sv3::ledger::PortCounters; sv3::MAX_PORTS]>() as u64);
     let begin = match random.next() % 3 {
         0 => random.next() % 8192,
-        1 => lanes + random.next() % 65536,
+        1 => workers + random.next() % 65536,
         _ => random.next() % whole,
     };
     let ones = random.next().is_multiple_of(3);

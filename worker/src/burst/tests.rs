@@ -40,7 +40,7 @@ pub(super) struct House {
 pub(super) fn house(receivers: u16, buffer: u32) -> (House, Driver) {
     let ledger: &LedgerMap = Box::leak(Box::new(LedgerMap::create().unwrap().1));
     let ports: &Ports = Box::leak(Box::new(Ports::new()));
-    let fabric = Fabric::new(ledger, &ledger.lanes[0], ports, Room::new(), (0, 1));
+    let fabric = Fabric::new(ledger, &ledger.workers[0].threads[0], ports, Room::new(), (0, 1));
     let receivers = (1..=receivers).map(|slot| {
         let mut driver = Driver::new(SIZE);
         for head in 0..SIZE {

@@ -96,7 +96,7 @@ impl Guest {
         let user = driver.addr().desc;
         let events = user + u64::from(size) * 16;
         let addr = RingAddr { desc: user, avail: events, used: events + 4 };
-        let (line, log) = (&ledger.ports[0].rings[0], &ledger.logs[0][0]);
+        let (line, log) = (&ledger.ports[0].rings[0], &ledger.journals[0][0]);
         let place = Place { size, addr, base: start.0, run, line, log };
         let bit = |bit: u8| options >> bit & 1 != 0;
         let indirect = if bit(0) { VIRTIO_RING_F_INDIRECT_DESC.mask() } else { 0 };

@@ -13,9 +13,9 @@ mod waits;
 use std::cell::{Cell, OnceCell};
 use std::sync::atomic::Ordering::Relaxed;
 
-use sv3::drops::Drop;
+use sv3::drop_reason::DropReason;
 use sv3::fuzz::Input;
-use sv3::ledger::{LedgerMap, PortLine};
+use sv3::ledger::{LedgerMap, PortCounters};
 
 use crate::burst::{Burst, Served};
 use crate::cost::TURN;
@@ -31,7 +31,8 @@ const GUESTS: u16 = 3;
 /// Little, so that bursts end before their last frame.
 const LITTLE: u64 = 4096;
 /// What a receiver's drops are counted as.
-const RECEIVERS: [Drop; 4] = [Drop::NoRxBuffers, Drop::RxDown, Drop::RxTooSmall, Drop::RxBadChain];
+const RECEIVERS: [DropReason; 4] =
+    [DropReason::NoRxBuffers, DropReason::RxDown, DropReason::RxTooSmall, DropReason::RxBadChain];
 
 /// Octets: frames taken at a time (1), options (1), features of each guest (3 times 2), then steps; see [`House::step`].
 pub fn switch(octets: &[u8]) {
@@ -79,7 +80,7 @@ impl House {
     fn new(input: &mut Input<'_>) -> House {
         let ledger = LEDGER.with(|cell| *cell.get_or_init(|| Box::leak(Box::new(LedgerMap::create().unwrap().1))));
         let ports = PORTS.with(|ports| *ports);
-        let mut fabric = Fabric::new(ledger, &ledger.lanes[0], ports, Room::new(), (0, 1));
+        let mut fabric = Fabric::new(ledger, &ledger.workers[0].threads[0], ports, Room::new(), (0, 1));
         // What was learnt from the last input has been forgotten by now.
         fabric.now_s = NOW.get() + 2 * AGE_S;
         NOW.set(fabric.now_s);
@@ -208,7 +209,7 @@ impl House {
             let mut drops = news.drops;
             let dropped: u64 = RECEIVERS.map(|reason| std::mem::take(&mut drops[reason as usize])).iter().sum();
             assert_eq!(Count { drops, ..*news }, Count { to_guest, ..Count::default() }, "port {slot}");
-            assert_eq!(news.drops[Drop::RxBadChain as usize], *bad as u64);
+            assert_eq!(news.drops[DropReason::RxBadChain as usize], *bad as u64);
             assert_eq!(missing(&due, got) as u64, dropped, "frames for port {slot} were neither delivered nor dropped");
         }
     }
@@ -238,15 +239,15 @@ fn lease(ports: &'static Ports, slot: u16, ring: u16) -> RingLease {
 struct Count {
     from_guest: (u64, u64),
     to_guest: (u64, u64),
-    drops: [u64; Drop::COUNT],
+    drops: [u64; DropReason::COUNT],
 }
 
 impl Count {
-    fn of(line: &PortLine) -> Count {
+    fn of(line: &PortCounters) -> Count {
         Count {
             from_guest: (line.from_guest_frames.load(Relaxed), line.from_guest_bytes.load(Relaxed)),
             to_guest: (line.to_guest_frames.load(Relaxed), line.to_guest_bytes.load(Relaxed)),
-            drops: Drop::ALL.map(|reason| line.drops[reason as usize].load(Relaxed)),
+            drops: DropReason::ALL.map(|reason| line.drops[reason as usize].load(Relaxed)),
         }
     }
 

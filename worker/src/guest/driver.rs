@@ -145,7 +145,7 @@ impl PackedDriver {
             base: 1 << 15,
             run: 1,
             line: &ledger.ports[0].rings[0],
-            log: &ledger.logs[0][0],
+            log: &ledger.journals[0][0],
         };
         let (guest, start) = (Driver::new(size), (0, true));
         PackedDriver { guest, place, avail: start, used: start, free: size, out: VecDeque::new() }

@@ -30,7 +30,7 @@ use std::sync::atomic::{
 
 use sv3::MAX_RING_SIZE;
 use sv3::ipc::RingFault;
-use sv3::ledger::{RING_LOG, RingLine, RingLog};
+use sv3::ledger::{JOURNAL_LEN, PublishJournal, RingPosition};
 use sv3::virtio::{VIRTIO_RING_F_EVENT_IDX, VIRTQ_DESC_F_INDIRECT, VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE};
 
 use super::chain::{BadChain, Walker};
@@ -121,8 +121,8 @@ pub struct PackedRing {
     driver_event: SharedArray<AtomicU32>,
     /// What the device wants.
     device_event: SharedArray<AtomicU32>,
-    line: &'static RingLine,
-    log: &'static RingLog,
+    line: &'static RingPosition,
+    log: &'static PublishJournal,
     event_idx: bool,
     /// Behind all completed chains.
     next: Position,
@@ -368,7 +368,7 @@ impl Virtqueue for PackedRing {
 
     #[inline]
     fn has_room(&self, chains: usize) -> bool {
-        usize::from(self.pending) + chains <= RING_LOG
+        usize::from(self.pending) + chains <= JOURNAL_LEN
     }
 
     fn make_room(&mut self) {

@@ -4,7 +4,7 @@
 //! the position; and *published* together. Until a chain is completed, taking it has changed nothing.
 
 use sv3::ipc::{RingAddr, RingFault};
-use sv3::ledger::{RingLine, RingLog};
+use sv3::ledger::{PublishJournal, RingPosition};
 use sv3::virtio::VIRTIO_F_RING_PACKED;
 
 use super::chain::Walker;
@@ -36,9 +36,9 @@ pub struct Place {
     /// See [`sv3::ipc::Command::RingStart`].
     pub run: u32,
     /// Its position.
-    pub line: &'static RingLine,
+    pub line: &'static RingPosition,
     /// What it is about to publish.
-    pub log: &'static RingLog,
+    pub log: &'static PublishJournal,
 }
 
 impl Place {
@@ -78,7 +78,7 @@ pub trait Virtqueue {
         each: impl FnMut(Chain, GuestSlice<'m>) -> bool,
     ) -> usize;
 
-    /// Whether that many chains more can be completed before [`Virtqueue::make_room`], at most [`sv3::ledger::RING_LOG`].
+    /// Whether that many chains more can be completed before [`Virtqueue::make_room`], at most [`sv3::ledger::JOURNAL_LEN`].
     fn has_room(&self, chains: usize) -> bool;
 
     /// Makes completed chains visible, so that others can be.

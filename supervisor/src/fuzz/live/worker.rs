@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use sv3::fuzz::Input;
 use sv3::ipc::{Command, Envelope, FRAME_PREFIX, Report, ReportKind};
-use sv3::ledger::Lane;
+use sv3::ledger::WorkerArea;
 use sv3::virtio::OFFERED;
 
 use crate::ancillary;
@@ -16,8 +16,8 @@ use crate::ancillary;
 pub struct Fake {
     /// Its process, which does not exist.
     pub pid: i32,
-    /// Its lane, once it has been told.
-    pub lane: u8,
+    /// Its area, once it has been told.
+    pub area: u8,
     socket: UnixStream,
     frame: Vec<u8>,
     /// An order whose fd is still to come.
@@ -31,7 +31,7 @@ impl Fake {
     pub fn new(pid: i32, socket: OwnedFd) -> Fake {
         let socket = UnixStream::from(socket);
         socket.set_nonblocking(true).unwrap();
-        Fake { pid, lane: 0, socket, frame: Vec::new(), partial: None, lingers: None }
+        Fake { pid, area: 0, socket, frame: Vec::new(), partial: None, lingers: None }
     }
 
     /// Obeys up to so many orders; how many there were.
@@ -46,8 +46,8 @@ impl Fake {
     fn answer(&mut self, envelope: &Envelope) {
         let seq = envelope.seq;
         let report = match envelope.command {
-            Command::Start { lane, .. } => {
-                self.lane = lane;
+            Command::Start { area, .. } => {
+                self.area = area;
                 Report::ready(7, OFFERED)
             }
             Command::Barrier => Report::new(ReportKind::Done, seq),
@@ -108,6 +108,6 @@ impl Fake {
 }
 
 /// The worker had this port in hand.
-pub fn write_hand(lane: &Lane, port: u8) {
-    lane.hands[0].port.store(u32::from(port) + 1, Relaxed);
+pub fn write_hand(area: &WorkerArea, port: u8) {
+    area.threads[0].port.store(u32::from(port) + 1, Relaxed);
 }

@@ -80,13 +80,13 @@ impl Supervisor {
 
     /// A worker of one thread that hangs up, having written down why it dies, is as good as dead: it touches no ring any
     /// more. The kernel says so only when it has taken all its memory away, which is milliseconds when guests are large.
-    pub(in crate::supervisor) fn heed_last_words(&mut self, lane: u8) {
-        let Some(worker) = self.worker.as_ref().filter(|worker| worker.lane == lane) else { return };
+    pub(in crate::supervisor) fn heed_last_words(&mut self, area: u8) {
+        let Some(worker) = self.worker.as_ref().filter(|worker| worker.area == area) else { return };
         if self.threads > 1 {
             // The others run on until the kernel has ended them all.
             return;
         }
-        let announced = self.ledger.lanes.get(usize::from(lane)).and_then(crate::crash::announced);
+        let announced = self.ledger.workers.get(usize::from(area)).and_then(crate::crash::announced);
         if let Some((pid, signal)) = worker.pid.zip(announced) {
             self.bury(pid, signal);
         }
@@ -107,15 +107,15 @@ impl Supervisor {
     pub(in crate::supervisor) fn worker_died(&mut self, status: WaitStatus) {
         let when = Instant::now();
         let Some(worker) = &mut self.worker else { return };
-        let Some(lane) = self.ledger.lanes.get(usize::from(worker.lane)) else { return };
-        let scene = Scene::new(lane, self.hung);
+        let Some(area) = self.ledger.workers.get(usize::from(worker.area)) else { return };
+        let scene = Scene::new(area, self.hung);
         let mut death = Death::read(status, scene, worker.doom());
         let culprit = culprit(status, scene, self.hung.is_some());
         // It may have left just now; its slot is still its own.
         let culprit = culprit.and_then(|slot| Some((slot, self.slots.holder(slot)?)));
         // Reaped: the number may be another process's from now on.
         let pid = worker.pid.take();
-        let number = worker.lane;
+        let number = worker.area;
         self.drain_reports();
         self.read_stderr(number);
         let Some(mut worker) = self.worker.take() else { return };
@@ -160,12 +160,12 @@ impl Supervisor {
     }
 
     pub(in crate::supervisor) fn standby_died(&mut self, status: WaitStatus) {
-        if let Some(lane) = self.standby.as_ref().map(|worker| worker.lane) {
-            self.read_stderr(lane);
+        if let Some(area) = self.standby.as_ref().map(|worker| worker.area) {
+            self.read_stderr(area);
         }
         let Some(worker) = self.standby.take() else { return };
-        let Some(lane) = self.ledger.lanes.get(usize::from(worker.lane)) else { return };
-        let Death { mut words, .. } = Death::read(status, Scene::new(lane, None), worker.doom());
+        let Some(area) = self.ledger.workers.get(usize::from(worker.area)) else { return };
+        let Death { mut words, .. } = Death::read(status, Scene::new(area, None), worker.doom());
         if let Some(line) = worker.last_line() {
             words += &format!("; its last words: {line}");
         }

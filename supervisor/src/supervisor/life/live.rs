@@ -10,7 +10,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use sv3::ipc::{Settings, VERSION};
-use sv3::ledger::Lane;
+use sv3::ledger::WorkerArea;
 
 use super::Asked;
 use crate::budget::Holdings;
@@ -119,8 +119,8 @@ impl Live {
     }
 
     /// The part of the ledger that a worker writes.
-    pub fn lane(&self, lane: u8) -> Option<&Lane> {
-        self.supervisor.ledger.lanes.get(usize::from(lane))
+    pub fn area(&self, area: u8) -> Option<&WorkerArea> {
+        self.supervisor.ledger.workers.get(usize::from(area))
     }
 
     /// The slots of clients that are here.

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use sv3::drops::Drop;
+use sv3::drop_reason::DropReason;
 use sv3::frame::{ETHERNET_LEN, MAX_FRAME};
 use sv3::virtio::*;
 
@@ -24,7 +24,7 @@ pub struct Sent {
     /// From the destination address on.
     pub frame: Vec<u8>,
     /// It was sent in a way that is refused whatever it is.
-    pub broken: Option<Drop>,
+    pub broken: Option<DropReason>,
 }
 
 /// A frame as it was received: the header's first ten octets, and from the destination address on.
@@ -43,37 +43,39 @@ impl Bridge {
     }
 
     /// The ports that a frame is for, or why it is refused, in second `now`. `up`: the ports that take floods.
-    pub fn forward(&mut self, sent: &Sent, up: &[u16], now: u64) -> Result<Vec<u16>, Drop> {
+    pub fn forward(&mut self, sent: &Sent, up: &[u16], now: u64) -> Result<Vec<u16>, DropReason> {
         if let Some(reason) = sent.broken {
             return Err(reason);
         }
         let frame = &sent.frame;
-        let (Some(dst), Some(src)) = (frame.first_chunk::<6>(), frame.get(6..12)) else { return Err(Drop::ShortFrame) };
+        let (Some(dst), Some(src)) = (frame.first_chunk::<6>(), frame.get(6..12)) else {
+            return Err(DropReason::ShortFrame);
+        };
         let src: Mac = src.try_into().unwrap();
         match frame.len() {
-            ..ETHERNET_LEN => return Err(Drop::ShortFrame),
-            MAX_FRAME.. if frame.len() > MAX_FRAME => return Err(Drop::LongFrame),
+            ..ETHERNET_LEN => return Err(DropReason::ShortFrame),
+            MAX_FRAME.. if frame.len() > MAX_FRAME => return Err(DropReason::LongFrame),
             _ => {}
         }
         // Target `offload` has a look at that.
         let hdr = NetHdr::from_bytes(std::array::from_fn(|at| sent.hdr.get(at).copied().unwrap_or(0)));
         let head = &frame[..frame.len().min(offload::HEAD)];
         if sent.hdr[..2] != [0, 0] && offload::check(&hdr, head, frame.len(), sent.features).is_err() {
-            return Err(Drop::BadOffload);
+            return Err(DropReason::BadOffload);
         }
         if src[0] & 1 != 0 || src == [0; 6] {
-            return Err(Drop::BadSource);
+            return Err(DropReason::BadSource);
         }
         if dst[..5] == [1, 0x80, 0xc2, 0, 0] && dst[5] < 16 {
-            return Err(Drop::LinkLocal);
+            return Err(DropReason::LinkLocal);
         }
         self.learn(sent, now);
         match self.learnt.get(dst).filter(|(_, seen)| dst[0] & 1 == 0 && now - seen < AGE_S) {
-            Some((to, _)) if *to == sent.from => Err(Drop::Hairpin),
+            Some((to, _)) if *to == sent.from => Err(DropReason::Hairpin),
             Some((to, _)) if *dst != [0; 6] => Ok(vec![*to]),
             _ => {
                 let others: Vec<u16> = up.iter().copied().filter(|to| *to != sent.from).collect();
-                if others.is_empty() { Err(Drop::NoDestination) } else { Ok(others) }
+                if others.is_empty() { Err(DropReason::NoDestination) } else { Ok(others) }
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 
-use sv3::drops::Drop;
+use sv3::drop_reason::DropReason;
 use sv3::frame::MAX_FRAME;
 use sv3::fuzz::Input;
 use sv3::ledger::LedgerMap;
@@ -138,7 +138,7 @@ impl Guest {
     pub fn restart(&mut self, port: &Port) {
         let slot = usize::from(self.slot);
         for (ring, half) in self.rings.iter().enumerate() {
-            let (line, log) = (&self.ledger.ports[slot].rings[ring], &self.ledger.logs[slot][ring]);
+            let (line, log) = (&self.ledger.ports[slot].rings[ring], &self.ledger.journals[slot][ring]);
             let (addr, base) = (half.addr(&self.driver), half.position());
             let place = Place { size: SIZE, addr, base, run: self.run, line, log };
             let queue = Queue::new(&self.driver.memory, &place, self.features).unwrap();
@@ -219,8 +219,8 @@ impl Guest {
                 0..8 => self.fill(&mut frame, usize::from(by) * usize::from(by) * 6),
                 10 => frame.truncate(13),
                 11 => hdr[1] = by | 1,
-                12 => broken = Some(Drop::BadChain),
-                13 => broken = Some(Drop::LongFrame),
+                12 => broken = Some(DropReason::BadChain),
+                13 => broken = Some(DropReason::LongFrame),
                 14 => cuts = vec![self.header_len() + usize::from(by)],
                 15 => (hdr[9], rest, frame[13]) = (by & 3, [by >> 2, 0], by & 1),
                 _ => self.fill(&mut frame, 50),
@@ -237,7 +237,7 @@ impl Guest {
     }
 
     /// Sends a header and a frame in pieces of the lengths of `cuts`, and one more.
-    fn transmit(&mut self, hdr: ([u8; 10], [u8; 2]), frame: Vec<u8>, cuts: &[usize], broken: Option<Drop>) {
+    fn transmit(&mut self, hdr: ([u8; 10], [u8; 2]), frame: Vec<u8>, cuts: &[usize], broken: Option<DropReason>) {
         if self.sent.len() >= usize::from(CHAINS) {
             return;
         }
@@ -252,8 +252,8 @@ impl Guest {
             at += len;
         }
         match broken {
-            Some(Drop::BadChain) => buffers[0].2 = VIRTQ_DESC_F_WRITE,
-            Some(Drop::LongFrame) => buffers[0].1 = (self.header_len() + MAX_FRAME + 1) as u32,
+            Some(DropReason::BadChain) => buffers[0].2 = VIRTQ_DESC_F_WRITE,
+            Some(DropReason::LongFrame) => buffers[0].1 = (self.header_len() + MAX_FRAME + 1) as u32,
             _ => {}
         }
         self.sent.push((chain, Sent { from: self.slot, features: self.features, hdr: hdr.0, frame, broken }));

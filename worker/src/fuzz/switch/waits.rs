@@ -111,12 +111,12 @@ impl Waits {
         assert!(self.waiting.iter().all(Option::is_none));
         let lines = &ledger.ports[..usize::from(GUESTS)];
         for line in lines {
-            let held = line.held.ns.load(Relaxed);
+            let held = line.paused.ns.load(Relaxed);
             assert!(held <= SAVED_NS + LATE_NS + fabric.now_ns / 2, "held for {held} ns of {}", fabric.now_ns);
         }
-        let sum = |of: fn(&sv3::ledger::PortLine) -> u64| lines.iter().map(of).sum::<u64>();
-        assert_eq!(sum(|line| line.held.ns.load(Relaxed)), sum(|line| line.awaited.ns.load(Relaxed)));
-        assert_eq!(sum(|line| line.held.times.load(Relaxed)), sum(|line| line.awaited.times.load(Relaxed)));
+        let sum = |of: fn(&sv3::ledger::PortCounters) -> u64| lines.iter().map(of).sum::<u64>();
+        assert_eq!(sum(|line| line.paused.ns.load(Relaxed)), sum(|line| line.paused_others.ns.load(Relaxed)));
+        assert_eq!(sum(|line| line.paused.times.load(Relaxed)), sum(|line| line.paused_others.times.load(Relaxed)));
     }
 
     fn end(&mut self, slot: u16, rest: Option<Rest>, now: u64, guests: &[Guest]) {

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use sv3::ledger::{HoldLine, LedgerMap};
+use sv3::ledger::{LedgerMap, PauseCounters};
 use sv3::virtio::{VIRTIO_F_VERSION_1, VIRTQ_DESC_F_WRITE};
 
 use super::super::*;
@@ -40,7 +40,7 @@ fn house(senders: u16, threads: usize) -> House {
         state.enabled = true;
         state.patience.left(NOW);
     }
-    let fabric = Fabric::new(ledger, &ledger.lanes[0], ports, Room::new(), (0, threads));
+    let fabric = Fabric::new(ledger, &ledger.workers[0].threads[0], ports, Room::new(), (0, threads));
     House { ports, fabric, receiver, _sender: sender }
 }
 
@@ -64,8 +64,8 @@ impl House {
 
     /// Times and nanoseconds that a sender was held and that the receiver was waited for.
     fn counted(&self, slot: u16) -> [(u64, u64); 2] {
-        let read = |line: &HoldLine| (line.times.load(Relaxed), line.ns.load(Relaxed));
-        [read(&self.fabric.line(slot).held), read(&self.fabric.line(RECEIVER).awaited)]
+        let read = |line: &PauseCounters| (line.times.load(Relaxed), line.ns.load(Relaxed));
+        [read(&self.fabric.line(slot).paused), read(&self.fabric.line(RECEIVER).paused_others)]
     }
 }
 

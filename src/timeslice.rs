@@ -11,19 +11,19 @@ use std::mem;
 
 /// A length of time.
 #[derive(Clone, Copy, Debug)]
-pub struct Slice {
+pub struct TimeSlice {
     ns: u64,
 }
 
-impl Slice {
+impl TimeSlice {
     /// The shortest that there is.
-    pub const SHORT: Slice = Slice { ns: 100_000 };
+    pub const SHORT: TimeSlice = TimeSlice { ns: 100_000 };
     /// The longest that there is.
-    pub const LONG: Slice = Slice { ns: 100_000_000 };
+    pub const LONG: TimeSlice = TimeSlice { ns: 100_000_000 };
 
     /// Asks for it, for this process and those that it starts. A process of another scheduling class than the usual one
     /// was put there by somebody who knows better, and keeps it.
-    pub fn ask_for(self) {
+    pub fn request(self) {
         let size = size_of::<libc::sched_attr>() as libc::c_uint;
         // SAFETY: zeros are a value of the type; the kernel is told its true size, and reads or writes no more.
         unsafe {
@@ -64,11 +64,11 @@ mod tests {
             if class != libc::SCHED_OTHER as u32 || before == 0 {
                 return;
             }
-            for slice in [Slice::SHORT, Slice::LONG, Slice::SHORT] {
-                slice.ask_for();
+            for slice in [TimeSlice::SHORT, TimeSlice::LONG, TimeSlice::SHORT] {
+                slice.request();
                 assert_eq!(now(), (class, slice.ns));
             }
-            aside(|| assert_eq!(now().1, Slice::SHORT.ns));
+            aside(|| assert_eq!(now().1, TimeSlice::SHORT.ns));
         });
     }
 
@@ -79,7 +79,7 @@ mod tests {
             // SAFETY: the structure is read, and no more.
             assert_eq!(unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const lone) }, 0);
             let before = now();
-            Slice::SHORT.ask_for();
+            TimeSlice::SHORT.request();
             assert_eq!(now(), before);
         });
     }

@@ -3,7 +3,7 @@
 /// A reason for dropping a frame. "Charged to" says on which port's line it is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
-pub enum Drop {
+pub enum DropReason {
     /// The receiver had too few buffers for the whole frame. Charged to the receiver.
     NoRxBuffers,
     /// The receiver's ring is not started or not enabled. Charged to the receiver.
@@ -30,41 +30,41 @@ pub enum Drop {
     NoDestination,
 }
 
-impl Drop {
+impl DropReason {
     /// Number of reasons.
     pub const COUNT: usize = 12;
 
     /// All reasons, in the order of their counters.
-    pub const ALL: [Drop; Drop::COUNT] = [
-        Drop::NoRxBuffers,
-        Drop::RxDown,
-        Drop::RxTooSmall,
-        Drop::RxBadChain,
-        Drop::BadChain,
-        Drop::ShortFrame,
-        Drop::LongFrame,
-        Drop::BadOffload,
-        Drop::BadSource,
-        Drop::Hairpin,
-        Drop::LinkLocal,
-        Drop::NoDestination,
+    pub const ALL: [DropReason; DropReason::COUNT] = [
+        DropReason::NoRxBuffers,
+        DropReason::RxDown,
+        DropReason::RxTooSmall,
+        DropReason::RxBadChain,
+        DropReason::BadChain,
+        DropReason::ShortFrame,
+        DropReason::LongFrame,
+        DropReason::BadOffload,
+        DropReason::BadSource,
+        DropReason::Hairpin,
+        DropReason::LinkLocal,
+        DropReason::NoDestination,
     ];
 
     /// The reason's stable name, as in `sv3 status --json`.
     pub fn name(self) -> &'static str {
         match self {
-            Drop::NoRxBuffers => "no_rx_buffers",
-            Drop::RxDown => "rx_down",
-            Drop::RxTooSmall => "rx_too_small",
-            Drop::RxBadChain => "rx_bad_chain",
-            Drop::BadChain => "bad_chain",
-            Drop::ShortFrame => "short_frame",
-            Drop::LongFrame => "long_frame",
-            Drop::BadOffload => "bad_offload",
-            Drop::BadSource => "bad_source",
-            Drop::Hairpin => "hairpin",
-            Drop::LinkLocal => "link_local",
-            Drop::NoDestination => "no_destination",
+            DropReason::NoRxBuffers => "no_rx_buffers",
+            DropReason::RxDown => "rx_down",
+            DropReason::RxTooSmall => "rx_too_small",
+            DropReason::RxBadChain => "rx_bad_chain",
+            DropReason::BadChain => "bad_chain",
+            DropReason::ShortFrame => "short_frame",
+            DropReason::LongFrame => "long_frame",
+            DropReason::BadOffload => "bad_offload",
+            DropReason::BadSource => "bad_source",
+            DropReason::Hairpin => "hairpin",
+            DropReason::LinkLocal => "link_local",
+            DropReason::NoDestination => "no_destination",
         }
     }
 }
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn every_reason_stands_at_its_own_counter() {
-        for (at, reason) in Drop::ALL.into_iter().enumerate() {
+        for (at, reason) in DropReason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, at);
         }
     }
