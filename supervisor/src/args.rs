@@ -10,7 +10,7 @@ use sv3::cpus::Cpus;
 use sv3::ipc::{Settings, VERSION};
 use sv3::ledger::THREADS;
 
-use crate::http::parse_address;
+use crate::doors::http::parse_address;
 
 /// Most microseconds that a worker may spin: more is no bound, but a processor given away.
 const POLL_US_MAX: u32 = 10_000_000;

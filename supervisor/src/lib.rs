@@ -3,52 +3,29 @@
 //! It lets clients in, speaks vhost-user with them, and hands what they bring to a worker that it can replace at any
 //! moment without their noticing. See [`supervisor`] for how it runs.
 
-mod admission;
-mod ancillary;
 mod args;
-mod blame;
-mod budget;
-mod chaos;
-mod chronicle;
+mod clients;
 mod confine;
-mod control;
-mod cpu_time;
-mod crash;
-mod crowd;
-mod event;
+mod doors;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
-mod http;
-mod lingering;
-mod link;
-mod listener;
-mod metrics;
-mod port;
 mod prove;
-mod record;
-mod roster;
-mod session;
 mod signals;
-mod slots;
-mod spawner;
-mod starts;
-mod status;
 mod supervisor;
-mod undertaker;
-mod watchdog;
-mod worker;
+mod telemetry;
+mod workers;
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use args::Args;
-use budget::Budget;
-use http::Http;
-use listener::Listener;
+use clients::budget::Budget;
+use doors::http::Http;
+use doors::listener::Listener;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use spawner::Spawner;
 use supervisor::{Parts, Supervisor};
 use sv3::timeslice::TimeSlice;
+use workers::spawner::Spawner;
 
 /// Exit code for arguments that cannot be, as `sv3` itself has it.
 const WRONG_ARGUMENTS: u8 = 2;
@@ -82,7 +59,7 @@ fn tell(text: &str) {
 /// The order matters: signals are blocked and the first stage of confinement is reached before the spawner inherits both,
 /// the spawner is cloned while nothing is open, and the second stage comes before the first client.
 fn run(args: Args) -> Result<(), String> {
-    spawner::close_inherited()?;
+    workers::spawner::close_inherited()?;
     TimeSlice::SHORT.request();
     let signals = signals::taken();
     signals.thread_block().map_err(|error| format!("cannot block signals: {error}"))?;
@@ -99,7 +76,7 @@ fn run(args: Args) -> Result<(), String> {
         return Err(too_little_landlock(achieved, args.require_landlock));
     }
     let spawner = Spawner::clone(&args.worker, &args.of_worker(), args.log.as_deref())?;
-    let log = args.log.as_deref().map(event::open_log).transpose()?.zip(args.log.clone());
+    let log = args.log.as_deref().map(telemetry::event::open_log).transpose()?.zip(args.log.clone());
     let door = Listener::bind(&args.socket, args.force)?;
     let control = Listener::bind(&args.control, args.force).inspect_err(|_| door.remove())?;
     let announcement = announcement(&args.socket);

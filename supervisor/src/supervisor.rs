@@ -2,7 +2,7 @@
 //!
 //! # Theory of operation
 //!
-//! Clients speak vhost-user to their [`Session`](crate::session::Session); what that orders goes to the worker, what the
+//! Clients speak vhost-user to their [`Session`](crate::clients::session::Session); what that orders goes to the worker, what the
 //! worker reports goes back to the session, and what the session answers goes to the client ([`clients`]). Workers come
 //! and go ([`life`]): a new one is told the record of every client, and from there on it is told live what the others
 //! were told live. One worker serves; a second one waits on standby, told the same, and takes over when it dies.
@@ -39,22 +39,22 @@ use sv3::ipc::Settings;
 use sv3::ledger::LedgerMap;
 use sv3::status::{PortStatus, Status, SupervisorStatus, WorkerStatus};
 
-use crate::blame::Blames;
-use crate::budget::Budget;
-use crate::chaos::Chaos;
-use crate::chronicle::Chronicle;
-use crate::control::Control;
-use crate::crowd::Crowds;
-use crate::event::Events;
-use crate::http::Http;
-use crate::listener::{Listener, PAUSE};
-use crate::port::Port;
+use crate::clients::blame::Blames;
+use crate::clients::budget::Budget;
+use crate::clients::client::Port;
+use crate::clients::crowd::Crowds;
+use crate::clients::slots::Slots;
+use crate::doors::control::Control;
+use crate::doors::http::Http;
+use crate::doors::listener::{Listener, PAUSE};
 use crate::signals::{self, Wish};
-use crate::slots::Slots;
-use crate::spawner::Spawner;
-use crate::undertaker::{self, Undertaker};
-use crate::watchdog::Watchdog;
-use crate::worker::Worker;
+use crate::telemetry::crash_log::Chronicle;
+use crate::telemetry::event::Events;
+use crate::workers::chaos::Chaos;
+use crate::workers::spawner::Spawner;
+use crate::workers::undertaker::{self, Undertaker};
+use crate::workers::watchdog::Watchdog;
+use crate::workers::worker::Worker;
 use handover::Handover;
 use life::Life;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -492,7 +492,7 @@ impl Supervisor {
 
     fn port_status(&self, port: &Port) -> Option<PortStatus> {
         let lacks = self.standby.as_ref().and_then(|standby| standby.lacks(port.who.slot));
-        let status = crate::status::port(port, &self.ledger)?;
+        let status = crate::telemetry::status::port(port, &self.ledger)?;
         Some(PortStatus { standby_lacks: lacks.map(str::to_string), ..status })
     }
 }

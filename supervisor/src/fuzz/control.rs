@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use sv3::fuzz::{Fds, Input};
 
-use crate::control::Control;
-use crate::http::{Ask, read_request, response};
-use crate::listener::{Listener, Peer};
+use crate::doors::control::Control;
+use crate::doors::http::{Ask, read_request, response};
+use crate::doors::listener::{Listener, Peer};
 
 /// Octets: pieces, each its length (1), the number of its fds (1) and its octets. The same octets go to both.
 pub fn control(octets: &[u8]) {

@@ -15,13 +15,13 @@ use sv3::fuzz::Input;
 use sv3::ledger::{Crash, FRAME_HEAD, LedgerMap, PortCounters, WorkerArea};
 use sv3::status::{Status, SupervisorStatus, WorkerStatus};
 
-use crate::chronicle::Chronicle;
-use crate::cpu_time::Moment;
-use crate::crash::{Death, Scene, culprit};
-use crate::event::Events;
-use crate::listener::Peer;
-use crate::port::Port;
-use crate::watchdog::Watchdog;
+use crate::clients::client::Port;
+use crate::doors::listener::Peer;
+use crate::telemetry::crash_log::Chronicle;
+use crate::telemetry::event::Events;
+use crate::workers::cpu_time::Moment;
+use crate::workers::death::{Death, Scene, culprit};
+use crate::workers::watchdog::Watchdog;
 
 /// Octets: how the worker died (2), the crash record (64 and its message), flights, the port's line.
 pub fn ledger(octets: &[u8]) {
@@ -133,7 +133,7 @@ fn show(ledger: &LedgerMap, death: &Death) {
 
     let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap();
     let mut events = Events::new(Some((File::from(write), "pipe".into())));
-    let (message, fields) = crate::crash::event(&crash);
+    let (message, fields) = crate::workers::death::event(&crash);
     events.say_with("crash", message, fields);
     assert_eq!(events.lost_ever(), 0, "a worker's death was not told");
     drop(events);
@@ -161,13 +161,13 @@ fn show(ledger: &LedgerMap, death: &Death) {
             cpus: None,
         },
         socket: String::new(),
-        ports: crate::status::port(&port, ledger).into_iter().collect(),
+        ports: crate::telemetry::status::port(&port, ledger).into_iter().collect(),
     };
     serde_json::from_slice::<Status>(&serde_json::to_vec(&status).unwrap()).unwrap();
     let crashes = chronicle.crashes();
     let again: sv3::status::Crashes = serde_json::from_slice(&serde_json::to_vec(&crashes).unwrap()).unwrap();
     assert_eq!(again.crashes, crashes.crashes);
-    let text = crate::metrics::render(&status, &chronicle, 0);
+    let text = crate::telemetry::metrics::render(&status, &chronicle, 0);
     assert!(text.ends_with("# EOF\n"));
     for sample in text.lines().filter(|line| !line.starts_with('#')) {
         let (_, value) = sample.rsplit_once(' ').unwrap();

@@ -8,9 +8,9 @@ use nix::fcntl::OFlag;
 use sv3::fuzz::Input;
 use sv3::ipc::{Command, Report, ReportKind};
 
-use crate::link::Link;
-use crate::spawner::Program;
-use crate::worker::{Waiter, Worker};
+use crate::workers::link::Link;
+use crate::workers::spawner::Program;
+use crate::workers::worker::{Waiter, Worker};
 
 /// Octets: pieces, each what it is (1), its length (1) and its octets.
 pub fn reports(octets: &[u8]) {

@@ -16,9 +16,9 @@ use sv3::ipc::{Command, RingFault};
 use sv3::virtio::OFFERED;
 use sv3::wire::vhost_user::{Code, Message, Reply, VHOST_USER_PROTOCOL_F_REPLY_ACK};
 
-use crate::admission::{Extent, FileId, Inspect, MemoryFile};
-use crate::record::Order;
-use crate::session::{Breach, Session};
+use crate::clients::admission::{Extent, FileId, Inspect, MemoryFile};
+use crate::clients::record::Order;
+use crate::clients::session::{Breach, Session};
 use worker::Model;
 
 /// Orders that may wait for a worker: those that need no fence, and the largest request's.

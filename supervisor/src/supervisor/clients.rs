@@ -11,14 +11,14 @@ use sv3::wire::Refuse;
 use sv3::wire::vhost_user::Reply;
 
 use super::{CALLERS, FRONT_DOOR, PORTS, Supervisor};
-use crate::admission::Kernel;
-use crate::budget::Holdings;
-use crate::listener::{Caller, PAUSE, Peer};
-use crate::port::{Input, Port};
-use crate::session::{Refused, Session, Step};
-use crate::slots::{LAST, is_caller};
-use crate::status::NO_MEMORY;
-use crate::worker::Waiter;
+use crate::clients::admission::Kernel;
+use crate::clients::budget::Holdings;
+use crate::clients::client::{Input, Port};
+use crate::clients::session::{Refused, Session, Step};
+use crate::clients::slots::{LAST, is_caller};
+use crate::doors::listener::{Caller, PAUSE, Peer};
+use crate::telemetry::status::NO_MEMORY;
+use crate::workers::worker::Waiter;
 
 /// Callers that are let in before the clients' turn.
 const TURN: usize = 32;

@@ -7,7 +7,7 @@ use nix::sys::epoll::{EpollEvent, EpollFlags};
 use serde_json::json;
 
 use super::{SPAWNER, Supervisor};
-use crate::undertaker;
+use crate::workers::undertaker;
 
 impl Supervisor {
     /// Hands all that was dropped to the undertakers. Returns how many files that were.

@@ -21,9 +21,9 @@ use sv3::status::HandoverAnswer;
 use sv3::virtio::{OFFERED, feature_names};
 
 use super::{CONVERSATIONS, Supervisor};
-use crate::control::Ticket;
-use crate::spawner::Program;
-use crate::worker::{Waiter, Worker};
+use crate::doors::control::Ticket;
+use crate::workers::spawner::Program;
+use crate::workers::worker::{Waiter, Worker};
 
 /// How long a new binary is on trial: if its worker dies before, the old one comes back.
 const GRACE: Duration = Duration::from_secs(10);

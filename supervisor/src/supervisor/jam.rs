@@ -14,8 +14,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sv3::wire::Refuse;
 
 use super::Supervisor;
-use crate::event::Who;
-use crate::port::Port;
+use crate::clients::client::Port;
+use crate::telemetry::event::Who;
 
 /// How long the worker may be at an order until one looks what holds it up, and the time between two looks.
 const LOOK: Duration = Duration::from_millis(20);

@@ -6,8 +6,8 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 
 use super::Supervisor;
-use crate::cpu_time::Moment;
-use crate::watchdog::Trouble;
+use crate::workers::cpu_time::Moment;
+use crate::workers::watchdog::Trouble;
 
 impl Supervisor {
     /// Kills a worker that hangs, or that chaos mode wants dead.

@@ -22,11 +22,11 @@ use serde_json::json;
 use sv3::ipc::{Command, Settings};
 
 use super::{LINK, STDERR, Supervisor};
-use crate::cpu_time::Moment;
-use crate::record::Order;
-use crate::spawner::{Answer, Program};
-use crate::starts::Starts;
-use crate::worker::{Cradle, Waiter, Worker};
+use crate::clients::record::Order;
+use crate::workers::cpu_time::Moment;
+use crate::workers::spawner::{Answer, Program};
+use crate::workers::starts::Starts;
+use crate::workers::worker::{Cradle, Waiter, Worker};
 
 /// How long after a death the next standby is started. Its start takes a processor for a millisecond or two, and all that
 /// waited meanwhile in the rings comes first.
@@ -291,7 +291,7 @@ impl Supervisor {
         if !std::mem::replace(&mut self.life.served, true) {
             // Who waits for the event finds the text there.
             if let Some(text) = self.announcement.take() {
-                crate::event::write_if_room(io::stdout(), text.as_bytes());
+                crate::telemetry::event::write_if_room(io::stdout(), text.as_bytes());
             }
             self.open_door();
         }

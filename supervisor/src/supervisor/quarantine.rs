@@ -3,17 +3,17 @@
 //! Its session goes on as if there were no worker, so that no request stays unanswered and QEMU does not freeze; its
 //! rings are not served, its frames stay where they are, and its addresses are forgotten. When the time is over, or by
 //! `sv3 port release NAME`, the worker is told everything anew. One that disconnects and comes again is still in it; when
-//! one that is like it comes instead, time after time, all newcomers that are like them are (see [`crate::crowd`]).
+//! one that is like it comes instead, time after time, all newcomers that are like them are (see [`crate::clients::crowd`]).
 
 use std::time::Instant;
 
 use serde_json::json;
 
 use super::Supervisor;
-use crate::admission::Kernel;
-use crate::crowd::{Crowd, Kind, PROBATION};
-use crate::slots::Holder;
-use crate::worker::Waiter;
+use crate::clients::admission::Kernel;
+use crate::clients::crowd::{Crowd, Kind, PROBATION};
+use crate::clients::slots::Holder;
+use crate::workers::worker::Waiter;
 
 impl Supervisor {
     /// A worker died while it served this slot, or of its memory.

@@ -6,10 +6,10 @@ use nix::errno::Errno;
 use sv3::ipc::{Report, ReportKind, RingFault, VERSION};
 
 use super::Supervisor;
-use crate::admission::Kernel;
-use crate::cpu_time::Moment;
-use crate::session::Breach;
-use crate::worker::{Waiter, Worker};
+use crate::clients::admission::Kernel;
+use crate::clients::session::Breach;
+use crate::workers::cpu_time::Moment;
+use crate::workers::worker::{Waiter, Worker};
 
 impl Supervisor {
     /// Reads some reports; the rest keeps epoll busy.

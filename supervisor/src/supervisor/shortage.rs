@@ -7,8 +7,8 @@ use nix::sys::wait::WaitStatus;
 use sv3::status::{Crash, Growth};
 
 use super::Supervisor;
-use crate::admission::{Kernel, present};
-use crate::crash::Death;
+use crate::clients::admission::{Kernel, present};
+use crate::workers::death::Death;
 
 /// Growth in octets that is worth telling.
 const TOLD_FROM: u64 = 1 << 20;
@@ -22,7 +22,7 @@ impl Supervisor {
         if !killed || death.doomed || self.chaos.is_some() {
             return;
         }
-        let growth = |port: &crate::port::Port| {
+        let growth = |port: &crate::clients::client::Port| {
             let (now, then) = present(&port.session.record().memory, &Kernel);
             Growth { port: format!("p{}", port.who.slot), bytes: now.saturating_sub(then) }
         };

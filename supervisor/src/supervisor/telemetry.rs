@@ -10,8 +10,8 @@ use serde_json::json;
 use sv3::status::Crash;
 
 use super::{HTTP, Supervisor};
-use crate::crash;
-use crate::http::Http;
+use crate::doors::http::Http;
+use crate::workers::death;
 
 /// Fewer ports than this are worth a word at the start.
 const PORTS_FEW: usize = 64;
@@ -20,12 +20,12 @@ impl Supervisor {
     /// The event of a crash.
     pub(super) fn say_crash(&mut self, crash: &Crash) {
         if let Some(syscall) = &crash.syscall {
-            let subject = crash::subject(crash);
+            let subject = death::subject(crash);
             let message = format!("{subject} made the syscall {syscall}, which its policy forbids");
             let fields = json!({ "worker_pid": crash.worker_pid, "syscall": syscall });
             self.events.say_with("policy_violation", message, fields);
         }
-        let (message, fields) = crash::event(crash);
+        let (message, fields) = death::event(crash);
         self.events.say_with("crash", message, fields);
     }
 
@@ -61,7 +61,7 @@ impl Supervisor {
 
     /// The switch in numbers.
     pub(super) fn metrics(&self) -> String {
-        crate::metrics::render(&self.status(), &self.chronicle, self.events.lost_ever())
+        crate::telemetry::metrics::render(&self.status(), &self.chronicle, self.events.lost_ever())
     }
 
     /// Serves metrics over HTTP from now on, if that is wanted.

@@ -8,9 +8,9 @@ use std::os::fd::{AsFd, AsRawFd};
 use sv3::audit::{Fd, Testimony, Witness};
 
 use super::Supervisor;
-use crate::port::Port;
-use crate::slots::is_caller;
-use crate::worker::Worker;
+use crate::clients::client::Port;
+use crate::clients::slots::is_caller;
+use crate::workers::worker::Worker;
 
 impl Supervisor {
     /// The answer to `audit`.
@@ -72,11 +72,11 @@ impl Supervisor {
         }
         if let Some(http) = &self.http {
             add(&http.door(), "socket", "the door of --metrics".to_string());
-            (0..crate::http::PLACES).filter_map(|at| http.fd(at)).for_each(|fd| {
+            (0..crate::doors::http::PLACES).filter_map(|at| http.fd(at)).for_each(|fd| {
                 add(&fd, "socket", "somebody who asks for metrics".to_string());
             });
         }
-        for fd in (0..crate::control::CONVERSATIONS_MAX).filter_map(|at| self.control.fd(at)) {
+        for fd in (0..crate::doors::control::CONVERSATIONS_MAX).filter_map(|at| self.control.fd(at)) {
             add(&fd, "socket", "somebody who asks, as this audit does".to_string());
         }
         for worker in [&self.worker, &self.standby].into_iter().flatten() {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use sv3::ipc::{Command, Region, RingAddr};
 use sv3::{MAX_MEM_SLOTS, MAX_RING_SIZE};
 
-use crate::record::Order;
+use crate::clients::record::Order;
 
 /// Rings that run: index, size, place, enabled, signalled.
 type Rings = Vec<(u16, u16, RingAddr, bool, bool)>;

@@ -12,8 +12,8 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::Supervisor;
-use crate::crash::{Death, Scene, culprit};
-use crate::watchdog::Watchdog;
+use crate::workers::death::{Death, Scene, culprit};
+use crate::workers::watchdog::Watchdog;
 
 /// A life that counts as one: a worker that lived longer ends a row of crashes.
 const LIFE_MIN: Duration = Duration::from_millis(100);
@@ -86,7 +86,7 @@ impl Supervisor {
             // The others run on until the kernel has ended them all.
             return;
         }
-        let announced = self.ledger.workers.get(usize::from(area)).and_then(crate::crash::announced);
+        let announced = self.ledger.workers.get(usize::from(area)).and_then(crate::workers::death::announced);
         if let Some((pid, signal)) = worker.pid.zip(announced) {
             self.bury(pid, signal);
         }

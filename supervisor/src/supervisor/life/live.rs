@@ -13,10 +13,10 @@ use sv3::ipc::{Settings, VERSION};
 use sv3::ledger::WorkerArea;
 
 use super::Asked;
-use crate::budget::Holdings;
-use crate::listener::Listener;
-use crate::spawner::Spawner;
+use crate::clients::budget::Holdings;
+use crate::doors::listener::Listener;
 use crate::supervisor::{Parts, Supervisor};
+use crate::workers::spawner::Spawner;
 
 /// Beyond PID_MAX_LIMIT of linux/threads.h: signals to these processes reach nobody.
 const NOBODY: i32 = 1 << 23;

@@ -18,13 +18,13 @@ use nix::unistd::{Pid, pipe2};
 use sv3::foreign::ForeignFd;
 use sv3::ipc::Command;
 
-use crate::cpu_time::{STARVED, of_process};
-use crate::lingering::LettingGo;
-use crate::link::Link;
-use crate::record::Order;
-use crate::roster::Roster;
-use crate::session::Breach;
-use crate::spawner::{Program, Spawner};
+use crate::clients::lingering::LettingGo;
+use crate::clients::record::Order;
+use crate::clients::session::Breach;
+use crate::workers::cpu_time::{STARVED, of_process};
+use crate::workers::link::Link;
+use crate::workers::roster::Roster;
+use crate::workers::spawner::{Program, Spawner};
 
 /// How long a worker may take, and run, until it is ready.
 const START_TIME: Duration = Duration::from_secs(5);

@@ -344,7 +344,7 @@ mod tests {
     fn the_document_has_a_row_and_an_example_of_every_event() {
         let mut said = std::collections::BTreeSet::new();
         names(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut said);
-        let document = include_str!("../../docs/events.md");
+        let document = include_str!("../../../docs/events.md");
         let rows = document.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
         let rows: Vec<String> = rows.map(str::to_string).collect();
         let examples = document.lines().filter(|line| line.starts_with('{'));

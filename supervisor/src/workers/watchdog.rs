@@ -21,7 +21,7 @@
 //!
 //! - All of the host stood still, the supervisor with it (a virtual machine that was paused): the time between two looks
 //!   counts for no more than [`LOOK_MAX`].
-//! - The kernel's figure comes late (see [`crate::cpu_time`]), so that some of it is of the time before the heartbeat stood
+//! - The kernel's figure comes late (see [`crate::workers::cpu_time`]), so that some of it is of the time before the heartbeat stood
 //!   still. Then it looks as if threads had run for longer than they were awake, and one begins to measure anew.
 //! - A signal on an eventfd that is full stops a thread without using a processor. That is a fact that can be looked up
 //!   (`supervisor/jam.rs`), whenever a heartbeat stands still from one look to the next.
@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 use sv3::ipc::BUSY_QUIET;
 use sv3::ledger::WorkerArea;
 
-use crate::cpu_time::{Moment, STARVED};
+use crate::workers::cpu_time::{Moment, STARVED};
 
 /// Time between two looks.
 const LOOK: Duration = Duration::from_millis(100);

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use nix::sys::epoll::EpollFlags;
 use sv3::foreign::ForeignFd;
 
-use crate::ancillary;
-use crate::listener::{Caller, Listener, PAUSE, Peer};
+use crate::clients::ancillary;
+use crate::doors::listener::{Caller, Listener, PAUSE, Peer};
 
 /// Most conversations at a time.
 pub const CONVERSATIONS_MAX: usize = 16;

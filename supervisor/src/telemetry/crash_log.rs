@@ -5,8 +5,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use sv3::status::{Crash, Crashes};
 
-use crate::crash::Death;
-use crate::event::rfc3339;
+use crate::telemetry::event::rfc3339;
+use crate::workers::death::Death;
 
 /// Deaths that are remembered.
 const KEPT: usize = 256;

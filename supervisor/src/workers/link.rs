@@ -15,8 +15,8 @@ use passfd::FdPassingExt;
 use sv3::foreign::ForeignFd;
 use sv3::ipc::{Command, Envelope, Report};
 
-use crate::ancillary;
-use crate::record::Order;
+use crate::clients::ancillary;
+use crate::clients::record::Order;
 
 /// Reports that are read at a time.
 const REPORTS: usize = 128;

@@ -22,10 +22,10 @@ use sv3::virtio::{OFFERED, VIRTIO_F_RING_PACKED};
 use sv3::wire::Refuse;
 use sv3::wire::vhost_user::*;
 
-use crate::admission::Inspect;
-use crate::budget::Holdings;
-use crate::lingering::Lingering;
-use crate::record::{Order, Record};
+use crate::clients::admission::Inspect;
+use crate::clients::budget::Holdings;
+use crate::clients::lingering::Lingering;
+use crate::clients::record::{Order, Record};
 use obey::{Done, No};
 
 /// Orders that a client may cause before it has to wait for the worker.

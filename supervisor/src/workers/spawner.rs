@@ -11,7 +11,7 @@
 //! [`START`] starts one worker and is answered with its pid or with an errno. The worker begins as a copy of the spawner, with
 //! a copy of the table, and keeps of it its stdin, its stderr, and the files that [`Spawner::give`] named since the last
 //! start, under their numbers. Until the answer comes the supervisor closes none of them. [`KEEP`] makes an open file the
-//! program from now on. [`DIG`] starts an undertaker ([`crate::undertaker`]), which goes on sharing the table. [`REOPEN`] opens
+//! program from now on. [`DIG`] starts an undertaker ([`crate::workers::undertaker`]), which goes on sharing the table. [`REOPEN`] opens
 //! the log once more, by the name that it was given at the start, and is answered with its number. The spawner reads nothing
 //! from clients and nothing from workers, and ends with the supervisor.
 //!
@@ -42,8 +42,10 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use sv3::foreign::ForeignFd;
 use sv3::timeslice::TimeSlice;
 
-use crate::undertaker::{self, Tools};
-use crate::{ancillary, confine, event};
+use crate::clients::ancillary;
+use crate::confine;
+use crate::telemetry::event;
+use crate::workers::undertaker::{self, Tools};
 
 /// linux/close_range.h; not every C library's.
 const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2;

@@ -6,7 +6,7 @@
 //! left, over all its connections. The last eighth is for those who need little: [`FIRST`] for each connection, and the
 //! last half of that for processes that hold no more than that. Replacing what one holds is always possible.
 //!
-//! What a client has given up counts until no worker has it mapped any more ([`crate::lingering`]). One that gives up and
+//! What a client has given up counts until no worker has it mapped any more ([`crate::clients::lingering`]). One that gives up and
 //! asks anew without pause, faster than workers let go, is not listened to until they have.
 
 use std::collections::HashMap;
@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use nix::sys::resource::{Resource, getrlimit};
 use sv3::MAX_REGIONS;
 
-use crate::lingering::Lingering;
+use crate::clients::lingering::Lingering;
 
 /// Fds that no client gets: our own, those that are under way, and those that wait to be closed. A quarter of what there is,
 /// within these bounds.

@@ -5,7 +5,7 @@ use std::fmt::{Display, Write};
 use sv3::drop_reason::DropReason;
 use sv3::status::{Link, Pauses, PortStatus, Status};
 
-use crate::chronicle::{Chronicle, GAP_BOUNDS};
+use crate::telemetry::crash_log::{Chronicle, GAP_BOUNDS};
 
 /// The whole exposition.
 pub fn render(status: &Status, chronicle: &Chronicle, events_lost: u64) -> String {
@@ -161,14 +161,14 @@ mod tests {
     use std::time::{Duration, Instant};
 
     fn example() -> Status {
-        let document = include_str!("../../docs/status.md");
+        let document = include_str!("../../../docs/status.md");
         let (_, rest) = document.split_once("```json\n").unwrap();
         serde_json::from_str(rest.split_once("```").unwrap().0).unwrap()
     }
 
     #[test]
     fn families_are_those_of_the_document() {
-        let document = include_str!("../../docs/metrics.md");
+        let document = include_str!("../../../docs/metrics.md");
         let text = render(&example(), &Chronicle::default(), 0);
         let families = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
         for line in families {

@@ -11,10 +11,10 @@ use sv3::foreign::ForeignFd;
 use sv3::ipc::{Command, RingAddr, RingFault};
 use sv3::virtio::VHOST_USER_F_PROTOCOL_FEATURES;
 
-use crate::admission::Memory;
-use crate::budget::Holdings;
-use crate::crowd::Kind;
-use crate::lingering::{Lingering, Taken};
+use crate::clients::admission::Memory;
+use crate::clients::budget::Holdings;
+use crate::clients::crowd::Kind;
+use crate::clients::lingering::{Lingering, Taken};
 
 /// A command for the worker with the fd that follows it.
 #[derive(Clone, Debug)]

@@ -9,9 +9,9 @@ use sv3::status::*;
 use sv3::virtio::{VIRTIO_F_RING_PACKED, feature_names};
 use sv3::wire::vhost_user::protocol_feature_names;
 
-use crate::admission::{Kernel, Memory, present, seal_names};
-use crate::port::Port;
-use crate::record::{Record, Ring};
+use crate::clients::admission::{Kernel, Memory, present, seal_names};
+use crate::clients::client::Port;
+use crate::clients::record::{Record, Ring};
 
 /// What is wrong with a client that has rings and no memory.
 pub const NO_MEMORY: &str = "it has rings but no memory: start QEMU with a shared memory backend, such as \

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::epoll::EpollFlags;
 
-use crate::control::STAY;
+use crate::doors::control::STAY;
 
 /// Most conversations at a time.
 pub const PLACES: usize = 16;

@@ -8,13 +8,13 @@ use nix::sys::epoll::EpollFlags;
 use sv3::wire::Refuse;
 use sv3::wire::vhost_user::{Decoder, Message, Reply};
 
-use crate::ancillary;
-use crate::budget::Holdings;
-use crate::crowd::Crowd;
-use crate::event::Who;
-use crate::listener::Peer;
-use crate::session::Session;
-use crate::slots::{Holder, is_caller};
+use crate::clients::ancillary;
+use crate::clients::budget::Holdings;
+use crate::clients::crowd::Crowd;
+use crate::clients::session::Session;
+use crate::clients::slots::{Holder, is_caller};
+use crate::doors::listener::Peer;
+use crate::telemetry::event::Who;
 
 /// Most octets of replies that a client may leave unread.
 const UNREAD_MAX: usize = 64 << 10;

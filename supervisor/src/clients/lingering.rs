@@ -2,8 +2,8 @@
 //!
 //! Who lets go of a memory file last gives its pages back to the kernel, a second's work for each 4 GiB. That must not be
 //! a worker, which guests wait for. So the supervisor keeps its fd of each file that an order takes away
-//! ([`crate::record::Order::takes`]) until every worker that was given the order has said that it has unmapped it, or is
-//! dead. Until then the file and its mappings still count among what the client has ([`crate::budget`]).
+//! ([`crate::clients::record::Order::takes`]) until every worker that was given the order has said that it has unmapped it, or is
+//! dead. Until then the file and its mappings still count among what the client has ([`crate::clients::budget`]).
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use sv3::foreign::ForeignFd;
 
-use crate::session::Breach;
+use crate::clients::session::Breach;
 
 /// Counts the regions that linger: of one client, and of all together.
 #[derive(Clone, Debug, Default)]

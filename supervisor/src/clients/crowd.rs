@@ -1,6 +1,6 @@
 //! Blame that a fork does not shed.
 //!
-//! A process number is no identity: who forks has a new one ([`Blames`](crate::blame::Blames) forgets nothing, and never
+//! A process number is no identity: who forks has a new one ([`Blames`](crate::clients::blame::Blames) forgets nothing, and never
 //! sees it again). What a client cannot change at will is its user and whether its memory can be cut off under the
 //! worker: a file that is sealed with `F_SEAL_SHRINK` cannot. So deaths count for a [`Crowd`] as well: those who share
 //! that. When so many *different* processes of a crowd have each killed a worker within [`WINDOW`] as one process may, its
@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::blame::{FIRST, FORGIVE, LONGEST, WINDOW};
+use crate::clients::blame::{FIRST, FORGIVE, LONGEST, WINDOW};
 
 /// How long a newcomer that was released is a newcomer still.
 pub const PROBATION: Duration = Duration::from_secs(60);

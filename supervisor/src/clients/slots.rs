@@ -12,8 +12,8 @@ use std::time::Instant;
 
 use sv3::MAX_PORTS;
 
-use crate::crowd::Crowd;
-use crate::port::Port;
+use crate::clients::client::Port;
+use crate::clients::crowd::Crowd;
 
 /// One place.
 #[derive(Default)]

@@ -11,8 +11,8 @@ use sv3::wire::vhost_user::*;
 use sv3::{MAX_MEM_SLOTS, MAX_QUEUE_PAIRS, MAX_RING_SIZE};
 
 use super::Session;
-use crate::admission::{Inspect, Memory, admit, aliased};
-use crate::record::Order;
+use crate::clients::admission::{Inspect, Memory, admit, aliased};
+use crate::clients::record::Order;
 
 /// Smallest MTU of IPv4 (RFC 791) and largest that a u16 config field holds.
 const MTU_RANGE: std::ops::RangeInclusive<u64> = 68..=65535;
