@@ -16,7 +16,7 @@ const SENDER: u8 = 1;
 const SLOW: u8 = 2;
 const OTHER: u8 = 3;
 
-/// What a hold may take at most, and what may be saved up for holds (worker/src/hold.rs).
+/// What a hold may take at most, and what may be saved up for holds (worker/src/poll/pause.rs).
 const LONGEST_US: u64 = 20_000;
 const SAVED_US: u64 = 50_000;
 

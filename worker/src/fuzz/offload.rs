@@ -4,7 +4,7 @@ use sv3::frame::{ETHERNET_LEN, MAX_FRAME};
 use sv3::fuzz::Input;
 use sv3::virtio::*;
 
-use crate::offload::{HEAD, Offload, Segments, check, finish_checksum};
+use crate::forward::offload::{HEAD, Offload, Segments, check, finish_checksum};
 
 const FEATURES: [Feature; 5] =
     [VIRTIO_NET_F_CSUM, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_USO];

@@ -9,11 +9,11 @@ use sv3::ledger::LedgerMap;
 use sv3::virtio::*;
 
 use super::ring::{END, inside, pieces};
-use crate::guest::chain::{Direction, MAX_SLICES, Walker};
-use crate::guest::driver::{BASE, Driver, REGION};
-use crate::guest::memory::Arena;
-use crate::guest::packed::PackedRing;
-use crate::guest::queue::{Chain, Place, Virtqueue};
+use crate::memory::mapping::Arena;
+use crate::port::vring::chain::{Direction, MAX_SLICES, Walker};
+use crate::port::vring::driver::{BASE, Driver, REGION};
+use crate::port::vring::packed::PackedRing;
+use crate::port::vring::queue::{Chain, RingSetup, Virtqueue};
 
 const TABLE: u64 = BASE + 0x4000;
 const DATA: u64 = BASE + 0x8000;
@@ -69,7 +69,7 @@ enum Said {
 struct Guest {
     driver: Driver,
     run: u32,
-    place: Place,
+    place: RingSetup,
     features: u64,
     direction: Direction,
     ring: Option<PackedRing>,
@@ -97,7 +97,7 @@ impl Guest {
         let events = user + u64::from(size) * 16;
         let addr = RingAddr { desc: user, avail: events, used: events + 4 };
         let (line, log) = (&ledger.ports[0].rings[0], &ledger.journals[0][0]);
-        let place = Place { size, addr, base: start.0, run, line, log };
+        let place = RingSetup { size, addr, base: start.0, run, line, log };
         let bit = |bit: u8| options >> bit & 1 != 0;
         let indirect = if bit(0) { VIRTIO_RING_F_INDIRECT_DESC.mask() } else { 0 };
         let event_idx = if bit(1) { VIRTIO_RING_F_EVENT_IDX.mask() } else { 0 };
@@ -151,8 +151,8 @@ impl Guest {
                 self.write(BASE + at, input.take(count));
             }
             6 => {
-                let wish = input.array::<4>();
-                self.write(BASE + u64::from(self.place.size) * 16, &wish);
+                let waiter = input.array::<4>();
+                self.write(BASE + u64::from(self.place.size) * 16, &waiter);
             }
             7 => {
                 let most = input.u8().into();
@@ -266,15 +266,15 @@ impl Guest {
         let signal = self.ring.as_mut().unwrap().publish();
         assert!(self.driver.read(BASE, ring) == expected, "other than the used elements was written");
         let events = usize::from(self.place.size) * 16;
-        let wish = |at: usize| u16::from_le_bytes([expected[events + at], expected[events + at + 1]]);
-        let (wanted, how) = (At(wish(0)), wish(2) & 3);
+        let waiter = |at: usize| u16::from_le_bytes([expected[events + at], expected[events + at + 1]]);
+        let (wanted, how) = (At(waiter(0)), waiter(2) & 3);
         let mut passed = std::iter::successors(Some(self.published), |at| Some(at.next(self.place.size)));
         let wanted_now = match how {
             1 => false,
             2 if VIRTIO_RING_F_EVENT_IDX.of(self.features) => passed.by_ref().take(moved.into()).any(|at| at == wanted),
             _ => true,
         };
-        // An index that the ring does not have is a wish for nothing in particular.
+        // An index that the ring does not have is a waiter for nothing in particular.
         if moved == 0 || wanted.index() < self.place.size || how != 2 {
             assert_eq!(signal, moved > 0 && (self.fresh || wanted_now), "signal");
         }

@@ -8,11 +8,11 @@ use sv3::fuzz::Input;
 use sv3::virtio::*;
 
 use super::twin::Twin;
-use crate::guest::chain::{Direction, MAX_SLICES, Walker};
-use crate::guest::driver::{BASE, Driver, REGION};
-use crate::guest::memory::Arena;
-use crate::guest::queue::Virtqueue;
-use crate::guest::split::SplitRing;
+use crate::memory::mapping::Arena;
+use crate::port::vring::chain::{Direction, MAX_SLICES, Walker};
+use crate::port::vring::driver::{BASE, Driver, REGION};
+use crate::port::vring::queue::Virtqueue;
+use crate::port::vring::split::SplitRing;
 
 const TABLE: u64 = BASE + 0x4000;
 const DATA: u64 = BASE + 0x8000;

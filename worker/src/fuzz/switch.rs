@@ -17,12 +17,12 @@ use sv3::drop_reason::DropReason;
 use sv3::fuzz::Input;
 use sv3::ledger::{LedgerMap, PortCounters};
 
-use crate::burst::{Burst, Served};
-use crate::cost::TURN;
-use crate::fabric::{Fabric, Room};
-use crate::fdb::AGE_S;
-use crate::points::meddling;
+use crate::forward::burst::{Burst, Served};
+use crate::forward::fdb::AGE_S;
+use crate::forward::forwarder::{Buffers, Forwarder};
+use crate::poll::cost::TURN;
 use crate::port::{Ports, RingLease};
+use crate::process::crash_points::meddling;
 use bridge::{Bridge, Got, Sent, missing};
 use guest::{Guest, Kind};
 use waits::{LATE_NS, Waits};
@@ -41,12 +41,12 @@ pub fn switch(octets: &[u8]) {
     while !input.is_empty() {
         house.step(&mut input);
     }
-    house.may_hold = false;
-    house.waits.end_all(&house.fabric, &house.guests, house.ledger);
+    house.may_pause = false;
+    house.waits.end_all(&house.forwarder, &house.guests, house.ledger);
     for slot in 0..GUESTS {
         house.serve(slot);
     }
-    NOW.set(house.fabric.now_s);
+    NOW.set(house.forwarder.now_s);
     for (slot, guest) in (0..).zip(house.guests) {
         guest.clean(house.ports.get(slot).unwrap());
         house.ports.note_receiver(slot, 0, false);
@@ -56,11 +56,11 @@ pub fn switch(octets: &[u8]) {
 struct House {
     ledger: &'static LedgerMap,
     ports: &'static Ports,
-    fabric: Fabric,
+    forwarder: Forwarder,
     burst: Burst,
     budget: u64,
     /// Frames may wait for buffers.
-    may_hold: bool,
+    may_pause: bool,
     /// Guests write to their frames as soon as those have been looked at.
     meddles: bool,
     waits: Waits,
@@ -80,10 +80,10 @@ impl House {
     fn new(input: &mut Input<'_>) -> House {
         let ledger = LEDGER.with(|cell| *cell.get_or_init(|| Box::leak(Box::new(LedgerMap::create().unwrap().1))));
         let ports = PORTS.with(|ports| *ports);
-        let mut fabric = Fabric::new(ledger, &ledger.workers[0].threads[0], ports, Room::new(), (0, 1));
+        let mut forwarder = Forwarder::new(ledger, &ledger.workers[0].threads[0], ports, Buffers::new(), (0, 1));
         // What was learnt from the last input has been forgotten by now.
-        fabric.now_s = NOW.get() + 2 * AGE_S;
-        NOW.set(fabric.now_s);
+        forwarder.now_s = NOW.get() + 2 * AGE_S;
+        NOW.set(forwarder.now_s);
         let (batch, options) = (input.u8(), input.u8());
         let has = |bit: u16| options >> bit & 1 != 0;
         let mut guests = Vec::new();
@@ -97,8 +97,8 @@ impl House {
         burst.set_batch(batch.into());
         let budget = if has(0) { TURN } else { LITTLE };
         let (waits, bridge) = (Waits::new(), Bridge::new());
-        let (may_hold, meddles) = (has(5), has(6));
-        House { ledger, ports, fabric, burst, budget, may_hold, meddles, waits, guests, bridge }
+        let (may_pause, meddles) = (has(5), has(6));
+        House { ledger, ports, forwarder, burst, budget, may_pause, meddles, waits, guests, bridge }
     }
 
     /// Octets: guest and kind of step (1), then its particulars.
@@ -116,7 +116,7 @@ impl House {
             13 => guest.scribble(input),
             14 => {
                 guest.restart(self.ports.get(slot).unwrap());
-                self.waits.stop(slot, &self.fabric);
+                self.waits.stop(slot, &self.forwarder);
                 self.ports.note_receiver(slot, 0, guest.enabled);
             }
             _ => {
@@ -131,26 +131,26 @@ impl House {
     /// The loop sleeps, perhaps, and time goes by.
     fn pass_time(&mut self, what: u8) {
         if what & 4 != 0 {
-            self.waits.sleep(&self.fabric, &self.guests);
+            self.waits.sleep(&self.forwarder, &self.guests);
         }
-        self.fabric.now_ns += [0, 1_000_000, 10_000_000, LATE_NS][usize::from(what & 3)];
-        self.fabric.now_s += u64::from(what >> 4) * AGE_S / 8;
-        self.waits.look(&self.fabric, &self.guests);
+        self.forwarder.now_ns += [0, 1_000_000, 10_000_000, LATE_NS][usize::from(what & 3)];
+        self.forwarder.now_s += u64::from(what >> 4) * AGE_S / 8;
+        self.waits.look(&self.forwarder, &self.guests);
     }
 
     fn serve(&mut self, slot: u16) {
-        self.waits.look(&self.fabric, &self.guests);
+        self.waits.look(&self.forwarder, &self.guests);
         while !self.waits.is_waiting(slot) {
             let before: Vec<Count> = (0..GUESTS).map(|slot| self.count(slot)).collect();
-            self.fabric.may_hold = self.may_hold;
+            self.forwarder.may_pause = self.may_pause;
             let mut ring = lease(self.ports, slot, 1);
             let sender = &mut self.guests[usize::from(slot)];
             let frames = if self.meddles && sender.honest { sender.under_way() } else { Vec::new() };
             meddling::set(!frames.is_empty());
-            let served = self.burst.serve(&mut self.fabric, &mut ring, (slot, 1), self.budget);
+            let served = self.burst.serve(&mut self.forwarder, &mut ring, (slot, 1), self.budget);
             meddling::set(false);
             frames.iter().for_each(|frame| sender.put_back(frame));
-            ring.is_held = served.is_ok_and(|served| served.wanted.is_some());
+            ring.is_paused = served.is_ok_and(|served| served.wanted.is_some());
             drop(ring);
             self.hold_faults();
             let Ok(Served { chains: taken, wanted, .. }) = served else {
@@ -173,10 +173,10 @@ impl House {
                 self.judge(slot, &sent, &got, &news);
                 if wanted.is_some() {
                     let next = self.guests[usize::from(slot)].oldest().expect("somebody is waited for");
-                    self.bridge.learn(next, self.fabric.now_s);
+                    self.bridge.learn(next, self.forwarder.now_s);
                 }
             }
-            self.waits.note((slot, taken), wanted, &self.fabric, &self.guests);
+            self.waits.note((slot, taken), wanted, &self.forwarder, &self.guests);
             if taken == 0 {
                 return;
             }
@@ -189,7 +189,7 @@ impl House {
         let mut due = [const { Vec::new() }; GUESTS as usize];
         let mut expected = Count::default();
         for one in sent {
-            match self.bridge.forward(one, &up, self.fabric.now_s) {
+            match self.bridge.forward(one, &up, self.forwarder.now_s) {
                 Ok(to) => {
                     expected.from_guest.0 += 1;
                     expected.from_guest.1 += one.frame.len() as u64;
@@ -216,7 +216,7 @@ impl House {
 
     /// A ring that broke stays stopped, and only who broke it can have done so.
     fn hold_faults(&mut self) {
-        while let Some((slot, ring, _)) = self.fabric.next_fault() {
+        while let Some((slot, ring, _)) = self.forwarder.next_fault() {
             let guest = &mut self.guests[usize::from(slot)];
             assert!(!guest.honest, "an honest guest's ring broke");
             guest.sound &= ring != 0;

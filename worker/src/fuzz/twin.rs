@@ -4,7 +4,7 @@ use sv3::ipc::RingAddr;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use crate::guest::driver::{BASE, REGION};
+use crate::port::vring::driver::{BASE, REGION};
 
 /// A chain as it saw it.
 pub struct TwinChain {

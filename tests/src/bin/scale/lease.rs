@@ -1,5 +1,5 @@
-//! The worker's lease of a receive ring, as `worker/src/lease.rs` has it: a lock that is tried and never waited for, and the
-//! wish of who was turned away, which the others respect.
+//! The worker's lease of a receive ring, as `worker/src/poll/lease.rs` has it: a lock that is tried and never waited for, and the
+//! waiter of who was turned away, which the others respect.
 
 use std::hint::spin_loop;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};

@@ -7,8 +7,8 @@ use sv3::drop_reason::DropReason;
 use sv3::frame::{ETHERNET_LEN, MAX_FRAME};
 use sv3::virtio::*;
 
-use crate::fdb::AGE_S;
-use crate::offload;
+use crate::forward::fdb::AGE_S;
+use crate::forward::offload;
 
 /// An Ethernet address.
 pub type Mac = [u8; 6];

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use sv3::ipc::RingAddr;
 use sv3::virtio::VIRTQ_DESC_F_NEXT;
 
-use crate::guest::driver::{BASE, Driver};
+use crate::port::vring::driver::{BASE, Driver};
 
 /// Descriptors of a ring.
 pub const SIZE: u16 = 64;

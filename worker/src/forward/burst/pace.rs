@@ -1,0 +1,99 @@
+//! How much work a frame is to the worker itself, with no other processor at the rings: cycles of the time stamp counter in
+//! bursts of 32 known unicast frames. A tool for who makes the data path faster, see docs/performance.md; not a test.
+
+use sv3::frame::MacAddr;
+
+use super::tests::{DATA, SIZE, house, run_at};
+use crate::poll::cost::TURN;
+use crate::port::vring::driver::PackedDriver;
+use crate::port::vring::queue::Queue;
+use sv3::virtio::{VIRTIO_F_VERSION_1, VIRTQ_DESC_F_WRITE};
+
+const BURST: u16 = 32;
+
+/// `SV3_PACE=OCTETS` measures one size; `SV3_PACE=OCTETS,BURSTS` as many bursts of it, for a profiler;
+/// `SV3_PACE=OCTETS,BURSTS,packed` of packed rings, whose driver's work is a multiple of the worker's.
+#[test]
+#[ignore = "a measurement"]
+fn pace() {
+    let waiter = std::env::var("SV3_PACE").unwrap_or_default();
+    let numbers: Vec<u32> = waiter.split(',').filter_map(|number| number.parse().ok()).collect();
+    let bursts = numbers.get(1).copied().unwrap_or(20_000);
+    let sizes = numbers.first().map_or(vec![64, 256, 512, 1518], |octets| vec![*octets]);
+    for octets in sizes {
+        let mut cycles = if waiter.ends_with(",packed") { packed(octets, bursts) } else { measure(octets, bursts) };
+        cycles.sort_unstable();
+        let of_frame = |cycles: u64| cycles as f64 / f64::from(BURST);
+        let (least, median) = (of_frame(cycles[0]), of_frame(cycles[cycles.len() / 2]));
+        println!("{octets:5} B: {least:6.1} cycles a frame at best, {median:6.1} in the median");
+    }
+}
+
+fn measure(octets: u32, bursts: u32) -> Vec<u64> {
+    let (mut house, mut sender) = house(1, 2048);
+    let mut receiver = house.receivers.pop().unwrap();
+    let (to, from) = ([2, 0, 0, 0, 0, 7], [2, 0, 0, 0, 0, 1]);
+    for head in 0..SIZE {
+        // As far apart as a driver's buffers are.
+        let at = DATA + u64::from(head) * 2176;
+        receiver.describe(head, (at, 2048, VIRTQ_DESC_F_WRITE, 0));
+        sender.write(at + 12, &[to, from].concat());
+        sender.describe(head, (at, 12 + octets, 0, 0));
+        sender.offer(head);
+    }
+    let mut state = run_at(house.ports, 0, 1, &sender);
+    house.forwarder.learn(MacAddr::new(to), 1);
+    let mut offered = 0u16;
+    let mut sample = || {
+        offered = offered.wrapping_add(BURST);
+        sender.claim(offered);
+        receiver.claim(receiver.used_idx().wrapping_add(SIZE));
+        let begin = now();
+        let served = house.burst.serve(&mut house.forwarder, &mut state, (0, 1), 8 * TURN).unwrap();
+        let cycles = now() - begin;
+        assert_eq!(served.chains, usize::from(BURST));
+        cycles
+    };
+    (0..bursts).map(|_| sample()).collect()
+}
+
+fn packed(octets: u32, bursts: u32) -> Vec<u64> {
+    let (mut house, _) = house(0, 0);
+    let (to, from) = ([2, 0, 0, 0, 0, 7], [2, 0, 0, 0, 0, 1]);
+    let (mut sender, mut receiver) = (PackedDriver::new(SIZE), PackedDriver::new(SIZE));
+    let run = |slot: u16, ring: u16, driver: &PackedDriver| {
+        let mut state = house.ports.make(slot).unwrap().make_ring(ring).unwrap().lease(0).unwrap();
+        state.features = VIRTIO_F_VERSION_1.mask();
+        state.queue = Some(Queue::Packed(driver.ring(state.features)));
+        state.memory = driver.guest.memory.clone();
+        state.enabled = true;
+        state
+    };
+    let mut state = run(0, 1, &sender);
+    drop(run(1, 0, &receiver));
+    house.ports.note_receiver(1, 0, true);
+    house.forwarder.learn(MacAddr::new(to), 1);
+    let place = |id: u16| DATA + u64::from(id) * 2176;
+    (0..BURST).for_each(|id| sender.guest.write(place(id) + 12, &[to, from].concat()));
+    let mut sample = || {
+        for id in 0..BURST {
+            assert!(sender.offer(id, &[(place(id), 12 + octets, 0)]));
+            assert!(receiver.offer(id, &[(place(id), 2048, VIRTQ_DESC_F_WRITE)]));
+        }
+        let begin = now();
+        let served = house.burst.serve(&mut house.forwarder, &mut state, (0, 1), 8 * TURN).unwrap();
+        let cycles = now() - begin;
+        assert_eq!(served.chains, usize::from(BURST));
+        for driver in [&mut sender, &mut receiver] {
+            assert_eq!(std::iter::from_fn(|| driver.take_used()).count(), usize::from(BURST));
+        }
+        cycles
+    };
+    (0..bursts).map(|_| sample()).collect()
+}
+
+#[allow(unsafe_code)]
+fn now() -> u64 {
+    // SAFETY: reads a counter.
+    unsafe { std::arch::x86_64::_rdtsc() }
+}

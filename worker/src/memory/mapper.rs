@@ -1,0 +1,348 @@
+//! The mapper: the thread that maps clients' memory and unmaps it, so that no thread that moves frames waits for either.
+//!
+//! # Theory of operation
+//!
+//! Both are work that clients cause, and both can be made long. Unmapping takes a tenth of a second for each 3 GiB that was
+//! touched, and mapping and unmapping wait for whoever else is at the file's list of mappings, which its owner can make as
+//! long as he likes. In the kernel only threads wait that touch the same mapping, or change any. So a thread of its own does
+//! both; it moves no frames.
+//!
+//! The control thread asks by [`MapRequests`]. What is to be mapped comes first, one by one. What is to be unmapped is looked
+//! up by nobody any more; it goes in slices, so many octets that a slice takes some tens of microseconds, and after
+//! [`WORK_NS`] of them the mapper rests for a millisecond: it may have to share its processor with a thread that moves frames.
+//!
+//! The policy has no futex, so the queues are leased ([`crate::poll::lease`]), each for the time of a push or a pop. The mapper
+//! neither allocates nor frees: in any thread but the first that may need syscalls which the policy does not have. So the
+//! queues have all their room from the start, and what goes through them owns no block of the allocator's.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use nix::errno::Errno;
+use nix::sys::epoll::{EpollEvent, EpollTimeout};
+use sv3::ipc::Region;
+
+use crate::memory::mapping::{Mapping, NewMapping, Unmapping};
+use crate::poll::lease::Leased;
+use crate::poll::notify::{MAX_EVENTS, Notify};
+use crate::process::clock;
+
+/// Places in each queue.
+const ROOM: usize = 64;
+/// The control thread's number, for leases.
+const CONTROL: u32 = 0;
+/// How long the mapper unmaps until it rests, in nanoseconds.
+const WORK_NS: u64 = 300_000;
+/// How long it rests, in milliseconds.
+const REST_MS: u8 = 1;
+/// A slice is to take between these times, in nanoseconds, as far as there are octets for it.
+const SLICE_NS: std::ops::Range<u64> = 20_000..60_000;
+/// Octets of a slice, at least and at most: what was never touched takes no time, and what comes behind it may have been.
+const SLICE: std::ops::RangeInclusive<usize> = 256 << 10..=8 << 20;
+
+/// A region that is to be mapped.
+pub struct MapRequest {
+    /// Number of the command.
+    pub seq: u64,
+    /// Whose it is.
+    pub port: u16,
+    /// For the table that is being collected; else for the one in force.
+    pub staged: bool,
+    /// The region.
+    pub region: Region,
+    /// Its file.
+    pub fd: OwnedFd,
+}
+
+/// What became of it.
+pub struct Mapped {
+    /// Number of the command.
+    pub seq: u64,
+    /// Whose it is.
+    pub port: u16,
+    /// For the table that is being collected; else for the one in force.
+    pub staged: bool,
+    /// The mapping.
+    pub outcome: Result<NewMapping, Errno>,
+}
+
+/// What goes.
+enum Leaving {
+    Mapping(Unmapping),
+    /// All that the commands up to this one took away stands in front.
+    Mark(u64),
+}
+
+/// What the control thread and the mapper share.
+pub struct Mapper {
+    wanted: Leased<VecDeque<MapRequest>>,
+    mapped: Leased<VecDeque<Mapped>>,
+    leaving: Leased<VecDeque<Leaving>>,
+    /// The last mark that was reached.
+    unmapped: AtomicU64,
+    notify: Notify,
+}
+
+impl Mapper {
+    /// Nothing to do.
+    pub fn new() -> nix::Result<Mapper> {
+        Ok(Mapper {
+            wanted: Leased::new(VecDeque::with_capacity(ROOM)),
+            mapped: Leased::new(VecDeque::with_capacity(ROOM)),
+            leaving: Leased::new(VecDeque::with_capacity(ROOM)),
+            unmapped: AtomicU64::new(0),
+            notify: Notify::new()?,
+        })
+    }
+
+    /// The life of the thread. `tell` has the control thread look at its requests.
+    pub fn run(&self, tell: impl Fn()) -> Errno {
+        let mut events = [EpollEvent::empty(); MAX_EVENTS];
+        let mut remains: Option<Unmapping> = None;
+        let mut slice = *SLICE.start();
+        loop {
+            let begin = clock::now_ns();
+            let mut news = false;
+            let mut now = begin;
+            while now.saturating_sub(begin) < WORK_NS {
+                // By turns, so that what goes keeps up with what comes.
+                news |= self.map_next();
+                if let Some(rest) = &mut remains {
+                    if !rest.unmap(slice) {
+                        remains = None;
+                    }
+                    let then = std::mem::replace(&mut now, clock::now_ns());
+                    slice = next_slice(slice, now.saturating_sub(then));
+                    continue;
+                }
+                let Some(leaving) = self.leaving.seize(|| ()).pop_front() else {
+                    if self.wanted.seize(|| ()).is_empty() {
+                        break;
+                    }
+                    continue;
+                };
+                news = true;
+                match leaving {
+                    Leaving::Mapping(mapping) => remains = Some(mapping),
+                    Leaving::Mark(seq) => self.unmapped.store(seq, Relaxed),
+                }
+                now = clock::now_ns();
+            }
+            if news {
+                tell();
+            }
+            let timeout = match (self.wanted.seize(|| ()).is_empty(), self.leaving.seize(|| ()).is_empty()) {
+                (false, _) => EpollTimeout::ZERO,
+                (true, true) if remains.is_none() => EpollTimeout::NONE,
+                _ => EpollTimeout::from(REST_MS),
+            };
+            match self.notify.wait(&mut events, timeout) {
+                Ok(woken) => woken.for_each(drop),
+                Err(errno) => return errno,
+            }
+        }
+    }
+
+    /// Maps what is wanted next; true: something was.
+    fn map_next(&self) -> bool {
+        let Some(wanted) = self.wanted.seize(|| ()).pop_front() else { return false };
+        let MapRequest { seq, port, staged, region, fd } = wanted;
+        let errno = |error: std::io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EINVAL));
+        let outcome = NewMapping::new(region, fd).map_err(errno);
+        self.mapped.seize(|| ()).push_back(Mapped { seq, port, staged, outcome });
+        true
+    }
+}
+
+/// How many octets to unmap after so many took that long.
+fn next_slice(slice: usize, took_ns: u64) -> usize {
+    match took_ns {
+        took if took < SLICE_NS.start => (slice * 2).min(*SLICE.end()),
+        took if took >= SLICE_NS.end => (slice / 2).max(*SLICE.start()),
+        _ => slice,
+    }
+}
+
+/// The control thread's end: what it has asked for and not yet heard of.
+pub struct MapRequests {
+    mapper: &'static Mapper,
+    wanted: VecDeque<MapRequest>,
+    leaving: VecDeque<Leaving>,
+    under_way: usize,
+    /// The last mark that was set, and the last one that was told of.
+    marked: u64,
+    told: u64,
+    /// The mapper had a queue just then.
+    again: bool,
+}
+
+impl MapRequests {
+    /// None.
+    pub fn new(mapper: &'static Mapper) -> MapRequests {
+        MapRequests {
+            mapper,
+            wanted: VecDeque::new(),
+            leaving: VecDeque::new(),
+            under_way: 0,
+            marked: 0,
+            told: 0,
+            again: false,
+        }
+    }
+
+    /// Wants a region mapped. Not to be called while [`MapRequests::is_full`].
+    pub fn map(&mut self, wanted: MapRequest) {
+        self.under_way += 1;
+        self.wanted.push_back(wanted);
+    }
+
+    /// So many regions wait to be mapped that there is no place for another one.
+    pub fn is_full(&self) -> bool {
+        self.under_way >= ROOM
+    }
+
+    /// Whether regions wait to be mapped.
+    pub fn awaits_mappings(&self) -> bool {
+        self.under_way > 0
+    }
+
+    /// Has mappings unmapped that no ring has any more, which the command `seq` took away.
+    pub fn unmap(&mut self, mappings: impl IntoIterator<Item = Arc<Mapping>>, seq: u64) {
+        // Rings that had them have let go of them, or else the last of them unmaps it.
+        self.leaving.extend(mappings.into_iter().filter_map(Unmapping::of).map(Leaving::Mapping));
+        let before = std::mem::replace(&mut self.marked, seq);
+        match self.leaving.is_empty() && self.mapper.unmapped.load(Relaxed) == before {
+            true => self.mapper.unmapped.store(seq, Relaxed),
+            false => self.leaving.push_back(Leaving::Mark(seq)),
+        }
+    }
+
+    /// Gives the mapper what it has room for.
+    pub fn hand_over(&mut self) {
+        let mut handed = false;
+        let mut give = || {
+            if !self.wanted.is_empty() {
+                let mut queue = self.mapper.wanted.lease(CONTROL)?;
+                // There is room for as many as may be under way.
+                queue.extend(self.wanted.drain(..));
+                handed = true;
+            }
+            if !self.leaving.is_empty() {
+                let mut queue = self.mapper.leaving.lease(CONTROL)?;
+                let count = ROOM.saturating_sub(queue.len()).min(self.leaving.len());
+                queue.extend(self.leaving.drain(..count));
+                handed |= count > 0;
+            }
+            Some(())
+        };
+        self.again |= give().is_none();
+        if handed {
+            self.mapper.notify.nudge();
+        }
+    }
+
+    /// The next region that was mapped, or could not be.
+    pub fn next_mapped(&mut self) -> Option<Mapped> {
+        if self.under_way == 0 {
+            return None;
+        }
+        let Some(mut queue) = self.mapper.mapped.lease(CONTROL) else {
+            self.again = true;
+            return None;
+        };
+        let mapped = queue.pop_front()?;
+        self.under_way -= 1;
+        Some(mapped)
+    }
+
+    /// Whether the mapper had a queue for itself just then, so that it is to be tried again at once; forgets it.
+    pub fn must_try_again(&mut self) -> bool {
+        std::mem::take(&mut self.again)
+    }
+
+    /// News: all that the commands up to this one took away is unmapped.
+    pub fn unmapped(&mut self) -> Option<u64> {
+        let seq = self.mapper.unmapped.load(Relaxed);
+        (std::mem::replace(&mut self.told, seq) < seq).then_some(seq)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+
+    use super::*;
+
+    fn wanted(seq: u64, octets: u64) -> MapRequest {
+        let fd = memfd_create(c"guest", MFdFlags::MFD_CLOEXEC).unwrap();
+        nix::unistd::ftruncate(&fd, octets.cast_signed()).unwrap();
+        let region = Region { guest_addr: 0, size: octets, user_addr: 0, offset: 0, block: 4096 };
+        MapRequest { seq, port: 0, staged: true, region, fd }
+    }
+
+    fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            assert!(Instant::now() < deadline);
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn what_is_wanted_is_mapped_and_what_goes_is_told_of_in_order() {
+        let mapper: &Mapper = Box::leak(Box::new(Mapper::new().unwrap()));
+        std::thread::spawn(|| mapper.run(|| ()));
+        let mut requests = MapRequests::new(mapper);
+        requests.unmap([], 1);
+        assert_eq!((requests.unmapped(), requests.unmapped()), (Some(1), None), "there was nothing to wait for");
+        let mut seq = 1;
+        let mut mappings = Vec::new();
+        while !requests.is_full() {
+            seq += 1;
+            requests.map(wanted(seq, 8 << 20));
+        }
+        while requests.awaits_mappings() {
+            requests.hand_over();
+            let Mapped { seq, outcome, .. } = until(|| requests.next_mapped());
+            assert_eq!(seq, mappings.len() as u64 + 2);
+            mappings.push(Arc::new(Mapping::new(0, outcome.unwrap())));
+        }
+        // More than there are places for.
+        let last = seq + mappings.len() as u64;
+        for mapping in mappings {
+            seq += 1;
+            requests.unmap([mapping], seq);
+        }
+        let mut told = 1;
+        while told < last {
+            requests.hand_over();
+            let news = until(|| {
+                requests.hand_over();
+                requests.unmapped()
+            });
+            assert!(news > told && news <= last, "{news}");
+            told = news;
+        }
+    }
+
+    #[test]
+    fn slices_grow_while_they_are_quick_and_stay_within_bounds() {
+        let mut slice = *SLICE.start();
+        for _ in 0..20 {
+            slice = next_slice(slice, 1_000);
+        }
+        assert_eq!(slice, *SLICE.end());
+        assert_eq!(next_slice(slice, 30_000), slice);
+        for _ in 0..20 {
+            slice = next_slice(slice, 1_000_000);
+        }
+        assert_eq!(slice, *SLICE.start());
+    }
+}

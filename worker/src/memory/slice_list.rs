@@ -1,0 +1,103 @@
+//! Lists of slices of guest memory: what chains come to. They have their room from an arena ([`super::mapping::Arena`]), in
+//! which the slices of earlier bursts still lie; so nothing beyond a list's own length is ever handed out.
+
+use super::mapping::GuestSlice;
+
+/// A list of slices in an arena.
+pub struct SliceList<'a, 'm> {
+    room: &'a mut [GuestSlice<'m>],
+    len: usize,
+    /// Descriptors that were looked at to fill it, whatever came of it.
+    pub walked: u64,
+}
+
+impl<'a, 'm> SliceList<'a, 'm> {
+    /// An empty list with that room.
+    #[inline]
+    pub(super) fn over(room: &'a mut [GuestSlice<'m>]) -> SliceList<'a, 'm> {
+        SliceList { room, len: 0, walked: 0 }
+    }
+
+    /// Adds a slice; false when there is no room.
+    #[inline]
+    pub fn push(&mut self, slice: GuestSlice<'m>) -> bool {
+        match self.room.get_mut(self.len) {
+            Some(place) => {
+                *place = slice;
+                self.len += 1;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The end of the list, for adding many.
+    #[inline]
+    pub fn tail(&mut self) -> Tail<'_, 'm> {
+        let SliceList { room, len, .. } = self;
+        Tail { places: room.get_mut(*len..).unwrap_or(&mut []).iter_mut(), len, count: 0 }
+    }
+
+    /// The slice at an index.
+    #[inline]
+    pub fn get(&self, at: usize) -> Option<&GuestSlice<'m>> {
+        self.room.get(..self.len)?.get(at)
+    }
+
+    /// Number of slices.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Forgets all slices from `len` on.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// How many more fit.
+    pub fn spare(&self) -> usize {
+        self.room.len() - self.len
+    }
+
+    /// The slices from `from` to the end.
+    #[inline]
+    pub fn from(&self, from: usize) -> &[GuestSlice<'m>] {
+        self.room.get(from..self.len).unwrap_or(&[])
+    }
+
+    /// The slices `[from, to)`.
+    #[inline]
+    pub fn range(&self, from: usize, to: usize) -> &[GuestSlice<'m>] {
+        self.room.get(from..to.min(self.len)).unwrap_or(&[])
+    }
+}
+
+/// The end of a list. What is added counts when this is dropped.
+pub struct Tail<'t, 'm> {
+    places: std::slice::IterMut<'t, GuestSlice<'m>>,
+    len: &'t mut usize,
+    count: usize,
+}
+
+impl<'m> Tail<'_, 'm> {
+    /// Adds a slice; false when there is no room.
+    #[inline]
+    pub fn push(&mut self, slice: GuestSlice<'m>) -> bool {
+        match self.places.next() {
+            Some(place) => {
+                *place = slice;
+                self.count += 1;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+impl Drop for Tail<'_, '_> {
+    #[inline]
+    fn drop(&mut self) {
+        *self.len += self.count;
+    }
+}

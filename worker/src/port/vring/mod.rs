@@ -1,0 +1,10 @@
+//! Ports of guests: virtqueues (virtio 1.3, 2.7 and 2.8) in memory that both sides write.
+
+pub mod chain;
+pub mod deliver;
+#[cfg(any(test, feature = "fuzzing"))]
+#[allow(dead_code, clippy::unwrap_used, reason = "for tests; fuzzers use some of it")]
+pub mod driver;
+pub mod packed;
+pub mod queue;
+pub mod split;

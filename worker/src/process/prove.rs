@@ -1,0 +1,28 @@
+//! `sv3-worker --prove`: finds out that the kernel confines a worker as its policy says. For `sv3 audit`.
+//!
+//! This process serves nobody. Its children confine themselves by [`confine`], as a worker does in life, and try.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use sv3::ledger::LedgerMap;
+use sv3_policy::prove::{Subject, live, prove};
+
+use crate::process::{confine, crash};
+
+/// Tries everything and writes the outcome to stdout.
+pub fn run() -> Result<(), String> {
+    crash::handle_signals().map_err(|e| format!("signal handlers: {e}"))?;
+    let (_, map) = LedgerMap::create().map_err(|e| format!("ledger: {e}"))?;
+    let ledger: &LedgerMap = Box::leak(Box::new(map));
+    let area = &ledger.workers[0];
+    crash::record_in(area);
+    let noted = || {
+        let number = area.crash.syscall.load(Relaxed);
+        let noted = area.crash.signal.load(Relaxed) == libc::SIGSYS;
+        area.crash.clear();
+        noted.then_some(number)
+    };
+    let policy = sv3_policy::worker();
+    let (confine, reach) = (&|| confine::worker(confine::memory(1), || Ok(())), &confine::reach);
+    prove(&Subject { policy, confine, reach, noted: &noted, live: live(), removable: None })
+}
