@@ -24,9 +24,10 @@ use sv3::virtio::OFFERED;
 
 use args::Args;
 use nix::sys::epoll::{EpollEvent, EpollTimeout};
-use poll::control_thread::{ControlThread, Start};
+use poll::control_thread::ControlThread;
 use poll::notify::MAX_EVENTS;
 use poll::poller::Buffers;
+use poll::start::Start;
 use poll::threads::Threads;
 use process::link::{Link, LinkEnd};
 

@@ -10,19 +10,23 @@ use sv3::ipc::{RingFault, Settings};
 use sv3::virtio::NET_HDR_LEN;
 
 use crate::forward::forwarder::{Forwarder, Frame, Unsent, publish_ring};
-use crate::forward::frame_head::{FrameHead, HEAD_LEN, Snapshot};
 use crate::forward::offload::{self, Offload};
 use crate::memory::copy::Source;
-use crate::memory::mapping::{Arena, GuestSlice};
+use crate::memory::frame_head::{FrameHead, HEAD_LEN, Snapshot};
+use crate::memory::meddling::looked;
+use crate::memory::slice::GuestSlice;
+use crate::memory::slice_list::Arena;
 use crate::memory::slice_list::SliceList;
 use crate::poll::cost::{DELIVERY, DESCRIPTOR, FRAME};
 use crate::poll::pause::{BufferWait, WaitBudget};
 use crate::port::Ring;
-use crate::port::vring::chain::{Direction, MAX_SLICES, Walker};
+use crate::port::vring::chain::{MAX_SLICES, Walker};
 use crate::port::vring::deliver::{Delivered, PlainFrame};
-use crate::port::vring::queue::{Chain, Virtqueue, either};
+use crate::port::vring::queue::either;
+use crate::port::vring::virtqueue::{Chain, Virtqueue};
 use crate::process::crash;
-use crate::process::crash_points::{CrashPoint, looked, pass};
+use crate::process::crash_points::{CrashPoint, pass};
+use sv3::ids::Direction;
 
 const MAX_BATCH: usize = Settings::MAX_BATCH as usize;
 
@@ -85,7 +89,7 @@ impl Burst {
         let sender = Sender { slot, flow, features, header_len, budget };
         let Ring { queue, memory, features, wait_budget, .. } = state;
         let Some(queue) = queue else { return Ok(nothing) };
-        let walker = Walker { memory, features: *features, direction: Direction::FromGuest };
+        let walker = Walker { memory, features: *features, direction: Direction::Transmit };
         let mut served = either!(queue, queue => self.run(forwarder, queue, &walker, &sender, wait_budget))?;
         if served.chains > 0 {
             publish_ring(state, forwarder.line(slot), ring, forwarder.counting());
@@ -277,7 +281,7 @@ impl Sender {
         };
         let (dst, src) = head.addresses(skip);
         let frame = Frame { dst, src, flow: self.flow, offload, snapshot, slices, skip, len };
-        crash::with_current(head, || forwarder.forward(self.slot, &frame))?;
+        crash::with_current(&head.0, || forwarder.forward(self.slot, &frame))?;
         Ok(len)
     }
 

@@ -12,10 +12,10 @@ use sv3::{MAX_PORTS, MAX_RINGS};
 
 use crate::forward::counting::Counting;
 use crate::forward::fdb::Fdb;
-use crate::forward::frame_head::{HEAD_LEN, Snapshot};
 use crate::forward::offload::{Offload, Segments, finish_checksum};
 use crate::memory::copy::Source;
-use crate::memory::mapping::GuestSlice;
+use crate::memory::frame_head::{HEAD_LEN, Snapshot};
+use crate::memory::slice::GuestSlice;
 use crate::poll::cost::{RING, SIGNAL};
 use crate::poll::lease::Leased;
 use crate::poll::pause::BufferWait;

@@ -5,6 +5,5 @@ pub mod checksum;
 pub mod counting;
 pub mod fdb;
 pub mod forwarder;
-pub mod frame_head;
 pub mod offload;
 pub mod rarp;

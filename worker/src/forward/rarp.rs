@@ -8,9 +8,9 @@
 use sv3::frame::MacAddr;
 
 use crate::forward::forwarder::{Forwarder, Frame, Unsent};
-use crate::forward::frame_head::Snapshot;
 use crate::forward::offload::Offload;
-use crate::memory::mapping::GuestSlice;
+use crate::memory::frame_head::Snapshot;
+use crate::memory::slice::GuestSlice;
 
 /// Octets of the frame, padded to Ethernet's least.
 const LEN: usize = 60;

@@ -9,11 +9,13 @@ use sv3::ledger::LedgerMap;
 use sv3::virtio::*;
 
 use super::ring::{END, inside, pieces};
-use crate::memory::mapping::Arena;
-use crate::port::vring::chain::{Direction, MAX_SLICES, Walker};
+use crate::memory::slice_list::Arena;
+use crate::port::vring::chain::{MAX_SLICES, Walker};
 use crate::port::vring::driver::{BASE, Driver, REGION};
 use crate::port::vring::packed::PackedRing;
-use crate::port::vring::queue::{Chain, RingSetup, Virtqueue};
+use crate::port::vring::setup::RingSetup;
+use crate::port::vring::virtqueue::{Chain, Virtqueue};
+use sv3::ids::Direction;
 
 const TABLE: u64 = BASE + 0x4000;
 const DATA: u64 = BASE + 0x8000;
@@ -97,12 +99,12 @@ impl Guest {
         let events = user + u64::from(size) * 16;
         let addr = RingAddr { desc: user, avail: events, used: events + 4 };
         let (line, log) = (&ledger.ports[0].rings[0], &ledger.journals[0][0]);
-        let place = RingSetup { size, addr, base: start.0, run, line, log };
+        let place = RingSetup { size, addr, base: start.0, run, position: line, journal: log };
         let bit = |bit: u8| options >> bit & 1 != 0;
         let indirect = if bit(0) { VIRTIO_RING_F_INDIRECT_DESC.mask() } else { 0 };
         let event_idx = if bit(1) { VIRTIO_RING_F_EVENT_IDX.mask() } else { 0 };
         let features = indirect | event_idx | VIRTIO_F_RING_PACKED.mask();
-        let direction = if bit(2) { Direction::ToGuest } else { Direction::FromGuest };
+        let direction = if bit(2) { Direction::Receive } else { Direction::Transmit };
         let ring = Some(PackedRing::new(&driver.memory, &place, features).unwrap());
         Guest {
             driver,
@@ -235,7 +237,7 @@ impl Guest {
                         let count = slice.read(0, &mut begin);
                         assert_eq!(begin[..count], self.driver.read(*addr, (*len as usize).min(16)));
                     }
-                    let written = if self.direction == Direction::ToGuest { len.unwrap_or(0) as u32 } else { 0 };
+                    let written = if self.direction == Direction::Receive { len.unwrap_or(0) as u32 } else { 0 };
                     if !ring.has_room(1) {
                         ring.make_room();
                     }
@@ -280,7 +282,7 @@ impl Guest {
         }
         self.fresh &= moved == 0;
         self.published = self.next;
-        assert_eq!(self.place.line.used.load(Relaxed), u64::from(self.next.0));
+        assert_eq!(self.place.position.used.load(Relaxed), u64::from(self.next.0));
     }
 
     /// The worker dies, maybe with a burst under way, maybe after it wrote nonsense into the ledger. Octets: which (1),
@@ -291,8 +293,8 @@ impl Guest {
             return;
         }
         if nonsense {
-            self.place.line.used.store(input.u64() & 0xffff_000f_ffff | u64::from(input.u16()) << 32, Relaxed);
-            for entry in self.place.log.entries.iter().take(8) {
+            self.place.position.used.store(input.u64() & 0xffff_000f_ffff | u64::from(input.u16()) << 32, Relaxed);
+            for entry in self.place.journal.entries.iter().take(8) {
                 entry.store(input.u64(), Relaxed);
             }
             self.dirty.push((BASE, usize::from(self.place.size) * 16 + 8));
@@ -366,7 +368,7 @@ impl Guest {
     }
 
     fn buffer(&self, buffers: &mut Option<Vec<(u64, u32)>>, addr: u64, len: u32, flags: u16) {
-        let right = (flags & VIRTQ_DESC_F_WRITE != 0) == (self.direction == Direction::ToGuest);
+        let right = (flags & VIRTQ_DESC_F_WRITE != 0) == (self.direction == Direction::Receive);
         let Some(list) = buffers else { return };
         if right && (len == 0 || inside(addr, len)) {
             list.extend(pieces(addr, len));

@@ -8,11 +8,12 @@ use sv3::fuzz::Input;
 use sv3::virtio::*;
 
 use super::twin::Twin;
-use crate::memory::mapping::Arena;
-use crate::port::vring::chain::{Direction, MAX_SLICES, Walker};
+use crate::memory::slice_list::Arena;
+use crate::port::vring::chain::{MAX_SLICES, Walker};
 use crate::port::vring::driver::{BASE, Driver, REGION};
-use crate::port::vring::queue::Virtqueue;
 use crate::port::vring::split::SplitRing;
+use crate::port::vring::virtqueue::Virtqueue;
+use sv3::ids::Direction;
 
 const TABLE: u64 = BASE + 0x4000;
 const DATA: u64 = BASE + 0x8000;
@@ -63,7 +64,7 @@ impl Guest {
         let indirect = if bit(0) { VIRTIO_RING_F_INDIRECT_DESC.mask() } else { 0 };
         let event_idx = if bit(1) { VIRTIO_RING_F_EVENT_IDX.mask() } else { 0 };
         let features = indirect | event_idx;
-        let direction = if bit(2) { Direction::ToGuest } else { Direction::FromGuest };
+        let direction = if bit(2) { Direction::Receive } else { Direction::Transmit };
         let pair = PAIRS.with_borrow_mut(|pairs| pairs[size.ilog2() as usize].take());
         let (driver, mut twin) = pair.unwrap_or_else(|| {
             let driver = Driver::new(size);
@@ -255,13 +256,13 @@ impl Guest {
             _ => panic!("we: {walked:?}, the model: {model:?}"),
         }
         let written = match (&walked, self.direction) {
-            (Some(total), Direction::ToGuest) => *total as u32,
+            (Some(total), Direction::Receive) => *total as u32,
             _ => 0,
         };
         if let Some(twin) = twin {
             assert_eq!(twin.head, head);
             if let Some(buffers) = &model {
-                let to_guest = self.direction == Direction::ToGuest;
+                let to_guest = self.direction == Direction::Receive;
                 let cut = |(addr, len, writable): &(u64, u32, bool)| {
                     assert_eq!(*writable, to_guest);
                     pieces(*addr, *len)
@@ -307,7 +308,7 @@ impl Guest {
                 (table, count, indirect, index, steps) = (addr, len as usize / 16, true, 0, 0);
                 continue;
             }
-            if (flags & VIRTQ_DESC_F_WRITE != 0) != (self.direction == Direction::ToGuest) {
+            if (flags & VIRTQ_DESC_F_WRITE != 0) != (self.direction == Direction::Receive) {
                 return None;
             }
             if len > 0 && !inside(addr, len) {

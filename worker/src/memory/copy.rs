@@ -1,6 +1,6 @@
 //! Copies between lists of slices.
 
-use crate::memory::mapping::GuestSlice;
+use crate::memory::slice::GuestSlice;
 
 /// Copies out of a list of slices, from `skip` octets on; returns how many octets there were.
 #[inline]

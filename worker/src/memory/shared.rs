@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use sv3::ipc::RingFault;
 
-use super::mapping::{GuestMemory, Mapping, prefetch, prefetch_to_write};
+use super::guest_memory::GuestMemory;
+use super::mapping::Mapping;
+use super::slice::{prefetch, prefetch_to_write};
 
 /// Values of `T` in guest memory.
 pub struct SharedArray<T> {

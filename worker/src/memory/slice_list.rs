@@ -1,7 +1,8 @@
-//! Lists of slices of guest memory: what chains come to. They have their room from an arena ([`super::mapping::Arena`]), in
+//! Lists of slices of guest memory: what chains come to. They have their room from an arena ([`Arena`]), in
 //! which the slices of earlier bursts still lie; so nothing beyond a list's own length is ever handed out.
+#![allow(unsafe_code)] // named in the design: guest memory
 
-use super::mapping::GuestSlice;
+use super::slice::GuestSlice;
 
 /// A list of slices in an arena.
 pub struct SliceList<'a, 'm> {
@@ -99,5 +100,25 @@ impl Drop for Tail<'_, '_> {
     #[inline]
     fn drop(&mut self) {
         *self.len += self.count;
+    }
+}
+
+/// Room for the slices of a burst, made once.
+pub struct Arena(Box<[GuestSlice<'static>]>);
+
+impl Arena {
+    /// Room for `slices` slices.
+    pub fn new(slices: usize) -> Arena {
+        Arena(vec![GuestSlice::EMPTY; slices].into_boxed_slice())
+    }
+
+    /// An empty list with the arena's room, for slices of any memory.
+    #[inline]
+    pub fn list<'a, 'm>(&'a mut self) -> SliceList<'a, 'm> {
+        // SAFETY: the lifetime is a marker; slices of 'm are only read through the list, up to the list's own length,
+        // and no 'static ones are ever handed out.
+        let room =
+            unsafe { std::mem::transmute::<&'a mut [GuestSlice<'static>], &'a mut [GuestSlice<'m>]>(&mut *self.0) };
+        SliceList::over(room)
     }
 }

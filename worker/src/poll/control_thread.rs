@@ -6,16 +6,17 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use sv3::ipc::{BUSY_QUIET, Command, Region, Report, ReportKind, RingFault, Settings};
-use sv3::ledger::{Ledger, ThreadState, WorkerArea};
+use sv3::ipc::{BUSY_QUIET, Command, Region, Report, ReportKind, RingFault};
 use sv3::{MAX_PORTS, MAX_RINGS};
 
 use crate::forward::rarp;
-use crate::memory::mapper::{MapRequest, MapRequests, Mapped};
-use crate::memory::mapping::{GuestMemory, Mapping};
+use crate::memory::guest_memory::GuestMemory;
+use crate::memory::mapping::Mapping;
+use crate::poll::mapper::{MapRequest, MapRequests, Mapped};
 use crate::poll::poller::{Buffers, Poller};
+use crate::poll::start::Start;
 use crate::poll::threads::Threads;
-use crate::port::vring::queue::RingSetup;
+use crate::port::vring::setup::RingSetup;
 use crate::port::{Ring, RingLease, transmits};
 use crate::process::clock;
 use crate::process::link::{CommandWithFds, Link, LinkEnd};
@@ -23,29 +24,6 @@ use crate::process::link::{CommandWithFds, Link, LinkEnd};
 /// Most commands obeyed at a look, lest clients that come and go by the thousand hold up those that stay. The rest is
 /// still there at the next look.
 const MAX_COMMANDS: usize = 4;
-
-/// What the first command says.
-#[derive(Clone, Copy)]
-pub struct Start {
-    /// How the worker runs.
-    pub settings: Settings,
-    /// The mapped ledger.
-    pub ledger: &'static Ledger,
-    /// The worker's own area of it.
-    pub area: &'static WorkerArea,
-    /// The worker waits for [`Command::Promote`].
-    pub standby: bool,
-}
-
-impl Start {
-    /// The state of thread `number`. [`crate::args`] sees to it that there are no more threads than the ledger has.
-    pub fn thread(&self, number: usize) -> &'static ThreadState {
-        match self.area.thread(number) {
-            Some(state) => state,
-            None => crate::last_words(&format!("the ledger has no place for thread {number}")),
-        }
-    }
-}
 
 /// What only commands are about of a client.
 #[derive(Default)]
@@ -191,8 +169,8 @@ impl ControlThread {
             Command::RingStart { port, ring, size, addr, base, run } => {
                 self.stop(port, ring);
                 match self.poller.forwarder.ring_lines(port, ring) {
-                    Some((line, log)) => {
-                        self.start(port, ring, RingSetup { size, addr, base, run, line, log }, fds.next())
+                    Some((position, journal)) => {
+                        self.start(port, ring, RingSetup { size, addr, base, run, position, journal }, fds.next())
                     }
                     None => Err(NO_PORT),
                 }

@@ -6,11 +6,13 @@ pub mod cost;
 pub mod lease;
 #[path = "lease/tests.rs"]
 mod lease_tests;
+pub mod mapper;
 #[cfg(test)]
 mod models;
 pub mod notify;
 pub mod pause;
 pub mod poller;
 pub mod spin;
+pub mod start;
 mod sync;
 pub mod threads;

@@ -18,11 +18,11 @@ use sv3::{MAX_PORTS, MAX_RINGS};
 
 use crate::forward::burst::{Burst, Served};
 use crate::forward::forwarder::{self, Forwarder};
-use crate::poll::control_thread::Start;
 use crate::poll::cost::{self, Credit};
 use crate::poll::notify::{self, Events, MAX_EVENTS, Woken};
 use crate::poll::pause::{Pauses, Remaining, Resumed};
 use crate::poll::spin::Spin;
+use crate::poll::start::Start;
 use crate::poll::threads::Threads;
 use crate::port::{RingLease, transmits};
 use crate::process::clock;

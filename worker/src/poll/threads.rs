@@ -14,7 +14,7 @@
 //! they will ever ask for: the policy has no syscall for a thread to begin, to wait for a lock, or to grow its allocator.
 //! They end with the process.
 //!
-//! One thread more, which moves no frames, maps and unmaps ([`crate::memory::mapper`]).
+//! One thread more, which moves no frames, maps and unmaps ([`crate::poll::mapper`]).
 
 use std::hint::black_box;
 use std::sync::OnceLock;
@@ -25,10 +25,10 @@ use sv3::MAX_QUEUE_PAIRS;
 use sv3::cpus::Cpus;
 use sv3::timeslice::TimeSlice;
 
-use crate::memory::mapper::Mapper;
-use crate::poll::control_thread::Start;
+use crate::poll::mapper::Mapper;
 use crate::poll::notify::Notify;
 use crate::poll::poller::{Buffers, Poller};
+use crate::poll::start::Start;
 use crate::port::Ports;
 use crate::process::{affinity, crash};
 

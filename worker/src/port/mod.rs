@@ -16,11 +16,12 @@ use sv3::ipc::RingFault;
 use sv3::virtio::{NET_HDR_LEN, NET_HDR_LEN_LEGACY, VIRTIO_F_VERSION_1, VIRTIO_NET_F_MRG_RXBUF};
 use sv3::{MAX_PORTS, MAX_QUEUE_PAIRS, MAX_RINGS};
 
-use crate::memory::mapping::GuestMemory;
+use crate::memory::guest_memory::GuestMemory;
 use crate::poll::bits::Bits;
 use crate::poll::lease::{Lease, Leased};
 use crate::poll::pause::WaitBudget;
-use crate::port::vring::queue::{Queue, RingSetup};
+use crate::port::vring::queue::Queue;
+use crate::port::vring::setup::RingSetup;
 
 /// Places for all ports.
 pub struct Ports {

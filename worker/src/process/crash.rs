@@ -27,9 +27,10 @@ use std::sync::atomic::{
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use sv3::MAX_REGIONS;
-use sv3::ledger::{Crash, WorkerArea};
+use sv3::ledger::{Crash, FRAME_HEAD, WorkerArea};
 
-use crate::forward::frame_head::FrameHead;
+/// Words of a chain's first octets, at least [`FRAME_HEAD`] octets of them.
+pub const HEAD_WORDS: usize = FRAME_HEAD.div_ceil(8);
 
 /// One mapping of guest memory; none while `len` is 0.
 struct Range {
@@ -56,7 +57,7 @@ static EVER: AtomicUsize = AtomicUsize::new(0);
 thread_local! {
     /// The first octets of the chain in hand, as they stand in memory; null while there is none. Constant and without a
     /// destructor, so that a signal handler may read it.
-    static IN_HAND: Cell<*const FrameHead> = const { Cell::new(std::ptr::null()) };
+    static IN_HAND: Cell<*const [u64; HEAD_WORDS]> = const { Cell::new(std::ptr::null()) };
     /// This thread's number.
     static THREAD: Cell<u32> = const { Cell::new(0) };
 }
@@ -160,7 +161,7 @@ pub fn record_in(area: &'static WorkerArea) {
 
 /// Runs `work` with a chain in hand, so that its first octets are known if the worker dies of it.
 #[inline]
-pub fn with_current<T>(head: &FrameHead, work: impl FnOnce() -> T) -> T {
+pub fn with_current<T>(head: &[u64; HEAD_WORDS], work: impl FnOnce() -> T) -> T {
     IN_HAND.set(std::ptr::from_ref(head));
     let result = work();
     IN_HAND.set(std::ptr::null());
@@ -169,14 +170,14 @@ pub fn with_current<T>(head: &FrameHead, work: impl FnOnce() -> T) -> T {
 
 /// The head of the chain in hand, or null.
 #[inline]
-pub fn current() -> *const FrameHead {
+pub fn current() -> *const [u64; HEAD_WORDS] {
     IN_HAND.get()
 }
 
 /// Takes a chain in hand again, or none. Whoever does so sees to it that its head stays where it is until the next one is
 /// taken.
 #[inline]
-pub fn set_current(head: *const FrameHead) {
+pub fn set_current(head: *const [u64; HEAD_WORDS]) {
     IN_HAND.set(head);
 }
 
@@ -184,7 +185,7 @@ fn keep_in_hand(crash: &Crash) {
     // SAFETY: null or a reference that `with_current`, or who called `set_current`, holds while this runs, on the same
     // thread.
     if let Some(head) = unsafe { IN_HAND.get().as_ref() } {
-        for (to, from) in crash.frame_head.iter().zip(head.0.iter().flat_map(|word| word.to_ne_bytes())) {
+        for (to, from) in crash.frame_head.iter().zip(head.iter().flat_map(|word| word.to_ne_bytes())) {
             to.store(from, Relaxed);
         }
         crash.has_frame.store(1, Relaxed);

@@ -2,8 +2,6 @@
 //! from outside, and dies there after some thousand passes or fewer. The panic message names the place, so that a test
 //! can tell from the events when it has seen them all. Without the feature nothing of this is compiled.
 
-use crate::memory::mapping::GuestSlice;
-
 /// The places, in the order of the publish sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
@@ -41,59 +39,6 @@ pub fn pass(point: CrashPoint) {
     armed::pass();
     #[cfg(not(feature = "crash-points"))]
     let _ = point;
-}
-
-/// Octets of slices were looked at, which are delivered as they were: where tests and fuzzers have a guest write to them.
-/// `tell` says which: slices, and how many of their first octets.
-#[inline(always)]
-pub fn looked(tell: impl FnOnce(&mut dyn FnMut(&[GuestSlice<'_>], usize))) {
-    #[cfg(any(test, feature = "fuzzing"))]
-    meddling::looked(tell);
-    #[cfg(not(any(test, feature = "fuzzing")))]
-    let _ = tell;
-}
-
-/// In tests and fuzzers a guest may write to its frames between look and delivery.
-#[cfg(any(test, feature = "fuzzing"))]
-pub mod meddling {
-    use std::cell::Cell;
-
-    use crate::memory::mapping::GuestSlice;
-
-    thread_local! {
-        static MEDDLES: Cell<bool> = const { Cell::new(false) };
-    }
-
-    /// From now on all octets that were looked at are others at once, or are so no more.
-    pub fn set(meddles: bool) {
-        MEDDLES.set(meddles);
-    }
-
-    #[inline]
-    pub(super) fn looked(tell: impl FnOnce(&mut dyn FnMut(&[GuestSlice<'_>], usize))) {
-        if MEDDLES.get() {
-            meddle(tell);
-        }
-    }
-
-    /// Apart, so that what `pace` measures is what is there without it.
-    #[cold]
-    #[inline(never)]
-    fn meddle(tell: impl FnOnce(&mut dyn FnMut(&[GuestSlice<'_>], usize))) {
-        tell(&mut spoil);
-    }
-
-    /// Headers of a frame that nobody may send, from its net header on: to a link-local address, from a group, neither IP
-    /// nor anything else.
-    fn spoil(slices: &[GuestSlice<'_>], octets: usize) {
-        let mut spoilt =
-            [0x05, 0x81].into_iter().chain([0xff; 10]).chain([1, 0x80, 0xc2, 0, 0, 0x0e]).chain([0xff; 300]);
-        let mut left = octets;
-        for slice in slices {
-            let piece: Vec<u8> = spoilt.by_ref().take(slice.len().min(left)).collect();
-            left -= slice.write(0, &piece);
-        }
-    }
 }
 
 /// In unit tests a point is a panic, which the test catches: the worker's memory is lost, guest and ledger are not.

@@ -9,11 +9,12 @@ use sv3::virtio::{VIRTIO_F_VERSION_1, VIRTIO_NET_F_MRG_RXBUF, VIRTQ_DESC_F_NEXT,
 
 use super::*;
 use crate::forward::forwarder::Buffers;
+use crate::memory::meddling::meddler;
 use crate::poll::cost::TURN;
 use crate::port::vring::driver::{BASE, Driver, PackedDriver};
 use crate::port::vring::queue::Queue;
 use crate::port::{Ports, RingLease};
-use crate::process::crash_points::{armed, meddling};
+use crate::process::crash_points::armed;
 
 pub(super) const SIZE: u16 = 256;
 pub(super) const DATA: u64 = BASE + 0x2_0000;
@@ -237,9 +238,9 @@ fn what_was_looked_at_is_what_is_delivered() {
             }
             sender.offer(2 * n);
         }
-        meddling::set(true);
+        meddler::set(true);
         assert_eq!(house.serve(&sender).chains, 4);
-        meddling::set(false);
+        meddler::set(false);
         let receivers = if to == known { 1 } else { 2 };
         for receiver in &house.receivers[..receivers] {
             let mut got = (0..receiver.used_idx()).map(|at| {

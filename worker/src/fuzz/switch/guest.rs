@@ -11,7 +11,8 @@ use sv3::virtio::*;
 use super::bridge::{Got, Mac, Sent};
 use super::rings::{CHAINS, Half, OCTETS, PIECES, SIZE};
 use crate::port::vring::driver::{BASE, Driver};
-use crate::port::vring::queue::{Queue, RingSetup};
+use crate::port::vring::queue::Queue;
+use crate::port::vring::setup::RingSetup;
 use crate::port::{Port, Ring};
 
 /// Where the rings lie: receive, transmit.
@@ -140,7 +141,7 @@ impl Guest {
         for (ring, half) in self.rings.iter().enumerate() {
             let (line, log) = (&self.ledger.ports[slot].rings[ring], &self.ledger.journals[slot][ring]);
             let (addr, base) = (half.addr(&self.driver), half.position());
-            let place = RingSetup { size: SIZE, addr, base, run: self.run, line, log };
+            let place = RingSetup { size: SIZE, addr, base, run: self.run, position: line, journal: log };
             let queue = Queue::new(&self.driver.memory, &place, self.features).unwrap();
             assert!(!self.honest || queue.position() == half.position());
             let mut state = port.make_ring(ring as u16).unwrap().lease(0).unwrap();

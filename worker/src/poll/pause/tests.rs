@@ -7,7 +7,7 @@ use sv3::virtio::{VIRTIO_F_VERSION_1, VIRTIO_RING_F_EVENT_IDX, VIRTQ_DESC_F_WRIT
 
 use super::*;
 use crate::port::vring::driver::{BASE, Driver, PackedDriver};
-use crate::port::vring::queue::{Chain, Virtqueue};
+use crate::port::vring::virtqueue::{Chain, Virtqueue};
 
 proptest! {
     #[test]

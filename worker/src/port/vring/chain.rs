@@ -5,10 +5,12 @@
 //! descriptors of length 0 without looking at their address, and cuts buffers at region borders, since what is adjacent
 //! for the guest need not be for us.
 
+use sv3::ids::Direction;
 use sv3::virtio::{VIRTIO_RING_F_INDIRECT_DESC, VIRTQ_DESC_F_INDIRECT, VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE};
 
-use super::split::{Descriptor, SplitRing};
-use crate::memory::mapping::{GuestMemory, GuestSlice, RegionCache};
+use super::descriptor::{Descriptor, Table};
+use crate::memory::guest_memory::{GuestMemory, RegionCache};
+use crate::memory::slice::GuestSlice;
 use crate::memory::slice_list::SliceList;
 
 /// Most slices of one chain, as in QEMU (`VIRTQUEUE_MAX_SIZE`).
@@ -18,22 +20,13 @@ pub const MAX_SLICES: usize = 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadChain;
 
-/// Which way the octets of a chain go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// The driver wrote them, the device reads.
-    FromGuest,
-    /// The device writes them.
-    ToGuest,
-}
-
 /// What a walk needs to know of the ring's owner.
 pub struct Walker<'m> {
     /// The client's memory.
     pub memory: &'m GuestMemory,
     /// The negotiated features.
     pub features: u64,
-    /// Direction that every descriptor must have.
+    /// Direction that every descriptor must have: the device reads what the guest transmits and writes what it receives.
     pub direction: Direction,
 }
 
@@ -41,18 +34,18 @@ impl<'m> Walker<'m> {
     /// Appends the slices of the chain at `head` to `out` and returns how many octets they have. When it fails, `out` is
     /// as before.
     #[inline(always)]
-    pub(super) fn walk(&self, ring: &SplitRing, head: u16, out: &mut SliceList<'_, 'm>) -> Result<usize, BadChain> {
-        let first = ring.descriptor(head).ok_or(BadChain)?;
+    pub(super) fn walk(&self, table: &impl Table, head: u16, out: &mut SliceList<'_, 'm>) -> Result<usize, BadChain> {
+        let first = table.descriptor(head).ok_or(BadChain)?;
         match self.append_plain(&first, out) {
             Some(len) => Ok(len),
-            None => self.any(ring, first, out),
+            None => self.any(table, first, out),
         }
     }
 
     /// What most chains are.
     #[inline]
     pub(super) fn plain(&self) -> Plain<'m> {
-        let wanted = if self.direction == Direction::ToGuest { VIRTQ_DESC_F_WRITE } else { 0 };
+        let wanted = if self.direction == Direction::Receive { VIRTQ_DESC_F_WRITE } else { 0 };
         Plain { memory: self.memory.last_region(), wanted }
     }
 
@@ -65,19 +58,19 @@ impl<'m> Walker<'m> {
     }
 
     #[inline(never)]
-    fn any(&self, ring: &SplitRing, first: Descriptor, out: &mut SliceList<'_, 'm>) -> Result<usize, BadChain> {
+    fn any(&self, table: &impl Table, first: Descriptor, out: &mut SliceList<'_, 'm>) -> Result<usize, BadChain> {
         let before = out.len();
-        let result = self.direct(ring, first, out);
+        let result = self.direct(table, first, out);
         if result.is_err() {
             out.truncate(before);
         }
         result
     }
 
-    fn direct(&self, ring: &SplitRing, first: Descriptor, out: &mut SliceList<'_, 'm>) -> Result<usize, BadChain> {
+    fn direct(&self, table: &impl Table, first: Descriptor, out: &mut SliceList<'_, 'm>) -> Result<usize, BadChain> {
         let mut total = 0;
         let mut descriptor = first;
-        for _ in 0..ring.size().min(MAX_SLICES as u16) {
+        for _ in 0..table.size().min(MAX_SLICES as u16) {
             if descriptor.flags & VIRTQ_DESC_F_INDIRECT != 0 {
                 // 2.7.5.3.1: never with NEXT set.
                 let allowed = VIRTIO_RING_F_INDIRECT_DESC.of(self.features);
@@ -90,7 +83,7 @@ impl<'m> Walker<'m> {
             if descriptor.flags & VIRTQ_DESC_F_NEXT == 0 {
                 return Ok(total);
             }
-            descriptor = ring.descriptor(descriptor.next).ok_or(BadChain)?;
+            descriptor = table.descriptor(descriptor.next).ok_or(BadChain)?;
         }
         Err(BadChain)
     }
@@ -151,7 +144,7 @@ impl<'m> Walker<'m> {
     ) -> Result<usize, BadChain> {
         out.walked += 1;
         let writable = descriptor.flags & VIRTQ_DESC_F_WRITE != 0;
-        if writable != (self.direction == Direction::ToGuest) {
+        if writable != (self.direction == Direction::Receive) {
             return Err(BadChain);
         }
         let mut addr = descriptor.addr;
@@ -199,7 +192,7 @@ mod tests {
 
     use super::super::driver::{BASE, Desc, Driver, REGION};
     use super::*;
-    use crate::memory::mapping::Arena;
+    use crate::memory::slice_list::Arena;
 
     const NEXT: u16 = VIRTQ_DESC_F_NEXT;
     const WRITE: u16 = VIRTQ_DESC_F_WRITE;
@@ -220,7 +213,7 @@ mod tests {
         let ring = driver.ring(features);
         let mut arena = Arena::new(MAX_SLICES);
         let mut out = arena.list();
-        let walker = Walker { memory: &driver.memory, features, direction: Direction::FromGuest };
+        let walker = Walker { memory: &driver.memory, features, direction: Direction::Transmit };
         let total = walker.walk(&ring, 0, &mut out)?;
         let lens: Vec<usize> = out.from(0).iter().map(GuestSlice::len).collect();
         assert_eq!(lens.iter().sum::<usize>(), total);

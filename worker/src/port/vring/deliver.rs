@@ -9,14 +9,18 @@ use sv3::ipc::RingFault;
 use sv3::ledger::JOURNAL_LEN;
 use sv3::virtio::{NET_HDR_LEN, NET_HDR_LEN_LEGACY, NetHdr, VIRTIO_NET_F_MRG_RXBUF};
 
-use crate::forward::frame_head::{FrameHead, HEAD_LEN, Snapshot};
 use crate::memory::copy::Sink;
-use crate::memory::mapping::{Arena, DeferredCopies, DeferredCopy, GuestSlice};
+use crate::memory::deferred::{DeferredCopies, DeferredCopy};
+use crate::memory::frame_head::{FrameHead, HEAD_LEN, Snapshot};
+use crate::memory::slice::GuestSlice;
+use crate::memory::slice_list::Arena;
 use crate::poll::cost::{DELIVERY, DESCRIPTOR};
 use crate::port::Ring;
-use crate::port::vring::chain::{Direction, MAX_SLICES, Walker};
-use crate::port::vring::queue::{Chain, Virtqueue, either};
+use crate::port::vring::chain::{MAX_SLICES, Walker};
+use crate::port::vring::queue::either;
+use crate::port::vring::virtqueue::{Chain, Virtqueue};
 use crate::process::crash_points::{CrashPoint, pass};
+use sv3::ids::Direction;
 
 /// A frame on its way: a header and octets in slices.
 #[derive(Clone, Copy)]
@@ -109,7 +113,7 @@ impl Receiver {
         let reader = Reader { header_len: ring.header_len(), mergeable: VIRTIO_NET_F_MRG_RXBUF.of(ring.features) };
         let Ring { queue, memory, features, .. } = ring;
         let queue = queue.as_mut().ok_or(Undelivered::Dropped(DropReason::RxDown))?;
-        let walker = Walker { memory, features: *features, direction: Direction::ToGuest };
+        let walker = Walker { memory, features: *features, direction: Direction::Receive };
         either!(queue, queue => self.put(queue, &walker, reader, outgoing))
     }
 
@@ -127,7 +131,7 @@ impl Receiver {
         }
         let Ring { queue, memory, features, .. } = ring;
         let Some(queue) = queue else { return Delivered::default() };
-        let walker = Walker { memory, features: *features, direction: Direction::ToGuest };
+        let walker = Walker { memory, features: *features, direction: Direction::Receive };
         either!(queue, queue => self.put_plain(queue, &walker, &NetHdr::NONE, frames, most))
     }
 

@@ -11,9 +11,10 @@ use sv3::ipc::{Region, RingAddr};
 use sv3::ledger::LedgerMap;
 
 use super::packed::PackedRing;
-use super::queue::RingSetup;
+use super::setup::RingSetup;
 use super::split::SplitRing;
-use crate::memory::mapping::{GuestMemory, Mapping, NewMapping};
+use crate::memory::guest_memory::GuestMemory;
+use crate::memory::mapping::{Mapping, NewMapping};
 
 /// Octets of one region.
 pub const REGION: u64 = 1 << 20;
@@ -144,8 +145,8 @@ impl PackedDriver {
             addr: RingAddr { desc: USER, avail: events, used: events + 4 },
             base: 1 << 15,
             run: 1,
-            line: &ledger.ports[0].rings[0],
-            log: &ledger.journals[0][0],
+            position: &ledger.ports[0].rings[0],
+            journal: &ledger.journals[0][0],
         };
         let (guest, start) = (Driver::new(size), (0, true));
         PackedDriver { guest, place, avail: start, used: start, free: size, out: VecDeque::new() }

@@ -2,9 +2,12 @@
 
 pub mod chain;
 pub mod deliver;
+pub mod descriptor;
 #[cfg(any(test, feature = "fuzzing"))]
 #[allow(dead_code, clippy::unwrap_used, reason = "for tests; fuzzers use some of it")]
 pub mod driver;
 pub mod packed;
 pub mod queue;
+pub mod setup;
 pub mod split;
+pub mod virtqueue;

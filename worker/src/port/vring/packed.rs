@@ -8,18 +8,18 @@
 //! Guest memory does not hold that position, hence the ledger does; and a used element destroys what stood there, so a
 //! burst that was published in part could not be taken again. Therefore a burst is written down before it is published:
 //!
-//! 1. [`PackedRing::complete`] notes each chain in the ring's log, a part of the ledger. Guest memory is as it was.
-//! 2. One store to the ring's line says that so many entries are to be published at this position. From here on the
+//! 1. [`PackedRing::complete`] notes each chain in the ring's journal, a part of the ledger. Guest memory is as it was.
+//! 2. One store to the ring's position says that so many entries are to be published at this position. From here on the
 //!    burst is done: whoever finds that word finishes it.
 //! 3. Used elements go to guest memory, all but the first. The driver looks at the first one first, so it sees none.
 //! 4. The first used element: now the driver sees all of them at once.
-//! 5. One store to the line: the new position, nothing to be published.
+//! 5. One store to the position: the new position, nothing to be published.
 //!
 //! A worker that died before 2 leaves nothing, and all is taken again. Between 2 and 5 the next worker looks whether the
-//! first descriptor is still available. If so, 4 was not reached, and it does 3 and 4 again from the log; if not, the
+//! first descriptor is still available. If so, 4 was not reached, and it does 3 and 4 again from the journal; if not, the
 //! driver may have used the others' places already and only 5 is left to do.
 //!
-//! The line's *run* tells whether its position is of this life of the ring; in a new one the client's word counts.
+//! The *run* beside it tells whether its position is of this life of the ring; in a new one the client's word counts.
 
 use std::cmp::Ordering::{Equal, Greater, Less};
 use std::sync::atomic::{
@@ -34,10 +34,12 @@ use sv3::ledger::{JOURNAL_LEN, PublishJournal, RingPosition};
 use sv3::virtio::{VIRTIO_RING_F_EVENT_IDX, VIRTQ_DESC_F_INDIRECT, VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE};
 
 use super::chain::{BadChain, Walker};
-use super::queue::{Chain, RingSetup, Virtqueue};
-use super::split::Descriptor;
-use crate::memory::mapping::{GuestMemory, GuestSlice};
+use super::descriptor::Descriptor;
+use super::setup::RingSetup;
+use super::virtqueue::{Chain, Virtqueue};
+use crate::memory::guest_memory::GuestMemory;
 use crate::memory::shared::SharedArray;
+use crate::memory::slice::GuestSlice;
 use crate::memory::slice_list::SliceList;
 use crate::process::crash_points::{CrashPoint, pass};
 
@@ -92,7 +94,7 @@ impl Position {
     }
 }
 
-/// An entry of the log.
+/// An entry of the journal.
 #[derive(Clone, Copy)]
 struct Entry {
     id: u16,
@@ -121,14 +123,14 @@ pub struct PackedRing {
     driver_event: SharedArray<AtomicU32>,
     /// What the device wants.
     device_event: SharedArray<AtomicU32>,
-    line: &'static RingPosition,
-    log: &'static PublishJournal,
+    position: &'static RingPosition,
+    journal: &'static PublishJournal,
     event_idx: bool,
     /// Behind all completed chains.
     next: Position,
     /// Behind all published chains.
     published: Position,
-    /// Entries of the log that wait to be published.
+    /// Entries of the journal that wait to be published.
     pending: u16,
     /// Descriptors published since the driver's waiter was looked at.
     moved: u32,
@@ -138,8 +140,8 @@ pub struct PackedRing {
 
 impl PackedRing {
     /// Looks the ring up, takes its position from the ledger and finishes what was about to be published.
-    pub fn new(memory: &GuestMemory, place: &RingSetup, features: u64) -> Result<PackedRing, RingFault> {
-        let RingSetup { size, addr, base, run, line, log } = *place;
+    pub fn new(memory: &GuestMemory, setup: &RingSetup, features: u64) -> Result<PackedRing, RingFault> {
+        let RingSetup { size, addr, base, run, position, journal } = *setup;
         if size == 0 || size > MAX_RING_SIZE {
             return Err(RingFault::BadSize);
         }
@@ -151,8 +153,8 @@ impl PackedRing {
             desc: SharedArray::new(memory, addr.desc, size)?,
             driver_event: SharedArray::new(memory, addr.avail, 1)?,
             device_event: SharedArray::new(memory, addr.used, 1)?,
-            line,
-            log,
+            position,
+            journal,
             event_idx: VIRTIO_RING_F_EVENT_IDX.of(features),
             next: Position(base),
             published: Position(base),
@@ -160,11 +162,11 @@ impl PackedRing {
             moved: 0,
             fresh: true,
         };
-        if line.run.load(Acquire) == run {
+        if position.run.load(Acquire) == run {
             ring.recover();
         } else {
-            line.used.store(u64::from(base), Relaxed);
-            line.run.store(run, Release);
+            position.used.store(u64::from(base), Relaxed);
+            position.run.store(run, Release);
         }
         if ring.next.index() >= size {
             return Err(RingFault::BadBase);
@@ -175,11 +177,11 @@ impl PackedRing {
 
     /// Goes on where the last worker was.
     fn recover(&mut self) {
-        let word = self.line.used.load(Acquire);
+        let word = self.position.used.load(Acquire);
         let (first, pending) = (Position(word as u16), (word >> 32) as usize);
         self.next = first;
         // What stands there may be a hijacked worker's.
-        let entries = self.log.entries.get(..pending).unwrap_or(&[]);
+        let entries = self.journal.entries.get(..pending).unwrap_or(&[]);
         let whole = entries.iter().map(|word| u32::from(Entry::from_word(word.load(Relaxed)).descriptors));
         let (least, total) = whole.fold((1, 0), |(least, total), one| (one.min(least), one + total));
         if first.index() < self.size && !entries.is_empty() && least > 0 && total <= u32::from(self.size) {
@@ -189,7 +191,7 @@ impl PackedRing {
             self.next = first.ahead(total as u16, self.size);
         }
         self.published = self.next;
-        self.line.used.store(u64::from(self.next.0), Release);
+        self.position.used.store(u64::from(self.next.0), Release);
     }
 
     /// Reads a descriptor, once. The flags are read first.
@@ -204,10 +206,10 @@ impl PackedRing {
         u32::from(self.size).saturating_sub(self.published.distance(at, self.size))
     }
 
-    /// Writes the log's first `count` entries to the descriptors from `first` on, the first one last.
+    /// Writes the journal's first `count` entries to the descriptors from `first` on, the first one last.
     #[inline]
     fn roll_forward(&self, first: Position, count: usize) {
-        let mut entries = self.log.entries.iter().take(count).map(|word| Entry::from_word(word.load(Relaxed)));
+        let mut entries = self.journal.entries.iter().take(count).map(|word| Entry::from_word(word.load(Relaxed)));
         let Some(head) = entries.next() else { return };
         let mut at = first.ahead(head.descriptors, self.size);
         for entry in entries {
@@ -228,17 +230,17 @@ impl PackedRing {
         rest.store(word.to_le(), order);
     }
 
-    /// Publishes what is in the log.
+    /// Publishes what is in the journal.
     #[inline]
     fn flush(&mut self) {
         if self.pending == 0 {
             return;
         }
-        self.line.used.store(u64::from(self.published.0) | u64::from(self.pending) << 32, Release);
+        self.position.used.store(u64::from(self.published.0) | u64::from(self.pending) << 32, Release);
         pass(CrashPoint::Logged);
         self.roll_forward(self.published, self.pending.into());
         pass(CrashPoint::HeadUsed);
-        self.line.used.store(u64::from(self.next.0), Release);
+        self.position.used.store(u64::from(self.next.0), Release);
         self.moved = self.moved.saturating_add(self.published.distance(self.next, self.size));
         self.published = self.next;
         self.pending = 0;
@@ -378,7 +380,7 @@ impl Virtqueue for PackedRing {
     #[inline]
     fn complete(&mut self, chain: &Chain, len: u32) {
         let entry = Entry { id: chain.id, descriptors: chain.descriptors, len };
-        if let Some(place) = self.log.entries.get(usize::from(self.pending)) {
+        if let Some(place) = self.journal.entries.get(usize::from(self.pending)) {
             place.store(entry.to_word(), Relaxed);
             self.pending += 1;
             self.next = self.next.ahead(chain.descriptors, self.size);
@@ -392,7 +394,7 @@ impl Virtqueue for PackedRing {
         most: usize,
         mut each: impl FnMut(GuestSlice<'m>) -> Option<u32>,
     ) -> usize {
-        let log = self.log.entries.iter().skip(self.pending.into());
+        let log = self.journal.entries.iter().skip(self.pending.into());
         let (mut places, mut at) = (log, self.next.0);
         let filled = self.take_plain(&mut at, walker, most, |chain, slice| {
             let Some(place) = places.next() else { return false };

@@ -16,50 +16,17 @@ use std::sync::atomic::{
 };
 
 use sv3::MAX_RING_SIZE;
+use sv3::ids::Direction;
 use sv3::ipc::{RingAddr, RingFault};
 use sv3::virtio::{VIRTIO_RING_F_EVENT_IDX, VIRTQ_AVAIL_F_NO_INTERRUPT, VIRTQ_USED_F_NO_NOTIFY};
 
-use super::chain::{Direction, Walker};
-use super::queue::{Chain, Virtqueue};
-use crate::memory::mapping::{GuestMemory, GuestSlice};
+use super::chain::Walker;
+use super::descriptor::{Descriptor, Table};
+use super::virtqueue::{Chain, Virtqueue};
+use crate::memory::guest_memory::GuestMemory;
 use crate::memory::shared::SharedArray;
+use crate::memory::slice::GuestSlice;
 use crate::memory::slice_list::SliceList;
-
-/// A descriptor, read once (virtio 1.3, 2.7.5).
-#[derive(Clone, Copy, Debug)]
-pub struct Descriptor {
-    /// Guest address.
-    pub addr: u64,
-    /// Length in octets.
-    pub len: u32,
-    /// `VIRTQ_DESC_F_*`.
-    pub flags: u16,
-    /// Index of the next one, if flagged.
-    pub next: u16,
-}
-
-impl Descriptor {
-    /// Octets of a descriptor.
-    pub const SIZE: usize = 16;
-
-    /// From its two little-endian words.
-    #[inline]
-    pub fn from_words(addr: u64, rest: u64) -> Descriptor {
-        Descriptor { addr, len: rest as u32, flags: (rest >> 32) as u16, next: (rest >> 48) as u16 }
-    }
-
-    /// Reads it, once.
-    #[inline]
-    fn read([addr, rest]: &[AtomicU64; 2]) -> Descriptor {
-        Descriptor::from_words(u64::from_le(addr.load(Relaxed)), u64::from_le(rest.load(Relaxed)))
-    }
-
-    /// The same octets as a packed ring's (2.8.14): the buffer id, here in the place of `next`, stands before the flags.
-    #[inline]
-    pub fn as_packed(self) -> Descriptor {
-        Descriptor { flags: self.next, next: self.flags, ..self }
-    }
-}
 
 /// How many receive buffers ahead of the frame in hand.
 const AHEAD: u16 = 16;
@@ -128,11 +95,6 @@ impl SplitRing {
         Ok(ring)
     }
 
-    /// Number of descriptors.
-    pub fn size(&self) -> u16 {
-        self.size
-    }
-
     /// How many entries can be taken, looking at `avail.idx` anew.
     #[inline]
     fn refresh(&mut self) -> Result<u16, RingFault> {
@@ -156,12 +118,6 @@ impl SplitRing {
         u16::from_le(self.avail.at(cursor).load(Relaxed))
     }
 
-    /// Reads a descriptor, once; `None` when the index is beyond the table.
-    #[inline]
-    pub fn descriptor(&self, index: u16) -> Option<Descriptor> {
-        (index < self.size).then(|| Descriptor::read(self.desc.at(index)))
-    }
-
     fn wants_signal(&self, old: u16) -> bool {
         if self.event_idx {
             let event = u16::from_le(self.used_event.at(0).load(Relaxed));
@@ -169,6 +125,17 @@ impl SplitRing {
         } else {
             u16::from_le(self.avail_head.at(0).load(Relaxed)) & VIRTQ_AVAIL_F_NO_INTERRUPT == 0
         }
+    }
+}
+
+impl Table for SplitRing {
+    #[inline]
+    fn descriptor(&self, index: u16) -> Option<Descriptor> {
+        (index < self.size).then(|| Descriptor::read(self.desc.at(index)))
+    }
+
+    fn size(&self) -> u16 {
+        self.size
     }
 }
 
@@ -202,7 +169,7 @@ impl Virtqueue for SplitRing {
             return Ok(None);
         }
         let id = self.head(*cursor);
-        if walker.direction == Direction::ToGuest {
+        if walker.direction == Direction::Receive {
             self.desc.view().prefetch(self.head(cursor.wrapping_add(AHEAD)));
             self.used.view().prefetch_to_write(cursor.wrapping_add(AHEAD));
         }
@@ -220,7 +187,7 @@ impl Virtqueue for SplitRing {
     ) -> usize {
         let (size, plain, desc, avail) = (self.size, walker.plain(), self.desc.view(), self.avail.view());
         let (first, most) = (*cursor, most.min(usize::from(self.avail_seen.wrapping_sub(*cursor))) as u16);
-        let (mut taken, receives) = (0, walker.direction == Direction::ToGuest);
+        let (mut taken, receives) = (0, walker.direction == Direction::Receive);
         while taken < most {
             if receives {
                 let ahead = first.wrapping_add(taken).wrapping_add(AHEAD);

@@ -5,11 +5,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use proptest::prelude::*;
 use sv3::virtio::VIRTIO_RING_F_INDIRECT_DESC;
 
-use super::super::chain::{Direction, MAX_SLICES};
+use super::super::chain::MAX_SLICES;
 use super::super::driver::{BASE, PackedDriver};
 use super::*;
-use crate::memory::mapping::Arena;
+use crate::memory::slice_list::Arena;
 use crate::process::crash_points::armed;
+use sv3::ids::Direction;
 
 const EVENT_IDX: u64 = VIRTIO_RING_F_EVENT_IDX.mask();
 const DATA: u64 = BASE + 0x1_0000;
@@ -17,7 +18,7 @@ const DATA: u64 = BASE + 0x1_0000;
 /// Takes up to `most` chains and completes them: octets of each, or that it is bad.
 fn work(driver: &PackedDriver, ring: &mut PackedRing, most: u16) -> Result<Vec<Option<usize>>, RingFault> {
     let features = VIRTIO_RING_F_INDIRECT_DESC.mask();
-    let walker = Walker { memory: &driver.guest.memory, features, direction: Direction::FromGuest };
+    let walker = Walker { memory: &driver.guest.memory, features, direction: Direction::Transmit };
     let mut arena = Arena::new(4 * MAX_SLICES);
     let mut out = arena.list();
     let mut cursor = ring.position();
@@ -111,8 +112,8 @@ fn a_ledger_of_nonsense_harms_nobody() {
     drop(driver.ring(0));
     for word in [u64::MAX, 9 << 32, 1 << 32, 2 << 32 | 1 << 15, 1024 << 32 | 7, 0x7fff] {
         for entry in [0, u64::MAX, 8 << 48, 9 << 48] {
-            place.line.used.store(word, Relaxed);
-            place.log.entries.iter().for_each(|place| place.store(entry, Relaxed));
+            place.position.used.store(word, Relaxed);
+            place.journal.entries.iter().for_each(|place| place.store(entry, Relaxed));
             if let Ok(mut ring) = PackedRing::new(&driver.guest.memory, &place, 0) {
                 let _ = work(&driver, &mut ring, 8);
                 ring.publish();

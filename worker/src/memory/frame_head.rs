@@ -9,15 +9,13 @@
 //! segmented, as many octets as may be headers are read in addition, for as long as the frame is in hand ([`Snapshot`]).
 
 use sv3::frame::MacAddr;
-use sv3::ledger::FRAME_HEAD;
 use sv3::virtio::{NET_HDR_LEN, NetHdr};
 
-use crate::memory::copy::gather;
-use crate::memory::mapping::GuestSlice;
+use super::copy::gather;
+use super::slice::GuestSlice;
+use crate::process::crash::HEAD_WORDS;
 
-/// Words of a chain's first octets, at least [`FRAME_HEAD`] of them.
-pub const HEAD_WORDS: usize = FRAME_HEAD.div_ceil(8);
-/// Octets of them.
+/// Octets of a frame's head.
 pub const HEAD_LEN: usize = HEAD_WORDS * 8;
 
 /// The first octets of a chain, in words as they stand in memory: picking them apart in registers costs less than from

@@ -27,13 +27,14 @@ fn a_piece_is_what_lies_in_the_region() {
                 for len in [1, 0x1000, TOP, u64::from(u32::MAX)].into_iter().chain(around(left)).filter(|len| *len > 0)
                 {
                     looks += 1;
-                    let found = extent.piece(addr, len).map(|slice| (slice.ptr as usize - host as usize, slice.len));
+                    let found =
+                        extent.piece(addr, len).map(|slice| (slice.ptr() as usize - host as usize, slice.len()));
                     let wanted = lies.then(|| ((addr - start) as usize, len.min(left) as usize));
                     assert_eq!(found, wanted, "{len:#x} octets at {addr:#x} of {size:#x} at {start:#x}");
 
                     let Ok(len) = u32::try_from(len) else { continue };
                     let found = RegionCache(extent, PhantomData).slice(addr, len);
-                    let found = found.map(|slice| (slice.ptr as usize - host as usize, slice.len));
+                    let found = found.map(|slice| (slice.ptr() as usize - host as usize, slice.len()));
                     let whole = wanted.filter(|(_, found)| *found == len as usize);
                     assert_eq!(found, whole, "{len:#x} octets at {addr:#x} of {size:#x} at {start:#x}, wholly");
                 }

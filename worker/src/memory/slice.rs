@@ -1,0 +1,172 @@
+//! Views of memory that others may write at any time.
+//!
+//! A view is never a Rust slice: octets are copied out, copied in or copied over, each read once.
+#![allow(unsafe_code)] // named in the design: guest memory
+
+use std::arch::x86_64::{__m256i, _mm256_loadu_si256, _mm256_storeu_si256};
+use std::marker::PhantomData;
+use std::sync::atomic::{Ordering::SeqCst, compiler_fence};
+
+/// Eight octets wherever they lie.
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+struct Word(u64);
+
+/// A checked range of memory that others may write at any time.
+#[derive(Clone, Copy)]
+pub struct GuestSlice<'m> {
+    ptr: *mut u8,
+    len: usize,
+    memory: PhantomData<&'m ()>,
+}
+
+impl<'m> GuestSlice<'m> {
+    /// The range `[ptr, ptr + len)`.
+    ///
+    /// # Safety
+    /// It is mapped for as long as `'m` lasts.
+    #[inline(always)]
+    pub(super) const unsafe fn new(ptr: *mut u8, len: usize) -> GuestSlice<'m> {
+        GuestSlice { ptr, len, memory: PhantomData }
+    }
+
+    /// Where it begins; for copies that wait.
+    #[inline(always)]
+    pub(super) fn ptr(&self) -> *mut u8 {
+        self.ptr
+    }
+
+    /// Nothing.
+    pub(super) const EMPTY: GuestSlice<'static> =
+        GuestSlice { ptr: std::ptr::NonNull::dangling().as_ptr(), len: 0, memory: PhantomData };
+
+    /// A view of the worker's own buffer, so that frames made by the worker travel like those of guests.
+    pub fn of_host(buffer: &'m mut [u8]) -> GuestSlice<'m> {
+        GuestSlice { ptr: buffer.as_mut_ptr(), len: buffer.len(), memory: PhantomData }
+    }
+
+    /// Length in octets.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Copies out from `offset`; copies what there is and returns how much that is.
+    #[inline]
+    pub fn read(&self, offset: usize, into: &mut [u8]) -> usize {
+        let n = self.len.saturating_sub(offset).min(into.len());
+        // SAFETY: `[offset, offset + n)` lies in this range, `n` octets fit in `into`, which is ours alone. The other
+        // side may write meanwhile: any octets are fine for what we read.
+        unsafe { std::ptr::copy_nonoverlapping(self.ptr.wrapping_add(offset), into.as_mut_ptr(), n) };
+        // Once: what looks at the copy must not be compiled to look at the original.
+        compiler_fence(SeqCst);
+        n
+    }
+
+    /// Reads `N` words of eight octets from `offset`, each once, if there are as many.
+    #[inline]
+    pub fn read_words<const N: usize>(&self, offset: usize) -> Option<[u64; N]> {
+        let end = offset.checked_add(N * 8)?;
+        if end > self.len {
+            return None;
+        }
+        // SAFETY: `[offset, end)` lies in this range; a `Word` has no alignment and no invalid values. An octet array
+        // would be read by as many loads as it has octets.
+        let word = |at: usize| unsafe { self.ptr.add(offset).cast::<Word>().add(at).read_volatile() }.0;
+        Some(std::array::from_fn(word))
+    }
+
+    /// Copies in at `offset`; copies what fits and returns how much that is.
+    #[inline]
+    pub fn write(&self, offset: usize, from: &[u8]) -> usize {
+        let n = self.len.saturating_sub(offset).min(from.len());
+        // SAFETY: as in `read`, with the directions exchanged.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), self.ptr.wrapping_add(offset), n) };
+        n
+    }
+
+    /// Copies up to `len` octets from `self[offset..]` to `to[to_offset..]` and returns how many both had room for.
+    #[inline]
+    pub fn copy_to(&self, offset: usize, to: &GuestSlice<'_>, to_offset: usize, len: usize) -> usize {
+        let n = self.len.saturating_sub(offset).min(to.len.saturating_sub(to_offset)).min(len);
+        // SAFETY: both ranges were just bounded.
+        unsafe { copy(self.ptr.wrapping_add(offset), to.ptr.wrapping_add(to_offset), n) };
+        n
+    }
+
+    /// Asks the processor to load the cache line at `offset`.
+    #[inline]
+    pub fn prefetch(&self, offset: usize) {
+        prefetch(self.ptr.wrapping_add(offset));
+    }
+
+    /// Asks the processor for the first `len` octets' cache lines, to write them; no more than a small frame has.
+    #[inline]
+    pub fn prefetch_to_write(&self, len: usize) {
+        let (mut offset, end) = (0, len.min(self.len).saturating_sub(1));
+        while offset < end.min(256) {
+            prefetch_to_write(self.ptr.wrapping_add(offset));
+            offset += 64;
+        }
+        prefetch_to_write(self.ptr.wrapping_add(end));
+    }
+}
+
+/// Octets from which on a loop of our own, which asks for lines ahead, copies faster than the library: where buffers are written
+/// that a guest has read, by up to a fifth (docs/performance.md).
+const LONG: usize = 1536;
+/// How far ahead it asks, in octets: beyond what the processor foresees, which ends with a page.
+const LINES_AHEAD: usize = 2048;
+
+/// Copies octets. The ranges may overlap, since a hostile client may pass one file twice; what both have in common may then be
+/// anything.
+///
+/// # Safety
+/// Both ranges are mapped.
+#[inline]
+pub(super) unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+    // SAFETY: the caller's word, and the processor's.
+    unsafe {
+        match len >= LONG && is_x86_feature_detected!("avx2") {
+            true => copy_long(from, to, len),
+            false => std::ptr::copy(from, to, len),
+        }
+    }
+}
+
+#[target_feature(enable = "avx2")]
+unsafe fn copy_long(mut from: *const u8, mut to: *mut u8, mut len: usize) {
+    while len >= 128 {
+        for ahead in [LINES_AHEAD, LINES_AHEAD + 64] {
+            prefetch(from.wrapping_add(ahead));
+            prefetch_to_write(to.wrapping_add(ahead));
+        }
+        // SAFETY: there are as many octets left, which have no alignment. (Arrays and closures would be compiled without AVX.)
+        unsafe {
+            let (source, target) = (from.cast::<__m256i>(), to.cast::<__m256i>());
+            let (a, b) = (_mm256_loadu_si256(source), _mm256_loadu_si256(source.add(1)));
+            let (c, d) = (_mm256_loadu_si256(source.add(2)), _mm256_loadu_si256(source.add(3)));
+            _mm256_storeu_si256(target, a);
+            _mm256_storeu_si256(target.add(1), b);
+            _mm256_storeu_si256(target.add(2), c);
+            _mm256_storeu_si256(target.add(3), d);
+        }
+        (from, to, len) = (from.wrapping_add(128), to.wrapping_add(128), len - 128);
+    }
+    // SAFETY: what is left of both.
+    unsafe { std::ptr::copy(from, to, len) };
+}
+
+/// Asks the processor for a cache line, to write it; any address is allowed.
+#[inline]
+pub fn prefetch_to_write<T>(at: *const T) {
+    // SAFETY: a prefetch is a hint and never faults; where a processor does not know it, it does nothing.
+    unsafe { std::arch::asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags, readonly)) };
+}
+
+/// Asks the processor to load a cache line; any address is allowed.
+#[inline]
+pub fn prefetch<T>(at: *const T) {
+    // SAFETY: a prefetch is a hint and never faults.
+    unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast()) };
+}

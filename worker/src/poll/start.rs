@@ -1,0 +1,27 @@
+//! What a worker starts with.
+
+use sv3::ipc::Settings;
+use sv3::ledger::{Ledger, ThreadState, WorkerArea};
+
+/// What the first command says.
+#[derive(Clone, Copy)]
+pub struct Start {
+    /// How the worker runs.
+    pub settings: Settings,
+    /// The mapped ledger.
+    pub ledger: &'static Ledger,
+    /// The worker's own area of it.
+    pub area: &'static WorkerArea,
+    /// The worker waits for [`Command::Promote`].
+    pub standby: bool,
+}
+
+impl Start {
+    /// The state of thread `number`. [`crate::args`] sees to it that there are no more threads than the ledger has.
+    pub fn thread(&self, number: usize) -> &'static ThreadState {
+        match self.area.thread(number) {
+            Some(state) => state,
+            None => crate::last_words(&format!("the ledger has no place for thread {number}")),
+        }
+    }
+}
