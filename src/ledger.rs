@@ -15,6 +15,7 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::drop_reason::DropReason;
+use crate::ids::QueueId;
 use crate::{MAX_PORTS, MAX_RINGS};
 
 /// Number of entries of the forwarding table.
@@ -255,11 +256,11 @@ impl ThreadState {
 
     /// Notes a burst in the flight recorder.
     #[inline]
-    pub fn trace_burst(&self, when_ns: u64, slot: u16, ring: u16, chains: u16) {
+    pub fn trace_burst(&self, when_ns: u64, queue: QueueId, chains: u16) {
         let number = self.bursts.load(Relaxed);
         if let Some(flight) = self.trace.get((number % TRACE_LEN as u64) as usize) {
             flight.when_ns.store(when_ns, Relaxed);
-            flight.what.store(u64::from(slot) << 32 | u64::from(ring) << 16 | u64::from(chains), Relaxed);
+            flight.what.store(u64::from(queue.slot) << 32 | u64::from(queue.index) << 16 | u64::from(chains), Relaxed);
         }
         self.bursts.store(number.wrapping_add(1), Relaxed);
     }
@@ -422,7 +423,7 @@ mod tests {
         let thread = ledger.workers[0].thread(0).unwrap();
         assert!(thread.read_trace().is_empty());
         for n in 0..100 {
-            thread.trace_burst(u64::from(n), n, 3, n + 1);
+            thread.trace_burst(u64::from(n), QueueId::new(n, 3), n + 1);
         }
         let bursts = thread.read_trace();
         assert_eq!(bursts.len(), TRACE_LEN);

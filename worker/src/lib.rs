@@ -12,6 +12,7 @@ mod memory;
 mod poll;
 mod port;
 mod process;
+mod sync;
 
 use std::io::Write;
 use std::os::fd::AsFd;
@@ -26,7 +27,7 @@ use args::Args;
 use nix::sys::epoll::{EpollEvent, EpollTimeout};
 use poll::control_thread::ControlThread;
 use poll::notify::MAX_EVENTS;
-use poll::poller::Buffers;
+use poll::poller::{Buffers, Poller};
 use poll::start::Start;
 use poll::threads::Threads;
 use process::link::{Link, LinkEnd};
@@ -61,11 +62,12 @@ fn run(args: Args) -> Result<LinkEnd, String> {
     process::crash::handle_signals().map_err(words("signal handlers"))?;
     let mut control = Link::new(socket);
     let threads = Threads::new(args.threads).map_err(words("epoll"))?;
-    threads.notify(0).watch_control(&control).map_err(words("epoll"))?;
+    threads.first().watch_control(&control).map_err(words("epoll"))?;
     TimeSlice::SHORT.request();
-    let achieved =
-        process::confine::worker(process::confine::memory(args.threads), || threads.spawn_all(args.cpus.as_ref()))?;
-    let room = Buffers::new();
+    let achieved = process::confine::worker(process::confine::memory(args.threads), || {
+        threads.spawn_all(args.cpus.as_ref(), Poller::live)
+    })?;
+    let buffers = Buffers::new();
 
     let start = match first(&mut control, threads) {
         Ok(start) => start,
@@ -82,7 +84,7 @@ fn run(args: Args) -> Result<LinkEnd, String> {
     }
     let start = *threads.start.get_or_init(|| start);
     (1..threads.count()).for_each(|number| threads.notify(number).nudge());
-    Ok(ControlThread::new(threads, &start, control, room).run())
+    Ok(ControlThread::new(threads, &start, control, buffers).run())
 }
 
 /// Waits for the first command, which must be `Start`.
@@ -103,7 +105,7 @@ fn first(control: &mut Link, threads: &Threads) -> Result<Start, LinkEnd> {
             return Ok(Start { settings, ledger, area, standby });
         }
         // Whatever woke us, the next `receive` says what it was.
-        let woken = threads.notify(0).wait(&mut events, EpollTimeout::NONE);
+        let woken = threads.first().wait(&mut events, EpollTimeout::NONE);
         woken.map_err(|errno| LinkEnd::Broken(format!("epoll_wait: {errno}")))?.for_each(drop);
     }
 }

@@ -1,9 +1,12 @@
-//! The life of a frame: a burst takes it from a source, the forwarder looks up where it goes, and sinks get it.
+//! The life of a frame: [`burst`] takes it from a source, [`sending`] looks up where it goes, [`leases`] has the receivers'
+//! queues, and their kinds deliver it.
 
 pub mod burst;
 pub mod checksum;
-pub mod counting;
 pub mod fdb;
 pub mod forwarder;
+pub mod frame;
+pub mod leases;
 pub mod offload;
 pub mod rarp;
+pub mod sending;

@@ -7,10 +7,13 @@
 
 use sv3::frame::MacAddr;
 
-use crate::forward::forwarder::{Forwarder, Frame, Unsent};
+use super::forwarder::Forwarder;
+use super::frame::Frame;
+use super::leases::Unsent;
 use crate::forward::offload::Offload;
 use crate::memory::frame_head::Snapshot;
 use crate::memory::slice::GuestSlice;
+use crate::port::Port;
 
 /// Octets of the frame, padded to Ethernet's least.
 const LEN: usize = 60;
@@ -38,10 +41,10 @@ impl Pause {
     }
 }
 
-/// Broadcasts a RARP request for `mac` from port `slot`.
-pub fn announce(forwarder: &mut Forwarder, slot: u16, mac: [u8; 6]) {
+/// Broadcasts a RARP request for `mac` from a port.
+pub fn announce(forwarder: &mut Forwarder, port: &'static Port, mac: [u8; 6]) {
     let mut octets = frame(mac);
-    let outgoing = Frame {
+    let frame = Frame {
         dst: MacAddr::new([0xff; 6]),
         src: MacAddr::new(mac),
         flow: 0,
@@ -50,15 +53,15 @@ pub fn announce(forwarder: &mut Forwarder, slot: u16, mac: [u8; 6]) {
         skip: 0,
         len: LEN,
         snapshot: Snapshot::NOTHING,
+        plain: None,
     };
     for _ in 0..TRIES {
-        forwarder.begin();
-        forwarder.may_pause = false;
-        let sent = forwarder.forward(slot, &outgoing);
+        let mut sending = forwarder.begin(port, false);
+        let sent = sending.forward(&frame);
         if let Err(Unsent::Dropped(reason)) = sent {
-            forwarder.counting().drop(forwarder.line(slot), reason);
+            sending.count_drop(reason);
         }
-        forwarder.publish();
+        sending.publish();
         if sent != Err(Unsent::Busy) {
             return;
         }

@@ -10,7 +10,8 @@ use sv3::virtio::*;
 
 use super::ring::{END, inside, pieces};
 use crate::memory::slice_list::Arena;
-use crate::port::vring::chain::{MAX_SLICES, Walker};
+use crate::port::batch::MAX_SLICES;
+use crate::port::vring::chain::Walker;
 use crate::port::vring::driver::{BASE, Driver, REGION};
 use crate::port::vring::packed::PackedRing;
 use crate::port::vring::setup::RingSetup;

@@ -9,7 +9,8 @@ use sv3::virtio::*;
 
 use super::twin::Twin;
 use crate::memory::slice_list::Arena;
-use crate::port::vring::chain::{MAX_SLICES, Walker};
+use crate::port::batch::MAX_SLICES;
+use crate::port::vring::chain::Walker;
 use crate::port::vring::driver::{BASE, Driver, REGION};
 use crate::port::vring::split::SplitRing;
 use crate::port::vring::virtqueue::Virtqueue;

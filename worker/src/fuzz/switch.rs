@@ -17,14 +17,18 @@ use sv3::drop_reason::DropReason;
 use sv3::fuzz::Input;
 use sv3::ledger::{LedgerMap, PortCounters};
 
-use crate::forward::burst::{Burst, Served};
+use crate::forward::burst::{Burst, End, Served};
 use crate::forward::fdb::AGE_S;
-use crate::forward::forwarder::{Buffers, Forwarder};
+use crate::forward::forwarder::Forwarder;
+use crate::forward::leases::Leases;
 use crate::memory::meddling::meddler;
-use crate::poll::cost::TURN;
-use crate::port::{Ports, RingLease};
+use crate::poll::fair_share::TURN;
+use crate::port::counting::Counting;
+use crate::port::view::View;
+use crate::port::{Ports, QueueLease};
 use bridge::{Bridge, Got, Sent, missing};
 use guest::{Guest, Kind};
+use sv3::ids::QueueId;
 use waits::{LATE_NS, Waits};
 
 const GUESTS: u16 = 3;
@@ -49,7 +53,7 @@ pub fn switch(octets: &[u8]) {
     NOW.set(house.forwarder.now_s);
     for (slot, guest) in (0..).zip(house.guests) {
         guest.clean(house.ports.get(slot).unwrap());
-        house.ports.note_receiver(slot, 0, false);
+        house.ports.note_receiver(QueueId::receive(slot, 0), false);
     }
 }
 
@@ -80,7 +84,8 @@ impl House {
     fn new(input: &mut Input<'_>) -> House {
         let ledger = LEDGER.with(|cell| *cell.get_or_init(|| Box::leak(Box::new(LedgerMap::create().unwrap().1))));
         let ports = PORTS.with(|ports| *ports);
-        let mut forwarder = Forwarder::new(ledger, &ledger.workers[0].threads[0], ports, Buffers::new(), (0, 1));
+        let view = View { ports, number: 0, counting: Counting { single_threaded: true } };
+        let mut forwarder = Forwarder::new(ledger, &ledger.workers[0].threads[0], view, Leases::new());
         // What was learnt from the last input has been forgotten by now.
         forwarder.now_s = NOW.get() + 2 * AGE_S;
         NOW.set(forwarder.now_s);
@@ -90,8 +95,8 @@ impl House {
         for slot in 0..GUESTS {
             ledger.ports[usize::from(slot)].reset();
             let kind = Kind { features: input.u16(), packed: has(slot + 1), refills: has(4) };
-            guests.push(Guest::new(ports.make(slot).unwrap(), ledger, kind));
-            ports.note_receiver(slot, 0, true);
+            guests.push(Guest::new(ports.make(slot, ledger).unwrap(), ledger, kind));
+            ports.note_receiver(QueueId::receive(slot, 0), true);
         }
         let mut burst = Burst::new();
         burst.set_batch(batch.into());
@@ -117,12 +122,13 @@ impl House {
             14 => {
                 guest.restart(self.ports.get(slot).unwrap());
                 self.waits.stop(slot, &self.forwarder);
-                self.ports.note_receiver(slot, 0, guest.enabled);
+                self.ports.note_receiver(QueueId::receive(slot, 0), guest.enabled);
             }
             _ => {
                 let up = input.below(4) != 0;
-                lease(self.ports, slot, 0).enabled = up;
-                self.ports.note_receiver(slot, 0, up && guest.sound);
+                let queue = QueueId::receive(slot, 0);
+                seize(self.ports, queue).vring().unwrap().enabled = up;
+                self.ports.note_receiver(queue, up && guest.sound);
                 guest.enabled = up;
             }
         }
@@ -142,20 +148,24 @@ impl House {
         self.waits.look(&self.forwarder, &self.guests);
         while !self.waits.is_waiting(slot) {
             let before: Vec<Count> = (0..GUESTS).map(|slot| self.count(slot)).collect();
-            self.forwarder.may_pause = self.may_pause;
-            let mut ring = lease(self.ports, slot, 1);
+            let (port, id) = (self.ports.get(slot).unwrap(), QueueId::transmit(slot, 0));
+            let mut queue = port.transmit(0).unwrap().lease(0).unwrap();
             let sender = &mut self.guests[usize::from(slot)];
             let frames = if self.meddles && sender.honest { sender.under_way() } else { Vec::new() };
             meddler::set(!frames.is_empty());
-            let served = self.burst.serve(&mut self.forwarder, &mut ring, (slot, 1), self.budget);
+            let served = self.burst.serve(&mut self.forwarder, (port, id), &mut queue, self.budget, self.may_pause);
             meddler::set(false);
             frames.iter().for_each(|frame| sender.put_back(frame));
-            ring.is_paused = served.is_ok_and(|served| served.wanted.is_some());
-            drop(ring);
+            let wait = match served {
+                Ok(Served { end: End::Waits(wait, longest), .. }) => Some((wait, longest)),
+                _ => None,
+            };
+            queue.is_paused = wait.is_some();
+            drop(queue);
             self.hold_faults();
-            let Ok(Served { chains: taken, wanted, .. }) = served else {
+            let Ok(Served { frames: taken, .. }) = served else {
                 assert!(!self.guests[usize::from(slot)].honest);
-                lease(self.ports, slot, 1).queue = None;
+                seize(self.ports, id).vring().unwrap().queue = None;
                 return;
             };
             let sender = &mut self.guests[usize::from(slot)];
@@ -171,12 +181,12 @@ impl House {
             // What one sends who scribbles over his rings, and where his addresses are, nobody knows.
             if self.guests.iter().all(|guest| guest.honest) {
                 self.judge(slot, &sent, &got, &news);
-                if wanted.is_some() {
+                if wait.is_some() {
                     let next = self.guests[usize::from(slot)].oldest().expect("somebody is waited for");
                     self.bridge.learn(next, self.forwarder.now_s);
                 }
             }
-            self.waits.note((slot, taken), wanted, &self.forwarder, &self.guests);
+            self.waits.note((slot, taken), wait, &self.forwarder, &self.guests);
             if taken == 0 {
                 return;
             }
@@ -216,12 +226,14 @@ impl House {
 
     /// A ring that broke stays stopped, and only who broke it can have done so.
     fn hold_faults(&mut self) {
-        while let Some((slot, ring, _)) = self.forwarder.next_fault() {
-            let guest = &mut self.guests[usize::from(slot)];
+        while let Some((queue, _)) = self.forwarder.next_fault() {
+            let guest = &mut self.guests[usize::from(queue.slot)];
             assert!(!guest.honest, "an honest guest's ring broke");
-            guest.sound &= ring != 0;
-            lease(self.ports, slot, ring).end();
-            self.ports.note_receiver(slot, ring, false);
+            guest.sound &= queue.transmits();
+            let mut lease = seize(self.ports, queue);
+            lease.unpause();
+            lease.vring().unwrap().end();
+            self.ports.note_receiver(queue, false);
         }
     }
 
@@ -230,8 +242,8 @@ impl House {
     }
 }
 
-fn lease(ports: &'static Ports, slot: u16, ring: u16) -> RingLease {
-    ports.get(slot).unwrap().ring(ring).unwrap().lease(0).unwrap()
+fn seize(ports: &'static Ports, queue: QueueId) -> QueueLease {
+    ports.get(queue.slot).unwrap().seize(queue, || ()).unwrap()
 }
 
 /// A port's counters: frames and octets, frames by the reason for which they were dropped.

@@ -5,22 +5,22 @@ use crate::memory::slice::GuestSlice;
 /// Copies out of a list of slices, from `skip` octets on; returns how many octets there were.
 #[inline]
 pub fn gather(slices: &[GuestSlice<'_>], skip: usize, into: &mut [u8]) -> usize {
-    Source::new(&[], slices, skip).read(into)
+    Reader::new(&[], slices, skip).read(into)
 }
 
 /// A place in a frame, to read at.
-pub struct Source<'a, 'm> {
+pub struct Reader<'a, 'm> {
     /// What was read already.
     snapshot: &'a [u8],
     slices: &'a [GuestSlice<'m>],
     offset: usize,
 }
 
-impl<'a, 'm> Source<'a, 'm> {
+impl<'a, 'm> Reader<'a, 'm> {
     /// `skip` octets behind the list's begin; `begin` is what was read from there already.
     #[inline]
-    pub fn new(snapshot: &'a [u8], slices: &'a [GuestSlice<'m>], skip: usize) -> Source<'a, 'm> {
-        Source { snapshot, slices, offset: skip + snapshot.len() }
+    pub fn new(snapshot: &'a [u8], slices: &'a [GuestSlice<'m>], skip: usize) -> Reader<'a, 'm> {
+        Reader { snapshot, slices, offset: skip + snapshot.len() }
     }
 
     /// Copies the next octets out; returns how many there were.
@@ -51,16 +51,16 @@ impl<'a, 'm> Source<'a, 'm> {
 }
 
 /// A place in a list of slices, to write at.
-pub struct Sink<'a, 'm> {
+pub struct Writer<'a, 'm> {
     slices: &'a [GuestSlice<'m>],
     offset: usize,
 }
 
-impl<'a, 'm> Sink<'a, 'm> {
+impl<'a, 'm> Writer<'a, 'm> {
     /// The list's begin.
     #[inline]
-    pub fn new(slices: &'a [GuestSlice<'m>]) -> Sink<'a, 'm> {
-        Sink { slices, offset: 0 }
+    pub fn new(slices: &'a [GuestSlice<'m>]) -> Writer<'a, 'm> {
+        Writer { slices, offset: 0 }
     }
 
     /// The slice to write to, with room in it.
@@ -161,7 +161,7 @@ mod tests {
             let total: usize = room.iter().sum();
             let expected = data.get(skip..).unwrap_or(&[]);
             let n = expected.len().min(total);
-            prop_assert_eq!(Sink::new(&to).copy(&from, skip, expected.len()), n);
+            prop_assert_eq!(Writer::new(&to).copy(&from, skip, expected.len()), n);
             prop_assert_eq!(&buffers.concat()[..n], &expected[..n]);
             let mut out = vec![0; expected.len()];
             let mut pieces = cut(&mut data.clone(), &cuts);
@@ -169,7 +169,7 @@ mod tests {
             prop_assert_eq!(gather(&from, skip, &mut out), expected.len());
             prop_assert_eq!(&out[..], expected);
             let known = expected.get(..known).unwrap_or(expected);
-            let (mut source, mut out) = (Source::new(known, &from, skip), Vec::<u8>::new());
+            let (mut source, mut out) = (Reader::new(known, &from, skip), Vec::<u8>::new());
             for n in room {
                 let mut piece = vec![0; n];
                 let n = source.read(&mut piece);

@@ -1,31 +1,36 @@
-//! The control thread: what the supervisor commands changes ports and rings while frames pass.
+//! The control thread: what the supervisor commands changes ports and queues while frames pass.
 //!
-//! It obeys between two turns of its own rings and, like any thread, takes a ring's lease for whatever it does to the
-//! ring. So when it says that a command is obeyed, no frame is under way that the command forbids, in any thread.
+//! It executes commands between two turns of its own queues and, like any thread, takes a queue's lease for whatever it
+//! does to the queue. So when it says that a command is done, no frame is under way that the command forbids, in any
+//! thread.
 
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
+mod memory;
+mod vrings;
 
-use sv3::ipc::{BUSY_QUIET, Command, Region, Report, ReportKind, RingFault};
-use sv3::{MAX_PORTS, MAX_RINGS};
+use sv3::MAX_PORTS;
+use sv3::ids::QueueId;
+use sv3::ipc::{BUSY_QUIET, Command, Report, ReportKind, RingFault};
+use sv3::ledger::Ledger;
 
+use super::mapper::MapRequests;
+use super::poller::{Buffers, Poller};
+use super::start::Start;
+use super::threads::Threads;
 use crate::forward::rarp;
 use crate::memory::guest_memory::GuestMemory;
-use crate::memory::mapping::Mapping;
-use crate::poll::mapper::{MapRequest, MapRequests, Mapped};
-use crate::poll::poller::{Buffers, Poller};
-use crate::poll::start::Start;
-use crate::poll::threads::Threads;
-use crate::port::vring::setup::RingSetup;
-use crate::port::{Ring, RingLease, transmits};
+use crate::port::endpoint::Kind;
+use crate::port::{Port, QueueLease};
 use crate::process::clock;
 use crate::process::link::{CommandWithFds, Link, LinkEnd};
 
-/// Most commands obeyed at a look, lest clients that come and go by the thousand hold up those that stay. The rest is
-/// still there at the next look.
+/// Most commands that are executed at a look, so that clients that come and go by the thousand do not hold up those that
+/// stay. The others are still there at the next look.
 const MAX_COMMANDS: usize = 4;
 
-/// What only commands are about of a client.
+/// No port has that slot, or no queue that index.
+const NO_PORT: nix::errno::Errno = nix::errno::Errno::ENXIO;
+
+/// What commands say of a client, and queues do not need.
 #[derive(Default)]
 struct Client {
     /// Negotiated virtio features.
@@ -41,12 +46,13 @@ struct Client {
 /// The worker's whole state.
 pub struct ControlThread {
     threads: &'static Threads,
-    /// Rings are only noted; the worker that serves is another.
+    ledger: &'static Ledger,
+    /// Queues are only noted; the worker that serves is another.
     standby: bool,
-    control: Link,
+    link: Link,
     clients: Vec<Option<Box<Client>>>,
     requests: MapRequests,
-    /// An command that cannot be obeyed before regions are mapped; those behind it wait, too.
+    /// A command that cannot be executed before regions are mapped; those behind it wait, too.
     deferred: Option<CommandWithFds>,
     poller: Poller,
     /// When the worker last said that it had woken, in nanoseconds.
@@ -54,47 +60,39 @@ pub struct ControlThread {
 }
 
 impl ControlThread {
-    /// A switch without ports.
-    pub fn new(threads: &'static Threads, start: &Start, control: Link, room: Buffers) -> ControlThread {
-        let poller = Poller::new(threads, 0, room, start);
+    /// A worker without ports.
+    pub fn new(threads: &'static Threads, start: &Start, link: Link, buffers: Buffers) -> ControlThread {
+        let poller = Poller::new(threads, 0, buffers, start);
         if !start.standby {
             threads.promote();
             poller.forwarder.recount();
         }
         let clients = std::iter::repeat_with(|| None).take(MAX_PORTS).collect();
         let requests = MapRequests::new(&threads.mapper);
-        ControlThread {
-            threads,
-            standby: start.standby,
-            control,
-            clients,
-            requests,
-            deferred: None,
-            poller,
-            said_busy: 0,
-        }
+        let (ledger, standby) = (start.ledger, start.standby);
+        ControlThread { threads, ledger, standby, link, clients, requests, deferred: None, poller, said_busy: 0 }
     }
 
     /// Runs until the supervisor closes the control socket.
     pub fn run(&mut self) -> LinkEnd {
         loop {
             if self.poller.begin_turn()
-                && let Err(over) = self.look()
+                && let Err(end) = self.look()
             {
-                return over;
+                return end;
             }
             self.poller.turn();
-            while let Some((slot, ring, fault)) = self.poller.forwarder.next_fault() {
-                self.fault(slot, ring, fault);
+            while let Some((queue, fault)) = self.poller.forwarder.next_fault() {
+                self.fault(queue, fault);
             }
         }
     }
 
     /// Asks the kernel for kicks and commands; blocks when there is nothing to poll.
     fn look(&mut self) -> Result<(), LinkEnd> {
-        self.control.flush()?;
+        self.link.flush()?;
         self.requests.hand_over();
-        let may_block = !self.control.pending() && !self.requests.must_try_again();
+        let may_block = !self.link.pending() && !self.requests.must_try_again();
         let looked = self.poller.look(may_block);
         let looked = looked.map_err(|errno| LinkEnd::Broken(format!("epoll_wait: {errno}")))?;
         if looked.blocked && !self.standby {
@@ -113,23 +111,23 @@ impl ControlThread {
             self.poller.resume_all();
         }
         if let Some(seq) = self.requests.unmapped() {
-            self.control.report(Report::new(ReportKind::Unmapped, seq))?;
+            self.link.report(Report::new(ReportKind::Unmapped, seq))?;
         }
         Ok(())
     }
 
-    /// Obeys what has come, as far as it need not wait for regions to be mapped.
+    /// Executes what has come, as far as it need not wait for regions to be mapped.
     fn execute_some(&mut self) -> Result<(), LinkEnd> {
         for _ in 0..MAX_COMMANDS {
             let before = self.deferred.take();
             let had_waited = before.is_some();
-            let Some(command) = before.map_or_else(|| self.control.receive(), |command| Ok(Some(command)))? else {
+            let Some(command) = before.map_or_else(|| self.link.receive(), |command| Ok(Some(command)))? else {
                 break;
             };
             let stages = matches!(command.0.command, Command::RegionStage { .. }) && !self.requests.is_full();
             let waits = self.requests.awaits_mappings() && !stages;
             if waits != had_waited {
-                self.threads.notify(0).heed_control(&self.control, !waits);
+                self.threads.first().heed_control(&self.link, !waits);
             }
             if waits {
                 self.deferred = Some(command);
@@ -147,7 +145,7 @@ impl ControlThread {
             return Ok(());
         }
         self.said_busy = now;
-        self.control.report(Report::new(ReportKind::Busy, 0))
+        self.link.report(Report::new(ReportKind::Busy, 0))
     }
 
     fn execute(&mut self, (envelope, fds): CommandWithFds) -> Result<(), LinkEnd> {
@@ -167,31 +165,17 @@ impl ControlThread {
             Command::RegionAdd { port, region } => self.map(seq, port, false, region, fds.next()),
             Command::RegionRemove { port, region } => self.remove_region(port, &region, seq),
             Command::RingStart { port, ring, size, addr, base, run } => {
-                self.stop(port, ring);
-                match self.poller.forwarder.ring_lines(port, ring) {
-                    Some((position, journal)) => {
-                        self.start(port, ring, RingSetup { size, addr, base, run, position, journal }, fds.next())
-                    }
-                    None => Err(NO_PORT),
-                }
+                self.start(QueueId::new(port, ring), (size, addr, base, run), fds.next())
             }
             Command::RingStop { port, ring } => {
-                let value = u64::from(self.stop(port, ring));
+                let value = u64::from(self.stop(QueueId::new(port, ring)));
                 let report = Report { port, ring, value, ..Report::new(ReportKind::RingStopped, seq) };
-                return self.control.report(report);
+                return self.link.report(report);
             }
-            Command::RingEnable { port, ring, enable } => self.enable(port, ring, enable),
-            Command::RingCall { port, ring, .. } => self.use_ring(port, ring).map(|mut state| state.call = fds.next()),
-            Command::SendRarp { .. } if self.standby => Ok(()),
-            Command::SendRarp { port, mac } => {
-                let now_ns = self.poller.forwarder.now_ns;
-                let over = self.client(port).map(|client| client.rarp.is_over(now_ns));
-                if over == Ok(true) {
-                    rarp::announce(&mut self.poller.forwarder, port, mac);
-                }
-                over.map(drop)
-            }
-            Command::Barrier => return self.control.report(Report::new(ReportKind::Done, seq)),
+            Command::RingEnable { port, ring, enable } => self.enable(QueueId::new(port, ring), enable),
+            Command::RingCall { port, ring, .. } => self.set_call(QueueId::new(port, ring), fds.next()),
+            Command::SendRarp { port, mac } => self.send_rarp(port, mac),
+            Command::Barrier => return self.link.report(Report::new(ReportKind::Done, seq)),
         };
         self.tell_failure(seq, about, result)
     }
@@ -199,126 +183,37 @@ impl ControlThread {
     fn tell_failure(&mut self, seq: u64, port: u16, result: nix::Result<()>) -> Result<(), LinkEnd> {
         let Err(errno) = result else { return Ok(()) };
         let value = errno as i32 as u64;
-        self.control.report(Report { port, value, ..Report::new(ReportKind::Failed, seq) })
+        self.link.report(Report { port, value, ..Report::new(ReportKind::Failed, seq) })
     }
 
     fn client(&mut self, slot: u16) -> nix::Result<&mut Client> {
         self.clients.get_mut(usize::from(slot)).and_then(Option::as_deref_mut).ok_or(NO_PORT)
     }
 
-    /// The lease of a ring of a client that is here, if the ring was ever used.
-    fn ring(&self, slot: u16, ring: u16) -> Option<RingLease> {
+    /// The place of a client that is here.
+    fn port(&self, slot: u16) -> Option<&'static Port> {
         self.clients.get(usize::from(slot))?.as_ref()?;
-        Some(self.threads.ports.get(slot)?.ring(ring)?.seize(|| self.poller.beat()))
+        self.threads.ports.get(slot)
     }
 
-    /// The lease of a ring of a client that is here, which begins to use it.
-    fn use_ring(&self, slot: u16, ring: u16) -> nix::Result<RingLease> {
-        if let Some(Some(_)) = self.clients.get(usize::from(slot)) {
-            self.threads.ports.get(slot).and_then(|port| port.make_ring(ring)).ok_or(NO_PORT)?;
-        }
-        self.ring(slot, ring).ok_or(NO_PORT)
+    /// The lease of a queue of a client that is here, if the queue was ever used.
+    fn queue(&self, queue: QueueId) -> Option<QueueLease> {
+        self.port(queue.slot)?.seize(queue, || self.poller.beat())
+    }
+
+    /// The same, and the queue is used from now on.
+    fn use_queue(&self, queue: QueueId) -> nix::Result<QueueLease> {
+        let port = self.port(queue.slot).filter(|port| port.make_pair(queue.pair())).ok_or(NO_PORT)?;
+        port.seize(queue, || self.poller.beat()).ok_or(NO_PORT)
     }
 
     fn add(&mut self, slot: u16, seq: u64) -> nix::Result<()> {
-        // A place that nobody left in command is empty, too.
+        // A place that nobody left in order is empty, too.
         self.clear(slot, seq);
-        self.threads.ports.make(slot).ok_or(NO_PORT)?;
+        self.threads.ports.make(slot, self.ledger).ok_or(NO_PORT)?;
         let place = self.clients.get_mut(usize::from(slot)).ok_or(NO_PORT)?;
         *place = Some(Box::default());
         Ok(())
-    }
-
-    /// Has a region mapped, for the table that is being collected or the one in force.
-    fn map(&mut self, seq: u64, port: u16, staged: bool, region: Region, fd: Option<OwnedFd>) -> nix::Result<()> {
-        self.client(port)?;
-        let fd = fd.ok_or(nix::errno::Errno::EBADF)?;
-        self.requests.map(MapRequest { seq, port, staged, region, fd });
-        Ok(())
-    }
-
-    /// A region was mapped, or could not be.
-    fn take_mapped(&mut self, mapped: Mapped) -> Result<(), LinkEnd> {
-        let Mapped { seq, port, staged, outcome } = mapped;
-        let result = outcome.and_then(|bare| {
-            let mapping = Arc::new(Mapping::new(port, bare));
-            let client = self.client(port)?;
-            let table = if staged { &mut client.staged } else { &mut client.memory };
-            if let Err(mapping) = table.add(mapping) {
-                self.requests.unmap([mapping], seq);
-                return Err(nix::errno::Errno::ENOSPC);
-            }
-            if staged { Ok(()) } else { self.show_regions(port) }
-        });
-        self.tell_failure(seq, port, result)
-    }
-
-    fn commit(&mut self, slot: u16, seq: u64) -> nix::Result<()> {
-        let client = self.client(slot)?;
-        // The old table lives until the rings have been looked up in the new one.
-        let old: GuestMemory = std::mem::replace(&mut client.memory, std::mem::take(&mut client.staged));
-        self.relocated(slot);
-        self.requests.unmap(old.into_mappings(), seq);
-        Ok(())
-    }
-
-    /// Shows all rings a table that has grown.
-    fn show_regions(&mut self, slot: u16) -> nix::Result<()> {
-        let memory = self.client(slot)?.memory.clone();
-        for ring in 0..MAX_RINGS as u16 {
-            if let Some(mut state) = self.ring(slot, ring)
-                && state.queue.is_some()
-            {
-                state.memory = memory.clone();
-            }
-        }
-        Ok(())
-    }
-
-    fn remove_region(&mut self, slot: u16, region: &Region, seq: u64) -> nix::Result<()> {
-        let mapping = self.client(slot)?.memory.remove(region);
-        let found = mapping.is_some();
-        if found {
-            self.relocated(slot);
-        }
-        self.requests.unmap(mapping, seq);
-        found.then_some(()).ok_or(nix::errno::Errno::ENOENT)
-    }
-
-    /// Looks all rings that are started up again, in a table that has changed. Those that are not in it any more stop.
-    fn relocated(&mut self, slot: u16) {
-        for ring in 0..MAX_RINGS as u16 {
-            if self.ring(slot, ring).is_none_or(|state| state.queue.is_none()) {
-                continue;
-            }
-            // Rings are made anew, with kicks suppressed: those that are parked are polled until they park again.
-            match self.begin(slot, ring) {
-                Ok(()) => self.poll(slot, ring),
-                Err(fault) => self.fault(slot, ring, fault),
-            }
-        }
-    }
-
-    /// Begins with a ring whose place is known.
-    fn begin(&mut self, slot: u16, ring: u16) -> Result<(), RingFault> {
-        let (Some(mut state), Ok(client)) = (self.ring(slot, ring), self.client(slot)) else { return Ok(()) };
-        state.begin(&client.memory, client.features)
-    }
-
-    /// Has a transmit ring polled by its thread.
-    fn poll(&mut self, slot: u16, ring: u16) {
-        if !transmits(ring) {
-            return;
-        }
-        match self.threads.owner(slot, ring) {
-            0 => self.poller.rouse(slot, ring),
-            owner => {
-                if let Some(port) = self.threads.ports.get(slot) {
-                    port.wake(ring);
-                    self.threads.notify(owner).nudge();
-                }
-            }
-        }
     }
 
     fn remove(&mut self, slot: u16, seq: u64) -> nix::Result<()> {
@@ -330,12 +225,12 @@ impl ControlThread {
         was_there.then_some(()).ok_or(NO_PORT)
     }
 
-    /// Stops all rings of a port, and forgets what they and the client were told.
+    /// Stops all queues of a port, and forgets what they and the client were told.
     fn clear(&mut self, slot: u16, seq: u64) {
-        for ring in 0..MAX_RINGS as u16 {
-            self.stop(slot, ring);
-            if let Some(mut state) = self.ring(slot, ring) {
-                *state = Ring::default();
+        for queue in self.port(slot).into_iter().flat_map(Port::used) {
+            self.stop(queue);
+            if let Some(mut lease) = self.queue(queue) {
+                lease.reset();
             }
         }
         let client = self.clients.get_mut(usize::from(slot)).and_then(Option::take);
@@ -343,53 +238,7 @@ impl ControlThread {
         self.requests.unmap(tables.flat_map(GuestMemory::into_mappings), seq);
     }
 
-    fn start(&mut self, slot: u16, ring: u16, place: RingSetup, kick: Option<OwnedFd>) -> nix::Result<()> {
-        let mut state = self.use_ring(slot, ring)?;
-        state.place = Some(place);
-        state.kick = kick;
-        drop(state);
-        match self.standby {
-            true => self.prepare(slot, ring),
-            false => self.bring_up(slot, ring),
-        }
-        Ok(())
-    }
-
-    /// On standby: does what can be done for a ring that was started without touching it.
-    fn prepare(&mut self, slot: u16, ring: u16) {
-        // What fails now will fail again, and be told of, at the promotion.
-        let _ = self.watch(slot, ring);
-        if let (Some(state), Ok(client)) = (self.ring(slot, ring), self.client(slot))
-            && let Some(place) = &state.place
-        {
-            place.areas(client.features).into_iter().for_each(|(addr, len)| client.memory.populate(addr, len));
-        }
-    }
-
-    /// Has kicks wake the thread of a ring that was started, if they do not yet; nothing for another.
-    fn watch(&mut self, slot: u16, ring: u16) -> Option<nix::Result<()>> {
-        let mut state = self.ring(slot, ring)?;
-        let Ring { place: Some(_), kick: Some(kick), is_watched, .. } = &mut *state else { return None };
-        // A receiver's kick is for the thread that holds rings for its sake, if there is but one thread.
-        if *is_watched || !transmits(ring) && self.threads.count() > 1 {
-            return Some(Ok(()));
-        }
-        let watched = self.threads.notify(self.threads.owner(slot, ring)).watch(kick, slot, ring);
-        *is_watched = watched.is_ok();
-        Some(watched)
-    }
-
-    /// Starts a ring whose place and kick fd are known; nothing for another.
-    fn bring_up(&mut self, slot: u16, ring: u16) {
-        let Some(watched) = self.watch(slot, ring) else { return };
-        match (self.begin(slot, ring), watched) {
-            (Ok(()), Ok(())) => self.changed(slot, ring),
-            (Err(fault), _) => self.fault(slot, ring, fault),
-            (_, Err(_)) => self.fault(slot, ring, RingFault::BadKick),
-        }
-    }
-
-    /// Takes over from the worker that served. All receive first: other threads begin with a transmit ring at once, and
+    /// Takes over from the worker that served. All receive first: other threads begin with a transmit queue at once, and
     /// its first frame must not meet a receiver that is to start after it.
     fn promote(&mut self) {
         self.standby = false;
@@ -397,75 +246,60 @@ impl ControlThread {
         self.poller.forwarder.recount();
         for transmit in [false, true] {
             for port in threads.ports.all() {
-                let rings = port.used().filter(|ring| transmits(*ring) == transmit);
-                rings.for_each(|ring| self.bring_up(port.slot, ring));
+                port.used().filter(|queue| queue.transmits() == transmit).for_each(|queue| self.bring_up(queue));
             }
         }
         threads.promote();
     }
 
-    fn enable(&mut self, slot: u16, ring: u16, enable: bool) -> nix::Result<()> {
-        self.use_ring(slot, ring)?.enabled = enable;
-        self.changed(slot, ring);
+    fn send_rarp(&mut self, slot: u16, mac: [u8; 6]) -> nix::Result<()> {
+        if self.standby {
+            return Ok(());
+        }
+        let now_ns = self.poller.forwarder.now_ns;
+        if self.client(slot)?.rarp.is_over(now_ns)
+            && let Some(port) = self.port(slot)
+        {
+            rarp::announce(&mut self.poller.forwarder, port, mac);
+        }
         Ok(())
     }
 
-    /// After a ring was started or enabled: a transmit ring counts as kicked, a receiver's driver is signalled once,
-    /// since what an earlier worker's signals came to is unknown.
-    fn changed(&mut self, slot: u16, ring: u16) {
-        let Some(state) = self.ring(slot, ring) else { return };
-        let runs = state.runs();
-        if runs && let Some(call) = &state.call {
-            let _ = nix::unistd::write(call, &1u64.to_ne_bytes());
+    /// Has a transmit queue polled by its thread.
+    fn poll(&mut self, queue: QueueId) {
+        if !queue.transmits() {
+            return;
         }
-        drop(state);
-        if !transmits(ring) {
-            self.threads.ports.note_receiver(slot, ring, runs);
-        } else if runs {
-            self.poll(slot, ring);
-        }
-    }
-
-    /// Stops a ring; returns the vring base. A ring that does not run has base 0.
-    fn stop(&mut self, slot: u16, ring: u16) -> u16 {
-        let Some(mut state) = self.ring(slot, ring) else { return 0 };
-        let was_held = state.is_paused;
-        let base = state.end().map_or(0, |queue| queue.position());
-        state.place = None;
-        state.is_watched = false;
-        if let Some(kick) = state.kick.take() {
-            self.threads.notify(self.threads.owner(slot, ring)).forget(&kick);
-        }
-        if !transmits(ring) {
-            self.threads.ports.note_receiver(slot, ring, false);
-        }
-        drop(state);
-        if was_held {
-            self.poll(slot, ring);
-        }
-        base
-    }
-
-    /// Stops the rings that other threads found broken.
-    fn stop_broken(&mut self) {
-        let threads = self.threads;
-        for port in threads.ports.all() {
-            for ring in port.broken() {
-                let fault = self.ring(port.slot, ring).and_then(|state| state.fault);
-                if let Some(fault) = fault {
-                    self.fault(port.slot, ring, fault);
+        match self.threads.owner(queue) {
+            0 => self.poller.rouse(queue),
+            owner => {
+                if let Some(port) = self.threads.ports.get(queue.slot) {
+                    port.wake(queue.pair());
+                    self.threads.notify(owner).nudge();
                 }
             }
         }
     }
 
-    /// Stops a ring by itself and tells the supervisor.
-    fn fault(&mut self, slot: u16, ring: u16, fault: RingFault) {
-        self.stop(slot, ring);
-        let report = Report { port: slot, ring, value: fault as u64, ..Report::new(ReportKind::RingFault, 0) };
+    /// Stops the queues that other threads found broken.
+    fn stop_broken(&mut self) {
+        let threads = self.threads;
+        for port in threads.ports.all() {
+            for queue in port.broken() {
+                let fault = self.queue(queue).and_then(|mut lease| lease.endpoint().fault());
+                if let Some(fault) = fault {
+                    self.fault(queue, fault);
+                }
+            }
+        }
+    }
+
+    /// Stops a queue by itself and tells the supervisor.
+    fn fault(&mut self, queue: QueueId, fault: RingFault) {
+        self.stop(queue);
+        let QueueId { slot: port, index: ring } = queue;
+        let report = Report { port, ring, value: fault as u64, ..Report::new(ReportKind::RingFault, 0) };
         // A supervisor that is gone is noticed at the next look.
-        let _ = self.control.report(report);
+        let _ = self.link.report(report);
     }
 }
-
-const NO_PORT: nix::errno::Errno = nix::errno::Errno::ENXIO;

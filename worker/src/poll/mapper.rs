@@ -11,7 +11,7 @@
 //! up by nobody any more; it goes in slices, so many octets that a slice takes some tens of microseconds, and after
 //! [`WORK_NS`] of them the mapper rests for a millisecond: it may have to share its processor with a thread that moves frames.
 //!
-//! The policy has no futex, so the queues are leased ([`crate::poll::lease`]), each for the time of a push or a pop. The mapper
+//! The policy has no futex, so the queues are leased ([`crate::sync::lease`]), each for the time of a push or a pop. The mapper
 //! neither allocates nor frees: in any thread but the first that may need syscalls which the policy does not have. So the
 //! queues have all their room from the start, and what goes through them owns no block of the allocator's.
 
@@ -25,9 +25,9 @@ use nix::sys::epoll::{EpollEvent, EpollTimeout};
 use sv3::ipc::Region;
 
 use crate::memory::mapping::{Mapping, NewMapping, Unmapping};
-use crate::poll::lease::Leased;
 use crate::poll::notify::{MAX_EVENTS, Notify};
 use crate::process::clock;
+use crate::sync::lease::Leased;
 
 /// Places in each queue.
 const ROOM: usize = 64;

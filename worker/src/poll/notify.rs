@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use sv3::ids::QueueId;
 
 /// Most events of one wait.
 pub const MAX_EVENTS: usize = 64;
@@ -27,8 +28,8 @@ pub enum Woken {
     Control,
     /// Another thread has left something to be done.
     Nudge,
-    /// A guest kicked: slot, vring index. May be stale: the ring may be gone.
-    Kick(u16, u16),
+    /// A guest kicked. May be stale: the queue may be gone.
+    Kick(QueueId),
 }
 
 /// What one thread waits by, which the control thread changes.
@@ -77,8 +78,8 @@ impl Notify {
     }
 
     /// Waits for kicks of a ring, once the worker serves.
-    pub fn watch(&self, kick: &OwnedFd, slot: u16, ring: u16) -> nix::Result<()> {
-        let data = u64::from(slot) << 16 | u64::from(ring);
+    pub fn watch(&self, kick: &OwnedFd, queue: QueueId) -> nix::Result<()> {
+        let data = u64::from(queue.slot) << 16 | u64::from(queue.index);
         self.all.add(kick, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, data))
     }
 
@@ -107,7 +108,7 @@ impl Notify {
         Ok(events.iter().take(count).map(|event| match event.data() {
             CONTROL => Woken::Control,
             NUDGE => Woken::Nudge,
-            data => Woken::Kick((data >> 16) as u16, data as u16),
+            data => Woken::Kick(QueueId::new((data >> 16) as u16, data as u16)),
         }))
     }
 }

@@ -1,7 +1,7 @@
 //! The loop of one thread over its transmit rings.
 //!
 //! Rings are *polled* or *parked*. A polled ring is looked at in each turn of the loop, with kicks suppressed, and may
-//! spend its share of the turn ([`crate::poll::cost`]). When it has been empty for long, or when all have been for as long as
+//! spend its share of the turn ([`crate::port::cost`]). When it has been empty for long, or when all have been for as long as
 //! the loop spins ([`crate::poll::spin`]), it asks for a kick, is looked at once more, and is parked: it costs nothing until
 //! its kick fd wakes the loop. While rings are polled, the kernel is asked for kicks and commands now and then; when
 //! none is, the loop blocks. So an idle switch uses no processor and a busy one makes no syscall per frame.
@@ -12,19 +12,24 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use nix::sys::epoll::{EpollEvent, EpollTimeout};
+use sv3::ids::QueueId;
 use sv3::ipc::BUSY_QUIET;
 use sv3::ledger::ThreadState;
 use sv3::{MAX_PORTS, MAX_RINGS};
 
-use crate::forward::burst::{Burst, Served};
-use crate::forward::forwarder::{self, Forwarder};
-use crate::poll::cost::{self, Credit};
-use crate::poll::notify::{self, Events, MAX_EVENTS, Woken};
-use crate::poll::pause::{Pauses, Remaining, Resumed};
-use crate::poll::spin::Spin;
-use crate::poll::start::Start;
-use crate::poll::threads::Threads;
-use crate::port::{RingLease, transmits};
+use super::fair_share::{self, Credit};
+use super::notify::{self, Events, MAX_EVENTS, Notify, Woken};
+use super::pause::{Pauses, Remaining, Resumed};
+use super::spin::Spin;
+use super::start::Start;
+use super::threads::Threads;
+use crate::forward::burst::{Burst, End, Served};
+use crate::forward::forwarder::Forwarder;
+use crate::forward::leases::Leases;
+use crate::port::counting::Counting;
+use crate::port::endpoint::Kind;
+use crate::port::sink::BufferWait;
+use crate::port::view::View;
 use crate::process::clock;
 
 /// Longest time between two looks at the kernel while rings are busy, in nanoseconds.
@@ -42,18 +47,17 @@ const NAP_NS: u64 = 1_000_000;
 /// A ring that is polled.
 #[derive(Clone, Copy)]
 struct Polled {
-    slot: u16,
-    ring: u16,
+    queue: QueueId,
     /// When it last had something, in nanoseconds.
     busy_ns: u64,
     credit: Credit,
-    /// It was held, and nothing was taken from it since.
+    /// It was paused, and nothing was taken from it since.
     remaining: Option<Remaining>,
 }
 
 /// What a thread needs room for; made before it is confined, but for the first one's.
 pub struct Buffers {
-    forwarder: forwarder::Buffers,
+    leases: Leases,
     burst: Burst,
     polled: Vec<Polled>,
     pauses: Pauses<Polled>,
@@ -64,12 +68,49 @@ impl Buffers {
     /// Buffers for one thread.
     pub fn new() -> Buffers {
         Buffers {
-            forwarder: forwarder::Buffers::new(),
+            leases: Leases::new(),
             burst: Burst::new(),
             // All that there can be: the policy has no mremap, by which the allocator lets large blocks grow.
             polled: Vec::with_capacity(MAX_PORTS * MAX_RINGS / 2),
             pauses: Pauses::new(),
             listed: vec![0; MAX_PORTS].into_boxed_slice(),
+        }
+    }
+}
+
+/// What became of a look at a queue.
+enum Outcome {
+    /// There was nothing.
+    Idle,
+    /// Frames were taken; or none, because another thread has what the first one needs.
+    Served {
+        /// How many.
+        frames: usize,
+        /// What they cost.
+        cost: u64,
+    },
+    /// The same, and the next frame waits for a buffer.
+    Waits {
+        /// How many frames were taken.
+        frames: usize,
+        /// What they cost.
+        cost: u64,
+        /// The buffer.
+        wait: BufferWait,
+        /// For how many nanoseconds at most.
+        longest: u64,
+    },
+    /// The queue does not run, or not any more.
+    Stopped,
+}
+
+impl Outcome {
+    /// There was something, or may be.
+    fn worked(&self) -> bool {
+        match self {
+            Outcome::Idle | Outcome::Stopped => false,
+            Outcome::Served { .. } => true,
+            Outcome::Waits { frames, .. } => *frames > 0,
         }
     }
 }
@@ -109,20 +150,16 @@ pub struct Poller {
 
 impl Poller {
     /// The loop of thread `number`; no rings yet.
-    pub fn new(threads: &'static Threads, number: usize, room: Buffers, start: &Start) -> Poller {
-        let Buffers { forwarder, mut burst, polled, pauses, listed } = room;
+    pub fn new(threads: &'static Threads, number: usize, buffers: Buffers, start: &Start) -> Poller {
+        let Buffers { leases, mut burst, polled, pauses, listed } = buffers;
         burst.set_batch(start.settings.batch);
+        let counting = Counting { single_threaded: threads.count() == 1 };
+        let view = View { ports: &threads.ports, number: number as u32, counting };
         Poller {
             threads,
             number,
             state: start.thread(number),
-            forwarder: Forwarder::new(
-                start.ledger,
-                start.thread(number),
-                &threads.ports,
-                forwarder,
-                (number, threads.count()),
-            ),
+            forwarder: Forwarder::new(start.ledger, start.thread(number), view, leases),
             burst,
             spin: Spin::new(u64::from(start.settings.poll_us) * 1000),
             polled,
@@ -135,23 +172,25 @@ impl Poller {
         }
     }
 
-    /// The loop of a thread that hears no commands: waits for the first one, which thread 0 hears.
-    pub fn of_thread(threads: &'static Threads, number: usize, room: Buffers) -> Poller {
+    /// The life of a thread that hears no commands: it waits for the first one, which thread 0 hears.
+    pub fn live(threads: &'static Threads, number: usize) {
+        let buffers = Buffers::new();
+        threads.is_ready();
         let mut events = [EpollEvent::empty(); MAX_EVENTS];
-        loop {
+        let start = loop {
             if let Some(start) = threads.start.get() {
-                return Poller::new(threads, number, room, start);
+                break start;
             }
-            if let Err(errno) =
-                threads.notify(number).wait(&mut events, EpollTimeout::NONE).map(|woken| woken.for_each(drop))
-            {
+            let woken = threads.notify(number).wait(&mut events, EpollTimeout::NONE);
+            if let Err(errno) = woken.map(|woken| woken.for_each(drop)) {
                 crate::last_words(&format!("epoll_wait: {errno}"));
             }
-        }
+        };
+        Poller::new(threads, number, buffers, start).run();
     }
 
     /// Runs until the process ends.
-    pub fn run(mut self) {
+    fn run(mut self) {
         // Commands may have been obeyed already, and the nudges for them taken for the one that told of the start.
         self.poll_woken();
         let mut said_busy = 0;
@@ -162,7 +201,7 @@ impl Poller {
                         if looked.blocked && self.now_ns.saturating_sub(said_busy) >= BUSY_QUIET.as_nanos() as u64 {
                             // Thread 0 wakes of it, and says so.
                             said_busy = self.now_ns;
-                            self.threads.notify(0).nudge();
+                            self.threads.first().nudge();
                         }
                     }
                     Err(errno) => crate::last_words(&format!("epoll_wait: {errno}")),
@@ -170,14 +209,14 @@ impl Poller {
             }
             self.turn();
             let mut broke = false;
-            while let Some((slot, ring, _)) = self.forwarder.next_fault() {
-                if let Some(port) = self.threads.ports.get(slot) {
-                    port.break_ring(ring);
+            while let Some((queue, _)) = self.forwarder.next_fault() {
+                if let Some(port) = self.threads.ports.get(queue.slot) {
+                    port.break_queue(queue.index);
                     broke = true;
                 }
             }
             if broke {
-                self.threads.notify(0).nudge();
+                self.threads.first().nudge();
             }
         }
     }
@@ -228,12 +267,12 @@ impl Poller {
         }
         let mut looked = Looked { blocked: block, commands: false, nudged: false };
         let mut kicked = [None; MAX_EVENTS];
-        let woken = self.threads.notify(self.number).wait(&mut self.events, timeout)?;
+        let woken = self.notify().wait(&mut self.events, timeout)?;
         for (woken, place) in woken.zip(&mut kicked) {
             match woken {
                 Woken::Control => looked.commands = true,
                 Woken::Nudge => looked.nudged = true,
-                Woken::Kick(slot, ring) => *place = Some((slot, ring)),
+                Woken::Kick(queue) => *place = Some(queue),
             }
         }
         // It may have slept for long.
@@ -241,12 +280,14 @@ impl Poller {
         if !self.state.sleep_clock().is_awake() {
             self.state.wake_up(asked_ns, self.now_ns);
         }
-        let counting = self.forwarder.counting();
-        for (slot, ring) in kicked.into_iter().flatten() {
-            counting.add(&self.forwarder.line(slot).kicks, 1);
-            // A receiver's kick tells of a buffer that a held ring waits for.
-            if transmits(ring) {
-                self.poll(slot, ring);
+        let view = self.forwarder.view;
+        for queue in kicked.into_iter().flatten() {
+            if let Some(counters) = view.counters(queue.slot) {
+                view.counting.add(&counters.kicks, 1);
+            }
+            // A receiver's kick tells of a buffer that a paused queue waits for.
+            if queue.transmits() {
+                self.poll(queue);
             }
         }
         if looked.nudged {
@@ -255,11 +296,11 @@ impl Poller {
         Ok(looked)
     }
 
-    /// Polls the rings that thread 0 wants polled.
+    /// Polls the queues that thread 0 wants polled.
     pub fn poll_woken(&mut self) {
         for port in self.threads.ports.all() {
-            for ring in port.woken(self.threads.pairs(self.number, port.slot)) {
-                self.rouse(port.slot, ring);
+            for pair in port.woken(self.threads.pairs(self.number, port.slot())) {
+                self.rouse(QueueId::transmit(port.slot(), pair));
             }
         }
     }
@@ -267,7 +308,7 @@ impl Poller {
     /// Serves each polled ring that has credit once; parks those that have been empty for long.
     pub fn turn(&mut self) {
         let now = self.now_ns;
-        while let Some(resumed) = self.pauses.next_due(&self.forwarder, now) {
+        while let Some(resumed) = self.pauses.next_due(&self.forwarder.view, now) {
             self.resume(resumed);
         }
         let worked = self.serve_all(now);
@@ -286,7 +327,7 @@ impl Poller {
     /// True: something was there.
     fn serve_all(&mut self, now: u64) -> bool {
         let linger = self.spin.window().max(LINGER_NS);
-        let share = cost::share(self.wanting);
+        let share = fair_share::share(self.wanting);
         self.wanting = 0;
         let mut worked = false;
         let mut at = 0;
@@ -297,130 +338,132 @@ impl Poller {
                 at += 1;
                 continue;
             };
-            let Polled { slot, ring, busy_ns, .. } = *entry;
-            match self.serve(slot, ring, budget) {
-                Some(Served { chains, cost, wanted: Some((wanted, longest)), .. }) => {
-                    worked |= chains > 0;
-                    // It stays listed.
-                    let mut entry = self.polled.swap_remove(at);
-                    entry.credit.spend(cost);
-                    let remaining = entry.remaining.filter(|_| chains == 0).unwrap_or(Remaining::new(now, longest));
-                    self.pauses.hold(entry, (slot, ring), wanted, remaining);
+            let Polled { queue, busy_ns, .. } = *entry;
+            let outcome = self.serve(queue, budget);
+            worked |= outcome.worked();
+            let stays = match outcome {
+                Outcome::Stopped => false,
+                Outcome::Idle => now.saturating_sub(busy_ns) < linger || !self.park(queue),
+                Outcome::Served { frames, cost } => {
+                    self.charge(at, now, frames, cost);
+                    true
+                }
+                Outcome::Waits { frames, cost, wait, longest } => {
+                    self.pause(at, now, (frames, cost), (wait, longest));
                     continue;
                 }
-                Some(Served { chains: 0, held_up: false, .. }) => {
-                    if now.saturating_sub(busy_ns) >= linger && self.park(slot, ring) {
-                        self.unlist(at);
-                        continue;
-                    }
-                }
-                Some(Served { chains, cost, .. }) => {
-                    worked = true;
-                    if let Some(entry) = self.polled.get_mut(at) {
-                        entry.busy_ns = now;
-                        entry.remaining = entry.remaining.filter(|_| chains == 0);
-                        entry.credit.spend(cost);
-                    }
-                }
-                None => {
-                    self.unlist(at);
-                    continue;
-                }
+            };
+            if stays {
+                at += 1;
+            } else {
+                self.unlist(at);
             }
-            at += 1;
         }
         worked
     }
 
-    /// Takes a burst from a ring; `None`: the ring does not run (any more).
-    fn serve(&mut self, slot: u16, ring: u16, budget: u64) -> Option<Served> {
-        let Some(mut state) = self.own_ring(slot, ring) else {
-            return Some(Served { held_up: true, ..Served::default() });
-        };
-        if !state.runs() {
-            return None;
+    /// A polled queue was served.
+    fn charge(&mut self, at: usize, now: u64, frames: usize, cost: u64) {
+        if let Some(entry) = self.polled.get_mut(at) {
+            entry.busy_ns = now;
+            entry.remaining = entry.remaining.filter(|_| frames == 0);
+            entry.credit.spend(cost);
         }
-        self.state.ring.store(u32::from(ring), Relaxed);
-        self.state.port.store(u32::from(slot) + 1, Relaxed);
-        self.forwarder.may_pause = !self.pauses.is_full();
-        let result = self.burst.serve(&mut self.forwarder, &mut state, (slot, ring), budget);
+    }
+
+    /// A polled queue is paused instead. It stays listed.
+    fn pause(&mut self, at: usize, now: u64, (frames, cost): (usize, u64), (wait, longest): (BufferWait, u64)) {
+        let mut entry = self.polled.swap_remove(at);
+        entry.credit.spend(cost);
+        let remaining = entry.remaining.filter(|_| frames == 0).unwrap_or(Remaining::new(now, longest));
+        self.pauses.pause(entry, entry.queue, wait, remaining);
+    }
+
+    /// Takes a burst from a queue.
+    fn serve(&mut self, id: QueueId, budget: u64) -> Outcome {
+        let Some(port) = self.threads.ports.get(id.slot) else { return Outcome::Stopped };
+        let Some(leased) = port.transmit(id.pair()) else { return Outcome::Stopped };
+        // A command changes it right now.
+        let Some(mut queue) = leased.lease(self.number as u32) else { return Outcome::Served { frames: 0, cost: 0 } };
+        if !queue.endpoint.runs() {
+            return Outcome::Stopped;
+        }
+        self.state.ring.store(u32::from(id.index), Relaxed);
+        self.state.port.store(u32::from(id.slot) + 1, Relaxed);
+        let may_pause = !self.pauses.is_full();
+        let result = self.burst.serve(&mut self.forwarder, (port, id), &mut queue, budget, may_pause);
         self.state.port.store(0, Relaxed);
         match result {
-            Ok(served) => {
-                state.is_paused = served.wanted.is_some();
-                if served.chains > 0 {
-                    self.state.trace_burst(self.now_ns, slot, ring, served.chains as u16);
+            Ok(Served { frames, cost, end }) => {
+                queue.is_paused = matches!(end, End::Waits(..));
+                if frames > 0 {
+                    self.state.trace_burst(self.now_ns, id, frames as u16);
                 }
-                Some(served)
+                match end {
+                    End::Waits(wait, longest) => Outcome::Waits { frames, cost, wait, longest },
+                    End::Done if frames == 0 => Outcome::Idle,
+                    End::Done | End::Contended => Outcome::Served { frames, cost },
+                }
             }
             Err(fault) => {
-                self.forwarder.note_fault((slot, ring), &mut state, fault);
-                None
+                queue.endpoint.break_with(fault);
+                self.forwarder.note_fault(id, fault);
+                Outcome::Stopped
             }
         }
     }
 
-    /// The lease of a ring of the thread's own; `None`: a command changes it right now.
-    #[inline]
-    fn own_ring(&self, slot: u16, ring: u16) -> Option<RingLease> {
-        self.threads.ports.get(slot)?.ring(ring)?.lease(self.number as u32)
-    }
-
-    /// Parks all rings in which nothing came meanwhile.
+    /// Parks all queues in which nothing came meanwhile.
     fn park_all(&mut self) {
         let mut at = 0;
-        while let Some(Polled { slot, ring, .. }) = self.polled.get(at).copied() {
-            match self.park(slot, ring) {
+        while let Some(Polled { queue, .. }) = self.polled.get(at).copied() {
+            match self.park(queue) {
                 true => self.unlist(at),
                 false => at += 1,
             }
         }
-        while let Some(resumed) = self.pauses.arm(&self.forwarder, self.now_ns) {
+        while let Some(resumed) = self.pauses.arm(&self.forwarder.view, self.now_ns) {
             self.resume(resumed);
         }
     }
 
-    /// Lets a ring sleep until it is kicked; false when entries came meanwhile.
-    fn park(&mut self, slot: u16, ring: u16) -> bool {
-        let Some(mut state) = self.own_ring(slot, ring) else { return false };
-        let Some(queue) = &mut state.queue else { return true };
-        if queue.arm() {
-            queue.disarm();
-            return false;
+    /// Lets a queue sleep until it is kicked; false when frames came meanwhile.
+    fn park(&mut self, queue: QueueId) -> bool {
+        let Some(mut queue) = self.forwarder.view.transmit(queue).leased() else { return false };
+        let has_frames = queue.endpoint.arm();
+        if has_frames {
+            queue.endpoint.disarm();
         }
-        true
+        !has_frames
     }
 
-    /// Begins to poll a ring, if it runs and is not polled already.
-    pub fn poll(&mut self, slot: u16, ring: u16) {
-        let Some(pairs) = self.listed.get_mut(usize::from(slot)) else { return };
-        let Some(pair) = 1u32.checked_shl(u32::from(ring / 2)).filter(|pair| *pairs & pair == 0) else { return };
+    /// Begins to poll a queue, if it runs and is not polled already.
+    pub fn poll(&mut self, id: QueueId) {
+        let Some(pairs) = self.listed.get_mut(usize::from(id.slot)) else { return };
+        let Some(pair) = 1u32.checked_shl(u32::from(id.pair())).filter(|pair| *pairs & pair == 0) else { return };
         // It is in the list even if a command changes it right now: the next turn looks again.
-        if let Some(leased) = self.threads.ports.get(slot).and_then(|port| port.ring(ring))
-            && let Some(mut state) = leased.lease(self.number as u32)
-        {
-            if !state.runs() {
+        if let Some(mut queue) = self.forwarder.view.transmit(id).leased() {
+            if !queue.endpoint.runs() {
                 return;
             }
-            if let Some(queue) = &mut state.queue {
-                queue.disarm();
-            }
+            queue.endpoint.disarm();
         }
         *pairs |= pair;
-        self.polled.push(Polled { slot, ring, busy_ns: clock::now_ns(), credit: Credit::default(), remaining: None });
+        let (busy_ns, credit) = (clock::now_ns(), Credit::default());
+        self.polled.push(Polled { queue: id, busy_ns, credit, remaining: None });
     }
 
-    /// The same for a ring that was started, stopped or changed: if it is held, that ends.
-    pub fn rouse(&mut self, slot: u16, ring: u16) {
-        match self.pauses.release((slot, ring), &self.forwarder, self.now_ns) {
+    /// The same for a queue that was started, stopped or changed: if it is paused, that ends.
+    pub fn rouse(&mut self, queue: QueueId) {
+        match self.pauses.release(queue, &self.forwarder.view, self.now_ns) {
             Some(resumed) => self.resume(resumed),
-            None => self.poll(slot, ring),
+            None => self.poll(queue),
         }
     }
 
-    /// Tries all rings that are held again: whatever has changed, it shows.
+    /// Tries all queues that are paused again: whatever has changed, it shows.
     pub fn resume_all(&mut self) {
-        while let Some(resumed) = self.pauses.next(&self.forwarder, self.now_ns) {
+        while let Some(resumed) = self.pauses.next(&self.forwarder.view, self.now_ns) {
             self.resume(resumed);
         }
     }
@@ -431,9 +474,14 @@ impl Poller {
 
     /// Takes an entry out of the list.
     fn unlist(&mut self, at: usize) {
-        let Polled { slot, ring, .. } = self.polled.swap_remove(at);
-        if let Some(pairs) = self.listed.get_mut(usize::from(slot)) {
-            *pairs &= !(1 << (ring / 2));
+        let Polled { queue, .. } = self.polled.swap_remove(at);
+        if let Some(pairs) = self.listed.get_mut(usize::from(queue.slot)) {
+            *pairs &= !(1 << queue.pair());
         }
+    }
+
+    /// What the thread waits by.
+    fn notify(&self) -> &'static Notify {
+        self.threads.notify(self.number)
     }
 }

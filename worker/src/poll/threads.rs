@@ -4,7 +4,7 @@
 //!
 //! Thread 0 is the process's first one: it obeys the supervisor's commands, and moves frames as the others do. A transmit
 //! ring has one thread for life ([`Threads::owner`]), which alone takes frames from it, so frames of one ring stay in order.
-//! It copies them straight into the receivers' rings, which it leases for the burst ([`crate::poll::lease`]).
+//! It copies them straight into the receivers' rings, which it leases for the burst ([`crate::sync::lease`]).
 //!
 //! No thread waits for another one's work. What one leaves for another to do stands in bits of the port
 //! ([`crate::port`]), with a nudge by an eventfd: thread 0 has rings polled that have started, the others have rings
@@ -23,19 +23,24 @@ use std::time::Duration;
 
 use sv3::MAX_QUEUE_PAIRS;
 use sv3::cpus::Cpus;
+use sv3::ids::QueueId;
 use sv3::timeslice::TimeSlice;
 
 use crate::poll::mapper::Mapper;
 use crate::poll::notify::Notify;
-use crate::poll::poller::{Buffers, Poller};
 use crate::poll::start::Start;
 use crate::port::Ports;
 use crate::process::{affinity, crash};
 
 /// Between two looks whether all threads are there.
 const PAUSE: Duration = Duration::from_micros(20);
+/// The number of the thread that obeys commands.
+const CONTROL: usize = 0;
 /// Octets of a thread's stack.
 const STACK: usize = 256 * 1024;
+
+/// What a thread that moves frames does: it gets its number, and says [`Threads::is_ready`].
+pub type Life = fn(&'static Threads, usize);
 
 /// All threads.
 pub struct Threads {
@@ -63,14 +68,19 @@ impl Threads {
         self.notify.len()
     }
 
-    /// How thread `number` waits; the first one's, if there is none of that number.
+    /// How thread `number` waits; there are [`Threads::count`].
     pub fn notify(&self, number: usize) -> &Notify {
-        self.notify.get(number).unwrap_or(&self.notify[0])
+        &self.notify[number]
     }
 
-    /// The thread that takes frames from transmit ring `ring` of port `slot`.
-    pub fn owner(&self, slot: u16, ring: u16) -> usize {
-        (usize::from(slot) + usize::from(ring / 2)) % self.count()
+    /// How the control thread waits.
+    pub fn first(&self) -> &Notify {
+        self.notify(CONTROL)
+    }
+
+    /// The number of the thread that takes frames from a transmit queue.
+    pub fn owner(&self, queue: QueueId) -> usize {
+        (usize::from(queue.slot) + usize::from(queue.pair())) % self.count()
     }
 
     /// The worker serves: kicks wake all threads from now on.
@@ -80,19 +90,19 @@ impl Threads {
 
     /// The queue pairs of port `slot` whose transmit rings are thread `number`'s, a bit for each.
     pub fn pairs(&self, number: usize, slot: u16) -> u32 {
-        let mine = |pair: &u16| self.owner(slot, 2 * pair) == number;
+        let mine = |pair: &u16| self.owner(QueueId::transmit(slot, *pair)) == number;
         (0..MAX_QUEUE_PAIRS as u16).filter(mine).fold(0, |pairs, pair| pairs | 1 << pair)
     }
 
     /// Makes the other threads and waits until they need no more syscalls than the policy has. Each that moves frames takes
     /// one of `cpus`.
-    pub fn spawn_all(&'static self, cpus: Option<&Cpus>) -> Result<(), String> {
+    pub fn spawn_all(&'static self, cpus: Option<&Cpus>, life: Life) -> Result<(), String> {
         let cpu = |number: usize| Some(*cpus?.numbers().get(number)?);
         let first = cpu(0);
         for number in 1..self.count() {
             let cpu = cpu(number);
             let thread = std::thread::Builder::new().name(format!("sv3-worker/{number}")).stack_size(STACK);
-            thread.spawn(move || self.serve(number, cpu)).map_err(|error| format!("thread {number}: {error}"))?;
+            thread.spawn(move || self.serve(number, cpu, life)).map_err(|error| format!("thread {number}: {error}"))?;
         }
         let (mapper, cpus) = (std::thread::Builder::new().name("sv3-worker/map".to_string()), cpus.cloned());
         mapper.stack_size(STACK).spawn(move || self.map(cpus)).map_err(|error| format!("the mapper: {error}"))?;
@@ -108,18 +118,16 @@ impl Threads {
     }
 
     /// The life of thread `number`.
-    fn serve(&'static self, number: usize, cpu: Option<usize>) {
+    fn serve(&'static self, number: usize, cpu: Option<usize>, life: Life) {
         self.enlist(number, cpu.as_slice());
-        let room = Buffers::new();
-        self.is_ready();
-        Poller::of_thread(self, number, room).run();
+        life(self, number);
     }
 
     /// The life of the mapper, which may run wherever the others do.
     fn map(&'static self, cpus: Option<Cpus>) {
         self.enlist(self.count(), cpus.as_ref().map_or(&[], Cpus::numbers));
         self.is_ready();
-        let errno = self.mapper.run(|| self.notify(0).nudge());
+        let errno = self.mapper.run(|| self.first().nudge());
         crate::last_words(&format!("epoll_wait: {errno}"));
     }
 
@@ -134,7 +142,7 @@ impl Threads {
     }
 
     /// The thread has all the memory that it will ask for.
-    fn is_ready(&self) {
+    pub fn is_ready(&self) {
         // The allocator's own preparations for a thread; a panic message will need some octets.
         drop(black_box(vec![0u8; 4096]));
         self.ready.fetch_add(1, SeqCst);

@@ -3,10 +3,13 @@
 
 use sv3::frame::MacAddr;
 
-use super::tests::{DATA, SIZE, house, run_at};
-use crate::poll::cost::TURN;
+use super::Served;
+use super::tests::{DATA, Fixture, SIZE, fixture, run_at, run_split};
+use crate::poll::fair_share::TURN;
 use crate::port::vring::driver::PackedDriver;
 use crate::port::vring::queue::Queue;
+use crate::port::{Port, TransmitQueue};
+use sv3::ids::QueueId;
 use sv3::virtio::{VIRTIO_F_VERSION_1, VIRTQ_DESC_F_WRITE};
 
 const BURST: u16 = 32;
@@ -30,8 +33,8 @@ fn pace() {
 }
 
 fn measure(octets: u32, bursts: u32) -> Vec<u64> {
-    let (mut house, mut sender) = house(1, 2048);
-    let mut receiver = house.receivers.pop().unwrap();
+    let (mut fixture, mut sender) = fixture(1, 2048);
+    let mut receiver = fixture.receivers.pop().unwrap();
     let (to, from) = ([2, 0, 0, 0, 0, 7], [2, 0, 0, 0, 0, 1]);
     for head in 0..SIZE {
         // As far apart as a driver's buffers are.
@@ -41,38 +44,41 @@ fn measure(octets: u32, bursts: u32) -> Vec<u64> {
         sender.describe(head, (at, 12 + octets, 0, 0));
         sender.offer(head);
     }
-    let mut state = run_at(house.ports, 0, 1, &sender);
-    house.forwarder.learn(MacAddr::new(to), 1);
+    run_split(&fixture, 0, 1, &sender);
+    let port = fixture.ports.get(0).unwrap();
+    let mut queue = port.transmit(0).unwrap().lease(0).unwrap();
+    fixture.forwarder.learn(MacAddr::new(to), 1);
     let mut offered = 0u16;
     let mut sample = || {
         offered = offered.wrapping_add(BURST);
         sender.claim(offered);
         receiver.claim(receiver.used_idx().wrapping_add(SIZE));
         let begin = now();
-        let served = house.burst.serve(&mut house.forwarder, &mut state, (0, 1), 8 * TURN).unwrap();
+        let served = serve(&mut fixture, port, &mut queue);
         let cycles = now() - begin;
-        assert_eq!(served.chains, usize::from(BURST));
+        assert_eq!(served.frames, usize::from(BURST));
         cycles
     };
     (0..bursts).map(|_| sample()).collect()
 }
 
+fn serve(fixture: &mut Fixture, port: &'static Port, queue: &mut TransmitQueue) -> Served {
+    let id = QueueId::transmit(0, 0);
+    fixture.burst.serve(&mut fixture.forwarder, (port, id), queue, 8 * TURN, false).unwrap()
+}
+
 fn packed(octets: u32, bursts: u32) -> Vec<u64> {
-    let (mut house, _) = house(0, 0);
+    let (mut fixture, _) = fixture(0, 0);
     let (to, from) = ([2, 0, 0, 0, 0, 7], [2, 0, 0, 0, 0, 1]);
     let (mut sender, mut receiver) = (PackedDriver::new(SIZE), PackedDriver::new(SIZE));
-    let run = |slot: u16, ring: u16, driver: &PackedDriver| {
-        let mut state = house.ports.make(slot).unwrap().make_ring(ring).unwrap().lease(0).unwrap();
-        state.features = VIRTIO_F_VERSION_1.mask();
-        state.queue = Some(Queue::Packed(driver.ring(state.features)));
-        state.memory = driver.guest.memory.clone();
-        state.enabled = true;
-        state
-    };
-    let mut state = run(0, 1, &sender);
-    drop(run(1, 0, &receiver));
-    house.ports.note_receiver(1, 0, true);
-    house.forwarder.learn(MacAddr::new(to), 1);
+    let features = VIRTIO_F_VERSION_1.mask();
+    for (slot, ring, driver) in [(0, 1, &sender), (1, 0, &receiver)] {
+        run_at(&fixture, slot, ring, Queue::Packed(driver.ring(features)), &driver.guest.memory, features);
+    }
+    let port = fixture.ports.get(0).unwrap();
+    let mut queue = port.transmit(0).unwrap().lease(0).unwrap();
+    fixture.ports.note_receiver(QueueId::receive(1, 0), true);
+    fixture.forwarder.learn(MacAddr::new(to), 1);
     let place = |id: u16| DATA + u64::from(id) * 2176;
     (0..BURST).for_each(|id| sender.guest.write(place(id) + 12, &[to, from].concat()));
     let mut sample = || {
@@ -81,9 +87,9 @@ fn packed(octets: u32, bursts: u32) -> Vec<u64> {
             assert!(receiver.offer(id, &[(place(id), 2048, VIRTQ_DESC_F_WRITE)]));
         }
         let begin = now();
-        let served = house.burst.serve(&mut house.forwarder, &mut state, (0, 1), 8 * TURN).unwrap();
+        let served = serve(&mut fixture, port, &mut queue);
         let cycles = now() - begin;
-        assert_eq!(served.chains, usize::from(BURST));
+        assert_eq!(served.frames, usize::from(BURST));
         for driver in [&mut sender, &mut receiver] {
             assert_eq!(std::iter::from_fn(|| driver.take_used()).count(), usize::from(BURST));
         }

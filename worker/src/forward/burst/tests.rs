@@ -8,29 +8,41 @@ use sv3::ledger::LedgerMap;
 use sv3::virtio::{VIRTIO_F_VERSION_1, VIRTIO_NET_F_MRG_RXBUF, VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE};
 
 use super::*;
-use crate::forward::forwarder::Buffers;
+use crate::forward::leases::Leases;
+use crate::memory::guest_memory::GuestMemory;
 use crate::memory::meddling::meddler;
-use crate::poll::cost::TURN;
+use crate::poll::fair_share::TURN;
+use crate::port::Ports;
+use crate::port::counting::Counting;
+use crate::port::view::View;
 use crate::port::vring::driver::{BASE, Driver, PackedDriver};
 use crate::port::vring::queue::Queue;
-use crate::port::{Ports, RingLease};
 use crate::process::crash_points::armed;
 
 pub(super) const SIZE: u16 = 256;
 pub(super) const DATA: u64 = BASE + 0x2_0000;
 const NOBODY: [u8; 6] = [2, 0, 0, 0, 0, 99];
 
-/// A ring that runs.
-pub(super) fn run_at(ports: &'static Ports, slot: u16, ring: u16, driver: &Driver) -> RingLease {
-    let mut state = ports.make(slot).unwrap().make_ring(ring).unwrap().lease(0).unwrap();
-    state.features = VIRTIO_F_VERSION_1.mask();
-    state.queue = Some(Queue::Split(driver.ring(state.features)));
-    state.memory = driver.memory.clone();
-    state.enabled = true;
-    state
+/// Has a vring run: ring 0 of a port receives, ring 1 transmits.
+pub(super) fn run_at(fixture: &Fixture, slot: u16, ring: u16, queue: Queue, memory: &GuestMemory, features: u64) {
+    let port = fixture.ports.make(slot, fixture.ledger).unwrap();
+    assert!(port.make_pair(0));
+    let mut lease = port.seize(QueueId::new(slot, ring), || ()).unwrap();
+    let vring = lease.vring().unwrap();
+    vring.features = features;
+    vring.queue = Some(queue);
+    vring.memory = memory.clone();
+    vring.enabled = true;
 }
 
-pub(super) struct House {
+/// The same with a split ring.
+pub(super) fn run_split(fixture: &Fixture, slot: u16, ring: u16, driver: &Driver) {
+    let features = VIRTIO_F_VERSION_1.mask();
+    run_at(fixture, slot, ring, Queue::Split(driver.ring(features)), &driver.memory, features);
+}
+
+pub(super) struct Fixture {
+    pub ledger: &'static LedgerMap,
     pub ports: &'static Ports,
     pub forwarder: Forwarder,
     pub burst: Burst,
@@ -38,34 +50,43 @@ pub(super) struct House {
 }
 
 /// A forwarder of receivers with buffers of that many octets, and the driver that port 0 is.
-pub(super) fn house(receivers: u16, buffer: u32) -> (House, Driver) {
+pub(super) fn fixture(receivers: u16, buffer: u32) -> (Fixture, Driver) {
     let ledger: &LedgerMap = Box::leak(Box::new(LedgerMap::create().unwrap().1));
     let ports: &Ports = Box::leak(Box::new(Ports::new()));
-    let forwarder = Forwarder::new(ledger, &ledger.workers[0].threads[0], ports, Buffers::new(), (0, 1));
-    let receivers = (1..=receivers).map(|slot| {
+    let view = View { ports, number: 0, counting: Counting { single_threaded: true } };
+    let forwarder = Forwarder::new(ledger, &ledger.workers[0].threads[0], view, Leases::new());
+    let mut burst = Burst::new();
+    burst.set_batch(64);
+    let mut fixture = Fixture { ledger, ports, forwarder, burst, receivers: Vec::new() };
+    for slot in 1..=receivers {
         let mut driver = Driver::new(SIZE);
         for head in 0..SIZE {
             driver.describe(head, (DATA, buffer, VIRTQ_DESC_F_WRITE, 0));
             driver.offer(head);
         }
-        drop(run_at(ports, slot, 0, &driver));
-        ports.note_receiver(slot, 0, true);
-        driver
-    });
-    let receivers = receivers.collect();
-    let mut burst = Burst::new();
-    burst.set_batch(64);
-    (House { ports, forwarder, burst, receivers }, Driver::new(SIZE))
+        run_split(&fixture, slot, 0, &driver);
+        ports.note_receiver(QueueId::receive(slot, 0), true);
+        fixture.receivers.push(driver);
+    }
+    (fixture, Driver::new(SIZE))
 }
 
-impl House {
+impl Fixture {
     /// A burst of what port 0 has made available.
     fn serve(&mut self, driver: &Driver) -> Served {
-        let mut state = run_at(self.ports, 0, 1, driver);
-        let served = self.burst.serve(&mut self.forwarder, &mut state, (0, 1), TURN).unwrap();
+        run_split(self, 0, 1, driver);
+        let served = self.serve_as_it_is(TURN);
         // What was taken and not served is still there.
-        assert_eq!(usize::from(driver.used_idx()), served.chains);
+        assert_eq!(usize::from(driver.used_idx()), served.frames);
         served
+    }
+
+    /// A burst of port 0's queue.
+    pub fn serve_as_it_is(&mut self, budget: u64) -> Served {
+        let port = self.ports.get(0).unwrap();
+        let mut queue = port.transmit(0).unwrap().lease(0).unwrap();
+        let id = QueueId::transmit(0, 0);
+        self.burst.serve(&mut self.forwarder, (port, id), &mut queue, budget, false).unwrap()
     }
 
     /// Frames that receivers have got.
@@ -75,76 +96,76 @@ impl House {
 }
 
 /// Sends as many frames as the ring holds to an address that nobody has; what becomes of one burst.
-fn flood(house: &mut House, mut driver: Driver, octets: u32) -> Served {
+fn flood(fixture: &mut Fixture, mut driver: Driver, octets: u32) -> Served {
     driver.write(DATA + 12, &[NOBODY, [2, 0, 0, 0, 0, 1]].concat());
     for head in 0..SIZE {
         driver.describe(head, (DATA, 12 + octets, 0, 0));
         driver.offer(head);
     }
-    house.serve(&driver)
+    fixture.serve(&driver)
 }
 
 #[test]
 fn a_batch_of_small_frames_is_within_a_turn() {
-    let (mut house, driver) = house(1, 2048);
-    let served = flood(&mut house, driver, 64);
-    assert_eq!((served.chains, house.delivered()), (64, 64));
-    assert!(served.cost <= TURN + crate::poll::cost::SIGNAL * 2, "{served:?}");
+    let (mut fixture, driver) = fixture(1, 2048);
+    let served = flood(&mut fixture, driver, 64);
+    assert_eq!((served.frames, fixture.delivered()), (64, 64));
+    assert!(served.cost <= TURN + crate::port::cost::SIGNAL * 2, "{served:?}");
 }
 
 #[test]
 fn long_frames_are_few() {
-    let (mut far, driver) = house(1, 0x1_1000);
-    assert_eq!((flood(&mut far, driver, 60_000).chains, far.delivered()), (1, 1));
-    let (mut house, driver) = house(1, 2048);
-    let served = flood(&mut house, driver, 1514);
-    assert!(served.chains as u64 * 1514 <= TURN + 1514, "{served:?}");
+    let (mut far, driver) = fixture(1, 0x1_1000);
+    assert_eq!((flood(&mut far, driver, 60_000).frames, far.delivered()), (1, 1));
+    let (mut fixture, driver) = fixture(1, 2048);
+    let served = flood(&mut fixture, driver, 1514);
+    assert!(served.frames as u64 * 1514 <= TURN + 1514, "{served:?}");
 }
 
 #[test]
 fn a_flood_counts_for_each_receiver() {
-    let (mut house, driver) = house(20, 2048);
-    let served = flood(&mut house, driver, 1000);
-    let delivered = house.delivered();
-    assert_eq!(delivered, 20 * served.chains as u64, "each frame to all or none");
-    assert!(served.chains > 0 && delivered * 1000 <= TURN + 20 * 1000, "{served:?}");
+    let (mut fixture, driver) = fixture(20, 2048);
+    let served = flood(&mut fixture, driver, 1000);
+    let delivered = fixture.delivered();
+    assert_eq!(delivered, 20 * served.frames as u64, "each frame to all or none");
+    assert!(served.frames > 0 && delivered * 1000 <= TURN + 20 * 1000, "{served:?}");
 }
 
 #[test]
 fn a_burst_ends_where_another_thread_has_a_receiver() {
-    let (mut house, driver) = house(3, 2048);
-    let port = house.ports.get(2).unwrap();
-    let theirs = port.ring(0).unwrap().lease(1).unwrap();
-    let served = flood(&mut house, driver, 64);
+    let (mut fixture, driver) = fixture(3, 2048);
+    let port = fixture.ports.get(2).unwrap();
+    let theirs = port.receive(0).unwrap().lease(1).unwrap();
+    let served = flood(&mut fixture, driver, 64);
     // A flood comes to all or to none; whoever was held has been given back.
-    assert_eq!((served.chains, served.held_up, house.delivered()), (0, true, 0));
+    assert_eq!((served.frames, served.end, fixture.delivered()), (0, End::Contended, 0));
     for slot in [1, 3] {
-        assert!(house.ports.get(slot).unwrap().ring(0).unwrap().lease(1).is_some());
+        assert!(fixture.ports.get(slot).unwrap().receive(0).unwrap().lease(1).is_some());
     }
     drop(theirs);
-    let served = flood(&mut house, Driver::new(SIZE), 64);
-    assert_eq!((served.held_up, house.delivered()), (false, 3 * served.chains as u64));
-    assert!(served.chains > 0);
+    let served = flood(&mut fixture, Driver::new(SIZE), 64);
+    assert_eq!((served.end, fixture.delivered()), (End::Done, 3 * served.frames as u64));
+    assert!(served.frames > 0);
 }
 
 #[test]
 fn descriptors_without_octets_are_counted() {
-    let (mut house, mut driver) = house(1, 2048);
+    let (mut fixture, mut driver) = fixture(1, 2048);
     for head in 0..SIZE {
         driver.describe(head, (0, 0, VIRTQ_DESC_F_NEXT, (head + 1) % SIZE));
         driver.offer(head);
     }
-    let served = house.serve(&driver);
-    assert!(served.chains as u64 * u64::from(SIZE) * DESCRIPTOR <= 2 * TURN, "{served:?}");
+    let served = fixture.serve(&driver);
+    assert!(served.frames as u64 * u64::from(SIZE) * DESCRIPTOR <= 2 * TURN, "{served:?}");
 }
 
 /// A frame that is refused before it is looked up leaves the way of the one in front of it; what is like it must not go there.
 #[test]
 fn a_frame_behind_a_refused_one_goes_where_it_is_addressed_to() {
-    let (mut house, mut driver) = house(2, 2048);
+    let (mut fixture, mut driver) = fixture(2, 2048);
     let address = |n: u8| [2, 0, 0, 0, 1, n];
     for n in [1, 2] {
-        house.forwarder.learn(MacAddr::new(address(n)), n.into());
+        fixture.forwarder.learn(MacAddr::new(address(n)), n.into());
     }
     // To 1; to 2, with a checksum to be done that was not negotiated; to 2; to 2, too short; to 2.
     for (head, (to, flags, octets)) in
@@ -156,8 +177,8 @@ fn a_frame_behind_a_refused_one_goes_where_it_is_addressed_to() {
         driver.describe(head, (at, 12 + octets, 0, 0));
         driver.offer(head);
     }
-    assert_eq!(house.serve(&driver).chains, 6);
-    let got: Vec<_> = house.receivers.iter().map(Driver::used_idx).collect();
+    assert_eq!(fixture.serve(&driver).frames, 6);
+    let got: Vec<_> = fixture.receivers.iter().map(Driver::used_idx).collect();
     assert_eq!(got, [2, 2]);
 }
 
@@ -168,18 +189,14 @@ fn what_is_published_within_a_burst_has_been_copied() {
     const SMALL: u16 = 10;
     let frame = |n: u16| [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 9]].concat().into_iter().chain([n as u8 + 1; 8]);
     for passes in 0.. {
-        let (mut house, mut sender) = house(0, 0);
+        let (mut fixture, mut sender) = fixture(0, 0);
         let mut receiver = PackedDriver::new(2048);
         for id in 0..2048 {
             assert!(receiver.offer(id, &[(DATA + u64::from(id) * 32, 32, VIRTQ_DESC_F_WRITE)]));
         }
-        let mut state = house.ports.make(1).unwrap().make_ring(0).unwrap().lease(0).unwrap();
-        state.features = VIRTIO_F_VERSION_1.mask() | VIRTIO_NET_F_MRG_RXBUF.mask();
-        state.queue = Some(Queue::Packed(receiver.ring(state.features)));
-        state.memory = receiver.guest.memory.clone();
-        state.enabled = true;
-        drop(state);
-        house.ports.note_receiver(1, 0, true);
+        let features = VIRTIO_F_VERSION_1.mask() | VIRTIO_NET_F_MRG_RXBUF.mask();
+        run_at(&fixture, 1, 0, Queue::Packed(receiver.ring(features)), &receiver.guest.memory, features);
+        fixture.ports.note_receiver(QueueId::receive(1, 0), true);
         // Frames of a buffer each, and one of 1,020.
         for head in 0..=SMALL {
             let at = DATA + u64::from(head) * 64;
@@ -189,7 +206,7 @@ fn what_is_published_within_a_burst_has_been_copied() {
             sender.offer(head);
         }
         armed::arm(passes);
-        let served = catch_unwind(AssertUnwindSafe(|| house.serve(&sender)));
+        let served = catch_unwind(AssertUnwindSafe(|| fixture.serve(&sender)));
         armed::arm(u32::MAX);
         let seen: Vec<_> = std::iter::from_fn(|| receiver.take_used()).collect();
         for (n, used) in (0..SMALL).zip(&seen) {
@@ -214,12 +231,12 @@ fn what_was_looked_at_is_what_is_delivered() {
         .into_iter()
         .flat_map(|to| [2048, 40].into_iter().flat_map(move |buffer| [0, 9, 20, 30].map(|cut| (to, buffer, cut))))
     {
-        let (mut house, mut sender) = house(2, buffer);
-        house.forwarder.learn(MacAddr::new(known), 1);
+        let (mut fixture, mut sender) = fixture(2, buffer);
+        fixture.forwarder.learn(MacAddr::new(known), 1);
         for slot in [1, 2] {
-            let mut ring = house.ports.get(slot).unwrap().ring(0).unwrap().lease(0).unwrap();
-            ring.features |= VIRTIO_NET_F_MRG_RXBUF.mask();
-            let receiver = &mut house.receivers[usize::from(slot) - 1];
+            let mut lease = fixture.ports.get(slot).unwrap().seize(QueueId::receive(slot, 0), || ()).unwrap();
+            lease.vring().unwrap().features |= VIRTIO_NET_F_MRG_RXBUF.mask();
+            let receiver = &mut fixture.receivers[usize::from(slot) - 1];
             for head in 0..SIZE {
                 receiver.describe(head, (DATA + u64::from(head) * 2048, buffer, VIRTQ_DESC_F_WRITE, 0));
             }
@@ -239,10 +256,10 @@ fn what_was_looked_at_is_what_is_delivered() {
             sender.offer(2 * n);
         }
         meddler::set(true);
-        assert_eq!(house.serve(&sender).chains, 4);
+        assert_eq!(fixture.serve(&sender).frames, 4);
         meddler::set(false);
         let receivers = if to == known { 1 } else { 2 };
-        for receiver in &house.receivers[..receivers] {
+        for receiver in &fixture.receivers[..receivers] {
             let mut got = (0..receiver.used_idx()).map(|at| {
                 let (head, len) = receiver.used(at);
                 receiver.read(DATA + u64::from(head) * 2048, len as usize)

@@ -10,10 +10,11 @@ use sv3::virtio::*;
 
 use super::bridge::{Got, Mac, Sent};
 use super::rings::{CHAINS, Half, OCTETS, PIECES, SIZE};
+use crate::port::Port;
 use crate::port::vring::driver::{BASE, Driver};
 use crate::port::vring::queue::Queue;
 use crate::port::vring::setup::RingSetup;
-use crate::port::{Port, Ring};
+use sv3::ids::QueueId;
 
 /// Where the rings lie: receive, transmit.
 const RINGS: [u64; 2] = [0, 0x4000];
@@ -97,7 +98,7 @@ pub struct Guest {
 
 impl Guest {
     /// A guest whose two rings run at a port.
-    pub fn new(port: &Port, ledger: &'static LedgerMap, kind: Kind) -> Guest {
+    pub fn new(port: &'static Port, ledger: &'static LedgerMap, kind: Kind) -> Guest {
         let driver = DRIVERS.with_borrow_mut(Vec::pop).unwrap_or_else(|| Driver::new(SIZE));
         let bits = (0..).zip(FEATURES).filter(|(bit, _)| kind.features >> bit & 1 != 0);
         let features: u64 = bits.map(|(_, feature)| feature.mask()).sum();
@@ -106,7 +107,7 @@ impl Guest {
             honest: true,
             enabled: true,
             sound: true,
-            slot: port.slot,
+            slot: port.slot(),
             ledger,
             driver,
             dirty: Vec::new(),
@@ -124,9 +125,9 @@ impl Guest {
     }
 
     /// Leaves the rings as they were, for the next input.
-    pub fn clean(mut self, port: &Port) {
+    pub fn clean(mut self, port: &'static Port) {
         for ring in 0..2 {
-            *port.ring(ring).unwrap().lease(0).unwrap() = Ring::default();
+            port.seize(QueueId::new(self.slot, ring), || ()).unwrap().reset();
         }
         self.dirty.extend(RINGS.map(|begin| (BASE + begin, OCTETS)));
         for (addr, len) in self.dirty {
@@ -136,7 +137,7 @@ impl Guest {
     }
 
     /// A worker takes the rings up where it finds them.
-    pub fn restart(&mut self, port: &Port) {
+    pub fn restart(&mut self, port: &'static Port) {
         let slot = usize::from(self.slot);
         for (ring, half) in self.rings.iter().enumerate() {
             let (line, log) = (&self.ledger.ports[slot].rings[ring], &self.ledger.journals[slot][ring]);
@@ -144,11 +145,14 @@ impl Guest {
             let place = RingSetup { size: SIZE, addr, base, run: self.run, position: line, journal: log };
             let queue = Queue::new(&self.driver.memory, &place, self.features).unwrap();
             assert!(!self.honest || queue.position() == half.position());
-            let mut state = port.make_ring(ring as u16).unwrap().lease(0).unwrap();
-            state.end();
-            state.queue = Some(queue);
-            (state.memory, state.features) = (self.driver.memory.clone(), self.features);
-            state.enabled |= ring == 1 || self.enabled;
+            assert!(port.make_pair(0));
+            let mut lease = port.seize(QueueId::new(self.slot, ring as u16), || ()).unwrap();
+            lease.unpause();
+            let vring = lease.vring().unwrap();
+            vring.end();
+            vring.queue = Some(queue);
+            (vring.memory, vring.features) = (self.driver.memory.clone(), self.features);
+            vring.enabled |= ring == 1 || self.enabled;
         }
         self.sound = true;
     }

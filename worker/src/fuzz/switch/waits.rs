@@ -7,16 +7,17 @@ use sv3::ledger::LedgerMap;
 use super::GUESTS;
 use super::guest::Guest;
 use crate::forward::forwarder::Forwarder;
-use crate::poll::pause::{BufferWait, LONGEST_NS, Pauses, Remaining};
+use crate::poll::pause::{Pauses, Remaining};
+use crate::port::sink::BufferWait;
+use crate::port::wait_budget::{LONGEST_NS, SAVED_NS};
+use sv3::ids::QueueId;
 
 /// The most that time goes on at once, in nanoseconds, and so the most that a hold may last too long.
 pub const LATE_NS: u64 = 40_000_000;
-/// Most wait_budget that is saved up (docs/fairness.md).
-const SAVED_NS: u64 = 50_000_000;
 
 /// The rings of a thread that wait.
 pub struct Waits {
-    holds: Pauses<u16>,
+    pauses: Pauses<u16>,
     /// By sender.
     waiting: [Option<Waiting>; GUESTS as usize],
     /// By sender: what is left of a hold whose ring is tried again, and until when that is.
@@ -38,7 +39,7 @@ impl Waits {
     /// None.
     pub fn new() -> Waits {
         Waits {
-            holds: Pauses::new(),
+            pauses: Pauses::new(),
             waiting: Default::default(),
             rests: Default::default(),
             futile_at: Default::default(),
@@ -54,17 +55,17 @@ impl Waits {
     pub fn note(
         &mut self,
         (slot, taken): (u16, usize),
-        wanted: Option<(BufferWait, u64)>,
+        wait: Option<(BufferWait, u64)>,
         forwarder: &Forwarder,
         guests: &[Guest],
     ) {
         let rest = self.rests[usize::from(slot)].take().filter(|_| taken == 0);
-        let Some((wanted, longest)) = wanted else { return };
-        let receiver = &guests[usize::from(wanted.slot)];
-        assert!((1..=LONGEST_NS).contains(&longest) && wanted.slot != slot);
+        let Some((wait, longest)) = wait else { return };
+        let receiver = &guests[usize::from(wait.queue.slot)];
+        assert!((1..=LONGEST_NS).contains(&longest) && wait.queue.slot != slot);
         if receiver.honest {
             assert!(receiver.enabled, "somebody is waited for who receives nothing");
-            let futile_at = self.futile_at[usize::from(wanted.slot)];
+            let futile_at = self.futile_at[usize::from(wait.queue.slot)];
             assert_ne!(
                 futile_at,
                 Some(receiver.position()),
@@ -72,15 +73,15 @@ impl Waits {
             );
         }
         let (rest, until) = rest.unwrap_or((Remaining::new(forwarder.now_ns, longest), forwarder.now_ns + longest));
-        self.waiting[usize::from(slot)] = Some(Waiting { receiver: wanted.slot, until, given: receiver.given });
-        self.holds.hold(slot, (slot, 1), wanted, rest);
-        assert!(self.holds.until().is_some_and(|until| until <= forwarder.now_ns + LONGEST_NS));
+        self.waiting[usize::from(slot)] = Some(Waiting { receiver: wait.queue.slot, until, given: receiver.given });
+        self.pauses.pause(slot, QueueId::transmit(slot, 0), wait, rest);
+        assert!(self.pauses.until().is_some_and(|until| until <= forwarder.now_ns + LONGEST_NS));
     }
 
     /// The loop looks for whom it is time.
     pub fn look(&mut self, forwarder: &Forwarder, guests: &[Guest]) {
         let now = forwarder.now_ns;
-        while let Some((slot, rest)) = self.holds.next_due(forwarder, now) {
+        while let Some((slot, rest)) = self.pauses.next_due(&forwarder.view, now) {
             self.end(slot, rest, now, guests);
         }
         for waiting in self.waiting.iter().flatten() {
@@ -88,20 +89,20 @@ impl Waits {
             let is_due = receiver.given != waiting.given || !receiver.enabled;
             assert!(!is_due || !receiver.honest, "port {} is waited for in spite of its buffers", waiting.receiver);
         }
-        assert!(self.holds.until().is_none_or(|until| until > now));
+        assert!(self.pauses.until().is_none_or(|until| until > now));
     }
 
     /// The loop goes to sleep.
     pub fn sleep(&mut self, forwarder: &Forwarder, guests: &[Guest]) {
-        while let Some((slot, rest)) = self.holds.arm(forwarder, forwarder.now_ns) {
+        while let Some((slot, rest)) = self.pauses.arm(&forwarder.view, forwarder.now_ns) {
             self.end(slot, rest, forwarder.now_ns, guests);
         }
-        assert!(self.holds.are_armed());
+        assert!(self.pauses.are_armed());
     }
 
     /// A sender's ring was stopped.
     pub fn stop(&mut self, slot: u16, forwarder: &Forwarder) {
-        let released = self.holds.release((slot, 1), forwarder, forwarder.now_ns);
+        let released = self.pauses.release(QueueId::transmit(slot, 0), &forwarder.view, forwarder.now_ns);
         assert_eq!(released.is_some(), self.waiting[usize::from(slot)].take().is_some());
         assert!(released.is_none_or(|(_, rest)| rest.is_none()));
         self.rests[usize::from(slot)] = None;
@@ -109,7 +110,7 @@ impl Waits {
 
     /// All go on. They have waited no longer than they may.
     pub fn end_all(&mut self, forwarder: &Forwarder, guests: &[Guest], ledger: &LedgerMap) {
-        while let Some((slot, rest)) = self.holds.next(forwarder, forwarder.now_ns) {
+        while let Some((slot, rest)) = self.pauses.next(&forwarder.view, forwarder.now_ns) {
             self.end(slot, rest, forwarder.now_ns, guests);
         }
         assert!(self.waiting.iter().all(Option::is_none));

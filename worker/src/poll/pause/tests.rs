@@ -5,9 +5,9 @@ mod pauses;
 use proptest::prelude::*;
 use sv3::virtio::{VIRTIO_F_VERSION_1, VIRTIO_RING_F_EVENT_IDX, VIRTQ_DESC_F_WRITE};
 
-use super::*;
 use crate::port::vring::driver::{BASE, Driver, PackedDriver};
 use crate::port::vring::virtqueue::{Chain, Virtqueue};
+use crate::port::wait_budget::{LEAST_NS, LONGEST_NS, SAVED_NS, SHARE, WaitBudget};
 
 proptest! {
     #[test]

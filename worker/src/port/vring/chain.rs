@@ -12,9 +12,7 @@ use super::descriptor::{Descriptor, Table};
 use crate::memory::guest_memory::{GuestMemory, RegionCache};
 use crate::memory::slice::GuestSlice;
 use crate::memory::slice_list::SliceList;
-
-/// Most slices of one chain, as in QEMU (`VIRTQUEUE_MAX_SIZE`).
-pub const MAX_SLICES: usize = 1024;
+use crate::port::batch::MAX_SLICES;
 
 /// The chain breaks the specification, or is longer than [`MAX_SLICES`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -222,7 +222,7 @@ impl Virtqueue for SplitRing {
     }
 
     #[inline]
-    fn complete_all<'c>(&mut self, chains: impl Iterator<Item = (&'c Chain, u32)>) {
+    fn complete_all(&mut self, chains: impl Iterator<Item = (Chain, u32)>) {
         let (mut next, used) = (self.next, self.used.view());
         for (chain, len) in chains {
             write_used(used.at(next), chain.id, len);

@@ -56,8 +56,8 @@ pub trait Virtqueue {
     fn complete(&mut self, chain: &Chain, len: u32);
 
     /// The same for many chains. There is room for them.
-    fn complete_all<'c>(&mut self, chains: impl Iterator<Item = (&'c Chain, u32)>) {
-        chains.for_each(|(chain, len)| self.complete(chain, len));
+    fn complete_all(&mut self, chains: impl Iterator<Item = (Chain, u32)>) {
+        chains.for_each(|(chain, len)| self.complete(&chain, len));
     }
 
     /// Takes and completes up to `most` plain chains, as long as `each` says how many octets it wrote into them; how many

@@ -6,10 +6,11 @@ use sv3::ledger::{LedgerMap, PauseCounters};
 use sv3::virtio::{VIRTIO_F_VERSION_1, VIRTQ_DESC_F_WRITE};
 
 use super::super::*;
-use crate::forward::forwarder::Buffers;
-use crate::port::Ports;
+use crate::port::counting::Counting;
 use crate::port::vring::driver::{BASE, Driver};
 use crate::port::vring::queue::Queue;
+use crate::port::wait_budget::{LONGEST_NS, SAVED_NS};
+use crate::port::{Ports, QueueLease, ReceiveLease, TransmitLease};
 
 /// When tests begin, and a millisecond, in nanoseconds.
 const NOW: u64 = 1_000_000_000_000;
@@ -17,43 +18,62 @@ const MS: u64 = 1_000_000;
 /// Slot of the receiver; those of senders follow.
 const RECEIVER: u16 = 0;
 
-struct House {
+struct Fixture {
     ports: &'static Ports,
-    forwarder: Forwarder,
+    view: View,
     receiver: Driver,
     /// Whose rings the senders' are; nothing is taken from them here.
     _sender: Driver,
 }
 
 /// A receiver without buffers, and so many senders; the view of one of so many threads.
-fn house(senders: u16, threads: usize) -> House {
+fn fixture(senders: u16, threads: usize) -> Fixture {
     let ledger: &LedgerMap = Box::leak(Box::new(LedgerMap::create().unwrap().1));
     let ports: &Ports = Box::leak(Box::new(Ports::new()));
     let (receiver, sender) = (Driver::new(8), Driver::new(8));
+    let view = View { ports, number: 0, counting: Counting { single_threaded: threads == 1 } };
     for slot in 0..=senders {
-        let driver = if slot == RECEIVER { &receiver } else { &sender };
-        let ring = if slot == RECEIVER { 0 } else { 1 };
-        let mut state = ports.make(slot).unwrap().make_ring(ring).unwrap().lease(0).unwrap();
-        state.features = VIRTIO_F_VERSION_1.mask();
-        state.queue = Some(Queue::Split(driver.ring(state.features)));
-        state.memory = driver.memory.clone();
-        state.enabled = true;
-        state.wait_budget.left(NOW);
+        let (driver, queue) = match slot {
+            RECEIVER => (&receiver, QueueId::receive(slot, 0)),
+            _ => (&sender, QueueId::transmit(slot, 0)),
+        };
+        let port = ports.make(slot, ledger).unwrap();
+        assert!(port.make_pair(0));
+        let mut lease = port.seize(queue, || ()).unwrap();
+        let vring = lease.vring().unwrap();
+        vring.features = VIRTIO_F_VERSION_1.mask();
+        vring.queue = Some(Queue::Split(driver.ring(vring.features)));
+        vring.memory = driver.memory.clone();
+        vring.enabled = true;
+        if let QueueLease::Transmit(queue) = &mut lease {
+            queue.wait_budget.left(NOW);
+        }
     }
-    let forwarder = Forwarder::new(ledger, &ledger.workers[0].threads[0], ports, Buffers::new(), (0, threads));
-    House { ports, forwarder, receiver, _sender: sender }
+    Fixture { ports, view, receiver, _sender: sender }
 }
 
-impl House {
-    fn ring(&self, slot: u16, ring: u16) -> RingLease {
-        self.ports.get(slot).unwrap().ring(ring).unwrap().lease(0).unwrap()
+impl Fixture {
+    fn receiver(&self) -> ReceiveLease {
+        self.ports.get(RECEIVER).unwrap().receive(0).unwrap().lease(0).unwrap()
     }
 
-    /// Pauses a sender's ring, named by its slot, for the receiver's next buffer.
-    fn hold(&self, pauses: &mut Pauses<u16>, slot: u16, remaining: Remaining) {
-        let cursor = self.ring(RECEIVER, 0).queue.as_ref().unwrap().position();
-        self.ring(slot, 1).is_paused = true;
-        pauses.hold(slot, (slot, 1), BufferWait { slot: RECEIVER, ring: 0, cursor }, remaining);
+    fn sender(&self, slot: u16) -> TransmitLease {
+        self.ports.get(slot).unwrap().transmit(0).unwrap().lease(0).unwrap()
+    }
+
+    /// Stops a queue as commands do.
+    fn stop(&self, queue: QueueId) {
+        let mut lease = self.ports.get(queue.slot).unwrap().seize(queue, || ()).unwrap();
+        lease.unpause();
+        lease.vring().unwrap().end();
+    }
+
+    /// Pauses a sender's queue, named by its slot, for the receiver's next buffer.
+    fn pause(&self, pauses: &mut Pauses<u16>, slot: u16, remaining: Remaining) {
+        let cursor = self.receiver().endpoint.position();
+        self.sender(slot).is_paused = true;
+        let wait = BufferWait { queue: QueueId::receive(RECEIVER, 0), cursor };
+        pauses.pause(slot, QueueId::transmit(slot, 0), wait, remaining);
     }
 
     /// The receiver makes a buffer available.
@@ -65,97 +85,98 @@ impl House {
     /// Times and nanoseconds that a sender was held and that the receiver was waited for.
     fn counted(&self, slot: u16) -> [(u64, u64); 2] {
         let read = |line: &PauseCounters| (line.times.load(Relaxed), line.ns.load(Relaxed));
-        [read(&self.forwarder.line(slot).paused), read(&self.forwarder.line(RECEIVER).paused_others)]
+        let of = |slot| self.view.counters(slot).unwrap();
+        [read(&of(slot).paused), read(&of(RECEIVER).paused_others)]
     }
 }
 
 #[test]
 fn a_thread_holds_so_many_and_has_room_again_when_one_ends() {
-    let house = house(MAX_PAUSED as u16, 1);
+    let fixture = fixture(MAX_PAUSED as u16, 1);
     let mut pauses = Pauses::new();
     for slot in 1..=MAX_PAUSED as u16 {
         assert!(!pauses.is_full());
-        house.hold(&mut pauses, slot, Remaining::new(NOW, u64::from(slot) * MS));
+        fixture.pause(&mut pauses, slot, Remaining::new(NOW, u64::from(slot) * MS));
     }
     assert!(pauses.is_full());
     assert_eq!(pauses.until(), Some(NOW + MS));
-    assert!(pauses.next_due(&house.forwarder, NOW).is_none());
+    assert!(pauses.next_due(&fixture.view, NOW).is_none());
     // Those that are over, and no other.
-    assert_eq!(pauses.next_due(&house.forwarder, NOW + MS).map(|(slot, _)| slot), Some(1));
+    assert_eq!(pauses.next_due(&fixture.view, NOW + MS).map(|(slot, _)| slot), Some(1));
     assert!(!pauses.is_full());
-    assert!(pauses.next_due(&house.forwarder, NOW + MS).is_none());
+    assert!(pauses.next_due(&fixture.view, NOW + MS).is_none());
     assert_eq!(pauses.until(), Some(NOW + 2 * MS));
     // Its sender may be held again, and another one's be released whenever that is wished.
-    house.hold(&mut pauses, 1, Remaining::new(NOW + MS, MS));
+    fixture.pause(&mut pauses, 1, Remaining::new(NOW + MS, MS));
     assert!(pauses.is_full());
-    assert_eq!(pauses.release((9, 1), &house.forwarder, NOW + MS).map(|(slot, _)| slot), Some(9));
-    assert!(pauses.release((9, 1), &house.forwarder, NOW + MS).is_none());
-    let remaining = std::iter::from_fn(|| pauses.next(&house.forwarder, NOW + MS)).count();
+    assert_eq!(pauses.release(QueueId::transmit(9, 0), &fixture.view, NOW + MS).map(|(slot, _)| slot), Some(9));
+    assert!(pauses.release(QueueId::transmit(9, 0), &fixture.view, NOW + MS).is_none());
+    let remaining = std::iter::from_fn(|| pauses.next(&fixture.view, NOW + MS)).count();
     assert_eq!((remaining, pauses.until()), (MAX_PAUSED - 1, None));
 }
 
 #[test]
 fn a_hold_that_ends_early_leaves_the_rest_of_its_time_and_no_more() {
-    let mut house = house(2, 1);
+    let mut fixture = fixture(2, 1);
     let mut pauses = Pauses::new();
-    house.hold(&mut pauses, 1, Remaining::new(NOW, LONGEST_NS));
-    house.give();
-    let (slot, remaining) = pauses.next_due(&house.forwarder, NOW + 5 * MS).unwrap();
+    fixture.pause(&mut pauses, 1, Remaining::new(NOW, LONGEST_NS));
+    fixture.give();
+    let (slot, remaining) = pauses.next_due(&fixture.view, NOW + 5 * MS).unwrap();
     let remaining = remaining.unwrap();
     assert_eq!((slot, remaining.since, remaining.until), (1, NOW + 5 * MS, NOW + LONGEST_NS));
-    assert_eq!(house.counted(1), [(1, 5 * MS); 2]);
-    assert_eq!(house.ring(RECEIVER, 0).futile_at, None, "it was not waited for in vain");
-    assert!(!house.ring(1, 1).is_paused);
+    assert_eq!(fixture.counted(1), [(1, 5 * MS); 2]);
+    assert_eq!(fixture.receiver().futile_at, None, "it was not waited for in vain");
+    assert!(!fixture.sender(1).is_paused);
 
     // Another sender's frame took the buffer.
     let empty = Driver::new(8);
-    house.ring(RECEIVER, 0).queue = Some(Queue::Split(empty.ring(0)));
-    house.hold(&mut pauses, 1, remaining);
-    assert!(pauses.next_due(&house.forwarder, NOW + LONGEST_NS - 1).is_none());
+    fixture.receiver().endpoint.vring().unwrap().queue = Some(Queue::Split(empty.ring(0)));
+    fixture.pause(&mut pauses, 1, remaining);
+    assert!(pauses.next_due(&fixture.view, NOW + LONGEST_NS - 1).is_none());
     assert_eq!(pauses.until(), Some(NOW + LONGEST_NS));
-    let (slot, remaining) = pauses.next_due(&house.forwarder, NOW + LONGEST_NS).unwrap();
+    let (slot, remaining) = pauses.next_due(&fixture.view, NOW + LONGEST_NS).unwrap();
     let remaining = remaining.unwrap();
     assert_eq!((slot, remaining.since, remaining.until), (1, NOW + LONGEST_NS, NOW + LONGEST_NS));
-    assert_eq!(house.counted(1), [(2, LONGEST_NS); 2]);
-    assert_eq!(house.ring(RECEIVER, 0).futile_at, Some(0), "it was");
+    assert_eq!(fixture.counted(1), [(2, LONGEST_NS); 2]);
+    assert_eq!(fixture.receiver().futile_at, Some(0), "it was");
     // Nothing is left of it.
-    house.hold(&mut pauses, 1, remaining);
-    assert!(pauses.next_due(&house.forwarder, NOW + LONGEST_NS).is_some());
+    fixture.pause(&mut pauses, 1, remaining);
+    assert!(pauses.next_due(&fixture.view, NOW + LONGEST_NS).is_some());
     // All of it was paid for, once.
-    house.ring(1, 1).wait_budget.spend(SAVED_NS - LONGEST_NS - MS);
-    assert_eq!(house.ring(1, 1).wait_budget.left(NOW), MS);
+    fixture.sender(1).wait_budget.spend(SAVED_NS - LONGEST_NS - MS);
+    assert_eq!(fixture.sender(1).wait_budget.left(NOW), MS);
 }
 
 #[test]
 fn a_ring_that_was_stopped_while_it_was_held_leaves_no_rest() {
-    let house = house(1, 1);
+    let fixture = fixture(1, 1);
     let mut pauses = Pauses::new();
-    house.hold(&mut pauses, 1, Remaining::new(NOW, LONGEST_NS));
-    house.ring(1, 1).end();
-    let (slot, remaining) = pauses.release((1, 1), &house.forwarder, NOW + 5 * MS).unwrap();
+    fixture.pause(&mut pauses, 1, Remaining::new(NOW, LONGEST_NS));
+    fixture.stop(QueueId::transmit(1, 0));
+    let (slot, remaining) = pauses.release(QueueId::transmit(1, 0), &fixture.view, NOW + 5 * MS).unwrap();
     assert!(slot == 1 && remaining.is_none());
-    assert_eq!(house.counted(1), [(0, 0); 2]);
+    assert_eq!(fixture.counted(1), [(0, 0); 2]);
     // Whoever has the port next has all of its wait_budget.
-    house.ring(1, 1).wait_budget.spend(SAVED_NS - MS);
-    assert_eq!(house.ring(1, 1).wait_budget.left(NOW), MS);
+    fixture.sender(1).wait_budget.spend(SAVED_NS - MS);
+    assert_eq!(fixture.sender(1).wait_budget.left(NOW), MS);
     // The same if nobody says so and time goes by; it was not for the receiver's sake.
-    house.hold(&mut pauses, 1, Remaining::new(NOW, LONGEST_NS));
-    house.ring(1, 1).end();
-    assert!(pauses.next_due(&house.forwarder, NOW + LONGEST_NS).is_some_and(|(_, remaining)| remaining.is_none()));
-    assert_eq!(house.ring(RECEIVER, 0).futile_at, None);
+    fixture.pause(&mut pauses, 1, Remaining::new(NOW, LONGEST_NS));
+    fixture.stop(QueueId::transmit(1, 0));
+    assert!(pauses.next_due(&fixture.view, NOW + LONGEST_NS).is_some_and(|(_, remaining)| remaining.is_none()));
+    assert_eq!(fixture.receiver().futile_at, None);
 }
 
 #[test]
 fn a_receiver_that_stops_is_waited_for_no_more() {
     for threads in [1, 2] {
-        let house = house(3, threads);
+        let fixture = fixture(3, threads);
         let mut pauses = Pauses::new();
         for slot in 1..=3 {
-            house.hold(&mut pauses, slot, Remaining::new(NOW, LONGEST_NS));
+            fixture.pause(&mut pauses, slot, Remaining::new(NOW, LONGEST_NS));
         }
-        house.ring(RECEIVER, 0).end();
+        fixture.stop(QueueId::receive(RECEIVER, 0));
         let ended =
-            std::iter::from_fn(|| pauses.next_due(&house.forwarder, NOW)).filter(|(_, remaining)| remaining.is_some());
+            std::iter::from_fn(|| pauses.next_due(&fixture.view, NOW)).filter(|(_, remaining)| remaining.is_some());
         assert_eq!(ended.count(), 3);
     }
 }
@@ -163,35 +184,35 @@ fn a_receiver_that_stops_is_waited_for_no_more() {
 #[test]
 fn the_loop_sleeps_when_all_receivers_kick_or_have_been_looked_at() {
     for threads in [1, 2] {
-        let mut house = house(3, threads);
+        let mut fixture = fixture(3, threads);
         let mut pauses = Pauses::new();
         for slot in 1..=2 {
-            house.hold(&mut pauses, slot, Remaining::new(NOW, LONGEST_NS));
+            fixture.pause(&mut pauses, slot, Remaining::new(NOW, LONGEST_NS));
         }
         assert!(!pauses.are_armed());
-        assert!(pauses.arm(&house.forwarder, NOW).is_none());
+        assert!(pauses.arm(&fixture.view, NOW).is_none());
         assert!(pauses.are_armed());
         // One more for the same receiver is armed by itself.
-        house.hold(&mut pauses, 3, Remaining::new(NOW, LONGEST_NS));
+        fixture.pause(&mut pauses, 3, Remaining::new(NOW, LONGEST_NS));
         assert!(!pauses.are_armed());
-        house.give();
+        fixture.give();
         // Which has a buffer now: who is tried takes the kick away from those that still wait.
-        let (slot, remaining) = pauses.arm(&house.forwarder, NOW + MS).unwrap();
+        let (slot, remaining) = pauses.arm(&fixture.view, NOW + MS).unwrap();
         assert!(slot == 3 && remaining.is_some());
         assert!(!pauses.are_armed());
-        let others = std::iter::from_fn(|| pauses.arm(&house.forwarder, NOW + MS)).count();
+        let others = std::iter::from_fn(|| pauses.arm(&fixture.view, NOW + MS)).count();
         assert_eq!((others, pauses.are_armed(), pauses.until()), (2, true, None));
     }
 }
 
 #[test]
 fn a_clock_at_its_end_or_that_goes_back_holds_nobody_for_ever() {
-    let house = house(1, 1);
+    let fixture = fixture(1, 1);
     let mut pauses = Pauses::new();
-    house.hold(&mut pauses, 1, Remaining::new(u64::MAX - 1, LONGEST_NS));
-    assert!(pauses.next_due(&house.forwarder, u64::MAX).is_some());
-    house.hold(&mut pauses, 1, Remaining::new(NOW, LONGEST_NS));
-    let (_, remaining) = pauses.next(&house.forwarder, NOW - MS).unwrap();
+    fixture.pause(&mut pauses, 1, Remaining::new(u64::MAX - 1, LONGEST_NS));
+    assert!(pauses.next_due(&fixture.view, u64::MAX).is_some());
+    fixture.pause(&mut pauses, 1, Remaining::new(NOW, LONGEST_NS));
+    let (_, remaining) = pauses.next(&fixture.view, NOW - MS).unwrap();
     assert_eq!(remaining.map(|rest| rest.until), Some(NOW + LONGEST_NS));
-    assert_eq!(house.counted(1)[0].0, 2);
+    assert_eq!(fixture.counted(1)[0].0, 2);
 }

@@ -5,10 +5,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use proptest::prelude::*;
 use sv3::virtio::VIRTIO_RING_F_INDIRECT_DESC;
 
-use super::super::chain::MAX_SLICES;
 use super::super::driver::{BASE, PackedDriver};
 use super::*;
 use crate::memory::slice_list::Arena;
+use crate::port::batch::MAX_SLICES;
 use crate::process::crash_points::armed;
 use sv3::ids::Direction;
 

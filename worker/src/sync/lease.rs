@@ -11,8 +11,8 @@
 
 use std::sync::TryLockError;
 
-// The models of `crate::poll::models` look at this file with other ones.
-use super::sync::{AtomicU32, Mutex, MutexGuard, PAUSES, Relaxed, TRIES, spin_loop};
+// The models of `crate::sync::models` look at this file with other ones.
+use super::primitives::{AtomicU32, Mutex, MutexGuard, PAUSES, Relaxed, TRIES, spin_loop};
 
 /// A value to be leased.
 #[repr(align(64))]
@@ -24,6 +24,12 @@ pub struct Leased<T> {
 
 /// The value, for the one that has it.
 pub type Lease<T> = MutexGuard<'static, T>;
+
+impl<T: Default> Default for Leased<T> {
+    fn default() -> Self {
+        Leased::new(T::default())
+    }
+}
 
 impl<T> Leased<T> {
     /// Nobody has it.

@@ -8,7 +8,7 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicUsize, Ordering::*};
 use loom::thread;
 
-mod sync {
+mod primitives {
     pub use loom::hint::spin_loop;
     pub use loom::sync::atomic::{AtomicU32, Ordering::Relaxed};
     pub use loom::sync::{Mutex, MutexGuard};

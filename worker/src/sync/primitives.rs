@@ -1,4 +1,4 @@
-//! What threads share their state by, in one place so that the models can put others in theirs ([`crate::poll::models`]).
+//! What threads share their state by, in one place so that the models can put others in theirs ([`crate::sync::models`]).
 
 pub use std::hint::spin_loop;
 pub use std::sync::atomic::{AtomicU32, Ordering::Relaxed};

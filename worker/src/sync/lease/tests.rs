@@ -1,4 +1,4 @@
-//! Leases among real threads; [`crate::poll::models`] has all orders of fewer steps.
+//! Leases among real threads; [`crate::sync::models`] has all orders of fewer steps.
 #![cfg(test)]
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};

@@ -4,7 +4,7 @@
 //! an eventfd and what is read after the wait that it ends. So a bit is taken in the look that its nudge causes, or in an
 //! earlier one, and by one look alone, though nothing here orders anything.
 
-use super::sync::{AtomicU32, Relaxed};
+use super::primitives::{AtomicU32, Relaxed};
 
 /// 32 bits.
 #[derive(Default)]

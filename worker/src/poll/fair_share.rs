@@ -14,17 +14,6 @@ const ALONE: u64 = 4 * TURN;
 pub const TURN: u64 = 48 * 1024;
 /// What a ring may spend however many there are: some 20 small frames, since bursts of a few cost more for each frame.
 const LEAST: u64 = TURN / 3;
-/// A frame, to its sender: taken, looked up, given back.
-pub const FRAME: u64 = 192;
-/// A frame, for each receiver, beside its octets.
-pub const DELIVERY: u64 = 256;
-/// A descriptor that was looked at, of sender or receiver.
-pub const DESCRIPTOR: u64 = 96;
-/// A ring that was delivered to or taken from, to be published.
-pub const RING: u64 = 1024;
-/// A signal to a guest: a system call, and somebody to be woken.
-pub const SIGNAL: u64 = 8 * 1024;
-
 /// What each ring may spend in a turn when so many want to.
 #[inline]
 pub fn share(rings: usize) -> u64 {

@@ -1,0 +1,279 @@
+//! The receive queues that a thread has leased for its burst, and delivery to them.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use sv3::MAX_PORTS;
+use sv3::MAX_RINGS;
+use sv3::drop_reason::DropReason;
+use sv3::frame::MAX_FRAME;
+use sv3::ids::QueueId;
+use sv3::ipc::RingFault;
+use sv3::ledger::ThreadState;
+use sv3::virtio::NetHdr;
+
+use super::frame::Frame;
+use super::offload::{Segments, finish_checksum};
+use crate::memory::copy::Reader;
+use crate::memory::deferred::DeferredRoom;
+use crate::memory::frame_head::{HEAD_LEN, Snapshot};
+use crate::memory::slice::GuestSlice;
+use crate::port::batch::PlainFrame;
+use crate::port::counting::Counting;
+use crate::port::endpoint::{Kind, Workspaces};
+use crate::port::sink::{BufferWait, Delivered, DeliveryState, Outgoing, Sink, Undelivered};
+use crate::port::view::View;
+use crate::port::{Port, ReceiveLease};
+
+/// Most copies that wait, so that what was asked for is still there.
+const MAX_DEFERRED: usize = 128;
+
+/// What a thread needs to deliver; made before the worker is confined, but for the first thread's: the allocator of any
+/// other one may need syscalls that the policy does not have.
+pub struct Leases {
+    workspaces: Workspaces,
+    /// The place of copies that wait, between two bursts.
+    pub deferred: DeferredRoom,
+    /// A whole frame, for work on its octets.
+    scratch: Box<[u8]>,
+    held: Vec<Held>,
+    /// By slot: where in `held` its receive queue is, plus one; 0: nowhere. A burst is of one transmit queue, so there is one.
+    at: Box<[u16]>,
+    /// Queues that broke, until the loop has them stopped.
+    faults: Vec<(QueueId, RingFault)>,
+}
+
+/// A receive queue that is leased, and what has not been counted yet.
+struct Held {
+    port: &'static Port,
+    queue: QueueId,
+    lease: ReceiveLease,
+    frames: u64,
+    octets: u64,
+}
+
+/// Why a frame was not forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unsent {
+    /// Counted against the sender.
+    Dropped(DropReason),
+    /// Another thread has a receiver's queue; nothing was done.
+    Busy,
+    /// It is worth waiting for the receiver; nothing was done.
+    Early(BufferWait),
+}
+
+impl From<DropReason> for Unsent {
+    fn from(reason: DropReason) -> Unsent {
+        Unsent::Dropped(reason)
+    }
+}
+
+impl Leases {
+    /// None; room for one thread.
+    pub fn new() -> Leases {
+        Leases {
+            workspaces: Workspaces::new(),
+            deferred: DeferredRoom::new(MAX_DEFERRED),
+            scratch: vec![0; MAX_FRAME].into_boxed_slice(),
+            held: Vec::with_capacity(MAX_PORTS),
+            at: vec![0; MAX_PORTS].into_boxed_slice(),
+            faults: Vec::with_capacity(MAX_PORTS * MAX_RINGS),
+        }
+    }
+
+    /// A queue that broke. Each is told of once.
+    pub fn next_fault(&mut self) -> Option<(QueueId, RingFault)> {
+        self.faults.pop()
+    }
+
+    /// A queue broke, which does not run any more.
+    pub fn note_fault(&mut self, queue: QueueId, fault: RingFault) {
+        self.faults.push((queue, fault));
+    }
+
+    /// Where the leased receive queue of a port is.
+    #[inline]
+    pub fn find(&self, slot: u16) -> Option<usize> {
+        self.at.get(usize::from(slot)).and_then(|at| usize::from(*at).checked_sub(1))
+    }
+
+    /// Leases the receive queue of port `to` for the rest of the burst, if that was not done yet; where it is. `None`: the
+    /// port does not receive.
+    #[inline]
+    pub fn lease(
+        &mut self,
+        view: &View,
+        to: u16,
+        flow: u16,
+        state: &mut DeliveryState<'_>,
+    ) -> Result<Option<usize>, Unsent> {
+        match self.find(to) {
+            Some(at) => Ok(Some(at)),
+            None => self.lease_anew(view, to, flow, state),
+        }
+    }
+
+    fn lease_anew(
+        &mut self,
+        view: &View,
+        to: u16,
+        flow: u16,
+        state: &mut DeliveryState<'_>,
+    ) -> Result<Option<usize>, Unsent> {
+        let Some(port) = view.port(to) else { return Ok(None) };
+        let Some(pair) = port.receiver(flow) else { return Ok(None) };
+        let Some(leased) = port.receive(pair) else { return Ok(None) };
+        let lease = leased.lease(view.number).ok_or(Unsent::Busy)?;
+        if !lease.endpoint.runs() {
+            return Ok(None);
+        }
+        let Some(place) = self.at.get_mut(usize::from(to)) else { return Ok(None) };
+        state.cost += lease.endpoint.publish_cost();
+        self.held.push(Held { port, queue: QueueId::receive(to, pair), lease, frames: 0, octets: 0 });
+        *place = self.held.len() as u16;
+        Ok(Some(self.held.len() - 1))
+    }
+
+    /// The receiver whose queue is there, if the queue has not broken.
+    #[inline]
+    pub fn receiver(&self, at: usize) -> Option<u16> {
+        self.held.get(at).filter(|held| held.lease.endpoint.fault().is_none()).map(|held| held.queue.slot)
+    }
+
+    /// Delivers to a queue that is leased, translating what the receiver did not negotiate.
+    #[inline(always)]
+    pub fn deliver<'t>(
+        &mut self,
+        at: usize,
+        state: &mut DeliveryState<'t>,
+        frame: &Frame<'_, 't, '_>,
+        may_pause: bool,
+        counting: Counting,
+    ) -> Result<(), Unsent> {
+        let Leases { workspaces, scratch, held, faults, .. } = self;
+        let Some(held) = held.get_mut(at) else { return Ok(()) };
+        let mut delivery = Delivery { workspaces, held, state, has_delivered: false };
+        let result = if frame.offload.fits(delivery.held.lease.endpoint.features()) {
+            let Frame { offload, slices, skip, len, snapshot, plain, .. } = *frame;
+            delivery.deliver(&Outgoing { hdr: &offload.hdr, slices, skip, len, snapshot, plain })
+        } else {
+            delivery.translate(frame, scratch)
+        };
+        let Err(reason) = result else { return Ok(()) };
+        let reason = match reason {
+            Undelivered::Dropped(DropReason::NoRxBuffers) if may_pause && delivery.is_worth_waiting() => {
+                return Err(Unsent::Early(BufferWait { queue: held.queue, cursor: state.missed }));
+            }
+            Undelivered::Dropped(reason) => reason,
+            Undelivered::Fault(fault) => {
+                if held.lease.endpoint.fault().is_none() {
+                    faults.push((held.queue, fault));
+                }
+                held.lease.endpoint.break_with(fault);
+                DropReason::RxDown
+            }
+        };
+        counting.drop(held.port.counters(), reason);
+        Ok(())
+    }
+
+    /// Delivers up to `most` frames without offloads, as long as that is easy.
+    #[inline]
+    pub fn deliver_plain<'t>(
+        &mut self,
+        at: usize,
+        state: &mut DeliveryState<'t>,
+        frames: impl Iterator<Item = PlainFrame<'t>>,
+        most: usize,
+    ) -> Delivered {
+        let Some(held) = self.held.get_mut(at) else { return Delivered::default() };
+        let delivered = held.lease.endpoint.deliver_plain(state, frames, most);
+        held.frames += delivered.frames;
+        held.octets += delivered.octets;
+        delivered
+    }
+
+    /// Publishes every queue that was leased, signals the guests that want it, and gives the leases back.
+    #[inline]
+    pub fn publish(&mut self, state: &mut DeliveryState<'_>, thread: &ThreadState, counting: Counting) {
+        state.deferred.settle();
+        let before = thread.port.load(Relaxed);
+        while let Some(mut held) = self.held.pop() {
+            let slot = held.queue.slot;
+            if let Some(place) = self.at.get_mut(usize::from(slot)) {
+                *place = 0;
+            }
+            let counters = held.port.counters();
+            // A receiver holds its call eventfd as well and can make the write block: a hang here is its doing.
+            thread.port.store(u32::from(slot) + 1, Relaxed);
+            held.lease.endpoint.publish(counters, held.queue.index, counting);
+            if held.frames > 0 {
+                counting.add(&counters.to_guest_frames, held.frames);
+                counting.add(&counters.to_guest_bytes, held.octets);
+            }
+        }
+        thread.port.store(before, Relaxed);
+    }
+}
+
+/// Delivery to one receive queue.
+struct Delivery<'l, 't> {
+    workspaces: &'l mut Workspaces,
+    held: &'l mut Held,
+    state: &'l mut DeliveryState<'t>,
+    /// A part of the frame was delivered.
+    has_delivered: bool,
+}
+
+impl<'t> Delivery<'_, 't> {
+    /// Nothing of the frame is delivered yet, and the receiver has taken frames since it was last waited for in vain.
+    #[cold]
+    fn is_worth_waiting(&self) -> bool {
+        let lease = &self.held.lease;
+        !self.has_delivered && (lease.futile_at != Some(lease.endpoint.position()))
+    }
+
+    #[inline(always)]
+    fn deliver(&mut self, frame: &Outgoing<'_, 't, '_>) -> Result<(), Undelivered> {
+        let Delivery { workspaces, held, state, has_delivered } = self;
+        if held.lease.endpoint.fault().is_some() {
+            return Err(Undelivered::Dropped(DropReason::RxDown));
+        }
+        held.lease.endpoint.deliver(workspaces, state, frame)?;
+        *has_delivered = true;
+        held.frames += 1;
+        held.octets += frame.len as u64;
+        Ok(())
+    }
+
+    /// Does in software, on a copy, what the receiver cannot do. Segments are copied one by one, so that a segment is
+    /// summed and sent on while it is near.
+    #[cold]
+    fn translate(&mut self, frame: &Frame<'_, 't, '_>, scratch: &mut [u8]) -> Result<(), Undelivered> {
+        let Frame { offload, slices, skip, len, snapshot, .. } = *frame;
+        let mut room = [0; HEAD_LEN];
+        let mut source = Reader::new(snapshot.octets((skip, len), &mut room), slices, skip);
+        // Copied once more, and summed.
+        self.state.cost += 2 * len as u64;
+        if !offload.segmented() {
+            let copy = scratch.get_mut(..len).ok_or(Undelivered::Dropped(DropReason::LongFrame))?;
+            source.read(copy);
+            finish_checksum(copy, offload);
+            return self.deliver_copy(&NetHdr::NONE, copy);
+        }
+        let mut fill = |room: &mut [u8]| {
+            source.read(room);
+        };
+        let features = self.held.lease.endpoint.features();
+        let mut segments = Segments::new(*offload, len, features, &mut fill);
+        while let Some((hdr, segment)) = segments.next(scratch, &mut fill) {
+            self.deliver_copy(&hdr, segment)?;
+        }
+        Ok(())
+    }
+
+    fn deliver_copy(&mut self, hdr: &NetHdr, copy: &mut [u8]) -> Result<(), Undelivered> {
+        let (len, slices) = (copy.len(), &[GuestSlice::of_host(copy)]);
+        self.deliver(&Outgoing { hdr, slices, skip: 0, len, snapshot: Snapshot::NOTHING, plain: None })
+    }
+}

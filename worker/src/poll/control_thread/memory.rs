@@ -1,0 +1,96 @@
+//! Commands about a client's memory.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use sv3::ipc::Region;
+
+use super::ControlThread;
+use crate::memory::guest_memory::GuestMemory;
+use crate::memory::mapping::Mapping;
+use crate::poll::mapper::{MapRequest, Mapped};
+use crate::port::Port;
+use crate::process::link::LinkEnd;
+
+impl ControlThread {
+    /// Has a region mapped, for the table that is being collected or the one in force.
+    pub(super) fn map(
+        &mut self,
+        seq: u64,
+        port: u16,
+        staged: bool,
+        region: Region,
+        fd: Option<OwnedFd>,
+    ) -> nix::Result<()> {
+        self.client(port)?;
+        let fd = fd.ok_or(nix::errno::Errno::EBADF)?;
+        self.requests.map(MapRequest { seq, port, staged, region, fd });
+        Ok(())
+    }
+
+    /// A region was mapped, or could not be.
+    pub(super) fn take_mapped(&mut self, mapped: Mapped) -> Result<(), LinkEnd> {
+        let Mapped { seq, port, staged, outcome } = mapped;
+        let result = outcome.and_then(|bare| {
+            let mapping = Arc::new(Mapping::new(port, bare));
+            let client = self.client(port)?;
+            let table = if staged { &mut client.staged } else { &mut client.memory };
+            if let Err(mapping) = table.add(mapping) {
+                self.requests.unmap([mapping], seq);
+                return Err(nix::errno::Errno::ENOSPC);
+            }
+            if staged { Ok(()) } else { self.show_regions(port) }
+        });
+        self.tell_failure(seq, port, result)
+    }
+
+    /// The collected table replaces the one in force.
+    pub(super) fn commit(&mut self, slot: u16, seq: u64) -> nix::Result<()> {
+        let client = self.client(slot)?;
+        // The old table lives until the vrings have been looked up in the new one.
+        let old: GuestMemory = std::mem::replace(&mut client.memory, std::mem::take(&mut client.staged));
+        self.relocated(slot);
+        self.requests.unmap(old.into_mappings(), seq);
+        Ok(())
+    }
+
+    /// Shows all vrings a table that has grown.
+    fn show_regions(&mut self, slot: u16) -> nix::Result<()> {
+        let memory = self.client(slot)?.memory.clone();
+        for queue in self.port(slot).into_iter().flat_map(Port::used) {
+            if let Some(mut lease) = self.queue(queue)
+                && let Some(vring) = lease.vring().filter(|vring| vring.queue.is_some())
+            {
+                vring.memory = memory.clone();
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a region out of the table in force.
+    pub(super) fn remove_region(&mut self, slot: u16, region: &Region, seq: u64) -> nix::Result<()> {
+        let mapping = self.client(slot)?.memory.remove(region);
+        let found = mapping.is_some();
+        if found {
+            self.relocated(slot);
+        }
+        self.requests.unmap(mapping, seq);
+        found.then_some(()).ok_or(nix::errno::Errno::ENOENT)
+    }
+
+    /// Looks all vrings that are started up again, in a table that has changed. Those that are not in it any more stop.
+    fn relocated(&mut self, slot: u16) {
+        for queue in self.port(slot).into_iter().flat_map(Port::used) {
+            let is_started =
+                self.queue(queue).is_some_and(|mut lease| lease.vring().is_some_and(|vring| vring.queue.is_some()));
+            if !is_started {
+                continue;
+            }
+            // Vrings are made anew, with kicks suppressed: those that are parked are polled until they park again.
+            match self.begin(queue) {
+                Ok(()) => self.poll(queue),
+                Err(fault) => self.fault(queue, fault),
+            }
+        }
+    }
+}

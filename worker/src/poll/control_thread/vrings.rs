@@ -1,0 +1,130 @@
+//! Commands about a client's vrings.
+
+use std::os::fd::OwnedFd;
+
+use sv3::ids::QueueId;
+use sv3::ipc::{RingAddr, RingFault};
+
+use super::{ControlThread, NO_PORT};
+use crate::port::endpoint::Kind;
+use crate::port::vring::Vring;
+use crate::port::vring::queue::Queue;
+use crate::port::vring::setup::RingSetup;
+
+impl ControlThread {
+    /// Starts a vring: number of descriptors, addresses, base and run ([`sv3::ipc::Command::RingStart`]).
+    pub(super) fn start(
+        &mut self,
+        queue: QueueId,
+        (size, addr, base, run): (u16, RingAddr, u16, u32),
+        kick: Option<OwnedFd>,
+    ) -> nix::Result<()> {
+        self.stop(queue);
+        let (slot, index) = (usize::from(queue.slot), usize::from(queue.index));
+        let position = self.ledger.ports.get(slot).and_then(|port| port.rings.get(index)).ok_or(NO_PORT)?;
+        let journal = self.ledger.journals.get(slot).and_then(|port| port.get(index)).ok_or(NO_PORT)?;
+        let mut lease = self.use_queue(queue)?;
+        let vring = lease.vring().ok_or(NO_PORT)?;
+        vring.setup = Some(RingSetup { size, addr, base, run, position, journal });
+        vring.kick = kick;
+        drop(lease);
+        match self.standby {
+            true => self.prepare(queue),
+            false => self.bring_up(queue),
+        }
+        Ok(())
+    }
+
+    /// Sets how the guest is signalled.
+    pub(super) fn set_call(&mut self, queue: QueueId, call: Option<OwnedFd>) -> nix::Result<()> {
+        self.use_queue(queue)?.vring().ok_or(NO_PORT)?.call = call;
+        Ok(())
+    }
+
+    /// Begins with a vring whose place is known.
+    pub(super) fn begin(&mut self, queue: QueueId) -> Result<(), RingFault> {
+        let (Some(mut lease), Ok(client)) = (self.queue(queue), self.client(queue.slot)) else { return Ok(()) };
+        lease.vring().map_or(Ok(()), |vring| vring.begin(&client.memory, client.features))
+    }
+
+    /// On standby: does what can be done for a vring that was started without touching it.
+    fn prepare(&mut self, queue: QueueId) {
+        // What fails now will fail again, and be told of, at the promotion.
+        let _ = self.watch(queue);
+        if let (Some(mut lease), Ok(client)) = (self.queue(queue), self.client(queue.slot))
+            && let Some(Vring { setup: Some(setup), .. }) = lease.vring()
+        {
+            setup.areas(client.features).into_iter().for_each(|(addr, len)| client.memory.populate(addr, len));
+        }
+    }
+
+    /// Has kicks wake the thread of a vring that was started, if they do not yet; nothing for another.
+    fn watch(&mut self, queue: QueueId) -> Option<nix::Result<()>> {
+        let mut lease = self.queue(queue)?;
+        let Vring { setup: Some(_), kick: Some(kick), is_watched, .. } = lease.vring()? else { return None };
+        // A receiver's kick is for the thread that pauses queues for its sake, if there is but one thread.
+        if *is_watched || !queue.transmits() && self.threads.count() > 1 {
+            return Some(Ok(()));
+        }
+        let watched = self.threads.notify(self.threads.owner(queue)).watch(kick, queue);
+        *is_watched = watched.is_ok();
+        Some(watched)
+    }
+
+    /// Starts a vring whose place and kick fd are known; nothing for another.
+    pub(super) fn bring_up(&mut self, queue: QueueId) {
+        let Some(watched) = self.watch(queue) else { return };
+        match (self.begin(queue), watched) {
+            (Ok(()), Ok(())) => self.changed(queue),
+            (Err(fault), _) => self.fault(queue, fault),
+            (_, Err(_)) => self.fault(queue, RingFault::BadKick),
+        }
+    }
+
+    /// Enables or disables a vring.
+    pub(super) fn enable(&mut self, queue: QueueId, enable: bool) -> nix::Result<()> {
+        self.use_queue(queue)?.vring().ok_or(NO_PORT)?.enabled = enable;
+        self.changed(queue);
+        Ok(())
+    }
+
+    /// After a vring was started or enabled: a transmit queue counts as kicked, a receiver's driver is signalled once,
+    /// since what an earlier worker's signals came to is unknown.
+    fn changed(&mut self, queue: QueueId) {
+        let Some(mut lease) = self.queue(queue) else { return };
+        let Some(vring) = lease.vring() else { return };
+        let runs = vring.runs();
+        if runs {
+            vring.signal();
+        }
+        drop(lease);
+        if !queue.transmits() {
+            self.threads.ports.note_receiver(queue, runs);
+        } else if runs {
+            self.poll(queue);
+        }
+    }
+
+    /// Stops a queue; returns the vring base. A vring that does not run has base 0.
+    pub(super) fn stop(&mut self, queue: QueueId) -> u16 {
+        let Some(mut lease) = self.queue(queue) else { return 0 };
+        let was_paused = lease.unpause();
+        let mut base = 0;
+        if let Some(vring) = lease.vring() {
+            base = vring.end().as_ref().map_or(0, Queue::position);
+            vring.setup = None;
+            vring.is_watched = false;
+            if let Some(kick) = vring.kick.take() {
+                self.threads.notify(self.threads.owner(queue)).forget(&kick);
+            }
+        }
+        if !queue.transmits() {
+            self.threads.ports.note_receiver(queue, false);
+        }
+        drop(lease);
+        if was_paused {
+            self.poll(queue);
+        }
+        base
+    }
+}

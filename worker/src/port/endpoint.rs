@@ -1,0 +1,180 @@
+//! One direction of a queue pair, of whatever kind its port is.
+//!
+//! A kind is a module beside this one with a type that implements [`Kind`] and [`Sink`], gives a [`super::source::Source`]
+//! for each burst, and has a variant here. Nothing else in the data path knows of kinds: a burst chooses once by which
+//! code its frames are taken ([`each_source`]), the forwarder once for each run of frames to one receiver.
+
+use sv3::ipc::RingFault;
+
+use super::batch::PlainFrame;
+use super::counting::Counting;
+use super::sink::{Delivered, DeliveryState, Outgoing, Sink, Undelivered};
+use super::vring::{self, Vring};
+use sv3::ledger::PortCounters;
+
+/// What all endpoints have, whichever way their frames go.
+pub trait Kind {
+    /// Frames pass: it is started and enabled, and not broken.
+    fn runs(&self) -> bool;
+
+    /// Why it does not run though it is started.
+    fn fault(&self) -> Option<RingFault>;
+
+    /// It broke, and does not run any more.
+    fn break_with(&mut self, fault: RingFault);
+
+    /// The virtio features that say what its frames' headers may ask for.
+    fn features(&self) -> u64;
+
+    /// Octets of the net header in front of each frame (virtio 1.3, 5.1.6.1).
+    fn header_len(&self) -> usize;
+
+    /// Asks for a kick when frames come. True: some are there already, do not sleep.
+    fn arm(&mut self) -> bool;
+
+    /// Asks for no kicks while it is polled.
+    fn disarm(&mut self);
+
+    /// Makes visible what was completed or delivered, writes down in `counters` how far queue `index` is, and signals the guest if it
+    /// wants that.
+    fn publish(&mut self, counters: &PortCounters, index: u16, counting: Counting);
+
+    /// What it cost to publish it the last time ([`super::cost`]): known too late to end a burst for it.
+    fn publish_cost(&self) -> u64;
+}
+
+/// A queue of a port of some kind. A place that nobody uses is a vring that was never started.
+pub enum Endpoint {
+    /// Of a guest's virtio device.
+    Vring(Vring),
+}
+
+/// What a thread needs to deliver to each kind; made once.
+pub struct Workspaces {
+    vring: vring::Workspace,
+}
+
+/// The same expression for each kind.
+macro_rules! each {
+    ($endpoint:expr, $it:ident => $do:expr) => {
+        match $endpoint {
+            Endpoint::Vring($it) => $do,
+        }
+    };
+}
+
+/// The same expression for the source of each kind, compiled for each; `$nothing` if it has none.
+macro_rules! each_source {
+    ($endpoint:expr, $source:ident => $do:expr, $nothing:expr) => {
+        match $endpoint {
+            $crate::port::endpoint::Endpoint::Vring(vring) => $crate::port::vring::each_source!(vring, $source => $do, $nothing),
+        }
+    };
+}
+pub(crate) use each_source;
+
+impl Default for Endpoint {
+    fn default() -> Endpoint {
+        Endpoint::Vring(Vring::default())
+    }
+}
+
+impl Endpoint {
+    /// The vring that it is.
+    pub fn vring(&mut self) -> Option<&mut Vring> {
+        match self {
+            Endpoint::Vring(vring) => Some(vring),
+        }
+    }
+}
+
+impl Workspaces {
+    /// Room for one thread.
+    pub fn new() -> Workspaces {
+        Workspaces { vring: vring::Workspace::new() }
+    }
+}
+
+impl Kind for Endpoint {
+    #[inline]
+    fn runs(&self) -> bool {
+        each!(self, it => it.runs())
+    }
+
+    #[inline]
+    fn fault(&self) -> Option<RingFault> {
+        each!(self, it => it.fault())
+    }
+
+    fn break_with(&mut self, fault: RingFault) {
+        each!(self, it => it.break_with(fault));
+    }
+
+    #[inline]
+    fn features(&self) -> u64 {
+        each!(self, it => it.features())
+    }
+
+    #[inline]
+    fn header_len(&self) -> usize {
+        each!(self, it => it.header_len())
+    }
+
+    fn arm(&mut self) -> bool {
+        each!(self, it => it.arm())
+    }
+
+    fn disarm(&mut self) {
+        each!(self, it => it.disarm());
+    }
+
+    #[inline]
+    fn publish(&mut self, counters: &PortCounters, index: u16, counting: Counting) {
+        each!(self, it => it.publish(counters, index, counting));
+    }
+
+    #[inline]
+    fn publish_cost(&self) -> u64 {
+        each!(self, it => it.publish_cost())
+    }
+}
+
+impl Sink for Endpoint {
+    type Workspace = Workspaces;
+
+    #[inline(always)]
+    fn deliver<'t>(
+        &mut self,
+        workspaces: &mut Workspaces,
+        state: &mut DeliveryState<'t>,
+        frame: &Outgoing<'_, 't, '_>,
+    ) -> Result<(), Undelivered> {
+        match self {
+            Endpoint::Vring(vring) => vring.deliver(&mut workspaces.vring, state, frame),
+        }
+    }
+
+    #[inline(always)]
+    fn deliver_plain<'t>(
+        &mut self,
+        state: &mut DeliveryState<'t>,
+        frames: impl Iterator<Item = PlainFrame<'t>>,
+        most: usize,
+    ) -> Delivered {
+        each!(self, it => it.deliver_plain(state, frames, most))
+    }
+
+    #[inline]
+    fn position(&self) -> u16 {
+        each!(self, it => it.position())
+    }
+
+    #[inline]
+    fn is_ready(&self, cursor: u16) -> bool {
+        each!(self, it => it.is_ready(cursor))
+    }
+
+    fn arm_at(&mut self, cursor: u16) -> bool {
+        each!(self, it => it.arm_at(cursor))
+    }
+}

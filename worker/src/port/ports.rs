@@ -1,0 +1,259 @@
+//! All ports, as all threads see them.
+//!
+//! A place for a port is made when its slot is first used. It stays for ever, for the next client.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use sv3::ids::{Direction, QueueId};
+use sv3::ledger::{Ledger, PortCounters};
+use sv3::{MAX_PORTS, MAX_QUEUE_PAIRS, MAX_RINGS};
+
+use super::queue::{QueueLease, ReceiveQueue, TransmitQueue};
+use crate::sync::bits::Bits;
+use crate::sync::lease::Leased;
+
+/// Places for all ports.
+pub struct Ports {
+    slots: Box<[OnceLock<Box<Port>>]>,
+    /// Ports that frames are flooded to: those with a receive queue that runs. A bit for each slot.
+    up: [AtomicU64; MAX_PORTS / 64],
+}
+
+/// One place.
+pub struct Port {
+    slot: u16,
+    counters: &'static PortCounters,
+    /// Queue pairs whose receive queues run, a bit for each.
+    receivers: AtomicU32,
+    /// Queue pairs whose transmit queues are to be polled though nobody has kicked, a bit for each.
+    wake: Bits,
+    /// Queues that broke and are to be stopped, a bit for each.
+    broken: Bits,
+    /// The queue pairs that were ever used: a place stays, so it is to be small.
+    pairs: [OnceLock<Box<Pair>>; MAX_QUEUE_PAIRS],
+}
+
+/// A queue pair.
+#[derive(Default)]
+struct Pair {
+    receive: Leased<ReceiveQueue>,
+    transmit: Leased<TransmitQueue>,
+}
+
+impl Ports {
+    /// No ports.
+    pub fn new() -> Ports {
+        let slots = std::iter::repeat_with(OnceLock::new).take(MAX_PORTS).collect();
+        Ports { slots, up: [const { AtomicU64::new(0) }; MAX_PORTS / 64] }
+    }
+
+    /// The place of that slot, if it was ever used.
+    #[inline]
+    pub fn get(&self, slot: u16) -> Option<&Port> {
+        self.slots.get(usize::from(slot))?.get().map(Box::as_ref)
+    }
+
+    /// The place of that slot, for the control thread, which alone makes some; `None`: there is no such slot.
+    pub fn make(&self, slot: u16, ledger: &'static Ledger) -> Option<&Port> {
+        let counters = ledger.ports.get(usize::from(slot))?;
+        Some(self.slots.get(usize::from(slot))?.get_or_init(|| Box::new(Port::new(slot, counters))))
+    }
+
+    /// All places that were ever used.
+    pub fn all(&self) -> impl Iterator<Item = &Port> {
+        self.slots.iter().filter_map(OnceLock::get).map(Box::as_ref)
+    }
+
+    /// The ports that receive.
+    #[inline]
+    pub fn receivers(&self) -> impl Iterator<Item = u16> {
+        (0..).step_by(64).zip(&self.up).flat_map(|(first, word)| {
+            let mut bits = word.load(Relaxed);
+            std::iter::from_fn(move || {
+                let bit = (bits != 0).then(|| bits.trailing_zeros())?;
+                bits &= bits - 1;
+                Some(first + bit as u16)
+            })
+        })
+    }
+
+    /// Notes whether a receive queue runs; after it changed.
+    pub fn note_receiver(&self, queue: QueueId, runs: bool) {
+        let Some(port) = self.get(queue.slot) else { return };
+        set(&port.receivers, queue.pair(), runs);
+        let receives = port.receivers.load(Relaxed) != 0;
+        if let Some(word) = self.up.get(usize::from(queue.slot / 64)) {
+            let bit = 1 << (queue.slot % 64);
+            if receives {
+                word.fetch_or(bit, Relaxed)
+            } else {
+                word.fetch_and(!bit, Relaxed)
+            };
+        }
+    }
+}
+
+fn set(bits: &AtomicU32, bit: u16, value: bool) {
+    let bit = 1u32.checked_shl(bit.into()).unwrap_or(0);
+    if value {
+        bits.fetch_or(bit, Relaxed)
+    } else {
+        bits.fetch_and(!bit, Relaxed)
+    };
+}
+
+/// The bits that are set.
+fn bits(mut word: u32) -> impl Iterator<Item = u16> {
+    std::iter::from_fn(move || {
+        let bit = word.checked_ilog2()?;
+        word &= !(1 << bit);
+        Some(bit as u16)
+    })
+}
+
+impl Port {
+    fn new(slot: u16, counters: &'static PortCounters) -> Port {
+        let (receivers, wake, broken) = Default::default();
+        Port { slot, counters, receivers, wake, broken, pairs: [const { OnceLock::new() }; MAX_QUEUE_PAIRS] }
+    }
+
+    /// Its slot.
+    #[inline]
+    pub fn slot(&self) -> u16 {
+        self.slot
+    }
+
+    /// Its part of the ledger.
+    #[inline]
+    pub fn counters(&self) -> &'static PortCounters {
+        self.counters
+    }
+
+    #[inline]
+    fn pair(&self, pair: u16) -> Option<&Pair> {
+        self.pairs.get(usize::from(pair))?.get().map(Box::as_ref)
+    }
+
+    /// The receive queue of a pair, if it was ever used.
+    #[inline]
+    pub fn receive(&self, pair: u16) -> Option<&Leased<ReceiveQueue>> {
+        Some(&self.pair(pair)?.receive)
+    }
+
+    /// The transmit queue of a pair, if it was ever used.
+    #[inline]
+    pub fn transmit(&self, pair: u16) -> Option<&Leased<TransmitQueue>> {
+        Some(&self.pair(pair)?.transmit)
+    }
+
+    /// Makes a pair, for the control thread, which alone does. False: there is no such pair.
+    pub fn make_pair(&self, pair: u16) -> bool {
+        self.pairs.get(usize::from(pair)).map(|place| place.get_or_init(Box::default)).is_some()
+    }
+
+    /// The lease of one of its queues for the control thread, whenever it is to be had; `meanwhile` is done over and over.
+    /// `None`: it was never used.
+    pub fn seize(&'static self, queue: QueueId, meanwhile: impl FnMut()) -> Option<QueueLease> {
+        let pair = self.pair(queue.pair())?;
+        Some(match queue.direction() {
+            Direction::Receive => QueueLease::Receive(pair.receive.seize(meanwhile)),
+            Direction::Transmit => QueueLease::Transmit(pair.transmit.seize(meanwhile)),
+        })
+    }
+
+    /// The queues of the pairs that were ever used.
+    pub fn used(&self) -> impl Iterator<Item = QueueId> {
+        let pairs = (0..).zip(&self.pairs).filter(|(_, pair)| pair.get().is_some());
+        pairs.flat_map(|(pair, _)| [QueueId::receive(self.slot, pair), QueueId::transmit(self.slot, pair)])
+    }
+
+    /// The queue pair that receives frames of `flow`, which stay in order.
+    #[inline]
+    pub fn receiver(&self, flow: u16) -> Option<u16> {
+        let running = self.receivers.load(Relaxed);
+        match running.count_ones() {
+            0 => None,
+            1 => Some(running.trailing_zeros() as u16),
+            count => {
+                let mut rest = running;
+                for _ in 0..u32::from(flow) % count {
+                    rest &= rest - 1;
+                }
+                Some(rest.trailing_zeros() as u16)
+            }
+        }
+    }
+
+    /// Has the transmit queue of a pair polled by its thread, which is to be nudged.
+    pub fn wake(&self, pair: u16) {
+        self.wake.set(pair);
+    }
+
+    /// Which of these pairs (a bit for each) have a transmit queue that is to be polled; they are no more.
+    pub fn woken(&self, pairs: u32) -> impl Iterator<Item = u16> + use<> {
+        bits(self.wake.take(pairs))
+    }
+
+    /// Has a queue that broke stopped by the control thread, which is to be nudged.
+    pub fn break_queue(&self, index: u16) {
+        self.broken.set(index);
+    }
+
+    /// The queues that broke; they are no more.
+    pub fn broken(&self) -> impl Iterator<Item = QueueId> + use<> {
+        let slot = self.slot;
+        bits(self.broken.take(u32::MAX)).map(move |index| QueueId::new(slot, index))
+    }
+}
+
+const _: () = assert!(MAX_QUEUE_PAIRS <= 32 && MAX_RINGS <= 32);
+
+#[cfg(test)]
+mod tests {
+    use sv3::ledger::LedgerMap;
+
+    use super::*;
+
+    fn places() -> (Ports, &'static Ledger) {
+        let ledger: &LedgerMap = Box::leak(Box::new(LedgerMap::create().unwrap().1));
+        (Ports::new(), ledger)
+    }
+
+    #[test]
+    fn a_flow_has_one_receiver_and_all_receivers_have_flows() {
+        let (ports, ledger) = places();
+        let port = ports.make(70, ledger).unwrap();
+        assert_eq!(port.receiver(0), None);
+        let note = |slot, pair, runs| ports.note_receiver(QueueId::receive(slot, pair), runs);
+        [0, 2, 15].into_iter().for_each(|pair| note(70, pair, true));
+        let pairs: Vec<_> = (0..6).filter_map(|flow| port.receiver(flow)).collect();
+        assert_eq!(pairs, [0, 2, 15, 0, 2, 15]);
+        ports.make(3, ledger);
+        note(3, 0, true);
+        assert_eq!(ports.receivers().collect::<Vec<_>>(), [3, 70]);
+        [0, 2, 15].into_iter().for_each(|pair| note(70, pair, false));
+        assert_eq!(ports.receivers().collect::<Vec<_>>(), [3]);
+    }
+
+    #[test]
+    fn each_thread_takes_what_it_is_woken_for() {
+        let (ports, ledger) = places();
+        let port = ports.make(0, ledger).unwrap();
+        [0, 1, 15].into_iter().for_each(|pair| port.wake(pair));
+        assert_eq!(port.woken(0b10).collect::<Vec<_>>(), [1]);
+        assert_eq!(port.woken(u32::MAX).collect::<Vec<_>>(), [15, 0]);
+        assert_eq!(port.woken(u32::MAX).count(), 0);
+        port.break_queue(31);
+        assert_eq!((port.broken().collect::<Vec<_>>(), port.broken().count()), (vec![QueueId::new(0, 31)], 0));
+    }
+
+    #[test]
+    fn there_are_no_more_places_than_slots_and_pairs() {
+        let (ports, ledger) = places();
+        assert!(ports.make(MAX_PORTS as u16, ledger).is_none());
+        let port = ports.make(1, ledger).unwrap();
+        assert!(port.make_pair(MAX_QUEUE_PAIRS as u16 - 1) && !port.make_pair(MAX_QUEUE_PAIRS as u16));
+        assert_eq!(port.used().collect::<Vec<_>>(), [QueueId::receive(1, 15), QueueId::transmit(1, 15)]);
+    }
+}

@@ -1,0 +1,75 @@
+//! How one thread sees all ports.
+
+use sv3::ids::QueueId;
+use sv3::ledger::PortCounters;
+
+use super::counting::Counting;
+use super::ports::{Port, Ports};
+use super::queue::{ReceiveLease, TransmitLease};
+
+/// A thread's view of all ports.
+#[derive(Clone, Copy)]
+pub struct View {
+    /// All ports.
+    pub ports: &'static Ports,
+    /// The thread's number, by which it leases queues.
+    pub number: u32,
+    /// How it writes counters.
+    pub counting: Counting,
+}
+
+/// What a thread that wants a lease finds.
+pub enum Found<T> {
+    /// It has the lease.
+    Leased(T),
+    /// Another thread has it for now.
+    Busy,
+    /// There is no such queue.
+    Nowhere,
+}
+
+impl<T> Found<T> {
+    fn of(lease: Option<Option<T>>) -> Found<T> {
+        match lease {
+            Some(Some(lease)) => Found::Leased(lease),
+            Some(None) => Found::Busy,
+            None => Found::Nowhere,
+        }
+    }
+
+    /// The lease, if the thread has it.
+    pub fn leased(self) -> Option<T> {
+        match self {
+            Found::Leased(lease) => Some(lease),
+            _ => None,
+        }
+    }
+}
+
+impl View {
+    /// The place of a port, if it was ever used.
+    #[inline]
+    pub fn port(&self, slot: u16) -> Option<&'static Port> {
+        self.ports.get(slot)
+    }
+
+    /// A port's counters, if it was ever used.
+    #[inline]
+    pub fn counters(&self, slot: u16) -> Option<&'static PortCounters> {
+        Some(self.port(slot)?.counters())
+    }
+
+    /// Leases a receive queue.
+    #[inline]
+    pub fn receive(&self, queue: QueueId) -> Found<ReceiveLease> {
+        let leased = self.port(queue.slot).and_then(|port| port.receive(queue.pair()));
+        Found::of(leased.map(|leased| leased.lease(self.number)))
+    }
+
+    /// Leases a transmit queue.
+    #[inline]
+    pub fn transmit(&self, queue: QueueId) -> Found<TransmitLease> {
+        let leased = self.port(queue.slot).and_then(|port| port.transmit(queue.pair()));
+        Found::of(leased.map(|leased| leased.lease(self.number)))
+    }
+}

@@ -1,0 +1,254 @@
+//! Frames into a vring on which the guest receives (virtio 1.3, 5.1.6.4).
+//!
+//! Buffers for the whole frame are reserved before an octet is written: either the guest gets all of the frame, in one
+//! buffer or, with MRG_RXBUF, in several, or it gets nothing and its buffers stay where they are. The one exception is a
+//! buffer that breaks the specification. It is handed back empty, so that it does not block the ring.
+
+use sv3::drop_reason::DropReason;
+use sv3::ids::Direction;
+use sv3::ledger::JOURNAL_LEN;
+use sv3::virtio::{NET_HDR_LEN, NET_HDR_LEN_LEGACY, NetHdr, VIRTIO_NET_F_MRG_RXBUF};
+
+use super::chain::Walker;
+use super::queue::{Queue, either};
+use super::state::Vring;
+use super::virtqueue::{Chain, Virtqueue};
+use crate::memory::copy::Writer;
+use crate::memory::frame_head::HEAD_LEN;
+use crate::memory::slice_list::{Arena, SliceList};
+use crate::port::batch::{MAX_SLICES, PlainFrame};
+use crate::port::cost::{DELIVERY, DESCRIPTOR};
+use crate::port::endpoint::Kind;
+use crate::port::sink::{Delivered, DeliveryState, Outgoing, Sink, Undelivered};
+use crate::process::crash_points::{CrashPoint, pass};
+
+/// Buffers reserved for a frame.
+pub struct Workspace {
+    arena: Arena,
+    /// The reserved chains.
+    chains: Vec<Chain>,
+}
+
+/// What the receiver negotiated.
+#[derive(Clone, Copy)]
+struct Format {
+    header_len: usize,
+    mergeable: bool,
+}
+
+/// Octets of a cache line.
+const LINE: usize = 64;
+/// Most buffers of one frame; they are published at once.
+const MAX_CHAINS: usize = JOURNAL_LEN;
+
+impl Workspace {
+    /// Room to reserve in, made once.
+    pub fn new() -> Workspace {
+        Workspace { arena: Arena::new(2 * MAX_SLICES), chains: Vec::with_capacity(MAX_CHAINS) }
+    }
+}
+
+impl Sink for Vring {
+    type Workspace = Workspace;
+
+    #[inline(always)]
+    fn deliver<'t>(
+        &mut self,
+        workspace: &mut Workspace,
+        state: &mut DeliveryState<'t>,
+        frame: &Outgoing<'_, 't, '_>,
+    ) -> Result<(), Undelivered> {
+        let format = Format { header_len: self.header_len(), mergeable: VIRTIO_NET_F_MRG_RXBUF.of(self.features) };
+        let Vring { queue, memory, features, .. } = self;
+        let queue = queue.as_mut().ok_or(Undelivered::Dropped(DropReason::RxDown))?;
+        let walker = Walker { memory, features: *features, direction: Direction::Receive };
+        either!(queue, queue => Filling { queue, walker, state }.put(workspace, format, frame))
+    }
+
+    #[inline]
+    fn deliver_plain<'t>(
+        &mut self,
+        state: &mut DeliveryState<'t>,
+        frames: impl Iterator<Item = PlainFrame<'t>>,
+        most: usize,
+    ) -> Delivered {
+        if self.header_len() != NET_HDR_LEN {
+            return Delivered::default();
+        }
+        let Vring { queue, memory, features, .. } = self;
+        let Some(queue) = queue else { return Delivered::default() };
+        let walker = Walker { memory, features: *features, direction: Direction::Receive };
+        either!(queue, queue => Filling { queue, walker, state }.put_plain(&NetHdr::NONE, frames, most))
+    }
+
+    #[inline]
+    fn position(&self) -> u16 {
+        self.queue.as_ref().map_or(0, Queue::position)
+    }
+
+    #[inline]
+    fn is_ready(&self, cursor: u16) -> bool {
+        self.queue.as_ref().is_none_or(|queue| queue.is_ready(cursor))
+    }
+
+    fn arm_at(&mut self, cursor: u16) -> bool {
+        self.queue.as_mut().is_none_or(|queue| queue.arm_at(cursor))
+    }
+}
+
+/// A receive queue that gets frames.
+struct Filling<'q, 's, 't, 'r, Q> {
+    queue: &'q mut Q,
+    walker: Walker<'r>,
+    state: &'s mut DeliveryState<'t>,
+}
+
+impl<'t, 'r, Q: Virtqueue> Filling<'_, '_, 't, 'r, Q> {
+    #[inline]
+    #[allow(unsafe_code)] // guest memory, beyond the borrow of it
+    fn put_plain(&mut self, hdr: &NetHdr, mut frames: impl Iterator<Item = PlainFrame<'t>>, most: usize) -> Delivered {
+        let hdr = NetHdr { num_buffers: 1, ..*hdr }.to_words();
+        self.reserve(most);
+        self.state.deferred.make_room(most);
+        let mut places = self.state.deferred.places();
+        let mut octets = 0;
+        let frames = self.queue.fill_plain(&self.walker, most, |to| {
+            let PlainFrame { slice, head } = frames.next()?;
+            places.next()?.put(hdr, slice, &to, head)?;
+            octets += slice.len() as u64;
+            Some(slice.len() as u32)
+        });
+        drop(places);
+        octets -= (frames * NET_HDR_LEN) as u64;
+        // SAFETY: the vring keeps its guest's memory mapped, and no command changes a vring before its lease is given back.
+        // Its thread does that after the burst is published, which does the copies first.
+        unsafe { self.state.deferred.wait_for(frames) };
+        pass(CrashPoint::Entered);
+        self.state.cost += frames as u64 * (DELIVERY + DESCRIPTOR) + octets;
+        Delivered { frames: frames as u64, octets }
+    }
+
+    /// Makes room for that many chains to be completed. Copies into chains that are complete must be done before those can
+    /// be seen.
+    #[inline]
+    fn reserve(&mut self, chains: usize) {
+        if !self.queue.has_room(chains) {
+            self.state.deferred.settle();
+            self.queue.make_room();
+        }
+    }
+
+    #[inline(always)]
+    fn put(
+        &mut self,
+        workspace: &mut Workspace,
+        format: Format,
+        frame: &Outgoing<'_, 't, '_>,
+    ) -> Result<(), Undelivered> {
+        if let Some(plain) = frame.plain
+            && format.header_len == NET_HDR_LEN
+            && self.put_plain(frame.hdr, std::iter::once(plain), 1).frames > 0
+        {
+            return Ok(());
+        }
+        self.put_any(workspace, format, frame)
+    }
+
+    #[inline(never)]
+    fn put_any(
+        &mut self,
+        Workspace { arena, chains }: &mut Workspace,
+        format: Format,
+        frame: &Outgoing<'_, 't, '_>,
+    ) -> Result<(), Undelivered> {
+        self.state.cost += DELIVERY;
+        let mut slices = arena.list();
+        chains.clear();
+        let needed = format.header_len + frame.len;
+        let mut cursor = self.find(needed, format.mergeable, chains, &mut slices)?;
+        // The next frame's buffers, if it is like this one, come while this one is copied.
+        self.queue.take_plain(&mut cursor, &self.walker, chains.len(), |_, slice| {
+            slice.prefetch_to_write(2 * LINE);
+            true
+        });
+        self.state.cost += frame.len as u64;
+        let hdr = NetHdr { num_buffers: chains.len() as u16, ..*frame.hdr };
+        write(&slices, format.header_len, &hdr, frame);
+        pass(CrashPoint::Copied);
+
+        self.reserve(chains.len());
+        let mut left = needed;
+        self.queue.complete_all(chains.iter().map(|chain| {
+            let used = left.min(chain.len.unwrap_or(0));
+            left -= used;
+            (*chain, used as u32)
+        }));
+        pass(CrashPoint::Entered);
+        Ok(())
+    }
+
+    /// Finds buffers for `needed` octets; where the next ones are.
+    #[inline(always)]
+    fn find(
+        &mut self,
+        needed: usize,
+        mergeable: bool,
+        chains: &mut Vec<Chain>,
+        slices: &mut SliceList<'_, 'r>,
+    ) -> Result<u16, Undelivered> {
+        let mut cursor = self.queue.position();
+        let mut room = 0;
+        while room < needed {
+            let most = if mergeable { MAX_CHAINS } else { 1 } - chains.len();
+            if most == 0 || slices.spare() < MAX_SLICES {
+                return Err(Undelivered::Dropped(DropReason::RxTooSmall));
+            }
+            let mut tail = slices.tail();
+            let plain = self.queue.take_plain(&mut cursor, &self.walker, most, |chain, slice| {
+                if room >= needed || !tail.push(slice) {
+                    return false;
+                }
+                // Of each buffer the guest may have looked at the begin, which is then with its processor.
+                slice.prefetch_to_write(2 * LINE);
+                room += slice.len();
+                chains.push(chain);
+                true
+            });
+            drop(tail);
+            self.state.cost += DESCRIPTOR * plain as u64;
+            if plain > 0 {
+                continue;
+            }
+            let chain = self.queue.take(&mut cursor, &self.walker, slices).map_err(Undelivered::Fault)?;
+            let Some(chain) = chain else {
+                self.state.missed = cursor;
+                return Err(Undelivered::Dropped(DropReason::NoRxBuffers));
+            };
+            self.state.cost += DESCRIPTOR * std::mem::take(&mut slices.walked);
+            chains.push(chain);
+            match chain.len {
+                Some(len) => room += len,
+                // Entries are used in order: the good ones in front of the bad one go back empty with it.
+                None => {
+                    self.reserve(chains.len());
+                    self.queue.complete_all(chains.iter().map(|chain| (*chain, 0)));
+                    return Err(Undelivered::Dropped(DropReason::RxBadChain));
+                }
+            }
+        }
+        Ok(cursor)
+    }
+}
+
+/// Writes a header and a frame into reserved buffers.
+#[inline(always)]
+fn write(slices: &SliceList<'_, '_>, header_len: usize, hdr: &NetHdr, frame: &Outgoing<'_, '_, '_>) {
+    let whole = hdr.to_bytes();
+    let hdr = if header_len == NET_HDR_LEN_LEGACY { &whole[..NET_HDR_LEN_LEGACY] } else { &whole[..] };
+    let mut writer = Writer::new(slices.from(0));
+    writer.write(hdr);
+    let (Outgoing { slices, skip, len, snapshot, .. }, mut room) = (*frame, [0; HEAD_LEN]);
+    let snapshot = snapshot.octets((skip, len), &mut room);
+    writer.write(snapshot);
+    writer.copy(slices, skip + snapshot.len(), len - snapshot.len());
+}

@@ -1,0 +1,128 @@
+//! A vring as its thread leases it: the queue, the memory that its buffers lie in, and how to wake and be woken.
+//!
+//! What a burst needs of a vring is in the vring: a thread that has its lease has its memory as well, which no command
+//! can take away before the lease is given back.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering::Relaxed;
+
+use sv3::ipc::RingFault;
+use sv3::ledger::PortCounters;
+use sv3::virtio::{NET_HDR_LEN, NET_HDR_LEN_LEGACY, VIRTIO_F_VERSION_1, VIRTIO_NET_F_MRG_RXBUF};
+
+use super::queue::Queue;
+use super::setup::RingSetup;
+use crate::memory::guest_memory::GuestMemory;
+use crate::port::cost::{RING, SIGNAL};
+use crate::port::counting::Counting;
+use crate::port::endpoint::Kind;
+use crate::process::crash_points::{CrashPoint, pass};
+
+/// One vring.
+#[derive(Default)]
+pub struct Vring {
+    /// The virtqueue itself, while started.
+    pub queue: Option<Queue>,
+    /// Its port's memory table, for its buffers, while started.
+    pub memory: GuestMemory,
+    /// The port's negotiated virtio features, while started.
+    pub features: u64,
+    /// What it was started with, for looking it up in a new memory table.
+    pub setup: Option<RingSetup>,
+    /// Frames pass.
+    pub enabled: bool,
+    /// Why it does not run though it is started.
+    pub fault: Option<RingFault>,
+    /// Where kicks come in.
+    pub kick: Option<OwnedFd>,
+    /// They wake the vring's thread.
+    pub is_watched: bool,
+    /// Where to signal the guest.
+    pub call: Option<OwnedFd>,
+    /// What it cost to publish it the last time.
+    pub cost: u64,
+}
+
+impl Vring {
+    /// Looks the virtqueue up in memory and begins; with kicks suppressed.
+    pub fn begin(&mut self, memory: &GuestMemory, features: u64) -> Result<(), RingFault> {
+        let Some(setup) = &self.setup else { return Ok(()) };
+        let queue = Queue::new(memory, setup, features)?;
+        (self.queue, self.memory, self.features) = (Some(queue), memory.clone(), features);
+        self.fault = None;
+        Ok(())
+    }
+
+    /// Lets go of memory.
+    pub fn end(&mut self) -> Option<Queue> {
+        self.memory = GuestMemory::default();
+        self.fault = None;
+        self.queue.take()
+    }
+
+    /// Signals the guest. A full counter (EAGAIN) signals as well as one more would.
+    #[inline]
+    pub fn signal(&self) -> bool {
+        let Some(call) = &self.call else { return false };
+        let _ = nix::unistd::write(call, &1u64.to_ne_bytes());
+        true
+    }
+}
+
+impl Kind for Vring {
+    #[inline]
+    fn runs(&self) -> bool {
+        self.enabled && self.fault.is_none() && self.queue.is_some()
+    }
+
+    #[inline]
+    fn fault(&self) -> Option<RingFault> {
+        self.fault
+    }
+
+    fn break_with(&mut self, fault: RingFault) {
+        self.fault = Some(fault);
+    }
+
+    #[inline]
+    fn features(&self) -> u64 {
+        self.features
+    }
+
+    #[inline]
+    fn header_len(&self) -> usize {
+        let modern = VIRTIO_F_VERSION_1.mask() | VIRTIO_NET_F_MRG_RXBUF.mask();
+        if self.features & modern != 0 { NET_HDR_LEN } else { NET_HDR_LEN_LEGACY }
+    }
+
+    fn arm(&mut self) -> bool {
+        self.queue.as_mut().is_some_and(Queue::arm)
+    }
+
+    fn disarm(&mut self) {
+        if let Some(queue) = &mut self.queue {
+            queue.disarm();
+        }
+    }
+
+    #[inline]
+    fn publish(&mut self, counters: &PortCounters, index: u16, counting: Counting) {
+        let Some(queue) = &mut self.queue else { return };
+        self.cost = RING;
+        let wants_signal = queue.publish();
+        pass(CrashPoint::Published);
+        if let Some(position) = counters.rings.get(usize::from(index)) {
+            position.used.store(u64::from(queue.position()), Relaxed);
+        }
+        pass(CrashPoint::Noted);
+        if wants_signal && self.signal() {
+            counting.add(&counters.calls, 1);
+            self.cost += SIGNAL;
+        }
+    }
+
+    #[inline]
+    fn publish_cost(&self) -> u64 {
+        self.cost
+    }
+}

@@ -1,0 +1,116 @@
+//! Frames from a vring on which the guest transmits (virtio 1.3, 5.1.6.2).
+
+use sv3::ids::Direction;
+use sv3::ipc::RingFault;
+
+use super::chain::Walker;
+use super::virtqueue::{Chain, Virtqueue};
+use crate::memory::frame_head::HEAD_LEN;
+use crate::memory::guest_memory::GuestMemory;
+use crate::memory::slice::GuestSlice;
+use crate::port::batch::{Batch, MAX_SLICES, Taken};
+use crate::port::cost::{DELIVERY, DESCRIPTOR, FRAME};
+use crate::port::source::Source;
+
+/// A vring of one kind and the memory of its guest, for a burst.
+pub struct VringSource<'q, 'm, Q> {
+    queue: &'q mut Q,
+    walker: Walker<'m>,
+}
+
+impl<'q, 'm, Q: Virtqueue> VringSource<'q, 'm, Q> {
+    /// Of a virtqueue whose buffers lie in `memory`.
+    #[inline]
+    pub fn new(queue: &'q mut Q, memory: &'m GuestMemory, features: u64) -> VringSource<'q, 'm, Q> {
+        VringSource { queue, walker: Walker { memory, features, direction: Direction::Transmit } }
+    }
+}
+
+/// See [`crate::port::endpoint`].
+macro_rules! each_source {
+    ($vring:expr, $source:ident => $do:expr, $nothing:expr) => {
+        match $vring {
+            $crate::port::vring::Vring { queue: Some(queue), memory, features, .. } => {
+                $crate::port::vring::queue::either!(queue, queue => {
+                    let $source = &mut $crate::port::vring::transmit::VringSource::new(queue, memory, *features);
+                    $do
+                })
+            }
+            _ => $nothing,
+        }
+    };
+}
+pub(crate) use each_source;
+
+impl<'m, Q: Virtqueue> Source<'m> for VringSource<'_, 'm, Q> {
+    #[inline(always)]
+    fn take(&mut self, batch: &mut Batch<'_, 'm>, budget: u64) -> Result<u64, RingFault> {
+        let VringSource { queue, walker } = self;
+        let ready = queue.prepare(batch.places.len() as u16)?;
+        let places = batch.places.get_mut(..ready.into()).unwrap_or_default();
+        let slices = &mut batch.slices;
+        let mut cursor = queue.position();
+        let (mut count, mut cost, mut ahead) = (0, 0, 0);
+        loop {
+            let most = places.len() - count;
+            let mut free = places.iter_mut().skip(count);
+            let mut at = slices.len();
+            let mut tail = slices.tail();
+            let plain = queue.take_plain(&mut cursor, walker, most, |chain, slice| {
+                if cost + ahead >= budget {
+                    return false;
+                }
+                let Some(taken) = free.next().filter(|_| tail.push(slice)) else { return false };
+                prefetch_head(&slice);
+                cost += FRAME + DESCRIPTOR;
+                ahead += DELIVERY + slice.len() as u64;
+                note(taken, &chain, at, at + 1);
+                at += 1;
+                true
+            });
+            drop(tail);
+            count += plain;
+            let Some(taken) = places.get_mut(count) else { break };
+            if slices.spare() < MAX_SLICES || cost + ahead >= budget {
+                break;
+            }
+            let from = slices.len();
+            let chain = match queue.take(&mut cursor, walker, slices) {
+                Ok(Some(chain)) => chain,
+                // A fault waits until those in front of it are served.
+                Ok(None) | Err(_) if count > 0 => break,
+                Ok(None) => return Ok(0),
+                Err(fault) => return Err(fault),
+            };
+            note(taken, &chain, from, slices.len());
+            cost += FRAME + DESCRIPTOR * std::mem::take(&mut slices.walked);
+            ahead += chain.len.map_or(0, |len| DELIVERY + len as u64);
+            if let Some(first) = slices.from(from).first() {
+                prefetch_head(first);
+            }
+            count += 1;
+        }
+        batch.count = count;
+        Ok(cost)
+    }
+
+    #[inline]
+    fn complete(&mut self, done: &[Taken]) {
+        self.queue.complete_all(
+            done.iter().map(|taken| (Chain { id: taken.id, descriptors: taken.parts, len: taken.len }, 0)),
+        );
+    }
+}
+
+#[inline(always)]
+fn note(taken: &mut Taken, chain: &Chain, from: usize, to: usize) {
+    (taken.id, taken.parts, taken.len) = (chain.id, chain.descriptors, chain.len);
+    (taken.from, taken.to) = (from, to);
+}
+
+/// Asks for the net header and a frame's first octets, which may lie in the next line.
+#[inline]
+fn prefetch_head(slice: &GuestSlice<'_>) {
+    slice.prefetch(0);
+    slice.prefetch(HEAD_LEN - 1);
+}

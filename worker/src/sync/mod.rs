@@ -1,0 +1,9 @@
+//! What threads share, without a lock that anybody waits for: the policy has no futex.
+
+pub mod bits;
+pub mod lease;
+#[path = "lease/tests.rs"]
+mod lease_tests;
+#[cfg(test)]
+mod models;
+mod primitives;
