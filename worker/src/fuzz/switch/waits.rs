@@ -11,7 +11,7 @@ use crate::poll::pause::{BufferWait, LONGEST_NS, Pauses, Remaining};
 
 /// The most that time goes on at once, in nanoseconds, and so the most that a hold may last too long.
 pub const LATE_NS: u64 = 40_000_000;
-/// Most wait_budget that is saved up (docs/fairness.md).
+/// Most wait_budget that is saved up (docs/understand/fairness.md).
 const SAVED_NS: u64 = 50_000_000;
 
 /// The rings of a thread that wait.
