@@ -1,4 +1,4 @@
-//! What the supervisor testifies for `sv3 audit`, and what `sv3 audit --json` prints. Documented in docs/audit.md; fields
+//! What the supervisor testifies for `sv3 audit`, and what `sv3 audit --json` prints. See docs/operate/audit.md; fields
 //! are only ever added.
 
 use serde::{Deserialize, Serialize};

@@ -24,12 +24,12 @@ const LOOKS: u32 = 5;
 
 /// Show what each process may do, beside what it is declared to, and prove it; fails if anything differs.
 ///
-/// Takes some seconds, and any user's rights: those of the switch's own user are enough. See docs/audit.md.
+/// Takes some seconds, and any user's rights: those of the switch's own user are enough. See docs/operate/audit.md.
 #[derive(Args)]
 pub struct Show {
     #[command(flatten)]
     control: Control,
-    /// Print JSON; its fields are described in docs/audit.md
+    /// Print JSON; its fields are described in docs/operate/audit.md
     #[arg(long)]
     json: bool,
     /// Print the policies instead: each syscall, limits of its arguments, who makes it and why. Needs no switch
@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     fn document() -> &'static str {
-        include_str!("../../docs/audit.md")
+        include_str!("../../docs/operate/audit.md")
     }
 
     fn example() -> serde_json::Value {

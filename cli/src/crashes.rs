@@ -14,7 +14,7 @@ use crate::status::duration;
 pub struct Show {
     #[command(flatten)]
     control: Control,
-    /// Print JSON; its fields are described in docs/crashes.md
+    /// Print JSON; its fields are described in docs/operate/crashes.md
     #[arg(long)]
     json: bool,
 }
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     fn example() -> serde_json::Value {
-        let document = include_str!("../../docs/crashes.md");
+        let document = include_str!("../../docs/operate/crashes.md");
         let (_, rest) = document.split_once("```json\n").unwrap();
         serde_json::from_str(rest.split_once("```").unwrap().0).unwrap()
     }
@@ -86,7 +86,7 @@ mod tests {
     fn the_document_shows_every_field() {
         let crashes: Crashes = serde_json::from_value(example()).unwrap();
         assert_eq!(serde_json::to_value(&crashes).unwrap(), example());
-        let document = include_str!("../../docs/crashes.md");
+        let document = include_str!("../../docs/operate/crashes.md");
         for field in example()["crashes"][0].as_object().unwrap().keys() {
             assert!(document.contains(&format!("| `{field}`")), "{field}");
         }

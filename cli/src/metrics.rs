@@ -4,7 +4,7 @@ use clap::Args;
 
 use crate::control::Control;
 
-/// Print the switch in numbers, as OpenMetrics text; docs/metrics.md describes it.
+/// Print the switch in numbers, as OpenMetrics text; docs/operate/metrics.md describes it.
 #[derive(Args)]
 pub struct Print {
     #[command(flatten)]

@@ -32,13 +32,14 @@ pub struct Run {
     /// Kill the worker at random times, SECONDS apart on average, to see that guests do not notice
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     chaos: Option<f64>,
-    /// Add events to a file instead of printing them, and open it anew at SIGHUP; docs/events.md describes them
+    /// Add events to a file instead of printing them, and open it anew at SIGHUP; docs/operate/events.md describes them
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
     /// Serve metrics over HTTP at a loopback address, such as 127.0.0.1:9109, to every user of this machine
     #[arg(long, value_name = "ADDRESS:PORT")]
     metrics: Option<String>,
-    /// Do not run with less than this landlock ABI (1 to 7); see docs/confinement.md [default: with what there is]
+    /// Do not run with less than this landlock ABI (1 to 7); see docs/understand/confinement.md
+    /// [default: with what there is]
     #[arg(long, value_name = "ABI")]
     require_landlock: Option<u32>,
     /// Most microseconds to spin for a frame before sleeping, as far as that pays; 0: sleep at once [default: 100]
@@ -47,7 +48,7 @@ pub struct Run {
     /// Most frames taken from one ring at a time, 1 to 256 [default: 64]
     #[arg(long, value_name = "N")]
     batch: Option<u16>,
-    /// Threads that move frames, 1 to 64; see docs/threads.md [default: 1]
+    /// Threads that move frames, 1 to 64; see docs/operate/tuning.md [default: 1]
     #[arg(long, value_name = "N")]
     threads: Option<u16>,
     /// Processors that workers run on, such as 2 or 0,2-3; with --threads, one for each [default: where the kernel lets them]

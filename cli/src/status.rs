@@ -13,7 +13,7 @@ use crate::output::{harmless, print};
 pub struct Show {
     #[command(flatten)]
     control: Control,
-    /// Print JSON; its fields are described in docs/status.md
+    /// Print JSON; its fields are described in docs/use/status.md
     #[arg(long)]
     json: bool,
 }
@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     fn example() -> serde_json::Value {
-        let document = include_str!("../../docs/status.md");
+        let document = include_str!("../../docs/use/status.md");
         let (_, rest) = document.split_once("```json\n").unwrap();
         serde_json::from_str(rest.split_once("```").unwrap().0).unwrap()
     }
@@ -181,7 +181,7 @@ mod tests {
     fn the_document_shows_every_field_and_every_reason() {
         let status: Status = serde_json::from_value(example()).unwrap();
         assert_eq!(serde_json::to_value(&status).unwrap(), example());
-        let document = include_str!("../../docs/status.md");
+        let document = include_str!("../../docs/use/status.md");
         for reason in sv3::drop_reason::DropReason::ALL {
             assert!(document.contains(&format!("| `{}` |", reason.name())), "{}", reason.name());
         }

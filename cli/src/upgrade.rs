@@ -12,7 +12,7 @@ use crate::restart::report;
 /// Let a worker of another binary take over; guests do not notice.
 ///
 /// It is refused if it does not come up or would not serve what a connected guest uses. If it dies within ten seconds,
-/// the old binary comes back. See docs/upgrade.md.
+/// the old binary comes back. See docs/operate/upgrade.md.
 #[derive(Args)]
 pub struct Upgrade {
     /// The new sv3-worker

@@ -1,4 +1,4 @@
-//! No crate runs in the supervisor or in the worker without a reason in `docs/dependencies.md`.
+//! No crate runs in the supervisor or in the worker without a reason in `docs/develop/dependencies.md`.
 
 #![allow(clippy::unwrap_used)]
 
@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-const DOCUMENT: &str = include_str!("../../docs/dependencies.md");
+const DOCUMENT: &str = include_str!("../../docs/develop/dependencies.md");
 
 #[test]
 fn every_crate_of_the_supervisor_has_a_reason_and_no_reason_is_left_over() {

@@ -359,7 +359,7 @@ fn words_of_a_switch_do_not_move_the_cursor() -> Result<()> {
     let listener = UnixListener::bind(&path)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o777))?;
     const EVIL: &str = "\\u001b[2J\\u009b31m\\u0007\\u202e";
-    let document = include_str!("../../docs/status.md");
+    let document = include_str!("../../docs/use/status.md");
     let (_, example) = document.split_once("```json\n").unwrap_or_default();
     let status = example.split_once("```").unwrap_or_default().0.replace("/run/user/1000/sv3/vhost-user.sock", EVIL);
     let answers = [status, format!("{{\"error\": \"{EVIL}\"}}"), "\u{1b}[2J\u{9b}\n".to_string()];

@@ -1,4 +1,5 @@
-//! Frames wait for a receiver that is a little behind, for a bounded time (docs/fairness.md, "Who waits for whom").
+//! Frames wait for a receiver that is a little behind, for a bounded time
+//! (docs/understand/fairness.md).
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! Who runs first where processors are taken (docs/takeover.md): everybody whom guests wait for has a short slice, unless
-//! somebody chose a scheduling class for it. No privilege is needed for that.
+//! Who runs first where processors are taken (docs/understand/takeover.md): all that guests wait for has a short slice,
+//! unless somebody chose a scheduling class for it. No privilege is needed for that.
 
 use std::fs;
 

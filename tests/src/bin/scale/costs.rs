@@ -52,7 +52,7 @@ impl Apart {
 }
 
 impl Costs {
-    /// As measured in the run that docs/scaling.md tells of.
+    /// As measured in the run that docs/measured/scaling.md tells of.
     pub const MEASURED: Costs = Costs {
         burst: 450.0,
         receiver: 500.0,

@@ -1,4 +1,4 @@
-//! The worker's lease of a receive ring, as `worker/src/poll/lease.rs` has it: a lock that is tried and never waited for, and the
+//! The worker's lease of a receive ring, as `worker/src/sync/lease.rs` has it: a lock that is tried and never waited for, and the
 //! waiter of who was turned away, which the others respect.
 
 use std::hint::spin_loop;

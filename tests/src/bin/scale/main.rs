@@ -1,6 +1,6 @@
 //! What several threads will do on more processors than this machine has: a simulation of the switch's threads, bursts and
 //! leases ([`sim`]), with what these cost as the benchmark measured it ([`costs`]) and as this program measures it here
-//! ([`measure`]). See docs/scaling.md.
+//! ([`measure`]). See docs/measured/scaling.md.
 
 mod costs;
 mod lease;

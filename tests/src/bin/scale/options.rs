@@ -14,11 +14,12 @@ pub const HELP: &str = "\
 scale [OPTION...]: how much 1 to 64 threads move between 2 and 1,000 ports, by a simulation
 
   --bench FILE       costs of bursts and frames from `scripts/bench bursts threads --csv FILE`, whose figures for one and two
-                     threads are shown beside the simulation's; else costs are those of docs/scaling.md
+                     threads are shown beside the simulation's; else costs are those of docs/measured/scaling.md
   --distance WHICH   bursts' and frames' costs when the guests' processors are `near` or `far` (far)
   --octets N         of a frame (64)
   --lines N          cache lines that go over with a lease (10)
-  --no-measure       leases' costs are not measured here either, but those of docs/scaling.md; else give it two idle processors
+  --no-measure       leases' costs are not measured here either, but those of docs/measured/scaling.md;
+                     else give it two idle processors
   --wishes-last      a lease that is free but wished for by another thread is not to be had, as was tried once
   --csv FILE         all outcomes, one a line";
 

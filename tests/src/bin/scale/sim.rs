@@ -6,10 +6,10 @@
 //! queue pair modulo threads, as `worker/src/poll/threads.rs` has it). A burst has a cost of its own and one for each frame; for
 //! each receiver it needs the lease of that ring, which costs more if another thread had it, and is held to the burst's
 //! end. A thread that does not get a lease tries again after pauses; in the end it leaves its wish behind, ends the burst
-//! with what it has, and goes on to its next ring, as `worker/src/poll/lease.rs` and `burst.rs` have it. Frames of the first
+//! with what it has, and goes on to its next ring, as `worker/src/sync/lease.rs` and `burst.rs` have it. Frames of the first
 //! receivers are few and those of the last one many: as when each frame is for another one, all leases are taken early.
 //!
-//! How many frames a burst has is what the ring may spend in a turn, as `worker/src/poll/cost.rs` has it.
+//! How many frames a burst has is what the ring may spend in a turn, as `worker/src/poll/fair_share.rs` has it.
 //!
 //! Left out: the time that taken frames cost a burst that is turned away, broadcasts, memory's own bounds, and the receivers'
 //! pace, who always have room.
@@ -27,7 +27,7 @@ const NEIGHBOURS: usize = 8;
 const TIME: f64 = 3e6;
 const WARM_UP: f64 = 0.5e6;
 
-/// What `worker/src/poll/cost.rs` lets a turn spend, and what things count there: a frame that is taken, one that is delivered,
+/// What `worker/src/poll/fair_share.rs` lets a turn spend, and what things count there: a frame that is taken, one that is delivered,
 /// beside its octets, and a ring.
 const TURN: f64 = 48.0 * 1024.0;
 const TAKEN: f64 = 192.0 + 96.0;

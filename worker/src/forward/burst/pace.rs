@@ -1,5 +1,6 @@
 //! How much work a frame is to the worker itself, with no other processor at the rings: cycles of the time stamp counter in
-//! bursts of 32 known unicast frames. A tool for who makes the data path faster, see docs/performance.md; not a test.
+//! bursts of 32 known unicast frames. A tool for those who make the data path faster, see
+//! docs/develop/measuring.md; not a test.
 
 use sv3::frame::MacAddr;
 
