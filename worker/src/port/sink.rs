@@ -3,11 +3,12 @@
 use sv3::drop_reason::DropReason;
 use sv3::ids::QueueId;
 use sv3::ipc::RingFault;
-use sv3::virtio::NetHdr;
+use sv3::virtio::{NET_HDR_LEN_LEGACY, NetHdr};
 
 use super::batch::PlainFrame;
+use crate::memory::copy::Writer;
 use crate::memory::deferred::DeferredCopies;
-use crate::memory::frame_head::Snapshot;
+use crate::memory::frame_head::{HEAD_LEN, Snapshot};
 use crate::memory::slice::GuestSlice;
 
 /// A frame on its way out: a header, and octets in slices.
@@ -25,6 +26,21 @@ pub struct Outgoing<'a, 't, 'm> {
     pub snapshot: Snapshot<'a>,
     /// The same frame, if it lies in one piece with a header of [`sv3::virtio::NET_HDR_LEN`] octets.
     pub plain: Option<PlainFrame<'t>>,
+}
+
+impl Outgoing<'_, '_, '_> {
+    /// Writes header and frame into `buffers` of the receiver, which have room for both.
+    #[inline(always)]
+    pub fn write(&self, buffers: &[GuestSlice<'_>], header_len: usize, num_buffers: u16) {
+        let whole = NetHdr { num_buffers, ..*self.hdr }.to_bytes();
+        let hdr = if header_len == NET_HDR_LEN_LEGACY { &whole[..NET_HDR_LEN_LEGACY] } else { &whole[..] };
+        let mut writer = Writer::new(buffers);
+        writer.write(hdr);
+        let (Outgoing { slices, skip, len, snapshot, .. }, mut room) = (*self, [0; HEAD_LEN]);
+        let snapshot = snapshot.octets((skip, len), &mut room);
+        writer.write(snapshot);
+        writer.copy(slices, skip + snapshot.len(), len - snapshot.len());
+    }
 }
 
 /// What was delivered.

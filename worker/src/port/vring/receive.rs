@@ -7,14 +7,12 @@
 use sv3::drop_reason::DropReason;
 use sv3::ids::Direction;
 use sv3::ledger::JOURNAL_LEN;
-use sv3::virtio::{NET_HDR_LEN, NET_HDR_LEN_LEGACY, NetHdr, VIRTIO_NET_F_MRG_RXBUF};
+use sv3::virtio::{NET_HDR_LEN, NetHdr, VIRTIO_NET_F_MRG_RXBUF};
 
 use super::chain::Walker;
 use super::queue::{Queue, either};
 use super::state::Vring;
 use super::virtqueue::{Chain, Virtqueue};
-use crate::memory::copy::Writer;
-use crate::memory::frame_head::HEAD_LEN;
 use crate::memory::slice_list::{Arena, SliceList};
 use crate::port::batch::{MAX_SLICES, PlainFrame};
 use crate::port::cost::{DELIVERY, DESCRIPTOR};
@@ -172,8 +170,7 @@ impl<'t, 'r, Q: Virtqueue> Filling<'_, '_, 't, 'r, Q> {
             true
         });
         self.state.cost += frame.len as u64;
-        let hdr = NetHdr { num_buffers: chains.len() as u16, ..*frame.hdr };
-        write(&slices, format.header_len, &hdr, frame);
+        frame.write(slices.from(0), format.header_len, chains.len() as u16);
         pass(CrashPoint::Copied);
 
         self.reserve(chains.len());
@@ -238,17 +235,4 @@ impl<'t, 'r, Q: Virtqueue> Filling<'_, '_, 't, 'r, Q> {
         }
         Ok(cursor)
     }
-}
-
-/// Writes a header and a frame into reserved buffers.
-#[inline(always)]
-fn write(slices: &SliceList<'_, '_>, header_len: usize, hdr: &NetHdr, frame: &Outgoing<'_, '_, '_>) {
-    let whole = hdr.to_bytes();
-    let hdr = if header_len == NET_HDR_LEN_LEGACY { &whole[..NET_HDR_LEN_LEGACY] } else { &whole[..] };
-    let mut writer = Writer::new(slices.from(0));
-    writer.write(hdr);
-    let (Outgoing { slices, skip, len, snapshot, .. }, mut room) = (*frame, [0; HEAD_LEN]);
-    let snapshot = snapshot.octets((skip, len), &mut room);
-    writer.write(snapshot);
-    writer.copy(slices, skip + snapshot.len(), len - snapshot.len());
 }
