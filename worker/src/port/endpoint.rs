@@ -8,6 +8,8 @@ use sv3::ipc::RingFault;
 
 use super::batch::PlainFrame;
 use super::counting::Counting;
+#[cfg(any(test, feature = "fuzzing"))]
+use super::in_memory::InMemory;
 use super::sink::{Delivered, DeliveryState, Outgoing, Sink, Undelivered};
 use super::vring::{self, Vring};
 use sv3::ledger::PortCounters;
@@ -44,9 +46,13 @@ pub trait Kind {
 }
 
 /// A queue of a port of some kind. A place that nobody uses is a vring that was never started.
+#[cfg_attr(any(test, feature = "fuzzing"), allow(clippy::large_enum_variant, reason = "few, and never moved"))]
 pub enum Endpoint {
     /// Of a guest's virtio device.
     Vring(Vring),
+    /// Of tests.
+    #[cfg(any(test, feature = "fuzzing"))]
+    InMemory(InMemory),
 }
 
 /// What a thread needs to deliver to each kind; made once.
@@ -59,6 +65,8 @@ macro_rules! each {
     ($endpoint:expr, $it:ident => $do:expr) => {
         match $endpoint {
             Endpoint::Vring($it) => $do,
+            #[cfg(any(test, feature = "fuzzing"))]
+            Endpoint::InMemory($it) => $do,
         }
     };
 }
@@ -68,6 +76,11 @@ macro_rules! each_source {
     ($endpoint:expr, $source:ident => $do:expr, $nothing:expr) => {
         match $endpoint {
             $crate::port::endpoint::Endpoint::Vring(vring) => $crate::port::vring::each_source!(vring, $source => $do, $nothing),
+            #[cfg(any(test, feature = "fuzzing"))]
+            $crate::port::endpoint::Endpoint::InMemory(queue) => {
+                let $source = &mut queue.source();
+                $do
+            }
         }
     };
 }
@@ -84,6 +97,8 @@ impl Endpoint {
     pub fn vring(&mut self) -> Option<&mut Vring> {
         match self {
             Endpoint::Vring(vring) => Some(vring),
+            #[cfg(any(test, feature = "fuzzing"))]
+            Endpoint::InMemory(_) => None,
         }
     }
 }
@@ -151,6 +166,8 @@ impl Sink for Endpoint {
     ) -> Result<(), Undelivered> {
         match self {
             Endpoint::Vring(vring) => vring.deliver(&mut workspaces.vring, state, frame),
+            #[cfg(any(test, feature = "fuzzing"))]
+            Endpoint::InMemory(queue) => queue.deliver(&mut (), state, frame),
         }
     }
 

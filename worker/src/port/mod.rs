@@ -7,6 +7,8 @@ pub mod batch;
 pub mod cost;
 pub mod counting;
 pub mod endpoint;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod in_memory;
 mod ports;
 mod queue;
 pub mod sink;
