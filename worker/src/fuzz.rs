@@ -1,12 +1,14 @@
 //! Fuzz targets of the worker; see [`sv3::fuzz`].
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a target panics when something is wrong")]
 
+mod kinds;
 mod offload;
 mod packed;
 mod ring;
 mod switch;
 mod twin;
 
+pub use kinds::kinds;
 pub use offload::offload;
 pub use packed::packed;
 pub use ring::ring;
@@ -18,6 +20,7 @@ mod tests {
 
     #[test]
     fn corpora() {
+        replay("kinds", super::kinds);
         replay("offload", super::offload);
         replay("packed", super::packed);
         replay("ring", super::ring);

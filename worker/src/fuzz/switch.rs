@@ -5,8 +5,8 @@
 //! at: what was decided by is what is delivered. Beside one who scribbles the honest ones still get frames in good form, and each of
 //! theirs is forwarded or counted.
 
-mod bridge;
-mod guest;
+pub mod bridge;
+pub mod guest;
 mod rings;
 mod waits;
 

@@ -100,8 +100,7 @@ impl Guest {
     /// A guest whose two rings run at a port.
     pub fn new(port: &'static Port, ledger: &'static LedgerMap, kind: Kind) -> Guest {
         let driver = DRIVERS.with_borrow_mut(Vec::pop).unwrap_or_else(|| Driver::new(SIZE));
-        let bits = (0..).zip(FEATURES).filter(|(bit, _)| kind.features >> bit & 1 != 0);
-        let features: u64 = bits.map(|(_, feature)| feature.mask()).sum();
+        let features = features(kind.features);
         RUN.set(RUN.get() + 1);
         let mut guest = Guest {
             honest: true,
@@ -395,6 +394,12 @@ impl Guest {
     fn header_len(&self) -> usize {
         if VIRTIO_F_VERSION_1.of(self.features) || VIRTIO_NET_F_MRG_RXBUF.of(self.features) { 12 } else { 10 }
     }
+}
+
+/// The features that these bits stand for.
+pub fn features(bits: u16) -> u64 {
+    let chosen = (0..).zip(FEATURES).filter(|(bit, _)| bits >> bit & 1 != 0);
+    chosen.map(|(_, feature)| feature.mask()).sum()
 }
 
 fn send_at(chain: u16) -> u64 {
