@@ -23,7 +23,8 @@ use crate::memory::slice::GuestSlice;
 use crate::memory::slice_list::{Arena, SliceList};
 use crate::port::batch::{Batch, MAX_SLICES, Taken};
 use crate::port::cost::{DELIVERY, DESCRIPTOR};
-use crate::port::endpoint::{Kind, each_source};
+use crate::port::endpoint::each_source;
+use crate::port::kind::Kind;
 use crate::port::sink::{BufferWait, Delivered};
 use crate::port::source::Source;
 use crate::port::wait_budget::WaitBudget;
@@ -130,7 +131,7 @@ impl Burst {
         let (heads, all) = (&*taken, slices.from(0));
         looked(move |at| heads.iter().for_each(|one| at(all.get(one.from..one.to).unwrap_or(&[]), HEAD_LEN)));
         let (counting, counters, now_ns) = (forwarder.view.counting, sender.port.counters(), forwarder.now_ns);
-        let mut sending = forwarder.begin(sender.port, sender.may_pause);
+        let mut sending = Sending::begin(forwarder, sender.port, sender.may_pause);
         let sent = sender.send_all(&mut sending, taken, &slices, wait_budget, now_ns);
         if sent.forwarded.frames > 0 {
             counting.add(&counters.from_guest_frames, sent.forwarded.frames);

@@ -8,8 +8,6 @@ use sv3::ledger::{Ledger, ThreadState};
 
 use super::fdb::Fdb;
 use super::leases::Leases;
-use super::sending::Sending;
-use crate::port::Port;
 use crate::port::view::View;
 
 /// What a thread forwards with.
@@ -56,11 +54,5 @@ impl Forwarder {
     /// A queue broke, which does not run any more.
     pub fn note_fault(&mut self, queue: QueueId, fault: RingFault) {
         self.leases.note_fault(queue, fault);
-    }
-
-    /// Begins a burst of port `from`, whose transmit queue may be paused if `may_pause`.
-    #[inline]
-    pub fn begin<'t>(&mut self, from: &'static Port, may_pause: bool) -> Sending<'_, 't> {
-        Sending::new(self, from, may_pause)
     }
 }

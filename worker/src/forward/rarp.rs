@@ -10,6 +10,7 @@ use sv3::frame::MacAddr;
 use super::forwarder::Forwarder;
 use super::frame::Frame;
 use super::leases::Unsent;
+use super::sending::Sending;
 use crate::forward::offload::Offload;
 use crate::memory::frame_head::Snapshot;
 use crate::memory::slice::GuestSlice;
@@ -56,7 +57,7 @@ pub fn announce(forwarder: &mut Forwarder, port: &'static Port, mac: [u8; 6]) {
         plain: None,
     };
     for _ in 0..TRIES {
-        let mut sending = forwarder.begin(port, false);
+        let mut sending = Sending::begin(forwarder, port, false);
         let sent = sending.forward(&frame);
         if let Err(Unsent::Dropped(reason)) = sent {
             sending.count_drop(reason);

@@ -39,9 +39,9 @@ pub struct Egress {
 }
 
 impl<'f, 't> Sending<'f, 't> {
-    /// Begins a burst of port `from`. See [`Forwarder::begin`].
+    /// Begins a burst of port `from`, whose transmit queue may be paused if `may_pause`.
     #[inline]
-    pub(super) fn new(forwarder: &'f mut Forwarder, from: &'static Port, may_pause: bool) -> Sending<'f, 't> {
+    pub fn begin(forwarder: &'f mut Forwarder, from: &'static Port, may_pause: bool) -> Sending<'f, 't> {
         let state = DeliveryState { deferred: forwarder.leases.deferred.begin(), cost: 0, missed: 0 };
         Sending { forwarder, state, from, may_pause, last_learnt: None, last_found: None, last_egress: None }
     }

@@ -19,8 +19,9 @@ use crate::forward::forwarder::Forwarder;
 use crate::forward::leases::Leases;
 use crate::port::Ports;
 use crate::port::counting::Counting;
-use crate::port::endpoint::{Endpoint, Kind};
+use crate::port::endpoint::Endpoint;
 use crate::port::in_memory::InMemory;
+use crate::port::kind::Kind;
 use crate::port::view::View;
 
 const PORTS: u16 = 4;

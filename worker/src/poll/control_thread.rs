@@ -18,7 +18,7 @@ use super::start::Start;
 use super::threads::Threads;
 use crate::forward::rarp;
 use crate::memory::guest_memory::GuestMemory;
-use crate::port::endpoint::Kind;
+use crate::port::kind::Kind;
 use crate::port::{Port, QueueLease};
 use crate::process::clock;
 use crate::process::link::{CommandWithFds, Link, LinkEnd};

@@ -18,7 +18,7 @@
 
 use sv3::ids::QueueId;
 
-use crate::port::endpoint::Kind;
+use crate::port::kind::Kind;
 use crate::port::sink::{BufferWait, Sink};
 use crate::port::view::{Found, View};
 

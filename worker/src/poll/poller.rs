@@ -27,7 +27,7 @@ use crate::forward::burst::{Burst, End, Served};
 use crate::forward::forwarder::Forwarder;
 use crate::forward::leases::Leases;
 use crate::port::counting::Counting;
-use crate::port::endpoint::Kind;
+use crate::port::kind::Kind;
 use crate::port::sink::BufferWait;
 use crate::port::view::View;
 use crate::process::clock;

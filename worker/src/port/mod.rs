@@ -9,6 +9,7 @@ pub mod counting;
 pub mod endpoint;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod in_memory;
+pub mod kind;
 mod ports;
 mod queue;
 pub mod sink;

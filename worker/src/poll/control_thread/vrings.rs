@@ -6,7 +6,7 @@ use sv3::ids::QueueId;
 use sv3::ipc::{RingAddr, RingFault};
 
 use super::{ControlThread, NO_PORT};
-use crate::port::endpoint::Kind;
+use crate::port::kind::Kind;
 use crate::port::vring::Vring;
 use crate::port::vring::queue::Queue;
 use crate::port::vring::setup::RingSetup;

@@ -14,7 +14,7 @@ use sv3::virtio::{NET_HDR_LEN, NetHdr};
 use super::batch::{Batch, PlainFrame, Taken};
 use super::cost::{DELIVERY, DESCRIPTOR, FRAME, RING};
 use super::counting::Counting;
-use super::endpoint::Kind;
+use super::kind::Kind;
 use super::sink::{Delivered, DeliveryState, Outgoing, Sink, Undelivered};
 use super::source::Source;
 use crate::memory::frame_head::Snapshot;

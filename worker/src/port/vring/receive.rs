@@ -16,7 +16,7 @@ use super::virtqueue::{Chain, Virtqueue};
 use crate::memory::slice_list::{Arena, SliceList};
 use crate::port::batch::{MAX_SLICES, PlainFrame};
 use crate::port::cost::{DELIVERY, DESCRIPTOR};
-use crate::port::endpoint::Kind;
+use crate::port::kind::Kind;
 use crate::port::sink::{Delivered, DeliveryState, Outgoing, Sink, Undelivered};
 use crate::process::crash_points::{CrashPoint, pass};
 

@@ -15,7 +15,7 @@ use super::setup::RingSetup;
 use crate::memory::guest_memory::GuestMemory;
 use crate::port::cost::{RING, SIGNAL};
 use crate::port::counting::Counting;
-use crate::port::endpoint::Kind;
+use crate::port::kind::Kind;
 use crate::process::crash_points::{CrashPoint, pass};
 
 /// One vring.
