@@ -1,16 +1,16 @@
-//! The command line, which the supervisor's spawner fills in.
+//! The command line. The spawner of the supervisor writes it.
 
 use std::ffi::OsString;
 
 use sv3::cpus::Cpus;
 use sv3::ledger::THREADS;
 
-/// What a worker is told before it confines itself; all else comes by command.
+/// What a worker learns before it confines itself. Commands bring all else.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Args {
     /// Threads of the data path, 1 to [`THREADS`].
     pub threads: usize,
-    /// Processors to run on; everywhere, if none are named.
+    /// Processors to run on. `None`: all processors.
     pub cpus: Option<Cpus>,
 }
 
@@ -24,7 +24,7 @@ impl Args {
             match option.as_str() {
                 "--cpus" => args.cpus = Some(value.parse()?),
                 "--threads" => args.threads = value.parse().map_err(|_| format!("--threads {value}"))?,
-                _ => return Err(format!("unknown option {option}; `sv3 run` is for people")),
+                _ => return Err(format!("unknown option {option}; the supervisor starts this program: use `sv3 run`")),
             }
         }
         if !(1..=THREADS).contains(&args.threads) {

@@ -1,7 +1,7 @@
-//! The worker: maps guests' memory, moves their frames, opens nothing.
+//! The worker: it maps the memory of guests, moves their frames, and opens nothing.
 //!
-//! Started by the supervisor with its control socket as stdin. Before the first command it confines itself; the first
-//! command brings the ledger; all else is the loop of [`poll`].
+//! The supervisor starts the worker and gives it its end of the control socket as stdin. Before the first command the
+//! worker confines itself. The first command brings the ledger. From then on the worker runs the loop of [`poll`].
 #![cfg_attr(test, allow(clippy::duplicate_mod, reason = "models look at files that are modules already"))]
 
 mod args;
@@ -32,7 +32,7 @@ use poll::start::Start;
 use poll::threads::Threads;
 use process::link::{Link, LinkEnd};
 
-/// Runs the worker, with the supervisor's socket as stdin; never returns.
+/// Runs the worker with the supervisor's socket as stdin. Never returns.
 pub fn main() -> ! {
     let outcome = match std::env::args_os().nth(1) {
         Some(option) if option == "--prove" => process::prove::run().map(|()| LinkEnd::Closed),
@@ -44,9 +44,9 @@ pub fn main() -> ! {
     }
 }
 
-/// Ends the worker, which cannot go on.
+/// Ends a worker that cannot go on.
 fn last_words(reason: &str) -> ! {
-    // A supervisor that ends has closed that, too, which is no reason to panic.
+    // A supervisor that ends closes stderr too. That is no reason to panic.
     let _ = writeln!(std::io::stderr(), "sv3-worker: {reason}");
     process::crash::end(1)
 }
@@ -97,14 +97,17 @@ fn first(control: &mut Link, threads: &Threads) -> Result<Start, LinkEnd> {
                 return Err(LinkEnd::Broken("the first command is not Start".to_string()));
             };
             if settings.version != VERSION {
-                return Err(LinkEnd::Broken(format!("supervisor speaks version {}, I {VERSION}", settings.version)));
+                return Err(LinkEnd::Broken(format!(
+                    "the supervisor has contract version {}, this worker {VERSION}",
+                    settings.version
+                )));
             }
             let map = LedgerMap::map(&fd).map_err(|e| LinkEnd::Broken(format!("ledger: {e}")))?;
             let ledger: &LedgerMap = Box::leak(Box::new(map));
             let area = ledger.workers.get(usize::from(area)).ok_or_else(|| LinkEnd::Broken(format!("area {area}")))?;
             return Ok(Start { settings, ledger, area, standby });
         }
-        // Whatever woke us, the next `receive` says what it was.
+        // The next `receive` finds out what woke the thread.
         let woken = threads.first().wait(&mut events, EpollTimeout::NONE);
         woken.map_err(|errno| LinkEnd::Broken(format!("epoll_wait: {errno}")))?.for_each(drop);
     }

@@ -1,4 +1,4 @@
-//! `sv3-worker`; all of it is in the library, where tests and fuzzers reach it.
+//! `sv3-worker`. All of it is in the library, so that tests and fuzzers reach it.
 
 fn main() {
     sv3_worker::main()

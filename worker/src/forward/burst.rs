@@ -1,9 +1,9 @@
-//! A burst: up to a batch of frames from one transmit queue, as many as its budget allows. It goes in stages, so that memory
-//! is asked for before it is needed: heads and descriptors, then chains and headers, then decisions and copies, then
-//! publication.
+//! A burst: at most one batch of frames from one transmit queue, as many as its budget allows. It goes in stages, so
+//! that the processor can fetch memory before it is needed: heads and descriptors, then chains and headers, then
+//! decisions and copies, then publication.
 //!
-//! The order of publication is what makes a crash harmless: receivers' used entries first, then the sender's. Before the
-//! first nothing is visible; between the two a new worker sends the frames again.
+//! The order of publication makes a crash harmless: the receivers' used entries come first, then the sender's. Before
+//! the first entry nothing is visible. Between the two a new worker sends the frames again.
 
 use sv3::drop_reason::DropReason;
 use sv3::frame::{ETHERNET_LEN, MAX_FRAME};
@@ -34,7 +34,7 @@ use crate::process::crash_points::{CrashPoint, pass};
 
 const MAX_BATCH: usize = Settings::MAX_BATCH as usize;
 
-/// Takes bursts; has the room that they need.
+/// Takes bursts. Owns the memory that they need.
 pub struct Burst {
     arena: Arena,
     taken: Box<[Taken; MAX_BATCH]>,
@@ -44,39 +44,39 @@ pub struct Burst {
 /// What became of a burst.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Served {
-    /// Frames that were dealt with, be it that they were dropped.
+    /// Frames that were forwarded or dropped.
     pub frames: usize,
-    /// What they cost ([`crate::port::cost`]).
+    /// Their cost ([`crate::port::cost`]).
     pub cost: u64,
-    /// Why there may be more.
+    /// Why the burst ended.
     pub end: End,
 }
 
 /// Why a burst ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum End {
-    /// All that was taken is dealt with.
+    /// No taken frame is left.
     #[default]
     Done,
-    /// The next frame needs a queue that another thread has.
+    /// The next frame needs a queue that another thread has leased.
     Contended,
-    /// The next frame waits for that, for so many nanoseconds at most.
+    /// The next frame waits for this buffer, for at most this many nanoseconds.
     Waits(BufferWait, u64),
 }
 
 impl Burst {
-    /// Bursts of one frame.
+    /// Starts with bursts of one frame.
     pub fn new() -> Burst {
         Burst { arena: Arena::new(4 * MAX_SLICES), taken: Box::new([Taken::default(); MAX_BATCH]), batch: 1 }
     }
 
-    /// From now on of at most `batch` frames.
+    /// Sets the size of later bursts: at most `batch` frames.
     pub fn set_batch(&mut self, batch: u16) {
         self.batch = batch.clamp(1, Settings::MAX_BATCH);
     }
 
-    /// Serves transmit queue `id` of a port. Taking frames and delivering them may each cost as much as `budget`, and by
-    /// what the last frame costs more. `may_pause`: a frame may wait for a receiver's buffers.
+    /// Serves transmit queue `id` of a port. To take frames may cost `budget`, and to deliver them as much again. The
+    /// last frame may exceed it. `may_pause`: a frame may wait for a receiver's buffers.
     #[inline]
     pub fn serve(
         &mut self,
@@ -89,7 +89,7 @@ impl Burst {
         let TransmitQueue { endpoint, wait_budget, .. } = queue;
         let sender = Sender {
             port,
-            // Guests with one transmit queue each meet different queues of a receiver that has several.
+            // Spreads senders that have one transmit queue each over the queues of a receiver that has several.
             flow: id.slot.wrapping_add(id.pair()),
             features: endpoint.features(),
             header_len: endpoint.header_len(),
@@ -106,7 +106,7 @@ impl Burst {
         Ok(served)
     }
 
-    /// The burst up to the publication of its receivers; the sender's frames are completed.
+    /// Runs the burst until its receivers are published. The sender's frames are completed, not published.
     #[inline]
     fn run<'m>(
         &mut self,
@@ -127,7 +127,7 @@ impl Burst {
         for one in &mut *taken {
             one.head = FrameHead::read(slices.range(one.from, one.to));
         }
-        // By copies: the list itself stays in registers.
+        // Closures take copies of the references: so the list itself stays in registers.
         let (heads, all) = (&*taken, slices.from(0));
         looked(move |at| heads.iter().for_each(|one| at(all.get(one.from..one.to).unwrap_or(&[]), HEAD_LEN)));
         let (counting, counters, now_ns) = (forwarder.view.counting, sender.port.counters(), forwarder.now_ns);
@@ -145,7 +145,7 @@ impl Burst {
     }
 }
 
-/// The sender's particulars that each frame needs.
+/// What each frame needs to know of its sender.
 struct Sender {
     port: &'static Port,
     flow: u16,
@@ -155,17 +155,17 @@ struct Sender {
     may_pause: bool,
 }
 
-/// What became of the frames of a burst.
+/// What happened to the frames of a burst.
 struct Sent {
-    /// How many were dealt with.
+    /// How many frames were forwarded or dropped.
     frames: usize,
-    /// Those that were not the sender's drops.
+    /// All of these but the frames whose drop is charged to the sender.
     forwarded: Delivered,
     end: End,
 }
 
 impl Sender {
-    /// Sends the frames that were taken, as many as the budget allows and receivers take.
+    /// Sends the taken frames, as many as the budget allows and as the receivers accept.
     #[inline(always)]
     fn send_all<'t>(
         &self,
@@ -177,8 +177,8 @@ impl Sender {
     ) -> Sent {
         let mut sent = Sent { frames: 0, forwarded: Delivered::default(), end: End::Done };
         while let Some(one) = taken.get(sent.frames) {
-            // What floods and translations cost is known afterwards. Frames that were taken and are not completed stay where
-            // they are. One is served, even if it is tried twice.
+            // The cost of floods and translations is known afterwards. A frame that was taken and not completed stays
+            // in the ring. At least one frame is served, even if it needs two tries.
             if sending.cost() >= self.budget && sent.frames > 0 {
                 break;
             }
@@ -190,16 +190,16 @@ impl Sender {
                 Err(Unsent::Dropped(reason)) => {
                     sending.count_drop(reason);
                     sent.frames += 1;
-                    // It went nowhere that others could go.
+                    // The frame went to no port, so the next frame cannot repeat its path.
                     continue;
                 }
-                // The receiver's turn comes when all leases have been given back.
+                // The receiver gets another try when the burst has given back all leases.
                 Err(Unsent::Busy) => {
                     sent.end = End::Contended;
                     break;
                 }
                 Err(Unsent::Early(wait)) => match wait_budget.left(now_ns) {
-                    // The same frame again, which is dropped now.
+                    // The same frame again. This time it is dropped.
                     0 => {
                         sending.may_pause = false;
                         continue;
@@ -252,8 +252,8 @@ impl Sender {
         Ok(len)
     }
 
-    /// Sends those of `others` that go where `one` went, up to the first one of which that is not sure: nothing is left to
-    /// be done to them, and each lies in one piece.
+    /// Sends those of `others` that go where `one` went. Stops at the first frame that needs more work, or that does
+    /// not lie in one piece.
     #[inline]
     fn repeat<'t>(
         &self,
@@ -279,7 +279,7 @@ impl Sender {
         sending.repeat(&egress, others.iter().map_while(|next| next.plain(slices)), most)
     }
 
-    /// Octets of a frame that lies in one piece and with which nothing is left to be done.
+    /// Octets of a frame that lies in one piece and needs no offload.
     #[inline]
     fn plain_len(&self, taken: &Taken) -> Option<usize> {
         let len = taken.len?.checked_sub(self.header_len)?;
@@ -287,7 +287,7 @@ impl Sender {
         (plain && (ETHERNET_LEN..=MAX_FRAME).contains(&len)).then_some(len)
     }
 
-    /// Checks what the sender says of its frame against what is delivered of it.
+    /// Checks the sender's header against the octets that will be delivered.
     #[inline(never)]
     fn check(&self, head: &FrameHead, slices: &[GuestSlice<'_>], len: usize) -> Option<Checked> {
         let (mut octets, mut room) = ([0; offload::HEAD], [0; HEAD_LEN]);
@@ -302,16 +302,17 @@ impl Sender {
     }
 }
 
-/// A frame whose offload was checked, and what it was checked against.
+/// A frame whose offload was checked, and the octets that the check used.
 struct Checked {
     offload: Offload,
     octets: [u8; offload::HEAD],
-    /// Octets of the frame that are known.
+    /// How many octets of the frame are known.
     known: usize,
 }
 
 impl Checked {
-    /// What is delivered as it was checked. For a checksum, which may be about any octets, no header was looked at.
+    /// What is delivered exactly as it was checked. A plain checksum may cover any octets: its check looks at no
+    /// header.
     fn snapshot<'a>(&'a self, head: &'a FrameHead) -> Snapshot<'a> {
         match self.offload.segmented() {
             true => Snapshot::Frame(self.octets.get(..self.known).unwrap_or(&[])),

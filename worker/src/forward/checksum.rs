@@ -2,8 +2,8 @@
 
 /// Folded ones' complement sum, not inverted, of `start` and of octets that begin at an even place.
 ///
-/// Words are summed as they stand in memory, since the order of octets changes the order of the sum's octets and nothing
-/// else (RFC 1071, 2 (B)), and in two workers without carries between them, of which compilers make vector code.
+/// Words are summed as they stand in memory: the byte order changes only the byte order of the sum (RFC 1071, 2 (B)).
+/// The sum uses two accumulators without carries between them, which compilers turn into vector code.
 pub fn sum(octets: &[u8], start: u64) -> u16 {
     let (words, mut rest) = octets.as_chunks::<8>();
     let (mut low, mut high) = (0, 0);
@@ -35,7 +35,8 @@ pub fn fold(mut total: u64) -> u16 {
     total as u16
 }
 
-/// What goes into a checksum field: the inverted sum, never zero, which for UDP means "none" and is the same for others.
+/// The value of a checksum field: the inverted sum, never zero. Zero means "none" for UDP; for other protocols 0xffff
+/// means the same as zero.
 pub fn field(sum: u16) -> [u8; 2] {
     match !sum {
         0 => [0xff, 0xff],
@@ -51,7 +52,7 @@ mod tests {
 
     use super::*;
 
-    /// As the RFC says it, word by word.
+    /// As RFC 1071 says it, word by word.
     fn plain(octets: &[u8], start: u64) -> u16 {
         let words = octets.chunks(2).map(|pair| u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0)));
         fold(words.sum::<u64>() + u64::from(fold(start)))
@@ -72,7 +73,7 @@ mod tests {
         }
     }
 
-    /// How it was before: words of the network's order. Says how much faster the other is.
+    /// The former way: words in network byte order. Prints how much faster the present way is.
     #[test]
     #[ignore = "measures; run it alone and in release"]
     fn speed() {

@@ -1,32 +1,36 @@
 //! The forwarding table: which port an address was seen on (802.1Q, 8.8).
 //!
-//! It lives in the ledger, so that a new worker knows what the last one learnt. Buckets of eight lines, of which an
-//! address may take any. A line is free, or its address has not been seen for [`AGE_S`], or somebody must give way: the port
-//! that has most lines in the bucket, of equals the one that has most in the whole table, of equals the one whose line is
-//! the oldest. The port of the new address is one of them, with that address: if it is the greediest, it gives up a line of
-//! its own here, or, if it has none, its address is not learnt. So one port that floods source addresses crowds out itself
-//! and nobody else, wherever they fall, and the table never grows.
+//! The table lives in the ledger, so that a new worker knows what the last one learnt. It has buckets of eight
+//! entries, and an address may use any entry of its bucket. An entry is available if it is free or if its address has
+//! not been seen for [`AGE_S`] seconds. Otherwise one port must give up an entry: the port that has most entries in
+//! the bucket; among equals, the port that has most in the whole table; among equals, the port of the oldest entry.
+//! The new address counts as an entry of its own port. If that port is the one to give up an entry, it loses one of
+//! its own here, or, if it has none here, the new address is not learnt. So a port that floods source addresses
+//! displaces only its own, wherever they fall, and the table never grows.
 //!
-//! Lines of each port are counted in the ledger, by whoever changes a line, after it. A worker that dies in between leaves a
-//! count wrong by one; so the next one counts all lines anew before it serves ([`Fdb::recount`]).
+//! The ledger counts the entries of each port. The thread that changes an entry updates the count afterwards. If a
+//! worker dies in between, a count is wrong by one, so the next worker counts all entries before it serves
+//! ([`Fdb::recount`]).
 //!
-//! **Which bucket** an address falls into depends on a secret of 256 bits, which the supervisor drew for this ledger: two
-//! multiplications of 64 by 64 bits, of which the halves of the product are folded (as in wyhash), each with two secret
-//! words. Who knows all but the secret can do no better than guess: eight lines in the bucket of a neighbour's address, each
-//! of a port with no other, take some 2,048 to the power of eight tries, since what falls together by one secret falls
-//! apart by another. That one pair of addresses shares a bucket tells nothing of another pair, unlike with a single
-//! multiplication, where it is their difference that counts. It is no proven pseudo-random function; what rests on it is
-//! who hears a few frames.
+//! **Which bucket** an address falls into depends on a secret of 256 bits, which the supervisor draws for this
+//! ledger: two multiplications of 64 by 64 bits with folded products (as in wyhash), each with two secret words. An
+//! attacker that knows everything except the secret can only guess. To get eight entries into the bucket of a
+//! neighbour's address, each of a port without other addresses, takes some 2,048 to the power of eight tries, because
+//! addresses that collide under one secret do not collide under another. That one pair of addresses shares a bucket
+//! says nothing about other pairs; with a single multiplication it would, because there the difference of two
+//! addresses decides. This is no proven pseudo-random function. What depends on it is only which ports receive a few
+//! frames.
 //!
-//! What an attacker can learn, he learns by the table: one who has filled it with addresses of his own and tries which of
-//! them are flooded again after a neighbour's first frame knows which of his shared its bucket, with this secret. It takes
-//! all lines of the table and, to use it, eight ports that have been closed and opened again and have no other address; it wins
-//! him those frames that come between his eight and the neighbour's next own, which takes the line back. Against that helps what
-//! limits ports for one user, and nothing here.
+//! What an attacker can learn, it learns from the table. It fills the table with its own addresses, waits for a
+//! neighbour's first frame, and tries which of its own addresses are flooded again: these shared the neighbour's
+//! bucket, under this secret. That takes all entries of the table. To use the result, the attacker needs eight ports
+//! that were closed and opened again and have no other address. It then gets the frames that arrive between its eight
+//! frames and the neighbour's next frame, which takes the entry back. A limit on ports for each user prevents that;
+//! nothing here does.
 //!
-//! Several threads learn at the same time, without a lock. A line changes hands by one exchange of its key; who comes too
-//! late has lost what it learnt until the address's next frame. An address may so come to stand in two lines of its
-//! bucket: the first one counts, is kept up to date, and the other is not seen again and ages.
+//! Several threads learn at the same time, without a lock. One exchange of the key changes the owner of an entry. A
+//! thread that is too late loses what it learnt until the next frame of that address. So an address may stand in two
+//! entries of its bucket: the first one counts and is kept up to date; the other one is not seen again and ages.
 
 use std::cmp::Reverse;
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
@@ -42,13 +46,13 @@ const WAYS: usize = 8;
 const BUCKETS: usize = FDB_ENTRIES / WAYS;
 const MAC_BITS: u64 = (1 << 48) - 1;
 
-/// A view of the ledger's lines.
+/// A view of the ledger's entries.
 #[derive(Clone, Copy)]
 pub struct Fdb<'l> {
-    lines: &'l [FdbEntry; FDB_ENTRIES],
-    /// Lines of each port.
+    entries: &'l [FdbEntry; FDB_ENTRIES],
+    /// Number of entries of each port.
     held: &'l [AtomicI32; MAX_PORTS],
-    /// The secret, as it was when the worker began.
+    /// The secret, read when the worker started.
     key: [u64; 4],
 }
 
@@ -56,43 +60,43 @@ impl<'l> Fdb<'l> {
     /// The table in a ledger.
     pub fn new(ledger: &'l Ledger) -> Fdb<'l> {
         let [a, b, c, d] = ledger.fdb_head.key.each_ref().map(|word| word.load(Relaxed));
-        // Odd, so that no multiplication loses anything.
-        Fdb { lines: &ledger.fdb, held: &ledger.fdb_head.held, key: [a, b | 1, c, d | 1] }
+        // Two words are made odd, so that no multiplication loses bits.
+        Fdb { entries: &ledger.fdb, held: &ledger.fdb_head.held, key: [a, b | 1, c, d | 1] }
     }
 
-    /// Counts each port's lines anew. While nobody learns.
+    /// Counts each port's entries again. Must run before any thread learns.
     pub fn recount(&self) {
         self.held.iter().for_each(|held| held.store(0, Relaxed));
-        self.lines.iter().for_each(|line| self.count(line.key.load(Relaxed), 1));
+        self.entries.iter().for_each(|entry| self.count(entry.key.load(Relaxed), 1));
     }
 
     /// The port that `mac` was last seen on.
     #[inline]
     pub fn find(&self, mac: MacAddr, now_s: u64) -> Option<u16> {
-        // The address of no one, which in a free line would be found.
+        // The zero address would match a free entry.
         if mac.is_zero() {
             return None;
         }
-        let line = self.line_of(mac)?;
-        fresh(line, now_s).then(|| port_of(line.key.load(Relaxed)))
+        let entry = self.entry_of(mac)?;
+        fresh(entry, now_s).then(|| port_of(entry.key.load(Relaxed)))
     }
 
-    /// Notes that `mac` was seen on `port`. True: [`Fdb::find`] says something else now.
+    /// Notes that `mac` was seen on `port`. True: the answer of [`Fdb::find`] has changed.
     #[inline]
     pub fn learn(&self, mac: MacAddr, port: u16, now_s: u64) -> bool {
         let key = mac.bits() | u64::from(port) << 48;
-        let known = self.line_of(mac);
-        let Some(line) = known.or_else(|| self.victim(mac, port, now_s)) else { return false };
-        // Written only when it changes: other processors have it in their caches.
+        let known = self.entry_of(mac);
+        let Some(entry) = known.or_else(|| self.victim(mac, port, now_s)) else { return false };
+        // Written only when it changes: other processors have this entry in their caches.
         let mut news = false;
-        if line.seen.load(Relaxed) != now_s {
-            news = !fresh(line, now_s);
-            line.seen.store(now_s, Relaxed);
+        if entry.seen.load(Relaxed) != now_s {
+            news = !fresh(entry, now_s);
+            entry.seen.store(now_s, Relaxed);
         }
-        let before = line.key.load(Relaxed);
+        let before = entry.key.load(Relaxed);
         if before != key {
             news = true;
-            if line.key.compare_exchange(before, key, Relaxed, Relaxed).is_ok() {
+            if entry.key.compare_exchange(before, key, Relaxed, Relaxed).is_ok() {
                 self.count(before, -1);
                 self.count(key, 1);
             }
@@ -100,17 +104,17 @@ impl<'l> Fdb<'l> {
         news
     }
 
-    /// Forgets all addresses of `port`.
+    /// Removes all addresses of `port`.
     pub fn forget(&self, port: u16) {
-        for line in self.lines {
-            let key = line.key.load(Relaxed);
-            if key != 0 && port_of(key) == port && line.key.compare_exchange(key, 0, Relaxed, Relaxed).is_ok() {
+        for entry in self.entries {
+            let key = entry.key.load(Relaxed);
+            if key != 0 && port_of(key) == port && entry.key.compare_exchange(key, 0, Relaxed, Relaxed).is_ok() {
                 self.count(key, -1);
             }
         }
     }
 
-    /// A line with this key has come, or gone.
+    /// An entry with this key was added or removed.
     fn count(&self, key: u64, change: i32) {
         if key != 0
             && let Some(held) = self.held.get(usize::from(port_of(key)))
@@ -124,38 +128,39 @@ impl<'l> Fdb<'l> {
         let [a, b, c, d] = self.key;
         let hash = fold(fold(mac.bits() ^ a, b) ^ c, d) >> (u64::BITS - BUCKETS.trailing_zeros());
         let first = hash as usize * WAYS;
-        self.lines.get(first..first + WAYS).unwrap_or(&[])
+        self.entries.get(first..first + WAYS).unwrap_or(&[])
     }
 
     #[inline]
-    fn line_of(&self, mac: MacAddr) -> Option<&'l FdbEntry> {
-        self.bucket(mac).iter().find(|line| line.key.load(Relaxed) & MAC_BITS == mac.bits())
+    fn entry_of(&self, mac: MacAddr) -> Option<&'l FdbEntry> {
+        self.bucket(mac).iter().find(|entry| entry.key.load(Relaxed) & MAC_BITS == mac.bits())
     }
 
-    /// The line that is to be `mac`'s, which is new at `port`; none: it is the greediest itself.
+    /// The entry for `mac`, which is new at `port`. `None`: by the rule above, `port` itself must give way and has no
+    /// entry here.
     #[cold]
     fn victim(&self, mac: MacAddr, port: u16, now_s: u64) -> Option<&'l FdbEntry> {
         let bucket = self.bucket(mac);
-        if let Some(free) = bucket.iter().find(|line| line.key.load(Relaxed) == 0 || !fresh(line, now_s)) {
+        if let Some(free) = bucket.iter().find(|entry| entry.key.load(Relaxed) == 0 || !fresh(entry, now_s)) {
             return Some(free);
         }
-        let owner = |line: &FdbEntry| port_of(line.key.load(Relaxed));
+        let owner = |entry: &FdbEntry| port_of(entry.key.load(Relaxed));
         let greed = |of: u16, more: usize| {
-            let here = bucket.iter().filter(|line| owner(line) == of).count();
+            let here = bucket.iter().filter(|entry| owner(entry) == of).count();
             let all = self.held.get(usize::from(of)).map_or(0, |held| held.load(Relaxed));
             (here + more, all.saturating_add(more as i32))
         };
-        let oldest = |line: &&FdbEntry| Reverse(line.seen.load(Relaxed));
-        let own = bucket.iter().filter(|line| owner(line) == port).max_by_key(oldest);
-        let others = bucket.iter().filter(|line| owner(line) != port);
-        match others.max_by_key(|line| (greed(owner(line), 0), oldest(line))) {
-            Some(line) if greed(owner(line), 0) >= greed(port, 1) => Some(line),
+        let oldest = |entry: &&FdbEntry| Reverse(entry.seen.load(Relaxed));
+        let own = bucket.iter().filter(|entry| owner(entry) == port).max_by_key(oldest);
+        let others = bucket.iter().filter(|entry| owner(entry) != port);
+        match others.max_by_key(|entry| (greed(owner(entry), 0), oldest(entry))) {
+            Some(entry) if greed(owner(entry), 0) >= greed(port, 1) => Some(entry),
             _ => own,
         }
     }
 }
 
-/// The product's halves, one over the other.
+/// Xor of the two halves of the product.
 #[inline]
 fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
@@ -166,8 +171,8 @@ fn port_of(key: u64) -> u16 {
     (key >> 48) as u16
 }
 
-fn fresh(line: &FdbEntry, now_s: u64) -> bool {
-    now_s.saturating_sub(line.seen.load(Relaxed)) < AGE_S
+fn fresh(entry: &FdbEntry, now_s: u64) -> bool {
+    now_s.saturating_sub(entry.seen.load(Relaxed)) < AGE_S
 }
 
 #[cfg(test)]
@@ -207,20 +212,20 @@ mod tests {
         let (_fd, ledger) = LedgerMap::create().unwrap();
         let fdb = Fdb::new(&ledger);
         let pass = |port: u64| (0..250).filter(|n| !fdb.learn(mac(n * 4 + port), port as u16, 5)).count();
-        // What was lost in a race the next frame learns.
+        // The next frame learns what a race lost.
         for _ in 0..10 {
             std::thread::scope(|scope| (0..4).for_each(|port| drop(scope.spawn(move || pass(port)))));
         }
         for n in 0..1000 {
             assert_eq!(fdb.find(mac(n), 6), Some((n % 4) as u16), "{n}");
         }
-        // One that is everywhere at once is somewhere.
+        // An address that is seen on all ports at once is known on one of them.
         std::thread::scope(|scope| {
             (0..4u16)
                 .for_each(|port| drop(scope.spawn(move || (0..10_000).filter(|_| fdb.learn(mac(1), port, 7)).count())))
         });
         assert!(fdb.find(mac(1), 8).is_some());
-        // Whoever exchanged what: each line is counted once.
+        // Each entry is counted once, whichever thread changed it.
         let counted = counts(&ledger);
         fdb.recount();
         assert_eq!(counts(&ledger), counted);
@@ -243,8 +248,8 @@ mod tests {
         assert_eq!(lost, 0);
     }
 
-    /// One who knows everything but the secret, with as many ports as a bucket has lines, each of which has one address more
-    /// than the neighbours have, all later than theirs.
+    /// An attacker that knows everything but the secret. It has as many ports as a bucket has entries; each port has
+    /// one address more than there are neighbours, all seen later than theirs.
     #[test]
     fn several_ports_of_one_who_does_not_know_the_secret_push_nobody_out() {
         let (_fd, ledger) = LedgerMap::create().unwrap();
@@ -253,7 +258,7 @@ mod tests {
         assert!((0..neighbours).all(|port| fdb.learn(mac(port.into()), port, 5)));
         let held =
             |fdb: &Fdb<'_>| (0..neighbours).filter(|port| fdb.find(mac((*port).into()), 9) == Some(*port)).count();
-        // What would push each of them out if the secret were his.
+        // Addresses that would displace each neighbour if the attacker's guess of the secret were right.
         for port in 0..neighbours {
             let bucket = guess.bucket(mac(port.into())).as_ptr();
             let falls_there = |n: &u64| guess.bucket(mac(*n)).as_ptr() == bucket;
@@ -263,7 +268,7 @@ mod tests {
             }
         }
         assert_eq!(held(&fdb), usize::from(neighbours));
-        // And what fills the table, from each of his ports.
+        // And addresses that fill the table, from each of the attacker's ports.
         for n in 0..200_000 {
             fdb.learn(mac(0x1_0000_0000 + n), 600 + (n % 8) as u16, 8);
         }

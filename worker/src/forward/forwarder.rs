@@ -1,4 +1,5 @@
-//! Forwarding: all ports and the forwarding table; one frame in, none or some frames out. Each thread has its own view.
+//! Forwarding: all ports and the forwarding table. One frame comes in, none or several go out. Each thread has its
+//! own view.
 
 #[cfg(test)]
 use sv3::frame::MacAddr;
@@ -10,22 +11,22 @@ use super::fdb::Fdb;
 use super::leases::Leases;
 use crate::port::view::View;
 
-/// What a thread forwards with.
+/// What one thread needs to forward frames.
 pub struct Forwarder {
     /// All ports.
     pub view: View,
     pub(super) fdb: Fdb<'static>,
-    /// What the thread is at.
+    /// The ledger's state of this thread.
     pub(super) thread: &'static ThreadState,
     pub(super) leases: Leases,
-    /// Seconds, brought up to date by the loop.
+    /// Current time in seconds. The loop updates it.
     pub now_s: u64,
-    /// The same in nanoseconds.
+    /// Current time in nanoseconds.
     pub now_ns: u64,
 }
 
 impl Forwarder {
-    /// A thread's. The forwarding table is the one that the ledger holds.
+    /// The forwarder of one thread. It uses the forwarding table of the ledger.
     pub fn new(ledger: &'static Ledger, thread: &'static ThreadState, view: View, leases: Leases) -> Forwarder {
         Forwarder { view, fdb: Fdb::new(ledger), thread, leases, now_s: 0, now_ns: 0 }
     }
@@ -41,17 +42,18 @@ impl Forwarder {
         self.fdb.forget(slot);
     }
 
-    /// Begins to serve: what the last worker did not come to count is counted.
+    /// Counts the entries of the forwarding table again, before the worker serves: the last worker may have died
+    /// before it counted.
     pub fn recount(&self) {
         self.fdb.recount();
     }
 
-    /// A queue that broke. Each is told of once.
+    /// The next queue that broke. Each is reported once.
     pub fn next_fault(&mut self) -> Option<(QueueId, RingFault)> {
         self.leases.next_fault()
     }
 
-    /// A queue broke, which does not run any more.
+    /// Notes that a queue broke. It no longer runs.
     pub fn note_fault(&mut self, queue: QueueId, fault: RingFault) {
         self.leases.note_fault(queue, fault);
     }

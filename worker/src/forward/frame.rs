@@ -1,4 +1,4 @@
-//! A frame that is to be forwarded.
+//! A frame to be forwarded.
 
 use sv3::frame::MacAddr;
 
@@ -7,23 +7,24 @@ use crate::memory::frame_head::Snapshot;
 use crate::memory::slice::GuestSlice;
 use crate::port::batch::PlainFrame;
 
-/// A frame as it came from a port, or, for RARP, from ourselves in its name. `'t` lasts until the burst is published.
+/// A frame that came from a port, or a RARP frame that the worker sends in the port's name. `'t` lasts until the
+/// burst is published.
 pub struct Frame<'a, 't, 'm> {
     /// Destination address.
     pub dst: MacAddr,
     /// Source address.
     pub src: MacAddr,
-    /// What a receiver that has several queues chooses one by: the same for all frames of a transmit queue.
+    /// Selects one queue of a receiver that has several. The same for all frames of one transmit queue.
     pub flow: u16,
     /// Checked offloads.
     pub offload: &'a Offload,
-    /// Where it lies.
+    /// The slices that hold the frame.
     pub slices: &'a [GuestSlice<'m>],
-    /// Octets of the slices in front of the frame.
+    /// Octets in the slices before the frame.
     pub skip: usize,
     /// Octets of the frame.
     pub len: usize,
-    /// Those that are delivered as they were looked at.
+    /// The octets that are delivered exactly as they were read first.
     pub snapshot: Snapshot<'a>,
     /// The same frame, if it lies in one piece with a header of [`sv3::virtio::NET_HDR_LEN`] octets.
     pub plain: Option<PlainFrame<'t>>,

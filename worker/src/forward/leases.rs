@@ -25,25 +25,26 @@ use crate::port::sink::{BufferWait, Delivered, DeliveryState, Outgoing, Sink, Un
 use crate::port::view::View;
 use crate::port::{Port, ReceiveLease};
 
-/// Most copies that wait, so that what was asked for is still there.
+/// Most copies that are deferred, so that the prefetched cache lines are still there.
 const MAX_DEFERRED: usize = 128;
 
-/// What a thread needs to deliver; made before the worker is confined, but for the first thread's: the allocator of any
-/// other one may need syscalls that the policy does not have.
+/// What a thread needs to deliver. Made before the worker is confined, except for the first thread's: in any other
+/// thread the allocator may need syscalls that the policy does not have.
 pub struct Leases {
     workspaces: Workspaces,
-    /// The place of copies that wait, between two bursts.
+    /// Room for deferred copies, between two bursts.
     pub deferred: DeferredRoom,
-    /// A whole frame, for work on its octets.
+    /// Room for a whole frame, for work on its octets.
     scratch: Box<[u8]>,
     held: Vec<Held>,
-    /// By slot: where in `held` its receive queue is, plus one; 0: nowhere. A burst is of one transmit queue, so there is one.
+    /// By slot: index in `held` of the port's receive queue, plus one; 0: not leased. A burst comes from one transmit
+    /// queue, so it needs one receive queue of each port.
     at: Box<[u16]>,
-    /// Queues that broke, until the loop has them stopped.
+    /// Queues that broke. The loop stops them.
     faults: Vec<(QueueId, RingFault)>,
 }
 
-/// A receive queue that is leased, and what has not been counted yet.
+/// A leased receive queue, and what is not counted yet.
 struct Held {
     port: &'static Port,
     queue: QueueId,
@@ -55,11 +56,11 @@ struct Held {
 /// Why a frame was not forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unsent {
-    /// Counted against the sender.
+    /// Dropped, and counted against the sender.
     Dropped(DropReason),
-    /// Another thread has a receiver's queue; nothing was done.
+    /// Another thread has leased a receiver's queue. Nothing was done.
     Busy,
-    /// It is worth waiting for the receiver; nothing was done.
+    /// The frame may wait for the receiver. Nothing was done.
     Early(BufferWait),
 }
 
@@ -70,7 +71,7 @@ impl From<DropReason> for Unsent {
 }
 
 impl Leases {
-    /// None; room for one thread.
+    /// No leases. Room for one thread.
     pub fn new() -> Leases {
         Leases {
             workspaces: Workspaces::new(),
@@ -82,24 +83,24 @@ impl Leases {
         }
     }
 
-    /// A queue that broke. Each is told of once.
+    /// The next queue that broke. Each is reported once.
     pub fn next_fault(&mut self) -> Option<(QueueId, RingFault)> {
         self.faults.pop()
     }
 
-    /// A queue broke, which does not run any more.
+    /// Notes that a queue broke. It no longer runs.
     pub fn note_fault(&mut self, queue: QueueId, fault: RingFault) {
         self.faults.push((queue, fault));
     }
 
-    /// Where the leased receive queue of a port is.
+    /// Index of the leased receive queue of a port.
     #[inline]
     pub fn find(&self, slot: u16) -> Option<usize> {
         self.at.get(usize::from(slot)).and_then(|at| usize::from(*at).checked_sub(1))
     }
 
-    /// Leases the receive queue of port `to` for the rest of the burst, if that was not done yet; where it is. `None`: the
-    /// port does not receive.
+    /// Leases the receive queue of port `to` for the rest of the burst, unless this burst has it already. Returns its
+    /// index. `None`: the port does not receive.
     #[inline]
     pub fn lease(
         &mut self,
@@ -135,13 +136,13 @@ impl Leases {
         Ok(Some(self.held.len() - 1))
     }
 
-    /// The receiver whose queue is there, if the queue has not broken.
+    /// The port whose queue has this index, if the queue is not broken.
     #[inline]
     pub fn receiver(&self, at: usize) -> Option<u16> {
         self.held.get(at).filter(|held| held.lease.endpoint.fault().is_none()).map(|held| held.queue.slot)
     }
 
-    /// Delivers to a queue that is leased, translating what the receiver did not negotiate.
+    /// Delivers to a leased queue. Does in software what the receiver did not negotiate.
     #[inline(always)]
     pub fn deliver<'t>(
         &mut self,
@@ -178,7 +179,7 @@ impl Leases {
         Ok(())
     }
 
-    /// Delivers up to `most` frames without offloads, as long as that is easy.
+    /// Delivers up to `most` frames without offloads. Stops at the first frame that needs more work.
     #[inline]
     pub fn deliver_plain<'t>(
         &mut self,
@@ -205,7 +206,8 @@ impl Leases {
                 *place = 0;
             }
             let counters = held.port.counters();
-            // A receiver holds its call eventfd as well and can make the write block: a hang here is its doing.
+            // The client of the receiver also holds the call eventfd and can make this write block. So a hang here is
+            // charged to it.
             thread.port.store(u32::from(slot) + 1, Relaxed);
             held.lease.endpoint.publish(counters, held.queue.index, counting);
             if held.frames > 0 {
@@ -222,12 +224,13 @@ struct Delivery<'l, 't> {
     workspaces: &'l mut Workspaces,
     held: &'l mut Held,
     state: &'l mut DeliveryState<'t>,
-    /// A part of the frame was delivered.
+    /// A part of the frame was already delivered.
     has_delivered: bool,
 }
 
 impl<'t> Delivery<'_, 't> {
-    /// Nothing of the frame is delivered yet, and the receiver has taken frames since it was last waited for in vain.
+    /// True if nothing of the frame is delivered yet and the receiver has taken frames since the last futile wait for
+    /// it.
     #[cold]
     fn is_worth_waiting(&self) -> bool {
         let lease = &self.held.lease;
@@ -247,14 +250,14 @@ impl<'t> Delivery<'_, 't> {
         Ok(())
     }
 
-    /// Does in software, on a copy, what the receiver cannot do. Segments are copied one by one, so that a segment is
-    /// summed and sent on while it is near.
+    /// Does in software, on a copy, what the receiver cannot do. Each segment is copied, summed and delivered while
+    /// it is in the cache.
     #[cold]
     fn translate(&mut self, frame: &Frame<'_, 't, '_>, scratch: &mut [u8]) -> Result<(), Undelivered> {
         let Frame { offload, slices, skip, len, snapshot, .. } = *frame;
         let mut room = [0; HEAD_LEN];
         let mut source = Reader::new(snapshot.octets((skip, len), &mut room), slices, skip);
-        // Copied once more, and summed.
+        // The translation copies and sums the octets once more.
         self.state.cost += 2 * len as u64;
         if !offload.segmented() {
             let copy = scratch.get_mut(..len).ok_or(Undelivered::Dropped(DropReason::LongFrame))?;

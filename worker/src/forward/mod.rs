@@ -1,5 +1,5 @@
-//! The life of a frame: [`burst`] takes it from a source, [`sending`] looks up where it goes, [`leases`] has the receivers'
-//! queues, and their kinds deliver it.
+//! The life of a frame: [`burst`] takes it from a source, [`sending`] looks up its egress, [`leases`] has the
+//! receivers' queues, and the kind of each queue delivers it.
 
 pub mod burst;
 pub mod checksum;

@@ -1,13 +1,13 @@
 //! Checksum and segmentation offloads (virtio 1.3, 5.1.6.2, 5.1.6.4).
 //!
-//! A sender may leave a checksum partial, or leave a TCP or UDP payload of up to 64 KiB whole, if it negotiated so. What
-//! it says about its frame is checked against the frame's headers once ([`check`]); after that a receiver that negotiated
-//! the same gets the frame as it is, and for any other the work is done here, on a copy: [`finish_checksum`] or
-//! [`Segments`]. Whether the former is the case costs each frame a single comparison ([`Offload::fits`]).
+//! A sender may leave a checksum partial, or leave a TCP or UDP payload of up to 64 KiB unsegmented, if it negotiated
+//! that. [`check`] compares the sender's header with the frame's headers once. Then a receiver that negotiated the
+//! same gets the frame unchanged. For any other receiver the worker does the work on a copy: [`finish_checksum`] or
+//! [`Segments`]. A frame costs one comparison to find out which case applies ([`Offload::fits`]).
 //!
-//! `VIRTIO_NET_HDR_F_DATA_VALID` is a device's to say (5.1.6.2.1): from a sender it is ignored like any flag that is not
-//! known (5.1.6.2.2), so no receiver believes in a checksum that a guest vouches for. Segmentation in tunnels and UFO are
-//! not offered; a header that asks for them is refused like any that was not negotiated.
+//! Only a device may set `VIRTIO_NET_HDR_F_DATA_VALID` (5.1.6.2.1). From a sender it is ignored like any unknown flag
+//! (5.1.6.2.2), so no receiver trusts a checksum that another guest claims to have verified. Segmentation in tunnels
+//! and UFO are not offered; a header that asks for them is refused like any other that was not negotiated.
 
 mod segments;
 #[cfg(test)]
@@ -19,44 +19,44 @@ use sv3::virtio::*;
 use crate::forward::checksum;
 pub use segments::Segments;
 
-/// Octets of a frame's begin that are looked at; headers that reach further are refused.
+/// Octets of a frame's beginning that are checked. Longer headers are refused.
 pub const HEAD: usize = 256;
-/// Most segments of a frame. 64 KiB in segments of the smallest that any TCP sends (48 octets, Linux) are 1,366; without
-/// a bound, one frame could cost as much as 65,000.
+/// Most segments of one frame. The smallest segments that any TCP sends (48 octets, Linux) make 1,366 of 64 KiB.
+/// Without this bound one frame could cost as much as 65,000 frames.
 const MAX_SEGMENTS: usize = 2048;
 
-/// The header contradicts the frame or what was negotiated.
+/// The header contradicts the frame, or what was negotiated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadOffload;
 
-/// What is known of a frame whose offloads were checked.
+/// What is known of a frame whose offloads are checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offload {
-    /// The header to pass on: only fields that were checked, everything else zero.
+    /// The header to pass on: checked fields only, all others zero.
     pub hdr: NetHdr,
     /// Where the IP header begins, in octets; 0 unless segmented.
     l3: u16,
-    /// Features of a receiver that takes the frame as it is.
+    /// The features that a receiver needs to take the frame unchanged.
     needs: u64,
 }
 
 impl Offload {
-    /// Nothing is left to be done.
+    /// No offload.
     pub const NONE: &'static Offload = &Offload { hdr: NetHdr::NONE, l3: 0, needs: 0 };
 
-    /// Whether nothing is left to be done.
+    /// Whether the frame needs no offload.
     #[inline]
     pub fn is_none(&self) -> bool {
         self.needs == 0
     }
 
-    /// Whether a receiver that negotiated `features` takes the frame as it is.
+    /// Whether a receiver that negotiated `features` takes the frame unchanged.
     #[inline]
     pub fn fits(&self, features: u64) -> bool {
         features & self.needs == self.needs
     }
 
-    /// Whether the frame is to be segmented for receivers that it does not fit.
+    /// Whether the worker must segment the frame for receivers that it does not fit.
     pub fn segmented(&self) -> bool {
         self.hdr.gso_type != VIRTIO_NET_HDR_GSO_NONE
     }
@@ -66,7 +66,7 @@ impl Offload {
 /// frame; `features`: the sender's.
 pub fn check(hdr: &NetHdr, head: &[u8], len: usize, features: u64) -> Result<Offload, BadOffload> {
     if hdr.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM == 0 {
-        // 5.1.6.2.1: segmentation goes only with a partial checksum.
+        // 5.1.6.2.1: segmentation requires a partial checksum.
         return if hdr.gso_type == VIRTIO_NET_HDR_GSO_NONE { Ok(Offload::default()) } else { Err(BadOffload) };
     }
     let l4 = usize::from(hdr.csum_start);
@@ -98,12 +98,12 @@ fn check_gso(hdr: &NetHdr, head: &[u8], len: usize, features: u64, partial: Offl
         IPPROTO_TCP => (tcp_end(head, l4)?, TCP_CSUM),
         _ => (l4 + UDP_LEN, UDP_CSUM),
     };
-    // The head that each segment repeats must be known wholly.
+    // Each segment repeats the headers, so all of them must be known.
     if !leads || hdr.csum_offset != csum_offset || end > head.len().min(HEAD).min(len) {
         return None;
     }
     let (size, payload) = (usize::from(hdr.gso_size), len - end);
-    // Each segment must be one that its IP header's length field can tell; that of IPv6 does not count the header.
+    // The length field of the IP header must hold each segment. The field of IPv6 does not count the IPv6 header.
     let uncounted = if v6 { IPV6_LEN } else { 0 };
     let longest = end - l3 - uncounted + payload.min(size);
     if size == 0 || payload.div_ceil(size) > MAX_SEGMENTS || longest > usize::from(u16::MAX) {
@@ -123,14 +123,14 @@ const IPPROTO_UDP: u8 = 17;
 /// A kind of segmentation.
 struct Kind {
     protocol: u8,
-    /// Features that its sender must have negotiated.
+    /// Features that the sender must have negotiated.
     host: u64,
-    /// Features that its receiver must have negotiated, beside `VIRTIO_NET_F_GUEST_CSUM`.
+    /// Features that the receiver must have negotiated, beside `VIRTIO_NET_F_GUEST_CSUM`.
     guest: u64,
 }
 
 impl Kind {
-    /// What `gso_type` means for a frame of IPv6, or of IPv4.
+    /// What `gso_type` means for a frame of IPv6 (`v6`) or of IPv4.
     fn of(gso_type: u8, v6: bool) -> Option<Kind> {
         let (protocol, host, guest) = match (gso_type & !VIRTIO_NET_HDR_GSO_ECN, v6) {
             (VIRTIO_NET_HDR_GSO_TCPV4, false) => (IPPROTO_TCP, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_GUEST_TSO4),
@@ -141,7 +141,7 @@ impl Kind {
         };
         let (host_ecn, guest_ecn) = match (gso_type & VIRTIO_NET_HDR_GSO_ECN, protocol) {
             (0, _) => (0, 0),
-            // Window reductions are TCP's.
+            // Only TCP has window reductions.
             (_, IPPROTO_TCP) => (VIRTIO_NET_F_HOST_ECN.mask(), VIRTIO_NET_F_GUEST_ECN.mask()),
             _ => return None,
         };
@@ -149,7 +149,7 @@ impl Kind {
     }
 }
 
-/// Where the IP header begins, behind the Ethernet header and up to two VLAN tags, and whether it is of IPv6.
+/// Where the IP header begins, after the Ethernet header and up to two VLAN tags, and whether it is IPv6.
 fn ip_begin(head: &[u8]) -> Option<(usize, bool)> {
     let mut at = ETHERNET_LEN;
     for _ in 0..3 {
@@ -163,7 +163,7 @@ fn ip_begin(head: &[u8]) -> Option<(usize, bool)> {
     None
 }
 
-/// Whether the IPv4 header at `l3` is a whole datagram's and ends at `l4` where `protocol` begins.
+/// Whether the IPv4 header at `l3` belongs to an unfragmented datagram and ends at `l4`, where `protocol` begins.
 fn ipv4_leads(head: &[u8], l3: usize, l4: usize, protocol: u8) -> Option<bool> {
     let version = *head.get(l3)?;
     let fragment = be16(head, l3 + 6)? & 0x3fff;
@@ -171,7 +171,7 @@ fn ipv4_leads(head: &[u8], l3: usize, l4: usize, protocol: u8) -> Option<bool> {
     Some(version >> 4 == 4 && ihl >= 20 && l3 + ihl == l4 && *head.get(l3 + 9)? == protocol && fragment == 0)
 }
 
-/// Whether the IPv6 header at `l3` and its extension headers (RFC 8200, 4) end at `l4` where `protocol` begins.
+/// Whether the IPv6 header at `l3` with its extension headers (RFC 8200, 4) ends at `l4`, where `protocol` begins.
 fn ipv6_leads(head: &[u8], l3: usize, l4: usize, protocol: u8) -> Option<bool> {
     let version = *head.get(l3)? >> 4;
     let mut next = *head.get(l3 + 6)?;

@@ -1,9 +1,9 @@
-//! RARP announcements (vhost-user `SEND_RARP`): after a live migration the guest's address is broadcast in its name, so
-//! that switches learn where it is now (RFC 903's frame, as QEMU sends it).
+//! RARP announcements (vhost-user `SEND_RARP`). After a live migration the worker broadcasts the guest's address in
+//! its name, so that switches learn its new port (the frame of RFC 903, as QEMU sends it).
 //!
-//! An announcement is a frame to everybody that costs its client a message and no buffer, and is sent outside of the shares by
-//! which the loop divides its turns. So a port has one in [`PAUSE_NS`], and those between are passed over: QEMU sends
-//! five, 50 ms and more apart, since any may be lost.
+//! An announcement is a frame to all ports that costs the client one message and no buffer, and it does not count in
+//! the shares by which the loop divides its turns. So a port may send one in each [`PAUSE_NS`], and the worker
+//! ignores others. QEMU sends five, at least 50 ms apart, since any of them may be lost.
 
 use sv3::frame::MacAddr;
 
@@ -16,13 +16,13 @@ use crate::memory::frame_head::Snapshot;
 use crate::memory::slice::GuestSlice;
 use crate::port::Port;
 
-/// Octets of the frame, padded to Ethernet's least.
+/// Octets of the frame, padded to the minimum of Ethernet.
 const LEN: usize = 60;
 
-/// Least time between two announcements of a port, in nanoseconds.
+/// Shortest time between two announcements of a port, in nanoseconds.
 pub const PAUSE_NS: u64 = 10_000_000;
-/// How often one is tried while other threads have receivers' rings; each try waits some microseconds. One that does not get
-/// through is lost, as one that finds no buffers.
+/// How often the worker tries an announcement while other threads lease receivers' rings. Each try waits some
+/// microseconds. After the last try the announcement is lost, like one that finds no buffers.
 const TRIES: usize = 16;
 
 /// When a port may announce itself again.
@@ -32,7 +32,7 @@ pub struct Pause {
 }
 
 impl Pause {
-    /// Whether it may now, at `now_ns`; if so, it has.
+    /// Whether the port may announce itself at `now_ns`. If so, a new pause begins.
     pub fn is_over(&mut self, now_ns: u64) -> bool {
         let over = now_ns >= self.until_ns;
         if over {

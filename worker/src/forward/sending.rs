@@ -1,7 +1,7 @@
-//! The forwarding of one burst: what it looks up and learns, and to whom its frames go.
+//! The forwarding of one burst: it looks up and learns addresses, and delivers frames to their receivers.
 //!
-//! Frames of a burst are mostly for one receiver, and alike. So the last look-up is kept, and frames that go the same way
-//! as the last one are delivered in a run ([`Sending::repeat`]).
+//! Most frames of a burst go to one receiver. So the last look-up is kept, and consecutive frames with the same
+//! egress are delivered together ([`Sending::repeat`]).
 
 use sv3::drop_reason::DropReason;
 use sv3::frame::MacAddr;
@@ -13,26 +13,26 @@ use crate::port::Port;
 use crate::port::batch::PlainFrame;
 use crate::port::sink::{Delivered, DeliveryState};
 
-/// A burst of one port's frames, which stay where they are for `'t`. Receivers see nothing of it before
-/// [`Sending::publish`]; if it is dropped without, what was not copied yet is given up.
+/// A burst of one port's frames, which stay in their buffers for `'t`. Receivers see nothing of it before
+/// [`Sending::publish`]. If it is dropped unpublished, its deferred copies are abandoned.
 pub struct Sending<'f, 't> {
     forwarder: &'f mut Forwarder,
     state: DeliveryState<'t>,
     from: &'static Port,
     /// The transmit queue may be paused.
     pub may_pause: bool,
-    /// The last address that was learnt: all frames are one port's, within a second.
+    /// The last address that was learnt. All frames come from one port within one second.
     last_learnt: Option<MacAddr>,
-    /// The last look-up; forgotten when the table changes.
+    /// The last look-up. Cleared when the table changes.
     last_found: Option<(MacAddr, Option<u16>)>,
-    /// Where the leased queue is that got the last frame, if that frame went to one port and as it was.
+    /// Index of the leased queue that got the last frame, if that frame went to one port unchanged.
     last_egress: Option<usize>,
 }
 
-/// Where frames of the burst go out.
+/// The port and ring that frames of one destination take.
 #[derive(Clone, Copy)]
 pub struct Egress {
-    /// Which of the leased queues it is.
+    /// Index of the leased queue.
     at: usize,
     /// Slot of the receiver.
     to: u16,
@@ -46,20 +46,20 @@ impl<'f, 't> Sending<'f, 't> {
         Sending { forwarder, state, from, may_pause, last_learnt: None, last_found: None, last_egress: None }
     }
 
-    /// What deliveries and signals have cost so far ([`crate::port::cost`]).
+    /// Cost of deliveries and signals so far ([`crate::port::cost`]).
     #[inline]
     pub fn cost(&self) -> u64 {
         self.state.cost
     }
 
-    /// Counts a frame that was dropped against its sender.
+    /// Counts a dropped frame against its sender.
     #[inline]
     pub fn count_drop(&self, reason: DropReason) {
         self.forwarder.view.counting.drop(self.from.counters(), reason);
     }
 
-    /// Learns the sender's address and delivers the frame to its receivers. A drop that is returned is the sender's;
-    /// receivers' drops are counted here.
+    /// Learns the sender's address and delivers the frame to its receivers. A returned drop is charged to the sender;
+    /// drops charged to receivers are counted here.
     #[inline(always)]
     pub fn forward(&mut self, frame: &Frame<'_, 't, '_>) -> Result<(), Unsent> {
         self.last_egress = None;
@@ -107,13 +107,14 @@ impl<'f, 't> Sending<'f, 't> {
         let from = self.from.slot();
         let others = || view.ports.receivers().filter(|to| *to != from);
         let mut receivers = 0;
-        // All or none get it now, so that it need not be remembered who has. All threads ask in the same order.
+        // All receivers get the frame now, or none: so nobody must remember which ones got it. All threads lease in
+        // the same order.
         for to in others() {
             receivers += usize::from(leases.lease(view, to, frame.flow, &mut self.state)?.is_some());
         }
         for to in others() {
             if let Some(at) = leases.find(to) {
-                // A sender that waited for one would make the others wait.
+                // A flooded frame does not wait for one receiver: the others would wait too.
                 leases.deliver(at, &mut self.state, frame, false, view.counting)?;
             }
         }
@@ -138,15 +139,15 @@ impl<'f, 't> Sending<'f, 't> {
         Ok(())
     }
 
-    /// Where the last frame went, if it went to one port and as it was.
+    /// The egress of the last frame, if it went to one port unchanged.
     #[inline]
     pub fn last_egress(&mut self) -> Option<Egress> {
         let at = self.last_egress.take()?;
         Some(Egress { at, to: self.forwarder.leases.receiver(at)? })
     }
 
-    /// Whether a frame with these addresses goes there too. Its source is one that is known at the sender's port: a new
-    /// one is learnt when it is the frame's turn, so that those in front of it, which may not get away yet, do not see it.
+    /// Whether a frame with these addresses has the same egress. Its source must be known at the sender's port. A new
+    /// source is learnt only when its frame is sent: frames before it, which may have to wait, must not see it.
     #[inline]
     pub fn goes_to(&mut self, egress: &Egress, (dst, src): (MacAddr, MacAddr)) -> bool {
         let from = self.from.slot();
@@ -158,13 +159,14 @@ impl<'f, 't> Sending<'f, 't> {
         egress.to != from && self.find(dst) == Some(egress.to)
     }
 
-    /// Delivers up to `most` frames without offloads that all go out there, as long as that is easy.
+    /// Delivers up to `most` frames without offloads to this egress. Stops at the first frame that needs more work.
     #[inline]
     pub fn repeat(&mut self, egress: &Egress, frames: impl Iterator<Item = PlainFrame<'t>>, most: usize) -> Delivered {
         self.forwarder.leases.deliver_plain(egress.at, &mut self.state, frames, most)
     }
 
-    /// Publishes to all receivers, signals the guests that want it, and gives the leases back; what all of it has cost.
+    /// Publishes to all receivers, signals the guests that ask for it, and gives back the leases. Returns the cost of
+    /// the whole burst.
     #[inline]
     pub fn publish(mut self) -> u64 {
         let Forwarder { view, leases, thread, .. } = &mut *self.forwarder;

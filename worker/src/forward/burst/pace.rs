@@ -1,6 +1,6 @@
-//! How much work a frame is to the worker itself, with no other processor at the rings: cycles of the time stamp counter in
-//! bursts of 32 known unicast frames. A tool for those who make the data path faster, see
-//! docs/develop/measuring.md; not a test.
+//! How much work one frame is for the worker, when no other processor uses the rings: cycles of the time stamp
+//! counter, in bursts of 32 known unicast frames. This is a tool to make the data path faster, not a test. See
+//! docs/develop/measuring.md.
 
 use sv3::frame::MacAddr;
 
@@ -15,8 +15,8 @@ use sv3::virtio::{VIRTIO_F_VERSION_1, VIRTQ_DESC_F_WRITE};
 
 const BURST: u16 = 32;
 
-/// `SV3_PACE=OCTETS` measures one size; `SV3_PACE=OCTETS,BURSTS` as many bursts of it, for a profiler;
-/// `SV3_PACE=OCTETS,BURSTS,packed` of packed rings, whose driver's work is a multiple of the worker's.
+/// `SV3_PACE=OCTETS` measures one size. `SV3_PACE=OCTETS,BURSTS` runs that many bursts of it, for a profiler.
+/// `SV3_PACE=OCTETS,BURSTS,packed` uses packed rings, whose driver does several times the worker's work.
 #[test]
 #[ignore = "a measurement"]
 fn pace() {
@@ -38,7 +38,7 @@ fn measure(octets: u32, bursts: u32) -> Vec<u64> {
     let mut receiver = fixture.receivers.pop().unwrap();
     let (to, from) = ([2, 0, 0, 0, 0, 7], [2, 0, 0, 0, 0, 1]);
     for head in 0..SIZE {
-        // As far apart as a driver's buffers are.
+        // As far apart as the buffers of a driver.
         let at = DATA + u64::from(head) * 2176;
         receiver.describe(head, (at, 2048, VIRTQ_DESC_F_WRITE, 0));
         sender.write(at + 12, &[to, from].concat());

@@ -1,5 +1,5 @@
-//! What a burst may cost: whatever a guest sends, and to however many, its budget and one frame. And what becomes of frames
-//! that lie side by side in one.
+//! What a burst may cost: its budget and one frame, whatever a guest sends and to however many ports. And what
+//! happens to frames that follow each other in one burst.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -21,9 +21,9 @@ use crate::process::crash_points::armed;
 
 pub(super) const SIZE: u16 = 256;
 pub(super) const DATA: u64 = BASE + 0x2_0000;
-const NOBODY: [u8; 6] = [2, 0, 0, 0, 0, 99];
+const UNKNOWN: [u8; 6] = [2, 0, 0, 0, 0, 99];
 
-/// Has a vring run: ring 0 of a port receives, ring 1 transmits.
+/// Starts a vring: ring 0 of a port receives, ring 1 transmits.
 pub(super) fn run_at(fixture: &Fixture, slot: u16, ring: u16, queue: Queue, memory: &GuestMemory, features: u64) {
     let port = fixture.ports.make(slot, fixture.ledger).unwrap();
     assert!(port.make_pair(0));
@@ -49,7 +49,7 @@ pub(super) struct Fixture {
     pub receivers: Vec<Driver>,
 }
 
-/// A forwarder of receivers with buffers of that many octets, and the driver that port 0 is.
+/// A forwarder, receivers whose buffers have `buffer` octets, and the driver of port 0.
 pub(super) fn fixture(receivers: u16, buffer: u32) -> (Fixture, Driver) {
     let ledger: &LedgerMap = Box::leak(Box::new(LedgerMap::create().unwrap().1));
     let ports: &Ports = Box::leak(Box::new(Ports::new()));
@@ -72,16 +72,16 @@ pub(super) fn fixture(receivers: u16, buffer: u32) -> (Fixture, Driver) {
 }
 
 impl Fixture {
-    /// A burst of what port 0 has made available.
+    /// Serves one burst of the frames that port 0 has made available.
     fn serve(&mut self, driver: &Driver) -> Served {
         run_split(self, 0, 1, driver);
         let served = self.serve_as_it_is(TURN);
-        // What was taken and not served is still there.
+        // Frames that were taken and not served are still in the ring.
         assert_eq!(usize::from(driver.used_idx()), served.frames);
         served
     }
 
-    /// A burst of port 0's queue.
+    /// Serves one burst of port 0's queue.
     pub fn serve_as_it_is(&mut self, budget: u64) -> Served {
         let port = self.ports.get(0).unwrap();
         let mut queue = port.transmit(0).unwrap().lease(0).unwrap();
@@ -89,15 +89,15 @@ impl Fixture {
         self.burst.serve(&mut self.forwarder, (port, id), &mut queue, budget, false).unwrap()
     }
 
-    /// Frames that receivers have got.
+    /// Number of frames that the receivers got.
     fn delivered(&self) -> u64 {
         self.receivers.iter().map(|receiver| u64::from(receiver.used_idx())).sum()
     }
 }
 
-/// Sends as many frames as the ring holds to an address that nobody has; what becomes of one burst.
+/// Fills the ring with frames to an unknown address and serves one burst of them.
 fn flood(fixture: &mut Fixture, mut driver: Driver, octets: u32) -> Served {
-    driver.write(DATA + 12, &[NOBODY, [2, 0, 0, 0, 0, 1]].concat());
+    driver.write(DATA + 12, &[UNKNOWN, [2, 0, 0, 0, 0, 1]].concat());
     for head in 0..SIZE {
         driver.describe(head, (DATA, 12 + octets, 0, 0));
         driver.offer(head);
@@ -137,7 +137,7 @@ fn a_burst_ends_where_another_thread_has_a_receiver() {
     let port = fixture.ports.get(2).unwrap();
     let theirs = port.receive(0).unwrap().lease(1).unwrap();
     let served = flood(&mut fixture, driver, 64);
-    // A flood comes to all or to none; whoever was held has been given back.
+    // A flood goes to all receivers or to none. The burst has given back every lease that it had.
     assert_eq!((served.frames, served.end, fixture.delivered()), (0, End::Contended, 0));
     for slot in [1, 3] {
         assert!(fixture.ports.get(slot).unwrap().receive(0).unwrap().lease(1).is_some());
@@ -159,7 +159,7 @@ fn descriptors_without_octets_are_counted() {
     assert!(served.frames as u64 * u64::from(SIZE) * DESCRIPTOR <= 2 * TURN, "{served:?}");
 }
 
-/// A frame that is refused before it is looked up leaves the way of the one in front of it; what is like it must not go there.
+/// One frame is refused before its look-up. The frames behind it must not take the egress of the frame before it.
 #[test]
 fn a_frame_behind_a_refused_one_goes_where_it_is_addressed_to() {
     let (mut fixture, mut driver) = fixture(2, 2048);
@@ -167,7 +167,7 @@ fn a_frame_behind_a_refused_one_goes_where_it_is_addressed_to() {
     for n in [1, 2] {
         fixture.forwarder.learn(MacAddr::new(address(n)), n.into());
     }
-    // To 1; to 2, with a checksum to be done that was not negotiated; to 2; to 2, too short; to 2.
+    // To 1; to 2, with a checksum offload that was not negotiated; to 2; to 2, too short; to 2.
     for (head, (to, flags, octets)) in
         (0..).zip([(1, 0, 64), (2, 1, 64), (2, 0, 64), (1, 0, 64), (2, 0, 13), (2, 0, 64)])
     {
@@ -182,8 +182,8 @@ fn a_frame_behind_a_refused_one_goes_where_it_is_addressed_to() {
     assert_eq!(got, [2, 2]);
 }
 
-/// A packed ring's log is full in the middle of a burst, so what is in it is published then; wherever the worker dies, what can
-/// be seen is there.
+/// The journal of a packed ring is full in the middle of a burst, so the ring publishes its entries then. Wherever
+/// the worker dies, each visible frame is complete.
 #[test]
 fn what_is_published_within_a_burst_has_been_copied() {
     const SMALL: u16 = 10;
@@ -197,7 +197,7 @@ fn what_is_published_within_a_burst_has_been_copied() {
         let features = VIRTIO_F_VERSION_1.mask() | VIRTIO_NET_F_MRG_RXBUF.mask();
         run_at(&fixture, 1, 0, Queue::Packed(receiver.ring(features)), &receiver.guest.memory, features);
         fixture.ports.note_receiver(QueueId::receive(1, 0), true);
-        // Frames of a buffer each, and one of 1,020.
+        // Frames of one buffer each, and one frame of 1,020 buffers.
         for head in 0..=SMALL {
             let at = DATA + u64::from(head) * 64;
             let frame: Vec<u8> = frame(head).collect();
@@ -221,13 +221,13 @@ fn what_is_published_within_a_burst_has_been_copied() {
     }
 }
 
-/// A guest that writes to a frame as soon as it has been looked at: one receiver gets it in bulk with others and merged of
-/// small buffers, as a flood or alone, in one piece or many.
+/// A guest that writes to a frame as soon as the switch has read it. One receiver gets the frame together with
+/// others, or merged from small buffers; as a flood or as unicast; in one piece or in many.
 #[test]
 fn what_was_looked_at_is_what_is_delivered() {
     let frame = |to: [u8; 6], n: u8| [to, [2, 0, 0, 0, 0, 9]].concat().into_iter().chain([n; 60]).collect::<Vec<_>>();
     let known = [2, 0, 0, 0, 1, 1];
-    for (to, buffer, cuts) in [known, NOBODY]
+    for (to, buffer, cuts) in [known, UNKNOWN]
         .into_iter()
         .flat_map(|to| [2048, 40].into_iter().flat_map(move |buffer| [0, 9, 20, 30].map(|cut| (to, buffer, cut))))
     {

@@ -1,10 +1,10 @@
-//! Segmentation in software: the frames that a network card would have made of one (virtio 1.3, 5.1.6.2), field by field
-//! as Linux makes them.
+//! Segmentation in software: the frames that a network card would make of one large frame (virtio 1.3, 5.1.6.2). Each
+//! field is set as Linux sets it.
 //!
-//! Each segment repeats the frame's headers, but for lengths, IPv4's identification, TCP's sequence number, checksums,
-//! and the flags that belong to the first or the last. The sender left the sum of the pseudo header in the checksum
-//! field, for the whole frame; a segment's differs from it by the length alone. So addresses are not looked at, which
-//! may not be those that the checksum is about (a routing header, RFC 8200, 8.1).
+//! Each segment repeats the frame's headers. What changes: lengths, IPv4's identification, TCP's sequence number,
+//! checksums, and the flags that belong to the first or the last segment. The sender leaves the sum of the pseudo
+//! header in the checksum field, for the whole frame. The sum for a segment differs only by the length. So the
+//! addresses are not read: they may not be the ones that the checksum covers (a routing header, RFC 8200, 8.1).
 
 use sv3::virtio::*;
 
@@ -16,23 +16,23 @@ const TCP_FIN: u8 = 0x01;
 const TCP_PSH: u8 = 0x08;
 const TCP_CWR: u8 = 0x80;
 
-/// The segments of a checked frame, one after the other.
+/// The segments of a checked frame, in order.
 pub struct Segments {
     offload: Offload,
-    /// The frame's headers. In life they are those that were checked; nothing here relies on it.
+    /// The frame's headers. In a real burst they are the checked ones; the code here does not depend on that.
     head: [u8; HEAD],
-    /// Octets of payload of the frame, and of the segments so far.
+    /// Octets of the frame's payload, and of the segments made so far.
     payload: usize,
     done: usize,
-    /// Segments so far.
+    /// Number of segments made so far.
     count: u16,
-    /// Checksums are left to the receiver.
+    /// The receiver completes the checksums.
     partial: bool,
 }
 
 impl Segments {
-    /// Segments of a frame of `len` octets that `offload` was checked for, for a receiver that negotiated `features`.
-    /// `head` fills the room that it is given with the frame's first octets.
+    /// The segments of a frame of `len` octets that `offload` was checked for, for a receiver that negotiated
+    /// `features`. `head` fills its buffer with the frame's first octets.
     pub fn new(offload: Offload, len: usize, features: u64, head: impl FnOnce(&mut [u8])) -> Segments {
         let mut segments = Segments {
             offload,
@@ -46,8 +46,8 @@ impl Segments {
         segments
     }
 
-    /// Makes the next segment in `room` and returns it with its header. `payload` fills the room that it is given with
-    /// the frame's next octets.
+    /// Makes the next segment in `room` and returns it with its header. `payload` fills its buffer with the frame's
+    /// next octets.
     pub fn next<'a>(&mut self, room: &'a mut [u8], payload: impl FnOnce(&mut [u8])) -> Option<(NetHdr, &'a mut [u8])> {
         let first = self.count == 0;
         if self.done == self.payload && !first {
@@ -87,7 +87,7 @@ impl Segments {
         put(tcp, 4, &sequence.wrapping_add(self.done as u32).to_be_bytes());
         let flags = tcp.get_mut(TCP_FLAGS)?;
         if !first {
-            *flags &= !TCP_CWR; // RFC 3168, 6.1.2: the window was reduced once
+            *flags &= !TCP_CWR; // RFC 3168, 6.1.2: the sender reduced its window once
         }
         if !last {
             *flags &= !(TCP_FIN | TCP_PSH);
@@ -105,14 +105,14 @@ impl Segments {
         Some(())
     }
 
-    /// Completes the checksum of TCP or UDP, or leaves it partial and says so.
+    /// Completes the checksum of TCP or UDP, or leaves it partial and sets the header accordingly.
     fn finish_l4(&self, segment: &mut [u8]) -> Option<NetHdr> {
         let hdr = self.offload.hdr;
         let l4 = usize::from(hdr.csum_start);
         let field = l4 + usize::from(hdr.csum_offset);
         let whole = usize::from(hdr.hdr_len) - l4 + self.payload;
         let len = segment.len() - l4;
-        // In ones' complement, to add the inverted number is to subtract it.
+        // In ones' complement, adding the inverted number subtracts it.
         let pseudo = fold(u64::from(be16(segment, field)?) + u64::from(!fold(whole as u64)) + len as u64);
         put(segment, field, &pseudo.to_be_bytes());
         if self.partial {

@@ -1,4 +1,4 @@
-//! Headers that lie, and what becomes of frames; frames themselves are compared in `tests/tests/offload_matrix.rs`.
+//! Headers that contradict the frame. `tests/tests/offload_matrix.rs` compares the delivered frames.
 
 use super::*;
 
@@ -108,7 +108,7 @@ fn headers_that_lie_are_refused() {
         ] {
             assert!(checked(bad, &frame, ALL).is_none(), "{bad:?}");
         }
-        // Of another protocol, of none that is known: UFO (3), tunnels (0x20, 0x40, 0x60).
+        // Other and unknown types: UFO (3), tunnels (0x20, 0x40, 0x60).
         for other in (1..=u8::MAX).filter(|other| *other != gso_type && *other != gso_type ^ ECN) {
             assert!(checked(NetHdr { gso_type: other, ..good }, &frame, ALL).is_none(), "{other:#x}");
         }
@@ -148,7 +148,7 @@ fn headers_of_ip_lead_to_the_transport() {
         wrong(12, 0x09);
         wrong(14, 0x55);
         if v6 {
-            // Fragments, authentication, and what nobody knows.
+            // Fragments, authentication, and unknown headers.
             [44, 51, 17 ^ 6, 255].into_iter().for_each(|next| wrong(20, next));
             wrong(54, 58);
             wrong(55, 1);
