@@ -2,28 +2,29 @@
 
 use crate::memory::slice::GuestSlice;
 
-/// Copies out of a list of slices, from `skip` octets on; returns how many octets there were.
+/// Copies out of a list of slices, from octet `skip` on. Returns the number of octets copied.
 #[inline]
 pub fn gather(slices: &[GuestSlice<'_>], skip: usize, into: &mut [u8]) -> usize {
     Reader::new(&[], slices, skip).read(into)
 }
 
-/// A place in a frame, to read at.
+/// A position in a frame, to read from.
 pub struct Reader<'a, 'm> {
-    /// What was read already.
+    /// The octets that were already read.
     snapshot: &'a [u8],
     slices: &'a [GuestSlice<'m>],
     offset: usize,
 }
 
 impl<'a, 'm> Reader<'a, 'm> {
-    /// `skip` octets behind the list's begin; `begin` is what was read from there already.
+    /// Starts `skip` octets after the beginning of the list. `snapshot` holds the octets that were already read from
+    /// there.
     #[inline]
     pub fn new(snapshot: &'a [u8], slices: &'a [GuestSlice<'m>], skip: usize) -> Reader<'a, 'm> {
         Reader { snapshot, slices, offset: skip + snapshot.len() }
     }
 
-    /// Copies the next octets out; returns how many there were.
+    /// Copies the next octets out. Returns how many.
     #[inline]
     pub fn read(&mut self, into: &mut [u8]) -> usize {
         let (known, snapshot) = self.snapshot.split_at(self.snapshot.len().min(into.len()));
@@ -50,20 +51,20 @@ impl<'a, 'm> Reader<'a, 'm> {
     }
 }
 
-/// A place in a list of slices, to write at.
+/// A position in a list of slices, to write to.
 pub struct Writer<'a, 'm> {
     slices: &'a [GuestSlice<'m>],
     offset: usize,
 }
 
 impl<'a, 'm> Writer<'a, 'm> {
-    /// The list's begin.
+    /// The beginning of the list.
     #[inline]
     pub fn new(slices: &'a [GuestSlice<'m>]) -> Writer<'a, 'm> {
         Writer { slices, offset: 0 }
     }
 
-    /// The slice to write to, with room in it.
+    /// The slice to write to next; it has room.
     #[inline]
     fn front(&mut self) -> Option<&'a GuestSlice<'m>> {
         loop {
@@ -76,7 +77,7 @@ impl<'a, 'm> Writer<'a, 'm> {
         }
     }
 
-    /// Writes octets; returns how many fitted.
+    /// Writes octets. Returns how many fitted.
     #[inline]
     pub fn write(&mut self, from: &[u8]) -> usize {
         let mut done = 0;
@@ -89,7 +90,7 @@ impl<'a, 'm> Writer<'a, 'm> {
         done
     }
 
-    /// Copies `len` octets from a list of slices, from `skip` octets on; returns how many there were and fitted.
+    /// Copies `len` octets from a list of slices, from octet `skip` on. Returns how many existed and fitted.
     #[inline]
     pub fn copy(&mut self, from: &[GuestSlice<'_>], mut skip: usize, len: usize) -> usize {
         let mut done = 0;

@@ -1,7 +1,7 @@
-//! Copies that wait until the whole burst has been looked at.
+//! Copies that wait until the whole burst has been read.
 //!
-//! A cache line that a guest has written last is with the guest's processor, and a store to it holds up all stores behind
-//! it. So the lines of a whole burst are asked for before the first one is written.
+//! The guest's processor holds the cache lines that the guest has just written. A store to such a line delays all
+//! stores after it. So the worker prefetches the lines of a whole burst before it writes the first one.
 #![allow(unsafe_code)] // named in the design: guest memory
 
 use std::marker::PhantomData;
@@ -17,14 +17,14 @@ use crate::process::crash_points::{CrashPoint, pass};
 #[derive(Default)]
 pub struct DeferredRoom(Box<[Entry]>);
 
-/// Copies of frames that stay where they are for `'t`, which ends after the copies are done or given up.
+/// Copies of frames that stay in place for `'t`. `'t` ends after the copies are done or abandoned.
 pub struct DeferredCopies<'t> {
     room: Box<[Entry]>,
     waiting: usize,
     frames: PhantomData<&'t ()>,
 }
 
-/// A place for one of them.
+/// Room for one copy.
 pub struct Place<'p, 't> {
     entry: &'p mut Entry,
     frames: PhantomData<&'t ()>,
@@ -33,17 +33,17 @@ pub struct Place<'p, 't> {
 #[derive(Clone, Copy)]
 struct Entry {
     hdr: (u64, u32),
-    /// Octets behind the head.
+    /// Octets after the head.
     len: u32,
-    /// Where they are.
+    /// Where these octets are.
     from: *const u8,
     to: *mut u8,
-    /// The head of the chain, which is the current one meanwhile: what is behind its net header is delivered, not what
-    /// stands in the guest's memory by then.
+    /// The head of the chain. The chain is the current one during the copy. What follows its net header is delivered
+    /// from here, not from guest memory, which may have changed.
     head: *const [u64; HEAD_WORDS],
 }
 
-// SAFETY: the pointers are used through `DeferredCopies` alone, which a thread makes of its own room for one burst.
+// SAFETY: only `DeferredCopies` uses the pointers, and one thread makes it from its own room for one burst.
 unsafe impl Send for Entry {}
 
 impl DeferredRoom {
@@ -53,13 +53,13 @@ impl DeferredRoom {
         DeferredRoom(vec![Entry { hdr: (0, 0), len: 0, from, to, head }; copies].into_boxed_slice())
     }
 
-    /// No copies yet; the room is theirs.
+    /// Starts without copies and takes the room.
     #[inline]
     pub fn begin<'t>(&mut self) -> DeferredCopies<'t> {
         DeferredCopies { room: std::mem::take(&mut self.0), waiting: 0, frames: PhantomData }
     }
 
-    /// Takes the room back. Copies that were not done are given up.
+    /// Takes the room back. Copies that are not done are abandoned.
     #[inline]
     pub fn end(&mut self, copies: &mut DeferredCopies<'_>) {
         copies.waiting = 0;
@@ -68,8 +68,9 @@ impl DeferredRoom {
 }
 
 impl<'t> Place<'_, 't> {
-    /// To write `hdr` ([`sv3::virtio::NetHdr::to_words`]) and the frame of the chain `from` behind it, whose head is `head`,
-    /// into `to`, whose lines are asked for now. `None`: there is no room, or the chain is no longer than a head.
+    /// Defers a copy into `to`: `hdr` ([`sv3::virtio::NetHdr::to_words`]), then the frame of the chain `from`, whose
+    /// head is `head`. Prefetches the lines of `to`. `None`: `to` is too small, or the chain is no longer than a
+    /// head.
     #[inline(always)]
     pub fn put(
         self,
@@ -78,7 +79,7 @@ impl<'t> Place<'_, 't> {
         to: &GuestSlice<'_>,
         head: &'t FrameHead,
     ) -> Option<()> {
-        // A descriptor tells no more octets than a u32 does.
+        // The length of a descriptor is a u32.
         let len = from.len().checked_sub(HEAD_LEN).filter(|_| from.len() <= to.len())? as u32;
         to.prefetch_to_write(from.len());
         let from = from.ptr().wrapping_add(HEAD_LEN).cast_const();
@@ -88,7 +89,7 @@ impl<'t> Place<'_, 't> {
 }
 
 impl<'t> DeferredCopies<'t> {
-    /// Makes room for `copies` copies, if there can be.
+    /// Makes room for `copies` copies, if the room is large enough: does the waiting ones if it must.
     #[inline]
     pub fn make_room(&mut self, copies: usize) {
         if self.room.len() - self.waiting < copies {
@@ -96,13 +97,13 @@ impl<'t> DeferredCopies<'t> {
         }
     }
 
-    /// Places for further copies, which do not count before [`DeferredCopies::wait_for`].
+    /// Room for more copies. They do not count before [`DeferredCopies::wait_for`].
     #[inline]
     pub fn places(&mut self) -> impl Iterator<Item = Place<'_, 't>> {
         self.room.iter_mut().skip(self.waiting).map(|entry| Place { entry, frames: PhantomData })
     }
 
-    /// The next places that many copies were put into count from now on.
+    /// The next `copies` entries, filled by [`Place::put`], now count.
     ///
     /// # Safety
     /// Their targets stay mapped until [`DeferredCopies::settle`] or [`DeferredRoom::end`].
@@ -117,8 +118,9 @@ impl<'t> DeferredCopies<'t> {
         let before = crash::current();
         for Entry { hdr, len, from, to, head } in self.room.get(..self.waiting).unwrap_or(&[]) {
             crash::set_current(*head);
-            // SAFETY: `put` borrowed frame and head for `'t`, which is not over, and saw that a head and `len` octets lie
-            // in both; `wait_for` was told that the target is still mapped.
+            // SAFETY: `put` borrowed frame and head for `'t`, which has not ended, and checked that both `from` and
+            // `to` have room for a head and `len` octets. The caller of `wait_for` promises that the target is still
+            // mapped.
             unsafe {
                 to.cast::<u64>().write_unaligned(hdr.0.to_le());
                 to.add(8).cast::<u32>().write_unaligned(hdr.1.to_le());

@@ -1,12 +1,13 @@
-//! The first octets of a chain, and the begin of a frame: what decisions are made by.
+//! The first octets of a chain, and the beginning of a frame: the switch decides by them.
 //!
-//! A guest may write to a frame while it is on its way. What was decided by (addresses, net header, and the headers that a
-//! segmentation is checked against) is therefore read once, into memory of the worker's own, and delivered from there:
-//! what a receiver gets is what was looked at. Only octets that nothing is decided by are copied from guest memory to guest
-//! memory, and whether they change meanwhile is an affair between sender and receiver.
+//! A guest may write to a frame while the switch forwards it. Everything that the switch decides by (addresses, net
+//! header, and the headers that a segmentation is checked against) is therefore read once, into the worker's own
+//! memory, and delivered from there. So a receiver gets exactly what was checked. Only octets that decide nothing are
+//! copied from guest memory to guest memory. If they change meanwhile, that concerns only the sender and the
+//! receiver.
 //!
-//! Each frame's first octets are kept as words for as long as its burst lasts ([`FrameHead`]); of a frame that is to be
-//! segmented, as many octets as may be headers are read in addition, for as long as the frame is in hand ([`Snapshot`]).
+//! The worker keeps each frame's first octets as words for the whole burst ([`FrameHead`]). For a frame that needs
+//! segmentation it also reads all octets that may be headers, while that frame is the current one ([`Snapshot`]).
 
 use sv3::frame::MacAddr;
 use sv3::virtio::{NET_HDR_LEN, NetHdr};
@@ -18,13 +19,14 @@ use crate::process::crash::HEAD_WORDS;
 /// Octets of a frame's head.
 pub const HEAD_LEN: usize = HEAD_WORDS * 8;
 
-/// The first octets of a chain, in words as they stand in memory: picking them apart in registers costs less than from
-/// memory that was only just written.
+/// The first octets of a chain, as words in memory order. To extract fields from registers costs less than to read
+/// memory that was just written.
 #[derive(Clone, Copy, Default)]
 pub struct FrameHead(pub [u64; HEAD_WORDS]);
 
 impl FrameHead {
-    /// Of a chain that has a net header and an Ethernet header at least; what it does not have is 0.
+    /// Reads the head of a chain that has at least a net header and an Ethernet header. Octets beyond the chain's end
+    /// are 0.
     #[inline]
     pub fn read(slices: &[GuestSlice<'_>]) -> FrameHead {
         let words = slices.first().and_then(|first| first.read_words(0));
@@ -36,14 +38,14 @@ impl FrameHead {
         }))
     }
 
-    /// Whether the sender says that something is left to be done.
+    /// Whether the sender asks for an offload.
     #[inline]
     pub fn has_offload(&self) -> bool {
         // The header's first two octets: flags and gso_type.
         u64::from_le(self.0[0]) as u16 != 0
     }
 
-    /// Whether the frames have the same addresses; no, too, if they differ in the two octets beside.
+    /// Whether the frames have the same addresses. False as well if the two octets after the addresses differ.
     #[inline]
     pub fn same_addresses(&self, other: &FrameHead) -> bool {
         self.0[1] == other.0[1] && self.0[2] == other.0[2]
@@ -61,13 +63,13 @@ impl FrameHead {
     /// Destination and source of the frame behind a net header of `skip` octets, 10 or 12.
     #[inline]
     pub fn addresses(&self, skip: usize) -> (MacAddr, MacAddr) {
-        // Octets 8 to 23, the first one highest: the source ends them, or is two octets further to the front.
+        // Octets 8 to 23, the first one highest. The source address ends there, or two octets earlier.
         let octets = u128::from(u64::from_be(self.0[1])) << 64 | u128::from(u64::from_be(self.0[2]));
         let src = if skip == NET_HDR_LEN { octets } else { octets >> 16 };
         (MacAddr::from_bits((src >> 48) as u64), MacAddr::from_bits(src as u64))
     }
 
-    /// All of it, octet by octet.
+    /// All octets.
     fn octets(&self) -> [u8; HEAD_LEN] {
         let mut octets = [0; HEAD_LEN];
         for (to, word) in octets.as_chunks_mut::<8>().0.iter_mut().zip(self.0) {
@@ -77,20 +79,20 @@ impl FrameHead {
     }
 }
 
-/// The octets of a frame that are delivered as they were looked at. The rest is where the frame lies.
+/// The octets of a frame that are delivered exactly as they were read first. The rest is read from the frame itself.
 #[derive(Clone, Copy)]
 pub enum Snapshot<'a> {
-    /// The head of the frame's chain, which is kept until the burst is published, as is the guest's memory.
+    /// The head of the frame's chain. Head and guest memory are kept until the burst is published.
     Chain(&'a FrameHead),
     /// The frame's first octets.
     Frame(&'a [u8]),
 }
 
 impl Snapshot<'_> {
-    /// None: the frame is the worker's own.
+    /// No octets: the frame is in the worker's own memory.
     pub const NOTHING: Snapshot<'static> = Snapshot::Frame(&[]);
 
-    /// The first octets of a frame of `len` octets behind a net header of `skip` octets; `room` is for them.
+    /// The first octets of a frame of `len` octets, after a net header of `skip` octets. `room` holds them.
     pub fn octets<'r>(&self, (skip, len): (usize, usize), room: &'r mut [u8; HEAD_LEN]) -> &'r [u8]
     where
         Self: 'r,

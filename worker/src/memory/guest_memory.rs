@@ -1,7 +1,7 @@
 //! The regions of one client, and look-ups in them by guest address.
 //!
-//! A [`GuestSlice`] borrows the [`GuestMemory`] that it was looked up in, hence cannot outlive the mapping. Rings, which
-//! live longer, hold an `Arc` of theirs ([`super::shared`]).
+//! A [`GuestSlice`] borrows the [`GuestMemory`] that it was looked up in, so it cannot outlive the mapping. Rings
+//! live longer: each holds an `Arc` of its mappings ([`super::shared`]).
 #![allow(unsafe_code)] // named in the design: guest memory
 
 use std::cell::Cell;
@@ -14,15 +14,15 @@ use sv3::ipc::Region;
 use super::mapping::Mapping;
 use super::slice::GuestSlice;
 
-/// The regions of one client. A clone is the same regions, for another thread to look up.
+/// The regions of one client. A clone has the same regions, for another thread to look up.
 #[derive(Clone, Default)]
 pub struct GuestMemory {
     regions: Vec<Arc<Mapping>>,
-    /// Where the region that was hit last lies; it is one of `regions`.
+    /// The region of the last look-up; one of `regions`.
     last: Cell<RegionView>,
 }
 
-/// Where a region lies for the guest and for us; of none, with a size of 0.
+/// Where a region lies for the guest and for the worker. Size 0: no region.
 #[derive(Clone, Copy)]
 struct RegionView {
     guest_addr: u64,
@@ -30,7 +30,8 @@ struct RegionView {
     host: *mut u8,
 }
 
-// SAFETY: `host` is one of a mapping that `regions` beside it keeps, and belongs to no thread; see there.
+// SAFETY: `host` points into a mapping that `regions`, beside this value, keeps alive. It belongs to no thread; see
+// `Mapping`.
 unsafe impl Send for RegionView {}
 
 impl Default for RegionView {
@@ -40,19 +41,19 @@ impl Default for RegionView {
 }
 
 impl RegionView {
-    /// The piece of `[addr, addr + len)` that lies in the region, if `addr` does.
+    /// The part of `[addr, addr + len)` that lies in the region, if `addr` does.
     #[inline]
     fn piece<'m>(&self, addr: u64, len: u64) -> Option<GuestSlice<'m>> {
         let offset = addr.wrapping_sub(self.guest_addr);
         let room = self.size.checked_sub(offset).filter(|room| *room > 0)?;
         let ptr = self.host.wrapping_add(offset as usize);
-        // SAFETY: the piece lies inside of the region, which is mapped for as long as who looks it up has the memory.
+        // SAFETY: the piece lies inside of the region, which stays mapped for as long as the caller has the memory.
         Some(unsafe { GuestSlice::new(ptr, len.min(room) as usize) })
     }
 }
 
 impl GuestMemory {
-    /// Adds a region; an error gives it back when there are too many.
+    /// Adds a region. The error returns the mapping: there are too many regions.
     pub fn add(&mut self, mapping: Arc<Mapping>) -> Result<(), Arc<Mapping>> {
         if self.regions.len() >= MAX_MEM_SLOTS {
             return Err(mapping);
@@ -71,29 +72,29 @@ impl GuestMemory {
         Some(self.regions.remove(at))
     }
 
-    /// All mappings, to be given back.
+    /// All mappings, to be unmapped.
     pub fn into_mappings(self) -> Vec<Arc<Mapping>> {
         self.regions
     }
 
-    /// The mapping that wholly holds a range of the front-end's own addresses.
+    /// The mapping that contains the whole range of the front-end's addresses.
     pub fn mapping_of_user(&self, addr: u64, len: u64) -> Option<&Arc<Mapping>> {
         self.regions.iter().find(|mapping| mapping.at_user(addr, len).is_some())
     }
 
-    /// Has the pages of a range of the front-end's own addresses brought in, if it lies in one region.
+    /// Populates the pages of a range of the front-end's addresses, if the range lies in one region.
     pub fn populate(&self, addr: u64, len: u64) {
         self.regions.iter().for_each(|mapping| mapping.populate(addr, len));
     }
 
-    /// The piece of `[addr, addr + len)` (guest addresses) that lies in the region of `addr`; shorter than `len` when
-    /// the range goes on in a neighbour. `None`: no region has `addr`. `len` must not be 0.
+    /// The part of `[addr, addr + len)` (guest addresses) that lies in the region of `addr`. It is shorter than `len`
+    /// if the range continues in a neighbour. `None`: no region has `addr`. `len` must not be 0.
     #[inline]
     pub fn piece(&self, addr: u64, len: u64) -> Option<GuestSlice<'_>> {
         self.last.get().piece(addr, len).or_else(|| self.search(addr)?.piece(addr, len))
     }
 
-    /// The region that was hit last.
+    /// The region of the last look-up.
     #[inline]
     pub fn last_region(&self) -> RegionCache<'_> {
         RegionCache(self.last.get(), PhantomData)
@@ -108,13 +109,13 @@ impl GuestMemory {
         Some(found)
     }
 
-    /// A range (guest addresses) that lies in one region.
+    /// A range (guest addresses), if it lies in one region.
     pub fn slice(&self, addr: u64, len: u64) -> Option<GuestSlice<'_>> {
         self.piece(addr, len).filter(|slice| slice.len() as u64 == len)
     }
 }
 
-/// A region, for looking up many ranges.
+/// One region, for many look-ups.
 #[derive(Clone, Copy)]
 pub struct RegionCache<'m>(RegionView, PhantomData<&'m GuestMemory>);
 

@@ -1,7 +1,7 @@
-//! A client's files, mapped: each region that the supervisor admitted, until it is unmapped.
+//! A client's mapped files: each region that the supervisor admitted, until it is unmapped.
 //!
-//! The client maps the same pages and may truncate the file. A touch is then a SIGBUS, which
-//! [`crate::process::crash`] attributes to the region by the range that is registered here.
+//! The client maps the same pages and may truncate the file. Then an access raises SIGBUS. [`crate::process::crash`]
+//! finds the region by the range that is registered here.
 #![allow(unsafe_code)] // named in the design: guest memory
 
 use std::io;
@@ -20,26 +20,26 @@ const PAGE: u64 = 4096;
 /// One mapped region.
 pub struct Mapping {
     region: Region,
-    /// Where the region begins, inside of `map`.
+    /// Where the region begins in `map`.
     host: *mut u8,
     _watch: crash::Watch,
     map: MmapRaw,
 }
 
-// SAFETY: `host` is the address of a mapping that lives as long as this does and belongs to no thread; what is done by it is
-// done as if another process did it at the same time, as the client may.
+// SAFETY: `host` is the address of a mapping that lives as long as this value and belongs to no thread. All accesses
+// through it assume that another process writes at the same time, as the client may.
 unsafe impl Send for Mapping {}
-// SAFETY: as above; nothing of it changes.
+// SAFETY: as above. No field changes.
 unsafe impl Sync for Mapping {}
 
-/// A region that is mapped, of which nobody knows yet. Neither makes nor frees what the allocator would have to see to.
+/// A mapped region that is not registered yet. Making and dropping it does not use the allocator.
 pub struct NewMapping {
     region: Region,
     map: MmapRaw,
 }
 
 impl NewMapping {
-    /// Maps a region that the supervisor found to lie inside of its file. The fd is closed.
+    /// Maps a region that the supervisor found to lie inside of its file. Closes the fd.
     pub fn new(region: Region, fd: OwnedFd) -> io::Result<NewMapping> {
         let block = region.block.max(PAGE);
         let lead = region.offset % block;
@@ -52,7 +52,7 @@ impl NewMapping {
 }
 
 impl Mapping {
-    /// Makes a region of `port` known.
+    /// Registers a mapped region of `port`.
     pub fn new(port: u16, bare: NewMapping) -> Mapping {
         let NewMapping { region, map } = bare;
         let lead = region.offset % region.block.max(PAGE);
@@ -62,66 +62,67 @@ impl Mapping {
         Mapping { region, host, _watch: watch, map }
     }
 
-    /// What it is.
+    /// The region as the supervisor described it.
     pub fn region(&self) -> &Region {
         &self.region
     }
 
-    /// Where it begins for us.
+    /// Where the region begins in the worker's memory.
     pub(super) fn host(&self) -> *mut u8 {
         self.host
     }
 
-    /// Whether the guest address lies in it.
+    /// Whether the region contains the guest address.
     pub(super) fn holds(&self, guest_addr: u64) -> bool {
         guest_addr.wrapping_sub(self.region.guest_addr) < self.region.size
     }
 
-    /// The pointer to `[offset, offset + len)` of the region, if that lies inside of it.
+    /// The pointer to `[offset, offset + len)` of the region, if the region contains this range.
     fn at(&self, offset: u64, len: u64) -> Option<*mut u8> {
         let inside = offset.checked_add(len)? <= self.region.size;
-        // SAFETY: `offset` is at most `region.size`, which `new` mapped from `host` on.
+        // SAFETY: `offset` is at most `region.size`, and `new` mapped that many octets from `host` on.
         inside.then(|| unsafe { self.host.add(offset as usize) })
     }
 
-    /// Asks the kernel to bring in the pages of a range by the front-end's own address, where it lies in the region, so that a
-    /// touch will not have to wait for them. Nothing is read or written, and a file that was truncated does no harm.
+    /// Asks the kernel to populate the pages of a range of the front-end's addresses, if the range lies in the
+    /// region. A later access then does not wait for them. Nothing is read or written, and a truncated file does no
+    /// harm.
     pub(super) fn populate(&self, addr: u64, len: u64) {
         let Some(at) = self.at_user(addr, len) else { return };
         let lead = at as usize % PAGE as usize;
-        // SAFETY: of the mapping, which begins with a page, nothing but its page tables changes.
+        // SAFETY: only the page tables of the mapping change. The mapping begins at a page border.
         unsafe { libc::madvise(at.wrapping_sub(lead).cast(), lead + len as usize, libc::MADV_POPULATE_READ) };
     }
 
-    /// A range by the front-end's own address, for rings.
+    /// The pointer to a range of the front-end's addresses, for rings.
     pub(super) fn at_user(&self, addr: u64, len: u64) -> Option<*mut u8> {
         self.at(addr.checked_sub(self.region.user_addr)?, len)
     }
 }
 
-/// A mapping in which nothing is looked up any more, on its way back to the kernel. The allocator has nothing to do with it.
+/// A mapping without any view, which is being unmapped. Does not use the allocator.
 pub struct Unmapping {
-    /// Its address.
+    /// Address of the rest of it.
     at: usize,
     left: usize,
     block: usize,
 }
 
 impl Unmapping {
-    /// The last one who holds a mapping gives it away; `None`: somebody else has it still.
+    /// Takes over a mapping from its last holder. `None`: somebody else still holds it.
     pub fn of(mapping: Arc<Mapping>) -> Option<Unmapping> {
-        // It is watched no more: nobody touches it, and its addresses may soon be another client's.
+        // Removes the registration first: nobody accesses these addresses now, and another client may soon have them.
         let Mapping { region, map, .. } = Arc::into_inner(mapping)?;
         let map = ManuallyDrop::new(map);
         let block = usize::try_from(region.block.max(PAGE)).unwrap_or(usize::MAX);
         Some(Unmapping { at: map.as_mut_ptr() as usize, left: map.len(), block })
     }
 
-    /// Unmaps about `octets` of it, as whole blocks; false: that was all.
+    /// Unmaps about `octets` octets, rounded up to whole blocks. False: nothing is left.
     pub fn unmap(&mut self, octets: usize) -> bool {
         let slice = octets.max(1).checked_next_multiple_of(self.block).unwrap_or(usize::MAX).min(self.left);
-        // SAFETY: `[at, at + left)` is what is left of a mapping of whole blocks that `of` took over from its last holder, so
-        // no view of it exists. What the kernel should refuse stays mapped, and nobody has it.
+        // SAFETY: `[at, at + left)` is the rest of a mapping of whole blocks that `of` took over from its last
+        // holder, so no view of it exists. A part that the kernel refuses to unmap stays mapped and unused.
         unsafe { libc::munmap(self.at as *mut libc::c_void, slice) };
         self.at += slice;
         self.left -= slice;

@@ -1,9 +1,9 @@
-//! In tests and fuzzers a guest may write to its frames between look and delivery.
+//! In tests and fuzzers, a guest may write to its frames between check and delivery.
 
 use super::slice::GuestSlice;
 
-/// Octets of slices were looked at, which are delivered as they were: where tests and fuzzers have a guest write to them.
-/// `tell` says which: slices, and how many of their first octets.
+/// The caller has just read octets that it will deliver as read. Tests and fuzzers let a guest overwrite them here.
+/// `tell` passes the slices, and how many of their first octets were read.
 #[inline(always)]
 pub fn looked(tell: impl FnOnce(&mut dyn FnMut(&[GuestSlice<'_>], usize))) {
     #[cfg(any(test, feature = "fuzzing"))]
@@ -12,7 +12,7 @@ pub fn looked(tell: impl FnOnce(&mut dyn FnMut(&[GuestSlice<'_>], usize))) {
     let _ = tell;
 }
 
-/// The guest that does.
+/// The guest that overwrites its frames.
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod meddler {
     use std::cell::Cell;
@@ -23,7 +23,7 @@ pub mod meddler {
         static MEDDLES: Cell<bool> = const { Cell::new(false) };
     }
 
-    /// From now on all octets that were looked at are others at once, or are so no more.
+    /// Turns the overwriting of all octets that were read on or off.
     pub fn set(meddles: bool) {
         MEDDLES.set(meddles);
     }
@@ -35,15 +35,15 @@ pub mod meddler {
         }
     }
 
-    /// Apart, so that what `pace` measures is what is there without it.
+    /// A separate function, so that `pace` measures the code as it is without it.
     #[cold]
     #[inline(never)]
     fn meddle(tell: impl FnOnce(&mut dyn FnMut(&[GuestSlice<'_>], usize))) {
         tell(&mut spoil);
     }
 
-    /// Headers of a frame that nobody may send, from its net header on: to a link-local address, from a group, neither IP
-    /// nor anything else.
+    /// Overwrites a frame from its net header on with headers that no guest may send: to a link-local address, from a
+    /// group address, neither IP nor another known protocol.
     fn spoil(slices: &[GuestSlice<'_>], octets: usize) {
         let mut spoilt =
             [0x05, 0x81].into_iter().chain([0xff; 10]).chain([1, 0x80, 0xc2, 0, 0, 0x0e]).chain([0xff; 300]);

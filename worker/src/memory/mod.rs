@@ -1,4 +1,4 @@
-//! Guests' memory: mapped, looked up, viewed and copied. Whatever is read here was written by somebody who may be hostile.
+//! Guests' memory: mapped, looked up, viewed and copied. All that is read here may come from a hostile guest.
 
 pub mod copy;
 pub mod deferred;

@@ -1,7 +1,7 @@
-//! Arrays of atomics in guest memory: what rings are made of.
+//! Arrays of atomics in guest memory. Rings consist of them.
 //!
-//! The array's extent is checked once, when the ring starts; each access masks its index, so that no index can leave
-//! the array, and is an atomic access, so that the other side may write at the same time.
+//! The size of the array is checked once, when the ring starts. Each access masks its index, so no index can leave
+//! the array. Each access is atomic, so the other side may write at the same time.
 #![allow(unsafe_code)] // named in the design: guest memory
 
 use std::marker::PhantomData;
@@ -38,11 +38,11 @@ unsafe impl Shared for [std::sync::atomic::AtomicU32; 2] {}
 // SAFETY: two atomics of the same size, hence no padding.
 unsafe impl Shared for [std::sync::atomic::AtomicU64; 2] {}
 
-// SAFETY: the values are atomics in a mapping that `_mapping` keeps, whoever looks at them.
+// SAFETY: the values are atomics in a mapping that `_mapping` keeps alive, whichever thread reads them.
 unsafe impl<T: Shared> Send for SharedArray<T> {}
 
 impl<T: Shared> SharedArray<T> {
-    /// The `count` values at `addr`, a front-end address, which must be aligned for `T`; `count` not 0.
+    /// The `count` values at `addr`, a front-end address that must be aligned for `T`. `count` must not be 0.
     pub fn new(memory: &GuestMemory, addr: u64, count: u16) -> Result<SharedArray<T>, RingFault> {
         let mask = (1usize << count.checked_ilog2().ok_or(RingFault::BadSize)?) - 1;
         let len = u64::from(count) * size_of::<T>() as u64;
@@ -55,7 +55,7 @@ impl<T: Shared> SharedArray<T> {
         Ok(SharedArray { first, count, mask, _mapping: Arc::clone(mapping) })
     }
 
-    /// A look at the array.
+    /// A view of the array.
     #[inline]
     pub fn view(&self) -> View<'_, T> {
         View { first: self.first, count: self.count, mask: self.mask, array: PhantomData }
@@ -68,8 +68,8 @@ impl<T: Shared> SharedArray<T> {
     }
 }
 
-/// A look at an array, for loops: the compiler keeps it in registers, where of what can be reached by a reference it
-/// must fear that an atomic access has changed it.
+/// A view of an array, for loops. The compiler keeps it in registers. It must reload what it reaches through a
+/// reference, because an atomic access might have changed it.
 pub struct View<'a, T> {
     first: NonNull<T>,
     count: u16,
@@ -89,15 +89,15 @@ impl<'a, T: Shared> View<'a, T> {
     /// The value at `index` modulo the array's length, which must be a power of two.
     #[inline]
     pub fn at(self, index: u16) -> &'a T {
-        // SAFETY: `SharedArray::new` found more than `mask` aligned values there, the array's `_mapping` keeps them mapped,
-        // and `Shared` says that they are atomics.
+        // SAFETY: `SharedArray::new` found more than `mask` aligned values there, the array's `_mapping` keeps them
+        // mapped, and `Shared` guarantees that they are atomics.
         unsafe { self.first.add(usize::from(index) & self.mask).as_ref() }
     }
 
-    /// The value at `index`, if the array has as many.
+    /// The value at `index`, if the array has that many.
     #[inline]
     pub fn get(self, index: u16) -> Option<&'a T> {
-        // SAFETY: as in `at`; there are `count` values.
+        // SAFETY: as in `at`. There are `count` values.
         (index < self.count).then(|| unsafe { self.first.add(usize::from(index)).as_ref() })
     }
 
@@ -107,8 +107,8 @@ impl<'a, T: Shared> View<'a, T> {
         prefetch(self.first.as_ptr().wrapping_add(usize::from(index) & self.mask));
     }
 
-    /// Asks the processor for the cache line of the value at `index`, to write it; of an array whose length is no power
-    /// of two, of some value.
+    /// Asks the processor for the cache line of the value at `index`, to write it. If the array's length is no power
+    /// of two, it may be the line of another value.
     #[inline]
     pub fn prefetch_to_write(self, index: u16) {
         prefetch_to_write(self.first.as_ptr().wrapping_add(usize::from(index) & self.mask));

@@ -1,13 +1,13 @@
 //! Views of memory that others may write at any time.
 //!
-//! A view is never a Rust slice: octets are copied out, copied in or copied over, each read once.
+//! A view is never a Rust slice. Octets are copied out, copied in or copied over, and each is read once.
 #![allow(unsafe_code)] // named in the design: guest memory
 
 use std::arch::x86_64::{__m256i, _mm256_loadu_si256, _mm256_storeu_si256};
 use std::marker::PhantomData;
 use std::sync::atomic::{Ordering::SeqCst, compiler_fence};
 
-/// Eight octets wherever they lie.
+/// Eight octets at any address.
 #[derive(Clone, Copy)]
 #[repr(C, packed)]
 struct Word(u64);
@@ -24,23 +24,23 @@ impl<'m> GuestSlice<'m> {
     /// The range `[ptr, ptr + len)`.
     ///
     /// # Safety
-    /// It is mapped for as long as `'m` lasts.
+    /// The range stays mapped for as long as `'m` lasts.
     #[inline(always)]
     pub(super) const unsafe fn new(ptr: *mut u8, len: usize) -> GuestSlice<'m> {
         GuestSlice { ptr, len, memory: PhantomData }
     }
 
-    /// Where it begins; for copies that wait.
+    /// Where the range begins, for deferred copies.
     #[inline(always)]
     pub(super) fn ptr(&self) -> *mut u8 {
         self.ptr
     }
 
-    /// Nothing.
+    /// The empty range.
     pub(super) const EMPTY: GuestSlice<'static> =
         GuestSlice { ptr: std::ptr::NonNull::dangling().as_ptr(), len: 0, memory: PhantomData };
 
-    /// A view of the worker's own buffer, so that frames made by the worker travel like those of guests.
+    /// A view of the worker's own buffer, so that the worker's own frames are delivered like those of guests.
     pub fn of_host(buffer: &'m mut [u8]) -> GuestSlice<'m> {
         GuestSlice { ptr: buffer.as_mut_ptr(), len: buffer.len(), memory: PhantomData }
     }
@@ -51,32 +51,32 @@ impl<'m> GuestSlice<'m> {
         self.len
     }
 
-    /// Copies out from `offset`; copies what there is and returns how much that is.
+    /// Copies out from `offset`. Returns how many octets there were.
     #[inline]
     pub fn read(&self, offset: usize, into: &mut [u8]) -> usize {
         let n = self.len.saturating_sub(offset).min(into.len());
-        // SAFETY: `[offset, offset + n)` lies in this range, `n` octets fit in `into`, which is ours alone. The other
-        // side may write meanwhile: any octets are fine for what we read.
+        // SAFETY: `[offset, offset + n)` lies in this range, and `n` octets fit in `into`, which nobody else uses.
+        // The other side may write meanwhile: any octets are valid for this read.
         unsafe { std::ptr::copy_nonoverlapping(self.ptr.wrapping_add(offset), into.as_mut_ptr(), n) };
-        // Once: what looks at the copy must not be compiled to look at the original.
+        // Reads once: the compiler must not turn reads of the copy into reads of the original.
         compiler_fence(SeqCst);
         n
     }
 
-    /// Reads `N` words of eight octets from `offset`, each once, if there are as many.
+    /// Reads `N` words of eight octets from `offset`, each once, if the range has that many.
     #[inline]
     pub fn read_words<const N: usize>(&self, offset: usize) -> Option<[u64; N]> {
         let end = offset.checked_add(N * 8)?;
         if end > self.len {
             return None;
         }
-        // SAFETY: `[offset, end)` lies in this range; a `Word` has no alignment and no invalid values. An octet array
-        // would be read by as many loads as it has octets.
+        // SAFETY: `[offset, end)` lies in this range. A `Word` has no alignment and no invalid values. The compiler
+        // would read an octet array octet by octet.
         let word = |at: usize| unsafe { self.ptr.add(offset).cast::<Word>().add(at).read_volatile() }.0;
         Some(std::array::from_fn(word))
     }
 
-    /// Copies in at `offset`; copies what fits and returns how much that is.
+    /// Copies in at `offset`. Returns how many octets fitted.
     #[inline]
     pub fn write(&self, offset: usize, from: &[u8]) -> usize {
         let n = self.len.saturating_sub(offset).min(from.len());
@@ -85,7 +85,8 @@ impl<'m> GuestSlice<'m> {
         n
     }
 
-    /// Copies up to `len` octets from `self[offset..]` to `to[to_offset..]` and returns how many both had room for.
+    /// Copies up to `len` octets from `self[offset..]` to `to[to_offset..]`. Returns how many octets both ranges
+    /// allowed.
     #[inline]
     pub fn copy_to(&self, offset: usize, to: &GuestSlice<'_>, to_offset: usize, len: usize) -> usize {
         let n = self.len.saturating_sub(offset).min(to.len.saturating_sub(to_offset)).min(len);
@@ -100,7 +101,8 @@ impl<'m> GuestSlice<'m> {
         prefetch(self.ptr.wrapping_add(offset));
     }
 
-    /// Asks the processor for the first `len` octets' cache lines, to write them; no more than a small frame has.
+    /// Asks the processor for the cache lines of the first `len` octets, to write them. At most the lines of a small
+    /// frame.
     #[inline]
     pub fn prefetch_to_write(&self, len: usize) {
         let (mut offset, end) = (0, len.min(self.len).saturating_sub(1));
@@ -112,20 +114,20 @@ impl<'m> GuestSlice<'m> {
     }
 }
 
-/// Octets from which on a loop of our own, which asks for lines ahead, copies faster than the library: where buffers are written
-/// that a guest has read, by up to a fifth (docs/measured/data-path.md).
+/// From this many octets on, a loop with its own prefetch copies faster than the library: by up to a fifth, into
+/// buffers that a guest has read (docs/measured/data-path.md).
 const LONG: usize = 1536;
-/// How far ahead it asks, in octets: beyond what the processor foresees, which ends with a page.
+/// How far ahead the loop prefetches, in octets: beyond the processor's own prefetch, which ends at a page border.
 const LINES_AHEAD: usize = 2048;
 
-/// Copies octets. The ranges may overlap, since a hostile client may pass one file twice; what both have in common may then be
-/// anything.
+/// Copies octets. The ranges may overlap, since a hostile client may pass one file twice. The common octets may then
+/// have any value.
 ///
 /// # Safety
 /// Both ranges are mapped.
 #[inline]
 pub(super) unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
-    // SAFETY: the caller's word, and the processor's.
+    // SAFETY: the caller guarantees both ranges, and the processor has AVX2 where `copy_long` runs.
     unsafe {
         match len >= LONG && is_x86_feature_detected!("avx2") {
             true => copy_long(from, to, len),
@@ -141,7 +143,8 @@ unsafe fn copy_long(mut from: *const u8, mut to: *mut u8, mut len: usize) {
             prefetch(from.wrapping_add(ahead));
             prefetch_to_write(to.wrapping_add(ahead));
         }
-        // SAFETY: there are as many octets left, which have no alignment. (Arrays and closures would be compiled without AVX.)
+        // SAFETY: that many octets are left, and the accesses need no alignment. (Arrays and closures would be
+        // compiled without AVX.)
         unsafe {
             let (source, target) = (from.cast::<__m256i>(), to.cast::<__m256i>());
             let (a, b) = (_mm256_loadu_si256(source), _mm256_loadu_si256(source.add(1)));
@@ -153,18 +156,18 @@ unsafe fn copy_long(mut from: *const u8, mut to: *mut u8, mut len: usize) {
         }
         (from, to, len) = (from.wrapping_add(128), to.wrapping_add(128), len - 128);
     }
-    // SAFETY: what is left of both.
+    // SAFETY: the rest of both ranges.
     unsafe { std::ptr::copy(from, to, len) };
 }
 
-/// Asks the processor for a cache line, to write it; any address is allowed.
+/// Asks the processor for a cache line, to write it. Any address is allowed.
 #[inline]
 pub fn prefetch_to_write<T>(at: *const T) {
-    // SAFETY: a prefetch is a hint and never faults; where a processor does not know it, it does nothing.
+    // SAFETY: a prefetch is a hint and never faults. A processor that does not know it ignores it.
     unsafe { std::arch::asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags, readonly)) };
 }
 
-/// Asks the processor to load a cache line; any address is allowed.
+/// Asks the processor to load a cache line. Any address is allowed.
 #[inline]
 pub fn prefetch<T>(at: *const T) {
     // SAFETY: a prefetch is a hint and never faults.

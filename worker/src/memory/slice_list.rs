@@ -1,5 +1,5 @@
-//! Lists of slices of guest memory: what chains come to. They have their room from an arena ([`Arena`]), in
-//! which the slices of earlier bursts still lie; so nothing beyond a list's own length is ever handed out.
+//! Lists of slices of guest memory: the result of walking chains. Their room comes from an arena ([`Arena`]), which
+//! still holds the slices of earlier bursts. So a list never gives out anything beyond its own length.
 #![allow(unsafe_code)] // named in the design: guest memory
 
 use super::slice::GuestSlice;
@@ -8,18 +8,18 @@ use super::slice::GuestSlice;
 pub struct SliceList<'a, 'm> {
     room: &'a mut [GuestSlice<'m>],
     len: usize,
-    /// Descriptors that were looked at to fill it, whatever came of it.
+    /// Descriptors that were read to fill it, used or not.
     pub walked: u64,
 }
 
 impl<'a, 'm> SliceList<'a, 'm> {
-    /// An empty list with that room.
+    /// An empty list with this room.
     #[inline]
     pub(super) fn over(room: &'a mut [GuestSlice<'m>]) -> SliceList<'a, 'm> {
         SliceList { room, len: 0, walked: 0 }
     }
 
-    /// Adds a slice; false when there is no room.
+    /// Adds a slice. False: there is no room.
     #[inline]
     pub fn push(&mut self, slice: GuestSlice<'m>) -> bool {
         match self.room.get_mut(self.len) {
@@ -32,7 +32,7 @@ impl<'a, 'm> SliceList<'a, 'm> {
         }
     }
 
-    /// The end of the list, for adding many.
+    /// The end of the list, to add many slices.
     #[inline]
     pub fn tail(&mut self) -> Tail<'_, 'm> {
         let SliceList { room, len, .. } = self;
@@ -51,12 +51,12 @@ impl<'a, 'm> SliceList<'a, 'm> {
         self.len
     }
 
-    /// Forgets all slices from `len` on.
+    /// Removes all slices from index `len` on.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
     }
 
-    /// How many more fit.
+    /// How many more slices fit.
     pub fn spare(&self) -> usize {
         self.room.len() - self.len
     }
@@ -74,7 +74,7 @@ impl<'a, 'm> SliceList<'a, 'm> {
     }
 }
 
-/// The end of a list. What is added counts when this is dropped.
+/// The end of a list. Added slices count when this is dropped.
 pub struct Tail<'t, 'm> {
     places: std::slice::IterMut<'t, GuestSlice<'m>>,
     len: &'t mut usize,
@@ -82,7 +82,7 @@ pub struct Tail<'t, 'm> {
 }
 
 impl<'m> Tail<'_, 'm> {
-    /// Adds a slice; false when there is no room.
+    /// Adds a slice. False: there is no room.
     #[inline]
     pub fn push(&mut self, slice: GuestSlice<'m>) -> bool {
         match self.places.next() {
@@ -103,7 +103,7 @@ impl Drop for Tail<'_, '_> {
     }
 }
 
-/// Room for the slices of a burst, made once.
+/// Room for the slices of a burst. Made once.
 pub struct Arena(Box<[GuestSlice<'static>]>);
 
 impl Arena {
@@ -112,11 +112,11 @@ impl Arena {
         Arena(vec![GuestSlice::EMPTY; slices].into_boxed_slice())
     }
 
-    /// An empty list with the arena's room, for slices of any memory.
+    /// An empty list in the arena's room, for slices of any memory.
     #[inline]
     pub fn list<'a, 'm>(&'a mut self) -> SliceList<'a, 'm> {
-        // SAFETY: the lifetime is a marker; slices of 'm are only read through the list, up to the list's own length,
-        // and no 'static ones are ever handed out.
+        // SAFETY: the lifetime is only a marker. Slices of `'m` are read only through the list, up to the list's own
+        // length, and no `'static` slices are given out.
         let room =
             unsafe { std::mem::transmute::<&'a mut [GuestSlice<'static>], &'a mut [GuestSlice<'m>]>(&mut *self.0) };
         SliceList::over(room)

@@ -1,4 +1,4 @@
-//! Look-ups in a region against plain arithmetic that cannot overflow, at all places where something turns over.
+//! Look-ups in a region, compared with plain arithmetic that cannot overflow, near all borders.
 
 use super::*;
 
@@ -10,11 +10,11 @@ fn around(at: u64) -> [u64; 5] {
 
 #[test]
 fn a_piece_is_what_lies_in_the_region() {
-    // Nothing is read: only where it would be is looked at.
+    // Nothing is read. The test only compares addresses.
     let host = 0x5000_0000_0000usize as *mut u8;
     let mut looks = 0u32;
     for start in [0, 1, 0x1000, 1 << 32, 1 << 63, TOP - 0x10_000, TOP - 1] {
-        // As the supervisor admits them: the end can be told.
+        // The supervisor admits regions whose end is a u64.
         for size in
             [1, 2, 0x1000, 1 << 20, 1 << 43, TOP >> 1].into_iter().filter(|size| start.checked_add(*size).is_some())
         {
