@@ -1,8 +1,8 @@
-//! Bits that some threads set for another one, which takes them when it has been nudged.
+//! Bits that some threads set for one other thread. That thread takes them after a nudge.
 //!
-//! Who sets a bit nudges afterwards, and who is nudged looks afterwards: the kernel orders what is written before a write to
-//! an eventfd and what is read after the wait that it ends. So a bit is taken in the look that its nudge causes, or in an
-//! earlier one, and by one look alone, though nothing here orders anything.
+//! A thread sets a bit first and nudges afterwards. The other thread is nudged first and looks afterwards. The kernel
+//! orders writes before a write to an eventfd with reads after the wait that this write ends. So a bit is taken in
+//! the look after its nudge, or in an earlier one, and in one look only, although the code here needs no ordering.
 
 use super::primitives::{AtomicU32, Relaxed};
 
@@ -11,14 +11,14 @@ use super::primitives::{AtomicU32, Relaxed};
 pub struct Bits(AtomicU32);
 
 impl Bits {
-    /// Sets a bit, by its number; none beyond 31.
+    /// Sets a bit by its number. Numbers above 31 set none.
     pub fn set(&self, bit: u16) {
         self.0.fetch_or(1u32.checked_shl(bit.into()).unwrap_or(0), Relaxed);
     }
 
-    /// Those among `of` that are set; they are no more.
+    /// The set bits among `of`. Clears them.
     pub fn take(&self, of: u32) -> u32 {
-        // Mostly none is, and a look leaves the cache line with whoever has it.
+        // Usually no bit is set. Then this load leaves the cache line with the thread that has it.
         match self.0.load(Relaxed) & of {
             0 => 0,
             some => self.0.fetch_and(!some, Relaxed) & some,

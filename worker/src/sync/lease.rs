@@ -1,29 +1,30 @@
-//! Leases: what several threads use, one at a time, without ever asking the kernel.
+//! Leases: several threads use a value, one at a time, without any syscall.
 //!
-//! The policy has no futex, so nobody sleeps until a lease is free: a data-path thread tries for a while and then does
-//! something else, with the waiter left behind; the control thread, which must, spins. A lease is held for a burst.
+//! The policy has no futex, so no thread sleeps until a lease is free. A data-path thread tries for a while, leaves
+//! its number as the waiter, and does something else. The control thread cannot do without the lease, so it spins. A
+//! lease lasts for one burst.
 //!
-//! Nobody can be locked out: who finds another thread's waiter leaves it to that one, for as long as he would try
-//! himself; then, if it is free, he takes it and the waiter is over (docs/measured/scaling.md says what
-//! becomes of wishes without end).
+//! No thread is locked out. A thread that finds another thread's waiter leaves the lease to that thread for as long
+//! as it would try itself. After that, if the lease is free, it takes the lease and clears the waiter
+//! (docs/measured/scaling.md says what happens if a waiter never expires).
 //!
-//! No two threads can wait for each other: a data-path thread that does not get a lease ends its burst and gives back all
-//! that it holds (`crate::forward::burst`), and the control thread waits with empty hands.
+//! No two threads wait for each other. A data-path thread that does not get a lease ends its burst and gives back all
+//! its leases (`crate::forward::burst`). The control thread holds no lease while it waits.
 
 use std::sync::TryLockError;
 
-// The models of `crate::sync::models` look at this file with other ones.
+// The models of `crate::sync::models` compile this file with other primitives.
 use super::primitives::{AtomicU32, Mutex, MutexGuard, PAUSES, Relaxed, TRIES, spin_loop};
 
 /// A value to be leased.
 #[repr(align(64))]
 pub struct Leased<T> {
-    /// Number plus one of a thread that was turned away; 0: none.
+    /// Number plus one of a thread that did not get the lease. 0: none.
     pub(super) waiter: AtomicU32,
     value: Mutex<T>,
 }
 
-/// The value, for the one that has it.
+/// The value, for the thread that has leased it.
 pub type Lease<T> = MutexGuard<'static, T>;
 
 impl<T: Default> Default for Leased<T> {
@@ -33,12 +34,12 @@ impl<T: Default> Default for Leased<T> {
 }
 
 impl<T> Leased<T> {
-    /// Nobody has it.
+    /// A value that no thread has leased.
     pub fn new(value: T) -> Leased<T> {
         Leased { waiter: AtomicU32::new(0), value: Mutex::new(value) }
     }
 
-    /// The value for thread `number`, if it is to be had soon. A thread must not ask for what it has.
+    /// The value for thread `number`, if it becomes free soon. A thread must not ask for a lease that it has.
     #[inline]
     pub fn lease(&self, number: u32) -> Option<MutexGuard<'_, T>> {
         if self.waiter.load(Relaxed) == 0
@@ -63,8 +64,8 @@ impl<T> Leased<T> {
             }
             (0..PAUSES).for_each(|_| spin_loop());
         }
-        // Whoever's waiter is there has had his time: if it were left to him for ever, threads that first need something
-        // else could keep each other from what nobody has.
+        // The owner of the waiter had its time. If the lease were left to it forever, threads that first need another
+        // lease could keep each other from a lease that no thread has.
         if let Some(lease) = self.try_now() {
             self.waiter.store(0, Relaxed);
             return Some(lease);
@@ -73,7 +74,7 @@ impl<T> Leased<T> {
         None
     }
 
-    /// The value, whenever it is to be had; `meanwhile` is done over and over. For who holds nothing else.
+    /// The value, as soon as it is free; calls `meanwhile` in between. The caller must hold no other lease.
     pub fn seize(&self, mut meanwhile: impl FnMut()) -> MutexGuard<'_, T> {
         loop {
             if let Some(lease) = self.try_now() {
@@ -88,7 +89,7 @@ impl<T> Leased<T> {
     fn try_now(&self) -> Option<MutexGuard<'_, T>> {
         match self.value.try_lock() {
             Ok(lease) => Some(lease),
-            // A thread that panics takes the process along.
+            // A thread that panics ends the whole process.
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
             Err(TryLockError::WouldBlock) => None,
         }

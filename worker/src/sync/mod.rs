@@ -1,4 +1,4 @@
-//! What threads share, without a lock that anybody waits for: the policy has no futex.
+//! What threads share, without a lock that a thread sleeps on: the policy has no futex.
 
 pub mod bits;
 pub mod lease;

@@ -1,7 +1,7 @@
-//! Models of what threads do to each other: every order of their steps, as far as the memory model allows one, by loom.
+//! Models of how threads interact: loom tries every order of their steps that the memory model allows.
 //!
-//! The files themselves are looked at, `lease.rs` and `bits.rs`, with loom's atomics and locks in place of the standard library's
-//! and few tries in place of many. docs/understand/threads.md says what is shown.
+//! The models compile the same files, `lease.rs` and `bits.rs`, with loom's atomics and locks instead of the standard
+//! library's, and with fewer tries. docs/understand/threads.md says what they show.
 
 use loom::model::Builder;
 use loom::sync::Arc;
@@ -19,22 +19,22 @@ mod primitives {
 
 #[path = "bits.rs"]
 mod bits;
-#[allow(dead_code)] // The type for leases that last.
+#[allow(dead_code)] // The type for leases with a static lifetime.
 #[path = "lease.rs"]
 mod lease;
 
 use bits::Bits;
 use lease::Leased;
 
-/// All orders with at most so many threads that are interrupted in the midst of something.
+/// Tries all orders in which at most `preemptions` threads are interrupted.
 fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = Builder::new();
     builder.preemption_bound = Some(preemptions);
     builder.check(model);
 }
 
-/// Threads try once; what they do with the value is not mixed, and afterwards whoever comes gets it, at once, whatever
-/// wishes were left behind.
+/// Each thread tries once. The values do not mix, and afterwards the next thread gets the lease at once, whichever
+/// waiters were left behind.
 #[test]
 fn a_lease_is_one_thread_s_at_a_time_and_nobody_is_locked_out_for_good() {
     explore(3, || {
@@ -62,10 +62,10 @@ fn a_lease_is_one_thread_s_at_a_time_and_nobody_is_locked_out_for_good() {
     });
 }
 
-/// Two bursts want two leases each, in different order, and give back all when one is not to be had; the control thread
-/// takes what it needs.
+/// Two bursts need two leases each, in different order, and give back all when one is not free. The control thread
+/// takes the lease that it needs.
 #[test]
-fn nobody_waits_for_who_waits() {
+fn no_thread_waits_for_one_that_waits() {
     explore(2, || {
         let pair = Arc::new([Leased::new(0), Leased::new(0)]);
         let burst = |number: u32, order: [usize; 2], pair: Arc<[Leased<i32>; 2]>| {
@@ -78,7 +78,7 @@ fn nobody_waits_for_who_waits() {
         let other = pair.clone();
         let thread = thread::spawn(move || burst(1, [1, 0], other));
         let mut done = burst(0, [0, 1], pair.clone());
-        // Spins until it is to be had: were it never, loom would say so.
+        // Spins until the lease is free. Loom reports a lease that never is.
         *pair[1].seize(|| ()) += 10;
         done += thread.join().unwrap();
         let both = [pair[0].lease(2).map(|lease| *lease), pair[1].lease(2).map(|lease| *lease)];
@@ -86,9 +86,9 @@ fn nobody_waits_for_who_waits() {
     });
 }
 
-/// Threads that were turned away come again and again: each gets the lease in the end.
+/// Threads that did not get the lease try again and again: each gets it in the end.
 #[test]
-fn who_comes_again_gets_it() {
+fn a_thread_that_comes_again_gets_it() {
     explore(2, || {
         let leased = Arc::new(Leased::new(0));
         let insist = |leased: &Leased<i32>, number: u32| loop {
@@ -109,8 +109,9 @@ fn who_comes_again_gets_it() {
     });
 }
 
-/// Bits are set and nudged for by two threads, and taken by a third one that looks when it was nudged: each is taken once,
-/// at the last nudge at the latest. The eventfd is a counter whose writes and waits order what is around them.
+/// Two threads set bits and nudge for them. A third one takes the bits when it looks after a nudge: each bit is taken
+/// once, at the last nudge at the latest. The eventfd is a counter whose writes and waits order the accesses around
+/// them.
 #[test]
 fn no_bit_is_lost_and_none_is_taken_twice() {
     explore(3, || {
@@ -121,7 +122,7 @@ fn no_bit_is_lost_and_none_is_taken_twice() {
                 thread::spawn(move || {
                     let (bits, nudges) = &*shared;
                     bits.set(number);
-                    // Somebody else's, which another thread takes.
+                    // A bit for another thread.
                     bits.set(number + 8);
                     nudges.fetch_add(1, Release);
                 })

@@ -1,4 +1,4 @@
-//! Leases among real threads; [`crate::sync::models`] has all orders of fewer steps.
+//! Leases among real threads. [`crate::sync::models`] tries all orders of fewer steps.
 #![cfg(test)]
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::lease::Leased;
 
 #[test]
-fn who_was_turned_away_comes_next() {
+fn a_thread_that_was_turned_away_comes_next() {
     let leased = Leased::new(());
     let held = leased.lease(0).unwrap();
     assert!(leased.lease(1).is_none());
@@ -18,7 +18,7 @@ fn who_was_turned_away_comes_next() {
 }
 
 #[test]
-fn a_wish_that_its_owner_forgot_ends() {
+fn a_waiter_that_its_owner_forgot_ends() {
     let leased = Leased::new(());
     let held = leased.lease(0).unwrap();
     assert!(leased.lease(1).is_none());
@@ -27,8 +27,8 @@ fn a_wish_that_its_owner_forgot_ends() {
     assert_eq!(leased.waiter.load(Relaxed), 0);
 }
 
-/// As bursts do: threads take several leases in any order, one after the other, give back all when one is not to be
-/// had, and the control thread takes each now and then.
+/// As in bursts: threads take several leases in any order, one after the other, and give back all when one is not
+/// free. The control thread takes each lease now and then.
 #[test]
 fn all_get_on_whatever_the_order_and_nothing_is_done_twice_at_a_time() {
     const THREADS: u32 = 4;
