@@ -1,8 +1,7 @@
-//! The control thread: what the supervisor commands changes ports and queues while frames pass.
+//! The control thread: it executes the supervisor's commands and changes ports and queues while frames pass.
 //!
-//! It executes commands between two turns of its own queues and, like any thread, takes a queue's lease for whatever it
-//! does to the queue. So when it says that a command is done, no frame is under way that the command forbids, in any
-//! thread.
+//! It executes commands between two turns of its own queues. Like any thread, it leases a queue before it changes the
+//! queue. So when it reports that a command is done, no thread still moves a frame that the command forbids.
 
 mod memory;
 mod vrings;
@@ -23,14 +22,14 @@ use crate::port::{Port, QueueLease};
 use crate::process::clock;
 use crate::process::link::{CommandWithFds, Link, LinkEnd};
 
-/// Most commands that are executed at a look, so that clients that come and go by the thousand do not hold up those that
-/// stay. The others are still there at the next look.
+/// Most commands that one look executes, so that thousands of clients that come and go do not delay the others. The
+/// rest waits for the next look.
 const MAX_COMMANDS: usize = 4;
 
-/// No port has that slot, or no queue that index.
+/// No port has this slot, or no queue this index.
 const NO_PORT: nix::errno::Errno = nix::errno::Errno::ENXIO;
 
-/// What commands say of a client, and queues do not need.
+/// What commands say of a client and queues do not need.
 #[derive(Default)]
 struct Client {
     /// Negotiated virtio features.
@@ -39,28 +38,28 @@ struct Client {
     memory: GuestMemory,
     /// Memory table being collected.
     staged: GuestMemory,
-    /// Between two announcements.
+    /// The pause between two announcements.
     rarp: rarp::Pause,
 }
 
-/// The worker's whole state.
+/// The state of the whole worker.
 pub struct ControlThread {
     threads: &'static Threads,
     ledger: &'static Ledger,
-    /// Queues are only noted; the worker that serves is another.
+    /// A standby only registers queues. Another worker serves.
     standby: bool,
     link: Link,
     clients: Vec<Option<Box<Client>>>,
     requests: MapRequests,
-    /// A command that cannot be executed before regions are mapped; those behind it wait, too.
+    /// A command that must wait until regions are mapped. Later commands wait behind it.
     deferred: Option<CommandWithFds>,
     poller: Poller,
-    /// When the worker last said that it had woken, in nanoseconds.
+    /// When the worker last reported that it woke, in nanoseconds.
     said_busy: u64,
 }
 
 impl ControlThread {
-    /// A worker without ports.
+    /// The control thread of a worker without ports.
     pub fn new(threads: &'static Threads, start: &Start, link: Link, buffers: Buffers) -> ControlThread {
         let poller = Poller::new(threads, 0, buffers, start);
         if !start.standby {
@@ -73,7 +72,7 @@ impl ControlThread {
         ControlThread { threads, ledger, standby, link, clients, requests, deferred: None, poller, said_busy: 0 }
     }
 
-    /// Runs until the supervisor closes the control socket.
+    /// Runs until the supervisor closes the control socket, or breaks the protocol.
     pub fn run(&mut self) -> LinkEnd {
         loop {
             if self.poller.begin_turn()
@@ -88,7 +87,7 @@ impl ControlThread {
         }
     }
 
-    /// Asks the kernel for kicks and commands; blocks when there is nothing to poll.
+    /// Asks the kernel for kicks and commands. Blocks when there is nothing to poll.
     fn look(&mut self) -> Result<(), LinkEnd> {
         self.link.flush()?;
         self.requests.hand_over();
@@ -116,7 +115,7 @@ impl ControlThread {
         Ok(())
     }
 
-    /// Executes what has come, as far as it need not wait for regions to be mapped.
+    /// Executes the commands that have arrived, up to one that must wait for regions to be mapped.
     fn execute_some(&mut self) -> Result<(), LinkEnd> {
         for _ in 0..MAX_COMMANDS {
             let before = self.deferred.take();
@@ -138,7 +137,7 @@ impl ControlThread {
         Ok(())
     }
 
-    /// Tells the supervisor now and then that there is a heartbeat to look at.
+    /// Tells the supervisor, now and then, that this worker is awake and that its heartbeat means something.
     fn say_busy(&mut self) -> Result<(), LinkEnd> {
         let now = clock::now_ns();
         if now.saturating_sub(self.said_busy) < BUSY_QUIET.as_nanos() as u64 {
@@ -190,25 +189,25 @@ impl ControlThread {
         self.clients.get_mut(usize::from(slot)).and_then(Option::as_deref_mut).ok_or(NO_PORT)
     }
 
-    /// The place of a client that is here.
+    /// The port of a client that is connected.
     fn port(&self, slot: u16) -> Option<&'static Port> {
         self.clients.get(usize::from(slot))?.as_ref()?;
         self.threads.ports.get(slot)
     }
 
-    /// The lease of a queue of a client that is here, if the queue was ever used.
+    /// Leases a queue of a connected client, if the queue was ever used.
     fn queue(&self, queue: QueueId) -> Option<QueueLease> {
         self.port(queue.slot)?.seize(queue, || self.poller.beat())
     }
 
-    /// The same, and the queue is used from now on.
+    /// The same, but the queue counts as used from now on.
     fn use_queue(&self, queue: QueueId) -> nix::Result<QueueLease> {
         let port = self.port(queue.slot).filter(|port| port.make_pair(queue.pair())).ok_or(NO_PORT)?;
         port.seize(queue, || self.poller.beat()).ok_or(NO_PORT)
     }
 
     fn add(&mut self, slot: u16, seq: u64) -> nix::Result<()> {
-        // A place that nobody left in order is empty, too.
+        // The place may still hold an earlier port that was not removed.
         self.clear(slot, seq);
         self.threads.ports.make(slot, self.ledger).ok_or(NO_PORT)?;
         let place = self.clients.get_mut(usize::from(slot)).ok_or(NO_PORT)?;
@@ -225,7 +224,7 @@ impl ControlThread {
         was_there.then_some(()).ok_or(NO_PORT)
     }
 
-    /// Stops all queues of a port, and forgets what they and the client were told.
+    /// Stops all queues of a port, and resets what commands said of them and of the client.
     fn clear(&mut self, slot: u16, seq: u64) {
         for queue in self.port(slot).into_iter().flat_map(Port::used) {
             self.stop(queue);
@@ -238,8 +237,8 @@ impl ControlThread {
         self.requests.unmap(tables.flat_map(GuestMemory::into_mappings), seq);
     }
 
-    /// Takes over from the worker that served. All receive first: other threads begin with a transmit queue at once, and
-    /// its first frame must not meet a receiver that is to start after it.
+    /// Takes over from the worker that served. All receive queues start first: other threads begin with a transmit
+    /// queue at once, and its first frame must find every receiver started.
     fn promote(&mut self) {
         self.standby = false;
         let threads = self.threads;
@@ -265,7 +264,7 @@ impl ControlThread {
         Ok(())
     }
 
-    /// Has a transmit queue polled by its thread.
+    /// Lets the owner thread poll a transmit queue.
     fn poll(&mut self, queue: QueueId) {
         if !queue.transmits() {
             return;
@@ -294,12 +293,12 @@ impl ControlThread {
         }
     }
 
-    /// Stops a queue by itself and tells the supervisor.
+    /// Stops a queue without a command and reports that to the supervisor.
     fn fault(&mut self, queue: QueueId, fault: RingFault) {
         self.stop(queue);
         let QueueId { slot: port, index: ring } = queue;
         let report = Report { port, ring, value: fault as u64, ..Report::new(ReportKind::RingFault, 0) };
-        // A supervisor that is gone is noticed at the next look.
+        // The next look notices a supervisor that is gone.
         let _ = self.link.report(report);
     }
 }

@@ -1,20 +1,22 @@
-//! Fair shares by cost: deficit round robin (Shreedhar and Varghese, 1995) over the rings that are polled.
+//! Fair shares by cost: deficit round robin (Shreedhar and Varghese, 1995) over the polled rings.
 //!
-//! In each turn of the loop a ring may spend its [`share`], whatever it spends it on: many small frames, a few long ones,
-//! long chains, frames to many ports. What its last frame cost beyond that it pays by the turns to come. So a turn, and
-//! with it what a frame waits for behind other ports' frames, is bounded, and a ring's share is the same whatever its
-//! guest sends. A turn in which nobody else has work costs next to nothing, so who is alone does not wait.
+//! In each turn of the loop a ring may spend its [`share`], on many small frames, on a few long ones, on long chains
+//! or on frames to many ports. If its last frame costs more, the ring pays the rest in later turns. So a turn is
+//! bounded, and with it the time that a frame waits behind other ports' frames; and a ring's share does not depend on
+//! what its guest sends. A turn in which no other ring has work costs almost nothing, so a single busy ring does not
+//! wait.
 //!
-//! Costs are counted in octets that could be copied instead, about an eighth of a nanosecond each; they need be right
-//! only so far as no way to spend a turn is much cheaper than it costs.
+//! The unit of cost is one copied octet, about an eighth of a nanosecond. Costs need only be accurate enough that no
+//! way to spend a turn takes much longer than its cost says.
 
-/// What a ring may spend for which nobody waits, so that what a turn itself costs is shared by a few frames of 64 KiB.
+/// What a single busy ring may spend, so that the cost of the turn itself is shared by a few frames of 64 KiB.
 const ALONE: u64 = 4 * TURN;
-/// What several rings together may spend in a turn: a batch of 64 small frames, or a little less than a frame of 64 KiB.
+/// What several rings together may spend in one turn: a batch of 64 small frames, or slightly less than one frame of
+/// 64 KiB.
 pub const TURN: u64 = 48 * 1024;
-/// What a ring may spend however many there are: some 20 small frames, since bursts of a few cost more for each frame.
+/// What each ring may spend at least: some 20 small frames. Smaller bursts cost more for each frame.
 const LEAST: u64 = TURN / 3;
-/// What each ring may spend in a turn when so many want to.
+/// What each of `rings` busy rings may spend in one turn.
 #[inline]
 pub fn share(rings: usize) -> u64 {
     match rings {
@@ -23,20 +25,20 @@ pub fn share(rings: usize) -> u64 {
     }
 }
 
-/// A ring's account: below 0, what it still has to pay.
+/// The credit of a ring. Below 0: what it still has to pay.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Credit(i64);
 
 impl Credit {
-    /// A turn begins, in which the ring has this share: what it may spend. `None`: it has spent that already.
+    /// Begins a turn and returns what the ring may spend of its `share`. `None`: the ring has already spent it.
     #[inline]
     pub fn draw(&mut self, share: u64) -> Option<u64> {
-        // What was left over is not kept: a ring that was empty has no claim to more than the others.
+        // Credit that was not used is lost: a ring that was empty may not spend more than the others.
         self.0 = self.0.min(0).saturating_add_unsigned(share);
         u64::try_from(self.0).ok().filter(|credit| *credit > 0)
     }
 
-    /// That was spent.
+    /// Takes `cost` off the credit.
     #[inline]
     pub fn spend(&mut self, cost: u64) {
         self.0 = self.0.saturating_sub_unsigned(cost);
@@ -49,7 +51,7 @@ mod tests {
 
     use super::*;
 
-    /// What rings spend in so many turns, each with frames of one cost and never empty.
+    /// What rings spend in this number of turns. Each ring is never empty and has frames of one cost.
     fn spent(turns: u64, costs: &[u64]) -> Vec<u64> {
         let mut rings = vec![(Credit::default(), 0); costs.len()];
         for _ in 0..turns {

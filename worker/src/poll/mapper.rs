@@ -1,19 +1,19 @@
-//! The mapper: the thread that maps clients' memory and unmaps it, so that no thread that moves frames waits for either.
+//! The mapper: the thread that maps and unmaps clients' memory, so that no thread that moves frames waits for that.
 //!
 //! # Theory of operation
 //!
-//! Both are work that clients cause, and both can be made long. Unmapping takes a tenth of a second for each 3 GiB that was
-//! touched, and mapping and unmapping wait for whoever else is at the file's list of mappings, which its owner can make as
-//! long as he likes. In the kernel only threads wait that touch the same mapping, or change any. So a thread of its own does
-//! both; it moves no frames.
+//! Clients cause both kinds of work, and can make both slow. Unmapping takes a tenth of a second for each 3 GiB of
+//! touched memory. Mapping and unmapping also wait for other users of the file's list of mappings, which the file's
+//! owner can make arbitrarily long. In the kernel only those threads wait that touch the same mapping or change any
+//! mapping. So a thread of its own does both, and moves no frames.
 //!
-//! The control thread asks by [`MapRequests`]. What is to be mapped comes first, one by one. What is to be unmapped is looked
-//! up by nobody any more; it goes in slices, so many octets that a slice takes some tens of microseconds, and after
-//! [`WORK_NS`] of them the mapper rests for a millisecond: it may have to share its processor with a thread that moves frames.
+//! The control thread sends requests through [`MapRequests`]. Map requests come first, one by one. A leaving mapping
+//! is no longer used by anybody. The mapper unmaps it in slices that take some tens of microseconds each. After
+//! [`WORK_NS`] of them it rests for a millisecond, since it may share its processor with a thread that moves frames.
 //!
-//! The policy has no futex, so the queues are leased ([`crate::sync::lease`]), each for the time of a push or a pop. The mapper
-//! neither allocates nor frees: in any thread but the first that may need syscalls which the policy does not have. So the
-//! queues have all their room from the start, and what goes through them owns no block of the allocator's.
+//! The policy has no futex, so the queues are leased ([`crate::sync::lease`]), each for one push or pop. The mapper
+//! neither allocates nor frees: in any thread but the first the allocator may need syscalls that the policy does not
+//! have. So the queues have their full capacity from the start, and their entries own no allocated memory.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -33,22 +33,22 @@ use crate::sync::lease::Leased;
 const ROOM: usize = 64;
 /// The control thread's number, for leases.
 const CONTROL: u32 = 0;
-/// How long the mapper unmaps until it rests, in nanoseconds.
+/// How long the mapper unmaps before it rests, in nanoseconds.
 const WORK_NS: u64 = 300_000;
 /// How long it rests, in milliseconds.
 const REST_MS: u8 = 1;
-/// A slice is to take between these times, in nanoseconds, as far as there are octets for it.
+/// A slice should take a time in this range, in nanoseconds, if there are octets enough.
 const SLICE_NS: std::ops::Range<u64> = 20_000..60_000;
-/// Octets of a slice, at least and at most: what was never touched takes no time, and what comes behind it may have been.
+/// Least and most octets of a slice. Untouched memory takes no time, but the memory after it may have been touched.
 const SLICE: std::ops::RangeInclusive<usize> = 256 << 10..=8 << 20;
 
-/// A region that is to be mapped.
+/// A request to map a region.
 pub struct MapRequest {
     /// Number of the command.
     pub seq: u64,
-    /// Whose it is.
+    /// Slot of the region's port.
     pub port: u16,
-    /// For the table that is being collected; else for the one in force.
+    /// For the collected table. Otherwise for the one in force.
     pub staged: bool,
     /// The region.
     pub region: Region,
@@ -56,22 +56,22 @@ pub struct MapRequest {
     pub fd: OwnedFd,
 }
 
-/// What became of it.
+/// The answer to a map request.
 pub struct Mapped {
     /// Number of the command.
     pub seq: u64,
-    /// Whose it is.
+    /// Slot of the region's port.
     pub port: u16,
-    /// For the table that is being collected; else for the one in force.
+    /// For the collected table. Otherwise for the one in force.
     pub staged: bool,
     /// The mapping.
     pub outcome: Result<NewMapping, Errno>,
 }
 
-/// What goes.
+/// What is to be unmapped.
 enum Leaving {
     Mapping(Unmapping),
-    /// All that the commands up to this one took away stands in front.
+    /// All mappings that the commands up to this one removed are before this mark.
     Mark(u64),
 }
 
@@ -80,13 +80,13 @@ pub struct Mapper {
     wanted: Leased<VecDeque<MapRequest>>,
     mapped: Leased<VecDeque<Mapped>>,
     leaving: Leased<VecDeque<Leaving>>,
-    /// The last mark that was reached.
+    /// The last mark that the mapper reached.
     unmapped: AtomicU64,
     notify: Notify,
 }
 
 impl Mapper {
-    /// Nothing to do.
+    /// A mapper without work.
     pub fn new() -> nix::Result<Mapper> {
         Ok(Mapper {
             wanted: Leased::new(VecDeque::with_capacity(ROOM)),
@@ -97,7 +97,7 @@ impl Mapper {
         })
     }
 
-    /// The life of the thread. `tell` has the control thread look at its requests.
+    /// The life of the thread. `tell` makes the control thread look for answers.
     pub fn run(&self, tell: impl Fn()) -> Errno {
         let mut events = [EpollEvent::empty(); MAX_EVENTS];
         let mut remains: Option<Unmapping> = None;
@@ -107,7 +107,7 @@ impl Mapper {
             let mut news = false;
             let mut now = begin;
             while now.saturating_sub(begin) < WORK_NS {
-                // By turns, so that what goes keeps up with what comes.
+                // Maps and unmaps by turns, so that unmapping keeps up with mapping.
                 news |= self.map_next();
                 if let Some(rest) = &mut remains {
                     if !rest.unmap(slice) {
@@ -145,7 +145,7 @@ impl Mapper {
         }
     }
 
-    /// Maps what is wanted next; true: something was.
+    /// Maps the next requested region. True: there was one.
     fn map_next(&self) -> bool {
         let Some(wanted) = self.wanted.seize(|| ()).pop_front() else { return false };
         let MapRequest { seq, port, staged, region, fd } = wanted;
@@ -156,7 +156,7 @@ impl Mapper {
     }
 }
 
-/// How many octets to unmap after so many took that long.
+/// The size of the next slice, after a slice of this size took `took_ns`.
 fn next_slice(slice: usize, took_ns: u64) -> usize {
     match took_ns {
         took if took < SLICE_NS.start => (slice * 2).min(*SLICE.end()),
@@ -165,21 +165,21 @@ fn next_slice(slice: usize, took_ns: u64) -> usize {
     }
 }
 
-/// The control thread's end: what it has asked for and not yet heard of.
+/// The control thread's end: its requests and the answers that are still to come.
 pub struct MapRequests {
     mapper: &'static Mapper,
     wanted: VecDeque<MapRequest>,
     leaving: VecDeque<Leaving>,
     under_way: usize,
-    /// The last mark that was set, and the last one that was told of.
+    /// The last mark that was set, and the last one that was reported.
     marked: u64,
     told: u64,
-    /// The mapper had a queue just then.
+    /// The mapper had just leased a queue.
     again: bool,
 }
 
 impl MapRequests {
-    /// None.
+    /// No requests.
     pub fn new(mapper: &'static Mapper) -> MapRequests {
         MapRequests {
             mapper,
@@ -192,25 +192,25 @@ impl MapRequests {
         }
     }
 
-    /// Wants a region mapped. Not to be called while [`MapRequests::is_full`].
+    /// Requests that a region be mapped. Must not be called while [`MapRequests::is_full`].
     pub fn map(&mut self, wanted: MapRequest) {
         self.under_way += 1;
         self.wanted.push_back(wanted);
     }
 
-    /// So many regions wait to be mapped that there is no place for another one.
+    /// Whether so many requests wait that there is no place for another one.
     pub fn is_full(&self) -> bool {
         self.under_way >= ROOM
     }
 
-    /// Whether regions wait to be mapped.
+    /// Whether requests wait for an answer.
     pub fn awaits_mappings(&self) -> bool {
         self.under_way > 0
     }
 
-    /// Has mappings unmapped that no ring has any more, which the command `seq` took away.
+    /// Unmaps mappings that no ring uses any more and that the command `seq` removed.
     pub fn unmap(&mut self, mappings: impl IntoIterator<Item = Arc<Mapping>>, seq: u64) {
-        // Rings that had them have let go of them, or else the last of them unmaps it.
+        // Mappings that somebody still holds are unmapped by their last holder.
         self.leaving.extend(mappings.into_iter().filter_map(Unmapping::of).map(Leaving::Mapping));
         let before = std::mem::replace(&mut self.marked, seq);
         match self.leaving.is_empty() && self.mapper.unmapped.load(Relaxed) == before {
@@ -219,13 +219,13 @@ impl MapRequests {
         }
     }
 
-    /// Gives the mapper what it has room for.
+    /// Gives the mapper the requests that it has room for.
     pub fn hand_over(&mut self) {
         let mut handed = false;
         let mut give = || {
             if !self.wanted.is_empty() {
                 let mut queue = self.mapper.wanted.lease(CONTROL)?;
-                // There is room for as many as may be under way.
+                // The queue has room for all requests that may wait.
                 queue.extend(self.wanted.drain(..));
                 handed = true;
             }
@@ -243,7 +243,7 @@ impl MapRequests {
         }
     }
 
-    /// The next region that was mapped, or could not be.
+    /// The next region that was mapped, or could not be mapped.
     pub fn next_mapped(&mut self) -> Option<Mapped> {
         if self.under_way == 0 {
             return None;
@@ -257,12 +257,12 @@ impl MapRequests {
         Some(mapped)
     }
 
-    /// Whether the mapper had a queue for itself just then, so that it is to be tried again at once; forgets it.
+    /// Whether the mapper had just leased a queue, so that the next try is due at once. Clears the mark.
     pub fn must_try_again(&mut self) -> bool {
         std::mem::take(&mut self.again)
     }
 
-    /// News: all that the commands up to this one took away is unmapped.
+    /// The number of the last command whose mappings are all unmapped, if it is new.
     pub fn unmapped(&mut self) -> Option<u64> {
         let seq = self.mapper.unmapped.load(Relaxed);
         (std::mem::replace(&mut self.told, seq) < seq).then_some(seq)
@@ -314,7 +314,7 @@ mod tests {
             assert_eq!(seq, mappings.len() as u64 + 2);
             mappings.push(Arc::new(Mapping::new(0, outcome.unwrap())));
         }
-        // More than there are places for.
+        // More than the queue has places for.
         let last = seq + mappings.len() as u64;
         for mapping in mappings {
             seq += 1;

@@ -1,4 +1,4 @@
-//! The threads and their loop: what is polled, who waits for what, and for how long.
+//! The threads and their loop: which rings are polled, which wait, and for how long.
 
 pub mod control_thread;
 pub mod fair_share;

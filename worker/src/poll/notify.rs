@@ -1,9 +1,9 @@
-//! Waiting: an epoll for each thread, and one more while the worker is on standby, for the kick fds of its transmit rings; the control thread's is for the control
-//! socket, too, and for the kick fds of receive rings if no other thread moves frames. Each has an eventfd beside, by which
-//! others nudge it.
+//! Waiting. Each thread has two epolls. One of them is for the time on standby: it leaves out the kicks. Each thread
+//! also has an eventfd by which other threads nudge it. The control thread also waits for the control socket. If no
+//! other thread moves frames, it waits for the kick fds of receive rings, too.
 //!
-//! Kicks are edge-triggered and the eventfds never read: each write is a new edge, and the counter's value says nothing
-//! that the ring does not. So an fd of the wrong kind costs no hang and no read.
+//! Kicks are edge-triggered, and the eventfds are never read: each write is a new edge, and the ring says all that
+//! the counter could say. So an fd of the wrong kind causes no hang and no read.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -26,17 +26,18 @@ pub type Events = [EpollEvent; MAX_EVENTS];
 pub enum Woken {
     /// The control socket can be read.
     Control,
-    /// Another thread has left something to be done.
+    /// Another thread has left work for this one.
     Nudge,
-    /// A guest kicked. May be stale: the queue may be gone.
+    /// A guest kicked. May be stale: the queue may have been removed.
     Kick(QueueId),
 }
 
-/// What one thread waits by, which the control thread changes.
+/// What one thread waits for. The control thread changes it.
 pub struct Notify {
-    /// For all but kicks: while the worker is on standby.
+    /// All but kicks. Used while the worker is on standby.
     quiet: Epoll,
-    /// For all, once it serves. Kicks are watched from the start, so that there is nothing to do for each ring then.
+    /// All, including kicks. Used once the worker serves. Kicks are watched from the start, so that a promotion needs
+    /// no work for each ring.
     all: Epoll,
     serves: AtomicBool,
     nudge: EventFd,
@@ -54,14 +55,14 @@ impl Notify {
         Ok(notify)
     }
 
-    /// Waits for the control socket, too.
+    /// Also waits for the control socket.
     pub fn watch_control(&self, control: &impl AsFd) -> nix::Result<()> {
         let event = EpollEvent::new(EpollFlags::EPOLLIN, CONTROL);
         self.quiet.add(control, event)?;
         self.all.add(control, event)
     }
 
-    /// Waits for kicks as well from now on.
+    /// Also waits for kicks from now on.
     pub fn serve(&self) {
         self.serves.store(true, Relaxed);
         self.nudge();
@@ -71,7 +72,7 @@ impl Notify {
         if self.serves.load(Relaxed) { &self.all } else { &self.quiet }
     }
 
-    /// Waits for the control socket no more, but for its end; or waits again.
+    /// Stops waiting for the control socket, except for its end; or waits for it again.
     pub fn heed_control(&self, control: &impl AsFd, heed: bool) {
         let flags = if heed { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
         let _ = self.epoll().modify(control, &mut EpollEvent::new(flags, CONTROL));
@@ -83,18 +84,18 @@ impl Notify {
         self.all.add(kick, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, data))
     }
 
-    /// Waits no more; before the fd is closed, since the client holds the file as well.
+    /// Stops waiting for kicks of a ring. Must come before the fd is closed, since the client holds the file as well.
     pub fn forget(&self, kick: &OwnedFd) {
         let _ = self.all.delete(kick);
     }
 
-    /// Wakes the thread, or has it look around if it is awake.
+    /// Wakes the thread, or makes it look again if it is awake.
     pub fn nudge(&self) {
-        // Full it would be after 2^64 nudges.
+        // Cannot fail: the counter is full only after 2^64 nudges.
         let _ = nix::unistd::write(&self.nudge, &1u64.to_ne_bytes());
     }
 
-    /// What has happened; waits until something does for at most `timeout`.
+    /// Returns what happened. Waits for that at most `timeout`.
     pub fn wait<'e>(
         &self,
         events: &'e mut Events,
@@ -113,7 +114,7 @@ impl Notify {
     }
 }
 
-/// The timeout of a wait that ends at `until`, in nanoseconds; `None`: when something happens.
+/// The timeout of a wait that ends at `until`, in nanoseconds. `None`: no timeout.
 pub fn until(until: Option<u64>, now: u64) -> EpollTimeout {
     let Some(until) = until else { return EpollTimeout::NONE };
     let ms = until.saturating_sub(now).div_ceil(1_000_000);

@@ -1,13 +1,14 @@
 //! The loop of one thread over its transmit rings.
 //!
-//! Rings are *polled* or *parked*. A polled ring is looked at in each turn of the loop, with kicks suppressed, and may
-//! spend its share of the turn ([`crate::port::cost`]). When it has been empty for long, or when all have been for as long as
-//! the loop spins ([`crate::poll::spin`]), it asks for a kick, is looked at once more, and is parked: it costs nothing until
-//! its kick fd wakes the loop. While rings are polled, the kernel is asked for kicks and commands now and then; when
-//! none is, the loop blocks. So an idle switch uses no processor and a busy one makes no syscall per frame.
+//! Rings are *polled* or *parked*. Each turn of the loop looks at each polled ring, with kicks suppressed, and the
+//! ring may spend its share of the turn ([`crate::port::cost`]). A ring is parked when it has been empty for long, or
+//! when all rings have been empty for as long as the loop spins ([`crate::poll::spin`]). To park it, the loop asks
+//! for a kick and looks at it once more. A parked ring costs nothing until its kick fd wakes the loop. While rings
+//! are polled, the loop asks the kernel for kicks and commands now and then. When no ring is polled, it blocks. So an
+//! idle switch uses no processor, and a busy one makes no syscall per frame.
 //!
-//! A ring whose frame finds no buffer is *held* for a bounded time ([`crate::poll::pause`]): it is looked at in no turn until
-//! its receiver has buffers again. Other rings do not wait for it.
+//! A ring whose frame finds no buffer is *paused* for a bounded time ([`crate::poll::pause`]): no turn looks at it
+//! until its receiver has buffers again. Other rings do not wait for it.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -34,14 +35,16 @@ use crate::process::clock;
 
 /// Longest time between two looks at the kernel while rings are busy, in nanoseconds.
 const LOOK_NS: u64 = 50_000;
-/// The same while the polled rings are empty.
+/// The same while all polled rings are empty.
 const IDLE_LOOK_NS: u64 = 5_000;
-/// How long a ring that is empty is polled while others are not, in nanoseconds: longer than there is between frames of
-/// most conversations, since a look at a ring costs less than a kick.
+/// How long an empty ring stays polled while others are busy, in nanoseconds. Longer than the time between frames of
+/// most flows, since a look at a ring costs less than a kick.
 const LINGER_NS: u64 = 1_000_000;
-/// How long after its last frame a ring counts among those that want a share, in nanoseconds: longer than a conversation pauses.
+/// How long after its last frame a ring still counts among those that want a share, in nanoseconds. Longer than the
+/// short gaps in a flow.
 const WANTS_NS: u64 = 200_000;
-/// How long one of several threads sleeps at most while it pauses rings, in nanoseconds: their receivers' kicks do not wake it.
+/// With several threads, how long a thread that pauses rings sleeps at most, in nanoseconds: the receivers' kicks do
+/// not wake it.
 const NAP_NS: u64 = 1_000_000;
 
 /// A ring that is polled.
@@ -51,11 +54,11 @@ struct Polled {
     /// When it last had something, in nanoseconds.
     busy_ns: u64,
     credit: Credit,
-    /// It was paused, and nothing was taken from it since.
+    /// It was paused, and no frame was taken from it since.
     remaining: Option<Remaining>,
 }
 
-/// What a thread needs room for; made before it is confined, but for the first one's.
+/// The memory that a thread needs. Made before the thread is confined, except for the first thread's.
 pub struct Buffers {
     leases: Leases,
     burst: Burst,
@@ -70,7 +73,7 @@ impl Buffers {
         Buffers {
             leases: Leases::new(),
             burst: Burst::new(),
-            // All that there can be: the policy has no mremap, by which the allocator lets large blocks grow.
+            // Capacity for all rings: the policy has no mremap, by which the allocator grows large blocks.
             polled: Vec::with_capacity(MAX_PORTS * MAX_RINGS / 2),
             pauses: Pauses::new(),
             listed: vec![0; MAX_PORTS].into_boxed_slice(),
@@ -78,34 +81,34 @@ impl Buffers {
     }
 }
 
-/// What became of a look at a queue.
+/// The result of serving a queue.
 enum Outcome {
-    /// There was nothing.
+    /// There was no frame.
     Idle,
-    /// Frames were taken; or none, because another thread has what the first one needs.
+    /// Frames were taken; or none, because another thread has what the first frame needs.
     Served {
-        /// How many.
+        /// How many frames were taken.
         frames: usize,
-        /// What they cost.
+        /// Their cost.
         cost: u64,
     },
-    /// The same, and the next frame waits for a buffer.
+    /// Frames were taken, and the next frame waits for a buffer.
     Waits {
         /// How many frames were taken.
         frames: usize,
-        /// What they cost.
+        /// Their cost.
         cost: u64,
-        /// The buffer.
+        /// The buffer that the next frame waits for.
         wait: BufferWait,
         /// For how many nanoseconds at most.
         longest: u64,
     },
-    /// The queue does not run, or not any more.
+    /// The queue does not run, or has just stopped.
     Stopped,
 }
 
 impl Outcome {
-    /// There was something, or may be.
+    /// Whether there was a frame, or may have been one.
     fn worked(&self) -> bool {
         match self {
             Outcome::Idle | Outcome::Stopped => false,
@@ -115,13 +118,13 @@ impl Outcome {
     }
 }
 
-/// What a look at the kernel has found.
+/// The result of a look at the kernel.
 pub struct Looked {
     /// The thread had blocked.
     pub blocked: bool,
     /// There are commands.
     pub commands: bool,
-    /// Another thread has left something to be done.
+    /// Another thread has left work for this one.
     pub nudged: bool,
 }
 
@@ -137,19 +140,19 @@ pub struct Poller {
     polled: Vec<Polled>,
     /// How many of them wanted a share in the last turn.
     wanting: usize,
-    /// Those that are held instead.
+    /// The paused rings.
     pauses: Pauses<Polled>,
     /// By slot: queue pairs whose transmit rings are in `polled` or `pauses`, a bit for each.
     listed: Box<[u32]>,
     events: Events,
-    /// When the loop's turn began, in nanoseconds.
+    /// When this turn of the loop began, in nanoseconds.
     now_ns: u64,
-    /// When the kernel is to be looked at, in nanoseconds; 0: at once.
+    /// When the next look at the kernel is due, in nanoseconds; 0: now.
     look_at: u64,
 }
 
 impl Poller {
-    /// The loop of thread `number`; no rings yet.
+    /// The loop of thread `number`, without rings.
     pub fn new(threads: &'static Threads, number: usize, buffers: Buffers, start: &Start) -> Poller {
         let Buffers { leases, mut burst, polled, pauses, listed } = buffers;
         burst.set_batch(start.settings.batch);
@@ -172,7 +175,7 @@ impl Poller {
         }
     }
 
-    /// The life of a thread that hears no commands: it waits for the first one, which thread 0 hears.
+    /// The life of a thread that executes no commands. It waits until thread 0 has received the first command.
     pub fn live(threads: &'static Threads, number: usize) {
         let buffers = Buffers::new();
         threads.is_ready();
@@ -191,7 +194,8 @@ impl Poller {
 
     /// Runs until the process ends.
     fn run(mut self) {
-        // Commands may have been obeyed already, and the nudges for them taken for the one that told of the start.
+        // Thread 0 may have executed commands already, and this thread may have taken the nudges for them as the
+        // nudge of the start.
         self.poll_woken();
         let mut said_busy = 0;
         loop {
@@ -199,7 +203,7 @@ impl Poller {
                 match self.look(true) {
                     Ok(looked) => {
                         if looked.blocked && self.now_ns.saturating_sub(said_busy) >= BUSY_QUIET.as_nanos() as u64 {
-                            // Thread 0 wakes of it, and says so.
+                            // The nudge wakes thread 0, which tells the supervisor.
                             said_busy = self.now_ns;
                             self.threads.first().nudge();
                         }
@@ -221,7 +225,7 @@ impl Poller {
         }
     }
 
-    /// Begins a turn of the loop. True: it is time to look at the kernel.
+    /// Begins a turn of the loop. True: the look at the kernel is due.
     pub fn begin_turn(&mut self) -> bool {
         self.beat();
         self.read_clock();
@@ -232,7 +236,7 @@ impl Poller {
         look
     }
 
-    /// Nothing is to be polled before something comes, or a hold is over.
+    /// Whether nothing needs polling until an event comes or a pause ends.
     fn may_block(&self) -> bool {
         self.polled.is_empty() && self.pauses.are_armed()
     }
@@ -252,12 +256,12 @@ impl Poller {
         self.forwarder.now_s = self.now_ns / 1_000_000_000;
     }
 
-    /// Shows that the thread gets on.
+    /// Shows that the thread makes progress.
     pub fn beat(&self) {
         self.state.heartbeat.store(self.state.heartbeat.load(Relaxed).wrapping_add(1), Relaxed);
     }
 
-    /// Asks the kernel for kicks and commands; blocks, if it may, when there is nothing to poll.
+    /// Asks the kernel for kicks and commands. Blocks, if it may, when there is nothing to poll.
     pub fn look(&mut self, may_block: bool) -> nix::Result<Looked> {
         let block = may_block && self.may_block();
         let timeout = if block { self.timeout() } else { EpollTimeout::ZERO };
@@ -275,7 +279,7 @@ impl Poller {
                 Woken::Kick(queue) => *place = Some(queue),
             }
         }
-        // It may have slept for long.
+        // The thread may have slept for long.
         self.read_clock();
         if !self.state.sleep_clock().is_awake() {
             self.state.wake_up(asked_ns, self.now_ns);
@@ -285,7 +289,7 @@ impl Poller {
             if let Some(counters) = view.counters(queue.slot) {
                 view.counting.add(&counters.kicks, 1);
             }
-            // A receiver's kick tells of a buffer that a paused queue waits for.
+            // A receiver's kick only wakes the loop: a paused queue waits for the buffer.
             if queue.transmits() {
                 self.poll(queue);
             }
@@ -305,7 +309,7 @@ impl Poller {
         }
     }
 
-    /// Serves each polled ring that has credit once; parks those that have been empty for long.
+    /// Serves each polled ring that has credit once. Parks rings that have been empty for long.
     pub fn turn(&mut self) {
         let now = self.now_ns;
         while let Some(resumed) = self.pauses.next_due(&self.forwarder.view, now) {
@@ -324,7 +328,7 @@ impl Poller {
         }
     }
 
-    /// True: something was there.
+    /// True: at least one ring had frames.
     fn serve_all(&mut self, now: u64) -> bool {
         let linger = self.spin.window().max(LINGER_NS);
         let share = fair_share::share(self.wanting);
@@ -362,7 +366,7 @@ impl Poller {
         worked
     }
 
-    /// A polled queue was served.
+    /// Charges a polled queue that was served.
     fn charge(&mut self, at: usize, now: u64, frames: usize, cost: u64) {
         if let Some(entry) = self.polled.get_mut(at) {
             entry.busy_ns = now;
@@ -371,7 +375,7 @@ impl Poller {
         }
     }
 
-    /// A polled queue is paused instead. It stays listed.
+    /// Pauses a polled queue. It stays listed.
     fn pause(&mut self, at: usize, now: u64, (frames, cost): (usize, u64), (wait, longest): (BufferWait, u64)) {
         let mut entry = self.polled.swap_remove(at);
         entry.credit.spend(cost);
@@ -383,7 +387,7 @@ impl Poller {
     fn serve(&mut self, id: QueueId, budget: u64) -> Outcome {
         let Some(port) = self.threads.ports.get(id.slot) else { return Outcome::Stopped };
         let Some(leased) = port.transmit(id.pair()) else { return Outcome::Stopped };
-        // A command changes it right now.
+        // A command is changing the queue.
         let Some(mut queue) = leased.lease(self.number as u32) else { return Outcome::Served { frames: 0, cost: 0 } };
         if !queue.endpoint.runs() {
             return Outcome::Stopped;
@@ -413,7 +417,7 @@ impl Poller {
         }
     }
 
-    /// Parks all queues in which nothing came meanwhile.
+    /// Parks all queues that got no frames meanwhile.
     fn park_all(&mut self) {
         let mut at = 0;
         while let Some(Polled { queue, .. }) = self.polled.get(at).copied() {
@@ -427,7 +431,7 @@ impl Poller {
         }
     }
 
-    /// Lets a queue sleep until it is kicked; false when frames came meanwhile.
+    /// Parks a queue until it is kicked. False: frames came meanwhile.
     fn park(&mut self, queue: QueueId) -> bool {
         let Some(mut queue) = self.forwarder.view.transmit(queue).leased() else { return false };
         let has_frames = queue.endpoint.arm();
@@ -441,7 +445,7 @@ impl Poller {
     pub fn poll(&mut self, id: QueueId) {
         let Some(pairs) = self.listed.get_mut(usize::from(id.slot)) else { return };
         let Some(pair) = 1u32.checked_shl(u32::from(id.pair())).filter(|pair| *pairs & pair == 0) else { return };
-        // It is in the list even if a command changes it right now: the next turn looks again.
+        // A queue that a command is changing is listed as well: the next turn looks again.
         if let Some(mut queue) = self.forwarder.view.transmit(id).leased() {
             if !queue.endpoint.runs() {
                 return;
@@ -453,7 +457,7 @@ impl Poller {
         self.polled.push(Polled { queue: id, busy_ns, credit, remaining: None });
     }
 
-    /// The same for a queue that was started, stopped or changed: if it is paused, that ends.
+    /// The same for a queue that was started, stopped or changed. Ends its pause, if it is paused.
     pub fn rouse(&mut self, queue: QueueId) {
         match self.pauses.release(queue, &self.forwarder.view, self.now_ns) {
             Some(resumed) => self.resume(resumed),
@@ -461,7 +465,7 @@ impl Poller {
         }
     }
 
-    /// Tries all queues that are paused again: whatever has changed, it shows.
+    /// Tries all paused queues again: a command may have changed something for them.
     pub fn resume_all(&mut self) {
         while let Some(resumed) = self.pauses.next(&self.forwarder.view, self.now_ns) {
             self.resume(resumed);
@@ -472,7 +476,7 @@ impl Poller {
         self.polled.push(Polled { busy_ns: self.now_ns, remaining, ..entry });
     }
 
-    /// Takes an entry out of the list.
+    /// Removes an entry from the list.
     fn unlist(&mut self, at: usize) {
         let Polled { queue, .. } = self.polled.swap_remove(at);
         if let Some(pairs) = self.listed.get_mut(usize::from(queue.slot)) {
@@ -480,7 +484,7 @@ impl Poller {
         }
     }
 
-    /// What the thread waits by.
+    /// What the thread waits with.
     fn notify(&self) -> &'static Notify {
         self.threads.notify(self.number)
     }

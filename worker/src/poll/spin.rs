@@ -1,37 +1,37 @@
 //! How long the loop spins over empty rings before it blocks.
 //!
-//! As KVM's halt polling does, it goes by experience. A gap between two finds that is longer than the window, but within
-//! the bound, is one that spinning longer would have met: the window doubles. A gap beyond the bound was spun for in
-//! vain: the window halves, unless half of it would not have met all that it met since the last such gap. For between a
-//! request and the next there may be long gaps, and yet the answer follows the request at once.
+//! Like KVM's halt polling, it learns from experience. A gap between two finds that is longer than the window but
+//! within the bound could have been spun over: the window doubles. A gap beyond the bound was not worth the spinning:
+//! the window halves, unless half of it would be too short for a gap since the previous one beyond the bound. The
+//! reason: there may be long gaps between requests, while each answer follows its request at once.
 //!
-//! So the loop blocks at most twice a bound on the average, whatever comes: each gap within the bound that it blocked in
-//! has doubled the window, which it can do [`STEPS`] times before a gap beyond the bound has halved it. And it spins in
-//! vain for at most one window in each gap beyond the bound.
+//! So on average the loop blocks at most twice in a time as long as the bound. Each gap within the bound in which it
+//! blocks doubles the window, and the window can double [`STEPS`] times before a gap beyond the bound halves it. And
+//! it spins needlessly for at most one window in each gap beyond the bound.
 
 /// How often the window can double, from an eighth of the bound on.
 const STEPS: u8 = 4;
 
-/// The loop's experience. All times in nanoseconds.
+/// What the loop has learnt. All times are in nanoseconds.
 pub struct Spin {
     bound: u64,
-    /// The window is the bound, halved as often as this is below [`STEPS`]; 0: none.
+    /// The window is the bound, halved once for each step below [`STEPS`]. 0: no window.
     step: u8,
-    /// When something was found last.
+    /// When something was last found.
     found: u64,
-    /// Nothing was found since.
+    /// Nothing has been found since.
     empty: bool,
-    /// The longest gap within the bound since the last one beyond it.
+    /// The longest gap within the bound since the last gap beyond it.
     longest: u64,
 }
 
 impl Spin {
-    /// Never spins for longer than `bound`; begins with that.
+    /// Never spins for longer than `bound`, and begins with that window.
     pub fn new(bound: u64) -> Spin {
         Spin { bound, step: STEPS, found: 0, empty: true, longest: 0 }
     }
 
-    /// Something was found.
+    /// Notes that something was found.
     #[inline]
     pub fn found(&mut self, now: u64) {
         if std::mem::take(&mut self.empty) {
@@ -40,14 +40,14 @@ impl Spin {
         self.found = now;
     }
 
-    /// Nothing was found; true: it is time to block.
+    /// Notes that nothing was found. True: the loop should block.
     #[inline]
     pub fn is_over(&mut self, now: u64) -> bool {
         self.empty = true;
         now.saturating_sub(self.found) >= self.window()
     }
 
-    /// How long it spins now.
+    /// The present window.
     #[inline]
     pub fn window(&self) -> u64 {
         self.at(self.step)
@@ -81,7 +81,7 @@ mod tests {
 
     const BOUND: u64 = 50_000;
 
-    /// What became of a series of gaps.
+    /// The outcome of a series of gaps.
     #[derive(Debug, Default)]
     struct Outcome {
         blocked: u64,
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_spun_for_though_requests_are_rare() {
-        // However much it spun before.
+        // Independent of how much it spun before.
         for before in [1, 1_000_000] {
             let mut spin = Spin::new(BOUND);
             after(&mut spin, [before; 10]);

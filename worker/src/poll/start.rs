@@ -3,7 +3,7 @@
 use sv3::ipc::Settings;
 use sv3::ledger::{Ledger, ThreadState, WorkerArea};
 
-/// What the first command says.
+/// The content of the first command.
 #[derive(Clone, Copy)]
 pub struct Start {
     /// How the worker runs.
@@ -17,7 +17,7 @@ pub struct Start {
 }
 
 impl Start {
-    /// The state of thread `number`. [`crate::args`] sees to it that there are no more threads than the ledger has.
+    /// The state of thread `number`. [`crate::args`] allows no more threads than the ledger has.
     pub fn thread(&self, number: usize) -> &'static ThreadState {
         match self.area.thread(number) {
             Some(state) => state,

@@ -2,19 +2,20 @@
 //!
 //! # Theory of operation
 //!
-//! Thread 0 is the process's first one: it obeys the supervisor's commands, and moves frames as the others do. A transmit
-//! ring has one thread for life ([`Threads::owner`]), which alone takes frames from it, so frames of one ring stay in order.
-//! It copies them straight into the receivers' rings, which it leases for the burst ([`crate::sync::lease`]).
+//! Thread 0 is the first thread of the process. It executes the supervisor's commands, and moves frames like the
+//! others. Each transmit ring belongs to one thread for life ([`Threads::owner`]). Only that thread takes frames from
+//! it, so the frames of one ring stay in order. It copies them straight into the receivers' rings, which it leases
+//! for the burst ([`crate::sync::lease`]).
 //!
-//! No thread waits for another one's work. What one leaves for another to do stands in bits of the port
-//! ([`crate::port`]), with a nudge by an eventfd: thread 0 has rings polled that have started, the others have rings
-//! stopped that broke.
+//! No thread waits for another one's work. Work for another thread is marked in bits of the port ([`crate::port`]),
+//! followed by a nudge through an eventfd: thread 0 asks others to poll rings that have started; the others ask
+//! thread 0 to stop rings that broke.
 //!
-//! The threads are made before seccomp is put on and after all else of confinement, and have by then all the memory that
-//! they will ever ask for: the policy has no syscall for a thread to begin, to wait for a lock, or to grow its allocator.
-//! They end with the process.
+//! The threads are made after all other steps of confinement and before seccomp. By then they have all the memory
+//! that they will ever need: the policy has no syscall to start a thread, to wait for a lock, or to grow a thread's
+//! heap. They end with the process.
 //!
-//! One thread more, which moves no frames, maps and unmaps ([`crate::poll::mapper`]).
+//! One more thread moves no frames: it maps and unmaps ([`crate::poll::mapper`]).
 
 use std::hint::black_box;
 use std::sync::OnceLock;
@@ -32,14 +33,14 @@ use crate::poll::start::Start;
 use crate::port::Ports;
 use crate::process::{affinity, crash};
 
-/// Between two looks whether all threads are there.
+/// Time between two checks whether all threads are ready.
 const PAUSE: Duration = Duration::from_micros(20);
-/// The number of the thread that obeys commands.
+/// The number of the thread that executes commands.
 const CONTROL: usize = 0;
 /// Octets of a thread's stack.
 const STACK: usize = 256 * 1024;
 
-/// What a thread that moves frames does: it gets its number, and says [`Threads::is_ready`].
+/// What a thread that moves frames runs: it gets its number, and calls [`Threads::is_ready`].
 pub type Life = fn(&'static Threads, usize);
 
 /// All threads.
@@ -48,14 +49,14 @@ pub struct Threads {
     pub ports: Ports,
     /// What the first command said, once it has come.
     pub start: OnceLock<Start>,
-    /// Maps and unmaps.
+    /// Maps and unmaps memory.
     pub mapper: Mapper,
     notify: Vec<Notify>,
     ready: AtomicUsize,
 }
 
 impl Threads {
-    /// A threads of so many, of which only the caller is there. It lives as long as the process.
+    /// The threads of a worker; only the calling one exists yet. Lives as long as the process.
     pub fn new(threads: usize) -> nix::Result<&'static Threads> {
         let notify = (0..threads).map(|_| Notify::new()).collect::<nix::Result<_>>()?;
         let (ports, mapper, ready) = (Ports::new(), Mapper::new()?, AtomicUsize::new(1));
@@ -68,12 +69,12 @@ impl Threads {
         self.notify.len()
     }
 
-    /// How thread `number` waits; there are [`Threads::count`].
+    /// What thread `number` waits with. There are [`Threads::count`].
     pub fn notify(&self, number: usize) -> &Notify {
         &self.notify[number]
     }
 
-    /// How the control thread waits.
+    /// What the control thread waits with.
     pub fn first(&self) -> &Notify {
         self.notify(CONTROL)
     }
@@ -88,14 +89,14 @@ impl Threads {
         self.notify.iter().for_each(Notify::serve);
     }
 
-    /// The queue pairs of port `slot` whose transmit rings are thread `number`'s, a bit for each.
+    /// The queue pairs of port `slot` whose transmit rings belong to thread `number`, one bit for each.
     pub fn pairs(&self, number: usize, slot: u16) -> u32 {
         let mine = |pair: &u16| self.owner(QueueId::transmit(slot, *pair)) == number;
         (0..MAX_QUEUE_PAIRS as u16).filter(mine).fold(0, |pairs, pair| pairs | 1 << pair)
     }
 
-    /// Makes the other threads and waits until they need no more syscalls than the policy has. Each that moves frames takes
-    /// one of `cpus`.
+    /// Makes the other threads, and waits until they need only syscalls that the policy has. Each thread that moves
+    /// frames gets one of `cpus`.
     pub fn spawn_all(&'static self, cpus: Option<&Cpus>, life: Life) -> Result<(), String> {
         let cpu = |number: usize| Some(*cpus?.numbers().get(number)?);
         let first = cpu(0);
@@ -109,8 +110,8 @@ impl Threads {
         if let Some(cpu) = first.filter(|_| self.count() > 1) {
             affinity::bind(&[cpu])?;
         }
-        // A thread that waited by a futex might wake another one by a syscall too late; one that only yields may be let run
-        // on for the rest of its slice.
+        // A thread that waits by a futex might wake another one by a syscall after seccomp is installed. A thread
+        // that only yields may keep the processor for the rest of its time slice.
         while self.ready.load(SeqCst) < self.count() + 1 {
             std::thread::sleep(PAUSE);
         }
@@ -123,7 +124,7 @@ impl Threads {
         life(self, number);
     }
 
-    /// The life of the mapper, which may run wherever the others do.
+    /// The life of the mapper, which may run on all processors of the others.
     fn map(&'static self, cpus: Option<Cpus>) {
         self.enlist(self.count(), cpus.as_ref().map_or(&[], Cpus::numbers));
         self.is_ready();
@@ -131,7 +132,7 @@ impl Threads {
         crate::last_words(&format!("epoll_wait: {errno}"));
     }
 
-    /// What each thread does first.
+    /// The first step of each thread.
     fn enlist(&self, number: usize, cpus: &[usize]) {
         let bound = if cpus.is_empty() { Ok(()) } else { affinity::bind(cpus) };
         let enlisted = crash::enlist(number as u32).map_err(|errno| format!("thread {number}: {errno}"));
@@ -141,9 +142,9 @@ impl Threads {
         TimeSlice::SHORT.request();
     }
 
-    /// The thread has all the memory that it will ask for.
+    /// Notes that the thread has all the memory that it needs.
     pub fn is_ready(&self) {
-        // The allocator's own preparations for a thread; a panic message will need some octets.
+        // Makes the allocator prepare for this thread. A panic message will need some octets.
         drop(black_box(vec![0u8; 4096]));
         self.ready.fetch_add(1, SeqCst);
     }

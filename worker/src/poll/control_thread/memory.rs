@@ -13,7 +13,7 @@ use crate::port::Port;
 use crate::process::link::LinkEnd;
 
 impl ControlThread {
-    /// Has a region mapped, for the table that is being collected or the one in force.
+    /// Asks the mapper to map a region, for the collected table or for the one in force.
     pub(super) fn map(
         &mut self,
         seq: u64,
@@ -28,7 +28,7 @@ impl ControlThread {
         Ok(())
     }
 
-    /// A region was mapped, or could not be.
+    /// Takes a region that the mapper has mapped, or could not map.
     pub(super) fn take_mapped(&mut self, mapped: Mapped) -> Result<(), LinkEnd> {
         let Mapped { seq, port, staged, outcome } = mapped;
         let result = outcome.and_then(|bare| {
@@ -44,17 +44,17 @@ impl ControlThread {
         self.tell_failure(seq, port, result)
     }
 
-    /// The collected table replaces the one in force.
+    /// Replaces the table in force by the collected one.
     pub(super) fn commit(&mut self, slot: u16, seq: u64) -> nix::Result<()> {
         let client = self.client(slot)?;
-        // The old table lives until the vrings have been looked up in the new one.
+        // The old table lives until the vrings are looked up in the new one.
         let old: GuestMemory = std::mem::replace(&mut client.memory, std::mem::take(&mut client.staged));
         self.relocated(slot);
         self.requests.unmap(old.into_mappings(), seq);
         Ok(())
     }
 
-    /// Shows all vrings a table that has grown.
+    /// Gives all vrings a table that has grown.
     fn show_regions(&mut self, slot: u16) -> nix::Result<()> {
         let memory = self.client(slot)?.memory.clone();
         for queue in self.port(slot).into_iter().flat_map(Port::used) {
@@ -67,7 +67,7 @@ impl ControlThread {
         Ok(())
     }
 
-    /// Takes a region out of the table in force.
+    /// Removes a region from the table in force.
     pub(super) fn remove_region(&mut self, slot: u16, region: &Region, seq: u64) -> nix::Result<()> {
         let mapping = self.client(slot)?.memory.remove(region);
         let found = mapping.is_some();
@@ -78,7 +78,7 @@ impl ControlThread {
         found.then_some(()).ok_or(nix::errno::Errno::ENOENT)
     }
 
-    /// Looks all vrings that are started up again, in a table that has changed. Those that are not in it any more stop.
+    /// Looks up all started vrings again, in a table that has changed. Vrings that are no longer in it stop.
     fn relocated(&mut self, slot: u16) {
         for queue in self.port(slot).into_iter().flat_map(Port::used) {
             let is_started =
@@ -86,7 +86,7 @@ impl ControlThread {
             if !is_started {
                 continue;
             }
-            // Vrings are made anew, with kicks suppressed: those that are parked are polled until they park again.
+            // The vrings are made anew, with kicks suppressed. So parked ones are polled until they park again.
             match self.begin(queue) {
                 Ok(()) => self.poll(queue),
                 Err(fault) => self.fault(queue, fault),

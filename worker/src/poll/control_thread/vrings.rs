@@ -41,15 +41,15 @@ impl ControlThread {
         Ok(())
     }
 
-    /// Begins with a vring whose place is known.
+    /// Begins to use a vring whose setup is known.
     pub(super) fn begin(&mut self, queue: QueueId) -> Result<(), RingFault> {
         let (Some(mut lease), Ok(client)) = (self.queue(queue), self.client(queue.slot)) else { return Ok(()) };
         lease.vring().map_or(Ok(()), |vring| vring.begin(&client.memory, client.features))
     }
 
-    /// On standby: does what can be done for a vring that was started without touching it.
+    /// On standby: prepares a started vring as far as possible without an access to it.
     fn prepare(&mut self, queue: QueueId) {
-        // What fails now will fail again, and be told of, at the promotion.
+        // What fails now fails again at the promotion, and is reported then.
         let _ = self.watch(queue);
         if let (Some(mut lease), Ok(client)) = (self.queue(queue), self.client(queue.slot))
             && let Some(Vring { setup: Some(setup), .. }) = lease.vring()
@@ -58,11 +58,12 @@ impl ControlThread {
         }
     }
 
-    /// Has kicks wake the thread of a vring that was started, if they do not yet; nothing for another.
+    /// Lets kicks wake the thread of a started vring, unless they already do. Does nothing for a vring that is not
+    /// started.
     fn watch(&mut self, queue: QueueId) -> Option<nix::Result<()>> {
         let mut lease = self.queue(queue)?;
         let Vring { setup: Some(_), kick: Some(kick), is_watched, .. } = lease.vring()? else { return None };
-        // A receiver's kick is for the thread that pauses queues for its sake, if there is but one thread.
+        // With one thread, a receiver's kick wakes the thread that pauses queues for this receiver.
         if *is_watched || !queue.transmits() && self.threads.count() > 1 {
             return Some(Ok(()));
         }
@@ -71,7 +72,7 @@ impl ControlThread {
         Some(watched)
     }
 
-    /// Starts a vring whose place and kick fd are known; nothing for another.
+    /// Starts a vring whose setup and kick fd are known. Does nothing for other vrings.
     pub(super) fn bring_up(&mut self, queue: QueueId) {
         let Some(watched) = self.watch(queue) else { return };
         match (self.begin(queue), watched) {
@@ -88,8 +89,8 @@ impl ControlThread {
         Ok(())
     }
 
-    /// After a vring was started or enabled: a transmit queue counts as kicked, a receiver's driver is signalled once,
-    /// since what an earlier worker's signals came to is unknown.
+    /// After a vring was started or enabled, a transmit queue counts as kicked, and a receiver's driver gets one
+    /// signal: nobody knows whether an earlier worker's signals arrived.
     fn changed(&mut self, queue: QueueId) {
         let Some(mut lease) = self.queue(queue) else { return };
         let Some(vring) = lease.vring() else { return };
@@ -105,7 +106,7 @@ impl ControlThread {
         }
     }
 
-    /// Stops a queue; returns the vring base. A vring that does not run has base 0.
+    /// Stops a queue and returns the vring base. A vring that does not run has base 0.
     pub(super) fn stop(&mut self, queue: QueueId) -> u16 {
         let Some(mut lease) = self.queue(queue) else { return 0 };
         let was_paused = lease.unpause();

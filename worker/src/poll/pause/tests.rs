@@ -1,4 +1,4 @@
-//! How long a sender may be held, and what a held frame waits for in rings of both kinds.
+//! How long a sender may be paused, and what a paused frame waits for in rings of both kinds.
 
 mod pauses;
 
@@ -11,30 +11,30 @@ use crate::port::wait_budget::{LEAST_NS, LONGEST_NS, SAVED_NS, SHARE, WaitBudget
 
 proptest! {
     #[test]
-    fn holds_take_their_share_of_time_and_no_more(
+    fn pauses_take_their_share_of_time_and_no_more(
         steps in proptest::collection::vec((0u64..30_000_000, 0u64..40_000_000, 0u64..3_000_000), 1..500),
     ) {
         let mut wait_budget = WaitBudget::default();
         let start = 1_000_000_000_000;
         wait_budget.left(start);
-        let (mut now, mut held) = (start, 0);
-        for (pause, waiter, late) in steps {
-            now += pause;
+        let (mut now, mut paused) = (start, 0);
+        for (gap, wanted, late) in steps {
+            now += gap;
             let longest = wait_budget.left(now);
             prop_assert!(longest <= LONGEST_NS);
             prop_assert!(longest == 0 || longest >= LEAST_NS);
-            // The kernel wakes late.
-            let took = if waiter < longest { waiter } else if longest > 0 { longest + late } else { 0 };
+            // The kernel wakes the thread late.
+            let took = if wanted < longest { wanted } else if longest > 0 { longest + late } else { 0 };
             now += took;
-            held += took;
+            paused += took;
             wait_budget.spend(took);
-            prop_assert!(held <= SAVED_NS + 3_000_000 + (now - start) / SHARE, "{} of {}", held, now - start);
+            prop_assert!(paused <= SAVED_NS + 3_000_000 + (now - start) / SHARE, "{} of {}", paused, now - start);
         }
     }
 }
 
 #[test]
-fn a_ring_that_was_never_held_has_patience_and_one_that_spent_it_gets_it_back() {
+fn a_ring_that_was_never_paused_has_a_budget_and_one_that_spent_it_gets_it_back() {
     let mut wait_budget = WaitBudget::default();
     let now = 1_000_000_000_000;
     assert_eq!(wait_budget.left(now), LONGEST_NS);
@@ -42,7 +42,7 @@ fn a_ring_that_was_never_held_has_patience_and_one_that_spent_it_gets_it_back() 
     assert_eq!(wait_budget.left(now), 0);
     assert_eq!(wait_budget.left(now + SHARE * LEAST_NS - SHARE), 0);
     assert_eq!(wait_budget.left(now + SHARE * LEAST_NS), LEAST_NS);
-    // A clock that goes back gives nothing.
+    // A clock that goes back adds no budget.
     assert_eq!(wait_budget.left(0), LEAST_NS);
 }
 
@@ -61,7 +61,7 @@ fn a_split_ring_is_ready_when_it_has_more_than_it_had() {
         assert!(!ring.is_ready(cursor) && !ring.arm_at(cursor), "three are too few");
         driver.offer(3);
         assert!(ring.is_ready(cursor) && ring.arm_at(cursor));
-        // Somebody else has used them, and more that came.
+        // Another frame has used them, and more that came.
         for _ in 0..4 {
             ring.complete(&Chain::default(), 0);
         }
@@ -76,7 +76,7 @@ fn a_packed_ring_is_ready_when_it_has_more_than_it_had() {
         let mut driver = PackedDriver::new(4);
         let mut ring = driver.ring(features);
         let buffer = [(BASE + 0x2_0000, 100, VIRTQ_DESC_F_WRITE)];
-        // Over the ring's end, where the wrap counter flips.
+        // Across the ring's end, where the wrap counter flips.
         for lap in 0..9 {
             for _ in 0..3 {
                 assert!(driver.offer(lap, &buffer));
@@ -95,7 +95,7 @@ fn a_packed_ring_is_ready_when_it_has_more_than_it_had() {
             assert!(ring.is_ready(cursor), "to be tried again, from where the ring is now");
             ring.publish();
             assert!((0..4).all(|_| driver.take_used().is_some()));
-            // So that laps begin at each place.
+            // Moves on by one, so that laps begin at each place.
             assert!(driver.offer(lap, &buffer));
             ring.complete(&Chain { id: lap, descriptors: 1, len: Some(100) }, 0);
             ring.publish();

@@ -1,4 +1,4 @@
-//! Rings that are held: how many, until when, and what is left of a hold that ends early.
+//! Paused rings: how many, until when, and what remains of a pause that ends early.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -12,7 +12,7 @@ use crate::port::vring::queue::Queue;
 use crate::port::wait_budget::{LONGEST_NS, SAVED_NS};
 use crate::port::{Ports, QueueLease, ReceiveLease, TransmitLease};
 
-/// When tests begin, and a millisecond, in nanoseconds.
+/// The time at which tests begin, and a millisecond; both in nanoseconds.
 const NOW: u64 = 1_000_000_000_000;
 const MS: u64 = 1_000_000;
 /// Slot of the receiver; those of senders follow.
@@ -22,11 +22,11 @@ struct Fixture {
     ports: &'static Ports,
     view: View,
     receiver: Driver,
-    /// Whose rings the senders' are; nothing is taken from them here.
+    /// Keeps the memory of the senders' rings. Nothing is taken from them here.
     _sender: Driver,
 }
 
-/// A receiver without buffers, and so many senders; the view of one of so many threads.
+/// A receiver without buffers, `senders` senders, and the view of one of `threads` threads.
 fn fixture(senders: u16, threads: usize) -> Fixture {
     let ledger: &LedgerMap = Box::leak(Box::new(LedgerMap::create().unwrap().1));
     let ports: &Ports = Box::leak(Box::new(Ports::new()));
@@ -82,16 +82,16 @@ impl Fixture {
         self.receiver.offer(0);
     }
 
-    /// Times and nanoseconds that a sender was held and that the receiver was waited for.
+    /// Times and nanoseconds that a sender was paused and that senders were paused for the receiver.
     fn counted(&self, slot: u16) -> [(u64, u64); 2] {
-        let read = |line: &PauseCounters| (line.times.load(Relaxed), line.ns.load(Relaxed));
+        let read = |counters: &PauseCounters| (counters.times.load(Relaxed), counters.ns.load(Relaxed));
         let of = |slot| self.view.counters(slot).unwrap();
         [read(&of(slot).paused), read(&of(RECEIVER).paused_others)]
     }
 }
 
 #[test]
-fn a_thread_holds_so_many_and_has_room_again_when_one_ends() {
+fn a_thread_pauses_so_many_and_has_room_again_when_one_ends() {
     let fixture = fixture(MAX_PAUSED as u16, 1);
     let mut pauses = Pauses::new();
     for slot in 1..=MAX_PAUSED as u16 {
@@ -101,12 +101,12 @@ fn a_thread_holds_so_many_and_has_room_again_when_one_ends() {
     assert!(pauses.is_full());
     assert_eq!(pauses.until(), Some(NOW + MS));
     assert!(pauses.next_due(&fixture.view, NOW).is_none());
-    // Those that are over, and no other.
+    // The pauses that are over, and no other.
     assert_eq!(pauses.next_due(&fixture.view, NOW + MS).map(|(slot, _)| slot), Some(1));
     assert!(!pauses.is_full());
     assert!(pauses.next_due(&fixture.view, NOW + MS).is_none());
     assert_eq!(pauses.until(), Some(NOW + 2 * MS));
-    // Its sender may be held again, and another one's be released whenever that is wished.
+    // Its sender may be paused again, and a command may end the pause of another one at any time.
     fixture.pause(&mut pauses, 1, Remaining::new(NOW + MS, MS));
     assert!(pauses.is_full());
     assert_eq!(pauses.release(QueueId::transmit(9, 0), &fixture.view, NOW + MS).map(|(slot, _)| slot), Some(9));
@@ -116,7 +116,7 @@ fn a_thread_holds_so_many_and_has_room_again_when_one_ends() {
 }
 
 #[test]
-fn a_hold_that_ends_early_leaves_the_rest_of_its_time_and_no_more() {
+fn a_pause_that_ends_early_leaves_the_rest_of_its_time_and_no_more() {
     let mut fixture = fixture(2, 1);
     let mut pauses = Pauses::new();
     fixture.pause(&mut pauses, 1, Remaining::new(NOW, LONGEST_NS));
@@ -139,16 +139,16 @@ fn a_hold_that_ends_early_leaves_the_rest_of_its_time_and_no_more() {
     assert_eq!((slot, remaining.since, remaining.until), (1, NOW + LONGEST_NS, NOW + LONGEST_NS));
     assert_eq!(fixture.counted(1), [(2, LONGEST_NS); 2]);
     assert_eq!(fixture.receiver().futile_at, Some(0), "it was");
-    // Nothing is left of it.
+    // Nothing of the pause remains.
     fixture.pause(&mut pauses, 1, remaining);
     assert!(pauses.next_due(&fixture.view, NOW + LONGEST_NS).is_some());
-    // All of it was paid for, once.
+    // The budget paid for all of it, once.
     fixture.sender(1).wait_budget.spend(SAVED_NS - LONGEST_NS - MS);
     assert_eq!(fixture.sender(1).wait_budget.left(NOW), MS);
 }
 
 #[test]
-fn a_ring_that_was_stopped_while_it_was_held_leaves_no_rest() {
+fn a_ring_that_was_stopped_while_it_was_paused_leaves_no_rest() {
     let fixture = fixture(1, 1);
     let mut pauses = Pauses::new();
     fixture.pause(&mut pauses, 1, Remaining::new(NOW, LONGEST_NS));
@@ -156,10 +156,10 @@ fn a_ring_that_was_stopped_while_it_was_held_leaves_no_rest() {
     let (slot, remaining) = pauses.release(QueueId::transmit(1, 0), &fixture.view, NOW + 5 * MS).unwrap();
     assert!(slot == 1 && remaining.is_none());
     assert_eq!(fixture.counted(1), [(0, 0); 2]);
-    // Whoever has the port next has all of its wait_budget.
+    // The next client of the port has the whole budget.
     fixture.sender(1).wait_budget.spend(SAVED_NS - MS);
     assert_eq!(fixture.sender(1).wait_budget.left(NOW), MS);
-    // The same if nobody says so and time goes by; it was not for the receiver's sake.
+    // The same if no command ends the pause and time passes. It does not count as a pause for the receiver.
     fixture.pause(&mut pauses, 1, Remaining::new(NOW, LONGEST_NS));
     fixture.stop(QueueId::transmit(1, 0));
     assert!(pauses.next_due(&fixture.view, NOW + LONGEST_NS).is_some_and(|(_, remaining)| remaining.is_none()));
@@ -192,11 +192,12 @@ fn the_loop_sleeps_when_all_receivers_kick_or_have_been_looked_at() {
         assert!(!pauses.are_armed());
         assert!(pauses.arm(&fixture.view, NOW).is_none());
         assert!(pauses.are_armed());
-        // One more for the same receiver is armed by itself.
+        // Another queue that waits for the same receiver must be armed by itself.
         fixture.pause(&mut pauses, 3, Remaining::new(NOW, LONGEST_NS));
         assert!(!pauses.are_armed());
         fixture.give();
-        // Which has a buffer now: who is tried takes the kick away from those that still wait.
+        // The receiver has a buffer now. The queue that is tried again takes the kick away from those that still
+        // wait.
         let (slot, remaining) = pauses.arm(&fixture.view, NOW + MS).unwrap();
         assert!(slot == 3 && remaining.is_some());
         assert!(!pauses.are_armed());
@@ -206,7 +207,7 @@ fn the_loop_sleeps_when_all_receivers_kick_or_have_been_looked_at() {
 }
 
 #[test]
-fn a_clock_at_its_end_or_that_goes_back_holds_nobody_for_ever() {
+fn a_clock_at_its_end_or_that_goes_back_pauses_nobody_for_ever() {
     let fixture = fixture(1, 1);
     let mut pauses = Pauses::new();
     fixture.pause(&mut pauses, 1, Remaining::new(u64::MAX - 1, LONGEST_NS));
