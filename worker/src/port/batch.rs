@@ -1,4 +1,4 @@
-//! The frames that a burst takes, before anything is decided about them.
+//! The frames that a burst takes, before the forwarder decides about them.
 
 use crate::memory::frame_head::FrameHead;
 use crate::memory::slice::GuestSlice;
@@ -10,22 +10,22 @@ pub const MAX_SLICES: usize = 1024;
 /// One frame of the burst, with the net header in front of it.
 #[derive(Clone, Copy, Default)]
 pub struct Taken {
-    /// What its kind calls it by when it is done: of a vring, the chain's id and its descriptors.
+    /// How its source names it when it is done. Of a vring: the chain's id.
     pub id: u16,
-    /// See `id`.
+    /// Of a vring: the chain's number of descriptors.
     pub parts: u16,
-    /// Octets of header and frame; `None`: it breaks the specification.
+    /// Octets of header and frame. `None`: the frame breaks the specification.
     pub len: Option<usize>,
     /// Where its slices begin in the burst's list.
     pub from: usize,
     /// Where they end.
     pub to: usize,
-    /// Its first octets, which are kept if the worker dies of it.
+    /// Its first octets. The crash record keeps them if the worker dies of this frame.
     pub head: FrameHead,
 }
 
 impl Taken {
-    /// The frame as one piece; `None`: it lies in several.
+    /// The frame as one piece. `None`: it lies in several.
     #[inline]
     pub fn plain<'t>(&'t self, slices: &'t SliceList<'_, '_>) -> Option<PlainFrame<'t>> {
         match self.to == self.from + 1 {
@@ -35,20 +35,20 @@ impl Taken {
     }
 }
 
-/// A frame in one piece, which stays where it is until the burst is published (`'t`).
+/// A frame in one piece, which stays in place until the burst is published (`'t`).
 #[derive(Clone, Copy)]
 pub struct PlainFrame<'t> {
     /// A net header of [`sv3::virtio::NET_HDR_LEN`] octets, and the frame.
     pub slice: &'t GuestSlice<'t>,
-    /// The first octets, as they were looked at.
+    /// The first octets, as they were read first.
     pub head: &'t FrameHead,
 }
 
 /// Room for the frames of a burst, and how many there are.
 pub struct Batch<'b, 'm> {
-    /// Places; the first `count` are taken.
+    /// Room for frames. The first `count` are taken.
     pub places: &'b mut [Taken],
-    /// Frames so far.
+    /// Number of frames so far.
     pub count: usize,
     /// Their slices.
     pub slices: SliceList<'b, 'm>,

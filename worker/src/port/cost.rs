@@ -1,15 +1,15 @@
-//! What work costs, so that the loop can share its time fairly whatever guests send ([`crate::poll::fair_share`]).
+//! The cost of work, by which the loop shares its time fairly whatever guests send ([`crate::poll::fair_share`]).
 //!
-//! Costs are counted in octets that could be copied instead, about an eighth of a nanosecond each. They need be right
-//! only so far as no way to spend a turn is much cheaper than it costs.
+//! The unit of cost is one copied octet, about an eighth of a nanosecond. Costs need only be accurate enough that no
+//! way to spend a turn takes much longer than its cost says.
 
-/// A frame, to its sender: taken, looked up, given back.
+/// A frame, for its sender: to take it, look it up and give it back.
 pub const FRAME: u64 = 192;
-/// A frame, for each receiver, beside its octets.
+/// A frame, for each receiver, in addition to its octets.
 pub const DELIVERY: u64 = 256;
-/// A descriptor that was looked at, of sender or receiver.
+/// A descriptor that was read, of sender or receiver.
 pub const DESCRIPTOR: u64 = 96;
-/// A ring that was delivered to or taken from, to be published.
+/// To publish a ring that frames were delivered to or taken from.
 pub const RING: u64 = 1024;
-/// A signal to a guest: a system call, and somebody to be woken.
+/// A signal to a guest: a syscall, and usually a wake-up.
 pub const SIGNAL: u64 = 8 * 1024;

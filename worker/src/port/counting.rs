@@ -5,15 +5,15 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use sv3::drop_reason::DropReason;
 use sv3::ledger::{PortCounters, add};
 
-/// How counters are written: those of one port by one thread, or by several.
+/// How counters are written: with one thread, or with several that count for one port.
 #[derive(Clone, Copy)]
 pub struct Counting {
-    /// There is one thread.
+    /// Only one thread counts.
     pub single_threaded: bool,
 }
 
 impl Counting {
-    /// Counts more.
+    /// Adds `n` to a counter.
     #[inline]
     pub fn add(self, counter: &AtomicU64, n: u64) {
         match self.single_threaded {
@@ -22,10 +22,10 @@ impl Counting {
         }
     }
 
-    /// Counts a frame that was dropped.
+    /// Counts a dropped frame.
     #[inline]
-    pub fn drop(self, line: &PortCounters, reason: DropReason) {
-        if let Some(counter) = line.drops.get(reason as usize) {
+    pub fn drop(self, counters: &PortCounters, reason: DropReason) {
+        if let Some(counter) = counters.drops.get(reason as usize) {
             self.add(counter, 1);
         }
     }

@@ -1,8 +1,9 @@
-//! One direction of a queue pair, of whatever kind its port is.
+//! One direction of a queue pair, whatever the kind of its port.
 //!
-//! A kind is a module beside this one with a type that implements [`Kind`] and [`Sink`], gives a [`super::source::Source`]
-//! for each burst, and has a variant here. Nothing else in the data path knows of kinds: a burst chooses once by which
-//! code its frames are taken ([`each_source`]), the forwarder once for each run of frames to one receiver.
+//! A kind is a module beside this one. Its type implements [`Kind`] and [`Sink`], gives a [`super::source::Source`]
+//! for each burst, and has a variant here. Nothing else in the data path knows about kinds. A burst selects the code
+//! of its source once ([`each_source`]); the forwarder selects the code of a receiver once for each run of frames to
+//! it.
 
 use sv3::ipc::RingFault;
 
@@ -15,22 +16,22 @@ use super::sink::{Delivered, DeliveryState, Outgoing, Sink, Undelivered};
 use super::vring::{self, Vring};
 use sv3::ledger::PortCounters;
 
-/// A queue of a port of some kind. A place that nobody uses is a vring that was never started.
+/// A queue of a port of some kind. An unused place has a vring that was never started.
 #[cfg_attr(any(test, feature = "fuzzing"), allow(clippy::large_enum_variant, reason = "few, and never moved"))]
 pub enum Endpoint {
-    /// Of a guest's virtio device.
+    /// A virtqueue of a guest.
     Vring(Vring),
-    /// Of tests.
+    /// For tests.
     #[cfg(any(test, feature = "fuzzing"))]
     InMemory(InMemory),
 }
 
-/// What a thread needs to deliver to each kind; made once.
+/// What a thread needs to deliver to each kind. Made once.
 pub struct Workspaces {
     vring: vring::Workspace,
 }
 
-/// The same expression for each kind.
+/// One expression for all kinds.
 macro_rules! each {
     ($endpoint:expr, $it:ident => $do:expr) => {
         match $endpoint {
@@ -41,11 +42,13 @@ macro_rules! each {
     };
 }
 
-/// The same expression for the source of each kind, compiled for each; `$nothing` if it has none.
+/// One expression for the source of each kind, compiled for each. `$nothing`: the kind has no source.
 macro_rules! each_source {
     ($endpoint:expr, $source:ident => $do:expr, $nothing:expr) => {
         match $endpoint {
-            $crate::port::endpoint::Endpoint::Vring(vring) => $crate::port::vring::each_source!(vring, $source => $do, $nothing),
+            $crate::port::endpoint::Endpoint::Vring(vring) => {
+                $crate::port::vring::each_source!(vring, $source => $do, $nothing)
+            }
             #[cfg(any(test, feature = "fuzzing"))]
             $crate::port::endpoint::Endpoint::InMemory(queue) => {
                 let $source = &mut queue.source();
@@ -63,7 +66,7 @@ impl Default for Endpoint {
 }
 
 impl Endpoint {
-    /// The vring that it is.
+    /// The vring, if it is one.
     pub fn vring(&mut self) -> Option<&mut Vring> {
         match self {
             Endpoint::Vring(vring) => Some(vring),

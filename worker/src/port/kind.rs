@@ -1,4 +1,4 @@
-//! What a queue of any kind is asked, whichever way its frames go.
+//! What the worker asks of a queue of any kind and direction.
 
 use sv3::ipc::RingFault;
 use sv3::ledger::PortCounters;
@@ -7,31 +7,31 @@ use super::counting::Counting;
 
 /// A queue of some kind.
 pub trait Kind {
-    /// Frames pass: it is started and enabled, and not broken.
+    /// Whether frames pass: it is started, enabled and not broken.
     fn runs(&self) -> bool;
 
-    /// Why it does not run though it is started.
+    /// Why it does not run although it is started.
     fn fault(&self) -> Option<RingFault>;
 
-    /// It broke, and does not run any more.
+    /// Notes that it broke. It no longer runs.
     fn break_with(&mut self, fault: RingFault);
 
-    /// The virtio features that say what its frames' headers may ask for.
+    /// The virtio features that its frames' headers may use.
     fn features(&self) -> u64;
 
     /// Octets of the net header in front of each frame (virtio 1.3, 5.1.6.1).
     fn header_len(&self) -> usize;
 
-    /// Asks for a kick when frames come. True: some are there already, do not sleep.
+    /// Asks for a kick when frames come. True: frames are already there, so the ring must not be parked.
     fn arm(&mut self) -> bool;
 
-    /// Asks for no kicks while it is polled.
+    /// Asks for no kicks while the ring is polled.
     fn disarm(&mut self);
 
-    /// Makes visible what was completed or delivered, writes down in `counters` how far queue `index` is, and signals the guest if it
-    /// wants that.
+    /// Makes completed and delivered frames visible, writes the position of queue `index` into `counters`, and
+    /// signals the guest if it asks for that.
     fn publish(&mut self, counters: &PortCounters, index: u16, counting: Counting);
 
-    /// What it cost to publish it the last time ([`super::cost`]): known too late to end a burst for it.
+    /// The cost of the last publication ([`super::cost`]). A burst cannot know it in time to end before it.
     fn publish_cost(&self) -> u64;
 }

@@ -1,7 +1,7 @@
 //! Ports of all kinds: queues that frames come from ([`source`]) and go to ([`sink`]).
 //!
-//! `ports` has the places of all ports, `queue` what threads lease of them, and `endpoint` which kinds there are. Each kind
-//! has a folder; the first one is [`vring`].
+//! `ports` has all ports, `queue` the queues that threads lease, and `endpoint` the list of kinds. Each kind has a
+//! folder. The first one is [`vring`].
 
 pub mod batch;
 pub mod cost;

@@ -1,6 +1,6 @@
 //! All ports, as all threads see them.
 //!
-//! A place for a port is made when its slot is first used. It stays for ever, for the next client.
+//! A port is made when its slot is first used. It stays for the next client of the slot.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -13,24 +13,24 @@ use super::queue::{QueueLease, ReceiveQueue, TransmitQueue};
 use crate::sync::bits::Bits;
 use crate::sync::lease::Leased;
 
-/// Places for all ports.
+/// All ports, by slot.
 pub struct Ports {
     slots: Box<[OnceLock<Box<Port>>]>,
-    /// Ports that frames are flooded to: those with a receive queue that runs. A bit for each slot.
+    /// Ports that get floods: those with a receive queue that runs. One bit for each slot.
     up: [AtomicU64; MAX_PORTS / 64],
 }
 
-/// One place.
+/// One port.
 pub struct Port {
     slot: u16,
     counters: &'static PortCounters,
-    /// Queue pairs whose receive queues run, a bit for each.
+    /// Queue pairs whose receive queues run, one bit for each.
     receivers: AtomicU32,
-    /// Queue pairs whose transmit queues are to be polled though nobody has kicked, a bit for each.
+    /// Queue pairs whose transmit queues must be polled without a kick, one bit for each.
     wake: Bits,
-    /// Queues that broke and are to be stopped, a bit for each.
+    /// Queues that broke and must be stopped, one bit for each.
     broken: Bits,
-    /// The queue pairs that were ever used: a place stays, so it is to be small.
+    /// The queue pairs that were ever used. Boxed, since a port is never freed and should be small.
     pairs: [OnceLock<Box<Pair>>; MAX_QUEUE_PAIRS],
 }
 
@@ -48,19 +48,19 @@ impl Ports {
         Ports { slots, up: [const { AtomicU64::new(0) }; MAX_PORTS / 64] }
     }
 
-    /// The place of that slot, if it was ever used.
+    /// The port of a slot, if the slot was ever used.
     #[inline]
     pub fn get(&self, slot: u16) -> Option<&Port> {
         self.slots.get(usize::from(slot))?.get().map(Box::as_ref)
     }
 
-    /// The place of that slot, for the control thread, which alone makes some; `None`: there is no such slot.
+    /// The port of a slot, made if it is new. Only the control thread calls this. `None`: there is no such slot.
     pub fn make(&self, slot: u16, ledger: &'static Ledger) -> Option<&Port> {
         let counters = ledger.ports.get(usize::from(slot))?;
         Some(self.slots.get(usize::from(slot))?.get_or_init(|| Box::new(Port::new(slot, counters))))
     }
 
-    /// All places that were ever used.
+    /// All ports whose slots were ever used.
     pub fn all(&self) -> impl Iterator<Item = &Port> {
         self.slots.iter().filter_map(OnceLock::get).map(Box::as_ref)
     }
@@ -78,7 +78,7 @@ impl Ports {
         })
     }
 
-    /// Notes whether a receive queue runs; after it changed.
+    /// Notes whether a receive queue runs. Called after each change.
     pub fn note_receiver(&self, queue: QueueId, runs: bool) {
         let Some(port) = self.get(queue.slot) else { return };
         set(&port.receivers, queue.pair(), runs);
@@ -124,7 +124,7 @@ impl Port {
         self.slot
     }
 
-    /// Its part of the ledger.
+    /// Its counters in the ledger.
     #[inline]
     pub fn counters(&self) -> &'static PortCounters {
         self.counters
@@ -147,13 +147,13 @@ impl Port {
         Some(&self.pair(pair)?.transmit)
     }
 
-    /// Makes a pair, for the control thread, which alone does. False: there is no such pair.
+    /// Makes a queue pair. Only the control thread calls this. False: there is no such pair.
     pub fn make_pair(&self, pair: u16) -> bool {
         self.pairs.get(usize::from(pair)).map(|place| place.get_or_init(Box::default)).is_some()
     }
 
-    /// The lease of one of its queues for the control thread, whenever it is to be had; `meanwhile` is done over and over.
-    /// `None`: it was never used.
+    /// Leases a queue for the control thread, as soon as it is free; calls `meanwhile` in between. `None`: the queue
+    /// was never used.
     pub fn seize(&'static self, queue: QueueId, meanwhile: impl FnMut()) -> Option<QueueLease> {
         let pair = self.pair(queue.pair())?;
         Some(match queue.direction() {
@@ -162,13 +162,13 @@ impl Port {
         })
     }
 
-    /// The queues of the pairs that were ever used.
+    /// The queues of all pairs that were ever used.
     pub fn used(&self) -> impl Iterator<Item = QueueId> {
         let pairs = (0..).zip(&self.pairs).filter(|(_, pair)| pair.get().is_some());
         pairs.flat_map(|(pair, _)| [QueueId::receive(self.slot, pair), QueueId::transmit(self.slot, pair)])
     }
 
-    /// The queue pair that receives frames of `flow`, which stay in order.
+    /// The queue pair that receives frames of `flow`, so that these stay in order.
     #[inline]
     pub fn receiver(&self, flow: u16) -> Option<u16> {
         let running = self.receivers.load(Relaxed);
@@ -185,22 +185,22 @@ impl Port {
         }
     }
 
-    /// Has the transmit queue of a pair polled by its thread, which is to be nudged.
+    /// Asks the owner thread to poll the transmit queue of a pair. The caller nudges that thread.
     pub fn wake(&self, pair: u16) {
         self.wake.set(pair);
     }
 
-    /// Which of these pairs (a bit for each) have a transmit queue that is to be polled; they are no more.
+    /// Which of these pairs (one bit for each) have a transmit queue that must be polled. Clears their marks.
     pub fn woken(&self, pairs: u32) -> impl Iterator<Item = u16> + use<> {
         bits(self.wake.take(pairs))
     }
 
-    /// Has a queue that broke stopped by the control thread, which is to be nudged.
+    /// Asks the control thread to stop a queue that broke. The caller nudges that thread.
     pub fn break_queue(&self, index: u16) {
         self.broken.set(index);
     }
 
-    /// The queues that broke; they are no more.
+    /// The queues that broke. Clears their marks.
     pub fn broken(&self) -> impl Iterator<Item = QueueId> + use<> {
         let slot = self.slot;
         bits(self.broken.take(u32::MAX)).map(move |index| QueueId::new(slot, index))

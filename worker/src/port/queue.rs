@@ -12,7 +12,7 @@ pub struct TransmitQueue {
     pub endpoint: Endpoint,
     /// How long it may still be paused.
     pub wait_budget: WaitBudget,
-    /// Its thread has paused it, and it was not stopped since.
+    /// Its thread has paused it, and it was not stopped since then.
     pub is_paused: bool,
 }
 
@@ -21,13 +21,13 @@ pub struct TransmitQueue {
 pub struct ReceiveQueue {
     /// The queue itself.
     pub endpoint: Endpoint,
-    /// Where it stood when a sender waited for its buffers in vain.
+    /// Its position after a futile wait for its buffers.
     pub futile_at: Option<u16>,
 }
 
-/// A transmit queue of a place that stays for ever.
+/// The lease of a transmit queue.
 pub type TransmitLease = Lease<TransmitQueue>;
-/// A receive queue of a place that stays for ever.
+/// The lease of a receive queue.
 pub type ReceiveLease = Lease<ReceiveQueue>;
 
 /// The lease of a queue of either direction, for the control thread.
@@ -47,12 +47,12 @@ impl QueueLease {
         }
     }
 
-    /// The vring that it is; `None`: its port is of another kind.
+    /// The vring, if it is one. `None`: the port is of another kind.
     pub fn vring(&mut self) -> Option<&mut Vring> {
         self.endpoint().vring()
     }
 
-    /// It is stopped, so it is paused no more. True: it was.
+    /// Ends its pause, since it is stopped. True: it was paused.
     pub fn unpause(&mut self) -> bool {
         match self {
             QueueLease::Transmit(queue) => std::mem::take(&mut queue.is_paused),
@@ -60,7 +60,7 @@ impl QueueLease {
         }
     }
 
-    /// Forgets everything, for the next port in the place.
+    /// Resets all state, for the next port in the slot.
     pub fn reset(&mut self) {
         match self {
             QueueLease::Transmit(queue) => **queue = TransmitQueue::default(),

@@ -1,4 +1,4 @@
-//! Where frames go: what the forwarder asks of a queue that its guest receives on, of whatever kind.
+//! Where frames go: what the forwarder asks of a queue on which the guest receives, whatever its kind.
 
 use sv3::drop_reason::DropReason;
 use sv3::ids::QueueId;
@@ -11,18 +11,18 @@ use crate::memory::deferred::DeferredCopies;
 use crate::memory::frame_head::{HEAD_LEN, Snapshot};
 use crate::memory::slice::GuestSlice;
 
-/// A frame on its way out: a header, and octets in slices.
+/// A frame to be delivered: a header, and octets in slices.
 #[derive(Clone, Copy)]
 pub struct Outgoing<'a, 't, 'm> {
-    /// The header for the receiver; `num_buffers` is the sink's to set.
+    /// The header for the receiver. The sink sets `num_buffers`.
     pub hdr: &'a NetHdr,
-    /// The slices that the frame lies in.
+    /// The slices that hold the frame.
     pub slices: &'a [GuestSlice<'m>],
-    /// Octets of the slices in front of the frame.
+    /// Octets in the slices before the frame.
     pub skip: usize,
     /// Octets of the frame.
     pub len: usize,
-    /// Those that are not to be read again.
+    /// The octets that must not be read again.
     pub snapshot: Snapshot<'a>,
     /// The same frame, if it lies in one piece with a header of [`sv3::virtio::NET_HDR_LEN`] octets.
     pub plain: Option<PlainFrame<'t>>,
@@ -43,12 +43,12 @@ impl Outgoing<'_, '_, '_> {
     }
 }
 
-/// What was delivered.
+/// How much was delivered.
 #[derive(Clone, Copy, Default)]
 pub struct Delivered {
-    /// Frames.
+    /// Number of frames.
     pub frames: u64,
-    /// Octets of them.
+    /// Octets of these frames.
     pub octets: u64,
 }
 
@@ -66,26 +66,26 @@ pub enum Undelivered {
 pub struct BufferWait {
     /// The receiver.
     pub queue: QueueId,
-    /// Which buffer, in the sink's own counting ([`DeliveryState::missed`]).
+    /// Which buffer, in the sink's own numbers ([`DeliveryState::missed`]).
     pub cursor: u16,
 }
 
-/// What deliveries of one burst leave behind for the burst.
+/// What the deliveries of one burst leave to the burst.
 pub struct DeliveryState<'t> {
-    /// Copies that wait until all of the burst has been looked at.
+    /// Copies that wait until the whole burst has been read.
     pub deferred: DeferredCopies<'t>,
-    /// What deliveries have cost ([`super::cost`]).
+    /// The cost of the deliveries ([`super::cost`]).
     pub cost: u64,
-    /// Which buffer the last frame without enough of them did not find.
+    /// Which buffer was missing for the last frame that did not find enough.
     pub missed: u16,
 }
 
-/// A receive queue. Nothing that is delivered is visible to the guest before the queue is published.
+/// A receive queue. The guest sees nothing that is delivered before the queue is published.
 pub trait Sink {
-    /// Room that a thread needs to deliver to queues of this kind, made once.
+    /// Room that a thread needs to deliver to queues of this kind. Made once.
     type Workspace;
 
-    /// Delivers a frame, all of it or nothing.
+    /// Delivers a whole frame or nothing.
     fn deliver<'t>(
         &mut self,
         workspace: &mut Self::Workspace,
@@ -93,8 +93,8 @@ pub trait Sink {
         frame: &Outgoing<'_, 't, '_>,
     ) -> Result<(), Undelivered>;
 
-    /// Delivers up to `most` frames without offloads as long as that is easy. The first one that is not is left to
-    /// [`Sink::deliver`].
+    /// Delivers up to `most` frames without offloads. Stops at the first frame that needs more work;
+    /// [`Sink::deliver`] takes that one.
     fn deliver_plain<'t>(
         &mut self,
         state: &mut DeliveryState<'t>,
@@ -102,12 +102,12 @@ pub trait Sink {
         most: usize,
     ) -> Delivered;
 
-    /// Where the next frame goes, in the sink's own counting: it changes with each frame that is delivered.
+    /// The position of the next frame, in the sink's own numbers. Each delivered frame changes it.
     fn position(&self) -> u16;
 
-    /// Whether the buffer that a frame missed is there, or it is not missed any more.
+    /// Whether the buffer at `cursor` has come, or the queue has moved past it.
     fn is_ready(&self, cursor: u16) -> bool;
 
-    /// Asks for a kick when it is. True: [`Sink::is_ready`] already.
+    /// Asks for a kick when the buffer comes. True: [`Sink::is_ready`] already.
     fn arm_at(&mut self, cursor: u16) -> bool;
 }

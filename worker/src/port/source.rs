@@ -1,4 +1,4 @@
-//! Where frames come from: what a burst asks of a queue that its guest transmits on, of whatever kind.
+//! Where frames come from: what a burst asks of a queue on which the guest transmits, whatever its kind.
 
 use sv3::ipc::RingFault;
 
@@ -6,14 +6,14 @@ use super::batch::{Batch, Taken};
 
 /// A transmit queue, for one burst.
 ///
-/// Frames are *taken* first, which changes nothing that anybody sees; those that are dealt with are *completed*, and
-/// [`super::endpoint::Endpoint::publish`] gives their buffers back. A frame that was taken and not completed is there
-/// to be taken again.
+/// A burst *takes* frames first, which changes nothing visible. It *completes* the frames that are dealt with, and
+/// [`super::endpoint::Endpoint::publish`] gives their buffers back. A frame that was taken and not completed can be
+/// taken again.
 pub trait Source<'m> {
-    /// Takes as many frames as there are places, and as `budget` allows; what that cost ([`super::cost`]). What it will
-    /// cost to deliver them is limited by the budget as well.
+    /// Takes frames, as many as there are places and as `budget` allows. Returns the cost ([`super::cost`]). The
+    /// budget also limits the cost to deliver them.
     fn take(&mut self, batch: &mut Batch<'_, 'm>, budget: u64) -> Result<u64, RingFault>;
 
-    /// These frames are done: the first ones that were taken.
+    /// Completes these frames: the first ones that were taken.
     fn complete(&mut self, done: &[Taken]);
 }

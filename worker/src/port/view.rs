@@ -12,17 +12,17 @@ use super::queue::{ReceiveLease, TransmitLease};
 pub struct View {
     /// All ports.
     pub ports: &'static Ports,
-    /// The thread's number, by which it leases queues.
+    /// The thread's number, with which it leases queues.
     pub number: u32,
-    /// How it writes counters.
+    /// How the thread writes counters.
     pub counting: Counting,
 }
 
-/// What a thread that wants a lease finds.
+/// The result of a try to lease.
 pub enum Found<T> {
-    /// It has the lease.
+    /// The thread has the lease.
     Leased(T),
-    /// Another thread has it for now.
+    /// Another thread has the lease.
     Busy,
     /// There is no such queue.
     Nowhere,
@@ -37,7 +37,7 @@ impl<T> Found<T> {
         }
     }
 
-    /// The lease, if the thread has it.
+    /// The lease, if the thread got it.
     pub fn leased(self) -> Option<T> {
         match self {
             Found::Leased(lease) => Some(lease),
@@ -47,13 +47,13 @@ impl<T> Found<T> {
 }
 
 impl View {
-    /// The place of a port, if it was ever used.
+    /// The port of a slot, if the slot was ever used.
     #[inline]
     pub fn port(&self, slot: u16) -> Option<&'static Port> {
         self.ports.get(slot)
     }
 
-    /// A port's counters, if it was ever used.
+    /// The counters of a port, if its slot was ever used.
     #[inline]
     pub fn counters(&self, slot: u16) -> Option<&'static PortCounters> {
         Some(self.port(slot)?.counters())

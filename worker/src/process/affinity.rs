@@ -3,7 +3,7 @@
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
-/// Binds this thread, and those that it makes, to these processors; before confinement.
+/// Binds this thread, and the threads that it starts later, to these processors. Before confinement.
 pub fn bind(cpus: &[usize]) -> Result<(), String> {
     let mut set = CpuSet::new();
     let known = cpus.iter().try_for_each(|cpu| set.set(*cpu));

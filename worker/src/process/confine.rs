@@ -1,32 +1,35 @@
-//! How the worker gives up everything but its work, before it reads its first command.
+//! How the worker gives up all that it does not need for its work, before it reads its first command.
 //!
-//! 1. dies with the supervisor;
-//! 2. memory hidden: no core file, not dumpable, hence no ptrace and no /proc/PID/mem by other processes of the user;
-//! 3. no privileges: no_new_privs, no capability in any set;
-//! 4. no file grows by `write`, which the policy has for eventfds and sockets: of a client's memory file a hijacked worker
-//!    could make what its monitor does not expect. The worker's own memory is bounded, by [`memory`];
-//! 5. landlock: no file, no TCP, no signal and no abstract socket to the outside. Older kernels know fewer of these;
-//!    what was achieved is reported;
-//! 6. seccomp, last, since the steps before need syscalls that the policy does not have.
+//! 1. It dies with the supervisor.
+//! 2. It hides its memory: no core file, not dumpable, hence no ptrace and no /proc/PID/mem by other processes of the
+//!    user.
+//! 3. It drops all privileges: no_new_privs, no capability in any set.
+//! 4. No file grows by `write`, which the policy allows for eventfds and sockets. Otherwise a hijacked worker could
+//!    write to a client's memory file or grow it, which the client's VMM does not expect. [`memory`] bounds the
+//!    worker's own memory.
+//! 5. Landlock: no file, no TCP, no signal and no abstract socket to the outside. Older kernels know fewer of these.
+//!    The worker reports what it achieved.
+//! 6. Seccomp comes last: the earlier steps need syscalls that the policy does not have.
 //!
-//! The worker's threads are made between 5 and 6: they inherit 3 and 5 from the one that makes them, the rest is the
-//! process's, and seccomp is put on all of them in one step.
+//! The worker makes its threads between 5 and 6. They inherit 3 and 5 from the thread that makes them. The rest
+//! belongs to the process, and one step installs seccomp for all threads.
 //!
-//! Signal handlers and the epoll are made before, for the same reason. Nothing is undone afterwards and nothing needs a
-//! user namespace or root.
+//! Signal handlers and the epoll are made earlier, for the same reason. No step can be undone, and none needs a user
+//! namespace or root.
 
 use sv3_policy::steps::{self, Achieved};
 
-/// Most octets of memory of its own that a worker of so many threads has. By itself it has 4 MiB, a port with a queue pair
-/// takes 1.3 KiB and a thread 1.9 MiB (VmData). 1,024 ports of 16 queue pairs that each look up their share of all regions
-/// come to some 50 MiB. At the bound the allocator fails, which ends the worker, and that is told.
+/// Most octets of its own memory that a worker with so many threads may have. A worker alone has 4 MiB. A port with
+/// one queue pair takes 1.3 KiB, and a thread 1.9 MiB (VmData). 1,024 ports of 16 queue pairs that each look up their
+/// share of all regions need some 50 MiB. At the bound the allocator fails. That ends the worker, and the worker
+/// reports the reason.
 pub fn memory(threads: usize) -> u64 {
     const WORKER: u64 = 96 << 20;
     const THREAD: u64 = 4 << 20;
     WORKER + THREAD * threads as u64
 }
 
-/// Confines the process for good, with at most that much memory of its own, in octets. The order is the point; see above.
+/// Confines the process for good, with at most `memory` octets of its own memory. The order matters; see above.
 /// `spawn_all` makes the other threads.
 pub fn worker(memory: u64, spawn_all: impl FnOnce() -> Result<(), String>) -> Result<Achieved, String> {
     steps::bound_memory(memory)?;
@@ -81,7 +84,7 @@ mod tests {
     #[allow(unsafe_code)]
     fn a_violation_ends_the_worker_by_sigsys_and_its_number_is_in_the_ledger() {
         let ledger: &LedgerMap = Box::leak(Box::new(LedgerMap::create().unwrap().1));
-        // SAFETY: the child makes calls that need no lock of another thread, and dies of the last of them.
+        // SAFETY: the child makes calls that need no lock of another thread, and dies of the last call.
         let child = match unsafe { fork() }.unwrap() {
             ForkResult::Parent { child } => child,
             ForkResult::Child => {

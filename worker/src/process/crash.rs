@@ -1,21 +1,22 @@
-//! The worker's last words. A fatal signal or a panic leaves a record in the ledger, from which the supervisor says what
-//! happened and to whom; then it hangs up, and the process dies.
+//! The crash record. A fatal signal or a panic leaves a record in the ledger. From the record the supervisor knows
+//! what happened and which client caused it. Then the worker hangs up, and the process dies.
 //!
-//! It hangs up because the kernel tells the supervisor of a death only when it has taken the dead process's memory away,
-//! page by page of all that it touched of every guest's. The closed control socket is known at once.
+//! Why it hangs up: the kernel reports a death to the supervisor only after it has freed the memory of the dead
+//! process, page by page, including all touched memory of every guest. The supervisor notices the closed control
+//! socket at once.
 //!
-//! A worker has one death: the first thread that dies writes the record, any other one that goes wrong meanwhile waits for
-//! the end. With several threads nothing is over when one has written it, so none hangs up, and the
-//! supervisor waits for the kernel.
+//! A worker dies once. The first thread that dies writes the record; any other thread that fails meanwhile waits for
+//! the end. With several threads the others still run when one has written the record. So no thread hangs up then,
+//! and the supervisor waits for the kernel.
 //!
-//! The handlers run on a stack of their own, touch nothing but static atomics and the ledger, and make no syscall but
-//! close(2), for the policy may be what killed us. A genuine SIGSEGV or SIGBUS is repeated with the signal blocked, so
-//! that the kernel ends the process by that very signal; everything else ends in an illegal instruction, and the record
-//! tells the cause.
+//! The handlers run on a stack of their own and touch only static atomics and the ledger. The only syscall that they
+//! make is close(2), since the policy may be the reason for the death. After a genuine SIGSEGV or SIGBUS the handler
+//! repeats the access with the signal blocked, so that the kernel ends the process by that signal. All other deaths
+//! end in an illegal instruction, and the record says the cause.
 //!
-//! Which client a fault address belongs to is found in [`RANGES`], where every mapping of guest memory is written down, as
-//! many as the supervisor admits. Clients add and remove mappings without pause, so a free place is found by a bit for each,
-//! 64 at a look; only a fault looks at all places.
+//! [`RANGES`] holds every mapping of guest memory, as many as the supervisor admits; it tells which client a fault
+//! address belongs to. Clients add and remove mappings all the time, so a bit for each place finds a free one, 64 at
+//! a time. Only a fault searches all places.
 #![allow(unsafe_code)] // named in the design: crash handler
 
 use std::cell::Cell;
@@ -32,7 +33,7 @@ use sv3::ledger::{Crash, FRAME_HEAD, WorkerArea};
 /// Words of a chain's first octets, at least [`FRAME_HEAD`] octets of them.
 pub const HEAD_WORDS: usize = FRAME_HEAD.div_ceil(8);
 
-/// One mapping of guest memory; none while `len` is 0.
+/// One mapping of guest memory. `len` is 0: none.
 struct Range {
     start: AtomicU64,
     len: AtomicU64,
@@ -40,7 +41,7 @@ struct Range {
     guest_addr: AtomicU64,
 }
 
-/// Places for all regions, and as many again, since a table is replaced by mapping the new one beside the old one.
+/// Places for all regions, twice: a new table is mapped before the old one is unmapped.
 const MAX_RANGES: usize = (2 * MAX_REGIONS).next_multiple_of(64);
 
 /// Mappings by host address.
@@ -48,35 +49,35 @@ static RANGES: [Range; MAX_RANGES] = [const {
     Range { start: AtomicU64::new(0), len: AtomicU64::new(0), port: AtomicU32::new(0), guest_addr: AtomicU64::new(0) }
 }; MAX_RANGES];
 
-/// Places that are taken, a bit for each.
+/// Which places are taken, one bit for each.
 static TAKEN: [AtomicU64; MAX_RANGES / 64] = [const { AtomicU64::new(0) }; MAX_RANGES / 64];
 
-/// The first so many places are all that were ever taken.
+/// Number of places, from the first one, that were ever taken.
 static EVER: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    /// The first octets of the chain in hand, as they stand in memory; null while there is none. Constant and without a
+    /// The first octets of the current chain, in memory order. Null: no current chain. Constant and without a
     /// destructor, so that a signal handler may read it.
-    static IN_HAND: Cell<*const [u64; HEAD_WORDS]> = const { Cell::new(std::ptr::null()) };
+    static CURRENT: Cell<*const [u64; HEAD_WORDS]> = const { Cell::new(std::ptr::null()) };
     /// This thread's number.
     static THREAD: Cell<u32> = const { Cell::new(0) };
 }
 
-/// The number plus one of the thread that died first; 0: none has.
+/// Number plus one of the thread that died first. 0: no thread has died.
 static DEAD: AtomicU32 = AtomicU32::new(0);
 
 static RECORD: AtomicPtr<Crash> = AtomicPtr::new(std::ptr::null_mut());
 
-/// The control socket's fd beside stdin.
+/// The control socket's second fd, beside stdin.
 static CONTROL: AtomicI32 = AtomicI32::new(-1);
 
 const ALT_STACK: usize = 64 * 1024;
 
-/// A place in [`RANGES`], given back when dropped. `None`: there was none.
+/// A place in [`RANGES`], given back when dropped. `None`: no place was free.
 pub struct Watch(Option<usize>);
 
-/// Notes that `[start, start + len)` is memory of `port`, at `guest_addr` for its guest. Where there is no place left, which is
-/// more than the supervisor admits, a fault in it is nobody's.
+/// Registers `[start, start + len)` as memory of `port`, at `guest_addr` for its guest. If no place is left, which
+/// needs more regions than the supervisor admits, a fault in this range belongs to no client.
 pub fn watch(start: u64, len: u64, port: u16, guest_addr: u64) -> Watch {
     let place = take_place();
     if let Some(at) = place
@@ -91,7 +92,7 @@ pub fn watch(start: u64, len: u64, port: u16, guest_addr: u64) -> Watch {
     Watch(place)
 }
 
-/// The first place that is free; it is no more.
+/// Takes the first free place.
 fn take_place() -> Option<usize> {
     for (word, first) in TAKEN.iter().zip((0..).step_by(64)) {
         let mut free = !word.load(Relaxed);
@@ -117,17 +118,17 @@ impl Drop for Watch {
     }
 }
 
-/// This is thread `number` of the worker; its signals are handled on a stack of its own. Before the sandbox, which permits
-/// no such thing.
+/// Gives this thread its number, and a stack of its own for its signal handlers. Before the sandbox, which does not
+/// permit that.
 pub fn enlist(number: u32) -> nix::Result<()> {
     THREAD.set(number);
     let stack = Box::leak(vec![0u8; ALT_STACK].into_boxed_slice());
     let alt = libc::stack_t { ss_sp: stack.as_mut_ptr().cast(), ss_flags: 0, ss_size: ALT_STACK };
-    // SAFETY: the stack is leaked, hence lives as long as the process.
+    // SAFETY: the stack is leaked, hence it lives as long as the process.
     nix::Error::result(unsafe { libc::sigaltstack(&alt, std::ptr::null_mut()) }).map(drop)
 }
 
-/// Installs the signal handlers, for all threads; before the sandbox.
+/// Installs the signal handlers for all threads. Before the sandbox.
 pub fn handle_signals() -> nix::Result<()> {
     enlist(0)?;
     let flags = SaFlags::SA_SIGINFO | SaFlags::SA_ONSTACK | SaFlags::SA_RESETHAND;
@@ -139,18 +140,18 @@ pub fn handle_signals() -> nix::Result<()> {
     Ok(())
 }
 
-/// A death that is recorded ends the conversation by this fd, and by stdin, which is the same socket.
+/// After a death is recorded, closes this fd and stdin, which is the same socket.
 pub fn hang_up_after_record(control: BorrowedFd<'_>) {
     CONTROL.store(control.as_raw_fd(), Relaxed);
 }
 
-/// From now on deaths are recorded in the ledger, panics included.
+/// From now on records deaths in the ledger, panics included.
 pub fn record_in(area: &'static WorkerArea) {
     RECORD.store(std::ptr::from_ref(&area.crash).cast_mut(), Release);
     std::panic::set_hook(Box::new(|info| {
         if let Some(crash) = record().filter(|_| dies_first()) {
             crash.write_message(&info.to_string());
-            keep_in_hand(crash);
+            record_current(crash);
             crash.thread.store(THREAD.get(), Relaxed);
             crash.signal.store(libc::SIGABRT, Release);
             hang_up();
@@ -159,32 +160,31 @@ pub fn record_in(area: &'static WorkerArea) {
     }));
 }
 
-/// Runs `work` with a chain in hand, so that its first octets are known if the worker dies of it.
+/// Runs `work` with `head` as the current chain, so that its first octets are known if the worker dies of it.
 #[inline]
 pub fn with_current<T>(head: &[u64; HEAD_WORDS], work: impl FnOnce() -> T) -> T {
-    IN_HAND.set(std::ptr::from_ref(head));
+    CURRENT.set(std::ptr::from_ref(head));
     let result = work();
-    IN_HAND.set(std::ptr::null());
+    CURRENT.set(std::ptr::null());
     result
 }
 
-/// The head of the chain in hand, or null.
+/// The head of the current chain, or null.
 #[inline]
 pub fn current() -> *const [u64; HEAD_WORDS] {
-    IN_HAND.get()
+    CURRENT.get()
 }
 
-/// Takes a chain in hand again, or none. Whoever does so sees to it that its head stays where it is until the next one is
-/// taken.
+/// Sets the current chain again, or none. The caller keeps its head in place until the next chain is set.
 #[inline]
 pub fn set_current(head: *const [u64; HEAD_WORDS]) {
-    IN_HAND.set(head);
+    CURRENT.set(head);
 }
 
-fn keep_in_hand(crash: &Crash) {
-    // SAFETY: null or a reference that `with_current`, or who called `set_current`, holds while this runs, on the same
-    // thread.
-    if let Some(head) = unsafe { IN_HAND.get().as_ref() } {
+fn record_current(crash: &Crash) {
+    // SAFETY: null, or a reference that `with_current` or the caller of `set_current` holds while this runs, on the
+    // same thread.
+    if let Some(head) = unsafe { CURRENT.get().as_ref() } {
         for (to, from) in crash.frame_head.iter().zip(head.iter().flat_map(|word| word.to_ne_bytes())) {
             to.store(from, Relaxed);
         }
@@ -192,8 +192,8 @@ fn keep_in_hand(crash: &Crash) {
     }
 }
 
-/// Whether this thread is the first one to die, and has not written it down yet. Does not return to a thread when another
-/// one was first, which is about to end the process.
+/// Whether this thread is the first one to die and has not written its record yet. Does not return in another thread:
+/// the first thread is about to end the process.
 fn dies_first() -> bool {
     let me = THREAD.get() + 1;
     match DEAD.compare_exchange(0, me, Acquire, Acquire) {
@@ -213,13 +213,14 @@ fn record() -> Option<&'static Crash> {
 extern "C" fn on_signal(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the kernel passes valid pointers to an SA_SIGINFO handler.
     let (info, context) = unsafe { (&*info, &*context.cast::<libc::ucontext_t>()) };
-    // SAFETY: reading the union's field that the signal sets; for others any bits are fine, they are only recorded.
+    // SAFETY: reads the field of the union that the signal sets. For other signals any bits are valid: they are only
+    // recorded.
     let addr = unsafe { info.si_addr() } as u64;
-    // A genuine fault has a positive code; kill(2) and its like have none.
+    // A genuine fault has a positive code. Signals of kill(2) and similar calls do not.
     let fault = info.si_code > 0 && (signal == libc::SIGSEGV || signal == libc::SIGBUS);
     if let Some(crash) = record().filter(|_| dies_first()) {
         crash.code.store(info.si_code, Relaxed);
-        keep_in_hand(crash);
+        record_current(crash);
         crash.ip.store(context.uc_mcontext.gregs[libc::REG_RIP as usize] as u64, Relaxed);
         if fault {
             crash.addr.store(addr, Relaxed);
@@ -233,12 +234,13 @@ extern "C" fn on_signal(signal: libc::c_int, info: *mut libc::siginfo_t, context
         hang_up();
     }
     if signal == libc::SIGSYS {
-        // Begins with a syscall that the policy forbids too: with the signal blocked the kernel ends the process by it.
+        // `abort` begins with a syscall that the policy also forbids. The signal is blocked, so the kernel ends the
+        // process by it.
         std::process::abort();
     }
     if fault {
-        // SAFETY: this faults, as it did before, and is meant to: with the signal blocked the kernel ends the process
-        // by it. Should it not fault any more, `die` follows.
+        // SAFETY: this access faults again, on purpose: the signal is blocked, so the kernel ends the process by it.
+        // If it does not fault any more, `die` follows.
         unsafe {
             let at = addr as *mut u8;
             at.write_volatile(at.read_volatile());
@@ -249,12 +251,12 @@ extern "C" fn on_signal(signal: libc::c_int, info: *mut libc::siginfo_t, context
 
 fn hang_up() {
     let control = CONTROL.load(Relaxed);
-    // If it is the mapper that died, the thread that moves frames does so still.
+    // If the mapper died, the thread that moves frames still runs.
     if control < 0 || THREAD.get() != 0 {
         return;
     }
     for fd in [libc::STDIN_FILENO, control] {
-        // SAFETY: what holds these fds is never used again: the process is about to end.
+        // SAFETY: the owners of these fds never use them again: the process is about to end.
         unsafe { libc::close(fd) };
     }
 }
@@ -268,7 +270,7 @@ fn attribute(crash: &Crash, addr: u64) {
 }
 
 fn die() -> ! {
-    // SAFETY: raises SIGILL, which is blocked or has been recorded already: the process ends.
+    // SAFETY: raises SIGILL, which is blocked or has been recorded already, so the process ends.
     unsafe { std::arch::asm!("ud2", options(noreturn)) }
 }
 
@@ -295,7 +297,7 @@ mod tests {
         let fill = |more: u64| -> Vec<Watch> {
             (0..COUNT).map(|n| watch(place(n), 4096, ((n + more) % 1000) as u16, n << 20)).collect()
         };
-        // What a client replaces lies beside what it has, for a while.
+        // A client's new table exists beside the old one for a while.
         let mut watches = fill(0);
         for more in 1..20 {
             let new = fill(more);

@@ -1,36 +1,36 @@
-//! Crash points: with the feature `crash-points`, each worker picks one of the places at which its death could be seen
-//! from outside, and dies there after some thousand passes or fewer. The panic message names the place, so that a test
-//! can tell from the events when it has seen them all. Without the feature nothing of this is compiled.
+//! Crash points. With the feature `crash-points`, each worker picks one of the points at which its death is visible
+//! from outside, and dies there after at most some thousand passes. The panic message names the point, so that a test
+//! can tell from the events when it has seen them all. Without the feature none of this is compiled.
 
-/// The places, in the order of the publish sequence.
+/// The points, in the order of the publish sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 pub enum CrashPoint {
-    /// Chains were taken from the sender's ring; nothing is written.
+    /// Chains were taken from the sender's ring. Nothing is written.
     Taken,
     /// A frame is in the receiver's buffers, without a used entry.
     Copied,
-    /// The receiver's used entry is written, not published.
+    /// The receiver's used entry is written but not published.
     Entered,
-    /// A packed ring's burst is in the ledger; guest memory is as it was.
-    Logged,
-    /// All used elements of a packed ring's burst but the first are written.
+    /// A packed ring's burst is in the journal. Guest memory is unchanged.
+    Journaled,
+    /// All used elements of a packed ring's burst are written, except the first.
     TailUsed,
-    /// The first used element is written; the ledger has not heard.
+    /// The first used element is written. The ledger does not know yet.
     HeadUsed,
-    /// A split ring's `used.idx` is published, receiver's or sender's; the ledger has not heard.
+    /// A split ring's `used.idx` is published, receiver's or sender's. The ledger does not know yet.
     Published,
-    /// The ledger has heard of a ring; the driver has not been signalled.
+    /// The ledger knows the new position. The driver has not been signalled.
     Noted,
-    /// The sender's used entries are written, and nothing of the burst is published.
+    /// The sender's used entries are written. Nothing of the burst is published.
     SenderEntered,
-    /// All receivers are published and signalled; the sender is not.
+    /// All receivers are published and signalled. The sender is not.
     ReceiversDone,
     /// All is done.
     Done,
 }
 
-/// Dies here, if this is the place and the time.
+/// Dies here if this point was picked and enough passes are over.
 #[inline(always)]
 pub fn pass(point: CrashPoint) {
     #[cfg(feature = "crash-points")]
@@ -41,7 +41,8 @@ pub fn pass(point: CrashPoint) {
     let _ = point;
 }
 
-/// In unit tests a point is a panic, which the test catches: the worker's memory is lost, guest and ledger are not.
+/// In unit tests a crash point is a panic, which the test catches. The worker's memory is lost; guest memory and
+/// ledger remain.
 #[cfg(test)]
 pub mod armed {
     use std::cell::Cell;
@@ -50,7 +51,7 @@ pub mod armed {
         static PASSES_LEFT: Cell<u32> = const { Cell::new(u32::MAX) };
     }
 
-    /// Dies at the pass after that many.
+    /// Dies after `passes` more passes.
     pub fn arm(passes: u32) {
         PASSES_LEFT.set(passes);
     }
@@ -79,9 +80,9 @@ mod chosen {
     static CHOICE: AtomicU64 = AtomicU64::new(0);
     static PASSES: AtomicU64 = AtomicU64::new(0);
 
-    #[expect(clippy::panic)] // to die is the purpose
+    #[expect(clippy::panic)] // this death is intended
     pub fn pass(point: CrashPoint) {
-        // The clock's low digits are as good as dice here. Of several threads the last one to throw them decides.
+        // The low digits of the clock serve as a random number. If several threads draw one, the last one counts.
         if CHOICE.load(Relaxed) == 0 {
             CHOICE.store(crate::process::clock::now_ns() / 100 + 1, Relaxed);
         }

@@ -1,4 +1,4 @@
-//! The control socket, worker's end: commands in, reports out, never blocking in the middle of either.
+//! The worker's end of the control socket: commands come in, reports go out. Neither blocks in the middle.
 
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -8,10 +8,10 @@ use nix::unistd::{read, write};
 use passfd::FdPassingExt;
 use sv3::ipc::{Envelope, FRAME_MAX, FRAME_PREFIX, Report};
 
-/// Most octets of reports that wait for the supervisor to read; more means that it is gone.
+/// Most octets of reports that may wait for the supervisor to read. With more the supervisor counts as dead.
 const BACKLOG: usize = 1 << 16;
 
-/// Why the worker's conversation with its supervisor is over.
+/// Why the link to the supervisor ended.
 #[derive(Debug)]
 pub enum LinkEnd {
     /// The supervisor closed the socket: an orderly end.
@@ -26,7 +26,7 @@ pub type CommandWithFds = (Envelope, Vec<OwnedFd>);
 /// The socket and what has arrived so far.
 pub struct Link {
     socket: UnixStream,
-    /// Octets of the frame under way.
+    /// Octets of the incomplete frame.
     frame: Vec<u8>,
     /// A decoded command that waits for its fds.
     partial: Option<CommandWithFds>,
@@ -34,13 +34,13 @@ pub struct Link {
 }
 
 impl Link {
-    /// Takes over the socket, which must not block. It is read and written by read(2) and write(2), which the policy
-    /// permits for eventfds anyway, and not by send(2) and recv(2).
+    /// Takes over the socket, which must not block. The link uses read(2) and write(2), which the policy permits for
+    /// eventfds anyway, and not send(2) and recv(2).
     pub fn new(socket: UnixStream) -> Link {
         Link { socket, frame: Vec::with_capacity(FRAME_MAX), partial: None, backlog: Vec::new() }
     }
 
-    /// The next whole command, if it is here.
+    /// The next whole command, if it has arrived.
     pub fn receive(&mut self) -> Result<Option<CommandWithFds>, LinkEnd> {
         if self.partial.is_none() {
             if !self.fill(FRAME_PREFIX)? {
@@ -73,7 +73,8 @@ impl Link {
         Ok(self.partial.take())
     }
 
-    /// Reads until `length` octets of the frame are here; never further, for behind them may be an fd.
+    /// Reads until `length` octets of the frame are here. Never reads further: the octets behind them may carry an
+    /// fd.
     fn fill(&mut self, length: usize) -> Result<bool, LinkEnd> {
         while self.frame.len() < length {
             let have = self.frame.len();
@@ -81,7 +82,7 @@ impl Link {
             let got = read(&self.socket, self.frame.get_mut(have..).unwrap_or(&mut []));
             self.frame.truncate(have + got.unwrap_or(0));
             match got {
-                // Reset: closed with a report of ours unread.
+                // Reset: the supervisor closed the socket before it read a report.
                 Ok(0) | Err(Errno::ECONNRESET) => return Err(LinkEnd::Closed),
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Ok(false),
@@ -91,13 +92,13 @@ impl Link {
         Ok(true)
     }
 
-    /// Sends a report, now or when there is room.
+    /// Sends a report, now or when the socket has room.
     pub fn report(&mut self, report: Report) -> Result<(), LinkEnd> {
         self.backlog.extend_from_slice(&report.to_bytes());
         self.flush()
     }
 
-    /// Sends what waits, as far as there is room.
+    /// Sends waiting reports as far as the socket has room.
     pub fn flush(&mut self) -> Result<(), LinkEnd> {
         while !self.backlog.is_empty() {
             match write(&self.socket, &self.backlog) {
@@ -125,7 +126,7 @@ impl AsFd for Link {
 
 #[allow(unsafe_code)] // named in the design: fd hand-over
 fn owned(fd: std::os::fd::RawFd) -> OwnedFd {
-    // SAFETY: `passfd` received the fd just now and keeps no copy of it; or the worker was born with it, and the
+    // SAFETY: `passfd` received the fd just now and keeps no copy of it; or the worker started with it, and the
     // supervisor names each such fd once.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }

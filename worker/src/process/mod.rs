@@ -1,4 +1,4 @@
-//! The process itself: what confines it, what it hears from the supervisor, and what it writes down when it dies.
+//! The process itself: what confines it, its link to the supervisor, and its crash record.
 
 pub mod affinity;
 pub mod clock;

@@ -1,6 +1,7 @@
-//! `sv3-worker --prove`: finds out that the kernel confines a worker as its policy says. For `sv3 audit`.
+//! `sv3-worker --prove`: shows that the kernel confines a worker as its policy says. For `sv3 audit`.
 //!
-//! This process serves nobody. Its children confine themselves by [`confine`], as a worker does in life, and try.
+//! This process serves no client. Its children confine themselves by [`confine`], as a real worker does, and try
+//! syscalls.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -9,7 +10,7 @@ use sv3_policy::prove::{Subject, live, prove};
 
 use crate::process::{confine, crash};
 
-/// Tries everything and writes the outcome to stdout.
+/// Makes all trials and writes the outcome to stdout.
 pub fn run() -> Result<(), String> {
     crash::handle_signals().map_err(|e| format!("signal handlers: {e}"))?;
     let (_, map) = LedgerMap::create().map_err(|e| format!("ledger: {e}"))?;

@@ -1,7 +1,7 @@
-//! Ports whose frames are in memory: a kind for tests and fuzzers alone. It shows what a kind is, and that nothing else
-//! in the data path has to know of one.
+//! Ports whose frames are in memory, for tests and fuzzers only. This kind shows what a kind is, and that nothing
+//! else in the data path needs to know about it.
 //!
-//! Each frame has a net header of 12 octets in front, as those of a tap device have.
+//! Each frame starts with a net header of 12 octets, like the frames of a tap device.
 
 #[cfg(test)]
 mod tests;
@@ -20,35 +20,35 @@ use super::source::Source;
 use crate::memory::frame_head::Snapshot;
 use crate::memory::slice::GuestSlice;
 
-/// One queue; which of its fields matter is a question of its direction.
+/// One queue. Its direction says which fields are used.
 #[derive(Default)]
 pub struct InMemory {
-    /// The virtio features that say what its frames' headers may ask for.
+    /// The virtio features that its frames' headers may use.
     pub features: u64,
-    /// It is closed, or broken.
+    /// Closed, or broken.
     pub closed: Option<RingFault>,
     /// Transmit: frames to be sent, oldest first.
     pub to_send: Vec<Vec<u8>>,
-    /// Transmit: how many of them are done, and not given back yet.
+    /// Transmit: how many frames are done and not given back yet.
     completed: usize,
-    /// Receive: how many frames it still takes.
+    /// Receive: how many more frames it takes.
     pub room: usize,
     /// Receive: frames that are not published yet.
     pending: Vec<Vec<u8>>,
     /// Receive: frames that arrived, oldest first.
     pub received: Vec<Vec<u8>>,
-    /// Receive: how many frames it got in all.
+    /// Receive: how many frames it got in total.
     delivered: u16,
 }
 
-/// What a burst takes from it.
+/// The source of one burst.
 pub struct MemorySource<'m> {
     frames: std::slice::IterMut<'m, Vec<u8>>,
     completed: &'m mut usize,
 }
 
 impl InMemory {
-    /// An open queue without frames that takes `room` frames.
+    /// An open queue without frames, with room for `room` frames.
     pub fn new(features: u64, room: usize) -> InMemory {
         InMemory { features, room, ..InMemory::default() }
     }

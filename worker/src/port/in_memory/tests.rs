@@ -1,4 +1,4 @@
-//! A port of another kind beside a guest's: frames both ways, floods, pauses, and offloads that it lacks.
+//! An in-memory port beside a guest's port: frames both ways, floods, pauses, and offloads that it did not negotiate.
 
 use sv3::frame::MacAddr;
 use sv3::ids::QueueId;
@@ -17,11 +17,11 @@ use crate::port::vring::driver::{BASE, Driver};
 use crate::port::vring::queue::Queue;
 use crate::port::{Ports, QueueLease};
 
-/// The guest's port, and two that are in memory.
+/// The guest's port, and two in-memory ports.
 const GUEST: u16 = 0;
 const A: u16 = 1;
 const B: u16 = 2;
-/// Descriptors of the guest's rings, and where its buffers are.
+/// Descriptors of the guest's rings, and the address of its buffers.
 const SIZE: u16 = 16;
 const DATA: u64 = BASE + 0x2_0000;
 const NOW: u64 = 1_000_000_000_000;
@@ -38,7 +38,7 @@ fn mac(slot: u16) -> [u8; 6] {
     [2, 0, 0, 0, 0, slot as u8]
 }
 
-/// Header and frame, whose octets say what it is.
+/// Header and frame. The octets of the frame identify it.
 fn frame(to: [u8; 6], from: u16, n: u8) -> Vec<u8> {
     [&[0; 12][..], &to, &mac(from), &[8, 0], &[n; 50]].concat()
 }
@@ -87,7 +87,7 @@ impl Switch {
         }
     }
 
-    /// A port in memory is about to send.
+    /// Gives frames to an in-memory port, to be sent.
     fn send(&self, slot: u16, frames: impl IntoIterator<Item = Vec<u8>>) {
         self.with(QueueId::transmit(slot, 0), |queue| queue.to_send.extend(frames));
     }
@@ -100,19 +100,19 @@ impl Switch {
         served
     }
 
-    /// What a port in memory has received.
+    /// Takes the frames that an in-memory port has received.
     fn take_received(&self, slot: u16) -> Vec<Vec<u8>> {
         self.with(QueueId::receive(slot, 0), |queue| std::mem::take(&mut queue.received))
     }
 
-    /// The guest gives a receive buffer.
+    /// The guest makes a receive buffer available.
     fn give_buffer(&mut self, head: u16) {
         let [receive, _] = &mut self.rings;
         receive.describe(head, (DATA + u64::from(head) * 2048, 2048, VIRTQ_DESC_F_WRITE, 0));
         receive.offer(head);
     }
 
-    /// The guest is about to send.
+    /// The guest makes a frame available.
     fn guest_sends(&mut self, head: u16, octets: &[u8]) {
         let [_, transmit] = &mut self.rings;
         let at = DATA + u64::from(head) * 2048;
@@ -135,7 +135,7 @@ fn frames_go_both_ways_between_kinds_in_order() {
         switch.forwarder.learn(MacAddr::new(mac(slot)), slot);
     }
     (0..8).for_each(|head| switch.give_buffer(head));
-    // To a guest, to another port of the kind, and to a guest again.
+    // To the guest, to another in-memory port, and to the guest again.
     let to = [GUEST, GUEST, B, B, B, GUEST];
     switch.send(A, (0..).zip(to).map(|(n, to)| frame(mac(to), A, n)));
     assert_eq!(switch.serve(A).frames, 6);
@@ -187,7 +187,7 @@ fn a_sender_is_paused_for_a_receiver_of_another_kind() {
 fn what_a_kind_lacks_is_done_in_software() {
     let mut switch = Switch::new();
     switch.forwarder.learn(MacAddr::new(mac(A)), A);
-    // A checksum over the last 50 octets, to be put two octets into them.
+    // A checksum of the last 50 octets, stored 2 octets after their start.
     let mut octets = frame(mac(A), GUEST, 0);
     octets[0] = VIRTIO_NET_HDR_F_NEEDS_CSUM;
     octets[6..10].copy_from_slice(&[14, 0, 2, 0]);

@@ -1,9 +1,9 @@
 //! Descriptor chains (virtio 1.3, 2.7.5): from a head to checked slices.
 //!
-//! Each descriptor is read exactly once into a local value; what the driver writes afterwards changes nothing. A walk is
-//! bounded by the number of descriptors that the chain's table has, follows one level of indirection, passes over
-//! descriptors of length 0 without looking at their address, and cuts buffers at region borders, since what is adjacent
-//! for the guest need not be for us.
+//! Each descriptor is read exactly once into a local value; later writes by the driver change nothing. A walk reads
+//! at most as many descriptors as the chain's table has and follows one level of indirection. It skips descriptors of
+//! length 0 without using their address. It cuts buffers at region borders: regions that are adjacent for the guest
+//! need not be adjacent in the worker.
 
 use sv3::ids::Direction;
 use sv3::virtio::{VIRTIO_RING_F_INDIRECT_DESC, VIRTQ_DESC_F_INDIRECT, VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE};
@@ -18,19 +18,19 @@ use crate::port::batch::MAX_SLICES;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadChain;
 
-/// What a walk needs to know of the ring's owner.
+/// What a walk needs to know about the ring's owner.
 pub struct Walker<'m> {
     /// The client's memory.
     pub memory: &'m GuestMemory,
     /// The negotiated features.
     pub features: u64,
-    /// Direction that every descriptor must have: the device reads what the guest transmits and writes what it receives.
+    /// The direction of every descriptor: the device reads what the guest transmits, and writes what it receives.
     pub direction: Direction,
 }
 
 impl<'m> Walker<'m> {
-    /// Appends the slices of the chain at `head` to `out` and returns how many octets they have. When it fails, `out` is
-    /// as before.
+    /// Appends the slices of the chain at `head` to `out` and returns their octets. If that fails, `out` is
+    /// unchanged.
     #[inline(always)]
     pub(super) fn walk(&self, table: &impl Table, head: u16, out: &mut SliceList<'_, 'm>) -> Result<usize, BadChain> {
         let first = table.descriptor(head).ok_or(BadChain)?;
@@ -40,14 +40,14 @@ impl<'m> Walker<'m> {
         }
     }
 
-    /// What most chains are.
+    /// The kind of chain that most chains are.
     #[inline]
     pub(super) fn plain(&self) -> Plain<'m> {
         let wanted = if self.direction == Direction::Receive { VIRTQ_DESC_F_WRITE } else { 0 };
         Plain { memory: self.memory.last_region(), wanted }
     }
 
-    /// Appends a plain chain and returns its octets. `None`: it is something else, and nothing is appended.
+    /// Appends a plain chain and returns its octets. `None`: the chain is not plain, and nothing is appended.
     #[inline(always)]
     pub(super) fn append_plain(&self, descriptor: &Descriptor, out: &mut SliceList<'_, 'm>) -> Option<usize> {
         let slice = self.plain().slice(descriptor)?;
@@ -160,7 +160,7 @@ impl<'m> Walker<'m> {
     }
 }
 
-/// A chain of one buffer in the region that was hit last.
+/// A chain of one buffer in the region of the last look-up.
 #[derive(Clone, Copy)]
 pub(super) struct Plain<'m> {
     memory: RegionCache<'m>,
@@ -168,7 +168,7 @@ pub(super) struct Plain<'m> {
 }
 
 impl<'m> Plain<'m> {
-    /// The buffer, if the descriptor is of such a chain; not empty.
+    /// The buffer, if the descriptor is such a chain. Not empty.
     #[inline(always)]
     pub fn slice(self, descriptor: &Descriptor) -> Option<GuestSlice<'m>> {
         let kind = descriptor.flags & (VIRTQ_DESC_F_NEXT | VIRTQ_DESC_F_WRITE | VIRTQ_DESC_F_INDIRECT);
@@ -198,7 +198,8 @@ mod tests {
     const DATA: u64 = BASE + 0x8000;
     const TABLE: u64 = BASE + 0x4000;
 
-    /// Walks the chain at head 0 of a ring with these descriptors: lengths of its slices, or that it is bad.
+    /// Walks the chain at head 0 of a ring with these descriptors. Returns the lengths of its slices, or that it is
+    /// bad.
     fn walk(descriptors: &[Desc], table: &[Desc]) -> Result<Vec<usize>, BadChain> {
         let mut driver = Driver::new(8);
         for (at, desc) in (0..).zip(descriptors) {
@@ -235,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_buffer_across_adjacent_regions_is_cut_in_two() {
-        // CVE-2018-1059: adjacent for the guest, two files for us.
+        // CVE-2018-1059: adjacent for the guest, two files in the worker.
         assert_eq!(walk(&[(BASE + REGION - 10, 30, 0, 0)], &[]), Ok(vec![10, 20]));
     }
 
@@ -259,7 +260,7 @@ mod tests {
     fn indirect_tables_are_one_level_and_whole() {
         let table = [(DATA, 7, NEXT, 1), (DATA, 8, 0, 0)];
         assert_eq!(walk(&[(TABLE, 32, INDIRECT, 0)], &table), Ok(vec![7, 8]));
-        // Readable buffers in front of the table, as 2.7.5.3 allows.
+        // 2.7.5.3 allows readable buffers before the table.
         assert_eq!(walk(&[(DATA, 3, NEXT, 1), (TABLE, 32, INDIRECT, 0)], &table), Ok(vec![3, 7, 8]));
         assert_eq!(walk(&[(TABLE, 32, INDIRECT | NEXT, 1)], &table), Err(BadChain));
         assert_eq!(walk(&[(TABLE, 24, INDIRECT, 0)], &table), Err(BadChain));

@@ -1,5 +1,5 @@
-//! For tests: guest memory in a memfd and the driver's half of a split and of a packed ring, written from virtio 1.3, 2.7
-//! and 2.8 and not from the device's half.
+//! For tests: guest memory in a memfd, and the driver's half of a split and of a packed ring. Written from virtio
+//! 1.3, 2.7 and 2.8, not from the device's half.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -18,11 +18,11 @@ use crate::memory::mapping::{Mapping, NewMapping};
 
 /// Octets of one region.
 pub const REGION: u64 = 1 << 20;
-/// Guest address of the first region; the second follows at once for the guest, but lies in another file.
+/// Guest address of the first region. For the guest the second one follows directly, but it is another file.
 pub const BASE: u64 = 0x4000_0000;
 const USER: u64 = 0x7f00_0000_0000;
 
-/// A guest with two regions and one ring at the begin of the first.
+/// A guest with two regions and one ring at the beginning of the first.
 pub struct Driver {
     maps: [MmapMut; 2],
     /// The device's view.
@@ -53,7 +53,7 @@ impl Driver {
         Driver { maps, memory, size, avail_idx: 0 }
     }
 
-    /// Where the ring lies.
+    /// Addresses of the ring.
     pub fn addr(&self) -> RingAddr {
         let avail = USER + u64::from(self.size) * 16;
         let used = (avail + 6 + u64::from(self.size) * 2).next_multiple_of(4);
@@ -96,7 +96,7 @@ impl Driver {
         self.write(avail + 2, &self.avail_idx.to_le_bytes());
     }
 
-    /// Sets `avail.idx` to anything.
+    /// Sets `avail.idx` to any value.
     pub fn claim(&mut self, avail_idx: u16) {
         let avail = self.addr().avail - USER + BASE;
         self.write(avail + 2, &avail_idx.to_le_bytes());
@@ -116,18 +116,18 @@ impl Driver {
     }
 }
 
-/// A guest with a packed ring at the begin of the first region, and the ledger's part of it.
+/// A guest with a packed ring at the beginning of the first region, and the ring's part of the ledger.
 pub struct PackedDriver {
-    /// Memory.
+    /// Guest memory.
     pub guest: Driver,
-    place: RingSetup,
+    setup: RingSetup,
     /// Index and wrap counter of the next descriptor to make available.
     avail: (u16, bool),
     /// Index and wrap counter of the next used element.
     used: (u16, bool),
     /// Descriptors that the device does not have.
     free: u16,
-    /// Id and descriptors of what the device has, in order.
+    /// Id and number of descriptors of each chain that the device has, in order.
     out: VecDeque<(u16, u16)>,
 }
 
@@ -140,7 +140,7 @@ impl PackedDriver {
         let (_fd, ledger) = LedgerMap::create().unwrap();
         let ledger: &'static LedgerMap = Box::leak(Box::new(ledger));
         let events = USER + u64::from(size) * 16;
-        let place = RingSetup {
+        let setup = RingSetup {
             size,
             addr: RingAddr { desc: USER, avail: events, used: events + 4 },
             base: 1 << 15,
@@ -149,20 +149,21 @@ impl PackedDriver {
             journal: &ledger.journals[0][0],
         };
         let (guest, start) = (Driver::new(size), (0, true));
-        PackedDriver { guest, place, avail: start, used: start, free: size, out: VecDeque::new() }
+        PackedDriver { guest, setup, avail: start, used: start, free: size, out: VecDeque::new() }
     }
 
-    /// Where the ring lies.
-    pub fn place(&self) -> RingSetup {
-        self.place
+    /// The setup of the ring.
+    pub fn setup(&self) -> RingSetup {
+        self.setup
     }
 
-    /// The device's half of the ring, of a worker that has just come.
+    /// The device's half of the ring, as a new worker sees it.
     pub fn ring(&self, features: u64) -> PackedRing {
-        PackedRing::new(&self.guest.memory, &self.place, features).unwrap()
+        PackedRing::new(&self.guest.memory, &self.setup, features).unwrap()
     }
 
-    /// Makes a chain available, its first descriptor last; `flags` are other than those of the ring. False: no room.
+    /// Makes a chain available, its first descriptor last. `flags` are flags other than the ring's own. False: no
+    /// room.
     pub fn offer(&mut self, id: u16, buffers: &[(u64, u32, u16)]) -> bool {
         let count = buffers.len() as u16;
         if count > self.free {
@@ -171,7 +172,7 @@ impl PackedDriver {
         let mut places = Vec::new();
         for _ in buffers {
             places.push(self.avail);
-            self.avail = step(self.avail, 1, self.place.size);
+            self.avail = step(self.avail, 1, self.setup.size);
         }
         for (number, ((index, wrap), (addr, len, flags))) in places.into_iter().zip(buffers).enumerate().rev() {
             let next = if number + 1 < buffers.len() { 1 } else { 0 };
@@ -186,7 +187,7 @@ impl PackedDriver {
         true
     }
 
-    /// The next used element: id and length. It must be that of the oldest chain.
+    /// The next used element: id and length. It must belong to the oldest chain.
     pub fn take_used(&mut self) -> Option<(u16, u32)> {
         let (index, wrap) = self.used;
         let octets = self.guest.read(BASE + u64::from(index) * 16 + 8, 8);
@@ -197,24 +198,24 @@ impl PackedDriver {
         }
         let (oldest, count) = self.out.pop_front().unwrap();
         assert_eq!(id, oldest);
-        self.used = step(self.used, count, self.place.size);
+        self.used = step(self.used, count, self.setup.size);
         self.free += count;
         Some((id, len))
     }
 
-    /// What the driver wants to be told of: position and `flags` (virtio 1.3, 2.8.10).
-    pub fn waiter(&mut self, position: u16, flags: u16) {
-        let at = BASE + u64::from(self.place.size) * 16;
+    /// Sets the driver's event suppression: position and `flags` (virtio 1.3, 2.8.10).
+    pub fn set_driver_event(&mut self, position: u16, flags: u16) {
+        let at = BASE + u64::from(self.setup.size) * 16;
         self.guest.write(at, &[position.to_le_bytes(), flags.to_le_bytes()].concat());
     }
 
-    /// What the device wants to be told of.
-    pub fn device_wish(&self) -> (u16, u16) {
-        let octets = self.guest.read(BASE + u64::from(self.place.size) * 16 + 4, 4);
+    /// The device's event suppression.
+    pub fn device_event(&self) -> (u16, u16) {
+        let octets = self.guest.read(BASE + u64::from(self.setup.size) * 16 + 4, 4);
         (u16::from_le_bytes([octets[0], octets[1]]), u16::from_le_bytes([octets[2], octets[3]]))
     }
 
-    /// The position behind all that was used: index and wrap counter in bit 15.
+    /// The position after all used descriptors: index, and wrap counter in bit 15.
     pub fn used_position(&self) -> u16 {
         self.used.0 | u16::from(self.used.1) << 15
     }

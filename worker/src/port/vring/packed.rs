@@ -1,25 +1,31 @@
 //! Packed rings, device side (virtio 1.3, 2.8).
 //!
-//! Driver and device write the same descriptors: the driver makes a chain available, the device overwrites the chain's
-//! first descriptor with a used element and goes on behind the chain. Both keep a *position*, an index and a wrap
-//! counter that flips with each lap. The worker completes chains in the order in which it takes them, so here too one
-//! position says everything: the next descriptor to take is the next one to use.
+//! Driver and device write the same descriptors. The driver makes a chain available. The device overwrites the
+//! chain's first descriptor with a used element and continues after the chain. Both keep a *position*: an index, and
+//! a wrap counter that flips with each lap. The worker completes chains in the order in which it takes them, so one
+//! position is enough here too: the next descriptor to take is the next one to use.
 //!
-//! Guest memory does not hold that position, hence the ledger does; and a used element destroys what stood there, so a
-//! burst that was published in part could not be taken again. Therefore a burst is written down before it is published:
+//! Guest memory does not contain that position, so the ledger does. A used element destroys the descriptor at its
+//! place, so a new worker could not take again a burst that was published in part. Therefore each burst is recorded
+//! before it is published:
 //!
-//! 1. [`PackedRing::complete`] notes each chain in the ring's journal, a part of the ledger. Guest memory is as it was.
-//! 2. One store to the ring's position says that so many entries are to be published at this position. From here on the
-//!    burst is done: whoever finds that word finishes it.
-//! 3. Used elements go to guest memory, all but the first. The driver looks at the first one first, so it sees none.
-//! 4. The first used element: now the driver sees all of them at once.
+//! 1. [`PackedRing::complete`] writes each chain into the ring's journal, a part of the ledger. Guest memory is
+//!    unchanged.
+//! 2. One store to the ring's position says how many entries are to be published at this position. From now on the
+//!    burst counts as done: any worker that finds this word finishes it.
+//! 3. The used elements go to guest memory, except the first. The driver looks at the first one first, so it sees
+//!    none.
+//! 4. The first used element: now the driver sees all of them.
+//! 5. One store to the position: the new position, and no entries to publish.
 //! 5. One store to the position: the new position, nothing to be published.
 //!
-//! A worker that died before 2 leaves nothing, and all is taken again. Between 2 and 5 the next worker looks whether the
-//! first descriptor is still available. If so, 4 was not reached, and it does 3 and 4 again from the journal; if not, the
-//! driver may have used the others' places already and only 5 is left to do.
+//! A worker that dies before 2 leaves nothing, and the next one takes all chains again. If a worker dies between 2
+//! and 5, the next one checks whether the first descriptor is still available. If it is, 4 did not happen, and the
+//! worker repeats 3 and 4 from the journal. If not, the driver may already have used the other descriptors again, and
+//! only 5 is left to do.
 //!
-//! The *run* beside it tells whether its position is of this life of the ring; in a new one the client's word counts.
+//! The *run* stored beside the position says whether the position belongs to this life of the ring. In a new life the
+//! base from the client counts.
 
 use std::cmp::Ordering::{Equal, Greater, Less};
 use std::sync::atomic::{
@@ -43,7 +49,7 @@ use crate::memory::slice::GuestSlice;
 use crate::memory::slice_list::SliceList;
 use crate::process::crash_points::{CrashPoint, pass};
 
-/// Descriptor flag: with [`USED`], whose turn it is (2.8.1).
+/// Descriptor flag. Together with [`USED`] it says whether driver or device owns the descriptor (2.8.1).
 const AVAIL: u16 = 1 << 7;
 /// Descriptor flag, see [`AVAIL`].
 const USED: u16 = 1 << 15;
@@ -55,8 +61,8 @@ const EVENT_DISABLE: u32 = 1;
 /// Event suppression: notify when a certain descriptor is reached.
 const EVENT_DESC: u32 = 2;
 
-/// How many descriptors ahead of the one in hand the processor is asked for: this one is read and, when its chain is
-/// done, written.
+/// How many descriptors before their use the processor fetches them: the worker reads a descriptor and, when its
+/// chain is done, writes it.
 const AHEAD: u16 = 16;
 
 /// Index and wrap counter (bit 15) of a descriptor.
@@ -76,7 +82,7 @@ impl Position {
         self.0 & Position::WRAP != 0
     }
 
-    /// `descriptors` further, at most `size`, in a ring of `size`.
+    /// The position `descriptors` further, at most `size`, in a ring of `size`.
     #[inline]
     fn ahead(self, descriptors: u16, size: u16) -> Position {
         let index = u32::from(self.index()) + u32::from(descriptors);
@@ -86,7 +92,7 @@ impl Position {
         }
     }
 
-    /// How many descriptors lie between `self` and `to`, which is at most a lap ahead.
+    /// How many descriptors lie between `self` and `to`, which is at most one lap ahead.
     #[inline]
     fn distance(self, to: Position, size: u16) -> u32 {
         let lap = if self.wrap() == to.wrap() { 0 } else { u32::from(size) };
@@ -119,27 +125,27 @@ pub struct PackedRing {
     size: u16,
     /// Address; length, buffer id, flags.
     desc: SharedArray<[AtomicU64; 2]>,
-    /// What the driver wants: position in the low half, `EVENT_*` in the high one.
+    /// The driver's event suppression: position in the low half, `EVENT_*` in the high half.
     driver_event: SharedArray<AtomicU32>,
-    /// What the device wants.
+    /// The device's event suppression.
     device_event: SharedArray<AtomicU32>,
     position: &'static RingPosition,
     journal: &'static PublishJournal,
     event_idx: bool,
-    /// Behind all completed chains.
+    /// After all completed chains.
     next: Position,
-    /// Behind all published chains.
+    /// After all published chains.
     published: Position,
-    /// Entries of the journal that wait to be published.
+    /// Entries of the journal that are not published yet.
     pending: u16,
-    /// Descriptors published since the driver's waiter was looked at.
+    /// Descriptors published since the last look at the driver's event suppression.
     moved: u32,
-    /// Nothing was published since the start: signal whatever the driver asks for.
+    /// Nothing was published since the start: the driver gets a signal in any case.
     fresh: bool,
 }
 
 impl PackedRing {
-    /// Looks the ring up, takes its position from the ledger and finishes what was about to be published.
+    /// Looks the ring up, takes its position from the ledger and finishes an interrupted publication.
     pub fn new(memory: &GuestMemory, setup: &RingSetup, features: u64) -> Result<PackedRing, RingFault> {
         let RingSetup { size, addr, base, run, position, journal } = *setup;
         if size == 0 || size > MAX_RING_SIZE {
@@ -175,12 +181,12 @@ impl PackedRing {
         Ok(ring)
     }
 
-    /// Goes on where the last worker was.
+    /// Continues where the last worker stopped.
     fn recover(&mut self) {
         let word = self.position.used.load(Acquire);
         let (first, pending) = (Position(word as u16), (word >> 32) as usize);
         self.next = first;
-        // What stands there may be a hijacked worker's.
+        // A hijacked worker may have written this.
         let entries = self.journal.entries.get(..pending).unwrap_or(&[]);
         let whole = entries.iter().map(|word| u32::from(Entry::from_word(word.load(Relaxed)).descriptors));
         let (least, total) = whole.fold((1, 0), |(least, total), one| (one.min(least), one + total));
@@ -194,19 +200,19 @@ impl PackedRing {
         self.position.used.store(u64::from(self.next.0), Release);
     }
 
-    /// Reads a descriptor, once. The flags are read first. `None`: the position is beyond the ring.
+    /// Reads a descriptor once, the flags first. `None`: the position is beyond the ring.
     #[inline]
     fn read(&self, at: Position) -> Option<Descriptor> {
         self.desc.view().get(at.index()).map(read)
     }
 
-    /// Descriptors from `at` on that were given back since they were last taken.
+    /// How many descriptors from `at` on were given back and not taken since.
     #[inline]
     fn lap_left(&self, at: Position) -> u32 {
         u32::from(self.size).saturating_sub(self.published.distance(at, self.size))
     }
 
-    /// Writes the journal's first `count` entries to the descriptors from `first` on, the first one last.
+    /// Writes the first `count` entries of the journal to the descriptors from `first` on, the first one last.
     #[inline]
     fn roll_forward(&self, first: Position, count: usize) {
         let mut entries = self.journal.entries.iter().take(count).map(|word| Entry::from_word(word.load(Relaxed)));
@@ -223,7 +229,7 @@ impl PackedRing {
     #[inline]
     fn write_used(&self, at: Position, entry: Entry, order: Ordering) {
         let turn = if at.wrap() { AVAIL | USED } else { 0 };
-        // 2.8.5: the length means something only beside the flag.
+        // 2.8.5: the length is valid only with this flag.
         let written = if entry.len > 0 { VIRTQ_DESC_F_WRITE } else { 0 };
         let word = u64::from(entry.len) | u64::from(entry.id) << 32 | u64::from(turn | written) << 48;
         if let Some([_, rest]) = self.desc.view().get(at.index()) {
@@ -231,14 +237,14 @@ impl PackedRing {
         }
     }
 
-    /// Publishes what is in the journal.
+    /// Publishes the entries of the journal.
     #[inline]
     fn flush(&mut self) {
         if self.pending == 0 {
             return;
         }
         self.position.used.store(u64::from(self.published.0) | u64::from(self.pending) << 32, Release);
-        pass(CrashPoint::Logged);
+        pass(CrashPoint::Journaled);
         self.roll_forward(self.published, self.pending.into());
         pass(CrashPoint::HeadUsed);
         self.position.used.store(u64::from(self.next.0), Release);
@@ -261,7 +267,7 @@ impl PackedRing {
         }
     }
 
-    /// The descriptors of one chain, all of them, so that the ring can go on behind a bad one.
+    /// The descriptors of one chain, all of them, so that the ring can continue after a bad chain.
     #[inline(never)]
     fn chain<'m>(
         &self,
@@ -277,7 +283,7 @@ impl PackedRing {
             out.walked += u64::from(len.is_err());
             len = len.and_then(|total| match descriptor.flags & VIRTQ_DESC_F_INDIRECT {
                 0 => walker.buffer(&descriptor, out, total),
-                // 2.8.8: a table is a chain by itself.
+                // 2.8.8: a table must be the whole chain.
                 _ if descriptors > 1 || descriptor.flags & VIRTQ_DESC_F_NEXT != 0 => Err(BadChain),
                 _ => walker.packed_table(&descriptor, out, total),
             });
@@ -293,12 +299,12 @@ impl PackedRing {
         if len.is_err() {
             out.truncate(before);
         }
-        // 2.8.6: the id stands in the last one.
+        // 2.8.6: the last descriptor has the buffer id.
         Ok(Chain { id: descriptor.next, descriptors, len: len.ok() })
     }
 }
 
-/// Reads a descriptor, once. The flags are read first.
+/// Reads a descriptor once, the flags first.
 #[inline]
 fn read([addr, rest]: &[AtomicU64; 2]) -> Descriptor {
     let rest = u64::from_le(rest.load(Acquire));
@@ -331,7 +337,7 @@ impl Virtqueue for PackedRing {
         let at = Position(*cursor);
         self.desc.view().prefetch_to_write(at.index().wrapping_add(AHEAD));
         let head = self.read(at).ok_or(RingFault::BadBase)?;
-        // A whole lap ahead the descriptor is one that was not given back yet.
+        // One lap ahead, the descriptor is one that was not given back yet.
         if !is_available(at, head.flags) || self.lap_left(at) == 0 {
             return Ok(None);
         }
@@ -416,7 +422,8 @@ impl Virtqueue for PackedRing {
             return false;
         }
         let fresh = std::mem::take(&mut self.fresh);
-        // The driver stores its waiter and then looks at the descriptor; we store the descriptor and then look at its waiter.
+        // The driver stores its event suppression and then reads the descriptor. The worker stores the descriptor and
+        // then reads the driver's event suppression.
         fence(SeqCst);
         fresh || self.wants_signal(moved)
     }
@@ -433,7 +440,7 @@ impl Virtqueue for PackedRing {
         let at = Position(cursor);
         match self.next.distance(at, self.size).cmp(&u32::from(self.size)) {
             Less => self.read(at).is_some_and(|head| is_available(at, head.flags)),
-            // A whole lap ahead: nothing comes before something was given back.
+            // One lap ahead: nothing can come before a chain is given back.
             Equal => false,
             Greater => true,
         }

@@ -1,4 +1,4 @@
-//! A virtqueue of the kind that was negotiated.
+//! A virtqueue of the negotiated kind.
 
 use sv3::ipc::RingFault;
 use sv3::virtio::VIRTIO_F_RING_PACKED;
@@ -9,7 +9,7 @@ use super::split::SplitRing;
 use super::virtqueue::Virtqueue;
 use crate::memory::guest_memory::GuestMemory;
 
-/// A ring of the kind that was negotiated.
+/// A ring of the negotiated kind.
 pub enum Queue {
     /// Virtio 1.3, 2.7.
     Split(SplitRing),
@@ -17,7 +17,7 @@ pub enum Queue {
     Packed(PackedRing),
 }
 
-/// The same expression for both kinds.
+/// One expression for both kinds.
 macro_rules! either {
     ($queue:expr, $ring:ident => $do:expr) => {
         match $queue {
@@ -29,12 +29,12 @@ macro_rules! either {
 pub(crate) use either;
 
 impl Queue {
-    /// Looks the ring up where it lies.
-    pub fn new(memory: &GuestMemory, place: &RingSetup, features: u64) -> Result<Queue, RingFault> {
+    /// Looks the ring up in guest memory.
+    pub fn new(memory: &GuestMemory, setup: &RingSetup, features: u64) -> Result<Queue, RingFault> {
         if VIRTIO_F_RING_PACKED.of(features) {
-            PackedRing::new(memory, place, features).map(Queue::Packed)
+            PackedRing::new(memory, setup, features).map(Queue::Packed)
         } else {
-            SplitRing::new(memory, place.size, &place.addr, features).map(Queue::Split)
+            SplitRing::new(memory, setup.size, &setup.addr, features).map(Queue::Split)
         }
     }
 

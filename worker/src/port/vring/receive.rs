@@ -1,8 +1,8 @@
 //! Frames into a vring on which the guest receives (virtio 1.3, 5.1.6.4).
 //!
-//! Buffers for the whole frame are reserved before an octet is written: either the guest gets all of the frame, in one
-//! buffer or, with MRG_RXBUF, in several, or it gets nothing and its buffers stay where they are. The one exception is a
-//! buffer that breaks the specification. It is handed back empty, so that it does not block the ring.
+//! Buffers for the whole frame are reserved before an octet is written. So the guest either gets the whole frame, in
+//! one buffer or, with MRG_RXBUF, in several; or it gets nothing and keeps its buffers. The only exception is a
+//! buffer that breaks the specification. It goes back empty, so that it does not block the ring.
 
 use sv3::drop_reason::DropReason;
 use sv3::ids::Direction;
@@ -36,11 +36,11 @@ struct Format {
 
 /// Octets of a cache line.
 const LINE: usize = 64;
-/// Most buffers of one frame; they are published at once.
+/// Most buffers of one frame. They are published at once.
 const MAX_CHAINS: usize = JOURNAL_LEN;
 
 impl Workspace {
-    /// Room to reserve in, made once.
+    /// Room for reservations. Made once.
     pub fn new() -> Workspace {
         Workspace { arena: Arena::new(2 * MAX_SLICES), chains: Vec::with_capacity(MAX_CHAINS) }
     }
@@ -94,7 +94,7 @@ impl Sink for Vring {
     }
 }
 
-/// A receive queue that gets frames.
+/// A receive queue with the state of a delivery.
 struct Filling<'q, 's, 't, 'r, Q> {
     queue: &'q mut Q,
     walker: Walker<'r>,
@@ -118,16 +118,16 @@ impl<'t, 'r, Q: Virtqueue> Filling<'_, '_, 't, 'r, Q> {
         });
         drop(places);
         octets -= (frames * NET_HDR_LEN) as u64;
-        // SAFETY: the vring keeps its guest's memory mapped, and no command changes a vring before its lease is given back.
-        // Its thread does that after the burst is published, which does the copies first.
+        // SAFETY: the vring keeps its guest's memory mapped, and no command changes a vring before its lease is given
+        // back. Its thread gives it back after the burst is published, and publishing does the copies first.
         unsafe { self.state.deferred.wait_for(frames) };
         pass(CrashPoint::Entered);
         self.state.cost += frames as u64 * (DELIVERY + DESCRIPTOR) + octets;
         Delivered { frames: frames as u64, octets }
     }
 
-    /// Makes room for that many chains to be completed. Copies into chains that are complete must be done before those can
-    /// be seen.
+    /// Makes room to complete `chains` chains. The copies into completed chains must be done before these become
+    /// visible.
     #[inline]
     fn reserve(&mut self, chains: usize) {
         if !self.queue.has_room(chains) {
@@ -164,7 +164,7 @@ impl<'t, 'r, Q: Virtqueue> Filling<'_, '_, 't, 'r, Q> {
         chains.clear();
         let needed = format.header_len + frame.len;
         let mut cursor = self.find(needed, format.mergeable, chains, &mut slices)?;
-        // The next frame's buffers, if it is like this one, come while this one is copied.
+        // The next frame's buffers, if it has the same size, are fetched while this one is copied.
         self.queue.take_plain(&mut cursor, &self.walker, chains.len(), |_, slice| {
             slice.prefetch_to_write(2 * LINE);
             true
@@ -184,7 +184,7 @@ impl<'t, 'r, Q: Virtqueue> Filling<'_, '_, 't, 'r, Q> {
         Ok(())
     }
 
-    /// Finds buffers for `needed` octets; where the next ones are.
+    /// Finds buffers for `needed` octets. Returns the position after them.
     #[inline(always)]
     fn find(
         &mut self,
@@ -205,7 +205,7 @@ impl<'t, 'r, Q: Virtqueue> Filling<'_, '_, 't, 'r, Q> {
                 if room >= needed || !tail.push(slice) {
                     return false;
                 }
-                // Of each buffer the guest may have looked at the begin, which is then with its processor.
+                // The guest's processor may still have the beginning of each buffer in its cache.
                 slice.prefetch_to_write(2 * LINE);
                 room += slice.len();
                 chains.push(chain);
@@ -225,7 +225,7 @@ impl<'t, 'r, Q: Virtqueue> Filling<'_, '_, 't, 'r, Q> {
             chains.push(chain);
             match chain.len {
                 Some(len) => room += len,
-                // Entries are used in order: the good ones in front of the bad one go back empty with it.
+                // Entries are used in order, so the good buffers before the bad one go back empty with it.
                 None => {
                     self.reserve(chains.len());
                     self.queue.complete_all(chains.iter().map(|chain| (*chain, 0)));

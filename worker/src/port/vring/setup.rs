@@ -1,28 +1,28 @@
-//! What a ring is started with.
+//! The values that a ring is started with.
 
 use sv3::ipc::RingAddr;
 use sv3::ledger::{PublishJournal, RingPosition};
 use sv3::virtio::VIRTIO_F_RING_PACKED;
 
-/// Where a ring lies, what the client said of it, and its part of the ledger.
+/// Addresses of a ring, what the client said of it, and its part of the ledger.
 #[derive(Clone, Copy)]
 pub struct RingSetup {
     /// Number of descriptors.
     pub size: u16,
-    /// Where they are.
+    /// Addresses of its parts.
     pub addr: RingAddr,
     /// See [`sv3::ipc::Command::RingStart`].
     pub base: u16,
     /// See [`sv3::ipc::Command::RingStart`].
     pub run: u32,
-    /// Its position.
+    /// Its position in the ledger.
     pub position: &'static RingPosition,
-    /// What it is about to publish.
+    /// Its publish journal.
     pub journal: &'static PublishJournal,
 }
 
 impl RingSetup {
-    /// Address and octets of the ring's three parts.
+    /// Address and octets of each of the ring's three parts.
     pub fn areas(&self, features: u64) -> [(u64, u64); 3] {
         let (entries, RingAddr { desc, avail, used }) = (u64::from(self.size), self.addr);
         match VIRTIO_F_RING_PACKED.of(features) {

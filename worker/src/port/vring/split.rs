@@ -1,13 +1,13 @@
 //! Split rings, device side (virtio 1.3, 2.7).
 //!
-//! The worker completes chains in the order in which it takes them and before it looks at anything else, so one index
-//! says everything: `next`, the next available entry to take, is also the next used entry to write. Between bursts it
-//! equals `used.idx` in guest memory; that is where a new worker goes on, and why a worker may die at any instruction:
-//! entries that were taken and not yet published are simply taken again.
+//! The worker completes chains in the order in which it takes them, and before it looks at anything else. So one
+//! index is enough: `next`, the next available entry to take, is also the next used entry to write. Between bursts it
+//! equals `used.idx` in guest memory. There a new worker continues. So a worker may die at any instruction: the next
+//! one takes the entries again that were taken and not yet published.
 //!
-//! Within a burst, [`Virtqueue::complete`] writes used entries and [`Virtqueue::publish`] makes them visible at once.
-//! Publishing decides on the driver's notification; a ring that was started but not yet published to signals once in
-//! any case, since what the last worker's signals came to is unknown.
+//! Within a burst, [`Virtqueue::complete`] writes used entries, and [`Virtqueue::publish`] makes all of them visible
+//! at once and decides whether to notify the driver. The first publication after a start always signals, since nobody
+//! knows whether the last worker's signals arrived.
 
 use std::sync::atomic::{
     AtomicU16, AtomicU32, AtomicU64,
@@ -28,7 +28,7 @@ use crate::memory::shared::SharedArray;
 use crate::memory::slice::GuestSlice;
 use crate::memory::slice_list::SliceList;
 
-/// How many receive buffers ahead of the frame in hand.
+/// How many receive buffers are fetched ahead of the current frame.
 const AHEAD: u16 = 16;
 
 /// One split ring.
@@ -41,17 +41,17 @@ pub struct SplitRing {
     used_event: SharedArray<AtomicU16>,
     /// `used.flags`, `used.idx`.
     used_head: SharedArray<AtomicU16>,
-    /// Id and length; entries lie on four-octet boundaries only.
+    /// Id and length. Entries are aligned to four octets only.
     used: SharedArray<[AtomicU32; 2]>,
     avail_event: SharedArray<AtomicU16>,
     event_idx: bool,
-    /// Next available entry to take and next used entry to write.
+    /// Next available entry to take, and next used entry to write.
     next: u16,
-    /// `used.idx` as published.
+    /// The published `used.idx`.
     published: u16,
-    /// `avail.idx` as last read.
+    /// The last `avail.idx` that was read.
     avail_seen: u16,
-    /// Nothing was published since the start: signal whatever the driver asks for.
+    /// Nothing was published since the start: the driver gets a signal in any case.
     fresh: bool,
 }
 
@@ -61,7 +61,7 @@ impl SplitRing {
         if !size.is_power_of_two() || size > MAX_RING_SIZE {
             return Err(RingFault::BadSize);
         }
-        // Alignment as virtio 1.3, 2.7 asks; the types' own alignment implies only part of it.
+        // The alignment that virtio 1.3, 2.7 requires. The types' own alignment implies only a part of it.
         if !addr.desc.is_multiple_of(16) || !addr.avail.is_multiple_of(2) || !addr.used.is_multiple_of(4) {
             return Err(RingFault::Misaligned);
         }
@@ -70,7 +70,8 @@ impl SplitRing {
         let entries = u64::from(size);
         let avail_end = behind(addr.avail, 4 + 2 * entries)?;
         let used_end = behind(addr.used, 4 + 8 * entries)?;
-        // Without EVENT_IDX the words behind the rings are not the device's; stand-ins that are never touched.
+        // Without EVENT_IDX the words after the rings do not belong to the device. These stand-ins are never
+        // accessed.
         let used_event = if event_idx { avail_end } else { addr.avail };
         let avail_event = if event_idx { used_end } else { addr.used };
         let mut ring = SplitRing {
@@ -95,7 +96,7 @@ impl SplitRing {
         Ok(ring)
     }
 
-    /// How many entries can be taken, looking at `avail.idx` anew.
+    /// How many entries can be taken, after a new read of `avail.idx`.
     #[inline]
     fn refresh(&mut self) -> Result<u16, RingFault> {
         let seen = u16::from_le(self.avail_head.at(1).load(Acquire));
@@ -106,7 +107,7 @@ impl SplitRing {
         Ok(self.ready())
     }
 
-    /// How many entries can be taken as far as was seen last.
+    /// How many entries can be taken, by the last read of `avail.idx`.
     #[inline]
     fn ready(&self) -> u16 {
         self.avail_seen.wrapping_sub(self.next)
@@ -239,7 +240,7 @@ impl Virtqueue for SplitRing {
         mut each: impl FnMut(GuestSlice<'m>) -> Option<u32>,
     ) -> usize {
         let ready = match usize::from(self.ready()) < most {
-            // A fault is found by who takes a chain by itself.
+            // The next take of a single chain finds a fault.
             true => self.refresh().unwrap_or(0),
             false => self.ready(),
         };
@@ -273,7 +274,8 @@ impl Virtqueue for SplitRing {
         self.used_head.at(1).store(self.next.to_le(), Release);
         self.published = self.next;
         let fresh = std::mem::take(&mut self.fresh);
-        // The driver stores its waiter and then looks at used.idx; we store used.idx and then look at its waiter.
+        // The driver stores the event that it waits for and then reads used.idx. The worker stores used.idx and then
+        // reads the driver's event.
         fence(SeqCst);
         fresh || self.wants_signal(old)
     }
@@ -292,11 +294,12 @@ impl Virtqueue for SplitRing {
     fn is_ready(&self, cursor: u16) -> bool {
         let available = u16::from_le(self.avail_head.at(1).load(Acquire));
         let ahead = cursor.wrapping_sub(self.next);
-        // More than there can be is a fault, which whoever takes from the ring finds.
+        // More entries than the ring has are a fault. The next take finds it.
         ahead > self.size || available.wrapping_sub(self.next) > ahead
     }
 
-    /// With EVENT_IDX nothing needs be done: `avail_event` stays behind, and the driver kicks once in 65,536 entries.
+    /// With EVENT_IDX there is nothing to do: `avail_event` stays behind, and the driver kicks once in 65,536
+    /// entries.
     fn disarm(&mut self) {
         if !self.event_idx {
             self.used_head.at(0).store(VIRTQ_USED_F_NO_NOTIFY.to_le(), Relaxed);
@@ -379,7 +382,7 @@ mod tests {
         assert_eq!(fault(4, &RingAddr { used: good.used + 2, ..good }), Some(RingFault::Misaligned));
         assert_eq!(fault(4, &RingAddr { used: u64::MAX - 3, ..good }), Some(RingFault::Unmapped));
         assert_eq!(fault(4, &RingAddr { desc: BASE, ..good }), Some(RingFault::Unmapped));
-        // The whole length counts: the last entry of a larger table is outside.
+        // The whole length counts: the last entry of a larger table lies outside.
         assert_eq!(fault(32768, &RingAddr { desc: good.desc + (1 << 20), ..good }), None);
         assert_eq!(fault(32768, &RingAddr { desc: good.desc + 0xf_0000, ..good }), Some(RingFault::Unmapped));
     }

@@ -1,7 +1,8 @@
-//! A vring as its thread leases it: the queue, the memory that its buffers lie in, and how to wake and be woken.
+//! A vring as its thread leases it: the queue, the memory of its buffers, and how the guest and the worker signal
+//! each other.
 //!
-//! What a burst needs of a vring is in the vring: a thread that has its lease has its memory as well, which no command
-//! can take away before the lease is given back.
+//! A vring contains all that a burst needs of it. A thread that has its lease also has its memory, and no command can
+//! remove that memory before the lease is given back.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
@@ -21,30 +22,30 @@ use crate::process::crash_points::{CrashPoint, pass};
 /// One vring.
 #[derive(Default)]
 pub struct Vring {
-    /// The virtqueue itself, while started.
+    /// The virtqueue, while started.
     pub queue: Option<Queue>,
-    /// Its port's memory table, for its buffers, while started.
+    /// The port's memory table, while started. Buffers are looked up in it.
     pub memory: GuestMemory,
     /// The port's negotiated virtio features, while started.
     pub features: u64,
-    /// What it was started with, for looking it up in a new memory table.
+    /// The values that it was started with, to look it up in a new memory table.
     pub setup: Option<RingSetup>,
-    /// Frames pass.
+    /// The client has enabled it.
     pub enabled: bool,
-    /// Why it does not run though it is started.
+    /// Why it does not run although it is started.
     pub fault: Option<RingFault>,
-    /// Where kicks come in.
+    /// The eventfd of kicks from the guest.
     pub kick: Option<OwnedFd>,
-    /// They wake the vring's thread.
+    /// Kicks wake the vring's thread.
     pub is_watched: bool,
-    /// Where to signal the guest.
+    /// The eventfd of calls to the guest.
     pub call: Option<OwnedFd>,
-    /// What it cost to publish it the last time.
+    /// The cost of the last publication.
     pub cost: u64,
 }
 
 impl Vring {
-    /// Looks the virtqueue up in memory and begins; with kicks suppressed.
+    /// Looks the virtqueue up in memory and begins to use it, with kicks suppressed.
     pub fn begin(&mut self, memory: &GuestMemory, features: u64) -> Result<(), RingFault> {
         let Some(setup) = &self.setup else { return Ok(()) };
         let queue = Queue::new(memory, setup, features)?;
@@ -53,14 +54,14 @@ impl Vring {
         Ok(())
     }
 
-    /// Lets go of memory.
+    /// Releases the memory.
     pub fn end(&mut self) -> Option<Queue> {
         self.memory = GuestMemory::default();
         self.fault = None;
         self.queue.take()
     }
 
-    /// Signals the guest. A full counter (EAGAIN) signals as well as one more would.
+    /// Signals the guest. EAGAIN means that the counter is full, which is a signal already.
     #[inline]
     pub fn signal(&self) -> bool {
         let Some(call) = &self.call else { return false };

@@ -12,14 +12,14 @@ use crate::port::batch::{Batch, MAX_SLICES, Taken};
 use crate::port::cost::{DELIVERY, DESCRIPTOR, FRAME};
 use crate::port::source::Source;
 
-/// A vring of one kind and the memory of its guest, for a burst.
+/// A vring of one kind and its guest's memory, for one burst.
 pub struct VringSource<'q, 'm, Q> {
     queue: &'q mut Q,
     walker: Walker<'m>,
 }
 
 impl<'q, 'm, Q: Virtqueue> VringSource<'q, 'm, Q> {
-    /// Of a virtqueue whose buffers lie in `memory`.
+    /// The source for a virtqueue whose buffers lie in `memory`.
     #[inline]
     pub fn new(queue: &'q mut Q, memory: &'m GuestMemory, features: u64) -> VringSource<'q, 'm, Q> {
         VringSource { queue, walker: Walker { memory, features, direction: Direction::Transmit } }
@@ -77,7 +77,7 @@ impl<'m, Q: Virtqueue> Source<'m> for VringSource<'_, 'm, Q> {
             let from = slices.len();
             let chain = match queue.take(&mut cursor, walker, slices) {
                 Ok(Some(chain)) => chain,
-                // A fault waits until those in front of it are served.
+                // A fault waits until the frames before it are served.
                 Ok(None) | Err(_) if count > 0 => break,
                 Ok(None) => return Ok(0),
                 Err(fault) => return Err(fault),
@@ -108,7 +108,7 @@ fn note(taken: &mut Taken, chain: &Chain, from: usize, to: usize) {
     (taken.from, taken.to) = (from, to);
 }
 
-/// Asks for the net header and a frame's first octets, which may lie in the next line.
+/// Prefetches the net header and the frame's first octets, which may lie in the next cache line.
 #[inline]
 fn prefetch_head(slice: &GuestSlice<'_>) {
     slice.prefetch(0);

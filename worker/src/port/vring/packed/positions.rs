@@ -1,4 +1,4 @@
-//! Positions in a packed ring against plain numbers: the descriptors counted from the ring's beginning on.
+//! Positions in a packed ring, compared with plain numbers: descriptors counted from the start of the ring.
 
 use super::Position;
 
@@ -8,7 +8,7 @@ fn position(count: u32, size: u16) -> Position {
     Position(index as u16 | if lap % 2 == 0 { Position::WRAP } else { 0 })
 }
 
-/// In small rings everything, in others what is near a turn.
+/// All values in small rings; in others the values near a wrap.
 fn counts(size: u16) -> Vec<u32> {
     let lap = u32::from(size);
     match size {
@@ -34,8 +34,7 @@ fn positions_are_numbers_of_descriptors() {
     }
 }
 
-/// A ledger, or a driver, may say that a ring stands anywhere: what is left of the lap is then nothing, and never more
-/// than a lap.
+/// A ledger or a driver may claim any position for a ring. Then at most one lap is left, or nothing.
 #[test]
 fn what_is_left_of_a_lap_is_a_lap_at_most() {
     for size in 1..=32u16 {
@@ -43,7 +42,7 @@ fn what_is_left_of_a_lap_is_a_lap_at_most() {
         for (from, to) in (0..2 * lap).flat_map(|from| (0..2 * lap).map(move |to| (from, to))) {
             let left = lap.saturating_sub(position(from, size).distance(position(to, size), size));
             let ahead = (to + 2 * lap - from) % (2 * lap);
-            // Up to a lap behind is taken for what it is: nowhere.
+            // A position up to one lap behind leaves nothing.
             assert_eq!(left, lap.saturating_sub(ahead), "from {from} to {to} in a ring of {size}");
         }
     }

@@ -1,4 +1,4 @@
-//! A packed ring and a driver that means well, or does not; and a worker that dies.
+//! A packed ring with an honest driver and with a hostile one, and a worker that dies.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -15,7 +15,7 @@ use sv3::ids::Direction;
 const EVENT_IDX: u64 = VIRTIO_RING_F_EVENT_IDX.mask();
 const DATA: u64 = BASE + 0x1_0000;
 
-/// Takes up to `most` chains and completes them: octets of each, or that it is bad.
+/// Takes up to `most` chains and completes them. Returns the octets of each; `None`: it is bad.
 fn work(driver: &PackedDriver, ring: &mut PackedRing, most: u16) -> Result<Vec<Option<usize>>, RingFault> {
     let features = VIRTIO_RING_F_INDIRECT_DESC.mask();
     let walker = Walker { memory: &driver.guest.memory, features, direction: Direction::Transmit };
@@ -91,8 +91,8 @@ fn a_chain_without_end_is_a_fault() {
 #[test]
 fn a_ring_must_lie_in_memory_aligned_and_of_a_legal_size() {
     let driver = PackedDriver::new(5);
-    let good = driver.place();
-    let fault = |place: RingSetup| PackedRing::new(&driver.guest.memory, &place, 0).err();
+    let good = driver.setup();
+    let fault = |setup: RingSetup| PackedRing::new(&driver.guest.memory, &setup, 0).err();
     assert_eq!(fault(RingSetup { run: 2, base: 4, ..good }), None);
     assert_eq!(fault(RingSetup { run: 3, base: 5, ..good }), Some(RingFault::BadBase));
     assert_eq!(fault(RingSetup { size: 0, ..good }), Some(RingFault::BadSize));
@@ -108,13 +108,13 @@ fn a_ring_must_lie_in_memory_aligned_and_of_a_legal_size() {
 fn a_ledger_of_nonsense_harms_nobody() {
     let mut driver = PackedDriver::new(8);
     assert!(driver.offer(1, &[(DATA, 9, 0)]));
-    let place = driver.place();
+    let setup = driver.setup();
     drop(driver.ring(0));
     for word in [u64::MAX, 9 << 32, 1 << 32, 2 << 32 | 1 << 15, 1024 << 32 | 7, 0x7fff] {
         for entry in [0, u64::MAX, 8 << 48, 9 << 48] {
-            place.position.used.store(word, Relaxed);
-            place.journal.entries.iter().for_each(|place| place.store(entry, Relaxed));
-            if let Ok(mut ring) = PackedRing::new(&driver.guest.memory, &place, 0) {
+            setup.position.used.store(word, Relaxed);
+            setup.journal.entries.iter().for_each(|word| word.store(entry, Relaxed));
+            if let Ok(mut ring) = PackedRing::new(&driver.guest.memory, &setup, 0) {
                 let _ = work(&driver, &mut ring, 8);
                 ring.publish();
             }
@@ -131,7 +131,7 @@ fn signals_come_exactly_when_wanted() {
             let count = 1 + round % 3;
             let old = Position(driver.used_position());
             let ahead = (round / 3 % u32::from(size)) as u16;
-            driver.waiter(old.ahead(ahead, size).0, 2);
+            driver.set_driver_event(old.ahead(ahead, size).0, 2);
             for id in 0..count {
                 assert!(driver.offer(id as u16, &[(DATA, 1, 0)]));
             }
@@ -140,12 +140,12 @@ fn signals_come_exactly_when_wanted() {
             assert_eq!(signal, round == 0 || u32::from(ahead) < count, "{size} {round}");
             while driver.take_used().is_some() {}
             assert!(!ring.arm());
-            assert_eq!(driver.device_wish(), (driver.used_position(), 2));
+            assert_eq!(driver.device_event(), (driver.used_position(), 2));
             ring.disarm();
-            assert_eq!(driver.device_wish().1, 1);
+            assert_eq!(driver.device_event().1, 1);
         }
         for (flags, wanted) in [(0, true), (1, false)] {
-            driver.waiter(0, flags);
+            driver.set_driver_event(0, flags);
             driver.offer(0, &[(DATA, 1, 0)]);
             assert!(ring.arm());
             work(&driver, &mut ring, 8).unwrap();
@@ -174,7 +174,7 @@ proptest! {
                 ring.publish();
             }));
             armed::arm(u32::MAX);
-            // The driver goes on while there is no worker.
+            // The driver continues while there is no worker.
             while let Some(used) = if drain { driver.take_used() } else { None } {
                 prop_assert_eq!(used, (back, u32::from(back) + 7));
                 back = back.wrapping_add(1);

@@ -1,4 +1,4 @@
-//! When an index passes an event index (virtio 1.3, 2.7.10), against the definition: one that is counted one by one.
+//! When an index passes an event index (virtio 1.3, 2.7.10), compared with the definition, entry by entry.
 
 use super::passes;
 
