@@ -4,9 +4,9 @@
 mod kinds;
 mod offload;
 mod packed;
+mod reference;
 mod ring;
 mod switch;
-mod twin;
 
 pub use kinds::kinds;
 pub use offload::offload;

@@ -1,6 +1,7 @@
-//! Target `kinds`: four ports of a kind that has no rings ([`crate::port::in_memory`]), so that what is found is the forwarder's.
-//! Each gets the frames that a plain model of a bridge sends to it, in their order, once, in a form that it negotiated; those that it
-//! has no room for are counted, or waited for; what was not taken is still there.
+//! Target `kinds`: four in-memory ports, without rings ([`crate::port::in_memory`]), so that every finding is about
+//! the forwarder. Each port gets the frames that a plain model of a bridge sends to it: in order, once, in a form
+//! that it negotiated. Frames that it has no room for are counted or waited for. Frames that were not taken are still
+//! there.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -25,11 +26,11 @@ use crate::port::kind::Kind;
 use crate::port::view::View;
 
 const PORTS: u16 = 4;
-/// What a port takes at most, in frames.
+/// How many frames a port has room for.
 const ROOM: usize = 32;
 const BUDGET: u64 = 8192;
 
-/// Octets: frames taken at a time (1), features of each port (4 times 2), then steps; see [`Fixture::step`].
+/// Octets: frames per burst (1), features of each port (4 times 2), then steps; see [`Fixture::step`].
 pub fn kinds(octets: &[u8]) {
     let mut input = Input::new(octets);
     let mut fixture = Fixture::new(&mut input);
@@ -47,7 +48,7 @@ struct Fixture {
     bridge: Bridge,
     features: Vec<u64>,
     up: [bool; PORTS as usize],
-    /// What each port has sent and got no answer for, oldest first.
+    /// What each port has sent and not got back, oldest first.
     sent: [Vec<Sent>; PORTS as usize],
     serial: u8,
 }
@@ -84,7 +85,7 @@ impl Fixture {
         Fixture { ledger, ports, forwarder, burst, bridge, features, up, sent, serial: 0 }
     }
 
-    /// Octets: port and kind of step (1), then its particulars.
+    /// Octets: port and kind of step (1), then its arguments.
     fn step(&mut self, input: &mut Input<'_>) {
         let what = input.u8();
         let slot = u16::from(what >> 4) % PORTS;
@@ -98,14 +99,14 @@ impl Fixture {
         }
     }
 
-    /// Octets: addresses (1), header (10), octets of a tail (2).
+    /// Octets: addresses (1), header (10), octets of the tail (2).
     fn send(&mut self, slot: u16, input: &mut Input<'_>) {
-        let (who, hdr, tail) = (input.u8(), input.array::<10>(), usize::from(input.u16() % 0x1000));
+        let (addresses, hdr, tail) = (input.u8(), input.array::<10>(), usize::from(input.u16() % 0x1000));
         let hdr = if hdr[0] & 0x10 == 0 { [0; 10] } else { hdr };
         self.serial = self.serial.wrapping_add(1);
-        let mut frame = [mac(who & 15), mac(who >> 4)].concat();
+        let mut frame = [mac(addresses & 15), mac(addresses >> 4)].concat();
         frame.extend([8, 0].into_iter().chain((self.serial..=255).cycle().take(tail)));
-        frame.truncate(if who == 0x77 { 13 } else { usize::MAX });
+        frame.truncate(if addresses == 0x77 { 13 } else { usize::MAX });
         let octets = [&hdr[..], &[0; 2], &frame].concat();
         self.with(QueueId::transmit(slot, 0), |queue| queue.to_send.push(octets));
         let features = self.features[usize::from(slot)];

@@ -1,4 +1,4 @@
-//! Target `offload`: a sender's header checked against its frame, checksums and segments against plain arithmetic.
+//! Target `offload`: a sender's header checked against its frame; checksums and segments checked by plain arithmetic.
 
 use sv3::frame::{ETHERNET_LEN, MAX_FRAME};
 use sv3::fuzz::Input;
@@ -8,7 +8,7 @@ use crate::forward::offload::{HEAD, Offload, Segments, check, finish_checksum};
 
 const FEATURES: [Feature; 5] =
     [VIRTIO_NET_F_CSUM, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_USO];
-/// What receivers have, beside checksums.
+/// What receivers may have, in addition to checksums.
 const GUEST: [Feature; 5] = [
     VIRTIO_NET_F_GUEST_TSO4,
     VIRTIO_NET_F_GUEST_TSO6,
@@ -17,7 +17,7 @@ const GUEST: [Feature; 5] = [
     VIRTIO_NET_F_GUEST_USO6,
 ];
 
-/// Octets: features that are missing (1), net header (12), length of a tail (2), the frame's begin. The tail counts up.
+/// Octets: missing features (1), net header (12), length of the tail (2), the frame's beginning. The tail counts up.
 pub fn offload(octets: &[u8]) {
     let mut input = Input::new(octets);
     let missing = input.u8();
@@ -58,7 +58,7 @@ fn subsets(features: &[Feature]) -> impl Iterator<Item = u64> {
     })
 }
 
-/// What a receiver of checksums must have, to be left the segmentation.
+/// What a receiver with checksums must have in addition to get the frame unsegmented.
 fn needed(hdr: &NetHdr, frame: &[u8]) -> u64 {
     let v6 = frame.get(l3_of(frame)).is_some_and(|octet| octet >> 4 == 6);
     let kind = match hdr.gso_type & 0x7f {
@@ -72,7 +72,7 @@ fn needed(hdr: &NetHdr, frame: &[u8]) -> u64 {
     kind.mask() | if hdr.gso_type & 0x80 != 0 { VIRTIO_NET_F_GUEST_ECN.mask() } else { 0 }
 }
 
-/// What a receiver is told: nothing that was not checked.
+/// Checks what a receiver is told: only what was checked.
 fn passed_on(hdr: &NetHdr, offload: &Offload, features: u64) {
     let NetHdr { flags, gso_type, hdr_len: _, gso_size, csum_start, csum_offset, num_buffers } = offload.hdr;
     assert_eq!(num_buffers, 0);
@@ -105,7 +105,7 @@ fn checksum(frame: &[u8], offload: &Offload) {
     assert_eq!(done, frame, "more than the checksum changed");
 }
 
-/// Checks the segments for a receiver and returns them with what was left to do done.
+/// Checks the segments for a receiver and returns them with all remaining work done.
 fn segments(frame: &[u8], offload: Offload, receiver: u64) -> Vec<Vec<u8>> {
     let hdr = offload.hdr;
     let udp = hdr.gso_type == VIRTIO_NET_HDR_GSO_UDP_L4;
@@ -128,7 +128,7 @@ fn segments(frame: &[u8], offload: Offload, receiver: u64) -> Vec<Vec<u8>> {
         assert!(piece.len() <= usize::from(hdr.gso_size) && (!piece.is_empty() || payload.is_empty()));
         assert_eq!(piece, &payload[sent..sent + piece.len()], "payload");
 
-        // All that may differ from the frame's own head.
+        // The frame's own head, with all fields that may differ.
         let mut expected = frame[..head_len].to_vec();
         let mut put = |at: usize, octets: &[u8]| expected[at..at + octets.len()].copy_from_slice(octets);
         let ip_len = head_len - l3 + piece.len();
@@ -153,7 +153,7 @@ fn segments(frame: &[u8], offload: Offload, receiver: u64) -> Vec<Vec<u8>> {
         assert_eq!(head, expected);
         sent += piece.len();
 
-        // The sum that the sender left is the pseudo header's, with the whole frame's length.
+        // The sender left the pseudo header's sum with the length of the whole frame.
         let (whole, part) = ((frame.len() - l4) as u32, (segment.len() - l4) as u32);
         let seed = plain_sum(&[&frame[field..field + 2], &(!whole).to_be_bytes(), &part.to_be_bytes()]);
         if said.flags != 0 {
@@ -175,7 +175,7 @@ fn segments(frame: &[u8], offload: Offload, receiver: u64) -> Vec<Vec<u8>> {
     done
 }
 
-/// Behind all VLAN tags.
+/// The position after all VLAN tags.
 fn l3_of(frame: &[u8]) -> usize {
     let tags =
         (0..).take_while(|tag| frame.len() > 18 + 4 * tag && matches!(be16(frame, 12 + 4 * tag), 0x8100 | 0x88a8));
@@ -196,7 +196,7 @@ fn plain_sum(parts: &[&[u8]]) -> u16 {
     total as u16
 }
 
-/// As it is written: UDP's zero would say that there is none.
+/// The value as it is written. Zero would mean "no checksum" for UDP.
 fn inverted(sum: u16) -> [u8; 2] {
     match !sum {
         0 => [0xff, 0xff],

@@ -1,6 +1,6 @@
-//! Target `packed`: whatever a driver writes into a packed ring, the device takes the chains that the specification says
-//! and writes used elements in their places and nothing else; a worker that dies leaves a ring that the next one goes on
-//! with; a ledger of nonsense harms nobody.
+//! Target `packed`. Whatever a driver writes into a packed ring, the device takes the chains that the specification
+//! defines, writes used elements in their places, and writes nothing else. After a worker dies, the next one
+//! continues the ring. A ledger full of nonsense does no harm.
 
 use std::sync::atomic::Ordering::Relaxed;
 use sv3::fuzz::Input;
@@ -20,14 +20,14 @@ use sv3::ids::Direction;
 
 const TABLE: u64 = BASE + 0x4000;
 const DATA: u64 = BASE + 0x8000;
-/// Octets from the begin of memory that steps write to.
+/// Octets from the beginning of memory that steps write to.
 const RINGS: u64 = 0x5000;
 
 const AVAIL: u16 = 1 << 7;
 const USED: u16 = 1 << 15;
 const WRAP: u16 = 1 << 15;
 
-/// Octets: number of descriptors (1), what is negotiated (1), base (1), then steps; see [`Guest::step`].
+/// Octets: number of descriptors (1), negotiated features (1), base (1), then steps; see [`Guest::step`].
 pub fn packed(octets: &[u8]) {
     let mut input = Input::new(octets);
     let mut guest = Guest::new(&mut input);
@@ -62,7 +62,7 @@ impl At {
     }
 }
 
-/// What the model says of the chain at a place.
+/// What the model says of the chain at a position.
 enum Said {
     Nothing,
     Endless,
@@ -72,17 +72,17 @@ enum Said {
 struct Guest {
     driver: Driver,
     run: u32,
-    place: RingSetup,
+    setup: RingSetup,
     features: u64,
     direction: Direction,
     ring: Option<PackedRing>,
     arena: Arena,
-    /// Where the driver goes on.
+    /// The driver's position.
     avail: At,
-    /// Where the device is, published and completed.
+    /// The device's positions: published and completed.
     published: At,
     next: At,
-    /// Completed and not published: place, id, length.
+    /// Completed and not published: position, id, length.
     pending: Vec<(At, u16, u32)>,
     inflight: u16,
     fresh: bool,
@@ -99,18 +99,18 @@ impl Guest {
         let user = driver.addr().desc;
         let events = user + u64::from(size) * 16;
         let addr = RingAddr { desc: user, avail: events, used: events + 4 };
-        let (line, log) = (&ledger.ports[0].rings[0], &ledger.journals[0][0]);
-        let place = RingSetup { size, addr, base: start.0, run, position: line, journal: log };
+        let (position, journal) = (&ledger.ports[0].rings[0], &ledger.journals[0][0]);
+        let setup = RingSetup { size, addr, base: start.0, run, position, journal };
         let bit = |bit: u8| options >> bit & 1 != 0;
         let indirect = if bit(0) { VIRTIO_RING_F_INDIRECT_DESC.mask() } else { 0 };
         let event_idx = if bit(1) { VIRTIO_RING_F_EVENT_IDX.mask() } else { 0 };
         let features = indirect | event_idx | VIRTIO_F_RING_PACKED.mask();
         let direction = if bit(2) { Direction::Receive } else { Direction::Transmit };
-        let ring = Some(PackedRing::new(&driver.memory, &place, features).unwrap());
+        let ring = Some(PackedRing::new(&driver.memory, &setup, features).unwrap());
         Guest {
             driver,
             run,
-            place,
+            setup,
             features,
             direction,
             ring,
@@ -129,20 +129,20 @@ impl Guest {
         match input.below(10) {
             0..3 => {
                 // A chain as a driver makes it, its first descriptor last.
-                let places = std::iter::successors(Some(self.avail), |at| Some(at.next(self.place.size)));
+                let places = std::iter::successors(Some(self.avail), |at| Some(at.next(self.setup.size)));
                 let places: Vec<At> = places.take(input.below(4) + 1).collect();
                 let octets: Vec<[u8; 16]> = places.iter().map(|at| self.descriptor(input, Some(*at))).collect();
                 for (number, (at, octets)) in places.iter().zip(&octets).enumerate().rev() {
                     let mut octets = *octets;
                     octets[14] = octets[14] & !1 | u8::from(number + 1 < places.len());
                     self.write(BASE + u64::from(at.index()) * 16, &octets);
-                    self.avail = if number == 0 { places[places.len() - 1].next(self.place.size) } else { self.avail };
+                    self.avail = if number == 0 { places[places.len() - 1].next(self.setup.size) } else { self.avail };
                 }
             }
             3 => {
                 let (index, at) = (input.u8(), At(input.u16()));
                 let octets = self.descriptor(input, Some(at));
-                self.write(BASE + u64::from(u16::from(index) % self.place.size) * 16, &octets);
+                self.write(BASE + u64::from(u16::from(index) % self.setup.size) * 16, &octets);
             }
             4 => {
                 let index = input.below(64) as u64;
@@ -154,8 +154,8 @@ impl Guest {
                 self.write(BASE + at, input.take(count));
             }
             6 => {
-                let waiter = input.array::<4>();
-                self.write(BASE + u64::from(self.place.size) * 16, &waiter);
+                let event = input.array::<4>();
+                self.write(BASE + u64::from(self.setup.size) * 16, &event);
             }
             7 => {
                 let most = input.u8().into();
@@ -173,8 +173,8 @@ impl Guest {
         }
     }
 
-    /// A descriptor that is the driver's `at`, or that of a table. Octets: kinds (1), address (1 to 8), length (1 to 4), id
-    /// (1), flags (1).
+    /// A descriptor of the driver's position `at`, or of a table. Octets: kinds (1), address (1 to 8), length (1 to
+    /// 4), id (1), flags (1).
     fn descriptor(&self, input: &mut Input<'_>, at: Option<At>) -> [u8; 16] {
         let kind = input.u8();
         let addr = match kind % 8 {
@@ -218,7 +218,7 @@ impl Guest {
         let Some(mut ring) = self.ring.take() else { return false };
         let ready = ring.prepare(most).unwrap();
         assert!(ready == if self.is_available(self.next) { most } else { 0 });
-        for _ in 0..ready.min(2 * self.place.size) {
+        for _ in 0..ready.min(2 * self.setup.size) {
             let said = self.model();
             let walker = Walker { memory: &self.driver.memory, features: self.features, direction: self.direction };
             let mut slices = self.arena.list();
@@ -245,10 +245,10 @@ impl Guest {
                     ring.complete(&chain, written);
                     self.pending.push((self.next, id, written));
                     self.inflight += descriptors;
-                    self.next = (0..descriptors).fold(self.next, |at, _| at.next(self.place.size));
+                    self.next = (0..descriptors).fold(self.next, |at, _| at.next(self.setup.size));
                     assert_eq!(ring.position(), cursor);
                 }
-                (ours, _) => panic!("we: {ours:?}, the model: something else"),
+                (ours, _) => panic!("device: {ours:?}, the model: something else"),
             }
         }
         self.ring = Some(ring);
@@ -256,7 +256,7 @@ impl Guest {
     }
 
     fn publish(&mut self) {
-        let ring = usize::from(self.place.size) * 16 + 8;
+        let ring = usize::from(self.setup.size) * 16 + 8;
         let mut expected = self.driver.read(BASE, ring);
         for (at, id, len) in self.pending.drain(..) {
             let turn = if at.wrap() { AVAIL | USED } else { 0 };
@@ -268,25 +268,25 @@ impl Guest {
         let moved = std::mem::take(&mut self.inflight);
         let signal = self.ring.as_mut().unwrap().publish();
         assert!(self.driver.read(BASE, ring) == expected, "other than the used elements was written");
-        let events = usize::from(self.place.size) * 16;
-        let waiter = |at: usize| u16::from_le_bytes([expected[events + at], expected[events + at + 1]]);
-        let (wanted, how) = (At(waiter(0)), waiter(2) & 3);
-        let mut passed = std::iter::successors(Some(self.published), |at| Some(at.next(self.place.size)));
+        let events = usize::from(self.setup.size) * 16;
+        let event = |at: usize| u16::from_le_bytes([expected[events + at], expected[events + at + 1]]);
+        let (wanted, how) = (At(event(0)), event(2) & 3);
+        let mut passed = std::iter::successors(Some(self.published), |at| Some(at.next(self.setup.size)));
         let wanted_now = match how {
             1 => false,
             2 if VIRTIO_RING_F_EVENT_IDX.of(self.features) => passed.by_ref().take(moved.into()).any(|at| at == wanted),
             _ => true,
         };
-        // An index that the ring does not have is a waiter for nothing in particular.
-        if moved == 0 || wanted.index() < self.place.size || how != 2 {
+        // An index beyond the ring does not ask for any particular descriptor.
+        if moved == 0 || wanted.index() < self.setup.size || how != 2 {
             assert_eq!(signal, moved > 0 && (self.fresh || wanted_now), "signal");
         }
         self.fresh &= moved == 0;
         self.published = self.next;
-        assert_eq!(self.place.position.used.load(Relaxed), u64::from(self.next.0));
+        assert_eq!(self.setup.position.used.load(Relaxed), u64::from(self.next.0));
     }
 
-    /// The worker dies, maybe with a burst under way, maybe after it wrote nonsense into the ledger. Octets: which (1),
+    /// The worker dies, perhaps during a burst, perhaps after it wrote nonsense into the ledger. Octets: which (1),
     /// chains (1), words (8 each).
     fn die(&mut self, input: &mut Input<'_>) {
         let (nonsense, most) = (input.below(4) == 0, input.u8().into());
@@ -294,20 +294,20 @@ impl Guest {
             return;
         }
         if nonsense {
-            self.place.position.used.store(input.u64() & 0xffff_000f_ffff | u64::from(input.u16()) << 32, Relaxed);
-            for entry in self.place.journal.entries.iter().take(8) {
+            self.setup.position.used.store(input.u64() & 0xffff_000f_ffff | u64::from(input.u16()) << 32, Relaxed);
+            for entry in self.setup.journal.entries.iter().take(8) {
                 entry.store(input.u64(), Relaxed);
             }
-            self.dirty.push((BASE, usize::from(self.place.size) * 16 + 8));
+            self.dirty.push((BASE, usize::from(self.setup.size) * 16 + 8));
         }
-        self.ring = PackedRing::new(&self.driver.memory, &self.place, self.features).ok();
+        self.ring = PackedRing::new(&self.driver.memory, &self.setup, self.features).ok();
         (self.fresh, self.inflight) = (true, 0);
         self.pending.clear();
         self.next = self.published;
         match &self.ring {
             Some(ring) if nonsense => {
                 let position = At(ring.position());
-                assert!(position.index() < self.place.size);
+                assert!(position.index() < self.setup.size);
                 (self.next, self.published) = (position, position);
             }
             Some(ring) => assert_eq!(ring.position(), self.next.0),
@@ -327,12 +327,12 @@ impl Guest {
 
     /// The chain at `next`.
     fn model(&self) -> Said {
-        if self.inflight >= self.place.size || !self.is_available(self.next) {
+        if self.inflight >= self.setup.size || !self.is_available(self.next) {
             return Said::Nothing;
         }
         let (mut at, mut descriptors, mut buffers) = (self.next, 0, Some(Vec::new()));
         loop {
-            if descriptors == self.place.size - self.inflight {
+            if descriptors == self.setup.size - self.inflight {
                 return Said::Endless;
             }
             descriptors += 1;
@@ -348,7 +348,7 @@ impl Guest {
             if !more {
                 return Said::Chain { id, descriptors, buffers };
             }
-            at = at.next(self.place.size);
+            at = at.next(self.setup.size);
         }
     }
 
@@ -389,10 +389,10 @@ impl Guest {
         }
     }
 
-    /// Leaves memory as it was, for the next input.
+    /// Restores memory for the next input.
     fn clean(mut self) {
         self.ring = None;
-        let used = (BASE, usize::from(self.place.size) * 16 + 8);
+        let used = (BASE, usize::from(self.setup.size) * 16 + 8);
         for (addr, len) in std::mem::take(&mut self.dirty).into_iter().chain([used]) {
             self.driver.write(addr, &vec![0; len]);
         }

@@ -1,13 +1,13 @@
-//! Target `ring`: whatever a driver writes into a split ring, the device takes the chains that the specification says,
-//! completes them in order and asks for nothing outside of the guest's memory. Three readers must agree: ours, a plain
-//! model of it, and `virtio-queue` where it follows the specification as far as we do.
+//! Target `ring`. Whatever a driver writes into a split ring, the device takes the chains that the specification
+//! defines, completes them in order, and accesses nothing outside of the guest's memory. Three readers must agree:
+//! sv3, a plain model of it, and `virtio-queue` as far as it follows the specification like sv3.
 
 use std::cell::RefCell;
 
 use sv3::fuzz::Input;
 use sv3::virtio::*;
 
-use super::twin::Twin;
+use super::reference::ReferenceQueue;
 use crate::memory::slice_list::Arena;
 use crate::port::batch::MAX_SLICES;
 use crate::port::vring::chain::Walker;
@@ -20,7 +20,7 @@ const TABLE: u64 = BASE + 0x4000;
 const DATA: u64 = BASE + 0x8000;
 pub const END: u64 = BASE + 2 * REGION;
 
-/// Octets: size of the ring (1, logarithm), what is negotiated (1), then steps; see [`Guest::step`].
+/// Octets: size of the ring (1, logarithm), negotiated features (1), then steps; see [`Guest::step`].
 pub fn ring(octets: &[u8]) {
     let mut input = Input::new(octets);
     let (size, options) = (1 << input.below(7), input.u8());
@@ -32,8 +32,8 @@ pub fn ring(octets: &[u8]) {
     guest.clean();
 }
 
-/// Drivers and their twins by size, since to make one takes longer than to use it.
-type Pairs = [Option<(Driver, Twin)>; 7];
+/// Drivers and their reference queues, by size: to make one takes longer than to use it.
+type Pairs = [Option<(Driver, ReferenceQueue)>; 7];
 
 thread_local! {
     static PAIRS: RefCell<Pairs> = const { RefCell::new([const { None }; 7]) };
@@ -41,9 +41,9 @@ thread_local! {
 
 struct Guest {
     driver: Driver,
-    /// It has gone its own way, and is kept for another input.
+    /// The reference queue has gone another way. It is kept for another input.
     parted: bool,
-    twin: Twin,
+    reference: ReferenceQueue,
     /// What the driver wrote.
     dirty: Vec<(u64, usize)>,
     ring: SplitRing,
@@ -67,21 +67,21 @@ impl Guest {
         let features = indirect | event_idx;
         let direction = if bit(2) { Direction::Receive } else { Direction::Transmit };
         let pair = PAIRS.with_borrow_mut(|pairs| pairs[size.ilog2() as usize].take());
-        let (driver, mut twin) = pair.unwrap_or_else(|| {
+        let (driver, mut reference) = pair.unwrap_or_else(|| {
             let driver = Driver::new(size);
             let mut addr = driver.addr();
             let base = addr.desc;
             for field in [&mut addr.desc, &mut addr.avail, &mut addr.used] {
                 *field -= base;
             }
-            (driver, Twin::new(size, &addr))
+            (driver, ReferenceQueue::new(size, &addr))
         });
-        twin.restart(0, event_idx != 0);
+        reference.restart(0, event_idx != 0);
         let ring = driver.ring(features);
         Guest {
             driver,
             parted: false,
-            twin,
+            reference,
             dirty: Vec::new(),
             ring,
             arena: Arena::new(MAX_SLICES),
@@ -94,16 +94,16 @@ impl Guest {
         }
     }
 
-    /// Leaves memory as it was, for the next input.
+    /// Restores memory for the next input.
     fn clean(mut self) {
         let used = (self.used(), 6 + 8 * usize::from(self.size));
         for (addr, len) in std::mem::take(&mut self.dirty).into_iter().chain([used]) {
             let zeroes = vec![0; len];
             self.driver.write(addr, &zeroes);
-            self.twin.write(addr, &zeroes);
+            self.reference.write(addr, &zeroes);
         }
-        let Guest { driver, twin, size, .. } = self;
-        PAIRS.with_borrow_mut(|pairs| pairs[size.ilog2() as usize] = Some((driver, twin)));
+        let Guest { driver, reference, size, .. } = self;
+        PAIRS.with_borrow_mut(|pairs| pairs[size.ilog2() as usize] = Some((driver, reference)));
     }
 
     fn step(&mut self, input: &mut Input<'_>) {
@@ -146,11 +146,11 @@ impl Guest {
                 if input.below(2) == 0 {
                     self.ring.disarm();
                 }
-                // The twin has its own words for this; the model's memory is what counts.
+                // The reference device has its own way to ask for kicks. It gets the values that sv3 wrote.
                 let used = self.used();
-                self.twin.write(used, &self.driver.read(used, 2));
+                self.reference.write(used, &self.driver.read(used, 2));
                 let event = used + 4 + 8 * u64::from(self.size);
-                self.twin.write(event, &self.driver.read(event, 2));
+                self.reference.write(event, &self.driver.read(event, 2));
             }
         }
     }
@@ -165,7 +165,7 @@ impl Guest {
 
     fn write(&mut self, addr: u64, octets: &[u8]) {
         self.driver.write(addr, octets);
-        self.twin.write(addr, octets);
+        self.reference.write(addr, octets);
         self.dirty.push((addr, octets.len()));
     }
 
@@ -197,14 +197,14 @@ impl Guest {
     }
 
     fn restart(&mut self) {
-        // The driver may have written used.idx, which is where a device goes on.
+        // The driver may have written used.idx, where a device continues.
         self.next = self.driver.used_idx();
         self.ring = self.driver.ring(self.features);
         self.fresh = true;
         assert_eq!(self.ring.position(), self.next);
         let flags = self.driver.read(self.used(), 2);
-        self.twin.restart(self.next, VIRTIO_RING_F_EVENT_IDX.of(self.features));
-        self.twin.write(self.used(), &flags);
+        self.reference.restart(self.next, VIRTIO_RING_F_EVENT_IDX.of(self.features));
+        self.reference.write(self.used(), &flags);
     }
 
     fn device_serves(&mut self, most: usize) {
@@ -213,7 +213,7 @@ impl Guest {
             Ok(ready) => ready,
             Err(_) => {
                 assert!(expected > self.size);
-                assert!(self.parted || self.twin.pop().is_err());
+                assert!(self.parted || self.reference.pop().is_err());
                 return;
             }
         };
@@ -229,14 +229,14 @@ impl Guest {
             return;
         }
         assert_eq!(signals, std::mem::take(&mut self.fresh) || self.wants_signal(old), "signal");
-        self.compare_with_twin(signals);
+        self.compare_with_reference(signals);
     }
 
     fn device_takes(&mut self) {
         let head = self.driver.read(self.avail() + 4 + u64::from(self.next % self.size) * 2, 2);
         let head = u16::from_le_bytes([head[0], head[1]]);
         let model = self.model(head);
-        let twin = (!self.parted).then(|| self.twin.pop().unwrap().unwrap());
+        let reference = (!self.parted).then(|| self.reference.pop().unwrap().unwrap());
         let walker = Walker { memory: &self.driver.memory, features: self.features, direction: self.direction };
         let mut slices = self.arena.list();
         let chain = self.ring.take(&mut self.ring.position(), &walker, &mut slices).unwrap().unwrap();
@@ -254,28 +254,28 @@ impl Guest {
                 }
             }
             (None, None) => assert!(lens.is_empty()),
-            _ => panic!("we: {walked:?}, the model: {model:?}"),
+            _ => panic!("device: {walked:?}, the model: {model:?}"),
         }
         let written = match (&walked, self.direction) {
             (Some(total), Direction::Receive) => *total as u32,
             _ => 0,
         };
-        if let Some(twin) = twin {
-            assert_eq!(twin.head, head);
+        if let Some(reference) = reference {
+            assert_eq!(reference.head, head);
             if let Some(buffers) = &model {
                 let to_guest = self.direction == Direction::Receive;
                 let cut = |(addr, len, writable): &(u64, u32, bool)| {
                     assert_eq!(*writable, to_guest);
                     pieces(*addr, *len)
                 };
-                assert!(twin.whole);
-                assert_eq!(twin.buffers.iter().flat_map(cut).collect::<Vec<_>>(), *buffers);
+                assert!(reference.whole);
+                assert_eq!(reference.buffers.iter().flat_map(cut).collect::<Vec<_>>(), *buffers);
             }
         }
-        // It completes no head beyond the table, so that their ways part.
+        // The reference queue completes no head beyond the table, so from here on the two differ.
         self.parted |= head >= self.size;
         if !self.parted {
-            self.twin.complete(head, written);
+            self.reference.complete(head, written);
         }
         self.ring.complete(&chain, written);
         assert_eq!(self.driver.used(self.next), (u32::from(head), written));
@@ -283,7 +283,7 @@ impl Guest {
         assert_eq!(self.ring.position(), self.next);
     }
 
-    /// The pieces of the chain at `head` by guest address and length, if it is one.
+    /// The pieces of the chain at `head`, by guest address and length, if it is a valid chain.
     fn model(&self, head: u16) -> Option<Vec<(u64, u32)>> {
         let (mut table, mut count, mut indirect) = (BASE, usize::from(self.size), false);
         let (mut index, mut steps, mut out) = (usize::from(head), 0, Vec::new());
@@ -302,7 +302,7 @@ impl Guest {
                 if indirect || !negotiated || flags & VIRTQ_DESC_F_NEXT != 0 || len == 0 || len % 16 != 0 {
                     return None;
                 }
-                // One region must hold the table.
+                // One region must contain the table.
                 if !inside(addr, len) || pieces(addr, len).len() != 1 {
                     return None;
                 }
@@ -325,7 +325,7 @@ impl Guest {
         }
     }
 
-    /// Whether the driver wants to hear of entries `old` to `next`.
+    /// Whether the driver asks for a signal for entries `old` to `next`.
     fn wants_signal(&self, old: u16) -> bool {
         let word = |at: u64| {
             let octets = self.driver.read(at, 2);
@@ -339,18 +339,18 @@ impl Guest {
         }
     }
 
-    fn compare_with_twin(&mut self, signals: bool) {
+    fn compare_with_reference(&mut self, signals: bool) {
         let (used, len) = (self.used(), 4 + 8 * usize::from(self.size));
         if self.parted {
             return;
         }
-        let theirs = self.twin.signals();
-        // It signals whatever the driver asks for without EVENT_IDX, and does not know of a new device.
+        let theirs = self.reference.signals();
+        // Without EVENT_IDX the reference queue signals in any case, and it knows nothing of a new device.
         if theirs != signals && VIRTIO_RING_F_EVENT_IDX.of(self.features) {
             assert!(signals && !theirs);
         }
-        // used.flags is our own affair.
-        assert_eq!(self.twin.read(used + 2, len - 2), self.driver.read(used + 2, len - 2));
+        // Only sv3 writes used.flags.
+        assert_eq!(self.reference.read(used + 2, len - 2), self.driver.read(used + 2, len - 2));
     }
 }
 

@@ -1,8 +1,9 @@
-//! Target `switch`: three guests with whatever rings, features and frames; one of them or all may scribble over their rings.
-//! As long as all are honest, each gets the frames that a plain model of a bridge sends to it (`bridge`), in their order,
-//! once, in buffers that it gave, in a form that it negotiated, but for those that are counted as dropped, each for its reason;
-//! every descriptor comes back once. All of that holds, too, if each frame's head is written over as soon as it has been looked
-//! at: what was decided by is what is delivered. Beside one who scribbles the honest ones still get frames in good form, and each of
+//! Target `switch`: three guests with any rings, features and frames. One or all of them may scribble over their
+//! rings. As long as all are honest, each gets the frames that a plain model of a bridge (`bridge`) sends to it: in
+//! order, once, in buffers that it gave, in a form that it negotiated. Other frames are counted as dropped, each for
+//! its reason, and every descriptor comes back once. All of this also holds if the sender overwrites the head of each
+//! frame as soon as the switch has read it: what was checked is what is delivered. Beside a guest that scribbles,
+//! honest guests still get well-formed frames, and each of their frames is forwarded or counted.
 //! theirs is forwarded or counted.
 
 pub mod bridge;
@@ -32,32 +33,32 @@ use sv3::ids::QueueId;
 use waits::{LATE_NS, Waits};
 
 const GUESTS: u16 = 3;
-/// Little, so that bursts end before their last frame.
+/// A small budget, so that bursts end before their last frame.
 const LITTLE: u64 = 4096;
-/// What a receiver's drops are counted as.
+/// The drops that are charged to receivers.
 const RECEIVERS: [DropReason; 4] =
     [DropReason::NoRxBuffers, DropReason::RxDown, DropReason::RxTooSmall, DropReason::RxBadChain];
 
-/// Octets: frames taken at a time (1), options (1), features of each guest (3 times 2), then steps; see [`House::step`].
+/// Octets: frames per burst (1), options (1), features of each guest (3 times 2), then steps; see [`Fixture::step`].
 pub fn switch(octets: &[u8]) {
     let mut input = Input::new(octets);
-    let mut house = House::new(&mut input);
+    let mut fixture = Fixture::new(&mut input);
     while !input.is_empty() {
-        house.step(&mut input);
+        fixture.step(&mut input);
     }
-    house.may_pause = false;
-    house.waits.end_all(&house.forwarder, &house.guests, house.ledger);
+    fixture.may_pause = false;
+    fixture.waits.end_all(&fixture.forwarder, &fixture.guests, fixture.ledger);
     for slot in 0..GUESTS {
-        house.serve(slot);
+        fixture.serve(slot);
     }
-    NOW.set(house.forwarder.now_s);
-    for (slot, guest) in (0..).zip(house.guests) {
-        guest.clean(house.ports.get(slot).unwrap());
-        house.ports.note_receiver(QueueId::receive(slot, 0), false);
+    NOW.set(fixture.forwarder.now_s);
+    for (slot, guest) in (0..).zip(fixture.guests) {
+        guest.clean(fixture.ports.get(slot).unwrap());
+        fixture.ports.note_receiver(QueueId::receive(slot, 0), false);
     }
 }
 
-struct House {
+struct Fixture {
     ledger: &'static LedgerMap,
     ports: &'static Ports,
     forwarder: Forwarder,
@@ -65,7 +66,7 @@ struct House {
     budget: u64,
     /// Frames may wait for buffers.
     may_pause: bool,
-    /// Guests write to their frames as soon as those have been looked at.
+    /// Guests overwrite their frames as soon as the switch has read them.
     meddles: bool,
     waits: Waits,
     guests: Vec<Guest>,
@@ -78,15 +79,15 @@ thread_local! {
     static NOW: Cell<u64> = const { Cell::new(0) };
 }
 
-impl House {
-    /// Options: budget (bit 0), who has packed rings (bits 1 to 3), guests give buffers again at once (bit 4), frames wait
-    /// for buffers (bit 5), senders write to frames as soon as these have been looked at (bit 6).
-    fn new(input: &mut Input<'_>) -> House {
+impl Fixture {
+    /// Options: budget (bit 0), which guests have packed rings (bits 1 to 3), guests give buffers again at once (bit
+    /// 4), frames wait for buffers (bit 5), senders overwrite frames as soon as the switch has read them (bit 6).
+    fn new(input: &mut Input<'_>) -> Fixture {
         let ledger = LEDGER.with(|cell| *cell.get_or_init(|| Box::leak(Box::new(LedgerMap::create().unwrap().1))));
         let ports = PORTS.with(|ports| *ports);
         let view = View { ports, number: 0, counting: Counting { single_threaded: true } };
         let mut forwarder = Forwarder::new(ledger, &ledger.workers[0].threads[0], view, Leases::new());
-        // What was learnt from the last input has been forgotten by now.
+        // By now the table has aged out what the last input taught it.
         forwarder.now_s = NOW.get() + 2 * AGE_S;
         NOW.set(forwarder.now_s);
         let (batch, options) = (input.u8(), input.u8());
@@ -103,20 +104,20 @@ impl House {
         let budget = if has(0) { TURN } else { LITTLE };
         let (waits, bridge) = (Waits::new(), Bridge::new());
         let (may_pause, meddles) = (has(5), has(6));
-        House { ledger, ports, forwarder, burst, budget, may_pause, meddles, waits, guests, bridge }
+        Fixture { ledger, ports, forwarder, burst, budget, may_pause, meddles, waits, guests, bridge }
     }
 
-    /// Octets: guest and kind of step (1), then its particulars.
+    /// Octets: guest and kind of step (1), then its arguments.
     fn step(&mut self, input: &mut Input<'_>) {
         let what = input.u8();
         let slot = u16::from(what >> 4) % GUESTS;
         let guest = &mut self.guests[usize::from(slot)];
         match what & 15 {
             0 | 1 => guest.post(input),
-            2 => guest.post_alike(input),
+            2 => guest.post_equal(input),
             3 => self.pass_time(input.u8()),
             4 | 5 => guest.send(input),
-            6..9 => guest.send_alike(input),
+            6..9 => guest.send_equal(input),
             9..13 => self.serve(slot),
             13 => guest.scribble(input),
             14 => {
@@ -134,7 +135,7 @@ impl House {
         }
     }
 
-    /// The loop sleeps, perhaps, and time goes by.
+    /// Lets the loop sleep, perhaps, and time pass.
     fn pass_time(&mut self, what: u8) {
         if what & 4 != 0 {
             self.waits.sleep(&self.forwarder, &self.guests);
@@ -162,7 +163,7 @@ impl House {
             };
             queue.is_paused = wait.is_some();
             drop(queue);
-            self.hold_faults();
+            self.check_faults();
             let Ok(Served { frames: taken, .. }) = served else {
                 assert!(!self.guests[usize::from(slot)].honest);
                 seize(self.ports, id).vring().unwrap().queue = None;
@@ -172,13 +173,13 @@ impl House {
             let sent = sender.completed(taken);
             let news: Vec<Count> = (0..GUESTS).zip(&before).map(|(slot, old)| self.count(slot).since(old)).collect();
             if self.guests[usize::from(slot)].honest {
-                // The sender's own drops are those of its frames: nothing comes back to it.
+                // The sender gets nothing back, so its drops are those of its own frames.
                 let Count { from_guest, drops, .. } = &news[usize::from(slot)];
                 let dropped: u64 = drops.iter().sum();
                 assert_eq!(from_guest.0 + dropped, taken as u64, "a frame was neither forwarded nor dropped");
             }
             let got: Vec<_> = self.guests.iter_mut().map(Guest::receive).collect();
-            // What one sends who scribbles over his rings, and where his addresses are, nobody knows.
+            // A guest that scribbles over its rings may send anything, from any address.
             if self.guests.iter().all(|guest| guest.honest) {
                 self.judge(slot, &sent, &got, &news);
                 if wait.is_some() {
@@ -193,7 +194,8 @@ impl House {
         }
     }
 
-    /// Compares what became of frames with what the model says. `got`: frames that a port got, and bad buffers that it got back.
+    /// Compares the fate of frames with the model. `got`: frames that each port got, and bad buffers that it got
+    /// back.
     fn judge(&mut self, from: u16, sent: &[Sent], got: &[(Vec<Got>, usize)], news: &[Count]) {
         let up: Vec<u16> = (0..GUESTS).filter(|slot| self.guests[usize::from(*slot)].enabled).collect();
         let mut due = [const { Vec::new() }; GUESTS as usize];
@@ -224,8 +226,8 @@ impl House {
         }
     }
 
-    /// A ring that broke stays stopped, and only who broke it can have done so.
-    fn hold_faults(&mut self) {
+    /// A ring that broke stays stopped. Only its own guest can break it.
+    fn check_faults(&mut self) {
         while let Some((queue, _)) = self.forwarder.next_fault() {
             let guest = &mut self.guests[usize::from(queue.slot)];
             assert!(!guest.honest, "an honest guest's ring broke");
@@ -246,7 +248,7 @@ fn seize(ports: &'static Ports, queue: QueueId) -> QueueLease {
     ports.get(queue.slot).unwrap().seize(queue, || ()).unwrap()
 }
 
-/// A port's counters: frames and octets, frames by the reason for which they were dropped.
+/// A port's counters: frames and octets, and drops by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Count {
     from_guest: (u64, u64),
@@ -255,15 +257,15 @@ struct Count {
 }
 
 impl Count {
-    fn of(line: &PortCounters) -> Count {
+    fn of(counters: &PortCounters) -> Count {
         Count {
-            from_guest: (line.from_guest_frames.load(Relaxed), line.from_guest_bytes.load(Relaxed)),
-            to_guest: (line.to_guest_frames.load(Relaxed), line.to_guest_bytes.load(Relaxed)),
-            drops: DropReason::ALL.map(|reason| line.drops[reason as usize].load(Relaxed)),
+            from_guest: (counters.from_guest_frames.load(Relaxed), counters.from_guest_bytes.load(Relaxed)),
+            to_guest: (counters.to_guest_frames.load(Relaxed), counters.to_guest_bytes.load(Relaxed)),
+            drops: DropReason::ALL.map(|reason| counters.drops[reason as usize].load(Relaxed)),
         }
     }
 
-    /// What was counted since.
+    /// The counts since `old`.
     fn since(&self, old: &Count) -> Count {
         let less = |new: (u64, u64), old: (u64, u64)| (new.0 - old.0, new.1 - old.1);
         Count {

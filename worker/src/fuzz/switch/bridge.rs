@@ -1,5 +1,5 @@
-//! What a bridge does, told from 802.1Q and virtio and not from the switch: whether a frame is forwarded, and to whom; and
-//! which frames a port may then have got.
+//! A model of a bridge, written from 802.1Q and virtio and not from the switch: whether a frame is forwarded and to
+//! which ports, and which frames a port may have got.
 
 use std::collections::HashMap;
 
@@ -15,29 +15,29 @@ pub type Mac = [u8; 6];
 
 /// A frame as it was sent.
 pub struct Sent {
-    /// The port that it came from.
+    /// The port that sent it.
     pub from: u16,
-    /// What that one negotiated.
+    /// The features of that port.
     pub features: u64,
     /// The header's first ten octets.
     pub hdr: [u8; 10],
-    /// From the destination address on.
+    /// The octets from the destination address on.
     pub frame: Vec<u8>,
-    /// It was sent in a way that is refused whatever it is.
+    /// It was sent in a way that is refused in any case.
     pub broken: Option<DropReason>,
 }
 
-/// A frame as it was received: the header's first ten octets, and from the destination address on.
+/// A frame as it was received: the header's first ten octets, and the octets from the destination address on.
 pub type Got = ([u8; 10], Vec<u8>);
 
-/// The ports that frames may go to, and what was learnt.
+/// The ports that frames may go to, and the learnt addresses.
 pub struct Bridge {
     /// Port and second of each address's last frame.
     learnt: HashMap<Mac, (u16, u64)>,
 }
 
 impl Bridge {
-    /// Nothing is learnt.
+    /// A bridge that has learnt nothing.
     pub fn new() -> Bridge {
         Bridge { learnt: HashMap::new() }
     }
@@ -57,7 +57,7 @@ impl Bridge {
             MAX_FRAME.. if frame.len() > MAX_FRAME => return Err(DropReason::LongFrame),
             _ => {}
         }
-        // Target `offload` has a look at that.
+        // Target `offload` checks that.
         let hdr = NetHdr::from_bytes(std::array::from_fn(|at| sent.hdr.get(at).copied().unwrap_or(0)));
         let head = &frame[..frame.len().min(offload::HEAD)];
         if sent.hdr[..2] != [0, 0] && offload::check(&hdr, head, frame.len(), sent.features).is_err() {
@@ -80,13 +80,13 @@ impl Bridge {
         }
     }
 
-    /// Learns where a frame came from, which is not refused: it has arrived, even if it has to wait.
+    /// Learns the source of a frame that is not refused. A frame that waits has arrived as well.
     pub fn learn(&mut self, sent: &Sent, now: u64) {
         self.learnt.insert(sent.frame[6..12].try_into().unwrap(), (sent.from, now));
     }
 }
 
-/// Compares what a port got with what was for it, in order; how many frames it got nothing, or not all of.
+/// Compares what a port got with the frames for it, in order. Returns how many frames it did not get completely.
 pub fn missing(due: &[&Sent], got: &[Got]) -> usize {
     let mut due = due.iter();
     let (mut current, mut missing): (Option<(&Sent, usize)>, _) = (None, 0);
@@ -107,7 +107,7 @@ pub fn missing(due: &[&Sent], got: &[Got]) -> usize {
                 &frame[..frame.len().min(80)]
             );
         }
-        // The next one is another's, even if it is the same.
+        // The next one belongs to another frame, even if it is equal.
         if hdr[1] != 0 || current.is_some_and(|(sent, _)| sent.hdr[1] == 0) {
             current = None;
         }
@@ -115,7 +115,7 @@ pub fn missing(due: &[&Sent], got: &[Got]) -> usize {
     missing + usize::from(current.is_some_and(|(sent, pieces)| !is_whole(sent, pieces))) + due.len()
 }
 
-/// Whether all segments of what was sent were received, if it was to be segmented.
+/// Whether all segments of a frame were received, if it was to be segmented.
 fn is_whole(sent: &Sent, segments: usize) -> bool {
     if sent.hdr[1] == 0 {
         return false;
@@ -128,14 +128,14 @@ fn gso_size(sent: &Sent) -> usize {
     usize::from(u16::from_le_bytes([sent.hdr[4], sent.hdr[5]]))
 }
 
-/// Octets of the headers that each segment has.
+/// Octets of the headers that each segment repeats.
 fn headers(sent: &Sent) -> usize {
     let l4 = usize::from(u16::from_le_bytes([sent.hdr[6], sent.hdr[7]]));
     let tcp = usize::from(sent.frame.get(l4 + 12).unwrap_or(&0) >> 4) * 4;
     l4 + if sent.hdr[1] == VIRTIO_NET_HDR_GSO_UDP_L4 { 8 } else { tcp }
 }
 
-/// Whether a frame is what was sent: as it was, with its checksum done, or the segment behind so many.
+/// Whether a received frame is what was sent: unchanged, with its checksum completed, or segment number `segments`.
 fn is_next(hdr: &[u8; 10], frame: &[u8], sent: &Sent, segments: usize) -> bool {
     let same_but = |from: usize, to: usize| {
         frame.len() == sent.frame.len()
@@ -150,7 +150,7 @@ fn is_next(hdr: &[u8; 10], frame: &[u8], sent: &Sent, segments: usize) -> bool {
         (true, false, true) => same_but(field, field + 2),
         (true, ..) => left == partial && same_but(0, 0),
         _ if sent.hdr[1] == 0 => false,
-        // What a segment's headers must say is the business of target `offload`.
+        // Target `offload` checks the headers of segments.
         (false, ..) => {
             let head = headers(sent);
             let payload = frame.get(head..).unwrap_or_default();
@@ -163,7 +163,7 @@ fn is_next(hdr: &[u8; 10], frame: &[u8], sent: &Sent, segments: usize) -> bool {
     }
 }
 
-/// Whether a segment's headers are its frame's, but for fields that differ from segment to segment.
+/// Whether a segment's headers are those of its frame, except for fields that differ between segments.
 fn same_headers(segment: &[u8], sent: &Sent, head: usize) -> bool {
     let frame = &sent.frame;
     let l4 = usize::from(u16::from_le_bytes([sent.hdr[6], sent.hdr[7]]));

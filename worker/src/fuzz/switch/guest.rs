@@ -16,13 +16,13 @@ use crate::port::vring::queue::Queue;
 use crate::port::vring::setup::RingSetup;
 use sv3::ids::QueueId;
 
-/// Where the rings lie: receive, transmit.
+/// Addresses of the rings: receive, transmit.
 const RINGS: [u64; 2] = [0, 0x4000];
-/// Where frames to send lie, and how far apart.
+/// Address of the first frame to send, and the distance between two.
 const SENDS: (u64, u64) = (0x2_0000, 0x1_1000);
-/// Where receive buffers lie, how far apart chains' and pieces'.
+/// Address of the first receive buffer, the distance between chains, and between pieces.
 const RECEIVES: (u64, u64, u64) = (0x14_0000, 0xc000, 0x3000);
-/// Behind each receive buffer.
+/// The octets after each receive buffer.
 const GUARD: [u8; 16] = [0xee; 16];
 
 const FEATURES: [Feature; 16] = [
@@ -45,19 +45,19 @@ const FEATURES: [Feature; 16] = [
 ];
 
 thread_local! {
-    /// Memory for guests, since to make it takes longer than to use it.
+    /// Memory for guests: to make one takes longer than to use it.
     static DRIVERS: RefCell<Vec<Driver>> = const { RefCell::new(Vec::new()) };
     static RUN: Cell<u32> = const { Cell::new(0) };
 }
 
-/// How a guest is.
+/// The properties of a guest.
 #[derive(Clone, Copy)]
 pub struct Kind {
     /// A bit for each of [`FEATURES`].
     pub features: u16,
-    /// Its rings are packed ones.
+    /// Its rings are packed.
     pub packed: bool,
-    /// It gives buffers again as soon as it has them back.
+    /// It gives buffers again as soon as it gets them back.
     pub refills: bool,
 }
 
@@ -65,13 +65,13 @@ pub struct Kind {
 struct Posted {
     /// Octets of its buffers.
     lens: Vec<u32>,
-    /// One of them is not for the device to write.
+    /// One of them is not writable for the device.
     bad: bool,
 }
 
-/// The driver.
+/// The driver of a guest.
 pub struct Guest {
-    /// It has not scribbled.
+    /// It has not scribbled over its rings.
     pub honest: bool,
     /// Its receive ring is enabled.
     pub enabled: bool,
@@ -88,11 +88,11 @@ pub struct Guest {
     run: u32,
     rings: [Half; 2],
     posted: [Option<Posted>; CHAINS as usize],
-    /// Frames under way, oldest first, and the chain that each is in.
+    /// Frames not yet completed, oldest first, with the chain of each.
     sent: Vec<(u16, Sent)>,
-    /// Receive buffers that it gave.
+    /// How many receive buffers it gave.
     pub given: u64,
-    /// So that frames with room for it differ.
+    /// Makes frames differ, if they have room for it.
     serial: u16,
 }
 
@@ -123,7 +123,7 @@ impl Guest {
         guest
     }
 
-    /// Leaves the rings as they were, for the next input.
+    /// Restores the rings for the next input.
     pub fn clean(mut self, port: &'static Port) {
         for ring in 0..2 {
             port.seize(QueueId::new(self.slot, ring), || ()).unwrap().reset();
@@ -135,7 +135,7 @@ impl Guest {
         DRIVERS.with_borrow_mut(|drivers| drivers.push(self.driver));
     }
 
-    /// A worker takes the rings up where it finds them.
+    /// A worker takes over the rings where they stand.
     pub fn restart(&mut self, port: &'static Port) {
         let slot = usize::from(self.slot);
         for (ring, half) in self.rings.iter().enumerate() {
@@ -164,8 +164,8 @@ impl Guest {
         self.give(Posted { lens, bad: kind & 0x80 != 0 });
     }
 
-    /// Gives some that are alike. Octets: how many (1), length (2).
-    pub fn post_alike(&mut self, input: &mut Input<'_>) {
+    /// Gives several equal buffers. Octets: how many (1), length (2).
+    pub fn post_equal(&mut self, input: &mut Input<'_>) {
         let (count, len) = (input.below(CHAINS.into()) + 1, u32::from(input.u16()) % 0x2c00);
         for _ in 0..count {
             self.give(Posted { lens: vec![len], bad: false });
@@ -188,28 +188,28 @@ impl Guest {
         self.rings[0].offer(&mut self.driver, chain, &buffers);
     }
 
-    /// Sends a frame. Octets: header (10), addresses (1), length of a tail (2), cuts (3), octets behind the addresses
-    /// (1), these.
+    /// Sends a frame. Octets: header (10), addresses (1), length of the tail (2), cuts (3), number of octets after
+    /// the addresses (1), these octets.
     pub fn send(&mut self, input: &mut Input<'_>) {
         let hdr: [u8; 10] = input.array();
-        let who = input.u8();
+        let addresses = input.u8();
         let (tail, cuts) = (usize::from(input.u16() % 0x3000), input.array::<3>());
         let count = usize::from(input.u8());
-        let mut frame = [self.mac(who), self.mac(who >> 4)].concat();
+        let mut frame = [self.mac(addresses), self.mac(addresses >> 4)].concat();
         frame.extend(input.take(count));
         self.fill(&mut frame, tail);
         self.transmit((hdr, [0; 2]), frame, &cuts.map(usize::from), None);
     }
 
-    /// Sends some frames that are alike, but for what is said of each. Octets: how many (1), addresses (1), then of each
-    /// what is special (1).
-    pub fn send_alike(&mut self, input: &mut Input<'_>) {
-        let (count, who) = (input.below(CHAINS.into()) + 1, input.u8());
-        let (mut dst, mut src) = (who & 15, who >> 4);
+    /// Sends several frames with the same properties, except for those that an octet changes. Octets: how many (1),
+    /// addresses (1), then for each frame its difference (1).
+    pub fn send_equal(&mut self, input: &mut Input<'_>) {
+        let (count, addresses) = (input.below(CHAINS.into()) + 1, input.u8());
+        let (mut dst, mut src) = (addresses & 15, addresses >> 4);
         for _ in 0..count {
             let what = input.u8();
             let (kind, by) = (what & 15, what >> 4);
-            // What is refused may be for somebody else, and then the frames behind it are.
+            // A refused frame may have another destination; the frames after it then have that destination too.
             match kind {
                 8 | 10..14 => dst ^= by,
                 9 => src ^= by,
@@ -233,14 +233,14 @@ impl Guest {
         }
     }
 
-    /// Octets that no other frame has there.
+    /// Appends octets that no other frame has there.
     fn fill(&mut self, frame: &mut Vec<u8>, len: usize) {
         self.serial = self.serial.wrapping_add(1);
         let serial = self.serial.to_le_bytes();
         frame.extend([self.slot as u8, serial[0], serial[1]].into_iter().chain((3..=255).cycle()).take(len));
     }
 
-    /// Sends a header and a frame in pieces of the lengths of `cuts`, and one more.
+    /// Sends a header and a frame in pieces of the lengths of `cuts`, and one more piece.
     fn transmit(&mut self, hdr: ([u8; 10], [u8; 2]), frame: Vec<u8>, cuts: &[usize], broken: Option<DropReason>) {
         if self.sent.len() >= usize::from(CHAINS) {
             return;
@@ -264,18 +264,18 @@ impl Guest {
         self.rings[1].offer(&mut self.driver, chain, &buffers);
     }
 
-    /// Frames under way as they stand in memory, with their headers: where, and what.
+    /// Frames not yet completed as they stand in memory, with their headers: address and octets.
     pub fn under_way(&self) -> Vec<(u64, Vec<u8>)> {
         let at = |(chain, sent): &(u16, Sent)| (send_at(*chain), self.header_len() + sent.frame.len());
         self.sent.iter().map(at).map(|(addr, len)| (addr, self.driver.read(addr, len))).collect()
     }
 
-    /// Writes such a frame as it was.
+    /// Writes such a frame back.
     pub fn put_back(&mut self, (addr, octets): &(u64, Vec<u8>)) {
         self.driver.write(*addr, octets);
     }
 
-    /// Some addresses that differ much or little, and those that mean something.
+    /// Some addresses that differ in many or few bits, and some with a meaning.
     fn mac(&self, n: u8) -> Mac {
         match n % 16 {
             n @ 0..3 => [2, 0, 0, 0, 0, n],
@@ -294,7 +294,7 @@ impl Guest {
         }
     }
 
-    /// Writes anything into its rings. Octets: place (2), count (1), these.
+    /// Writes anything into its rings. Octets: offset (2), count (1), the octets to write.
     pub fn scribble(&mut self, input: &mut Input<'_>) {
         self.honest = false;
         let (at, count) = (u64::from(input.u16() % 0x8000), input.below(33));
@@ -303,7 +303,7 @@ impl Guest {
         self.dirty.push((BASE + at, octets.len()));
     }
 
-    /// Takes back `count` chains from the transmit ring: frames, in the order in which they were sent.
+    /// Takes back `count` chains from the transmit ring: their frames, in the order in which they were sent.
     pub fn completed(&mut self, count: usize) -> Vec<Sent> {
         if !self.honest {
             return Vec::new();
@@ -315,7 +315,7 @@ impl Guest {
         self.sent.drain(..count).map(|(_, sent)| sent).collect()
     }
 
-    /// Takes back all that is in the receive ring: frames, and how many bad buffers.
+    /// Takes back all that the receive ring has: frames, and the number of bad buffers.
     pub fn receive(&mut self) -> (Vec<Got>, usize) {
         let (mut got, mut bad, header_len) = (Vec::new(), 0, self.header_len());
         if !self.honest {
@@ -367,7 +367,7 @@ impl Guest {
         }
     }
 
-    /// The next receive buffer that was given back, and the octets that were written into it.
+    /// The next receive buffer that was given back, and the octets written into it.
     fn take_back(&mut self) -> Option<(Posted, Vec<u8>)> {
         let (chain, len) = self.rings[0].take_used(&self.driver)?;
         let posted = self.posted[usize::from(chain)].take().expect("a buffer that the device did not have");
@@ -381,12 +381,12 @@ impl Guest {
         Some((posted, octets))
     }
 
-    /// The frame that it sent first of those that did not come back.
+    /// The oldest frame that did not come back.
     pub fn oldest(&self) -> Option<&Sent> {
         self.sent.first().map(|(_, sent)| sent)
     }
 
-    /// Where its receive ring stands.
+    /// The position of its receive ring.
     pub fn position(&self) -> u16 {
         self.rings[0].position()
     }
@@ -396,7 +396,7 @@ impl Guest {
     }
 }
 
-/// The features that these bits stand for.
+/// The features of these bits.
 pub fn features(bits: u16) -> u64 {
     let chosen = (0..).zip(FEATURES).filter(|(bit, _)| bits >> bit & 1 != 0);
     chosen.map(|(_, feature)| feature.mask()).sum()

@@ -1,5 +1,5 @@
-//! The driver's half of a ring of either kind, for target `switch`: chains of at most [`PIECES`] descriptors, which the
-//! device gives back in the order in which it got them.
+//! The driver's half of a ring of either kind, for target `switch`. Chains have at most [`PIECES`] descriptors, and
+//! the device gives them back in the order in which it got them.
 
 use std::collections::VecDeque;
 
@@ -10,7 +10,7 @@ use crate::port::vring::driver::{BASE, Driver};
 
 /// Descriptors of a ring.
 pub const SIZE: u16 = 64;
-/// Most descriptors of a chain; in a split ring, chain `n` has descriptors `4 n` to `4 n + 3`.
+/// Most descriptors of a chain. In a split ring, chain `n` has descriptors `4 n` to `4 n + 3`.
 pub const PIECES: u16 = 4;
 /// Chains of a ring.
 pub const CHAINS: u16 = SIZE / PIECES;
@@ -21,15 +21,15 @@ const AVAIL: u16 = 1 << 7;
 const USED: u16 = 1 << 15;
 const WRAP: u16 = 1 << 15;
 
-/// Its state.
+/// State of the driver's half.
 pub struct Half {
     packed: bool,
-    /// Where the ring begins, in octets behind [`BASE`].
+    /// Offset of the ring from [`BASE`], in octets.
     begin: u64,
-    /// Where the driver goes on, and where the device does: split: entries so far; packed: index and wrap counter.
+    /// Positions of the driver and of the device. Split: number of entries so far. Packed: index and wrap counter.
     avail: u16,
     used: u16,
-    /// What the device has, oldest first: chain, descriptors.
+    /// The chains that the device has, oldest first: chain, number of descriptors.
     out: VecDeque<(u16, u16)>,
 }
 
@@ -40,7 +40,7 @@ impl Half {
         Half { packed, begin, avail: start, used: start, out: VecDeque::new() }
     }
 
-    /// Where it lies, by the front-end's own addresses.
+    /// Addresses of the ring in the front-end.
     pub fn addr(&self, driver: &Driver) -> RingAddr {
         let desc = driver.addr().desc + self.begin;
         let avail = desc + u64::from(SIZE) * 16;
@@ -48,7 +48,7 @@ impl Half {
         RingAddr { desc, avail, used }
     }
 
-    /// Where a device stands that has given back all that was taken back: the vring base.
+    /// The position of a device that has given back all chains that were taken back: the vring base.
     pub fn position(&self) -> u16 {
         self.used
     }
@@ -79,8 +79,8 @@ impl Half {
         driver.write(avail + 2, &self.avail.to_le_bytes());
     }
 
-    /// The next chain that the device gave back, which must be the oldest that it has, and how many octets it says that it
-    /// wrote.
+    /// The next chain that the device gave back, and how many octets it says that it wrote. It must be the oldest
+    /// chain that the device has.
     pub fn take_used(&mut self, driver: &Driver) -> Option<(u16, u32)> {
         let place = if self.packed { self.packed_used(driver)? } else { self.split_used(driver)? };
         let word = |at: usize| u32::from_le_bytes(place[at..at + 4].try_into().unwrap());

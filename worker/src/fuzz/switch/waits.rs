@@ -1,4 +1,4 @@
-//! Rings of target `switch` that wait for a receiver's buffers, as the loop has them wait, and what must hold of that.
+//! Rings of target `switch` that wait for a receiver's buffers, as in the loop, and the conditions that must hold.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -12,46 +12,46 @@ use crate::port::sink::BufferWait;
 use crate::port::wait_budget::{LONGEST_NS, SAVED_NS};
 use sv3::ids::QueueId;
 
-/// The most that time goes on at once, in nanoseconds, and so the most that a hold may last too long.
+/// The longest step of time, in nanoseconds, and so the longest time that a pause may exceed its limit.
 pub const LATE_NS: u64 = 40_000_000;
 
-/// The rings of a thread that wait.
+/// The paused rings of a thread.
 pub struct Waits {
     pauses: Pauses<u16>,
     /// By sender.
     waiting: [Option<Waiting>; GUESTS as usize],
-    /// By sender: what is left of a hold whose ring is tried again, and until when that is.
-    rests: [Option<(Remaining, u64)>; GUESTS as usize],
-    /// By receiver: where its ring stood when it was waited for in vain.
+    /// By sender: the rest of a pause whose ring is tried again, and when it ends.
+    remaining: [Option<(Remaining, u64)>; GUESTS as usize],
+    /// By receiver: the position of its ring after a futile wait.
     futile_at: [Option<u16>; GUESTS as usize],
 }
 
 #[derive(Clone, Copy)]
 struct Waiting {
     receiver: u16,
-    /// When it is over, in nanoseconds.
+    /// When the pause ends, in nanoseconds.
     until: u64,
-    /// How many buffers that one had given.
+    /// How many buffers the receiver had given.
     given: u64,
 }
 
 impl Waits {
-    /// None.
+    /// No paused rings.
     pub fn new() -> Waits {
         Waits {
             pauses: Pauses::new(),
             waiting: Default::default(),
-            rests: Default::default(),
+            remaining: Default::default(),
             futile_at: Default::default(),
         }
     }
 
-    /// Whether a sender's ring is not served.
+    /// Whether a sender's ring is paused.
     pub fn is_waiting(&self, slot: u16) -> bool {
         self.waiting[usize::from(slot)].is_some()
     }
 
-    /// A sender's ring was served, `taken` frames of it; the next one may wait for so long.
+    /// A sender's ring was served: `taken` of its frames. The next frame may wait as `wait` says.
     pub fn note(
         &mut self,
         (slot, taken): (u16, usize),
@@ -59,30 +59,31 @@ impl Waits {
         forwarder: &Forwarder,
         guests: &[Guest],
     ) {
-        let rest = self.rests[usize::from(slot)].take().filter(|_| taken == 0);
+        let remaining = self.remaining[usize::from(slot)].take().filter(|_| taken == 0);
         let Some((wait, longest)) = wait else { return };
         let receiver = &guests[usize::from(wait.queue.slot)];
         assert!((1..=LONGEST_NS).contains(&longest) && wait.queue.slot != slot);
         if receiver.honest {
-            assert!(receiver.enabled, "somebody is waited for who receives nothing");
+            assert!(receiver.enabled, "a ring waits for a receiver that is down");
             let futile_at = self.futile_at[usize::from(wait.queue.slot)];
             assert_ne!(
                 futile_at,
                 Some(receiver.position()),
-                "somebody is waited for again who has taken nothing since"
+                "a ring waits again for a receiver that has taken nothing since"
             );
         }
-        let (rest, until) = rest.unwrap_or((Remaining::new(forwarder.now_ns, longest), forwarder.now_ns + longest));
+        let (remaining, until) =
+            remaining.unwrap_or((Remaining::new(forwarder.now_ns, longest), forwarder.now_ns + longest));
         self.waiting[usize::from(slot)] = Some(Waiting { receiver: wait.queue.slot, until, given: receiver.given });
-        self.pauses.pause(slot, QueueId::transmit(slot, 0), wait, rest);
+        self.pauses.pause(slot, QueueId::transmit(slot, 0), wait, remaining);
         assert!(self.pauses.until().is_some_and(|until| until <= forwarder.now_ns + LONGEST_NS));
     }
 
-    /// The loop looks for whom it is time.
+    /// The loop tries again the rings that are due.
     pub fn look(&mut self, forwarder: &Forwarder, guests: &[Guest]) {
         let now = forwarder.now_ns;
-        while let Some((slot, rest)) = self.pauses.next_due(&forwarder.view, now) {
-            self.end(slot, rest, now, guests);
+        while let Some((slot, remaining)) = self.pauses.next_due(&forwarder.view, now) {
+            self.end(slot, remaining, now, guests);
         }
         for waiting in self.waiting.iter().flatten() {
             let receiver = &guests[usize::from(waiting.receiver)];
@@ -94,8 +95,8 @@ impl Waits {
 
     /// The loop goes to sleep.
     pub fn sleep(&mut self, forwarder: &Forwarder, guests: &[Guest]) {
-        while let Some((slot, rest)) = self.pauses.arm(&forwarder.view, forwarder.now_ns) {
-            self.end(slot, rest, forwarder.now_ns, guests);
+        while let Some((slot, remaining)) = self.pauses.arm(&forwarder.view, forwarder.now_ns) {
+            self.end(slot, remaining, forwarder.now_ns, guests);
         }
         assert!(self.pauses.are_armed());
     }
@@ -104,32 +105,36 @@ impl Waits {
     pub fn stop(&mut self, slot: u16, forwarder: &Forwarder) {
         let released = self.pauses.release(QueueId::transmit(slot, 0), &forwarder.view, forwarder.now_ns);
         assert_eq!(released.is_some(), self.waiting[usize::from(slot)].take().is_some());
-        assert!(released.is_none_or(|(_, rest)| rest.is_none()));
-        self.rests[usize::from(slot)] = None;
+        assert!(released.is_none_or(|(_, remaining)| remaining.is_none()));
+        self.remaining[usize::from(slot)] = None;
     }
 
-    /// All go on. They have waited no longer than they may.
+    /// Ends all pauses. They were no longer than allowed.
     pub fn end_all(&mut self, forwarder: &Forwarder, guests: &[Guest], ledger: &LedgerMap) {
-        while let Some((slot, rest)) = self.pauses.next(&forwarder.view, forwarder.now_ns) {
-            self.end(slot, rest, forwarder.now_ns, guests);
+        while let Some((slot, remaining)) = self.pauses.next(&forwarder.view, forwarder.now_ns) {
+            self.end(slot, remaining, forwarder.now_ns, guests);
         }
         assert!(self.waiting.iter().all(Option::is_none));
-        let lines = &ledger.ports[..usize::from(GUESTS)];
-        for line in lines {
-            let held = line.paused.ns.load(Relaxed);
-            assert!(held <= SAVED_NS + LATE_NS + forwarder.now_ns / 2, "held for {held} ns of {}", forwarder.now_ns);
+        let all = &ledger.ports[..usize::from(GUESTS)];
+        for counters in all {
+            let paused = counters.paused.ns.load(Relaxed);
+            assert!(
+                paused <= SAVED_NS + LATE_NS + forwarder.now_ns / 2,
+                "paused for {paused} ns of {}",
+                forwarder.now_ns
+            );
         }
-        let sum = |of: fn(&sv3::ledger::PortCounters) -> u64| lines.iter().map(of).sum::<u64>();
-        assert_eq!(sum(|line| line.paused.ns.load(Relaxed)), sum(|line| line.paused_others.ns.load(Relaxed)));
-        assert_eq!(sum(|line| line.paused.times.load(Relaxed)), sum(|line| line.paused_others.times.load(Relaxed)));
+        let sum = |of: fn(&sv3::ledger::PortCounters) -> u64| all.iter().map(of).sum::<u64>();
+        assert_eq!(sum(|port| port.paused.ns.load(Relaxed)), sum(|port| port.paused_others.ns.load(Relaxed)));
+        assert_eq!(sum(|port| port.paused.times.load(Relaxed)), sum(|port| port.paused_others.times.load(Relaxed)));
     }
 
-    fn end(&mut self, slot: u16, rest: Option<Remaining>, now: u64, guests: &[Guest]) {
+    fn end(&mut self, slot: u16, remaining: Option<Remaining>, now: u64, guests: &[Guest]) {
         let waiting = self.waiting[usize::from(slot)].take().expect("a ring that waits");
         let receiver = &guests[usize::from(waiting.receiver)];
         if now >= waiting.until && receiver.honest && receiver.enabled {
             self.futile_at[usize::from(waiting.receiver)] = Some(receiver.position());
         }
-        self.rests[usize::from(slot)] = Some((rest.expect("it was not stopped"), waiting.until));
+        self.remaining[usize::from(slot)] = Some((remaining.expect("it was not stopped"), waiting.until));
     }
 }

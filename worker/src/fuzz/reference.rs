@@ -1,4 +1,4 @@
-//! Another device's half of a split ring, rust-vmm's `virtio-queue`, with memory of its own that is written the same.
+//! A reference device: the device's half of a split ring by rust-vmm's `virtio-queue`, with its own copy of memory.
 
 use sv3::ipc::RingAddr;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
@@ -6,25 +6,25 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::port::vring::driver::{BASE, REGION};
 
-/// A chain as it saw it.
-pub struct TwinChain {
+/// A chain as the reference device saw it.
+pub struct ReferenceChain {
     /// Its head.
     pub head: u16,
-    /// Guest addresses and lengths of its buffers, without empty ones; `false`: device-readable.
+    /// Guest addresses and lengths of its buffers, without empty ones. `false`: device-readable.
     pub buffers: Vec<(u64, u32, bool)>,
-    /// The last descriptor was an end, not a dead one.
+    /// The last descriptor ends the chain, not an error.
     pub whole: bool,
 }
 
 /// The queue.
-pub struct Twin {
+pub struct ReferenceQueue {
     memory: GuestMemoryMmap,
     queue: Queue,
 }
 
-impl Twin {
-    /// A ring at `base` in the same place; `addr` counts from the begin of memory.
-    pub fn new(size: u16, addr: &RingAddr) -> Twin {
+impl ReferenceQueue {
+    /// A ring at `base` in the same place. `addr` counts from the beginning of memory.
+    pub fn new(size: u16, addr: &RingAddr) -> ReferenceQueue {
         let ranges = [0, 1].map(|at| (GuestAddress(BASE + at * REGION), REGION as usize));
         let memory = GuestMemoryMmap::from_ranges(&ranges).unwrap();
         let mut queue = Queue::new(size).unwrap();
@@ -35,7 +35,7 @@ impl Twin {
         queue.set_used_ring_address(u0, u1);
         queue.set_ready(true);
         assert!(queue.is_valid(&memory));
-        Twin { memory, queue }
+        ReferenceQueue { memory, queue }
     }
 
     /// Writes octets at a guest address.
@@ -50,8 +50,8 @@ impl Twin {
         out
     }
 
-    /// The next chain; an error if the driver claims too much.
-    pub fn pop(&mut self) -> Result<Option<TwinChain>, ()> {
+    /// The next chain. An error: the driver claims too many entries.
+    pub fn pop(&mut self) -> Result<Option<ReferenceChain>, ()> {
         let Some(chain) = self.queue.iter(&self.memory).map_err(drop)?.next() else { return Ok(None) };
         let (head, mut buffers, mut whole) = (chain.head_index(), Vec::new(), false);
         for descriptor in chain {
@@ -60,7 +60,7 @@ impl Twin {
                 buffers.push((descriptor.addr().0, descriptor.len(), descriptor.is_write_only()));
             }
         }
-        Ok(Some(TwinChain { head, buffers, whole }))
+        Ok(Some(ReferenceChain { head, buffers, whole }))
     }
 
     /// Completes a chain.
@@ -68,12 +68,12 @@ impl Twin {
         self.queue.add_used(&self.memory, head, len).unwrap();
     }
 
-    /// After a batch: whether the driver wants a signal.
+    /// After a batch: whether the driver asks for a signal.
     pub fn signals(&mut self) -> bool {
         self.queue.needs_notification(&self.memory).unwrap()
     }
 
-    /// Goes on where a new device would.
+    /// Continues where a new device would.
     pub fn restart(&mut self, position: u16, event_idx: bool) {
         let size = self.queue.size();
         let (desc, avail, used) = (self.queue.desc_table(), self.queue.avail_ring(), self.queue.used_ring());
