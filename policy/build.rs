@@ -1,5 +1,5 @@
-//! Compiles the policies: each `ROLE.json` becomes a BPF program and a table of its rules, as Rust constants; once for
-//! release builds and once for debug builds, which have a few rules more.
+//! Compiles the policies. Each `ROLE.json` becomes a BPF program and a table of its rules, as Rust constants: once
+//! for release builds, and once for debug builds, which have a few more rules.
 
 #![allow(clippy::expect_used, clippy::panic)] // a build script reports by panicking
 
@@ -84,11 +84,12 @@ fn action(name: &Value) -> Result<&'static str, String> {
     match name.as_str() {
         Some("kill_process") => Ok("Kill"),
         Some("trap") => Ok("Trap"),
-        _ => Err(format!("{name} is no action for what is not allowed: kill_process or trap")),
+        _ => Err(format!("{name} is no action for a violation: it must be kill_process or trap")),
     }
 }
 
-/// Instructions before seccompiler's own: a number above the table's last, as those of x32 all are, ends here.
+/// Instructions before seccompiler's own: they end a syscall whose number is above the table's last, as all numbers
+/// of x32 are.
 fn gate(unknown: &str) -> [(u16, u8, u8, u32); 3] {
     // Classic BPF (linux/bpf_common.h, linux/seccomp.h).
     const LD_W_ABS: u16 = 0x20;
@@ -99,7 +100,7 @@ fn gate(unknown: &str) -> [(u16, u8, u8, u32); 3] {
     [(LD_W_ABS, 0, 0, NR), (JGT_K, 0, 1, last_syscall()), (RET_K, 0, 0, action)]
 }
 
-/// The rule as a Rust constant. Takes out what seccompiler does not know.
+/// Makes a Rust constant of the rule, and removes the fields that seccompiler does not know.
 fn emit_rule(rule: &mut Value) -> Result<String, String> {
     let fields = rule.as_object_mut().ok_or("no rule")?;
     let why = fields.remove("why").ok_or("no why")?;
@@ -122,7 +123,7 @@ fn emit_limit(arg: &Value) -> Result<String, String> {
     };
     let test = match &arg["op"] {
         Value::String(op) if op == "eq" => "Equal".to_string(),
-        op => format!("Masked({:#x})", op["masked_eq"].as_u64().ok_or("an op that is neither eq nor masked_eq")?),
+        op => format!("Masked({:#x})", op["masked_eq"].as_u64().ok_or("an argument's op is eq or masked_eq")?),
     };
     let meaning = arg["comment"].as_str().ok_or("an argument without comment")?;
     Ok(format!(

@@ -1,11 +1,11 @@
-//! What each process of sv3 may ask of the kernel.
+//! The syscalls that each process of sv3 may make.
 //!
-//! The seccomp rules are data (`ROLE.json`, a `why` for each rule), compiled when the crate is built; [`Policy`] is the
-//! program and the table of its rules ([`rule`]). The other steps by which a process confines itself, alike for all,
-//! are [`steps`]; which of them a process takes, and in what order, is its own `confine.rs`. That the kernel does with
-//! them what they say, [`prove`] finds out.
+//! The seccomp rules are data (`ROLE.json`, with a `why` for each rule). The build compiles them. A [`Policy`] is the
+//! program and the table of its rules ([`rule`]). [`steps`] has the other steps of confinement, which all processes
+//! share; each process's own `confine.rs` selects and orders them. [`prove`] shows that the kernel enforces all of
+//! them.
 //!
-//! The policies are written for x86_64; for another architecture the build fails.
+//! The policies are written for x86_64. For another architecture the build fails.
 
 pub mod prove;
 pub mod rule;
@@ -28,14 +28,14 @@ pub struct Policy {
     program: &'static [(u16, u8, u8, u32)],
 }
 
-/// What comes of a syscall.
+/// What the kernel does with a syscall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is made.
+    /// Makes it.
     Allow,
-    /// It is not made; the process's handler for SIGSYS runs, notes the number, and ends the process.
+    /// Does not make it. The process's handler for SIGSYS notes the number and ends the process.
     Trap,
-    /// It is not made; the kernel ends the process by SIGSYS.
+    /// Does not make it, and ends the process by SIGSYS.
     Kill,
 }
 
@@ -55,12 +55,12 @@ pub fn all() -> [&'static Policy; 4] {
 }
 
 impl Policy {
-    /// Whose policy it is.
+    /// The process that the policy is for.
     pub fn role(&self) -> &'static str {
         self.role
     }
 
-    /// Whether it is that of debug builds.
+    /// Whether it is the policy of debug builds.
     pub fn is_debug(&self) -> bool {
         self.debug
     }
@@ -76,7 +76,7 @@ impl Policy {
             .is_some_and(|name| self.rules.iter().any(|rule| rule.syscall == name && rule.matches(args)))
     }
 
-    /// What comes of a syscall by the rules; what the compiled program must answer as well.
+    /// The verdict by the rules. The compiled program must give the same answer.
     pub fn verdict(&self, number: i32, args: &[u64; 6]) -> Verdict {
         match self.allows(number, args) {
             true => Verdict::Allow,
@@ -90,8 +90,8 @@ impl Policy {
         self.program.iter().map(|&(code, jt, jf, k)| sock_filter { code, jt, jf, k }).collect()
     }
 
-    /// A number that tells one program from another (FNV-1a of its instructions). It is no proof against somebody who
-    /// makes a second program of the same number on purpose.
+    /// A number that distinguishes programs (FNV-1a of the instructions). It does not protect against somebody who
+    /// makes a second program with the same number on purpose.
     pub fn digest(&self) -> u32 {
         let octets = self.program.iter().flat_map(|&(code, jt, jf, k)| {
             let [a, b] = code.to_le_bytes();

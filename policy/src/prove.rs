@@ -1,18 +1,18 @@
-//! Proof of a confinement: that the kernel does with it what the policy says.
+//! Proof of a confinement: shows that the kernel enforces what the policy says.
 //!
 //! # Theory of operation
 //!
-//! Each trial is a child of its own. It confines itself by the very code by which the process does so in life, then makes
-//! one syscall, by number, and ends. What came of that is read from how it ended; what should have come of it is asked from
-//! the policy. So a trial can do no harm to the next one, and the kernel alone is believed.
+//! Each trial runs in its own child. The child confines itself with the code of the real process, makes one syscall
+//! by number, and ends. Its end shows what came of the syscall; the policy says what should have come of it. So a
+//! trial cannot harm the next one, and only the kernel's answer counts.
 //!
-//! Syscalls are tried with arguments that name nothing (no fd, no address, no process), for should the filter let one
-//! through, or be meant to, nothing may come of it. [`deeds`] are tried with arguments that mean something, once in full
-//! confinement and once under landlock alone, which must hold even if seccomp did not.
+//! Most syscalls get arguments that name nothing (no fd, no address, no process), so that nothing happens if the
+//! filter allows one. [`attempts`] use arguments that mean something: once in full confinement, and once under
+//! landlock alone, which must hold even if seccomp fails.
 //!
-//! The outcome is lines of five fields separated by tabs; see [`Line`].
+//! The outcome is a list of lines of five fields, separated by tabs; see [`Line`].
 
-mod deeds;
+mod attempts;
 mod sweep;
 mod trial;
 
@@ -24,33 +24,33 @@ use crate::steps::Achieved;
 
 /// What is to be proved.
 pub struct Subject<'a> {
-    /// The policy.
+    /// The policy to prove.
     pub policy: &'static Policy,
-    /// Confines the process as in life.
+    /// Confines the process like the real one.
     pub confine: &'a dyn Fn() -> Result<Achieved, String>,
-    /// The same without its last step, seccomp.
+    /// Does the same without the last step, seccomp.
     pub reach: &'a dyn Fn() -> Result<Achieved, String>,
-    /// The number of the syscall that the process's own handler noted when it died of it. Forgets it.
+    /// The number of the syscall that the process's own handler noted when it died of SIGSYS. Clears it.
     pub noted: &'a dyn Fn() -> Option<i32>,
-    /// A live supervisor, to be signalled.
+    /// A live supervisor, which an attempt signals.
     pub live: Option<u32>,
     /// The folder in which the process may remove files, if there is one.
     pub removable: Option<&'a std::path::Path>,
 }
 
-/// One line of the outcome: `try`, group, what, declared, observed; or, at the start, `policy` with its digest and the
-/// landlock ABI achieved, and at the end `end` with the number of trials.
+/// One line of the outcome: `agrees` or `differs`, group, what, declared, observed. Before the lines stands `policy`
+/// with its digest and the achieved landlock ABI, and after them `end` with the number of trials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
     /// The group of trials.
     pub group: String,
     /// What was tried.
     pub what: String,
-    /// What should come of it, in words.
+    /// What should come of it.
     pub declared: String,
-    /// What came of it, in words.
+    /// What came of it.
     pub observed: String,
-    /// Whether that is the same.
+    /// Whether both are the same.
     pub agrees: bool,
 }
 
@@ -62,7 +62,7 @@ impl fmt::Display for Line {
 }
 
 impl Line {
-    /// Reads what was shown.
+    /// Reads a line as `Display` writes it.
     pub fn parse(text: &str) -> Option<Line> {
         let mut fields = text.split('\t').map(str::to_string);
         let agrees = match fields.next()?.as_str() {
@@ -75,20 +75,20 @@ impl Line {
     }
 }
 
-/// The live supervisor that `--prove PID` names.
+/// The process id of the live supervisor that `--prove PID` names.
 pub fn live() -> Option<u32> {
     std::env::args().nth(2)?.parse().ok()
 }
 
-/// Tries everything and writes the outcome to stdout.
+/// Runs all trials and writes the outcome to stdout.
 pub fn prove(subject: &Subject<'_>) -> Result<(), String> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let mut say = |line: String| writeln!(out, "{line}").map_err(|e| format!("stdout: {e}"));
     let achieved = trial::achieved(subject)?;
     say(format!("policy\t{:08x}\t{}", subject.policy.digest(), achieved.landlock_abi))?;
-    let props = deeds::Props::new()?;
+    let targets = attempts::Targets::new()?;
     let mut count = 0;
-    for trial in sweep::trials(subject.policy).chain(props.trials(subject, achieved)) {
+    for trial in sweep::trials(subject.policy).chain(targets.trials(subject, achieved)) {
         say(trial.run(subject)?.to_string())?;
         count += 1;
     }

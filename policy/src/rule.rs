@@ -1,15 +1,15 @@
-//! One rule of a policy, as people and the audit read it.
+//! One rule of a policy, as a reader and the audit see it.
 
 use std::fmt;
 
-/// A syscall is allowed when all limits hold. Of several rules for one syscall, one must hold.
+/// A rule allows its syscall if all limits hold. Of several rules for one syscall, one must allow it.
 #[derive(Debug)]
 pub struct Rule {
     /// Name of the syscall.
     pub syscall: &'static str,
-    /// Limits of its arguments; none: any arguments.
+    /// Limits of its arguments. None: any arguments.
     pub limits: &'static [Limit],
-    /// Who calls it and why.
+    /// Which module makes the call, and why.
     pub why: &'static str,
 }
 
@@ -18,17 +18,17 @@ pub struct Rule {
 pub struct Limit {
     /// Which argument, from 0.
     pub arg: usize,
-    /// How much of it is compared.
+    /// How many of its bits are compared.
     pub width: Width,
     /// How it is compared.
     pub test: Test,
-    /// With what.
+    /// The value to compare with.
     pub value: u64,
-    /// The value in the kernel's words.
+    /// The kernel's name for the value.
     pub meaning: &'static str,
 }
 
-/// How much of an argument counts: as much as the kernel itself looks at.
+/// How many bits of an argument count: as many as the kernel itself reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Width {
     /// An int.
@@ -40,14 +40,14 @@ pub enum Width {
 /// How an argument is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Test {
-    /// All its bits.
+    /// All its bits must be equal.
     Equal,
-    /// The bits of this mask; others are free.
+    /// The bits of this mask must be equal. The others may have any value.
     Masked(u64),
 }
 
 impl Rule {
-    /// Whether a syscall of this name with these arguments is allowed by this rule.
+    /// Whether this rule allows a syscall of its name with these arguments.
     pub fn matches(&self, args: &[u64; 6]) -> bool {
         self.limits.iter().all(|limit| args.get(limit.arg).is_some_and(|arg| limit.holds(*arg)))
     }

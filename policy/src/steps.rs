@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 
 use crate::Policy;
 
-/// The newest ABI whose restrictions are asked for.
+/// The newest ABI whose restrictions sv3 requests.
 pub const NEWEST: ABI = ABI::V7;
 
 /// What the kernel granted.
@@ -23,31 +23,32 @@ pub struct Achieved {
     pub landlock_abi: u32,
 }
 
-/// Dies with its parent. One that has died already is noticed by the end of file on the socket to it.
+/// The process dies with its parent. If the parent is dead already, the end of file on the socket to it shows that.
 pub fn die_with_parent() -> Result<(), String> {
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| format!("PR_SET_PDEATHSIG: {e}"))
 }
 
-/// Leaves no core file, which would hold guests' memory, and lets no process of the same user attach or read it.
+/// The process leaves no core file, which would contain guests' memory, and no process of the same user can attach to
+/// it or read its memory.
 pub fn hide_memory() -> Result<(), String> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(|e| format!("RLIMIT_CORE: {e}"))?;
     prctl::set_dumpable(false).map_err(|e| format!("PR_SET_DUMPABLE: {e}"))
 }
 
-/// Lets no file grow, nor be written to at all, by `write`: a try ends the process by SIGXFSZ. Sockets, pipes and eventfds are
-/// no files in this sense, and mappings are written as ever.
+/// No file grows by `write`, or can be written by it at all: a try ends the process by SIGXFSZ. This does not concern
+/// sockets, pipes, eventfds, and writes through mappings.
 pub fn write_no_files() -> Result<(), String> {
     setrlimit(Resource::RLIMIT_FSIZE, 0, 0).map_err(|e| format!("RLIMIT_FSIZE: {e}"))
 }
 
-/// Bounds the process's own memory, in octets: heap, stacks of threads and all else that is private and writable. What it has
-/// already counts; mappings of shared files do not.
+/// Bounds the process's own memory, in octets: heap, thread stacks and all other private writable memory. Memory that
+/// it already has counts. Mappings of shared files do not.
 pub fn bound_memory(octets: u64) -> Result<(), String> {
     setrlimit(Resource::RLIMIT_DATA, octets, octets).map_err(|e| format!("RLIMIT_DATA: {e}"))
 }
 
-/// Gains nothing by executing a file, and empties every capability set. The bounding set can be emptied only by one who
-/// has CAP_SETPCAP; for others it is without effect, since no_new_privs keeps them from gaining what it bounds.
+/// Makes it impossible to gain privileges by executing a file, and empties every capability set. Only a process with
+/// CAP_SETPCAP can empty the bounding set. Others do not need that: no_new_privs already denies what it bounds.
 pub fn drop_privileges() -> Result<(), String> {
     prctl::set_no_new_privs().map_err(|e| format!("PR_SET_NO_NEW_PRIVS: {e}"))?;
     let words = |e: caps::errors::CapsError| format!("capabilities: {e}");
@@ -60,13 +61,13 @@ pub fn drop_privileges() -> Result<(), String> {
     Ok(())
 }
 
-/// Forbids by landlock TCP, and signals and abstract sockets to all but this process and those that it starts later.
+/// Landlock denies TCP, and signals and abstract sockets except to this process and those that it starts later.
 pub fn restrict_reach() -> Result<Achieved, String> {
     let ruleset = || landlock().handle_access(AccessNet::from_all(NEWEST))?.scope(Scope::from_all(NEWEST))?.create();
     ruleset().and_then(RulesetCreated::restrict_self).map(achieved).map_err(|e| format!("landlock: {e}"))
 }
 
-/// Forbids by landlock every file, but for the removal of those in the folders `remove`. What is open stays usable.
+/// Landlock denies every file, except for the removal of files in the folders `remove`. Open files stay usable.
 pub fn restrict_files(remove: &[&Path]) -> Result<Achieved, String> {
     let ruleset = || landlock().handle_access(AccessFs::from_all(NEWEST))?.create();
     let mut ruleset = ruleset().map_err(|e| format!("landlock: {e}"))?;
@@ -78,7 +79,7 @@ pub fn restrict_files(remove: &[&Path]) -> Result<Achieved, String> {
     ruleset.restrict_self().map(achieved).map_err(|e| format!("landlock: {e}"))
 }
 
-/// An older kernel grants what it has: what it lacks is left out.
+/// Uses what the kernel has: an older kernel lacks some restrictions.
 fn landlock() -> Ruleset {
     Ruleset::default().set_compatibility(CompatLevel::BestEffort)
 }
@@ -91,7 +92,8 @@ fn achieved(status: RestrictionStatus) -> Achieved {
     Achieved { landlock_abi }
 }
 
-/// Installs the seccomp program, for all threads at once; from here on every other syscall is a violation.
+/// Installs the seccomp program, for all threads at once. From now on every syscall that the policy does not allow is
+/// a violation.
 pub fn restrict_syscalls(policy: &Policy) -> Result<(), String> {
     seccompiler::apply_filter_all_threads(&policy.program()).map_err(|e| format!("seccomp: {e}"))
 }

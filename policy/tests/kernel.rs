@@ -1,5 +1,5 @@
-//! The kernel does what the rules say: children install the worker's policy and try.
-#![allow(unsafe_code)] // fork and raw syscalls are what is tested
+//! The kernel enforces the rules: children install the worker's policy and make syscalls.
+#![allow(unsafe_code)] // fork, and the raw syscalls under test
 #![allow(clippy::unwrap_used)]
 
 use std::fs::File;
@@ -14,11 +14,11 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Uid, fork, setuid};
 use sv3_policy::{steps, syscall_name};
 
-/// A child's exit status when it got as far as that.
+/// A child's exit status if it survives its syscall.
 const ALIVE: i32 = 7;
 const PAGE: usize = 4096;
 
-/// Runs `act` in a child, as the user given, under the worker's policy.
+/// Runs `act` in a child, as the user `user`, under the worker's policy.
 fn confined(user: Uid, act: impl FnOnce()) -> WaitStatus {
     child(move || {
         setuid(user).unwrap();
@@ -29,7 +29,8 @@ fn confined(user: Uid, act: impl FnOnce()) -> WaitStatus {
 }
 
 fn child(act: impl FnOnce()) -> WaitStatus {
-    // SAFETY: the child has the one thread that tests run in, uses no lock of another, and leaves by _exit.
+    // SAFETY: the child has only the thread that this test runs in, uses no lock of another thread, and leaves by
+    // _exit.
     match unsafe { fork() }.unwrap() {
         ForkResult::Parent { child } => waitpid(child, None).unwrap(),
         ForkResult::Child => {
@@ -54,7 +55,7 @@ fn alive(status: WaitStatus) -> bool {
     matches!(status, WaitStatus::Exited(_, ALIVE))
 }
 
-/// Ourselves, and an ordinary user if we are root.
+/// The user of this process, and an ordinary user if that is root.
 fn users() -> Vec<Uid> {
     let me = Uid::effective();
     if me.is_root() { vec![me, Uid::from_raw(65534)] } else { vec![me] }
@@ -63,8 +64,8 @@ fn users() -> Vec<Uid> {
 #[test]
 fn every_syscall_without_a_rule_is_trapped_and_so_is_its_x32_form() {
     const X32_BIT: c_long = 0x4000_0000;
-    // uretprobe and uprobe: newer kernels let them pass every filter, for only their own trampolines can use them; made by
-    // others they are a SIGILL or an error.
+    // uretprobe and uprobe: newer kernels exempt them from every filter, since only the kernel's own trampolines can
+    // use them. For other callers they are a SIGILL or an error.
     const UPROBES: [i32; 2] = [335, 336];
     let has_rule = |name| sv3_policy::worker().rules().iter().any(|rule| rule.syscall == name);
     for user in users() {
@@ -127,7 +128,7 @@ fn a_holder_of_a_memory_file_can_neither_resize_nor_seal_it_nor_grow_it_by_writi
     assert!(trapped(confined(user, fcntl(libc::F_DUPFD, 0))));
     assert!(trapped(confined(user, || raw(libc::SYS_ftruncate, [fd, 0, 0, 0, 0, 0]))));
     assert!(trapped(confined(user, || raw(libc::SYS_fallocate, [fd, 3, 0, 1, 0, 0]))));
-    // At its end and in its midst; while what is no file is written as ever.
+    // At the file's end and inside of it. Writes to anything but files still work.
     let (_reader, pipe) = std::io::pipe().unwrap();
     // SAFETY: makes an fd.
     let event: c_long = unsafe { libc::eventfd(0, 0) }.into();

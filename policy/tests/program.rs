@@ -1,5 +1,5 @@
-//! The compiled programs do what the rules say: an interpreter of classic BPF, which knows nothing of seccompiler, runs
-//! them for every syscall number and for every limit's value with each of its bits flipped.
+//! The compiled programs do what the rules say. An interpreter of classic BPF, written without seccompiler's code,
+//! runs them for every syscall number and for every limit's value with each of its bits flipped.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -10,10 +10,10 @@ use sv3_policy::{Policy, Verdict, all, syscall_number};
 const X86_64: u32 = 0xc000_003e;
 const I386: u32 = 0x4000_0003;
 const X32_BIT: i32 = 0x4000_0000;
-/// More numbers than the kernel has syscalls.
+/// Above all syscall numbers of the kernel.
 const NUMBERS: i32 = 1024;
 
-// Opcodes of classic BPF (linux/bpf_common.h), as composed by seccompiler.
+// Opcodes of classic BPF (linux/bpf_common.h) that seccompiler emits.
 const LD_ABS: u16 = 0x20;
 const AND: u16 = 0x54;
 const JA: u16 = 0x05;
@@ -157,7 +157,7 @@ impl Machine {
         assert_eq!(verdict, expected, "{}: syscall {number:#x} with {args:x?}", self.policy.role());
     }
 
-    /// Instructions that some jump leads to; seccompiler leaves a few behind to which none does.
+    /// Instructions that a jump can reach. seccompiler also emits a few that none reaches.
     fn reachable(&self) -> BTreeSet<usize> {
         let (mut found, mut next) = (BTreeSet::new(), vec![0]);
         while let Some(at) = next.pop() {

@@ -1,4 +1,4 @@
-//! The steps of confinement, each tried by a child, as root and as an ordinary user.
+//! The steps of confinement. A child tries each, as root and as an ordinary user.
 #![allow(unsafe_code)] // fork
 #![allow(clippy::unwrap_used)]
 
@@ -11,9 +11,9 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Uid, fork, setuid};
 use sv3_policy::steps;
 
-/// Runs `act` in a child, as the user given; what it asserts, holds.
+/// Runs `act` in a child, as the user `user`, and checks that its assertions hold.
 fn child(user: Uid, act: impl Fn()) {
-    // SAFETY: the child leaves by _exit, whatever happens, and waits for no lock that another thread may hold.
+    // SAFETY: the child leaves by _exit in any case, and waits for no lock that another thread may have.
     match unsafe { fork() }.unwrap() {
         ForkResult::Parent { child } => assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)), "as {user}"),
         ForkResult::Child => {
@@ -25,7 +25,7 @@ fn child(user: Uid, act: impl Fn()) {
     }
 }
 
-/// Ourselves, and an ordinary user if we are root.
+/// The user of this process, and an ordinary user if that is root.
 fn users() -> Vec<Uid> {
     let me = Uid::effective();
     if me.is_root() { vec![me, Uid::from_raw(65534)] } else { vec![me] }
@@ -93,14 +93,14 @@ fn files_are_out_of_reach_but_for_removing_in_the_folders_named() {
 }
 
 #[test]
-fn tcp_and_strangers_are_out_of_reach_but_own_children_are_not() {
+fn tcp_and_outsiders_are_out_of_reach_but_own_children_are_not() {
     const ABI_OF_NET: u32 = 4;
     const ABI_OF_SCOPES: u32 = 6;
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let to = server.local_addr().unwrap();
     for user in users() {
         // SAFETY: as in `child`.
-        let stranger = match unsafe { fork() }.unwrap() {
+        let outsider = match unsafe { fork() }.unwrap() {
             ForkResult::Parent { child } => child,
             ForkResult::Child => loop {
                 let _ = setuid(user);
@@ -114,16 +114,16 @@ fn tcp_and_strangers_are_out_of_reach_but_own_children_are_not() {
                 assert!(TcpStream::connect(to).is_err());
             }
             if abi >= ABI_OF_SCOPES {
-                assert_eq!(kill(stranger, None), Err(Errno::EPERM));
+                assert_eq!(kill(outsider, None), Err(Errno::EPERM));
             }
             reaches_its_own_children();
         });
-        kill(stranger, nix::sys::signal::Signal::SIGKILL).unwrap();
-        waitpid(stranger, None).unwrap();
+        kill(outsider, nix::sys::signal::Signal::SIGKILL).unwrap();
+        waitpid(outsider, None).unwrap();
     }
 }
 
-/// As the supervisor must reach workers, which restrict themselves further.
+/// The supervisor must reach its workers, which restrict themselves further.
 fn reaches_its_own_children() {
     // SAFETY: as in `child`.
     match unsafe { fork() }.unwrap() {

@@ -1,16 +1,16 @@
-//! Every number, and every limit of every rule with each of its bits flipped.
+//! Every syscall number, and every limit of every rule with each of its bits flipped.
 
 use super::trial::{Declared, Entry, Layers, Trial};
 use crate::{Policy, Verdict, last_syscall, syscall_name, syscall_number};
 
 const X32_BIT: i32 = 0x4000_0000;
-/// Numbers that x32 has for itself end before this.
+/// The numbers that only x32 has end before this.
 const X32_END: i32 = 548;
-/// No fd, no address, no length, no process: -1 as whatever it is taken for.
+/// -1: no valid fd, address, length or process.
 const NOTHING: [u64; 6] = [u64::MAX; 6];
-/// More than there can be processes, for `kill`, to which -1 is everybody.
+/// Above the highest process number, for `kill`, where -1 means all processes.
 const NO_PROCESS: u64 = i32::MAX as u64;
-/// uretprobe and uprobe: the kernel lets them pass every filter, since its own trampolines make them.
+/// uretprobe and uprobe. The kernel exempts them from every filter, since its own trampolines make them.
 const UPROBES: [i32; 2] = [335, 336];
 /// `getpid` of i386.
 const I386_GETPID: i64 = 20;
@@ -34,7 +34,7 @@ pub fn trials(policy: &'static Policy) -> impl Iterator<Item = Trial> {
     known.chain(beyond).chain(x32).chain([i386]).chain(limits(policy))
 }
 
-/// A syscall by number; what the kernel's table has at a number that is not in use is refused like the rest.
+/// A trial of a syscall by number. Unused numbers of the kernel's table must be refused like the rest.
 fn plain(policy: &'static Policy, group: &'static str, number: i32) -> Trial {
     let name = syscall_name(number & !X32_BIT).map_or(String::new(), |name| format!(" ({name})"));
     let mut trial = of(policy, group, format!("{number:#x}{name}"), number, NOTHING);
@@ -45,7 +45,7 @@ fn plain(policy: &'static Policy, group: &'static str, number: i32) -> Trial {
     trial
 }
 
-/// Each rule as it is meant, and one bit off in each of its limits.
+/// Each rule with matching arguments, and with one bit flipped in each of its limits.
 fn limits(policy: &'static Policy) -> impl Iterator<Item = Trial> {
     policy.rules().iter().flat_map(move |rule| {
         let number = syscall_number(rule.syscall).unwrap_or(-1);

@@ -11,14 +11,14 @@ use super::{Line, Subject};
 use crate::Verdict;
 use crate::steps::Achieved;
 
-/// Exit status of a child whose confinement failed; above all errnos.
+/// Exit status of a child whose confinement failed. Above all errnos.
 const NOT_CONFINED: i32 = 200;
-/// Added to the landlock ABI in the exit status of the child that tells it.
+/// Added to the landlock ABI in the exit status of the child that reports it.
 const ABI: i32 = 100;
-/// Seconds after which a child that blocks is ended.
-const PATIENCE: u32 = 10;
+/// Seconds after which a blocked child is ended.
+const TIMEOUT_S: u32 = 10;
 
-/// What is tried.
+/// One syscall, and what should come of it.
 pub struct Trial {
     pub group: &'static str,
     pub what: String,
@@ -32,7 +32,7 @@ pub struct Trial {
 /// Which layers of confinement the child puts on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Layers {
-    /// All, as in life.
+    /// All, as in the real process.
     All,
     /// All but seccomp.
     ButSeccomp,
@@ -52,9 +52,9 @@ pub enum Entry {
 pub enum Declared {
     /// What the policy says.
     Verdict(Verdict),
-    /// It is made and fails by this.
+    /// It is made and fails with this errno.
     Fails(Errno),
-    /// The kernel lets it pass every filter and fails it by itself.
+    /// The kernel exempts it from filters and fails it by itself.
     Exempt,
 }
 
@@ -62,7 +62,7 @@ pub enum Declared {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Observed {
     Made(Option<Errno>),
-    /// Ended by SIGSYS, after the handler noted the number.
+    /// Ended by SIGSYS, after the handler noted this number.
     Trapped(i32),
     /// Ended by SIGSYS.
     Killed,
@@ -70,7 +70,7 @@ enum Observed {
 }
 
 impl Trial {
-    /// Tries it.
+    /// Runs the trial.
     pub fn run(&self, subject: &Subject<'_>) -> Result<Line, String> {
         (subject.noted)();
         let status = child(|| {
@@ -102,8 +102,8 @@ impl Trial {
             getpid_by_int_0x80(self.number);
             return 0;
         }
-        // SAFETY: the arguments name no memory of this process but constants and the scratch of `deeds`; this process
-        // has nothing else to do than to end.
+        // SAFETY: the arguments name no memory of this process but constants and what `attempts` leaked. This process
+        // only has to end.
         let result = unsafe { libc::syscall(self.number, a, b, c, d, e, f) };
         if result == -1 { Errno::last_raw() } else { 0 }
     }
@@ -113,7 +113,7 @@ impl Trial {
             (Declared::Verdict(Verdict::Allow), Observed::Made(_)) => true,
             (Declared::Verdict(Verdict::Trap), Observed::Trapped(number)) => i64::from(number) == self.number,
             (Declared::Verdict(Verdict::Kill), Observed::Killed) => true,
-            // A kernel without i386's syscalls has no such gate at all.
+            // A kernel without i386's syscalls does not have this entry.
             (Declared::Verdict(Verdict::Kill), Observed::Died(Signal::SIGSEGV)) => self.entry == Entry::I386,
             (Declared::Fails(errno), Observed::Made(Some(made))) => errno == made,
             (Declared::Exempt, Observed::Made(Some(_)) | Observed::Died(Signal::SIGILL | Signal::SIGSEGV)) => true,
@@ -125,7 +125,7 @@ impl Trial {
 
     fn words(&self, observed: Observed) -> String {
         match observed {
-            // What a syscall that is allowed says to arguments that name nothing is of no interest.
+            // Arguments that name nothing: the errno of an allowed syscall does not matter.
             Observed::Made(_) if self.declared == Declared::Verdict(Verdict::Allow) => "made".to_string(),
             Observed::Made(None) => "made".to_string(),
             Observed::Made(Some(errno)) => format!("made, fails by {errno:?}"),
@@ -149,7 +149,7 @@ impl Declared {
     }
 }
 
-/// What landlock gives here.
+/// The landlock ABI that the kernel gives here.
 pub fn achieved(subject: &Subject<'_>) -> Result<Achieved, String> {
     let tell = || (subject.reach)().map_or(NOT_CONFINED, |achieved| ABI + achieved.landlock_abi as i32);
     match child(tell)? {
@@ -158,10 +158,10 @@ pub fn achieved(subject: &Subject<'_>) -> Result<Achieved, String> {
     }
 }
 
-/// Runs `act` in a child, whose exit status it returns.
+/// Runs `act` in a child and returns the child's exit status.
 fn child(act: impl FnOnce() -> i32) -> Result<WaitStatus, String> {
     let patient = || {
-        nix::unistd::alarm::set(PATIENCE);
+        nix::unistd::alarm::set(TIMEOUT_S);
         act()
     };
     let child = spawn(patient).map_err(|e| format!("fork: {e}"))?;
@@ -170,7 +170,7 @@ fn child(act: impl FnOnce() -> i32) -> Result<WaitStatus, String> {
 
 /// Forks a child that ends with the status that `act` returns.
 pub fn spawn(act: impl FnOnce() -> i32) -> nix::Result<Pid> {
-    // SAFETY: this process has one thread, so no lock is held by another and all of Rust may be used in the child.
+    // SAFETY: this process has one thread, so no other thread has a lock and the child may use all of Rust.
     match unsafe { fork() }? {
         ForkResult::Parent { child } => Ok(child),
         ForkResult::Child => {
@@ -181,9 +181,9 @@ pub fn spawn(act: impl FnOnce() -> i32) -> nix::Result<Pid> {
     }
 }
 
-/// Enters the kernel as i386 does.
+/// Enters the kernel as i386 programs do.
 fn getpid_by_int_0x80(number: i64) {
-    // SAFETY: getpid takes no argument; the kernel saves all registers but rax, and r8 to r11, which it may zero.
+    // SAFETY: getpid takes no argument. The kernel saves all registers except rax, and r8 to r11, which it may zero.
     unsafe {
         std::arch::asm!("int 0x80", inout("rax") number => _, out("r8") _, out("r9") _, out("r10") _, out("r11") _);
     }
