@@ -1,21 +1,21 @@
-//! What the supervisor testifies for `sv3 audit`, and what `sv3 audit --json` prints. See docs/operate/audit.md; fields
-//! are only ever added.
+//! The supervisor's part of `sv3 audit`, and the output of `sv3 audit --json`. See docs/operate/audit.md. Later
+//! versions only add fields.
 
 use serde::{Deserialize, Serialize};
 
-/// What the supervisor tells of its processes; the answer to the request `audit` on the control socket.
+/// What the supervisor reports of its processes: the answer to the request `audit` on the control socket.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Testimony {
     /// The supervisor first, then the workers.
     pub processes: Vec<Witness>,
     /// Process id of the spawner.
     pub spawner_pid: u32,
-    /// Process ids of the undertakers.
+    /// Process ids of the closers.
     #[serde(default)]
     pub undertaker_pids: Vec<u32>,
 }
 
-/// What is told of one process.
+/// What the supervisor reports of one process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Witness {
     /// `supervisor`, `worker` or `standby`.
@@ -24,7 +24,7 @@ pub struct Witness {
     pub pid: u32,
     /// Landlock ABI that it achieved.
     pub landlock_abi: u32,
-    /// Digest of the seccomp policy that it put on, eight hexadecimal digits.
+    /// Digest of the seccomp policy that it installed, eight hexadecimal digits.
     pub policy: String,
     /// How many threads it has.
     pub threads: usize,
@@ -32,10 +32,10 @@ pub struct Witness {
     pub fds: Vec<Fd>,
 }
 
-/// One open fd, or several of a kind.
+/// One open fd, or several of one kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fd {
-    /// Its number; absent where who tells does not know it.
+    /// Its number. Absent where the process that reports it does not know it.
     pub fd: Option<i32>,
     /// `socket`, `eventfd`, `eventpoll`, `signalfd`, `pipe`, `memory`, `null`, `file`, `inherited`.
     pub kind: String,
@@ -53,7 +53,7 @@ pub struct Audit {
     pub processes: Vec<Process>,
     /// What children under the same confinement tried.
     pub proofs: Vec<Proof>,
-    /// All that is not as declared, in words; empty: all is.
+    /// All that differs from the declarations, in words. Empty: nothing differs.
     pub differences: Vec<String>,
 }
 
@@ -66,22 +66,22 @@ pub struct Process {
     pub pid: u32,
     /// What is known of it.
     pub facts: Vec<Fact>,
-    /// Its open fds, as the supervisor tells; not of the spawner, which nobody tells of.
+    /// Its open fds, as the supervisor reports them. None for the spawner, of which nobody reports them.
     pub fds: Vec<Fd>,
 }
 
 /// One thing that is known of a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fact {
-    /// What.
+    /// Name of the fact.
     pub fact: String,
-    /// What it should be; absent: it is as it is.
+    /// What it should be. Absent: nothing is declared.
     pub declared: Option<String>,
     /// What it is.
     pub observed: String,
-    /// Who says so: `kernel`, `supervisor`, or `worker`, which said so before it met its first guest.
+    /// The source: `kernel`, `supervisor`, or `worker`. A worker reported it before it met its first guest.
     pub source: String,
-    /// It is what it should be.
+    /// Whether it is as declared.
     pub agrees: bool,
 }
 
@@ -98,21 +98,21 @@ pub struct Proof {
     pub landlock_abi: u32,
     /// Number of trials.
     pub trials: u32,
-    /// Their outcome, in groups.
+    /// The outcome of the trials, in groups.
     pub outcomes: Vec<Outcome>,
 }
 
-/// Trials of one group that should end alike and did.
+/// Trials of one group with the same declared and observed outcome.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// The group; for a deed, the deed.
+    /// The group. For an attempt: the attempt itself.
     pub tried: String,
-    /// How many.
+    /// How many trials.
     pub count: u32,
     /// What should come of them.
     pub declared: String,
     /// What came of them.
     pub observed: String,
-    /// That is the same.
+    /// Whether both are the same.
     pub agrees: bool,
 }

@@ -3,17 +3,17 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// One more than the highest number that a processor may have: what the C library's `cpu_set_t` holds.
+/// Above the highest number of a processor: the size of the C library's `cpu_set_t`, in bits.
 const LIMIT: usize = 1024;
 
-/// Some processors, at least one, in the order given, each once.
+/// At least one processor, each at most once, in the order given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cpus {
     numbers: Vec<usize>,
 }
 
 impl Cpus {
-    /// Their numbers.
+    /// The numbers of the processors.
     pub fn numbers(&self) -> &[usize] {
         &self.numbers
     }

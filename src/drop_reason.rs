@@ -1,6 +1,6 @@
-//! Why a frame was dropped. Each reason is one counter of one port, in the ledger and in `sv3 status`.
+//! Why a frame was dropped. Each reason has a counter for each port, in the ledger and in `sv3 status`.
 
-/// A reason for dropping a frame. "Charged to" says on which port's line it is counted.
+/// A reason for dropping a frame. "Charged to" names the port whose counter grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum DropReason {
@@ -8,25 +8,28 @@ pub enum DropReason {
     NoRxBuffers,
     /// The receiver's ring is not started or not enabled. Charged to the receiver.
     RxDown,
-    /// The frame is larger than one receive buffer and the receiver did not negotiate mergeable buffers. Receiver.
+    /// The frame is larger than one receive buffer and the receiver did not negotiate mergeable buffers. Charged to
+    /// the receiver.
     RxTooSmall,
     /// The receiver offered a malformed buffer (bad address, not writable, loop). Charged to the receiver.
     RxBadChain,
-    /// The sender's descriptor chain is malformed (bad address, loop, writable, too many descriptors). Sender.
+    /// The sender's descriptor chain is malformed (bad address, loop, writable, too many descriptors). Charged to the
+    /// sender.
     BadChain,
     /// Shorter than a virtio-net header and an Ethernet header. Charged to the sender.
     ShortFrame,
     /// Longer than [`crate::frame::MAX_FRAME`] octets. Charged to the sender.
     LongFrame,
-    /// The virtio-net header's offload fields contradict the frame or the negotiated features. Sender.
+    /// The virtio-net header's offload fields contradict the frame or the negotiated features. Charged to the sender.
     BadOffload,
     /// The source address is multicast or zero. Charged to the sender.
     BadSource,
     /// The destination is the port that the frame came from. Charged to the sender.
     Hairpin,
-    /// A destination of the bridge group 01-80-C2-00-00-0x, which no bridge forwards (802.1Q, 8.6.3). Sender.
+    /// A destination of the bridge group 01-80-C2-00-00-0x, which no bridge forwards (802.1Q, 8.6.3). Charged to the
+    /// sender.
     LinkLocal,
-    /// Nobody to send to: the frame would be flooded and no other port is up. Charged to the sender.
+    /// The frame would be flooded and no other port is up. Charged to the sender.
     NoDestination,
 }
 

@@ -1,8 +1,8 @@
-//! Open files that strangers opened.
+//! Open files that another process opened.
 //!
 //! The last close of a file may take as long as its owner likes: a TCP socket lingers until its peer has read, a FUSE
-//! server is asked to flush, gigabytes of memory are given back page by page. Whoever holds files of strangers and must not
-//! wait holds them as [`ForeignFd`]s, and says once who closes them ([`close_by`]).
+//! server is asked to flush, the kernel frees gigabytes of memory page by page. A process that must not wait keeps
+//! such files as [`ForeignFd`]s, and says once who closes them ([`close_by`]).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
@@ -11,28 +11,28 @@ use std::sync::OnceLock;
 /// Takes a file whose last close may wait.
 pub type Closer = fn(Rc<OwnedFd>);
 
-/// Who closes files of strangers for this process; nobody but itself, if nothing was said.
+/// Closes foreign files for this process. If it is not set, the process itself closes them.
 static CLOSER: OnceLock<Closer> = OnceLock::new();
 
-/// From now on `closer` gets each [`ForeignFd`] that is dropped, and must not wait. The first call counts.
+/// From now on `closer` gets each [`ForeignFd`] that is dropped. It must not wait. Only the first call counts.
 pub fn close_by(closer: Closer) {
     let _ = CLOSER.set(closer);
 }
 
-/// An open file that a stranger opened.
+/// An open file that another process opened.
 pub struct ForeignFd {
     fd: Rc<OwnedFd>,
     prompt: bool,
 }
 
 impl ForeignFd {
-    /// The same file, of which is known that its last close never waits: an eventfd, or what is no stranger's.
+    /// Marks a file whose last close never waits: an eventfd, or a file of this process itself.
     pub fn prompt(mut self) -> ForeignFd {
         self.prompt = true;
         self
     }
 
-    /// A stream socket has been read to its end: no file is under way in it, so its last close waits no more.
+    /// Marks a stream socket that was read to its end: it has no file in transit, so its last close does not wait.
     pub fn has_ended(&mut self) {
         self.prompt = true;
     }
@@ -71,12 +71,13 @@ mod tests {
     use super::*;
 
     thread_local! {
-        /// What was taken from this thread. From all others nothing is: the closer is the whole process's.
+        /// What was taken from this thread. The closer belongs to the whole process; in other threads it takes
+        /// nothing.
         static TAKEN: RefCell<Option<Vec<Rc<OwnedFd>>>> = const { RefCell::new(None) };
     }
 
     #[test]
-    fn what_a_stranger_opened_goes_to_the_closer_and_what_is_prompt_is_closed() {
+    fn what_another_process_opened_goes_to_the_closer_and_what_is_prompt_is_closed() {
         TAKEN.set(Some(Vec::new()));
         close_by(|fd| TAKEN.with_borrow_mut(|taken| taken.iter_mut().for_each(|taken| taken.push(fd.clone()))));
         let open = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());

@@ -1,33 +1,33 @@
-//! Ethernet addresses and header fields, decoded from a copy of a frame's head.
+//! Ethernet addresses and header fields, decoded from a copy of a frame's first octets.
 
 use std::fmt;
 
 /// Octets of an Ethernet header without tags.
 pub const ETHERNET_LEN: usize = 14;
-/// Octets of the largest frame: Ethernet and two VLAN tags, an IPv6 header, and the most that one can carry.
+/// Octets of the largest frame: an Ethernet header with two VLAN tags, an IPv6 header, and its largest payload.
 pub const MAX_FRAME: usize = ETHERNET_LEN + 8 + 40 + 65535;
 
-/// A 48-bit Ethernet address; ordering and hashing are by value.
+/// A 48-bit Ethernet address. Ordered and hashed by value.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MacAddr(u64);
 
 impl MacAddr {
-    /// From the six octets as they stand on the wire.
+    /// Makes an address of six octets in wire order.
     pub const fn new(o: [u8; 6]) -> MacAddr {
         MacAddr(u64::from_be_bytes([0, 0, o[0], o[1], o[2], o[3], o[4], o[5]]))
     }
 
-    /// From the low 48 bits of a number, first octet highest.
+    /// Makes an address of the low 48 bits of a number, first octet highest.
     pub const fn from_bits(bits: u64) -> MacAddr {
         MacAddr(bits & ((1 << 48) - 1))
     }
 
-    /// As a number below 2^48, first octet highest.
+    /// The address as a number below 2^48, first octet highest.
     pub const fn bits(self) -> u64 {
         self.0
     }
 
-    /// The six octets as they stand on the wire.
+    /// The six octets in wire order.
     pub const fn octets(self) -> [u8; 6] {
         let [_, _, a, b, c, d, e, f] = self.0.to_be_bytes();
         [a, b, c, d, e, f]
@@ -38,7 +38,7 @@ impl MacAddr {
         self.0 & (1 << 40) != 0
     }
 
-    /// All zeroes.
+    /// Whether all octets are zero.
     pub const fn is_zero(self) -> bool {
         self.0 == 0
     }

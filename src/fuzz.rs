@@ -1,8 +1,8 @@
-//! Fuzz targets of this crate, and what the targets of all crates share.
+//! Fuzz targets of this crate, and what all crates' targets share.
 //!
-//! A target is a function of octets that panics when something does not hold that must hold whatever the octets are. The
-//! workspace in `fuzz/` runs it under libFuzzer; an ordinary test replays its corpus, `fuzz/corpus/NAME/`. Octets are
-//! read front to back, so that an input can be written by hand.
+//! A target is a function of octets. It panics if a condition fails that must hold for any octets. The workspace in
+//! `fuzz/` runs it under libFuzzer; an ordinary test replays its corpus, `fuzz/corpus/NAME/`. A target reads its
+//! octets front to back, so that people can write an input by hand.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a target panics when something is wrong")]
 
 mod frame;
@@ -17,16 +17,16 @@ pub use frame::frame;
 pub use ipc::ipc;
 pub use wire::wire;
 
-/// What is left of a target's octets. Behind their end are zeroes.
+/// The rest of a target's octets. After their end come zeroes.
 pub struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
-    /// All octets.
+    /// All octets of an input.
     pub fn new(octets: &'a [u8]) -> Input<'a> {
         Input(octets)
     }
 
-    /// Whether there are no more.
+    /// Whether no octets are left.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -72,7 +72,7 @@ impl<'a> Input<'a> {
     }
 }
 
-/// Fds that tell whether somebody still has one of them: all are the writing end of one pipe.
+/// Fds that show whether one of them is still open: all are the writing end of one pipe.
 pub struct Fds {
     reader: PipeReader,
     writer: OwnedFd,
@@ -86,7 +86,7 @@ impl Default for Fds {
 }
 
 impl Fds {
-    /// One more.
+    /// One more fd.
     pub fn one(&self) -> OwnedFd {
         self.writer.try_clone().unwrap()
     }
@@ -99,7 +99,7 @@ impl Fds {
     }
 }
 
-/// Hands every file of a target's corpus to it, and says of which file it panics.
+/// Runs a target with every file of its corpus, and names the file on which it panics.
 pub fn replay(target: &str, body: fn(&[u8])) {
     struct Names(PathBuf);
     impl Drop for Names {

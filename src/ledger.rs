@@ -1,10 +1,10 @@
 //! The ledger: one memfd that the supervisor creates and every worker in turn maps and writes.
 //!
-//! It carries what must outlive a worker (counters, the forwarding table, ring positions) and what tells of its death
-//! (crash record, heartbeats, the clients being served). All fields are atomics that the worker writes; the supervisor reads them
-//! as hostile numbers: nothing that stands here is used as a length or an address by it, or unchecked as an index. The file
-//! is sparse and sealed against resizing, so that its pages cost memory only when touched and reading never faults.
-//! All zeroes is a valid, empty ledger, whose forwarding table has no secret.
+//! It contains what must outlive a worker (counters, forwarding table, ring positions) and what explains its death
+//! (crash record, heartbeats, the clients being served). All fields are atomics that the worker writes. The
+//! supervisor reads them as hostile numbers: it uses none as a length or an address, and none unchecked as an index.
+//! The file is sparse and sealed against resizing. So its pages cost memory only after they are touched, and reads
+//! never fault. All zeroes is a valid, empty ledger, whose forwarding table has no secret.
 
 use std::hash::{BuildHasher, RandomState};
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,25 +22,25 @@ use crate::{MAX_PORTS, MAX_RINGS};
 pub const FDB_ENTRIES: usize = 16384;
 /// Most entries of a packed ring that are published at once.
 pub const JOURNAL_LEN: usize = 1024;
-/// Number of workers that may exist at a time: one that serves and one on standby.
+/// Number of workers at a time: one that serves and one on standby.
 pub const WORKERS: usize = 2;
 /// Most threads of one worker.
 pub const THREADS: usize = 64;
-/// Bursts that the flight recorder of a thread keeps.
+/// Number of bursts in the trace of a thread.
 pub const TRACE_LEN: usize = 32;
-/// Octets that are kept of the current frame at a crash, with its virtio header.
+/// Octets of the current frame that are kept at a crash, including its virtio header.
 pub const FRAME_HEAD: usize = 26;
 /// Longest panic message that is kept, in octets.
 pub const MESSAGE_MAX: usize = 256;
 
-/// The whole page set, as laid out in the file.
+/// The whole file.
 #[repr(C, align(4096))]
 pub struct Ledger {
     /// State of each worker: one serves, the other waits or has died.
     pub workers: [WorkerArea; WORKERS],
-    /// Forwarding table; its use is the worker's own affair.
+    /// Forwarding table. Only the worker knows how it is used.
     pub fdb: [FdbEntry; FDB_ENTRIES],
-    /// What goes with it.
+    /// Secret and counts of the forwarding table.
     pub fdb_head: FdbHead,
     /// A page for each port.
     pub ports: [PortCounters; MAX_PORTS],
@@ -53,28 +53,28 @@ pub struct Ledger {
 pub struct WorkerArea {
     /// What killed the worker.
     pub crash: Crash,
-    /// What its threads are at.
+    /// State of its threads.
     pub threads: [ThreadState; THREADS],
 }
 
-/// State of one thread of a worker, which alone writes it.
+/// State of one thread of a worker. Only this thread writes it.
 #[repr(C, align(64))]
 pub struct ThreadState {
     /// Grows with each turn of the loop.
     pub heartbeat: AtomicU64,
-    /// How long the thread has slept, and whether it sleeps now; see [`ThreadState::rest`].
+    /// How long the thread has slept, and whether it sleeps now; see [`ThreadState::sleep_clock`].
     pub slept: AtomicU64,
-    /// Slot plus one of the client whose ring is being worked on; 0: none.
+    /// Slot plus one of the client whose ring is being served; 0: none.
     pub port: AtomicU32,
-    /// Vring index of it.
+    /// Vring index of that ring.
     pub ring: AtomicU32,
-    /// The flight recorder: bursts served so far; the last one stands at this number modulo [`TRACE_LEN`], less one.
+    /// Number of bursts so far. The last one is entry `(bursts - 1) % TRACE_LEN` of the trace.
     pub bursts: AtomicU64,
-    /// The last bursts.
+    /// The trace: the last bursts.
     pub trace: [TraceEntry; TRACE_LEN],
 }
 
-/// One burst in the flight recorder.
+/// One burst in the trace.
 #[repr(C)]
 pub struct TraceEntry {
     /// When it was served, in nanoseconds of CLOCK_MONOTONIC.
@@ -83,12 +83,12 @@ pub struct TraceEntry {
     pub what: AtomicU64,
 }
 
-/// What a dying worker wrote about its death. Cleared by the supervisor before each start.
+/// What a dying worker wrote about its death. The supervisor clears it before each start.
 #[repr(C)]
 pub struct Crash {
     /// Signal number; 0: nothing recorded. Stored last.
     pub signal: AtomicI32,
-    /// Which of the worker's threads died of it.
+    /// The thread of the worker that died.
     pub thread: AtomicU32,
     /// `si_code`.
     pub code: AtomicI32,
@@ -100,9 +100,9 @@ pub struct Crash {
     pub syscall: AtomicI32,
     /// Slot plus one of the port whose memory region contains `addr`; 0: none.
     pub fault_port: AtomicU32,
-    /// The region's guest address, if `fault_port`.
+    /// Guest address of that region, if `fault_port` is not 0.
     pub fault_region: AtomicU64,
-    /// 1: `frame_head` is of the current frame.
+    /// 1: `frame_head` belongs to the current frame.
     pub has_frame: AtomicU32,
     /// The first octets of the current chain: virtio header and Ethernet header.
     pub frame_head: [AtomicU8; FRAME_HEAD],
@@ -121,13 +121,13 @@ pub struct FdbEntry {
     pub seen: AtomicU64,
 }
 
-/// What the forwarding table is looked up and kept by.
+/// What goes with the forwarding table.
 #[repr(C, align(4096))]
 pub struct FdbHead {
-    /// The secret of the table's hash, of this ledger alone.
+    /// The secret of the table's hash. Each ledger has its own.
     pub key: [AtomicU64; 4],
-    /// Lines of the table that each port has. Counted anew by each worker that begins to serve: one that dies may have
-    /// changed an entry and not its count.
+    /// Number of the table's entries of each port. A new worker counts again before it serves: the last one may have
+    /// died after it changed an entry and before it changed the count.
     pub held: [AtomicI32; MAX_PORTS],
 }
 
@@ -142,44 +142,44 @@ pub struct PortCounters {
     pub to_guest_frames: AtomicU64,
     /// Octets of them.
     pub to_guest_bytes: AtomicU64,
-    /// Times that the guest was signalled (call fd written).
+    /// How often the guest was signalled (write to the call fd).
     pub calls: AtomicU64,
-    /// Times that a kick woke the worker for this port.
+    /// How often a kick for this port woke the worker.
     pub kicks: AtomicU64,
     /// Dropped frames, by [`DropReason`].
     pub drops: [AtomicU64; 24],
     /// Position of each ring.
     pub rings: [RingPosition; MAX_RINGS],
-    /// The guest's transmit rings were held back, for want of a receiver's buffers.
+    /// Pauses of this port's transmit rings, for lack of a receiver's buffers.
     pub paused: PauseCounters,
-    /// Other ports' transmit rings were held back for want of buffers of this one.
+    /// Pauses of other ports' transmit rings, for lack of this port's buffers.
     pub paused_others: PauseCounters,
 }
 
-/// Holds of transmit rings.
+/// Pauses of transmit rings.
 #[repr(C)]
 pub struct PauseCounters {
     /// How many.
     pub times: AtomicU64,
-    /// Nanoseconds that they took together.
+    /// Their total length in nanoseconds.
     pub ns: AtomicU64,
 }
 
-/// Position of one ring, written at the end of each burst.
+/// Position of one ring. The worker writes it at the end of each burst.
 #[repr(C, align(64))]
 pub struct RingPosition {
     /// Split ring: its `used.idx`. Packed ring: the position of the next descriptor (index, wrap counter in bit 15);
     /// above bit 32 the number of entries of its [`PublishJournal`] that are about to be published there.
     pub used: AtomicU64,
-    /// The run ([`crate::ipc::Command::RingStart`]) that the position of a packed ring is of; 0: none.
+    /// The run ([`crate::ipc::Command::RingStart`]) to which the position of a packed ring belongs; 0: none.
     pub run: AtomicU32,
 }
 
-/// The logs of one port's rings.
+/// The journals of one port's rings.
 pub type PortJournals = [PublishJournal; MAX_RINGS];
 
-/// What one packed ring is about to publish: used elements overwrite what the driver made available, so a worker that
-/// dies half-way leaves here what the next one has to finish.
+/// What one packed ring is about to publish. Used elements overwrite what the driver made available, so the next
+/// worker needs this to finish a publication that a dying worker began.
 #[repr(C, align(64))]
 pub struct PublishJournal {
     /// Octets written (bits 0 to 31), buffer id (bits 32 to 47) and descriptors (bits 48 to 63) of each chain.
@@ -187,7 +187,7 @@ pub struct PublishJournal {
 }
 
 impl WorkerArea {
-    /// Forgets the last worker; the state of as many threads.
+    /// Resets the area for a new worker with `threads` threads.
     pub fn clear(&self, threads: usize) {
         self.crash.clear();
         for thread in self.threads.iter().take(threads) {
@@ -205,20 +205,20 @@ impl WorkerArea {
     }
 }
 
-/// What a thread did with its time, in one word, so that who reads it never sees half of a change. Bit 0: it is awake.
-/// The others: the nanoseconds that it has slept in all; while it sleeps, less those of CLOCK_MONOTONIC at which it fell
-/// asleep. 0 is a thread that has slept ever since.
+/// How long a thread has slept, and whether it sleeps now, in one word, so that a reader never sees half of a change.
+/// Bit 0: it is awake. The other bits: the nanoseconds that it has slept in total. While it sleeps, they are less by
+/// the CLOCK_MONOTONIC time at which it fell asleep, in nanoseconds. 0: a thread that has always slept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SleepClock(u64);
 
 impl SleepClock {
-    /// Whether it is awake.
+    /// Whether the thread is awake.
     pub fn is_awake(self) -> bool {
         self.0 & 1 != 0
     }
 
-    /// Nanoseconds that it was awake until `now_ns` of CLOCK_MONOTONIC, counted from no time in particular: only
-    /// differences mean something.
+    /// Nanoseconds that the thread was awake until `now_ns` of CLOCK_MONOTONIC. They do not count from a known time:
+    /// only differences mean something.
     pub fn awake_ns(self, now_ns: u64) -> u64 {
         let until = if self.is_awake() { now_ns } else { 0 };
         until.wrapping_sub(self.slept())
@@ -229,16 +229,16 @@ impl SleepClock {
     }
 }
 
-/// Nanoseconds of each sleep that count as awake: a thread that lies down and gets up uses a processor for that.
+/// Nanoseconds of each sleep that count as awake: to fall asleep and to wake up costs processor time.
 const SLEEP_COST_NS: u64 = 20_000;
 
 impl ThreadState {
-    /// What the thread does with its time.
+    /// The thread's sleep clock.
     pub fn sleep_clock(&self) -> SleepClock {
         SleepClock(self.slept.load(Relaxed))
     }
 
-    /// The thread is about to sleep, at `now_ns` of CLOCK_MONOTONIC.
+    /// Notes that the thread falls asleep at `now_ns` of CLOCK_MONOTONIC.
     #[inline]
     pub fn fall_asleep(&self, now_ns: u64) {
         if self.sleep_clock().is_awake() {
@@ -246,7 +246,7 @@ impl ThreadState {
         }
     }
 
-    /// The thread is awake again, at `now_ns`, after it fell asleep at `then_ns`.
+    /// Notes that the thread woke at `now_ns` after it fell asleep at `then_ns`.
     #[inline]
     pub fn wake_up(&self, then_ns: u64, now_ns: u64) {
         let before = self.sleep_clock().slept().wrapping_add(then_ns);
@@ -254,27 +254,27 @@ impl ThreadState {
         self.slept.store(slept | 1, Relaxed);
     }
 
-    /// Notes a burst in the flight recorder.
+    /// Adds a burst to the trace.
     #[inline]
     pub fn trace_burst(&self, when_ns: u64, queue: QueueId, chains: u16) {
         let number = self.bursts.load(Relaxed);
-        if let Some(flight) = self.trace.get((number % TRACE_LEN as u64) as usize) {
-            flight.when_ns.store(when_ns, Relaxed);
-            flight.what.store(u64::from(queue.slot) << 32 | u64::from(queue.index) << 16 | u64::from(chains), Relaxed);
+        if let Some(entry) = self.trace.get((number % TRACE_LEN as u64) as usize) {
+            entry.when_ns.store(when_ns, Relaxed);
+            entry.what.store(u64::from(queue.slot) << 32 | u64::from(queue.index) << 16 | u64::from(chains), Relaxed);
         }
         self.bursts.store(number.wrapping_add(1), Relaxed);
     }
 
-    /// The last bursts, newest first: when (nanoseconds), slot, vring index, chains.
+    /// The trace, newest first: time (nanoseconds), slot, vring index, chains.
     pub fn read_trace(&self) -> Vec<(u64, u16, u16, u16)> {
         let number = self.bursts.load(Relaxed);
         let known = number.min(TRACE_LEN as u64);
         let at = |back: u64| self.trace.get((number.wrapping_sub(back) % TRACE_LEN as u64) as usize);
         let newest_first = (1..=known).filter_map(at);
         newest_first
-            .map(|flight| {
-                let what = flight.what.load(Relaxed);
-                (flight.when_ns.load(Relaxed), (what >> 32) as u16, (what >> 16) as u16, what as u16)
+            .map(|entry| {
+                let what = entry.what.load(Relaxed);
+                (entry.when_ns.load(Relaxed), (what >> 32) as u16, (what >> 16) as u16, what as u16)
             })
             .collect()
     }
@@ -286,7 +286,7 @@ pub fn add(counter: &AtomicU64, n: u64) {
 }
 
 impl PortCounters {
-    /// Zeroes everything, for a new client in the slot.
+    /// Sets all counters to zero, for a new client in the slot.
     pub fn reset(&self) {
         let counters = [
             &self.from_guest_frames,
@@ -307,7 +307,7 @@ impl PortCounters {
         }
     }
 
-    /// Counts `n` frames dropped for `reason`.
+    /// Counts `n` frames that were dropped for `reason`.
     pub fn drop(&self, reason: DropReason, n: u64) {
         if let Some(counter) = self.drops.get(reason as usize) {
             add(counter, n);
@@ -316,7 +316,7 @@ impl PortCounters {
 }
 
 impl Crash {
-    /// Forgets the last death.
+    /// Clears the record of the last death.
     pub fn clear(&self) {
         self.signal.store(0, Relaxed);
         self.thread.store(0, Relaxed);
@@ -367,7 +367,8 @@ impl LedgerMap {
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
         let map = LedgerMap::map(&fd)?;
-        // The standard library has its keys from the kernel (getrandom), and what it makes of them is not foreseen either.
+        // The standard library takes its keys from the kernel (getrandom), and nobody can predict the hashes that it
+        // makes of them.
         let secret = RandomState::new();
         for (n, word) in map.fdb_head.key.iter().enumerate() {
             word.store(secret.hash_one(n), Relaxed);
@@ -418,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn the_flight_recorder_keeps_the_last_bursts() {
+    fn the_trace_keeps_the_last_bursts() {
         let (_fd, ledger) = LedgerMap::create().unwrap();
         let thread = ledger.workers[0].thread(0).unwrap();
         assert!(thread.read_trace().is_empty());
@@ -436,7 +437,7 @@ mod tests {
         let thread = ledger.workers[0].thread(1).unwrap();
         let start = 1 << 40;
         let at = |now: u64| thread.sleep_clock().awake_ns(now);
-        // As it was made: asleep, and it falls asleep once more.
+        // As at the start: asleep. It falls asleep once more.
         let never = at(start);
         thread.fall_asleep(start);
         assert_eq!((thread.sleep_clock().is_awake(), at(start + 5)), (false, never));
@@ -446,7 +447,7 @@ mod tests {
         assert_eq!(at(start + 1_000_700).wrapping_sub(since), 700);
         thread.fall_asleep(start + 1_001_000);
         assert_eq!([0, 9_000_000].map(|later| at(start + 1_001_000 + later).wrapping_sub(since)), [1000; 2]);
-        // A sleep so short that lying down and getting up is all there was of it.
+        // A sleep that is shorter than the cost of a sleep.
         thread.wake_up(start + 1_001_000, start + 1_001_006);
         assert_eq!(at(start + 1_001_006).wrapping_sub(since), 1006);
     }

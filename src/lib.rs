@@ -6,16 +6,16 @@
 //!                            └───────────── ledger (memfd) ──────────┘
 //! ```
 //!
-//! The **supervisor** owns names, fds and numbers; the **worker** owns bytes. Neither imports the other: all that they
-//! share stands here, and except for the mapping of the ledger nothing here does I/O.
+//! The **supervisor** owns names, fds and numbers. The **worker** owns bytes. Neither imports the other: this crate
+//! has all that they share. Except for the mapping of the ledger, nothing here does I/O.
 //!
-//! *Life of a client*: [`wire`] decodes what the front-end says, the supervisor admits it and turns it into
-//! [`ipc::Command`]s for the worker, which answers with fixed-size [`ipc::Report`]s. A fresh worker is brought up by the
-//! same commands.
+//! *Life of a client*: [`wire`] decodes what the front-end says. The supervisor admits the client and makes
+//! [`ipc::Command`]s for the worker. The worker answers with fixed-size [`ipc::Report`]s. The same commands bring up
+//! a new worker.
 //!
 //! *Life of a frame*: the worker takes a descriptor chain from one guest's ring, decides by its [`frame`] header, and
-//! copies it once into buffers of another guest. Counters, drops by reason ([`drop_reason::DropReason`]), the forwarding table and the
-//! crash record live in the [`ledger`].
+//! copies the frame once into buffers of another guest. Counters, drops by reason ([`drop_reason::DropReason`]), the
+//! forwarding table and the crash record are in the [`ledger`].
 
 pub mod audit;
 pub mod cpus;
@@ -38,10 +38,10 @@ pub const MAX_PORTS: usize = 1024;
 pub const MAX_QUEUE_PAIRS: usize = 16;
 /// Most rings of one port: a receive and a transmit ring for each queue pair.
 pub const MAX_RINGS: usize = 2 * MAX_QUEUE_PAIRS;
-/// Most memory regions of one port; what QEMU asks for with memory hotplug (vhost-user `GET_MAX_MEM_SLOTS`).
+/// Most memory regions of one port (vhost-user `GET_MAX_MEM_SLOTS`): what QEMU asks for with memory hotplug.
 pub const MAX_MEM_SLOTS: usize = 509;
-/// Most memory regions of all ports together: half of 65,530 mappings, which is the kernel's default, since a table is
-/// replaced by mapping the new one beside the old one; less what the worker itself takes.
+/// Most memory regions of all ports together. The kernel's default allows 65,530 mappings. A new table is mapped
+/// before the old one is unmapped, so half of them can be regions, less those of the worker itself.
 pub const MAX_REGIONS: usize = 32_000;
 /// Most descriptors of one ring (virtio 1.3, 2.7: the largest power of two that a u16 index allows).
 pub const MAX_RING_SIZE: u16 = 32768;

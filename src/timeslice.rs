@@ -1,31 +1,30 @@
-//! Slices of a processor's time, as the kernel's fair class hands them out (Linux 6.12 and newer; older ones take no
-//! notice).
+//! Time slices of the kernel's fair scheduling class (Linux 6.12 and newer; older kernels ignore the request).
 //!
-//! Among programs that want the same processor, one that asked for a shorter slice and wakes up runs at once; one that
-//! asked for a longer one waits. After a death the supervisor and the worker on standby have little to do, and guests
-//! wait for it: they ask for short slices. A worker that starts takes a millisecond or two and nobody waits for it: it
-//! asks for long ones, until it is up. Nobody gets more time than before, or less.
+//! Among threads that want the same processor, one with a shorter slice that wakes up runs at once; one with a longer
+//! slice waits. After a death, the supervisor and the worker on standby have little to do, and guests wait for them,
+//! so they request short slices. A starting worker takes 1 ms to 2 ms, and nobody waits for it, so it requests long
+//! slices until it is up. No process gets more or less time than before.
 #![allow(unsafe_code)] // sched_setattr has no safe form
 
 use std::mem;
 
-/// A length of time.
+/// A time slice.
 #[derive(Clone, Copy, Debug)]
 pub struct TimeSlice {
     ns: u64,
 }
 
 impl TimeSlice {
-    /// The shortest that there is.
+    /// The shortest slice that the kernel allows.
     pub const SHORT: TimeSlice = TimeSlice { ns: 100_000 };
-    /// The longest that there is.
+    /// The longest slice that the kernel allows.
     pub const LONG: TimeSlice = TimeSlice { ns: 100_000_000 };
 
-    /// Asks for it, for this process and those that it starts. A process of another scheduling class than the usual one
-    /// was put there by somebody who knows better, and keeps it.
+    /// Requests the slice for this process and for those that it starts. A process of another scheduling class keeps
+    /// its slice: an administrator put it there on purpose.
     pub fn request(self) {
         let size = size_of::<libc::sched_attr>() as libc::c_uint;
-        // SAFETY: zeros are a value of the type; the kernel is told its true size, and reads or writes no more.
+        // SAFETY: zeros are a value of the type. The kernel gets the true size of it, and reads or writes no more.
         unsafe {
             let mut attr: libc::sched_attr = mem::zeroed();
             let known = libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attr, size, 0) == 0;
@@ -41,7 +40,7 @@ impl TimeSlice {
 mod tests {
     use super::*;
 
-    /// The calling thread's class and slice in nanoseconds; 0: the kernel has none to tell of.
+    /// The calling thread's class, and its slice in nanoseconds. 0: the kernel does not report one.
     fn now() -> (u32, u64) {
         // SAFETY: as above.
         unsafe {
@@ -52,7 +51,7 @@ mod tests {
         }
     }
 
-    /// In a thread of its own, since slices are threads'.
+    /// Runs a test in a thread of its own, since each thread has its own slice.
     fn aside(test: fn()) {
         std::thread::spawn(test).join().unwrap();
     }
@@ -76,7 +75,7 @@ mod tests {
     fn a_thread_of_another_class_keeps_its_slice() {
         aside(|| {
             let lone = libc::sched_param { sched_priority: 0 };
-            // SAFETY: the structure is read, and no more.
+            // SAFETY: the kernel only reads the structure.
             assert_eq!(unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const lone) }, 0);
             let before = now();
             TimeSlice::SHORT.request();

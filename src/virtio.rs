@@ -1,4 +1,4 @@
-//! Names and layouts of virtio 1.3 that both processes speak of: feature bits, the net header, descriptor flags.
+//! Names and layouts of virtio 1.3 that both processes use: feature bits, the net header, descriptor flags.
 
 /// A virtio or vhost-user feature bit with its specification's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,8 +91,8 @@ pub fn feature_names(features: u64) -> Vec<String> {
         .collect()
 }
 
-/// The virtio and vhost features that sv3 offers to a net front-end. Only what the data path serves stands here,
-/// since QEMU takes whatever is offered.
+/// The virtio and vhost features that sv3 offers to a net front-end. Only features of which the data path serves all,
+/// since QEMU accepts every offered feature.
 pub const OFFERED: u64 = VIRTIO_NET_F_CSUM.mask()
     | VIRTIO_NET_F_GUEST_CSUM.mask()
     | VIRTIO_NET_F_MTU.mask()
@@ -165,11 +165,11 @@ pub struct NetHdr {
 }
 
 impl NetHdr {
-    /// Of a frame that is complete.
+    /// The header of a complete frame.
     pub const NONE: NetHdr =
         NetHdr { flags: 0, gso_type: 0, hdr_len: 0, gso_size: 0, csum_start: 0, csum_offset: 0, num_buffers: 0 };
 
-    /// Decodes the 12 octets of the ring's form; a legacy header is passed with two zero octets behind it.
+    /// Decodes the 12 octets of the ring's form. For a legacy header, the caller adds two zero octets.
     pub fn from_bytes(b: [u8; NET_HDR_LEN]) -> NetHdr {
         let u16_at = |lo: u8, hi: u8| u16::from_le_bytes([lo, hi]);
         NetHdr {
@@ -191,7 +191,7 @@ impl NetHdr {
         (kind | sizes, u32::from(self.csum_offset) | u32::from(self.num_buffers) << 16)
     }
 
-    /// The ring's form; a legacy receiver takes the first ten octets.
+    /// The ring's form. A legacy receiver gets the first ten octets.
     pub fn to_bytes(self) -> [u8; NET_HDR_LEN] {
         let (first, second) = self.to_words();
         let ([a, b, c, d, e, f, g, h], [i, j, k, l]) = (first.to_le_bytes(), second.to_le_bytes());

@@ -1,15 +1,15 @@
-//! Target `ipc`: what the worker reads from the supervisor, and the supervisor from a hostile worker.
+//! Target `ipc`: what the worker reads from the supervisor, and what the supervisor reads from a hostile worker.
 
 use crate::ipc::{Envelope, FRAME_MAX, FRAME_PREFIX, Report, RingFault};
 
-/// Octets: an envelope's body; at the same time reports.
+/// Octets: the body of an envelope. The same octets are also read as reports.
 pub fn ipc(octets: &[u8]) {
     if let Ok(envelope) = Envelope::decode(octets) {
         assert!(envelope.fds() <= 1);
         let frame = envelope.encode().unwrap();
         assert!(frame.len() <= FRAME_PREFIX + FRAME_MAX);
         assert_eq!(Envelope::decode(&frame[FRAME_PREFIX..]).unwrap(), envelope);
-        // One meaning, one form: nothing in the octets was passed over.
+        // Each meaning has one form: the decoder skipped no octets.
         assert_eq!(&frame[FRAME_PREFIX..], octets);
     }
     for octets in octets.as_chunks::<{ Report::SIZE }>().0 {

@@ -9,8 +9,8 @@ use crate::MAX_RINGS;
 use crate::wire::Refuse;
 use crate::wire::vhost_user::{Code, Decoder, FDS_MAX, HEADER_LEN, Message, PAYLOAD_MAX, Request};
 
-/// Octets: reads, each its length (1), its number of fds (1) and its octets. A read that reaches beyond the message at
-/// hand is taken in several.
+/// Octets: reads, each with its length (1), its number of fds (1) and its octets. A read that reaches beyond the
+/// current message is split.
 pub fn wire(octets: &[u8]) {
     let fds = Fds::default();
     let mut split = Reader::default();
@@ -22,7 +22,7 @@ pub fn wire(octets: &[u8]) {
         split.read(octets, usize::MAX, || (0..count).map(|_| fds.one()).collect());
         single.read(octets, 1, || (0..count).map(|_| fds.one()).collect());
     }
-    // What a message is does not depend on the pieces that it comes in.
+    // The pieces of a message do not change the message.
     assert_eq!(split.heard, single.heard);
     drop((split, single));
     fds.assert_closed();
@@ -31,7 +31,7 @@ pub fn wire(octets: &[u8]) {
 #[derive(Default)]
 struct Reader {
     decoder: Decoder,
-    /// Octets and fds of the message at hand.
+    /// Octets and fds of the current message.
     octets: Vec<u8>,
     fds: usize,
     heard: Vec<Result<String, Refuse>>,
@@ -42,7 +42,7 @@ impl Reader {
         self.heard.last().is_some_and(Result::is_err)
     }
 
-    /// Feeds a read in pieces of at most `most` octets; the fds come with the first.
+    /// Feeds a read in pieces of at most `most` octets. The fds come with the first piece.
     fn read(&mut self, mut octets: &[u8], most: usize, fds: impl Fn() -> Vec<OwnedFd>) {
         let mut fds = if octets.is_empty() { Vec::new() } else { fds() };
         while !octets.is_empty() && !self.is_over() {
@@ -69,7 +69,7 @@ impl Reader {
     }
 }
 
-/// Compares a message with its octets, read by hand.
+/// Compares a message with its octets, decoded by hand.
 fn check(message: &Message, octets: &[u8], fds: usize) {
     let word = |at: usize| u32::from_ne_bytes(octets[at..at + 4].try_into().unwrap());
     let long = |at: usize| u64::from_ne_bytes(octets[at..at + 8].try_into().unwrap());

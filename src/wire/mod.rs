@@ -4,7 +4,7 @@ pub mod vhost_user;
 
 use std::fmt;
 
-/// What a client did wrong, in words for the log. It costs the client its connection and nobody else anything.
+/// What a client did wrong, in words for events. Only this client loses its connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refuse(pub String);
 

@@ -3,17 +3,17 @@
 //! # Theory of operation
 //!
 //! A message is a header of three u32 (request, flags, payload size) and a payload, in the machine's byte order. Fds
-//! travel as ancillary data of the message's first octets. A stream socket may deliver the octets in any pieces, and one
-//! read could span messages, after which nobody could tell whose the fds are. Therefore the decoder says where the next
-//! octets go ([`Decoder::space`]) and that space never reaches beyond the message at hand: first the header, then the
-//! payload. Whatever fds a read brings belong to that message.
+//! travel as ancillary data of the message's first octets. A stream socket may deliver the octets in any pieces. If
+//! one read covered two messages, nobody could tell to which message its fds belong. So the decoder says where the
+//! next octets go ([`Decoder::space`]), and that space never reaches beyond the current message: first the header,
+//! then the payload. All fds of a read belong to that message.
 //!
-//! Everything that the header alone tells is checked before one octet of payload is read: version, flags, whether the
-//! request is known, and whether the size is the one that the request has. What is left is refused by
-//! [`Request::decode`], so that a [`Request`] is well-formed: right size, right number of fds, ring index in range.
-//! Whether it is *legal now* is the session's affair.
+//! The decoder checks all that the header says before it reads an octet of payload: version, flags, whether the
+//! request is known, and whether the size is right for the request. [`Request::decode`] checks the rest, so a
+//! [`Request`] is well-formed: right size, right number of fds, ring index in range. The session decides whether it
+//! is *legal now*.
 //!
-//! Fds are owned from the first moment; a refused or abandoned message closes them.
+//! Each fd has an owner from the first moment. A refused or abandoned message closes its fds.
 
 mod code;
 mod feature;
@@ -30,7 +30,7 @@ use crate::foreign::ForeignFd;
 
 /// Octets of a message's header.
 pub const HEADER_LEN: usize = 12;
-/// Most octets of a payload that is accepted. The largest served is `SET_MEM_TABLE` with 264.
+/// Most octets of a payload that sv3 accepts. The largest served one is `SET_MEM_TABLE` with 264.
 pub const PAYLOAD_MAX: usize = 512;
 /// Most fds of one message (`SET_MEM_TABLE` with its 8 regions).
 pub const FDS_MAX: usize = 8;
@@ -42,13 +42,13 @@ const FLAG_NEED_REPLY: u32 = 1 << 3;
 /// A decoded message.
 #[derive(Debug)]
 pub struct Message {
-    /// What is asked.
+    /// The request.
     pub request: Request,
     /// The `need_reply` flag (see `VHOST_USER_PROTOCOL_F_REPLY_ACK`).
     pub need_reply: bool,
 }
 
-/// Collects one message after the other. After a [`Refuse`] it must not be used again.
+/// Collects messages one after the other. Unusable after a [`Refuse`].
 #[derive(Debug)]
 pub struct Decoder {
     buffer: [u8; HEADER_LEN + PAYLOAD_MAX],
@@ -71,12 +71,12 @@ impl Default for Decoder {
 }
 
 impl Decoder {
-    /// A decoder at the begin of a message.
+    /// A decoder at the beginning of a message.
     pub fn new() -> Decoder {
         Decoder { buffer: [0; HEADER_LEN + PAYLOAD_MAX], filled: 0, header: None, fds: Vec::new() }
     }
 
-    /// Where the next octets of the stream go; never empty, never beyond the message at hand.
+    /// Where the next octets of the stream go. Never empty, and never beyond the current message.
     pub fn space(&mut self) -> &mut [u8] {
         let end = HEADER_LEN + self.header.map_or(0, |header| header.size);
         self.buffer.get_mut(self.filled..end).unwrap_or_default()
@@ -87,8 +87,8 @@ impl Decoder {
         self.filled > 0
     }
 
-    /// Says that the first `count` octets of [`Decoder::space`] have been filled and that `fds` came with them. Returns
-    /// the message if it is complete.
+    /// The caller has filled the first `count` octets of [`Decoder::space`], and `fds` came with them. Returns the
+    /// message if it is complete.
     pub fn advance(
         &mut self,
         count: usize,

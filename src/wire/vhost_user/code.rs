@@ -5,7 +5,7 @@ use std::fmt;
 use super::PAYLOAD_MAX;
 use crate::wire::Refuse;
 
-/// A request's id, known to the specification.
+/// A request's id that the specification knows.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Code(u32);
 
@@ -76,7 +76,7 @@ impl Code {
         self.0
     }
 
-    /// Refuses a payload size that the request does not have.
+    /// Refuses a payload size that is wrong for the request.
     pub(super) fn check_size(self, size: usize) -> Result<(), Refuse> {
         let right = match self.size() {
             Size::Exactly(wanted) => size == wanted,

@@ -19,7 +19,7 @@ protocol_features! {
     VHOST_USER_PROTOCOL_F_STATUS = 16, "`SET_STATUS`, `GET_STATUS`.";
 }
 
-/// The protocol features that sv3 offers: exactly those above.
+/// The protocol features that sv3 offers: all of the above.
 pub const OFFERED_PROTOCOL_FEATURES: u64 = {
     let (mut mask, mut at) = (0, 0);
     while at < KNOWN.len() {

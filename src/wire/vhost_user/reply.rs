@@ -1,18 +1,18 @@
-//! What a back-end answers.
+//! The answers of a back-end.
 
 use super::{Code, FLAG_REPLY, HEADER_LEN, VERSION};
 
 /// An answer to one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// A u64: the answer of the `GET_*` requests, and of any other the acknowledgement (0: done, else refused).
+    /// A u64: the answer to the `GET_*` requests, and the acknowledgement of any other (0: done, otherwise refused).
     U64(Code, u64),
-    /// A vring state description: the answer of `GET_VRING_BASE`.
+    /// A vring state description: the answer to `GET_VRING_BASE`.
     VringBase {
         /// Vring index.
         ring: u16,
-        /// Index of the next available entry. Of a packed ring, as `SET_VRING_BASE` describes it: index and wrap counter
-        /// of the next available descriptor, and above bit 16 of the next used one.
+        /// Index of the next available entry. Of a packed ring, as `SET_VRING_BASE` describes it: index and wrap
+        /// counter of the next available descriptor, and above bit 16 those of the next used one.
         base: u32,
     },
 }

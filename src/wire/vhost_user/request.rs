@@ -13,13 +13,13 @@ const NO_FD: u64 = 1 << 8;
 /// A memory region description. All fields in octets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryRegion {
-    /// Address for the guest.
+    /// Guest address.
     pub guest_addr: u64,
-    /// Size.
+    /// Size in octets.
     pub size: u64,
     /// Address in the front-end.
     pub user_addr: u64,
-    /// Where the region begins in its file.
+    /// Offset of the region in its file.
     pub offset: u64,
 }
 
@@ -77,12 +77,12 @@ pub enum Request {
     NetSetMtu(u64),
     SetStatus(u64),
     GetStatus,
-    /// Known to the specification, belonging to a feature that is not offered.
+    /// A request of the specification that belongs to a feature that sv3 does not offer.
     Unserved(Code),
 }
 
 impl Request {
-    /// Decodes a payload whose size [`Code::check_size`] has let pass.
+    /// Decodes a payload whose size [`Code::check_size`] has accepted.
     pub(super) fn decode(code: Code, payload: &[u8], fds: Vec<ForeignFd>) -> Result<Request, Refuse> {
         let mut p = Fields { code, payload };
         let mut fds = Fds { code, fds };
@@ -157,7 +157,7 @@ impl Request {
     }
 }
 
-/// Takes fields off the payload's front.
+/// Takes fields from the front of the payload.
 struct Fields<'a> {
     code: Code,
     payload: &'a [u8],

@@ -26,7 +26,7 @@ fn words(values: &[u32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_ne_bytes()).collect()
 }
 
-/// Feeds octets in pieces of at most `piece`; the fds come with the first.
+/// Feeds octets in pieces of at most `piece` octets. The fds come with the first piece.
 fn feed(decoder: &mut Decoder, mut octets: &[u8], piece: usize, fds: usize) -> Result<Vec<Message>, Refuse> {
     let (mut messages, mut fds) = (Vec::new(), (0..fds).map(|_| fd()).collect::<Vec<_>>());
     while !octets.is_empty() {
@@ -202,7 +202,7 @@ fn replies_carry_the_version_and_the_reply_flag() {
 }
 
 proptest! {
-    /// Whatever the pieces, the same requests come out.
+    /// The same requests come out, whatever the pieces.
     #[test]
     fn any_split_gives_the_same_requests(pieces in prop::collection::vec(1usize..20, 1..8)) {
         let stream = [
@@ -226,7 +226,7 @@ proptest! {
         prop_assert!(!decoder.is_amid_message());
     }
 
-    /// Whatever comes, the decoder neither panics nor asks for nothing.
+    /// For any octets, the decoder does not panic, and it always has space for at least one octet.
     #[test]
     fn no_octets_bring_the_decoder_down(octets in prop::collection::vec(any::<u8>(), 0..2000), id in 0u32..48) {
         let mut octets = octets;
