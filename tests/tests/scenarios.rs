@@ -1,0 +1,37 @@
+//! All scenarios that share a machine with others, in one program: links of one take less time, and there are always two
+//! scenarios to run. A module is a subject, and selects it: `cargo test --test scenarios restart::`.
+
+mod audit;
+mod blame;
+mod callers;
+mod cli;
+mod closing;
+mod crowd;
+mod doors;
+mod features;
+mod holding;
+mod hostile_budgets;
+mod hostile_cases;
+mod hostile_documents;
+mod hostile_frames;
+mod hostile_load;
+mod hostile_memory;
+mod hostile_messages;
+mod hostile_rings;
+mod hostile_worker;
+mod idle;
+mod leaving;
+mod lifecycle;
+mod offload_matrix;
+mod offloads;
+mod polling;
+mod restart;
+mod signals;
+mod slices;
+mod standby;
+mod starved;
+mod switching;
+mod telemetry;
+mod threads;
+mod unsafe_code;
+mod upgrade;
