@@ -1,6 +1,5 @@
 //! Guests with much memory leave, or take memory away: what the kernel has to do then is nobody's time who moves frames.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use sv3_tests::failure::Result;
@@ -55,12 +54,8 @@ fn large(switch: &Switch, gib: u64) -> Result<(Guest, usize)> {
     Ok((guest, region))
 }
 
-/// Making gigabytes keeps a processor busy, and the silence of a neighbour is measured: one at a time.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
 /// What each of the ways to go costs the pair, the best time counting: what the switch does it does each time.
 fn leaves(options: &[&str]) -> Result<()> {
-    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let gib = gib();
     let switch = Switch::with(options)?;
     let pair = Pair::start(switch.socket());

@@ -20,7 +20,6 @@ mod hostile_messages;
 mod hostile_rings;
 mod hostile_worker;
 mod idle;
-mod leaving;
 mod lifecycle;
 mod offload_matrix;
 mod offloads;
