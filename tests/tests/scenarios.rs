@@ -1,5 +1,5 @@
-//! All scenarios that share a machine with others, in one program: links of one take less time, and there are always two
-//! scenarios to run. A module is a subject, and selects it: `cargo test --test scenarios restart::`.
+//! All scenarios that may run beside each other, in one program: it is compiled faster than forty, and keeps all processors
+//! busy. A module is a subject, and its name selects it: `cargo test --test scenarios restart::`.
 
 mod audit;
 mod blame;
