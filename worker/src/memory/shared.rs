@@ -94,7 +94,7 @@ impl<'a, T: Shared> View<'a, T> {
         unsafe { self.first.add(usize::from(index) & self.mask).as_ref() }
     }
 
-    /// The value at `index`, or the first one when there is none.
+    /// The value at `index`, which must be below the array's length. The comparison keeps a wrong index inside of the array.
     #[inline]
     pub fn get(self, index: u16) -> &'a T {
         let index = if index < self.count { index } else { 0 };
