@@ -15,6 +15,7 @@ use sv3::MAX_PORTS;
 use crate::clients::client::Client;
 use crate::clients::holder::Holder;
 use crate::clients::number::{pending_index, pending_number};
+use crate::ports::port::Replay;
 
 /// One place.
 #[derive(Default)]
@@ -101,6 +102,14 @@ impl Slots {
     pub fn ports(&self) -> impl Iterator<Item = &Client> {
         self.slots.iter().filter_map(|slot| match slot {
             Slot::Taken(port) => Some(&**port),
+            _ => None,
+        })
+    }
+
+    /// The ports that workers are told of, by slot: those in quarantine are not among them.
+    pub fn told(&self) -> impl Iterator<Item = &dyn Replay> {
+        self.slots.iter().filter_map(|slot| match slot {
+            Slot::Taken(port) if port.quarantine.is_none() => Some(&**port as &dyn Replay),
             _ => None,
         })
     }

@@ -18,7 +18,6 @@ use sv3::wire::vhost_user::{Code, Message, Reply, VHOST_USER_PROTOCOL_F_REPLY_AC
 
 use crate::clients::vhost_user::session::Session;
 use crate::ports::admission::{Extent, FileId, Inspect, MemoryFile};
-use crate::ports::port::Port;
 use crate::workers::breach::Breach;
 use crate::workers::command::WorkerCommand;
 use worker::Model;
@@ -58,7 +57,7 @@ struct House {
 
 impl House {
     fn new(honest: bool) -> House {
-        let session = Session::new(Port { slot: 7 });
+        let session = Session::new(7);
         let kernel = FakeKernel { size: Cell::new(Some(1 << 30)), eventfd: Cell::new(true) };
         let orders = session.replay().into();
         House { session, kernel, worker: Model::default(), orders, owed: None, honest: true, may_lie: !honest }

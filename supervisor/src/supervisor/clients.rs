@@ -19,7 +19,6 @@ use crate::clients::vhost_user::session::{Refused, Session, Step};
 use crate::doors::listener::{Caller, PAUSE, Peer};
 use crate::ports::admission::Kernel;
 use crate::ports::holdings::Holdings;
-use crate::ports::port::Port;
 use crate::telemetry::status::NO_MEMORY;
 use crate::workers::worker::Waiter;
 
@@ -142,7 +141,7 @@ impl Supervisor {
         let slot = self.slots.free_slot().ok_or_else(none)?;
         let mut port = self.slots.remove(number).ok_or_else(none)?;
         port.who.slot = slot;
-        port.session.take_port(Port { slot });
+        port.session.take_slot(slot);
         let mut event = EpollEvent::new(port.interest, PORTS + u64::from(slot));
         let _ = self.epoll.modify(port.as_fd(), &mut event);
         // The worker has let go of the slot: nobody else writes this.

@@ -175,8 +175,8 @@ impl Supervisor {
         // them must not meet a switch that has not heard of the second.
         let command = Command::Start { settings: self.life.settings, area, standby: true };
         worker.teach([WorkerCommand::with_fd(command, self.ledger_fd.clone())], &mut cradle);
-        for port in self.slots.ports().filter(|port| port.quarantine.is_none()) {
-            worker.teach(port.session.replay(), &mut cradle);
+        for port in self.slots.told() {
+            worker.teach(port.replay(), &mut cradle);
         }
         cradle.ask(&mut self.spawner, program)?;
         self.life.asked.push_back(Asked::Worker(cradle));
@@ -189,9 +189,9 @@ impl Supervisor {
     /// Lets a worker that was told everything serve.
     fn promote(&self, worker: &mut Worker) {
         // What it has gone on without it is told once more, before it moves a frame.
-        for port in self.slots.ports().filter(|port| !port.session.is_waiting() && port.quarantine.is_none()) {
-            if worker.lacks(port.who.slot).is_some() {
-                worker.order(port.session.replay(), Waiter::Nobody);
+        for port in self.slots.told().filter(|port| !port.is_waiting()) {
+            if worker.lacks(port.port().slot).is_some() {
+                worker.order(port.replay(), Waiter::Nobody);
             }
         }
         worker.promote();

@@ -54,7 +54,7 @@ pub struct Client {
 impl Client {
     pub fn new() -> Client {
         let kernel = FakeKernel { file_size: Cell::new(1 << 30), eventfd: Cell::new(true) };
-        Client { session: Session::new(Port { slot: 7 }), kernel, commands: Vec::new() }
+        Client { session: Session::new(7), kernel, commands: Vec::new() }
     }
 
     /// A client of QEMU's manner that has acknowledged every feature.
