@@ -78,6 +78,9 @@ pub struct RingAddr {
 pub enum PortKind {
     /// Virtqueues in a client's memory (virtio 1.3, 2.6 to 2.8).
     Vrings,
+    /// Frames in the worker's own memory, for tests.
+    #[cfg(any(test, feature = "fuzzing"))]
+    Memory,
 }
 
 /// What the supervisor tells the worker. `port` is a slot below [`crate::MAX_PORTS`], `ring` a vring index below

@@ -25,6 +25,9 @@ enum Slot {
     Taken(Box<Client>),
     /// The client is gone; the worker has not yet let go of the slot.
     Leaving(Holder),
+    /// A port that no client is behind.
+    #[cfg(test)]
+    Own(Box<dyn Replay>),
 }
 
 /// Callers at a time.
@@ -87,6 +90,14 @@ impl Slots {
         }
     }
 
+    /// Puts a port that no client is behind into its (free) slot.
+    #[cfg(test)]
+    pub fn insert_own(&mut self, port: impl Replay + 'static) {
+        let at = usize::from(port.port().slot);
+        self.slots.resize_with(self.slots.len().max(at + 1), Slot::default);
+        self.slots[at] = Slot::Own(Box::new(port));
+    }
+
     /// The port in a slot, or the caller of a number.
     pub fn port(&mut self, slot: u16) -> Option<&mut Client> {
         if let Some(at) = pending_index(slot) {
@@ -110,6 +121,8 @@ impl Slots {
     pub fn told(&self) -> impl Iterator<Item = &dyn Replay> {
         self.slots.iter().filter_map(|slot| match slot {
             Slot::Taken(port) if port.quarantine.is_none() => Some(&**port as &dyn Replay),
+            #[cfg(test)]
+            Slot::Own(port) => Some(&**port),
             _ => None,
         })
     }
@@ -166,6 +179,8 @@ impl Slots {
     pub fn holder(&self, slot: u16) -> Option<Holder> {
         match self.slots.get(usize::from(slot))? {
             Slot::Free => None,
+            #[cfg(test)]
+            Slot::Own(_) => None,
             Slot::Taken(port) => Some(port.holder()),
             Slot::Leaving(holder) => Some(*holder),
         }
@@ -201,4 +216,50 @@ fn first_of_most<'p>(ports: impl Iterator<Item = &'p Client>) -> Option<u16> {
         (of, std::cmp::Reverse::<Instant>(port.connection.opened()))
     };
     ports.iter().max_by_key(rank).map(|port| port.who.slot)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    use sv3::ipc::{Command, Envelope, FRAME_PREFIX, PortKind};
+
+    use super::*;
+    use crate::ports::memory::MemoryPort;
+    use crate::workers::link::Link;
+    use crate::workers::spawner::Program;
+    use crate::workers::worker::{Waiter, Worker};
+
+    /// The command of the next frame, which no fd follows.
+    fn receive(socket: &mut UnixStream) -> Command {
+        let mut prefix = [0; FRAME_PREFIX];
+        socket.read_exact(&mut prefix).unwrap();
+        let mut body = vec![0; u32::from_le_bytes(prefix) as usize];
+        socket.read_exact(&mut body).unwrap();
+        Envelope::decode(&body).unwrap().command
+    }
+
+    #[test]
+    fn a_port_without_a_client_has_a_slot_and_is_told_to_each_new_worker() {
+        let mut slots = Slots::default();
+        slots.insert_own(MemoryPort::new(0));
+        slots.insert_own(MemoryPort::new(2));
+        assert_eq!((slots.free_slot(), slots.free()), (Some(1), MAX_PORTS - 2));
+        assert!(slots.port(0).is_none() && slots.remove(0).is_none() && slots.holder(0).is_none());
+        slots.release_all();
+        for _ in 0..2 {
+            let (link, theirs) = Link::pair().unwrap();
+            let mut worker = Worker::new(Program::default(), 0, link, File::open("/dev/null").unwrap());
+            for port in slots.told() {
+                worker.order(port.replay(), Waiter::Nobody);
+            }
+            worker.link.flush().unwrap();
+            let mut socket = UnixStream::from(theirs);
+            let heard = [receive(&mut socket), receive(&mut socket)];
+            assert_eq!(heard, [0, 2].map(|port| Command::PortAdd { port, kind: PortKind::Memory }));
+            assert!(worker.is_about(2, 2) && !worker.is_about(1, 2));
+        }
+    }
 }

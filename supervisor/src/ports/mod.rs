@@ -11,5 +11,7 @@
 pub mod admission;
 pub mod device;
 pub mod holdings;
+#[cfg(test)]
+pub mod memory;
 pub mod port;
 pub mod ring;
