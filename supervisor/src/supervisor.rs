@@ -41,8 +41,8 @@ use sv3::status::{PortStatus, Status, SupervisorStatus, WorkerStatus};
 
 use crate::clients::blame::Blames;
 use crate::clients::budget::Budget;
+use crate::clients::class::ClassBlames;
 use crate::clients::client::Client;
-use crate::clients::crowd::Crowds;
 use crate::clients::slots::Slots;
 use crate::doors::control::Control;
 use crate::doors::http::Http;
@@ -109,7 +109,7 @@ pub struct Supervisor {
     /// Connections so far.
     connections: u64,
     blames: Blames,
-    crowds: Crowds,
+    classes: ClassBlames,
     watchdog: Watchdog,
     /// When it was last looked whether a client jams the worker.
     jam_look: Option<Instant>,
@@ -206,7 +206,7 @@ impl Supervisor {
             handover: Handover::default(),
             connections: 0,
             blames: Blames::new(parts.blame),
-            crowds: Crowds::new(parts.blame),
+            classes: ClassBlames::new(parts.blame),
             watchdog: Watchdog::new(usize::from(parts.threads)),
             jam_look: None,
             jammed: false,

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use nix::sys::epoll::EpollFlags;
 
-use crate::clients::crowd::{Crowd, Kind};
+use crate::clients::class::{ClientClass, MemoryClass};
 use crate::clients::holder::Holder;
 use crate::clients::number::is_pending;
 use crate::clients::vhost_user::connection::Connection;
@@ -36,9 +36,9 @@ pub struct Client {
     /// Until when the worker is not told of it.
     pub quarantine: Option<Instant>,
     /// It is in quarantine as one of these.
-    pub suspect: Option<Crowd>,
+    pub suspect: Option<ClientClass>,
     /// What it is like, and since when it has had memory and been so.
-    pub since: Option<(Crowd, Instant)>,
+    pub since: Option<(ClientClass, Instant)>,
     /// No other connection has this number.
     pub serial: u64,
     /// The undertakers' round in which it last left a file to be closed.
@@ -71,12 +71,12 @@ impl Client {
 
     /// What is known of the client that it cannot change.
     pub fn holder(&self) -> Holder {
-        let kind = match self.device().is_sealed() {
-            None => Kind::Any,
-            Some(true) => Kind::Sealed,
-            Some(false) => Kind::Unsealed,
+        let memory = match self.device().is_sealed() {
+            None => MemoryClass::Any,
+            Some(true) => MemoryClass::Sealed,
+            Some(false) => MemoryClass::Unsealed,
         };
-        Holder { pid: self.who.pid, crowd: Crowd { uid: self.uid, kind } }
+        Holder { pid: self.who.pid, class: ClientClass { uid: self.uid, memory } }
     }
 
     /// How it is called in events: by the name of its port, if it has one.

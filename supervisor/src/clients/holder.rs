@@ -1,6 +1,6 @@
 //! Whose doing it is, what is done with a slot.
 
-use crate::clients::crowd::Crowd;
+use crate::clients::class::ClientClass;
 
 /// A client, as far as it cannot change what it is.
 #[derive(Clone, Copy, Debug)]
@@ -8,5 +8,5 @@ pub struct Holder {
     /// The process.
     pub pid: i32,
     /// What it is like.
-    pub crowd: Crowd,
+    pub class: ClientClass,
 }

@@ -3,14 +3,15 @@
 //! Its session goes on as if there were no worker, so that no request stays unanswered and QEMU does not freeze; its
 //! rings are not served, its frames stay where they are, and its addresses are forgotten. When the time is over, or by
 //! `sv3 port release NAME`, the worker is told everything anew. One that disconnects and comes again is still in it; when
-//! one that is like it comes instead, time after time, all newcomers that are like them are (see [`crate::clients::crowd`]).
+//! one that is like it comes instead, time after time, all newcomers
+//! that are like them are (see [`crate::clients::class`]).
 
 use std::time::Instant;
 
 use serde_json::json;
 
 use super::Supervisor;
-use crate::clients::crowd::{Crowd, Kind, PROBATION};
+use crate::clients::class::{ClientClass, MemoryClass, PROBATION};
 use crate::clients::holder::Holder;
 use crate::ports::admission::Kernel;
 use crate::workers::worker::Waiter;
@@ -24,7 +25,7 @@ impl Supervisor {
         if let Some(until) = self.blames.blame(who.pid, now) {
             self.withdraw_port(slot, until, None);
         }
-        self.blame_crowd(holder, by_memory, now);
+        self.blame_class(holder, by_memory, now);
     }
 
     /// Blames a process whose port is gone already. If it comes again it is in quarantine, once it has earned that.
@@ -36,7 +37,7 @@ impl Supervisor {
             json!({ "client_pid": pid }),
         );
         self.blames.blame(pid, now);
-        self.blame_crowd(holder, by_memory, now);
+        self.blame_class(holder, by_memory, now);
     }
 
     /// The same, unless the process is among those who are `blamed` for the same death: it may have many ports.
@@ -48,24 +49,24 @@ impl Supervisor {
     }
 
     /// Blames those whom a process is like, and puts the newcomers among them in quarantine if that was once too often.
-    fn blame_crowd(&mut self, holder: Holder, by_memory: bool, now: Instant) {
-        let kind = if by_memory { holder.crowd.kind } else { Kind::Any };
-        let crowd = Crowd { kind, ..holder.crowd };
-        let Some(until) = self.crowds.blame(crowd, holder.pid, now) else { return };
+    fn blame_class(&mut self, holder: Holder, by_memory: bool, now: Instant) {
+        let memory = if by_memory { holder.class.memory } else { MemoryClass::Any };
+        let class = ClientClass { memory, ..holder.class };
+        let Some(until) = self.classes.blame(class, holder.pid, now) else { return };
         let seconds = until.saturating_duration_since(now).as_secs();
         let message = format!(
-            "{crowd} start in quarantine for {seconds} s, since workers die by one of them after the other; {}",
-            crowd.remedy()
+            "{class} start in quarantine for {seconds} s, since workers die by one of them after the other; {}",
+            class.remedy()
         );
-        self.events.say_with("crowd", message, json!({ "uid": crowd.uid, "quarantine_s": seconds }));
+        self.events.say_with("crowd", message, json!({ "uid": class.uid, "quarantine_s": seconds }));
         for slot in self.slots.taken() {
-            let Some((crowd, since)) =
+            let Some((class, since)) =
                 self.slots.port(slot).filter(|port| port.quarantine.is_none()).and_then(|port| port.since)
             else {
                 continue;
             };
-            if let Some((until, crowd)) = self.crowds.until(crowd, since, now) {
-                self.withdraw_port(slot, until, Some(crowd));
+            if let Some((until, class)) = self.classes.until(class, since, now) {
+                self.withdraw_port(slot, until, Some(class));
             }
         }
     }
@@ -74,31 +75,31 @@ impl Supervisor {
     /// quarantine from the moment when it gives its memory.
     pub(super) fn judge(&mut self, slot: u16) {
         let Some(port) = self.slots.port(slot).filter(|port| port.quarantine.is_none()) else { return };
-        let crowd = port.holder().crowd;
-        if crowd.kind == Kind::Any || port.since.is_some_and(|(before, _)| before == crowd) {
+        let class = port.holder().class;
+        if class.memory == MemoryClass::Any || port.since.is_some_and(|(before, _)| before == class) {
             return;
         }
         let now = Instant::now();
-        port.since = Some((crowd, now));
-        if let Some((until, crowd)) = self.crowds.until(crowd, now, now) {
-            self.withdraw_port(slot, until, Some(crowd));
+        port.since = Some((class, now));
+        if let Some((until, class)) = self.classes.until(class, now, now) {
+            self.withdraw_port(slot, until, Some(class));
         }
     }
 
     /// Puts a port in quarantine that the worker knows.
-    fn withdraw_port(&mut self, slot: u16, until: Instant, suspect: Option<Crowd>) {
+    fn withdraw_port(&mut self, slot: u16, until: Instant, suspect: Option<ClientClass>) {
         let Some(remove) = self.slots.port(slot).map(|port| port.device().port_remove()) else { return };
         self.order(vec![remove], Waiter::Nobody);
         self.confine_port(slot, until, suspect);
     }
 
     /// Puts a port in quarantine that no worker knows, by its own doing or as one of many.
-    pub(super) fn confine_port(&mut self, slot: u16, until: Instant, suspect: Option<Crowd>) {
+    pub(super) fn confine_port(&mut self, slot: u16, until: Instant, suspect: Option<ClientClass>) {
         let Some(port) = self.slots.port(slot) else { return };
         (port.quarantine, port.suspect) = (Some(until), suspect);
         let (who, seconds) = (port.who, until.saturating_duration_since(Instant::now()).as_secs_f64().round());
         let why = match suspect {
-            Some(crowd) => format!("workers die by {crowd}; {}", crowd.remedy()),
+            Some(class) => format!("workers die by {class}; {}", class.remedy()),
             None => "workers die by it".to_string(),
         };
         let message =
@@ -113,7 +114,7 @@ impl Supervisor {
         let Some(port) = self.slots.port(slot) else { return };
         let (who, holder) = (port.who, port.holder());
         (port.quarantine, port.suspect) = (None, None);
-        port.since = Some((holder.crowd, since)).filter(|(crowd, _)| crowd.kind != Kind::Any);
+        port.since = Some((holder.class, since)).filter(|(class, _)| class.memory != MemoryClass::Any);
         let truncated = port.device().memory.iter().find_map(|memory| memory.truncated(&Kernel));
         let replay = port.session.replay();
         self.events.say_of(who, "release", format!("p{slot}: quarantine is over: {why}"));
@@ -131,7 +132,7 @@ impl Supervisor {
         let port = slot.and_then(|slot| self.slots.port(slot));
         match port.map(|port| (port.who.slot, port.quarantine)) {
             Some((slot, Some(_))) => {
-                // As if it had been there from the beginning: no crowd's doing is laid to it any more.
+                // As if it had been there from the beginning: no class's doing is laid to it any more.
                 self.release_port(slot, self.started, "somebody released it");
                 json!({ "released": name })
             }
