@@ -298,7 +298,7 @@ impl Supervisor {
             UNDERTAKER => self.undertaker.hear(),
             STDERR..CONVERSATIONS => self.read_stderr((token - STDERR) as u8),
             CALLERS.. => {
-                if let Some(number) = self.slots.caller(token - CALLERS) {
+                if let Some(number) = self.slots.pending_number_of(token - CALLERS) {
                     self.serve_client(number, flags);
                 }
             }
@@ -327,7 +327,7 @@ impl Supervisor {
     /// Until the next deadline; for ever if there is none.
     fn timeout(&self) -> EpollTimeout {
         let worker = [&self.worker, &self.standby].into_iter().flatten().filter_map(Worker::due).min();
-        let messages = self.slots.everybody().filter_map(|port| port.connection.message_due()).min();
+        let messages = self.slots.connected().filter_map(|port| port.connection.message_due()).min();
         let refused =
             [&self.worker, &self.standby].into_iter().flatten().filter_map(|worker| worker.link.refused_until());
         let (refused, closing) = (refused.min(), self.undertaker.due());
@@ -485,8 +485,8 @@ impl Supervisor {
                 cpus: self.cpus.clone(),
             },
             socket: self.door.path().display().to_string(),
-            ports: self.slots.ports().filter_map(|port| self.port_status(port)).collect(),
-            callers: self.slots.callers().count(),
+            ports: self.slots.clients().filter_map(|port| self.port_status(port)).collect(),
+            callers: self.slots.pending().count(),
         }
     }
 

@@ -31,18 +31,18 @@ pub struct Client {
     pub interest: EpollFlags,
     /// What it holds, as it was counted last.
     pub held: Holdings,
-    /// It was said that it has rings and no memory.
+    /// An event has said that it has rings and no memory.
     pub told_of_memory: bool,
     /// Until when the worker is not told of it.
     pub quarantine: Option<Instant>,
-    /// It is in quarantine as one of these.
+    /// It is in quarantine as one of this class.
     pub suspect: Option<ClientClass>,
-    /// What it is like, and since when it has had memory and been so.
+    /// Its class, and since when it has had memory and been of it.
     pub since: Option<(ClientClass, Instant)>,
     /// No other connection has this number.
     pub serial: u64,
-    /// The undertakers' round in which it last left a file to be closed.
-    pub littered: Option<u64>,
+    /// The round of the closers in which it last left a file to be closed.
+    pub left_files: Option<u64>,
 }
 
 impl Client {
@@ -60,7 +60,7 @@ impl Client {
             suspect: None,
             since: None,
             serial,
-            littered: None,
+            left_files: None,
         }
     }
 

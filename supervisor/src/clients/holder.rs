@@ -1,4 +1,4 @@
-//! Whose doing it is, what is done with a slot.
+//! Which client is to blame for what is done with a slot.
 
 use crate::clients::class::ClientClass;
 
@@ -7,6 +7,6 @@ use crate::clients::class::ClientClass;
 pub struct Holder {
     /// The process.
     pub pid: i32,
-    /// What it is like.
+    /// Its class.
     pub class: ClientClass,
 }

@@ -99,8 +99,8 @@ impl Supervisor {
             );
             return self.events.say_of(None, "refuse", message);
         }
-        if (self.slots.free_caller().is_none() || self.budget.is_spent())
-            && let Some(number) = self.slots.caller_to_yield()
+        if (self.slots.free_pending_number().is_none() || self.budget.is_spent())
+            && let Some(number) = self.slots.pending_to_yield()
         {
             self.detach(number, "gave way");
         }
@@ -111,7 +111,7 @@ impl Supervisor {
             );
             return self.events.say_of(None, "refuse", message);
         }
-        let Some(number) = self.slots.free_caller() else { return };
+        let Some(number) = self.slots.free_pending_number() else { return };
         self.connections += 1;
         let mut port = Client::new(number, self.connections, peer);
         if let Err(error) = self.watch(&port, CALLERS + port.serial, port.interest) {
@@ -126,7 +126,7 @@ impl Supervisor {
 
     /// Gives a caller a port, if there is one for it. Returns its slot.
     fn take_slot(&mut self, number: u16) -> Result<u16, Refuse> {
-        let pid = self.slots.port(number).map_or(0, |port| port.who.pid);
+        let pid = self.slots.client(number).map_or(0, |port| port.who.pid);
         let free = self.slots.free();
         if free <= LAST / 2
             && let Some(idle) = self.slots.idle_to_yield()
@@ -161,12 +161,12 @@ impl Supervisor {
     }
 
     pub(super) fn serve_client(&mut self, mut slot: u16, flags: EpollFlags) {
-        let waits = self.slots.port(slot).is_some_and(|port| port.session.is_waiting());
+        let waits = self.slots.client(slot).is_some_and(|port| port.session.is_waiting());
         if flags.contains(EpollFlags::EPOLLERR) || waits && flags.contains(EpollFlags::EPOLLHUP) {
             return self.detach(slot, "disconnected");
         }
         if flags.contains(EpollFlags::EPOLLOUT)
-            && let Some(Err(refuse)) = self.slots.port(slot).map(|port| port.connection.flush())
+            && let Some(Err(refuse)) = self.slots.client(slot).map(|port| port.connection.flush())
         {
             return self.refuse(slot, refuse.into());
         }
@@ -175,7 +175,7 @@ impl Supervisor {
             if self.must_wait(slot) {
                 break;
             }
-            let Some(port) = self.slots.port(slot).filter(|port| !port.session.is_waiting()) else { break };
+            let Some(port) = self.slots.client(slot).filter(|port| !port.session.is_waiting()) else { break };
             let message = match port.connection.receive() {
                 Ok(Input::Message(message)) => Ok(message),
                 Ok(Input::Part) => continue,
@@ -192,7 +192,7 @@ impl Supervisor {
                     Err(reason) => return self.refuse(slot, reason.into()),
                 }
             }
-            let Some(port) = self.slots.port(slot) else { break };
+            let Some(port) = self.slots.client(slot) else { break };
             port.session.offer(offers);
             port.session.allow(self.budget.allowance(port.who.pid, port.held, &port.device().pending_unmaps));
             let outcome = message.and_then(|message| port.session.request(message, &Kernel));
@@ -210,16 +210,16 @@ impl Supervisor {
             }
             let round = self.undertaker.round();
             if self.put_aside() > 0
-                && let Some(port) = self.slots.port(slot)
+                && let Some(port) = self.slots.client(slot)
             {
-                port.littered = Some(round);
+                port.left_files = Some(round);
             }
         }
         self.update_interest(slot);
     }
 
     fn take_step(&mut self, slot: u16, step: Step) {
-        let confined = self.slots.port(slot).is_some_and(|port| port.quarantine.is_some());
+        let confined = self.slots.client(slot).is_some_and(|port| port.quarantine.is_some());
         let reply = match !confined && self.order(step.commands, Waiter::Session(slot)) {
             true => step.reply,
             // The next worker hears of it from the record.
@@ -233,7 +233,7 @@ impl Supervisor {
         let line = self.ledger.ports.get(usize::from(slot));
         let used = |ring: u16| line.and_then(|line| line.rings.get(usize::from(ring))).map(|ring| &ring.used);
         let base = |ring| used(ring).map_or(0, |used| (used.load(Relaxed) & 0xffff) as u16);
-        let port = self.slots.port(slot)?;
+        let port = self.slots.client(slot)?;
         let session = &mut port.session;
         match port.quarantine {
             None => session.worker_died(base),
@@ -249,7 +249,7 @@ impl Supervisor {
 
     /// Sends a client what it waits for and listens to it again.
     pub(super) fn reply(&mut self, slot: u16, reply: Option<Reply>) {
-        let Some(port) = self.slots.port(slot) else { return };
+        let Some(port) = self.slots.client(slot) else { return };
         match reply.map_or(Ok(()), |reply| port.connection.reply(reply)) {
             Ok(()) => self.update_interest(slot),
             Err(refuse) => self.refuse(slot, refuse.into()),
@@ -258,7 +258,7 @@ impl Supervisor {
 
     /// Tells a client and the log why it is not obeyed.
     pub(super) fn refuse(&mut self, slot: u16, refused: Refused) {
-        let Some(port) = self.slots.port(slot) else { return };
+        let Some(port) = self.slots.client(slot) else { return };
         let consequence = if refused.close { "; the connection is closed" } else { "" };
         self.events.say_of(port.who, "refuse", format!("{} {}{consequence}", port.name(), refused.reason));
         let unread = refused.reply.is_some_and(|reply| port.connection.reply(reply).is_err());
@@ -290,7 +290,7 @@ impl Supervisor {
             found.map(|reason| (port.who.slot, port.holder(), reason))
         };
         let offenders: Vec<_> =
-            self.slots.ports().filter(|port| port.quarantine.is_none()).filter_map(truncated).collect();
+            self.slots.clients().filter(|port| port.quarantine.is_none()).filter_map(truncated).collect();
         let found = !offenders.is_empty();
         let mut blamed = Vec::new();
         for (slot, holder, reason) in offenders {
@@ -303,7 +303,7 @@ impl Supervisor {
     pub(super) fn expire_clients(&mut self, now: Instant) {
         let late = |port: &&Client| port.connection.message_due().is_some_and(|due| due <= now);
         let late: Vec<_> =
-            self.slots.everybody().filter(late).map(|port| (port.who.slot, port.connection.lateness())).collect();
+            self.slots.connected().filter(late).map(|port| (port.who.slot, port.connection.lateness())).collect();
         for (slot, reason) in late {
             self.refuse(slot, reason.into());
         }
@@ -311,7 +311,7 @@ impl Supervisor {
 
     pub(super) fn update_interest(&mut self, slot: u16) {
         let waits = self.must_wait(slot);
-        let Some(port) = self.slots.port(slot) else { return };
+        let Some(port) = self.slots.client(slot) else { return };
         let mut wanted = port.wanted();
         if waits {
             wanted.remove(EpollFlags::EPOLLIN);

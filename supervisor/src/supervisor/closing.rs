@@ -62,11 +62,11 @@ impl Supervisor {
         let fills = links.any(|worker| !worker.has_hung_up() && worker.link.is_filled_by(slot));
         let litters = self.undertaker.is_behind() && {
             let round = self.undertaker.round();
-            self.slots.port(slot).is_some_and(|port| port.littered == Some(round))
+            self.slots.client(slot).is_some_and(|port| port.left_files == Some(round))
         };
         let budget = &self.budget;
         let strains =
-            self.slots.port(slot).is_some_and(|port| budget.is_strained(port.held, &port.device().pending_unmaps));
+            self.slots.client(slot).is_some_and(|port| budget.is_strained(port.held, &port.device().pending_unmaps));
         fills || litters || strains || self.budget.is_short(self.undertaker.backlog())
     }
 

@@ -155,7 +155,7 @@ impl Supervisor {
     pub(super) fn successor_has_learnt(&mut self) {
         let Some(Plan { stage: Stage::Learning, .. }) = self.handover.plan else { return };
         let Some(offers) = self.standby.as_ref().map(|successor| successor.offers) else { return };
-        let unserved = self.slots.ports().find_map(|port| {
+        let unserved = self.slots.clients().find_map(|port| {
             let missing = port.device().features & !offers;
             (missing != 0).then(|| (port.who, feature_names(missing).join(", ")))
         });

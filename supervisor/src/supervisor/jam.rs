@@ -48,7 +48,7 @@ impl Supervisor {
     /// Sends away the clients whose call eventfds would block the worker, and those where they may block it now. Returns
     /// whether there were any.
     pub(super) fn send_away_jammers(&mut self, held_up: bool) -> bool {
-        let jammers = full_rings(self.slots.ports().filter(|port| port.quarantine.is_none()), held_up);
+        let jammers = full_rings(self.slots.clients().filter(|port| port.quarantine.is_none()), held_up);
         let mut blamed = Vec::new();
         for (who, ring) in &jammers {
             let holder = self.slots.holder(who.slot);

@@ -196,7 +196,7 @@ impl Supervisor {
         }
         worker.promote();
         // Who waits for the position of a ring waits for this worker now, which has to start the ring for that.
-        for port in self.slots.ports().filter(|port| port.session.is_waiting() && port.quarantine.is_none()) {
+        for port in self.slots.clients().filter(|port| port.session.is_waiting() && port.quarantine.is_none()) {
             let slot = port.who.slot;
             worker.order([port.device().port_remove()], Waiter::Nobody);
             worker.order(port.session.replay(), Waiter::Session(slot));

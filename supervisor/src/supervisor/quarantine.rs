@@ -19,7 +19,7 @@ use crate::workers::worker::Waiter;
 impl Supervisor {
     /// A worker died while it served this slot, or of its memory.
     pub(super) fn blame(&mut self, slot: u16, by_memory: bool) {
-        let Some((who, holder)) = self.slots.port(slot).map(|port| (port.who, port.holder())) else { return };
+        let Some((who, holder)) = self.slots.client(slot).map(|port| (port.who, port.holder())) else { return };
         let now = Instant::now();
         self.events.say_of(who, "blame", format!("p{slot}: the worker died by the doing of process {}", who.pid));
         if let Some(until) = self.blames.blame(who.pid, now) {
@@ -61,7 +61,7 @@ impl Supervisor {
         self.events.say_with("crowd", message, json!({ "uid": class.uid, "quarantine_s": seconds }));
         for slot in self.slots.taken() {
             let Some((class, since)) =
-                self.slots.port(slot).filter(|port| port.quarantine.is_none()).and_then(|port| port.since)
+                self.slots.client(slot).filter(|port| port.quarantine.is_none()).and_then(|port| port.since)
             else {
                 continue;
             };
@@ -74,7 +74,7 @@ impl Supervisor {
     /// Looks what a client is like that has been obeyed once more. A newcomer who is like those by whom workers die is in
     /// quarantine from the moment when it gives its memory.
     pub(super) fn judge(&mut self, slot: u16) {
-        let Some(port) = self.slots.port(slot).filter(|port| port.quarantine.is_none()) else { return };
+        let Some(port) = self.slots.client(slot).filter(|port| port.quarantine.is_none()) else { return };
         let class = port.holder().class;
         if class.memory == MemoryClass::Any || port.since.is_some_and(|(before, _)| before == class) {
             return;
@@ -88,14 +88,14 @@ impl Supervisor {
 
     /// Puts a port in quarantine that the worker knows.
     fn withdraw_port(&mut self, slot: u16, until: Instant, suspect: Option<ClientClass>) {
-        let Some(remove) = self.slots.port(slot).map(|port| port.device().port_remove()) else { return };
+        let Some(remove) = self.slots.client(slot).map(|port| port.device().port_remove()) else { return };
         self.order(vec![remove], Waiter::Nobody);
         self.confine_port(slot, until, suspect);
     }
 
     /// Puts a port in quarantine that no worker knows, by its own doing or as one of many.
     pub(super) fn confine_port(&mut self, slot: u16, until: Instant, suspect: Option<ClientClass>) {
-        let Some(port) = self.slots.port(slot) else { return };
+        let Some(port) = self.slots.client(slot) else { return };
         (port.quarantine, port.suspect) = (Some(until), suspect);
         let (who, seconds) = (port.who, until.saturating_duration_since(Instant::now()).as_secs_f64().round());
         let why = match suspect {
@@ -111,7 +111,7 @@ impl Supervisor {
 
     /// Tells the worker of a port again. What it was `since` tells whether it counts among newcomers.
     fn release_port(&mut self, slot: u16, since: Instant, why: &str) {
-        let Some(port) = self.slots.port(slot) else { return };
+        let Some(port) = self.slots.client(slot) else { return };
         let (who, holder) = (port.who, port.holder());
         (port.quarantine, port.suspect) = (None, None);
         port.since = Some((holder.class, since)).filter(|(class, _)| class.memory != MemoryClass::Any);
@@ -129,7 +129,7 @@ impl Supervisor {
     /// `sv3 port release NAME`: the answer, as JSON.
     pub(super) fn release_by_name(&mut self, name: &str) -> serde_json::Value {
         let slot = name.strip_prefix('p').and_then(|number| number.parse().ok());
-        let port = slot.and_then(|slot| self.slots.port(slot));
+        let port = slot.and_then(|slot| self.slots.client(slot));
         match port.map(|port| (port.who.slot, port.quarantine)) {
             Some((slot, Some(_))) => {
                 // As if it had been there from the beginning: no class's doing is laid to it any more.
@@ -143,12 +143,12 @@ impl Supervisor {
 
     /// When the next quarantine is over.
     pub(super) fn quarantine_due(&self) -> Option<Instant> {
-        self.slots.ports().filter_map(|port| port.quarantine).min()
+        self.slots.clients().filter_map(|port| port.quarantine).min()
     }
 
     /// Ends quarantines that are over.
     pub(super) fn expire_quarantines(&mut self, now: Instant) {
-        let over = self.slots.ports().filter(|port| port.quarantine.is_some_and(|until| until <= now));
+        let over = self.slots.clients().filter(|port| port.quarantine.is_some_and(|until| until <= now));
         let over: Vec<u16> = over.map(|port| port.who.slot).collect();
         for slot in over {
             self.release_port(slot, now + PROBATION, "its time has passed");

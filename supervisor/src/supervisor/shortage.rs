@@ -27,7 +27,7 @@ impl Supervisor {
             Growth { port: format!("p{}", port.who.slot), bytes: now.saturating_sub(then) }
         };
         let mut grown: Vec<Growth> =
-            self.slots.ports().map(growth).filter(|growth| growth.bytes >= TOLD_FROM).collect();
+            self.slots.clients().map(growth).filter(|growth| growth.bytes >= TOLD_FROM).collect();
         grown.sort_by_key(|growth| std::cmp::Reverse(growth.bytes));
         grown.truncate(TOLD);
         death.words += "; sv3 did not send that: a person did, or the kernel, for want of memory";

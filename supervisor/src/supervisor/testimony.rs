@@ -91,7 +91,7 @@ impl Supervisor {
                 );
             }
         }
-        for port in self.slots.everybody() {
+        for port in self.slots.connected() {
             fds_of_port(port, &mut add);
         }
         fds
@@ -114,7 +114,7 @@ impl Supervisor {
         add("eventpoll", "a second one of it, not in use".to_string());
         add("eventfd", "nudges of that thread by the others".to_string());
         let known = |port: &&Client| port.quarantine.is_none() && worker.lacks(port.who.slot).is_none();
-        for port in self.slots.ports().filter(known) {
+        for port in self.slots.clients().filter(known) {
             let slot = port.who.slot;
             for (index, ring) in port.device().rings() {
                 if ring.started || ring.stopping {

@@ -142,7 +142,7 @@ impl Supervisor {
         let last_words = worker.last_line().map_or(String::new(), |line| format!("; its last words: {line}"));
         drop(worker);
         self.excuse_all();
-        let left = culprit.is_some_and(|(slot, _)| self.slots.port(slot).is_none());
+        let left = culprit.is_some_and(|(slot, _)| self.slots.client(slot).is_none());
         // What the kernel says of files comes before what the dead worker said. Who can be told by that has done it, and
         // nobody else.
         let truncated = self.recheck_memory();
