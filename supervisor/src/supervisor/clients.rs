@@ -17,8 +17,8 @@ use crate::clients::slots::LAST;
 use crate::clients::vhost_user::connection::Input;
 use crate::clients::vhost_user::session::{Refused, Session, Step};
 use crate::doors::listener::{Caller, PAUSE, Peer};
-use crate::ports::admission::Kernel;
 use crate::ports::holdings::Holdings;
+use crate::ports::kernel::Kernel;
 use crate::telemetry::status::NO_MEMORY;
 use crate::workers::worker::Waiter;
 

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::Supervisor;
 use crate::clients::class::{ClientClass, MemoryClass, PROBATION};
 use crate::clients::holder::Holder;
-use crate::ports::admission::Kernel;
+use crate::ports::kernel::Kernel;
 use crate::workers::worker::Waiter;
 
 impl Supervisor {

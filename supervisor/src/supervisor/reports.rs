@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use sv3::ipc::{Report, ReportKind, RingFault, VERSION};
 
 use super::Supervisor;
-use crate::ports::admission::Kernel;
+use crate::ports::kernel::Kernel;
 use crate::workers::breach::Breach;
 use crate::workers::cpu_time::Moment;
 use crate::workers::worker::{Waiter, Worker};

@@ -7,7 +7,8 @@ use nix::sys::wait::WaitStatus;
 use sv3::status::{Crash, Growth};
 
 use super::Supervisor;
-use crate::ports::admission::{Kernel, present};
+use crate::ports::admission::present;
+use crate::ports::kernel::Kernel;
 use crate::workers::death::Death;
 
 /// Growth in octets that is worth telling.

@@ -22,9 +22,9 @@ use sv3::wire::vhost_user::*;
 
 use super::frontend::Frontend;
 use super::requests::{Refusal, Served};
-use crate::ports::admission::Inspect;
 use crate::ports::device::Device;
 use crate::ports::holdings::Holdings;
+use crate::ports::kernel::Inspect;
 use crate::workers::breach::Breach;
 use crate::workers::command::WorkerCommand;
 use crate::workers::pending_unmap::PendingUnmaps;

@@ -13,7 +13,7 @@ use sv3::virtio::{OFFERED, VIRTIO_F_RING_PACKED};
 pub const SPLIT: u64 = OFFERED & !VIRTIO_F_RING_PACKED.mask();
 
 use super::super::*;
-use crate::ports::admission::{Extent, FileId, MemoryFile};
+use crate::ports::kernel::{Extent, FileId, MemoryFile};
 
 /// Answers as told, whatever the fd.
 pub struct FakeKernel {
