@@ -16,10 +16,12 @@ mod jam;
 mod late;
 mod life;
 mod quarantine;
+mod reactor;
 mod reports;
 mod shortage;
 mod telemetry;
 mod testimony;
+mod token;
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -29,8 +31,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::EpollFlags;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use serde_json::json;
@@ -59,21 +60,8 @@ use handover::Handover;
 use life::Life;
 #[cfg(any(test, feature = "fuzzing"))]
 pub use life::live;
-
-const FRONT_DOOR: u64 = 0;
-const CONTROL: u64 = 1;
-const SIGNALS: u64 = 2;
-const SPAWNER: u64 = 3;
-/// Links and stderr of workers, by area.
-const LINK: u64 = 4;
-const STDERR: u64 = 8;
-const UNDERTAKER: u64 = 0x80;
-const CONVERSATIONS: u64 = 0x100;
-/// The door of the metrics, and behind it its conversations.
-const HTTP: u64 = 0x1000;
-const PORTS: u64 = 0x10000;
-/// Those who have no port yet, by serial number, so that what is told of one is never taken for another one's.
-const CALLERS: u64 = 1 << 32;
+use reactor::{Reactor, Wait};
+use token::Token;
 
 /// Most signals that are read at a time. Each kind is pending once at most, but more may come meanwhile.
 const SIGNALS_MAX: usize = 8;
@@ -83,7 +71,7 @@ const END_TIME: Duration = Duration::from_millis(500);
 
 /// Everything.
 pub struct Supervisor {
-    epoll: Epoll,
+    reactor: Reactor,
     events: Events,
     door: Listener,
     /// Nobody is let in before.
@@ -186,7 +174,7 @@ impl Supervisor {
     pub fn new(parts: Parts) -> io::Result<Supervisor> {
         let (ledger_fd, ledger) = LedgerMap::create()?;
         let supervisor = Supervisor {
-            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+            reactor: Reactor::new()?,
             events: Events::new(parts.log),
             door: parts.door,
             door_opens: None,
@@ -226,10 +214,11 @@ impl Supervisor {
             asked_by: None,
             over: None,
         };
-        supervisor.watch(&supervisor.control.listener, CONTROL, EpollFlags::EPOLLIN)?;
-        supervisor.watch(supervisor.signals.as_fd(), SIGNALS, EpollFlags::EPOLLIN)?;
-        supervisor.watch(&supervisor.spawner, SPAWNER, EpollFlags::EPOLLIN)?;
-        supervisor.watch(&supervisor.undertaker, UNDERTAKER, EpollFlags::EPOLLIN)?;
+        let reactor = &supervisor.reactor;
+        reactor.watch(&supervisor.control.listener, Token::ControlDoor, EpollFlags::EPOLLIN)?;
+        reactor.watch(supervisor.signals.as_fd(), Token::Signals, EpollFlags::EPOLLIN)?;
+        reactor.watch(&supervisor.spawner, Token::Spawner, EpollFlags::EPOLLIN)?;
+        reactor.watch(&supervisor.undertaker, Token::Undertakers, EpollFlags::EPOLLIN)?;
         Ok(supervisor)
     }
 
@@ -263,69 +252,56 @@ impl Supervisor {
         outcome
     }
 
-    /// One turn of the loop: waits for something to happen, if it `may_wait`, and does what is due.
+    /// One turn of the loop: sends what waits, waits for something to happen, and does what is due.
     fn turn(&mut self, may_wait: bool) -> nix::Result<()> {
         self.flush_links();
         self.close_files();
         self.listen_again();
-        let mut ready = [EpollEvent::empty(); 64];
-        let timeout = if may_wait { self.timeout() } else { EpollTimeout::ZERO };
-        let count = match self.epoll.wait(&mut ready, timeout) {
-            Ok(count) => count,
-            Err(Errno::EINTR) => 0,
-            Err(errno) => return Err(errno),
-        };
+        let wait = if may_wait { self.until_due() } else { Wait::Not };
+        let ready = self.reactor.wait(wait)?;
         self.answered = Answered::default();
-        // What workers are waited for with comes first, however many clients have something to say.
-        let is_urgent = |event: &&EpollEvent| (SIGNALS..STDERR).contains(&event.data());
-        for event in ready.iter().take(count).filter(is_urgent) {
-            self.dispatch(event.data(), event.events());
-        }
-        for event in ready.iter().take(count).filter(|event| !is_urgent(event)) {
-            self.dispatch(event.data(), event.events());
+        for (token, flags) in ready {
+            self.dispatch(token, flags);
         }
         self.expire(Instant::now());
         Ok(())
     }
 
-    fn dispatch(&mut self, token: u64, flags: EpollFlags) {
+    fn dispatch(&mut self, token: Token, flags: EpollFlags) {
         match token {
-            FRONT_DOOR => self.accept_clients(),
-            CONTROL => self.accept_control(),
-            SIGNALS => self.read_signals(),
-            SPAWNER => self.hear_spawner(),
-            LINK..STDERR => self.read_reports((token - LINK) as u8),
-            UNDERTAKER => self.undertaker.hear(),
-            STDERR..CONVERSATIONS => self.read_stderr((token - STDERR) as u8),
-            CALLERS.. => {
-                if let Some(number) = self.slots.caller(token - CALLERS) {
-                    self.serve_client(number, flags);
+            Token::Signals => self.read_signals(),
+            Token::Spawner => self.hear_spawner(),
+            Token::Undertakers => self.undertaker.hear(),
+            Token::Link(area) => self.read_reports(area),
+            Token::Stderr(area) => self.read_stderr(area),
+            Token::FrontDoor => self.accept_clients(),
+            Token::ControlDoor => self.accept_control(),
+            Token::Control(place) => {
+                let was_open = self.control.is_open();
+                self.converse(place);
+                if self.control.is_open() != was_open {
+                    self.mind_control_door();
                 }
             }
-            PORTS.. => self.serve_client(u16::try_from(token - PORTS).unwrap_or(u16::MAX), flags),
-            HTTP.. => {
+            Token::HttpDoor => self.accept_http(),
+            Token::Http(place) => {
                 let was_open = self.http.as_ref().is_some_and(Http::is_open);
-                self.serve_http(token - HTTP);
+                self.serve_http(place);
                 if self.http.as_ref().is_some_and(Http::is_open) != was_open {
                     self.mind_http_door();
                 }
             }
-            CONVERSATIONS.. => {
-                let was_open = self.control.is_open();
-                self.converse(usize::try_from(token - CONVERSATIONS).unwrap_or(usize::MAX));
-                if self.control.is_open() != was_open {
-                    self.mind_control_door();
+            Token::Client(slot) => self.serve_client(slot, flags),
+            Token::Pending(serial) => {
+                if let Some(number) = self.slots.caller(serial) {
+                    self.serve_client(number, flags);
                 }
             }
         }
     }
 
-    fn watch(&self, fd: impl AsFd, token: u64, flags: EpollFlags) -> io::Result<()> {
-        Ok(self.epoll.add(fd, EpollEvent::new(flags, token))?)
-    }
-
     /// Until the next deadline; for ever if there is none.
-    fn timeout(&self) -> EpollTimeout {
+    fn until_due(&self) -> Wait {
         let worker = [&self.worker, &self.standby].into_iter().flatten().filter_map(Worker::due).min();
         let messages = self.slots.everybody().filter_map(|port| port.message_due()).min();
         let refused =
@@ -338,14 +314,7 @@ impl Supervisor {
         let clients = [messages, self.quarantine_due(), self.control.due(), self.http_due()];
         let files = [refused, closing, self.door_opens];
         let due = lives.into_iter().chain(clients).chain(files).flatten().min();
-        match due {
-            // Rounded up, so that waking means that it is due.
-            Some(due) => {
-                let ms = due.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
-                EpollTimeout::from(u16::try_from(ms).unwrap_or(u16::MAX))
-            }
-            None => EpollTimeout::NONE,
-        }
+        due.map_or(Wait::Forever, Wait::Until)
     }
 
     fn expire(&mut self, now: Instant) {
@@ -389,7 +358,7 @@ impl Supervisor {
         self.ending = Some(Instant::now());
         self.door.remove();
         self.control.listener.remove();
-        let _ = self.epoll.delete(&self.door);
+        self.reactor.forget(&self.door);
         self.standby = None;
         match self.worker.take() {
             Some(worker) => {
@@ -416,8 +385,7 @@ impl Supervisor {
     fn let_in_callers(&mut self, now: Instant) {
         for index in self.control.accept(now) {
             if let Some(fd) = self.control.fd(index) {
-                let event = EpollEvent::new(EpollFlags::EPOLLIN, CONVERSATIONS + index as u64);
-                let _ = self.epoll.add(fd, event);
+                let _ = self.reactor.watch(fd, Token::Control(index), EpollFlags::EPOLLIN);
             }
         }
     }
@@ -425,7 +393,7 @@ impl Supervisor {
     /// Listens at the control socket only while callers can be let in.
     fn mind_control_door(&self) {
         let flags = if self.control.is_open() { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
-        let _ = self.epoll.modify(&self.control.listener, &mut EpollEvent::new(flags, CONTROL));
+        self.reactor.change(&self.control.listener, Token::ControlDoor, flags);
     }
 
     fn converse(&mut self, index: usize) {
@@ -461,7 +429,7 @@ impl Supervisor {
         if let Some(flags) = self.control.answer(index, answer)
             && let Some(fd) = self.control.fd(index)
         {
-            let _ = self.epoll.modify(fd, &mut EpollEvent::new(flags, CONVERSATIONS + index as u64));
+            self.reactor.change(fd, Token::Control(index), flags);
         }
     }
 

@@ -4,13 +4,14 @@ use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use nix::sys::epoll::{EpollEvent, EpollFlags};
+use nix::sys::epoll::EpollFlags;
 use sv3::MAX_PORTS;
 use sv3::ipc::Command;
 use sv3::wire::Refuse;
 use sv3::wire::vhost_user::Reply;
 
-use super::{CALLERS, FRONT_DOOR, PORTS, Supervisor};
+use super::Supervisor;
+use super::token::Token;
 use crate::clients::admission::Kernel;
 use crate::clients::budget::Holdings;
 use crate::clients::client::{Input, Port};
@@ -33,7 +34,7 @@ const READS: usize = 64;
 impl Supervisor {
     /// Lets clients in from now on.
     pub(super) fn open_door(&mut self) {
-        if let Err(error) = self.watch(&self.door, FRONT_DOOR, EpollFlags::EPOLLIN) {
+        if let Err(error) = self.reactor.watch(&self.door, Token::FrontDoor, EpollFlags::EPOLLIN) {
             self.over = Some(Err(format!("the front door cannot be watched: {error}")));
         }
         let path = self.door.path().display();
@@ -76,13 +77,13 @@ impl Supervisor {
     /// Lets nobody in for a while. They wait in the door's queue.
     fn close_door_until(&mut self, until: Instant) {
         self.door_opens = Some(until);
-        let _ = self.epoll.modify(&self.door, &mut EpollEvent::new(EpollFlags::empty(), FRONT_DOOR));
+        self.reactor.change(&self.door, Token::FrontDoor, EpollFlags::empty());
     }
 
     /// Lets clients in again when it is time.
     pub(super) fn expire_door(&mut self, now: Instant) {
         if self.door_opens.take_if(|until| *until <= now).is_some() {
-            let _ = self.epoll.modify(&self.door, &mut EpollEvent::new(EpollFlags::EPOLLIN, FRONT_DOOR));
+            self.reactor.change(&self.door, Token::FrontDoor, EpollFlags::EPOLLIN);
         }
     }
 
@@ -112,7 +113,7 @@ impl Supervisor {
         let Some(number) = self.slots.free_caller() else { return };
         self.connections += 1;
         let mut port = Port::new(number, self.connections, peer);
-        if let Err(error) = self.watch(&port, CALLERS + port.serial, port.interest) {
+        if let Err(error) = self.reactor.watch(&port, Token::Pending(port.serial), port.interest) {
             let message = format!("client {} turned away: {error}", port.who.pid);
             return self.events.say_of(None, "refuse", message);
         }
@@ -140,8 +141,7 @@ impl Supervisor {
         let mut port = self.slots.remove(number).ok_or_else(none)?;
         port.who.slot = slot;
         port.session.take_slot(slot);
-        let mut event = EpollEvent::new(port.interest, PORTS + u64::from(slot));
-        let _ = self.epoll.modify(port.as_fd(), &mut event);
+        self.reactor.change(port.as_fd(), Token::Client(slot), port.interest);
         // The worker has let go of the slot: nobody else writes this.
         if let Some(line) = self.ledger.ports.get(usize::from(slot)) {
             line.reset();
@@ -268,7 +268,7 @@ impl Supervisor {
     /// Forgets a client. Its slot is free when the worker has forgotten it too.
     fn detach(&mut self, slot: u16, how: &str) {
         let Some(port) = self.slots.remove(slot) else { return };
-        let _ = self.epoll.delete(&port);
+        self.reactor.forget(&port);
         self.budget.change(port.who.pid, port.held, Holdings::NONE);
         if is_caller(slot) {
             return;
@@ -316,8 +316,8 @@ impl Supervisor {
         }
         if wanted != port.interest {
             port.interest = wanted;
-            let token = if is_caller(slot) { CALLERS + port.serial } else { PORTS + u64::from(slot) };
-            let _ = self.epoll.modify(port.as_fd(), &mut EpollEvent::new(wanted, token));
+            let token = if is_caller(slot) { Token::Pending(port.serial) } else { Token::Client(slot) };
+            self.reactor.change(port.as_fd(), token, wanted);
         }
     }
 }

@@ -3,10 +3,11 @@
 
 use std::time::Instant;
 
-use nix::sys::epoll::{EpollEvent, EpollFlags};
+use nix::sys::epoll::EpollFlags;
 use serde_json::json;
 
-use super::{SPAWNER, Supervisor};
+use super::Supervisor;
+use super::token::Token;
 use crate::workers::undertaker;
 
 impl Supervisor {
@@ -16,7 +17,7 @@ impl Supervisor {
         let count = dropped.len();
         for fd in dropped {
             // It stays open for a while, and nothing that happens to it is of interest.
-            let _ = self.epoll.delete(&fd);
+            self.reactor.forget(&fd);
             self.undertaker.take(fd);
         }
         count
@@ -39,7 +40,7 @@ impl Supervisor {
         let mut wanted = EpollFlags::EPOLLIN;
         wanted.set(EpollFlags::EPOLLOUT, self.spawner.is_backed_up());
         if std::mem::replace(&mut self.spawner_interest, wanted) != wanted {
-            let _ = self.epoll.modify(&self.spawner, &mut EpollEvent::new(wanted, SPAWNER));
+            self.reactor.change(&self.spawner, Token::Spawner, wanted);
         }
     }
 

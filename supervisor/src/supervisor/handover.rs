@@ -12,7 +12,7 @@
 
 use std::time::{Duration, Instant};
 
-use nix::sys::epoll::{EpollEvent, EpollFlags};
+use nix::sys::epoll::EpollFlags;
 use nix::unistd::Pid;
 use serde_json::json;
 use sv3::foreign::ForeignFd;
@@ -20,7 +20,8 @@ use sv3::ipc::Command;
 use sv3::status::HandoverAnswer;
 use sv3::virtio::{OFFERED, feature_names};
 
-use super::{CONVERSATIONS, Supervisor};
+use super::Supervisor;
+use super::token::Token;
 use crate::doors::control::Ticket;
 use crate::workers::spawner::Program;
 use crate::workers::worker::{Waiter, Worker};
@@ -122,8 +123,7 @@ impl Supervisor {
         };
         let asker = self.control.defer(asker).ok_or("the conversation is over")?;
         if let Some(fd) = self.control.fd(asker.index()) {
-            let token = CONVERSATIONS + asker.index() as u64;
-            let _ = self.epoll.modify(fd, &mut EpollEvent::new(EpollFlags::empty(), token));
+            self.reactor.change(fd, Token::Control(asker.index()), EpollFlags::empty());
         }
         self.handover.plan = Some(Plan { asker, program, stage: Stage::Room });
         match &mut self.standby {

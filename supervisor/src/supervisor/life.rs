@@ -14,14 +14,15 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
-use nix::sys::epoll::{EpollEvent, EpollFlags};
+use nix::sys::epoll::EpollFlags;
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use serde_json::json;
 use sv3::ipc::{Command, Settings};
 
-use super::{LINK, STDERR, Supervisor};
+use super::Supervisor;
+use super::token::Token;
 use crate::clients::record::Order;
 use crate::workers::cpu_time::Moment;
 use crate::workers::spawner::{Answer, Program};
@@ -169,8 +170,8 @@ impl Supervisor {
             own.clear(self.threads.into());
         }
         let (mut worker, mut cradle) = Worker::unborn(program, area)?;
-        self.watch(&worker.link, LINK + u64::from(area), worker.interest)?;
-        self.watch(&worker.stderr, STDERR + u64::from(area), EpollFlags::EPOLLIN)?;
+        self.reactor.watch(&worker.link, Token::Link(area), worker.interest)?;
+        self.reactor.watch(&worker.stderr, Token::Stderr(area), EpollFlags::EPOLLIN)?;
         // One that is to serve at once waits as well, until it has been told of all ports: a frame from the first of
         // them must not meet a switch that has not heard of the second.
         let command = Command::Start { settings: self.life.settings, area, standby: true };
@@ -390,8 +391,7 @@ impl Supervisor {
             wanted.set(EpollFlags::EPOLLOUT, worker.link.is_backed_up() && worker.link.refused_until().is_none());
             if wanted != worker.interest {
                 worker.interest = wanted;
-                let event = &mut EpollEvent::new(wanted, LINK + u64::from(worker.area));
-                let _ = self.epoll.modify(&worker.link, event);
+                self.reactor.change(&worker.link, Token::Link(worker.area), wanted);
             }
         }
     }

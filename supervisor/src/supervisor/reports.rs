@@ -227,7 +227,7 @@ impl Supervisor {
     /// Waits no more for something of a worker that is at its end, which epoll would report again and again.
     fn deafen(&self, area: u8, fd: impl Fn(&Worker) -> BorrowedFd<'_>) {
         if let Some(worker) = [&self.worker, &self.standby].into_iter().flatten().find(|worker| worker.area == area) {
-            let _ = self.epoll.delete(fd(worker));
+            self.reactor.forget(fd(worker));
         }
     }
 }

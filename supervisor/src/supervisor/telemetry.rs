@@ -5,11 +5,12 @@ use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
 use nix::errno::Errno;
-use nix::sys::epoll::{EpollEvent, EpollFlags};
+use nix::sys::epoll::EpollFlags;
 use serde_json::json;
 use sv3::status::Crash;
 
-use super::{HTTP, Supervisor};
+use super::Supervisor;
+use super::token::Token;
 use crate::doors::http::Http;
 use crate::workers::death;
 
@@ -68,24 +69,29 @@ impl Supervisor {
     pub(super) fn open_http(&mut self) {
         let Some(http) = &self.http else { return };
         let address = http.address();
-        if let Err(error) = self.watch(http.door(), HTTP, EpollFlags::EPOLLIN) {
+        if let Err(error) = self.reactor.watch(http.door(), Token::HttpDoor, EpollFlags::EPOLLIN) {
             self.over = Some(Err(format!("{address} cannot be watched: {error}")));
         }
         let message = format!("metrics are served at http://{address}/metrics");
         self.events.say_with("metrics", message, json!({ "address": address.to_string() }));
     }
 
-    /// Something happened at the door of the metrics (0) or at a place behind it.
-    pub(super) fn serve_http(&mut self, token: u64) {
+    /// Lets callers in at the door of the metrics.
+    pub(super) fn accept_http(&mut self) {
         let Some(http) = &mut self.http else { return };
-        let Some(index) = token.checked_sub(1).and_then(|index| usize::try_from(index).ok()) else {
-            for index in http.accept(Instant::now()) {
-                if let Some(fd) = http.fd(index) {
-                    let _ = self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, HTTP + 1 + index as u64));
-                }
+        for index in http.accept(Instant::now()) {
+            if let Some(fd) = http.fd(index) {
+                let _ = self.reactor.watch(fd, Token::Http(index), EpollFlags::EPOLLIN);
             }
-            return;
-        };
+        }
+        if !http.is_open() {
+            self.mind_http_door();
+        }
+    }
+
+    /// Something happened at a place behind the door of the metrics.
+    pub(super) fn serve_http(&mut self, index: usize) {
+        let Some(http) = &mut self.http else { return };
         if self.answered.http {
             return http.put_off(index, Instant::now());
         }
@@ -96,7 +102,7 @@ impl Supervisor {
         if let Some(flags) = http.answer(index, ask, metrics)
             && let Some(fd) = http.fd(index)
         {
-            let _ = self.epoll.modify(fd, &mut EpollEvent::new(flags, HTTP + 1 + index as u64));
+            self.reactor.change(fd, Token::Http(index), flags);
         }
     }
 
@@ -115,6 +121,6 @@ impl Supervisor {
         let Some(http) = &self.http else { return };
         let (door, open): (BorrowedFd<'_>, bool) = (http.door(), http.is_open());
         let flags = if open { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
-        let _ = self.epoll.modify(door, &mut EpollEvent::new(flags, HTTP));
+        self.reactor.change(door, Token::HttpDoor, flags);
     }
 }

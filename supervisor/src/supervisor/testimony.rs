@@ -52,7 +52,7 @@ impl Supervisor {
         let mut add = |fd: &dyn AsRawFd, kind: &str, purpose: String| {
             fds.push(Fd { fd: Some(fd.as_raw_fd()), kind: kind.to_string(), purpose });
         };
-        add(&self.epoll.0.as_fd(), "eventpoll", "the loop".to_string());
+        add(&self.reactor.as_fd(), "eventpoll", "the loop".to_string());
         add(&self.signals.as_fd(), "signalfd", "signals".to_string());
         for (fd, kind, of) in self.spawner.fds().chain(self.undertaker.fds()) {
             add(&fd, kind, of.to_string());
