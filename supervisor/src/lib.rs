@@ -3,12 +3,14 @@
 //! It lets clients in, speaks vhost-user with them, and hands what they bring to a worker that it can replace at any
 //! moment without their noticing. See [`supervisor`] for how it runs.
 
+mod ancillary;
 mod args;
 mod clients;
 mod confine;
 mod doors;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
+mod ports;
 mod prove;
 mod signals;
 mod supervisor;

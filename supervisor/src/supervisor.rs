@@ -2,7 +2,7 @@
 //!
 //! # Theory of operation
 //!
-//! Clients speak vhost-user to their [`Session`](crate::clients::session::Session); what that orders goes to the worker, what the
+//! Clients speak vhost-user to their [`Session`](crate::clients::vhost_user::session::Session); what that orders goes to the worker, what the
 //! worker reports goes back to the session, and what the session answers goes to the client ([`clients`]). Workers come
 //! and go ([`life`]): a new one is told the record of every client, and from there on it is told live what the others
 //! were told live. One worker serves; a second one waits on standby, told the same, and takes over when it dies.
@@ -42,7 +42,7 @@ use sv3::status::{PortStatus, Status, SupervisorStatus, WorkerStatus};
 
 use crate::clients::blame::Blames;
 use crate::clients::budget::Budget;
-use crate::clients::client::Port;
+use crate::clients::client::Client;
 use crate::clients::crowd::Crowds;
 use crate::clients::slots::Slots;
 use crate::doors::control::Control;
@@ -303,7 +303,7 @@ impl Supervisor {
     /// Until the next deadline; for ever if there is none.
     fn until_due(&self) -> Wait {
         let worker = [&self.worker, &self.standby].into_iter().flatten().filter_map(Worker::due).min();
-        let messages = self.slots.everybody().filter_map(|port| port.message_due()).min();
+        let messages = self.slots.everybody().filter_map(|port| port.connection.message_due()).min();
         let refused =
             [&self.worker, &self.standby].into_iter().flatten().filter_map(|worker| worker.link.refused_until());
         let (refused, closing) = (refused.min(), self.undertaker.due());
@@ -458,7 +458,7 @@ impl Supervisor {
         }
     }
 
-    fn port_status(&self, port: &Port) -> Option<PortStatus> {
+    fn port_status(&self, port: &Client) -> Option<PortStatus> {
         let lacks = self.standby.as_ref().and_then(|standby| standby.lacks(port.who.slot));
         let status = crate::telemetry::status::port(port, &self.ledger)?;
         Some(PortStatus { standby_lacks: lacks.map(str::to_string), ..status })

@@ -12,26 +12,18 @@ use std::time::Instant;
 
 use sv3::MAX_PORTS;
 
-use crate::clients::client::Port;
-use crate::clients::crowd::Crowd;
+use crate::clients::client::Client;
+use crate::clients::holder::Holder;
+use crate::clients::number::{pending_index, pending_number};
 
 /// One place.
 #[derive(Default)]
 enum Slot {
     #[default]
     Free,
-    Taken(Box<Port>),
+    Taken(Box<Client>),
     /// The client is gone; the worker has not yet let go of the slot.
     Leaving(Holder),
-}
-
-/// Who is to blame for what is done with a slot.
-#[derive(Clone, Copy, Debug)]
-pub struct Holder {
-    /// The process.
-    pub pid: i32,
-    /// Whom it is like.
-    pub crowd: Crowd,
 }
 
 /// Callers at a time.
@@ -43,12 +35,7 @@ pub const LAST: usize = 16;
 #[derive(Default)]
 pub struct Slots {
     slots: Vec<Slot>,
-    callers: Vec<Option<Box<Port>>>,
-}
-
-/// Whether the number is a caller's.
-pub fn is_caller(number: u16) -> bool {
-    usize::from(number) >= MAX_PORTS
+    callers: Vec<Option<Box<Client>>>,
 }
 
 impl Slots {
@@ -66,7 +53,7 @@ impl Slots {
     /// A number for one more caller.
     pub fn free_caller(&self) -> Option<u16> {
         let free = self.callers.iter().position(Option::is_none).unwrap_or(self.callers.len());
-        (free < CALLERS).then(|| u16::try_from(MAX_PORTS + free).ok()).flatten()
+        (free < CALLERS).then(|| pending_number(free)).flatten()
     }
 
     /// The caller that gives way to one more: of the process that has most of them, or else of the user, the first one.
@@ -76,13 +63,13 @@ impl Slots {
 
     /// The port that gives way to one more, of those by which nothing ever ran, likewise.
     pub fn idle_to_yield(&self) -> Option<u16> {
-        first_of_most(self.ports().filter(|port| !port.session.record().ever_started))
+        first_of_most(self.ports().filter(|port| !port.device().ever_started))
     }
 
     /// Puts a port into its (free) slot.
-    pub fn insert(&mut self, port: Port) {
+    pub fn insert(&mut self, port: Client) {
         let at = usize::from(port.who.slot);
-        if let Some(at) = at.checked_sub(MAX_PORTS) {
+        if let Some(at) = pending_index(port.who.slot) {
             if self.callers.len() <= at {
                 self.callers.resize_with(at + 1, Option::default);
             }
@@ -100,8 +87,8 @@ impl Slots {
     }
 
     /// The port in a slot, or the caller of a number.
-    pub fn port(&mut self, slot: u16) -> Option<&mut Port> {
-        if let Some(at) = usize::from(slot).checked_sub(MAX_PORTS) {
+    pub fn port(&mut self, slot: u16) -> Option<&mut Client> {
+        if let Some(at) = pending_index(slot) {
             return self.callers.get_mut(at)?.as_deref_mut();
         }
         match self.slots.get_mut(usize::from(slot)) {
@@ -111,7 +98,7 @@ impl Slots {
     }
 
     /// All ports, by slot.
-    pub fn ports(&self) -> impl Iterator<Item = &Port> {
+    pub fn ports(&self) -> impl Iterator<Item = &Client> {
         self.slots.iter().filter_map(|slot| match slot {
             Slot::Taken(port) => Some(&**port),
             _ => None,
@@ -119,12 +106,12 @@ impl Slots {
     }
 
     /// All callers.
-    pub fn callers(&self) -> impl Iterator<Item = &Port> {
+    pub fn callers(&self) -> impl Iterator<Item = &Client> {
         self.callers.iter().flatten().map(|port| &**port)
     }
 
     /// All who are connected.
-    pub fn everybody(&self) -> impl Iterator<Item = &Port> {
+    pub fn everybody(&self) -> impl Iterator<Item = &Client> {
         self.ports().chain(self.callers())
     }
 
@@ -144,8 +131,8 @@ impl Slots {
     }
 
     /// Takes a port out; its slot is not free before [`Slots::release`]. A caller's number is free at once.
-    pub fn remove(&mut self, slot: u16) -> Option<Port> {
-        if let Some(at) = usize::from(slot).checked_sub(MAX_PORTS) {
+    pub fn remove(&mut self, slot: u16) -> Option<Client> {
+        if let Some(at) = pending_index(slot) {
             return self.callers.get_mut(at)?.take().map(|port| *port);
         }
         let place = self.slots.get_mut(usize::from(slot))?;
@@ -193,16 +180,16 @@ impl Slots {
 }
 
 /// Of the process that has most of these, or else of the user who has, the one that came first.
-fn first_of_most<'p>(ports: impl Iterator<Item = &'p Port>) -> Option<u16> {
-    let ports: Vec<&Port> = ports.collect();
+fn first_of_most<'p>(ports: impl Iterator<Item = &'p Client>) -> Option<u16> {
+    let ports: Vec<&Client> = ports.collect();
     let (mut by_pid, mut by_uid): (HashMap<i32, usize>, HashMap<u32, usize>) = Default::default();
     for port in &ports {
         *by_pid.entry(port.who.pid).or_default() += 1;
         *by_uid.entry(port.uid).or_default() += 1;
     }
-    let rank = |port: &&&Port| {
+    let rank = |port: &&&Client| {
         let of = (by_pid.get(&port.who.pid).copied(), by_uid.get(&port.uid).copied());
-        (of, std::cmp::Reverse::<Instant>(port.came))
+        (of, std::cmp::Reverse::<Instant>(port.connection.opened()))
     };
     ports.iter().max_by_key(rank).map(|port| port.who.slot)
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::epoll::EpollFlags;
 use sv3::foreign::ForeignFd;
 
-use crate::clients::ancillary;
+use crate::ancillary;
 use crate::doors::listener::{Caller, Listener, PAUSE, Peer};
 
 /// Most conversations at a time.

@@ -15,7 +15,7 @@ use sv3::fuzz::Input;
 use sv3::ledger::{Crash, FRAME_HEAD, LedgerMap, PortCounters, WorkerArea};
 use sv3::status::{Status, SupervisorStatus, WorkerStatus};
 
-use crate::clients::client::Port;
+use crate::clients::client::Client;
 use crate::doors::listener::Peer;
 use crate::telemetry::crash_log::Chronicle;
 use crate::telemetry::event::Events;
@@ -145,7 +145,7 @@ fn show(ledger: &LedgerMap, death: &Death) {
     }
 
     let stream = UnixStream::pair().unwrap().0;
-    let port = Port::new(0, 0, Peer { stream: std::os::fd::OwnedFd::from(stream).into(), pid: 3, uid: 4 });
+    let port = Client::new(0, 0, Peer { stream: std::os::fd::OwnedFd::from(stream).into(), pid: 3, uid: 4 });
     let status = Status {
         callers: 0,
         version: String::new(),

@@ -16,9 +16,11 @@ use sv3::ipc::{Command, RingFault};
 use sv3::virtio::OFFERED;
 use sv3::wire::vhost_user::{Code, Message, Reply, VHOST_USER_PROTOCOL_F_REPLY_ACK};
 
-use crate::clients::admission::{Extent, FileId, Inspect, MemoryFile};
-use crate::clients::record::Order;
-use crate::clients::session::{Breach, Session};
+use crate::clients::vhost_user::session::Session;
+use crate::ports::admission::{Extent, FileId, Inspect, MemoryFile};
+use crate::ports::port::Port;
+use crate::workers::breach::Breach;
+use crate::workers::command::WorkerCommand;
 use worker::Model;
 
 /// Orders that may wait for a worker: those that need no fence, and the largest request's.
@@ -46,7 +48,7 @@ struct House {
     kernel: FakeKernel,
     worker: Model,
     /// For the worker, not obeyed yet.
-    orders: VecDeque<Order>,
+    orders: VecDeque<WorkerCommand>,
     /// The client waits for an answer to this.
     owed: Option<Code>,
     /// The worker has not lied.
@@ -56,7 +58,7 @@ struct House {
 
 impl House {
     fn new(honest: bool) -> House {
-        let session = Session::new(7);
+        let session = Session::new(Port { slot: 7 });
         let kernel = FakeKernel { size: Cell::new(Some(1 << 30)), eventfd: Cell::new(true) };
         let orders = session.replay().into();
         House { session, kernel, worker: Model::default(), orders, owed: None, honest: true, may_lie: !honest }
@@ -100,7 +102,7 @@ impl House {
                 self.kernel.size.set((size != 0xff).then_some(u64::from(size) << 16));
                 self.kernel.eventfd.set(input.below(8) != 0);
                 // What a client has acknowledged is always among what is offered.
-                self.session.offer(OFFERED & (input.u64() | self.session.record().features));
+                self.session.offer(OFFERED & (input.u64() | self.session.device().features));
                 true
             }
             _ if self.may_lie => self.lie(input),
@@ -111,15 +113,15 @@ impl House {
     fn request(&mut self, input: &mut Input<'_>, fds: &Fds) -> bool {
         let Some(Message { request, need_reply }) = client::message(input, fds) else { return false };
         let code = request.code();
-        let acks = need_reply && VHOST_USER_PROTOCOL_F_REPLY_ACK.of(self.session.record().protocol_features);
+        let acks = need_reply && VHOST_USER_PROTOCOL_F_REPLY_ACK.of(self.session.protocol_features());
         let gets = code.to_string().starts_with("GET_");
         match self.session.request(Message { request, need_reply }, &self.kernel) {
             Ok(step) => {
                 assert!(self.owed.is_none());
-                let ends_in_barrier = step.orders.last().is_some_and(|order| order.command == Command::Barrier);
+                let ends_in_barrier = step.commands.last().is_some_and(|order| order.command == Command::Barrier);
                 assert_eq!(ends_in_barrier, self.session.is_waiting());
                 assert!(!(step.reply.is_some() && self.session.is_waiting()));
-                self.orders.extend(step.orders);
+                self.orders.extend(step.commands);
                 match step.reply {
                     Some(reply) => check_reply(reply, code),
                     None if self.session.is_waiting() => self.owed = (acks || gets).then_some(code),
@@ -180,7 +182,7 @@ impl House {
             0 => self.session.fence().map(|reply| self.answered(reply)),
             1 => self.session.ring_stopped(ring, value & 0x1_ffff),
             2 => self.session.ring_stopped(ring, value),
-            _ => match self.session.order_failed("it says so".to_string()) {
+            _ => match self.session.command_failed("it says so".to_string()) {
                 Some(refused) => return !refused.close,
                 None => Ok(()),
             },

@@ -12,12 +12,15 @@ use sv3::wire::vhost_user::Reply;
 
 use super::Supervisor;
 use super::token::Token;
-use crate::clients::admission::Kernel;
-use crate::clients::budget::Holdings;
-use crate::clients::client::{Input, Port};
-use crate::clients::session::{Refused, Session, Step};
-use crate::clients::slots::{LAST, is_caller};
+use crate::clients::client::Client;
+use crate::clients::number::is_pending;
+use crate::clients::slots::LAST;
+use crate::clients::vhost_user::connection::Input;
+use crate::clients::vhost_user::session::{Refused, Session, Step};
 use crate::doors::listener::{Caller, PAUSE, Peer};
+use crate::ports::admission::Kernel;
+use crate::ports::holdings::Holdings;
+use crate::ports::port::Port;
 use crate::telemetry::status::NO_MEMORY;
 use crate::workers::worker::Waiter;
 
@@ -112,13 +115,13 @@ impl Supervisor {
         }
         let Some(number) = self.slots.free_caller() else { return };
         self.connections += 1;
-        let mut port = Port::new(number, self.connections, peer);
+        let mut port = Client::new(number, self.connections, peer);
         if let Err(error) = self.reactor.watch(&port, Token::Pending(port.serial), port.interest) {
             let message = format!("client {} turned away: {error}", port.who.pid);
             return self.events.say_of(None, "refuse", message);
         }
-        port.session.count_lingering(self.budget.lingering.of_another());
-        port.held = port.session.record().holdings();
+        port.session.count_pending_unmaps(self.budget.pending_unmaps.of_another());
+        port.held = port.session.holdings();
         self.budget.change(port.who.pid, Holdings::NONE, port.held);
         self.slots.insert(port);
     }
@@ -140,7 +143,7 @@ impl Supervisor {
         let slot = self.slots.free_slot().ok_or_else(none)?;
         let mut port = self.slots.remove(number).ok_or_else(none)?;
         port.who.slot = slot;
-        port.session.take_slot(slot);
+        port.session.take_port(Port { slot });
         self.reactor.change(port.as_fd(), Token::Client(slot), port.interest);
         // The worker has let go of the slot: nobody else writes this.
         if let Some(line) = self.ledger.ports.get(usize::from(slot)) {
@@ -164,7 +167,7 @@ impl Supervisor {
             return self.detach(slot, "disconnected");
         }
         if flags.contains(EpollFlags::EPOLLOUT)
-            && let Some(Err(refuse)) = self.slots.port(slot).map(Port::flush)
+            && let Some(Err(refuse)) = self.slots.port(slot).map(|port| port.connection.flush())
         {
             return self.refuse(slot, refuse.into());
         }
@@ -174,14 +177,14 @@ impl Supervisor {
                 break;
             }
             let Some(port) = self.slots.port(slot).filter(|port| !port.session.is_waiting()) else { break };
-            let message = match port.receive() {
+            let message = match port.connection.receive() {
                 Ok(Input::Message(message)) => Ok(message),
                 Ok(Input::Part) => continue,
                 Ok(Input::Nothing) => break,
                 Ok(Input::End) => return self.detach(slot, "disconnected"),
                 Err(refuse) => Err(Refused::from(refuse)),
             };
-            if is_caller(slot)
+            if is_pending(slot)
                 && let Ok(message) = &message
                 && !Session::is_question(message.request.code())
             {
@@ -192,11 +195,11 @@ impl Supervisor {
             }
             let Some(port) = self.slots.port(slot) else { break };
             port.session.offer(offers);
-            port.session.allow(self.budget.allowance(port.who.pid, port.held, &port.session.record().lingering));
+            port.session.allow(self.budget.allowance(port.who.pid, port.held, &port.device().pending_unmaps));
             let outcome = message.and_then(|message| port.session.request(message, &Kernel));
-            self.budget.change(port.who.pid, port.held, port.session.record().holdings());
-            port.held = port.session.record().holdings();
-            if port.session.record().lacks_memory() && !std::mem::replace(&mut port.told_of_memory, true) {
+            self.budget.change(port.who.pid, port.held, port.session.holdings());
+            port.held = port.session.holdings();
+            if port.device().lacks_memory() && !std::mem::replace(&mut port.told_of_memory, true) {
                 self.events.say_of(port.who, "no_memory", format!("p{slot}: {NO_MEMORY}"));
             }
             match outcome {
@@ -218,7 +221,7 @@ impl Supervisor {
 
     fn take_step(&mut self, slot: u16, step: Step) {
         let confined = self.slots.port(slot).is_some_and(|port| port.quarantine.is_some());
-        let reply = match !confined && self.order(step.orders, Waiter::Session(slot)) {
+        let reply = match !confined && self.order(step.commands, Waiter::Session(slot)) {
             true => step.reply,
             // The next worker hears of it from the record.
             false => step.reply.or_else(|| self.excuse_worker(slot)),
@@ -248,7 +251,7 @@ impl Supervisor {
     /// Sends a client what it waits for and listens to it again.
     pub(super) fn reply(&mut self, slot: u16, reply: Option<Reply>) {
         let Some(port) = self.slots.port(slot) else { return };
-        match reply.map_or(Ok(()), |reply| port.reply(reply)) {
+        match reply.map_or(Ok(()), |reply| port.connection.reply(reply)) {
             Ok(()) => self.update_interest(slot),
             Err(refuse) => self.refuse(slot, refuse.into()),
         }
@@ -259,7 +262,7 @@ impl Supervisor {
         let Some(port) = self.slots.port(slot) else { return };
         let consequence = if refused.close { "; the connection is closed" } else { "" };
         self.events.say_of(port.who, "refuse", format!("{} {}{consequence}", port.name(), refused.reason));
-        let unread = refused.reply.is_some_and(|reply| port.reply(reply).is_err());
+        let unread = refused.reply.is_some_and(|reply| port.connection.reply(reply).is_err());
         if refused.close || unread {
             self.detach(slot, "was sent away");
         }
@@ -270,11 +273,11 @@ impl Supervisor {
         let Some(port) = self.slots.remove(slot) else { return };
         self.reactor.forget(&port);
         self.budget.change(port.who.pid, port.held, Holdings::NONE);
-        if is_caller(slot) {
+        if is_pending(slot) {
             return;
         }
         self.events.say_of(port.who, "detach", format!("p{slot}: process {} {how}", port.who.pid));
-        let orders = vec![port.session.record().port_remove(), Command::Barrier.into()];
+        let orders = vec![port.device().port_remove(), Command::Barrier.into()];
         if port.quarantine.is_some() || !self.order(orders, Waiter::Leaving(slot)) {
             self.slots.release(slot);
         }
@@ -283,8 +286,8 @@ impl Supervisor {
     /// Sends away every client whose memory files have become too short: a worker that touches them dies. Asked of the
     /// kernel after each death, so nothing depends on what a dying worker wrote. Returns whether there were any.
     pub(super) fn recheck_memory(&mut self) -> bool {
-        let truncated = |port: &Port| {
-            let found = port.session.record().memory.iter().find_map(|memory| memory.truncated(&Kernel));
+        let truncated = |port: &Client| {
+            let found = port.device().memory.iter().find_map(|memory| memory.truncated(&Kernel));
             found.map(|reason| (port.who.slot, port.holder(), reason))
         };
         let offenders: Vec<_> =
@@ -299,8 +302,9 @@ impl Supervisor {
     }
 
     pub(super) fn expire_clients(&mut self, now: Instant) {
-        let late = |port: &&Port| port.message_due().is_some_and(|due| due <= now);
-        let late: Vec<_> = self.slots.everybody().filter(late).map(|port| (port.who.slot, port.lateness())).collect();
+        let late = |port: &&Client| port.connection.message_due().is_some_and(|due| due <= now);
+        let late: Vec<_> =
+            self.slots.everybody().filter(late).map(|port| (port.who.slot, port.connection.lateness())).collect();
         for (slot, reason) in late {
             self.refuse(slot, reason.into());
         }
@@ -316,15 +320,8 @@ impl Supervisor {
         }
         if wanted != port.interest {
             port.interest = wanted;
-            let token = if is_caller(slot) { Token::Pending(port.serial) } else { Token::Client(slot) };
+            let token = if is_pending(slot) { Token::Pending(port.serial) } else { Token::Client(slot) };
             self.reactor.change(port.as_fd(), token, wanted);
         }
-    }
-}
-
-impl From<Refuse> for Refused {
-    /// A client that is beyond answering.
-    fn from(reason: Refuse) -> Refused {
-        Refused { reason, reply: None, close: true }
     }
 }

@@ -67,7 +67,7 @@ impl Supervisor {
         };
         let budget = &self.budget;
         let strains =
-            self.slots.port(slot).is_some_and(|port| budget.is_strained(port.held, &port.session.record().lingering));
+            self.slots.port(slot).is_some_and(|port| budget.is_strained(port.held, &port.device().pending_unmaps));
         fills || litters || strains || self.budget.is_short(self.undertaker.backlog())
     }
 

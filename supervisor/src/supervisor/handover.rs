@@ -156,7 +156,7 @@ impl Supervisor {
         let Some(Plan { stage: Stage::Learning, .. }) = self.handover.plan else { return };
         let Some(offers) = self.standby.as_ref().map(|successor| successor.offers) else { return };
         let unserved = self.slots.ports().find_map(|port| {
-            let missing = port.session.record().features & !offers;
+            let missing = port.device().features & !offers;
             (missing != 0).then(|| (port.who, feature_names(missing).join(", ")))
         });
         if let Some((who, missing)) = unserved {

@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sv3::wire::Refuse;
 
 use super::Supervisor;
-use crate::clients::client::Port;
+use crate::clients::client::Client;
 use crate::telemetry::event::Who;
 
 /// How long the worker may be at an order until one looks what holds it up, and the time between two looks.
@@ -64,9 +64,9 @@ impl Supervisor {
 
 /// Ports, each with a ring whose call eventfd is full and blocks, or is full at all. All are asked for at once, since guests
 /// wait while this is done.
-fn full_rings<'p>(ports: impl Iterator<Item = &'p Port>, at_all: bool) -> Vec<(Who, u16)> {
-    let calls = |port: &'p Port| {
-        let rings = port.session.record().rings();
+fn full_rings<'p>(ports: impl Iterator<Item = &'p Client>, at_all: bool) -> Vec<(Who, u16)> {
+    let calls = |port: &'p Client| {
+        let rings = port.device().rings();
         rings.filter_map(move |(index, ring)| Some((port.who, index, ring.call.as_ref()?)))
     };
     let calls: Vec<_> = ports.flat_map(calls).collect();

@@ -23,7 +23,7 @@ use sv3::ipc::{Command, Settings};
 
 use super::Supervisor;
 use super::token::Token;
-use crate::clients::record::Order;
+use crate::workers::command::WorkerCommand;
 use crate::workers::cpu_time::Moment;
 use crate::workers::spawner::{Answer, Program};
 use crate::workers::starts::Starts;
@@ -175,7 +175,7 @@ impl Supervisor {
         // One that is to serve at once waits as well, until it has been told of all ports: a frame from the first of
         // them must not meet a switch that has not heard of the second.
         let command = Command::Start { settings: self.life.settings, area, standby: true };
-        worker.teach([Order::with_fd(command, self.ledger_fd.clone())], &mut cradle);
+        worker.teach([WorkerCommand::with_fd(command, self.ledger_fd.clone())], &mut cradle);
         for port in self.slots.ports().filter(|port| port.quarantine.is_none()) {
             worker.teach(port.session.replay(), &mut cradle);
         }
@@ -199,13 +199,13 @@ impl Supervisor {
         // Who waits for the position of a ring waits for this worker now, which has to start the ring for that.
         for port in self.slots.ports().filter(|port| port.session.is_waiting() && port.quarantine.is_none()) {
             let slot = port.who.slot;
-            worker.order([port.session.record().port_remove()], Waiter::Nobody);
+            worker.order([port.device().port_remove()], Waiter::Nobody);
             worker.order(port.session.replay(), Waiter::Session(slot));
         }
     }
 
     /// Gives orders to every worker; only the one that serves answers `waiter`. False: no worker serves.
-    pub(super) fn order(&mut self, orders: Vec<Order>, waiter: Waiter) -> bool {
+    pub(super) fn order(&mut self, orders: Vec<WorkerCommand>, waiter: Waiter) -> bool {
         if let Some(standby) = &mut self.standby {
             standby.order(orders.iter().cloned(), Waiter::Nobody);
         }

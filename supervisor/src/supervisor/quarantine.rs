@@ -10,9 +10,9 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::Supervisor;
-use crate::clients::admission::Kernel;
 use crate::clients::crowd::{Crowd, Kind, PROBATION};
-use crate::clients::slots::Holder;
+use crate::clients::holder::Holder;
+use crate::ports::admission::Kernel;
 use crate::workers::worker::Waiter;
 
 impl Supervisor {
@@ -87,7 +87,7 @@ impl Supervisor {
 
     /// Puts a port in quarantine that the worker knows.
     fn withdraw_port(&mut self, slot: u16, until: Instant, suspect: Option<Crowd>) {
-        let Some(remove) = self.slots.port(slot).map(|port| port.session.record().port_remove()) else { return };
+        let Some(remove) = self.slots.port(slot).map(|port| port.device().port_remove()) else { return };
         self.order(vec![remove], Waiter::Nobody);
         self.confine_port(slot, until, suspect);
     }
@@ -114,7 +114,7 @@ impl Supervisor {
         let (who, holder) = (port.who, port.holder());
         (port.quarantine, port.suspect) = (None, None);
         port.since = Some((holder.crowd, since)).filter(|(crowd, _)| crowd.kind != Kind::Any);
-        let truncated = port.session.record().memory.iter().find_map(|memory| memory.truncated(&Kernel));
+        let truncated = port.device().memory.iter().find_map(|memory| memory.truncated(&Kernel));
         let replay = port.session.replay();
         self.events.say_of(who, "release", format!("p{slot}: quarantine is over: {why}"));
         self.blames.release(who.pid, Instant::now());

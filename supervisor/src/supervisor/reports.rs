@@ -6,8 +6,8 @@ use nix::errno::Errno;
 use sv3::ipc::{Report, ReportKind, RingFault, VERSION};
 
 use super::Supervisor;
-use crate::clients::admission::Kernel;
-use crate::clients::session::Breach;
+use crate::ports::admission::Kernel;
+use crate::workers::breach::Breach;
 use crate::workers::cpu_time::Moment;
 use crate::workers::worker::{Waiter, Worker};
 
@@ -170,7 +170,7 @@ impl Supervisor {
         }
         let Some(port) = self.slots.port(slot) else { return };
         let who = port.who;
-        match port.session.order_failed(why.clone()) {
+        match port.session.command_failed(why.clone()) {
             Some(refused) => self.refuse(slot, refused),
             None => self.events.say_of(who, "order_failed", format!("p{slot}: {why}")),
         }
@@ -196,9 +196,9 @@ impl Supervisor {
     /// Sends a client away that has made its memory unusable since it was admitted, if it has.
     fn turn_out_spoiler(&mut self, slot: u16) -> bool {
         let Some(port) = self.slots.port(slot) else { return false };
-        let spoilt = port.session.record().memory.iter().find_map(|memory| memory.spoilt(&Kernel));
+        let spoilt = port.device().memory.iter().find_map(|memory| memory.spoilt(&Kernel));
         let Some(reason) = spoilt else { return false };
-        let refused = port.session.order_failed(reason.0.clone()).unwrap_or_else(|| reason.into());
+        let refused = port.session.command_failed(reason.0.clone()).unwrap_or_else(|| reason.into());
         self.refuse(slot, refused);
         true
     }

@@ -7,7 +7,7 @@ use nix::sys::wait::WaitStatus;
 use sv3::status::{Crash, Growth};
 
 use super::Supervisor;
-use crate::clients::admission::{Kernel, present};
+use crate::ports::admission::{Kernel, present};
 use crate::workers::death::Death;
 
 /// Growth in octets that is worth telling.
@@ -22,8 +22,8 @@ impl Supervisor {
         if !killed || death.doomed || self.chaos.is_some() {
             return;
         }
-        let growth = |port: &crate::clients::client::Port| {
-            let (now, then) = present(&port.session.record().memory, &Kernel);
+        let growth = |port: &crate::clients::client::Client| {
+            let (now, then) = present(&port.device().memory, &Kernel);
             Growth { port: format!("p{}", port.who.slot), bytes: now.saturating_sub(then) }
         };
         let mut grown: Vec<Growth> =

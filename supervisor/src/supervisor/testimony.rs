@@ -8,8 +8,8 @@ use std::os::fd::{AsFd, AsRawFd};
 use sv3::audit::{Fd, Testimony, Witness};
 
 use super::Supervisor;
-use crate::clients::client::Port;
-use crate::clients::slots::is_caller;
+use crate::clients::client::Client;
+use crate::clients::number::is_pending;
 use crate::workers::worker::Worker;
 
 impl Supervisor {
@@ -113,10 +113,10 @@ impl Supervisor {
         add("eventpoll", "the loop of the thread that maps and unmaps".to_string());
         add("eventpoll", "a second one of it, not in use".to_string());
         add("eventfd", "nudges of that thread by the others".to_string());
-        let known = |port: &&Port| port.quarantine.is_none() && worker.lacks(port.who.slot).is_none();
+        let known = |port: &&Client| port.quarantine.is_none() && worker.lacks(port.who.slot).is_none();
         for port in self.slots.ports().filter(known) {
             let slot = port.who.slot;
-            for (index, ring) in port.session.record().rings() {
+            for (index, ring) in port.device().rings() {
                 if ring.started || ring.stopping {
                     add("eventfd", format!("kicks of p{slot}, ring {index}"));
                 }
@@ -133,20 +133,20 @@ impl Supervisor {
     }
 }
 
-fn fds_of_port(port: &Port, add: &mut impl FnMut(&dyn AsRawFd, &str, String)) {
+fn fds_of_port(port: &Client, add: &mut impl FnMut(&dyn AsRawFd, &str, String)) {
     let slot = port.who.slot;
     add(
         &port.as_fd(),
         "socket",
-        match is_caller(slot) {
+        match is_pending(slot) {
             true => format!("process {}, which has no port", port.who.pid),
             false => format!("the client of p{slot}"),
         },
     );
-    for memory in &port.session.record().memory {
+    for memory in &port.device().memory {
         add(&memory.fd.as_fd(), "memory", format!("memory of p{slot} at {:#x}", memory.region.guest_addr));
     }
-    for (index, ring) in port.session.record().rings() {
+    for (index, ring) in port.device().rings() {
         for (fd, of) in [(&ring.kick, "kicks"), (&ring.call, "calls"), (&ring.err, "errors")] {
             if let Some(fd) = fd {
                 add(&fd.as_fd(), "eventfd", format!("{of} of p{slot}, ring {index}"));

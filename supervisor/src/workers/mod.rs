@@ -1,9 +1,12 @@
 //! The life of a worker: it is started, told what its predecessor was told, watched, and its death is explained.
 
+pub mod breach;
 pub mod chaos;
+pub mod command;
 pub mod cpu_time;
 pub mod death;
 pub mod link;
+pub mod pending_unmap;
 pub mod roster;
 pub mod spawner;
 pub mod starts;

@@ -42,7 +42,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use sv3::foreign::ForeignFd;
 use sv3::timeslice::TimeSlice;
 
-use crate::clients::ancillary;
+use crate::ancillary;
 use crate::confine;
 use crate::telemetry::event;
 use crate::workers::undertaker::{self, Tools};

@@ -18,11 +18,11 @@ use nix::unistd::{Pid, pipe2};
 use sv3::foreign::ForeignFd;
 use sv3::ipc::Command;
 
-use crate::clients::lingering::LettingGo;
-use crate::clients::record::Order;
-use crate::clients::session::Breach;
+use crate::workers::breach::Breach;
+use crate::workers::command::WorkerCommand;
 use crate::workers::cpu_time::{STARVED, of_process};
 use crate::workers::link::Link;
+use crate::workers::pending_unmap::UnmapQueue;
 use crate::workers::roster::Roster;
 use crate::workers::spawner::{Program, Spawner};
 
@@ -79,7 +79,7 @@ pub struct Worker {
     excused: Option<Instant>,
     roster: Roster,
     barriers: VecDeque<Barrier>,
-    letting_go: LettingGo,
+    letting_go: UnmapQueue,
     reached: u64,
     said: Vec<u8>,
     last_line: Option<String>,
@@ -142,7 +142,7 @@ impl Worker {
     }
 
     /// Queues orders whose fds the worker is born with.
-    pub fn teach(&mut self, orders: impl IntoIterator<Item = Order>, cradle: &mut Cradle) {
+    pub fn teach(&mut self, orders: impl IntoIterator<Item = WorkerCommand>, cradle: &mut Cradle) {
         for order in orders {
             if !self.roster.passes(&order.command, self.link.last_seq() + 1) {
                 continue;
@@ -175,7 +175,7 @@ impl Worker {
             excused: None,
             roster: Roster::default(),
             barriers: VecDeque::new(),
-            letting_go: LettingGo::default(),
+            letting_go: UnmapQueue::default(),
             reached: 0,
             said: Vec::new(),
             last_line: None,
@@ -192,15 +192,15 @@ impl Worker {
     }
 
     /// Queues orders, but for those about a port that the worker goes on without. A barrier among them is for `waiter`.
-    pub fn order(&mut self, orders: impl IntoIterator<Item = Order>, waiter: Waiter) {
+    pub fn order(&mut self, orders: impl IntoIterator<Item = WorkerCommand>, waiter: Waiter) {
         for order in orders {
             if !self.roster.passes(&order.command, self.link.last_seq() + 1) {
                 continue;
             }
-            let (command, takes) = (order.command.clone(), order.takes.clone());
+            let (command, takes) = (order.command.clone(), order.removes.clone());
             let pushed = self.link.push(order);
             if let (Ok(seq), Some(taken)) = (&pushed, takes) {
-                self.letting_go.ordered(*seq, taken);
+                self.letting_go.push(*seq, taken);
             }
             self.note(&command, pushed, waiter);
         }
@@ -254,7 +254,7 @@ impl Worker {
     }
 
     /// It is dead: what it was ordered to let go of.
-    pub fn let_go(&mut self) -> LettingGo {
+    pub fn let_go(&mut self) -> UnmapQueue {
         std::mem::take(&mut self.letting_go)
     }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use sv3::ipc::{Command, Region, RingAddr};
 use sv3::{MAX_MEM_SLOTS, MAX_RING_SIZE};
 
-use crate::clients::record::Order;
+use crate::workers::command::WorkerCommand;
 
 /// Rings that run: index, size, place, enabled, signalled.
 type Rings = Vec<(u16, u16, RingAddr, bool, bool)>;
@@ -24,7 +24,7 @@ pub struct Model {
 
 impl Model {
     /// Obeys an order, which must make sense.
-    pub fn obey(&mut self, order: &Order) {
+    pub fn obey(&mut self, order: &WorkerCommand) {
         assert_eq!(order.fd.is_some(), order.command.fds() == 1);
         match order.command {
             Command::PortAdd { .. } => self.here = true,

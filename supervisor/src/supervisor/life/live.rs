@@ -13,8 +13,8 @@ use sv3::ipc::{Settings, VERSION};
 use sv3::ledger::WorkerArea;
 
 use super::Asked;
-use crate::clients::budget::Holdings;
 use crate::doors::listener::Listener;
+use crate::ports::holdings::Holdings;
 use crate::supervisor::{Parts, Supervisor};
 use crate::workers::spawner::Spawner;
 
@@ -135,7 +135,7 @@ impl Live {
         assert_eq!(slots.callers().count(), 0, "callers are still here");
         assert_eq!(slots.free_slot(), Some(0));
         let budget = &self.supervisor.budget;
-        assert_eq!((budget.held(), budget.lingering.all()), (Holdings::NONE, 0), "the budget is wrong");
+        assert_eq!((budget.held(), budget.pending_unmaps.all()), (Holdings::NONE, 0), "the budget is wrong");
     }
 }
 

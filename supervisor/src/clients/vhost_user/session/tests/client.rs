@@ -1,4 +1,4 @@
-//! A front-end and a worker for the conversations, without I/O.
+//! A front-end and a worker for the exchanges, without I/O.
 
 use std::cell::Cell;
 use std::io;
@@ -13,7 +13,7 @@ use sv3::virtio::{OFFERED, VIRTIO_F_RING_PACKED};
 pub const SPLIT: u64 = OFFERED & !VIRTIO_F_RING_PACKED.mask();
 
 use super::super::*;
-use crate::clients::admission::{Extent, FileId, MemoryFile};
+use crate::ports::admission::{Extent, FileId, MemoryFile};
 
 /// Answers as told, whatever the fd.
 pub struct FakeKernel {
@@ -44,17 +44,17 @@ impl Inspect for FakeKernel {
     }
 }
 
-/// A front-end and the worker behind the session, which obeys at once.
+/// A front-end and the worker behind the session, which does at once what it is told.
 pub struct Client {
     pub session: Session,
     pub kernel: FakeKernel,
-    pub orders: Vec<C>,
+    pub commands: Vec<C>,
 }
 
 impl Client {
     pub fn new() -> Client {
         let kernel = FakeKernel { file_size: Cell::new(1 << 30), eventfd: Cell::new(true) };
-        Client { session: Session::new(7), kernel, orders: Vec::new() }
+        Client { session: Session::new(Port { slot: 7 }), kernel, commands: Vec::new() }
     }
 
     /// A client of QEMU's manner that has acknowledged every feature.
@@ -63,7 +63,7 @@ impl Client {
         client.ask(Request::SetProtocolFeatures(OFFERED_PROTOCOL_FEATURES));
         client.ask(Request::SetOwner);
         client.ask(Request::SetFeatures(SPLIT));
-        client.orders.clear();
+        client.commands.clear();
         client
     }
 
@@ -75,7 +75,7 @@ impl Client {
             client.start(ring);
             client.ask(Request::SetVringEnable { ring, num: 1 });
         }
-        client.orders.clear();
+        client.commands.clear();
         client
     }
 
@@ -83,23 +83,23 @@ impl Client {
         self.session.request(Message { request, need_reply }, &self.kernel)
     }
 
-    /// Sends a request, lets the worker obey, returns the reply.
+    /// Sends a request, lets the worker do what it is told, returns the reply.
     pub fn ask(&mut self, request: Request) -> Option<Reply> {
         self.ask_with(request, false).unwrap()
     }
 
     pub fn ask_with(&mut self, request: Request, need_reply: bool) -> Result<Option<Reply>, Refused> {
         let step = self.send(request, need_reply)?;
-        assert_eq!(step.orders.last().is_some_and(|order| order.command == C::Barrier), self.session.is_waiting());
+        assert_eq!(step.commands.last().is_some_and(|told| told.command == C::Barrier), self.session.is_waiting());
         let mut reply = step.reply;
-        for order in step.orders {
-            assert_eq!(order.fd.is_some(), order.command.fds() == 1);
-            match order.command {
+        for told in step.commands {
+            assert_eq!(told.fd.is_some(), told.command.fds() == 1);
+            match told.command {
                 C::Barrier => reply = self.session.fence().unwrap(),
                 C::RingStop { ring, .. } => self.session.ring_stopped(ring, 40 + u64::from(ring)).unwrap(),
                 _ => {}
             }
-            self.orders.push(order.command);
+            self.commands.push(told.command);
         }
         Ok(reply)
     }
@@ -119,7 +119,7 @@ impl Client {
     }
 
     pub fn names(&self) -> Vec<&'static str> {
-        self.orders.iter().map(name).collect()
+        self.commands.iter().map(name).collect()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Conversations as front-ends hold them, and as they should not.
+//! Exchanges as front-ends hold them, and as they should not.
 
 mod client;
 mod random;
@@ -25,14 +25,14 @@ fn a_guest_of_qemu_starts_its_rings() {
     client.ask(Request::SetVringEnable { ring: 0, num: 1 });
     client.ask(Request::SetVringEnable { ring: 1, num: 1 });
     client.ask(Request::SetFeatures(OFFERED));
-    client.orders.clear();
+    client.commands.clear();
 
     let added = client.ask_with(Request::AddMemReg(region(0), fd()), true);
     client.start(0);
 
     assert_eq!(added, Ok(Some(Reply::ack(Code::ADD_MEM_REG, true))));
     assert_eq!(client.names(), ["RegionAdd", "Barrier", "RingEnable", "RingStart", "RingCall"]);
-    assert!(client.session.record().known_ring(0).unwrap().started);
+    assert!(client.session.device().known_ring(0).unwrap().started);
 }
 
 /// DPDK's virtio-user tells calls before features, and enables last.
@@ -43,7 +43,7 @@ fn a_virtio_user_starts_its_rings() {
     client.ask(Request::SetProtocolFeatures(VHOST_USER_PROTOCOL_F_REPLY_ACK.mask()));
     client.ask(Request::SetVringCall { ring: 0, fd: Some(fd()) });
     client.ask(Request::SetFeatures(OFFERED));
-    client.orders.clear();
+    client.commands.clear();
 
     let told = client.ask_with(table(), true);
     client.ask(Request::SetVringNum { ring: 0, num: 512 });
@@ -62,7 +62,7 @@ fn a_virtio_user_starts_its_rings() {
 fn a_ring_starts_with_whatever_comes_last() {
     let rest = |client: &mut Client, skip: usize| {
         for step in (0..4).filter(|step| *step != skip).chain([skip]) {
-            assert!(client.orders.iter().all(|order| name(order) != "RingStart"));
+            assert!(client.commands.iter().all(|command| name(command) != "RingStart"));
             match step {
                 0 => client.ask(Request::SetVringNum { ring: 1, num: 256 }),
                 1 => client.ask(addr(1, 0x1000)),
@@ -87,12 +87,12 @@ fn a_packed_ring_has_a_base_of_two_halves_and_counts_its_runs() {
     client.ask(Request::SetVringNum { ring: 1, num: 100 });
     let mut starts = Vec::new();
     for base in [0x8000_8000, 0x8000, 0x0029_0029] {
-        client.orders.clear();
+        client.commands.clear();
         client.ask(Request::SetVringBase { ring: 1, base });
         client.ask(addr(1, 0x1000));
         client.ask(Request::SetVringKick { ring: 1, fd: Some(fd()) });
-        let replayed = client.session.replay().into_iter().map(|order| order.command);
-        starts.extend(client.orders.iter().cloned().chain(replayed).filter_map(|command| match command {
+        let replayed = client.session.replay().into_iter().map(|told| told.command);
+        starts.extend(client.commands.iter().cloned().chain(replayed).filter_map(|command| match command {
             Command::RingStart { base, run, .. } => Some((base, run)),
             _ => None,
         }));
@@ -109,7 +109,7 @@ fn without_protocol_features_rings_start_enabled() {
     let mut client = Client::new();
     client.ask(Request::SetFeatures(VIRTIO_F_VERSION_1.mask()));
     client.ask(table());
-    client.orders.clear();
+    client.commands.clear();
     client.start(0);
     assert_eq!(client.names(), ["RingEnable", "RingStart", "RingCall"]);
 }
@@ -119,13 +119,13 @@ fn get_vring_base_answers_where_the_worker_stopped() {
     let mut client = Client::running();
     assert_eq!(client.ask(Request::GetVringBase { ring: 1 }), Some(Reply::VringBase { ring: 1, base: 41 }));
     assert_eq!(client.names(), ["RingStop", "Barrier"]);
-    client.orders.clear();
+    client.commands.clear();
     // Stopped already: the same answer, and nothing to do.
     assert_eq!(client.ask(Request::GetVringBase { ring: 1 }), Some(Reply::VringBase { ring: 1, base: 41 }));
-    assert!(client.orders.is_empty());
+    assert!(client.commands.is_empty());
     // Stopped means forgotten: only all of it starts it again.
     client.ask(Request::SetVringKick { ring: 1, fd: Some(fd()) });
-    assert!(client.orders.is_empty());
+    assert!(client.commands.is_empty());
     client.ask(addr(1, 0x1000));
     assert_eq!(client.names(), ["RingEnable", "RingStart"]);
 }
@@ -136,7 +136,7 @@ fn get_vring_base_of_a_ring_that_never_ran_answers_what_was_set() {
     assert_eq!(client.ask(Request::GetVringBase { ring: 5 }), Some(Reply::VringBase { ring: 5, base: 0 }));
     client.ask(Request::SetVringBase { ring: 4, base: 9 });
     assert_eq!(client.ask(Request::GetVringBase { ring: 4 }), Some(Reply::VringBase { ring: 4, base: 9 }));
-    assert!(client.orders.is_empty());
+    assert!(client.commands.is_empty());
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn a_ring_that_runs_keeps_its_size_addresses_and_base() {
     client.ask(Request::SetVringNum { ring: 0, num: 256 });
     client.ask(addr(0, 0x1000));
     client.ask(Request::SetVringBase { ring: 0, base: 0 });
-    assert!(client.orders.is_empty());
+    assert!(client.commands.is_empty());
     assert!(client.refused(Request::SetVringNum { ring: 0, num: 512 }).contains("ring 0 runs"));
     assert!(client.refused(addr(0, 0x8000)).contains("ring 0 runs"));
     assert!(client.refused(Request::SetVringBase { ring: 0, base: 1 }).contains("ring 0 runs"));
@@ -155,7 +155,7 @@ fn a_ring_that_runs_keeps_its_size_addresses_and_base() {
 fn features_may_be_repeated_while_rings_run_but_not_changed() {
     let mut client = Client::running();
     client.ask(Request::SetFeatures(SPLIT));
-    assert!(client.orders.is_empty());
+    assert!(client.commands.is_empty());
     assert!(client.refused(Request::SetFeatures(0)).contains("while rings run"));
 }
 
@@ -165,7 +165,7 @@ fn a_new_kick_starts_a_running_ring_anew_and_a_new_call_does_not() {
     client.ask(Request::SetVringCall { ring: 0, fd: Some(fd()) });
     client.ask(Request::SetVringCall { ring: 0, fd: None });
     assert_eq!(client.names(), ["RingCall", "RingCall"]);
-    client.orders.clear();
+    client.commands.clear();
     client.ask(Request::SetVringKick { ring: 0, fd: Some(fd()) });
     assert_eq!(client.names(), ["RingEnable", "RingStart"]);
 }
@@ -179,9 +179,10 @@ fn a_reset_stops_and_disables_the_rings_and_keeps_the_rest() {
     let reply = client.ask_with(Request::ResetDevice, true);
     assert_eq!(reply, Ok(Some(Reply::ack(Code::RESET_DEVICE, true))));
     assert_eq!(client.names(), ["RingStop", "RingDisable", "RingStop", "RingDisable", "Barrier"]);
-    let record = client.session.record();
-    assert!(!record.is_running() && record.memory.len() == 1 && record.status == 0);
-    assert_eq!(record.protocol_features, OFFERED_PROTOCOL_FEATURES);
+    let device = client.session.device();
+    assert!(!device.is_running() && device.memory.len() == 1);
+    assert_eq!(client.session.protocol_features(), OFFERED_PROTOCOL_FEATURES);
+    assert_eq!(client.ask(Request::GetStatus), Some(Reply::U64(Code::GET_STATUS, 0)));
     assert_eq!(client.ask(Request::GetVringBase { ring: 1 }), Some(Reply::VringBase { ring: 1, base: 41 }));
 }
 
@@ -193,7 +194,7 @@ fn regions_come_and_go() {
     assert!(client.refused(Request::RemMemReg(region(0x20_0000))).contains("no region"));
     client.ask(Request::RemMemReg(MemoryRegion { offset: 77, ..region(0x10_0000) }));
     assert_eq!(client.names(), ["RegionAdd", "Barrier", "RegionRemove", "Barrier"]);
-    assert_eq!(client.session.record().memory.len(), 1);
+    assert_eq!(client.session.device().memory.len(), 1);
 }
 
 /// QEMU replaces a region by removing and adding it, while rings that lie in it run.
@@ -203,10 +204,10 @@ fn a_ring_whose_memory_comes_back_runs_again() {
     client.ask(Request::RemMemReg(region(0)));
     assert!(client.session.ring_faulted(0, RingFault::Unmapped));
     assert!(!client.session.ring_faulted(0, RingFault::Unmapped));
-    client.orders.clear();
+    client.commands.clear();
     client.ask(Request::AddMemReg(region(0), fd()));
     assert_eq!(client.names(), ["RegionAdd", "RingEnable", "RingStart", "Barrier"]);
-    assert_eq!(client.session.record().known_ring(0).unwrap().fault, None);
+    assert_eq!(client.session.device().known_ring(0).unwrap().fault, None);
 }
 
 #[test]
@@ -225,7 +226,7 @@ fn a_refused_memory_table_is_answered_and_changes_nothing() {
     let refused = client.send(table(), true).unwrap_err();
     assert_eq!(refused.reply, Some(Reply::ack(Code::SET_MEM_TABLE, false)));
     assert!(refused.close && refused.reason.0.contains("4096 octets long and must be at least 1048576"));
-    assert_eq!(client.session.record().memory[0].file_size, 1 << 30);
+    assert_eq!(client.session.device().memory[0].file_size, 1 << 30);
     assert!(!client.session.is_waiting());
 }
 
@@ -284,7 +285,7 @@ fn values_out_of_range_are_refused() {
 fn a_replay_says_all_that_was_said_live() {
     let mut client = Client::running();
     client.ask(Request::GetVringBase { ring: 0 });
-    let names: Vec<_> = client.session.replay().iter().map(|order| name(&order.command)).collect();
+    let names: Vec<_> = client.session.replay().iter().map(|told| name(&told.command)).collect();
     let wanted =
         ["PortAdd", "PortFeatures", "RegionStage", "MemoryCommit", "RingCall", "RingCall", "RingEnable", "RingStart"];
     assert_eq!(names, wanted);
@@ -303,11 +304,11 @@ fn a_base_is_asked_of_the_next_worker_and_in_the_end_of_the_ledger() {
     let mut client = Client::running();
     client.send(Request::GetVringBase { ring: 1 }, false).unwrap();
     assert_eq!(client.session.worker_died(|_| 77), None);
-    let names: Vec<_> = client.session.replay().iter().map(|order| name(&order.command)).collect();
+    let names: Vec<_> = client.session.replay().iter().map(|told| name(&told.command)).collect();
     assert_eq!(names[names.len() - 3..], ["RingStart", "RingStop", "Barrier"]);
     assert_eq!(client.session.worker_died(|_| 77), None);
     assert_eq!(client.session.worker_died(|_| 77), Some(Reply::VringBase { ring: 1, base: 77 }));
-    assert!(!client.session.record().known_ring(1).unwrap().started);
+    assert!(!client.session.device().known_ring(1).unwrap().started);
 }
 
 #[test]
@@ -323,12 +324,12 @@ fn a_worker_that_reports_what_cannot_be_is_found_out() {
 }
 
 #[test]
-fn an_order_that_fails_is_answered_with_a_refusal() {
+fn a_command_that_fails_is_answered_with_a_refusal() {
     let mut client = Client::running();
     client.send(table(), true).unwrap();
-    let refused = client.session.order_failed("mmap: ENOMEM".to_string()).unwrap();
+    let refused = client.session.command_failed("mmap: ENOMEM".to_string()).unwrap();
     assert_eq!(refused.reply, Some(Reply::ack(Code::SET_MEM_TABLE, false)));
-    assert!(client.session.order_failed(String::new()).is_none());
+    assert!(client.session.command_failed(String::new()).is_none());
 }
 
 #[test]
@@ -337,7 +338,7 @@ fn a_client_that_never_waits_is_made_to_wait() {
     let waits = (0..200)
         .filter(|_| {
             client.ask(Request::SetVringCall { ring: 0, fd: Some(fd()) });
-            client.orders.last() == Some(&C::Barrier)
+            client.commands.last() == Some(&C::Barrier)
         })
         .count();
     assert_eq!(waits, 3);

@@ -1,4 +1,4 @@
-//! Random conversations.
+//! Random exchanges.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,13 +40,13 @@ fn any_request() -> impl Strategy<Value = Request> {
 }
 
 proptest! {
-    /// Whatever is asked in whatever state, nothing panics, every wish for an answer is answered, and a replay into a
-    /// new worker leads to the rings that the live orders have led to.
+    /// Whatever is asked in whatever state, nothing panics, each request that asks for an answer is answered, and a replay into a
+    /// new worker leads to the rings that the live commands have led to.
     #[test]
     fn any_sequence_is_survived_and_can_be_replayed(requests in prop::collection::vec((any_request(), any::<bool>(), 0u8..8), 0..120)) {
         let mut client = Client::new();
         for (request, need_reply, accident) in requests {
-            let acks = VHOST_USER_PROTOCOL_F_REPLY_ACK.of(client.session.record().protocol_features);
+            let acks = VHOST_USER_PROTOCOL_F_REPLY_ACK.of(client.session.protocol_features());
             match accident {
                 0 => { let _ = client.session.ring_faulted(request_ring(&request), RingFault::Unmapped); }
                 1 => { client.session.worker_died(|_| 3); }
@@ -60,7 +60,7 @@ proptest! {
             }
             prop_assert!(!client.session.is_waiting());
         }
-        prop_assert_eq!(running(client.orders.iter()), running(client.session.replay().iter().map(|order| &order.command)));
+        prop_assert_eq!(running(client.commands.iter()), running(client.session.replay().iter().map(|told| &told.command)));
     }
 }
 
