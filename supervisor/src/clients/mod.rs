@@ -11,5 +11,6 @@ pub mod client;
 pub mod crowd;
 pub mod holder;
 pub mod number;
+pub mod registry;
 pub mod slots;
 pub mod vhost_user;

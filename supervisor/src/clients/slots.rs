@@ -98,7 +98,7 @@ impl Slots {
     }
 
     /// All ports, by slot.
-    pub fn ports(&self) -> impl Iterator<Item = &Client> {
+    pub fn ports(&self) -> impl Iterator<Item = &Client> + Clone {
         self.slots.iter().filter_map(|slot| match slot {
             Slot::Taken(port) => Some(&**port),
             _ => None,

@@ -7,7 +7,7 @@ use std::time::Instant;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use super::token::Token;
+use crate::token::Token;
 
 /// Most events that one wait returns.
 const EVENTS_MAX: usize = 64;
