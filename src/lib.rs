@@ -18,6 +18,7 @@
 //! crash record live in the [`ledger`].
 
 pub mod audit;
+pub mod control;
 pub mod cpus;
 pub mod drop_reason;
 pub mod foreign;

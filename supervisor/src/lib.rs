@@ -8,13 +8,17 @@ mod args;
 mod clients;
 mod confine;
 mod doors;
+mod fd_inventory;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
 mod ports;
 mod prove;
+mod reactor;
 mod signals;
 mod supervisor;
 mod telemetry;
+mod timers;
+mod token;
 mod workers;
 
 use std::path::Path;
@@ -27,6 +31,7 @@ use doors::listener::Listener;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use supervisor::{Parts, Supervisor};
 use sv3::timeslice::TimeSlice;
+use workers::WorkerConfig;
 use workers::spawner::Spawner;
 
 /// Exit code for arguments that cannot be, as `sv3` itself has it.
@@ -82,26 +87,16 @@ fn run(args: Args) -> Result<(), String> {
     let door = Listener::bind(&args.socket, args.force)?;
     let control = Listener::bind(&args.control, args.force).inspect_err(|_| door.remove())?;
     let announcement = announcement(&args.socket);
-    let threads = args.threads;
-    let cpus = args.cpus.map(|cpus| cpus.to_string());
-    let Args { settings, standby, blame, chaos, require_landlock, .. } = args;
-    let parts = Parts {
-        door,
-        control,
-        spawner,
-        signals,
-        settings,
-        worker_path: args.worker.clone(),
-        threads,
-        cpus,
-        standby,
-        blame,
-        chaos,
-        log,
-        http,
-        require_landlock,
-        announcement,
+    let workers = WorkerConfig {
+        settings: args.settings,
+        path: args.worker.clone(),
+        threads: args.threads,
+        cpus: args.cpus.map(|cpus| cpus.to_string()),
+        standby: args.standby,
+        require_landlock: args.require_landlock,
     };
+    let (blame, chaos) = (args.blame, args.chaos);
+    let parts = Parts { door, control, http, signals, spawner, workers, chaos, blame, log, announcement };
     let remove_sockets = || [&args.socket, &args.control].map(std::fs::remove_file);
     let supervisor = Supervisor::new(parts).map_err(|error| format!("cannot start: {error}"));
     let supervisor = supervisor.inspect_err(|_| drop(remove_sockets()))?;

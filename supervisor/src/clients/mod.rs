@@ -12,5 +12,6 @@ pub mod client;
 pub mod holder;
 pub mod number;
 pub mod offences;
+pub mod registry;
 pub mod slots;
 pub mod vhost_user;

@@ -16,7 +16,7 @@ use sv3::MAX_PORTS;
 use crate::clients::client::Client;
 use crate::clients::holder::Holder;
 use crate::clients::number::{pending_index, pending_number};
-use crate::ports::port::Replay;
+use crate::workers::succession::ToldPort;
 
 /// One slot.
 #[derive(Default)]
@@ -28,7 +28,7 @@ enum Slot {
     Leaving(Holder),
     /// A port that no client is behind.
     #[cfg(test)]
-    Own(Box<dyn Replay>),
+    Own(Box<dyn ToldPort>),
 }
 
 /// Pending clients at a time.
@@ -94,8 +94,8 @@ impl Slots {
 
     /// Puts a port that no client is behind into its (free) slot.
     #[cfg(test)]
-    pub fn insert_own(&mut self, port: impl Replay + 'static) {
-        let at = usize::from(port.port().slot);
+    pub fn insert_own(&mut self, port: impl ToldPort + 'static) {
+        let at = usize::from(port.slot());
         self.slots.resize_with(self.slots.len().max(at + 1), Slot::default);
         self.slots[at] = Slot::Own(Box::new(port));
     }
@@ -112,7 +112,7 @@ impl Slots {
     }
 
     /// All clients that have a port, by slot.
-    pub fn clients(&self) -> impl Iterator<Item = &Client> {
+    pub fn clients(&self) -> impl Iterator<Item = &Client> + Clone {
         self.slots.iter().filter_map(|slot| match slot {
             Slot::Taken(client) => Some(&**client),
             _ => None,
@@ -120,9 +120,9 @@ impl Slots {
     }
 
     /// The ports that workers are told of, by slot: those in quarantine are not among them.
-    pub fn told(&self) -> impl Iterator<Item = &dyn Replay> {
+    pub fn told(&self) -> impl Iterator<Item = &dyn ToldPort> + Clone {
         self.slots.iter().filter_map(|slot| match slot {
-            Slot::Taken(client) if client.quarantine.is_none() => Some(&**client as &dyn Replay),
+            Slot::Taken(client) if client.quarantine.is_none() => Some(&**client as &dyn ToldPort),
             #[cfg(test)]
             Slot::Own(port) => Some(&**port),
             _ => None,

@@ -3,31 +3,36 @@
 
 use sv3::ipc::PortKind;
 
-use crate::ports::port::{Port, Replay};
+use crate::ports::port::Port;
 use crate::workers::command::WorkerCommand;
+use crate::workers::succession::ToldPort;
 
 /// The port.
 pub struct MemoryPort {
-    slot: u16,
+    port: Port,
 }
 
 impl MemoryPort {
     /// In this slot.
     pub fn new(slot: u16) -> MemoryPort {
-        MemoryPort { slot }
+        MemoryPort { port: Port { slot, kind: PortKind::Memory } }
     }
 }
 
-impl Replay for MemoryPort {
-    fn port(&self) -> Port {
-        Port { slot: self.slot, kind: PortKind::Memory }
-    }
-
-    fn replay(&self) -> Vec<WorkerCommand> {
-        vec![self.port().add()]
+impl ToldPort for MemoryPort {
+    fn slot(&self) -> u16 {
+        self.port.slot
     }
 
     fn is_waiting(&self) -> bool {
         false
+    }
+
+    fn replay(&self) -> Vec<WorkerCommand> {
+        vec![self.port.add()]
+    }
+
+    fn remove(&self) -> WorkerCommand {
+        self.port.remove()
     }
 }

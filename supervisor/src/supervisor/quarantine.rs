@@ -3,8 +3,7 @@
 //! Its session goes on as if there were no worker, so that no request stays unanswered and QEMU does not freeze; its
 //! rings are not served, its frames stay where they are, and its addresses are forgotten. When the time is over, or by
 //! `sv3 port release NAME`, the worker is told everything anew. One that disconnects and comes again is still in it; when
-//! one that is like it comes instead, time after time, all newcomers
-//! that are like them are (see [`crate::clients::class`]).
+//! one that is like it comes instead, time after time, all newcomers that are like them are (see [`crate::clients::class`]).
 
 use std::time::Instant;
 
@@ -19,10 +18,14 @@ use crate::workers::worker::Waiter;
 impl Supervisor {
     /// A worker died while it served this slot, or of its memory.
     pub(super) fn blame(&mut self, slot: u16, by_memory: bool) {
-        let Some((who, holder)) = self.slots.client(slot).map(|port| (port.who, port.holder())) else { return };
+        let Some((who, holder)) = self.clients.slots.client(slot).map(|port| (port.who, port.holder())) else { return };
         let now = Instant::now();
-        self.events.say_of(who, "blame", format!("p{slot}: the worker died by the doing of process {}", who.pid));
-        if let Some(until) = self.blames.blame(who.pid, now) {
+        self.telemetry.events.say_of(
+            who,
+            "blame",
+            format!("p{slot}: the worker died by the doing of process {}", who.pid),
+        );
+        if let Some(until) = self.clients.blames.blame(who.pid, now) {
             self.withdraw_port(slot, until, None);
         }
         self.blame_class(holder, by_memory, now);
@@ -31,12 +34,12 @@ impl Supervisor {
     /// Blames a process whose port is gone already. If it comes again it is in quarantine, once it has earned that.
     pub(super) fn blame_process(&mut self, holder: Holder, by_memory: bool) {
         let (pid, now) = (holder.pid, Instant::now());
-        self.events.say_with(
+        self.telemetry.events.say_with(
             "blame",
             format!("the worker died by the doing of process {pid}, which has no port any more"),
             json!({ "client_pid": pid }),
         );
-        self.blames.blame(pid, now);
+        self.clients.blames.blame(pid, now);
         self.blame_class(holder, by_memory, now);
     }
 
@@ -52,20 +55,20 @@ impl Supervisor {
     fn blame_class(&mut self, holder: Holder, by_memory: bool, now: Instant) {
         let memory = if by_memory { holder.class.memory } else { MemoryClass::Any };
         let class = ClientClass { memory, ..holder.class };
-        let Some(until) = self.classes.blame(class, holder.pid, now) else { return };
+        let Some(until) = self.clients.classes.blame(class, holder.pid, now) else { return };
         let seconds = until.saturating_duration_since(now).as_secs();
         let message = format!(
             "{class} start in quarantine for {seconds} s, since workers die by one of them after the other; {}",
             class.remedy()
         );
-        self.events.say_with("crowd", message, json!({ "uid": class.uid, "quarantine_s": seconds }));
-        for slot in self.slots.taken() {
+        self.telemetry.events.say_with("crowd", message, json!({ "uid": class.uid, "quarantine_s": seconds }));
+        for slot in self.clients.slots.taken() {
             let Some((class, since)) =
-                self.slots.client(slot).filter(|port| port.quarantine.is_none()).and_then(|port| port.since)
+                self.clients.slots.client(slot).filter(|port| port.quarantine.is_none()).and_then(|port| port.since)
             else {
                 continue;
             };
-            if let Some((until, class)) = self.classes.until(class, since, now) {
+            if let Some((until, class)) = self.clients.classes.until(class, since, now) {
                 self.withdraw_port(slot, until, Some(class));
             }
         }
@@ -74,28 +77,28 @@ impl Supervisor {
     /// Looks what a client is like that has been obeyed once more. A newcomer who is like those by whom workers die is in
     /// quarantine from the moment when it gives its memory.
     pub(super) fn judge(&mut self, slot: u16) {
-        let Some(port) = self.slots.client(slot).filter(|port| port.quarantine.is_none()) else { return };
+        let Some(port) = self.clients.slots.client(slot).filter(|port| port.quarantine.is_none()) else { return };
         let class = port.holder().class;
         if class.memory == MemoryClass::Any || port.since.is_some_and(|(before, _)| before == class) {
             return;
         }
         let now = Instant::now();
         port.since = Some((class, now));
-        if let Some((until, class)) = self.classes.until(class, now, now) {
+        if let Some((until, class)) = self.clients.classes.until(class, now, now) {
             self.withdraw_port(slot, until, Some(class));
         }
     }
 
     /// Puts a port in quarantine that the worker knows.
     fn withdraw_port(&mut self, slot: u16, until: Instant, suspect: Option<ClientClass>) {
-        let Some(remove) = self.slots.client(slot).map(|port| port.device().port_remove()) else { return };
-        self.order(vec![remove], Waiter::Nobody);
+        let Some(remove) = self.clients.slots.client(slot).map(|port| port.device().port_remove()) else { return };
+        self.workers.order(vec![remove], Waiter::Nobody);
         self.confine_port(slot, until, suspect);
     }
 
     /// Puts a port in quarantine that no worker knows, by its own doing or as one of many.
     pub(super) fn confine_port(&mut self, slot: u16, until: Instant, suspect: Option<ClientClass>) {
-        let Some(port) = self.slots.client(slot) else { return };
+        let Some(port) = self.clients.slots.client(slot) else { return };
         (port.quarantine, port.suspect) = (Some(until), suspect);
         let (who, seconds) = (port.who, until.saturating_duration_since(Instant::now()).as_secs_f64().round());
         let why = match suspect {
@@ -104,36 +107,36 @@ impl Supervisor {
         };
         let message =
             format!("p{slot}: in quarantine for {seconds} s, since {why}; `sv3 port release p{slot}` ends that");
-        self.events.say_of(who, "quarantine", message);
+        self.telemetry.events.say_of(who, "quarantine", message);
         let reply = self.excuse_worker(slot);
         self.reply(slot, reply);
     }
 
     /// Tells the worker of a port again. What it was `since` tells whether it counts among newcomers.
     fn release_port(&mut self, slot: u16, since: Instant, why: &str) {
-        let Some(port) = self.slots.client(slot) else { return };
+        let Some(port) = self.clients.slots.client(slot) else { return };
         let (who, holder) = (port.who, port.holder());
         (port.quarantine, port.suspect) = (None, None);
         port.since = Some((holder.class, since)).filter(|(class, _)| class.memory != MemoryClass::Any);
         let truncated = port.device().memory.iter().find_map(|memory| memory.truncated(&Kernel));
         let replay = port.session.replay();
-        self.events.say_of(who, "release", format!("p{slot}: quarantine is over: {why}"));
-        self.blames.release(who.pid, Instant::now());
+        self.telemetry.events.say_of(who, "release", format!("p{slot}: quarantine is over: {why}"));
+        self.clients.blames.release(who.pid, Instant::now());
         match truncated {
             // The worker would die of it.
             Some(reason) => self.refuse(slot, reason.into()),
-            None => drop(self.order(replay, Waiter::Session(slot))),
+            None => drop(self.workers.order(replay, Waiter::Session(slot))),
         }
     }
 
     /// `sv3 port release NAME`: the answer, as JSON.
     pub(super) fn release_by_name(&mut self, name: &str) -> serde_json::Value {
         let slot = name.strip_prefix('p').and_then(|number| number.parse().ok());
-        let port = slot.and_then(|slot| self.slots.client(slot));
+        let port = slot.and_then(|slot| self.clients.slots.client(slot));
         match port.map(|port| (port.who.slot, port.quarantine)) {
             Some((slot, Some(_))) => {
                 // As if it had been there from the beginning: no class's doing is laid to it any more.
-                self.release_port(slot, self.started, "somebody released it");
+                self.release_port(slot, self.telemetry.started, "somebody released it");
                 json!({ "released": name })
             }
             Some((_, None)) => json!({ "error": format!("{name} is not in quarantine") }),
@@ -141,16 +144,9 @@ impl Supervisor {
         }
     }
 
-    /// When the next quarantine is over.
-    pub(super) fn quarantine_due(&self) -> Option<Instant> {
-        self.slots.clients().filter_map(|port| port.quarantine).min()
-    }
-
     /// Ends quarantines that are over.
-    pub(super) fn expire_quarantines(&mut self, now: Instant) {
-        let over = self.slots.clients().filter(|port| port.quarantine.is_some_and(|until| until <= now));
-        let over: Vec<u16> = over.map(|port| port.who.slot).collect();
-        for slot in over {
+    pub(super) fn end_quarantines(&mut self, now: Instant) {
+        for slot in self.clients.served_their_time(now) {
             self.release_port(slot, now + PROBATION, "its time has passed");
         }
     }

@@ -1,6 +1,6 @@
 //! What the worker says, none of which is believed without a look.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 use sv3::ipc::{Report, ReportKind, RingFault, VERSION};
@@ -14,12 +14,12 @@ use crate::workers::worker::{Waiter, Worker};
 impl Supervisor {
     /// Reads some reports; the rest keeps epoll busy.
     pub(super) fn read_reports(&mut self, area: u8) {
-        let Some(worker) = self.at_lane(area) else { return };
+        let Some(worker) = self.workers.in_area(area) else { return };
         match worker.link.reports() {
             Ok(reports) => self.hear_reports(area, reports),
             Err(_) => {
                 worker.hang_up();
-                self.deafen(area, |worker| worker.link.as_fd());
+                self.workers.deafen(area, |worker| worker.link.as_fd(), &self.reactor);
                 self.heed_last_words(area);
             }
         }
@@ -28,43 +28,43 @@ impl Supervisor {
     /// Reads what a dead worker has left behind, at most one socket buffer of it.
     pub(super) fn drain_reports(&mut self) {
         for _ in 0..64 {
-            match self.worker.as_mut().map(|worker| (worker.area, worker.link.reports())) {
+            match self.workers.serving.as_mut().map(|worker| (worker.area, worker.link.reports())) {
                 Some((area, Ok(reports))) if !reports.is_empty() => self.hear_reports(area, reports),
                 _ => break,
             }
         }
     }
 
-    /// Nothing counts that a worker said after it was doomed: recovery does without, as after any death.
+    /// Nothing counts that a worker said after it was killed: recovery does without, as after any death.
     fn hear_reports(&mut self, area: u8, reports: Vec<Option<Report>>) {
         for report in reports {
-            if self.at_lane(area).is_none_or(|worker| worker.doom().is_some()) {
+            if self.workers.in_area(area).is_none_or(|worker| worker.kill_reason().is_some()) {
                 return;
             }
-            let serves = self.worker.as_ref().is_some_and(|worker| worker.area == area);
+            let serves = self.workers.serves(area);
             let heard = match report {
                 Some(report) if serves => self.hear(report),
                 Some(report) => self.hear_standby(report),
                 None => Err(Breach("it wrote a report of an unknown kind")),
             };
-            if let (Err(Breach(what)), Some(worker)) = (heard, self.at_lane(area)) {
+            if let (Err(Breach(what)), Some(worker)) = (heard, self.workers.in_area(area)) {
                 worker.kill(what);
             }
         }
     }
 
     fn hear(&mut self, report: Report) -> Result<(), Breach> {
-        let Some(worker) = &mut self.worker else { return Ok(()) };
+        let Some(worker) = &mut self.workers.serving else { return Ok(()) };
         if worker.ready.is_none() && report.kind != ReportKind::Ready {
             return Err(Breach("it reported before it was ready"));
         }
         match report.kind {
             ReportKind::Ready if report.version() != VERSION => Err(Breach("it is of another version")),
-            ReportKind::Ready => became_ready(worker, report, self.require_landlock),
+            ReportKind::Ready => became_ready(worker, report, self.workers.config.require_landlock),
             ReportKind::Done => match worker.reached(report.seq) {
                 Some(Waiter::Session(slot)) => self.end_wait(slot),
                 Some(Waiter::Leaving(slot)) => {
-                    self.slots.release(slot);
+                    self.clients.slots.release(slot);
                     Ok(())
                 }
                 Some(Waiter::TakeOver) => {
@@ -79,7 +79,7 @@ impl Supervisor {
                 Err(Breach("it stopped a ring that it was not told to stop"))
             }
             ReportKind::RingStopped if report.seq < worker.promoted => Ok(()),
-            ReportKind::RingStopped => match self.slots.client(report.port) {
+            ReportKind::RingStopped => match self.clients.slots.client(report.port) {
                 Some(port) => port.session.ring_stopped(report.ring, report.value),
                 None => Ok(()),
             },
@@ -89,8 +89,8 @@ impl Supervisor {
                 Ok(())
             }
             ReportKind::Busy => {
-                let area = self.ledger.workers.get(usize::from(worker.area));
-                if !area.is_some_and(|area| self.watchdog.wake(area, Moment::of(worker.pid))) {
+                let area = self.workers.ledger.workers.get(usize::from(worker.area));
+                if !area.is_some_and(|area| self.workers.watch.dog.wake(area, Moment::of(worker.pid))) {
                     worker.count_idle_report();
                 }
                 Ok(())
@@ -107,13 +107,13 @@ impl Supervisor {
 
     /// A worker on standby is heard only as far as its own readiness goes.
     fn hear_standby(&mut self, report: Report) -> Result<(), Breach> {
-        let Some(worker) = &mut self.standby else { return Ok(()) };
+        let Some(worker) = &mut self.workers.standby else { return Ok(()) };
         if worker.ready.is_none() && report.kind != ReportKind::Ready {
             return Err(Breach("it reported before it was ready"));
         }
         match report.kind {
             ReportKind::Ready if report.version() != VERSION => Err(Breach("it is of another version")),
-            ReportKind::Ready => became_ready(worker, report, self.require_landlock),
+            ReportKind::Ready => became_ready(worker, report, self.workers.config.require_landlock),
             ReportKind::Done => match worker.reached(report.seq) {
                 Some(Waiter::Planned) => {
                     self.successor_has_learnt();
@@ -142,7 +142,7 @@ impl Supervisor {
     }
 
     fn end_wait(&mut self, slot: u16) -> Result<(), Breach> {
-        let Some(port) = self.slots.client(slot) else { return Ok(()) };
+        let Some(port) = self.clients.slots.client(slot) else { return Ok(()) };
         let reply = port.session.fence()?;
         self.reply(slot, reply);
         Ok(())
@@ -151,10 +151,10 @@ impl Supervisor {
     fn ring_fault(&mut self, report: Report) -> Result<(), Breach> {
         let fault = RingFault::from_value(report.value).ok_or(Breach("it reported an unknown fault of a ring"))?;
         let (slot, ring) = (report.port, report.ring);
-        match self.slots.client(slot).map(|port| (port.who, port.session.ring_faulted(ring, fault))) {
+        match self.clients.slots.client(slot).map(|port| (port.who, port.session.ring_faulted(ring, fault))) {
             Some((who, true)) => {
                 let message = format!("p{slot}: ring {ring} stopped: {}", fault.words());
-                self.events.say_of_with(who, "ring_fault", message, serde_json::json!({ "ring": ring }));
+                self.telemetry.events.say_of_with(who, "ring_fault", message, serde_json::json!({ "ring": ring }));
             }
             _ => self.count_idle_report(),
         }
@@ -164,15 +164,16 @@ impl Supervisor {
     fn order_failed(&mut self, report: Report) {
         self.count_idle_report();
         let (slot, why) = (report.port, why_it_failed(report));
-        if !self.worker.as_ref().is_some_and(|worker| worker.is_about(slot, report.seq)) || self.turn_out_spoiler(slot)
+        if !self.workers.serving.as_ref().is_some_and(|worker| worker.is_about(slot, report.seq))
+            || self.turn_out_spoiler(slot)
         {
             return;
         }
-        let Some(port) = self.slots.client(slot) else { return };
+        let Some(port) = self.clients.slots.client(slot) else { return };
         let who = port.who;
         match port.session.command_failed(why.clone()) {
             Some(refused) => self.refuse(slot, refused),
-            None => self.events.say_of(who, "order_failed", format!("p{slot}: {why}")),
+            None => self.telemetry.events.say_of(who, "order_failed", format!("p{slot}: {why}")),
         }
     }
 
@@ -181,21 +182,21 @@ impl Supervisor {
     /// served as before, and is told of it again when it is to serve: neither a client nor a worker has anybody else's
     /// session closed by this, nor the standby refused.
     fn standby_failed(&mut self, report: Report) {
-        let Some(worker) = &mut self.standby else { return };
+        let Some(worker) = &mut self.workers.standby else { return };
         worker.count_idle_report();
         let (slot, why) = (report.port, why_it_failed(report));
         if !worker.is_about(slot, report.seq) || self.turn_out_spoiler(slot) {
             return;
         }
-        let (Some(worker), Some(port)) = (&mut self.standby, self.slots.client(slot)) else { return };
+        let (Some(worker), Some(port)) = (&mut self.workers.standby, self.clients.slots.client(slot)) else { return };
         worker.leave_out(slot, why.clone());
         let message = format!("p{slot}: the worker on standby goes on without it until it is to serve: {why}");
-        self.events.say_of(port.who, "standby_lacks", message);
+        self.telemetry.events.say_of(port.who, "standby_lacks", message);
     }
 
     /// Sends a client away that has made its memory unusable since it was admitted, if it has.
     fn turn_out_spoiler(&mut self, slot: u16) -> bool {
-        let Some(port) = self.slots.client(slot) else { return false };
+        let Some(port) = self.clients.slots.client(slot) else { return false };
         let spoilt = port.device().memory.iter().find_map(|memory| memory.spoilt(&Kernel));
         let Some(reason) = spoilt else { return false };
         let refused = port.session.command_failed(reason.0.clone()).unwrap_or_else(|| reason.into());
@@ -204,30 +205,23 @@ impl Supervisor {
     }
 
     fn count_idle_report(&mut self) {
-        if let Some(worker) = &mut self.worker {
+        if let Some(worker) = &mut self.workers.serving {
             worker.count_idle_report();
         }
     }
 
     /// What the worker wrote to stderr becomes events.
     pub(super) fn read_stderr(&mut self, area: u8) {
-        let Some(worker) = self.at_lane(area) else { return };
+        let Some(worker) = self.workers.in_area(area) else { return };
         match worker.lines() {
             Ok(lines) => {
                 for line in lines {
-                    self.events.say("worker", line);
+                    self.telemetry.events.say("worker", line);
                 }
             }
             Err(_) => {
-                self.deafen(area, |worker| worker.stderr.as_fd());
+                self.workers.deafen(area, |worker| worker.stderr.as_fd(), &self.reactor);
             }
-        }
-    }
-
-    /// Waits no more for something of a worker that is at its end, which epoll would report again and again.
-    fn deafen(&self, area: u8, fd: impl Fn(&Worker) -> BorrowedFd<'_>) {
-        if let Some(worker) = [&self.worker, &self.standby].into_iter().flatten().find(|worker| worker.area == area) {
-            let _ = self.epoll.delete(fd(worker));
         }
     }
 }

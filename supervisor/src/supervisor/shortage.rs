@@ -20,7 +20,7 @@ impl Supervisor {
     /// Tells of growth, if that may be why the worker died. Takes a syscall for each region: nobody is to wait for it.
     pub(super) fn suspect_shortage(&mut self, status: WaitStatus, death: &mut Death, crash: &mut Crash) {
         let killed = matches!(status, WaitStatus::Signaled(_, Signal::SIGKILL, _));
-        if !killed || death.doomed || self.chaos.is_some() {
+        if !killed || death.killed_by_us || self.workers.watch.is_chaotic() {
             return;
         }
         let growth = |port: &crate::clients::client::Client| {
@@ -28,7 +28,7 @@ impl Supervisor {
             Growth { port: format!("p{}", port.who.slot), bytes: now.saturating_sub(then) }
         };
         let mut grown: Vec<Growth> =
-            self.slots.clients().map(growth).filter(|growth| growth.bytes >= TOLD_FROM).collect();
+            self.clients.slots.clients().map(growth).filter(|growth| growth.bytes >= TOLD_FROM).collect();
         grown.sort_by_key(|growth| std::cmp::Reverse(growth.bytes));
         grown.truncate(TOLD);
         death.words += "; sv3 did not send that: a person did, or the kernel, for want of memory";
@@ -39,6 +39,6 @@ impl Supervisor {
         }
         crash.cause.clone_from(&death.words);
         crash.grown = grown;
-        self.chronicle.amend_last(crash);
+        self.telemetry.crash_log.amend_last(crash);
     }
 }

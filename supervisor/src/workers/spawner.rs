@@ -36,6 +36,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::epoll::EpollFlags;
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -103,6 +104,8 @@ fn close_range(flags: libc::c_uint) -> nix::Result<()> {
 pub struct Spawner {
     socket: OwnedFd,
     pid: Pid,
+    /// The events that epoll is asked for.
+    pub interest: EpollFlags,
     /// Packets that wait for room.
     unsent: VecDeque<Vec<u8>>,
     /// The spawner's own, in the table that both share.
@@ -133,6 +136,7 @@ impl Spawner {
             Some(pid) => Ok(Spawner {
                 socket: ours,
                 pid,
+                interest: EpollFlags::EPOLLIN,
                 unsent: VecDeque::new(),
                 theirs: [theirs, null.into()],
                 binaries: [Some(ForeignFd::from(OwnedFd::from(binary)).prompt()), None],
@@ -148,7 +152,8 @@ impl Spawner {
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let null = || File::open("/dev/null").map(OwnedFd::from);
         let own = [theirs.try_clone()?, null()?];
-        Ok((Spawner { socket: ours, pid, unsent: VecDeque::new(), theirs: own, binaries: [None, None] }, theirs))
+        let (interest, unsent) = (EpollFlags::EPOLLIN, VecDeque::new());
+        Ok((Spawner { socket: ours, pid, interest, unsent, theirs: own, binaries: [None, None] }, theirs))
     }
 
     /// The next worker that is started gets these files under the numbers that they have. They must stay open until the

@@ -18,6 +18,7 @@ use nix::unistd::{Pid, pipe2};
 use sv3::foreign::ForeignFd;
 use sv3::ipc::Command;
 
+use crate::fd_inventory::OpenFile;
 use crate::workers::breach::Breach;
 use crate::workers::command::WorkerCommand;
 use crate::workers::cpu_time::{STARVED, of_process};
@@ -72,7 +73,7 @@ pub struct Worker {
     pub policy: u32,
     /// Virtio features that it serves, once it is ready.
     pub offers: u64,
-    doom: Option<String>,
+    kill_reason: Option<String>,
     killed: Option<Instant>,
     hung_up: Option<Instant>,
     /// It is late, and was not let run: when to look again.
@@ -88,7 +89,7 @@ pub struct Worker {
 }
 
 /// What a worker is born with. It stays open until the spawner has answered.
-pub struct Cradle {
+pub struct StartingWorker {
     /// The worker's area.
     pub area: u8,
     stdin: OwnedFd,
@@ -96,7 +97,7 @@ pub struct Cradle {
     given: Vec<Rc<ForeignFd>>,
 }
 
-impl Cradle {
+impl StartingWorker {
     /// Asks the spawner for the worker.
     pub fn ask(&self, spawner: &mut Spawner, program: Program) -> io::Result<()> {
         spawner.give(self.given.iter().map(|fd| fd.as_fd()))?;
@@ -134,22 +135,22 @@ pub enum Waiter {
 
 impl Worker {
     /// A worker that is not asked for yet, and its ends of what connects us.
-    pub fn unborn(program: Program, area: u8) -> io::Result<(Worker, Cradle)> {
+    pub fn unborn(program: Program, area: u8) -> io::Result<(Worker, StartingWorker)> {
         let (link, stdin) = Link::pair()?;
         let (read, stderr) = pipe2(OFlag::O_CLOEXEC)?;
         fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        Ok((Worker::new(program, area, link, read.into()), Cradle { area, stdin, stderr, given: Vec::new() }))
+        Ok((Worker::new(program, area, link, read.into()), StartingWorker { area, stdin, stderr, given: Vec::new() }))
     }
 
     /// Queues orders whose fds the worker is born with.
-    pub fn teach(&mut self, orders: impl IntoIterator<Item = WorkerCommand>, cradle: &mut Cradle) {
+    pub fn teach(&mut self, orders: impl IntoIterator<Item = WorkerCommand>, starting: &mut StartingWorker) {
         for order in orders {
             if !self.roster.passes(&order.command, self.link.last_seq() + 1) {
                 continue;
             }
             let pushed = self.link.push_unborn(&order);
             self.note(&order.command, pushed, Waiter::Nobody);
-            cradle.given.extend(order.fd);
+            starting.given.extend(order.fd);
         }
     }
 
@@ -169,7 +170,7 @@ impl Worker {
             ready: None,
             policy: 0,
             offers: 0,
-            doom: None,
+            kill_reason: None,
             killed: None,
             hung_up: None,
             excused: None,
@@ -258,9 +259,18 @@ impl Worker {
         std::mem::take(&mut self.letting_go)
     }
 
-    /// Memory files that it was ordered to let go of and has mapped still.
-    pub fn taken_files(&self) -> impl Iterator<Item = &Rc<ForeignFd>> {
-        self.letting_go.files()
+    /// The supervisor's files of it.
+    pub fn files(&self) -> impl Iterator<Item = OpenFile<'_>> {
+        let pid = self.pid.map_or("that is being born".to_string(), |pid| pid.to_string());
+        let own = [
+            OpenFile::new(&self.link, "socket", format!("worker {pid}")),
+            OpenFile::new(&self.stderr, "pipe", format!("stderr of worker {pid}")),
+        ];
+        let taken = self.letting_go.files().map(move |file| {
+            let purpose = format!("memory that was taken away from worker {pid} and is mapped there still");
+            OpenFile::borrowed(file.as_fd(), "memory", purpose)
+        });
+        own.into_iter().chain(taken)
     }
 
     /// Whether the worker has been given an order of this number and has not said yet that it is past it.
@@ -286,7 +296,7 @@ impl Worker {
 
     /// When the worker must have done what it has to do next, or when to look again.
     pub fn due(&self) -> Option<Instant> {
-        let due = match (&self.doom, self.hung_up, self.ready) {
+        let due = match (&self.kill_reason, self.hung_up, self.ready) {
             (Some(_), _, _) => return self.killed.map(|since| since + BURIAL_TIME),
             (None, Some(since), _) => Some(since + DEATH_TIME),
             (None, None, None) => Some(self.asked + START_TIME),
@@ -297,7 +307,7 @@ impl Worker {
 
     /// Since when somebody waits for it to obey.
     pub fn waits_since(&self) -> Option<Instant> {
-        let ready = self.ready.is_some() && self.doom.is_none();
+        let ready = self.ready.is_some() && self.kill_reason.is_none();
         self.barriers.front().filter(|_| ready).and_then(|barrier| barrier.due.checked_sub(OBEY_TIME))
     }
 
@@ -341,7 +351,7 @@ impl Worker {
 
     /// Kills it, for this reason; the first one counts. Its death is known when the kernel says so.
     pub fn kill(&mut self, why: &str) {
-        self.doom.get_or_insert_with(|| why.to_string());
+        self.kill_reason.get_or_insert_with(|| why.to_string());
         if let Some(pid) = self.pid {
             self.end(pid);
         }
@@ -353,14 +363,14 @@ impl Worker {
     }
 
     /// Why we killed it, if we did.
-    pub fn doom(&self) -> Option<&str> {
-        self.doom.as_deref()
+    pub fn kill_reason(&self) -> Option<&str> {
+        self.kill_reason.as_deref()
     }
 
     /// The spawner has told the process.
     pub fn is_born(&mut self, pid: Pid) {
         self.pid = Some(pid);
-        if self.doom.is_some() {
+        if self.kill_reason.is_some() {
             self.end(pid);
         }
     }

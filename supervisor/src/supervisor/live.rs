@@ -12,10 +12,10 @@ use nix::unistd::Pid;
 use sv3::ipc::{Settings, VERSION};
 use sv3::ledger::WorkerArea;
 
-use super::Asked;
 use crate::doors::listener::Listener;
 use crate::ports::holdings::Holdings;
 use crate::supervisor::{Parts, Supervisor};
+use crate::workers::WorkerConfig;
 use crate::workers::spawner::Spawner;
 
 /// Beyond PID_MAX_LIMIT of linux/threads.h: signals to these processes reach nobody.
@@ -32,7 +32,7 @@ pub struct Live {
 }
 
 /// What the spawner was asked for next.
-pub enum Wish {
+pub enum Asked {
     /// A worker, which gets this socket.
     Worker(OwnedFd),
     /// An undertaker.
@@ -54,23 +54,25 @@ impl Live {
             door: bind("door"),
             control: bind("control"),
             spawner,
-            settings: Settings { version: VERSION, poll_us: 0, batch: 64 },
-            threads: 1,
-            cpus: None,
-            standby: true,
+            workers: WorkerConfig {
+                settings: Settings { version: VERSION, poll_us: 0, batch: 64 },
+                path: "/nowhere".into(),
+                threads: 1,
+                cpus: None,
+                standby: true,
+                require_landlock: 0,
+            },
             blame: 3,
             chaos: None,
             // To see what happens in an input.
             log: std::env::var_os("SV3_FUZZ_LOG").is_none().then(|| (null, "/dev/null".into())),
             http: None,
-            require_landlock: 0,
             announcement: String::new(),
             signals: SigSet::empty(),
-            worker_path: "/nowhere".into(),
         })
         .unwrap();
         supervisor.start_worker();
-        let door = supervisor.door.path().to_path_buf();
+        let door = supervisor.doors.front.listener().path().to_path_buf();
         Live { supervisor, spawner: theirs, door, pid: NOBODY }
     }
 
@@ -87,12 +89,12 @@ impl Live {
     }
 
     /// What the spawner has still to answer.
-    pub fn wish(&mut self) -> Option<Wish> {
+    pub fn asked(&mut self) -> Option<Asked> {
         // The packets say the same.
         let _ = rustix::net::recv(&self.spawner, &mut [0; 1 << 16], rustix::net::RecvFlags::DONTWAIT);
-        Some(match self.supervisor.life.asked.front()? {
-            Asked::Worker(cradle) => Wish::Worker(cradle.fds()[0].try_clone_to_owned().unwrap()),
-            Asked::Undertaker => Wish::Undertaker,
+        Some(match self.supervisor.workers.children.next_asked()? {
+            Some(socket) => Asked::Worker(socket.try_clone_to_owned().unwrap()),
+            None => Asked::Undertaker,
         })
     }
 
@@ -112,36 +114,34 @@ impl Live {
     }
 
     /// Whether a worker is to be dead.
-    pub fn is_doomed(&self, pid: i32) -> bool {
-        let workers = [&self.supervisor.worker, &self.supervisor.standby];
-        let own = workers.into_iter().flatten().find(|worker| worker.pid == Some(Pid::from_raw(pid)));
-        own.is_none_or(|worker| worker.doom().is_some())
+    pub fn is_to_be_dead(&self, pid: i32) -> bool {
+        let own = self.supervisor.workers.both().find(|worker| worker.pid == Some(Pid::from_raw(pid)));
+        own.is_none_or(|worker| worker.kill_reason().is_some())
     }
 
     /// The part of the ledger that a worker writes.
     pub fn area(&self, area: u8) -> Option<&WorkerArea> {
-        self.supervisor.ledger.workers.get(usize::from(area))
+        self.supervisor.workers.area(area)
     }
 
     /// The slots of clients that are here.
     pub fn taken(&self) -> Vec<u16> {
-        self.supervisor.slots.taken()
+        self.supervisor.clients.slots.taken()
     }
 
     /// Nobody is here: all slots are free and nothing is held.
     pub fn assert_empty(&self) {
-        let slots = &self.supervisor.slots;
+        let slots = &self.supervisor.clients.slots;
         assert!(slots.taken().is_empty() && slots.leaving() == 0, "slots are lost");
         assert_eq!(slots.pending().count(), 0, "callers are still here");
         assert_eq!(slots.free_slot(), Some(0));
-        let budget = &self.supervisor.budget;
+        let budget = &self.supervisor.clients.budget;
         assert_eq!((budget.held(), budget.pending_unmaps.all()), (Holdings::NONE, 0), "the budget is wrong");
     }
 }
 
 impl Drop for Live {
     fn drop(&mut self) {
-        self.supervisor.door.remove();
-        self.supervisor.control.listener.remove();
+        self.supervisor.doors.remove();
     }
 }
