@@ -18,7 +18,7 @@ pub const FRAME_MAX: usize = 4096;
 /// How long a worker that wakes keeps quiet about it after it said so ([`ReportKind::Busy`]).
 pub const BUSY_QUIET: std::time::Duration = std::time::Duration::from_millis(200);
 /// The protocol's version, checked in [`Command::Start`]: a worker of another version refuses to start.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 
 /// A numbered command.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -73,6 +73,16 @@ pub struct RingAddr {
     pub used: u64,
 }
 
+/// What frames of a port come from and go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PortKind {
+    /// Virtqueues in a client's memory (virtio 1.3, 2.6 to 2.8).
+    Vrings,
+    /// Frames in the worker's own memory, for tests.
+    #[cfg(any(test, feature = "fuzzing"))]
+    Memory,
+}
+
 /// What the supervisor tells the worker. `port` is a slot below [`crate::MAX_PORTS`], `ring` a vring index below
 /// [`crate::MAX_RINGS`] (even: the guest receives, odd: the guest transmits).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -89,12 +99,14 @@ pub enum Command {
     },
     /// The worker that served is dead: a worker on standby takes every started ring up where memory says it stands.
     Promote,
-    /// A client is here: no memory, no rings, features 0.
+    /// A port is here. One of vrings has no memory, no rings and features 0 until it is told of them.
     PortAdd {
         /// Slot.
         port: u16,
+        /// What is behind it.
+        kind: PortKind,
     },
-    /// The client is gone: forget rings, addresses, mappings.
+    /// The port is gone: forget what is behind it, its addresses, its mappings.
     PortRemove {
         /// Slot.
         port: u16,
@@ -204,7 +216,7 @@ impl Command {
     pub fn port(&self) -> Option<u16> {
         match self {
             Command::Start { .. } | Command::Promote | Command::Barrier => None,
-            Command::PortAdd { port }
+            Command::PortAdd { port, .. }
             | Command::PortRemove { port }
             | Command::PortFeatures { port, .. }
             | Command::RegionStage { port, .. }

@@ -176,7 +176,7 @@ impl Supervisor {
             Token::Http(place) => self.serve_http(place),
             Token::Client(slot) => self.serve_client(slot, flags),
             Token::Pending(serial) => {
-                if let Some(number) = self.clients.slots.caller(serial) {
+                if let Some(number) = self.clients.slots.pending_number_of(serial) {
                     self.serve_client(number, flags);
                 }
             }

@@ -170,7 +170,7 @@ impl Switch {
                 self.promote();
                 Ok(())
             }
-            Command::PortAdd { port } => self.add(port, seq),
+            Command::PortAdd { port, .. } => self.add(port, seq),
             Command::PortRemove { port } => self.remove(port, seq),
             Command::PortFeatures { port, features } => self.client(port).map(|client| client.features = features),
             Command::RegionStage { port, region } => self.map(seq, port, true, region, fds.next()),

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use nix::sys::epoll::EpollFlags;
 
-use crate::clients::crowd::{Crowd, Kind};
+use crate::clients::class::{ClientClass, MemoryClass};
 use crate::clients::holder::Holder;
 use crate::clients::number::is_pending;
 use crate::clients::vhost_user::connection::Connection;
@@ -13,8 +13,9 @@ use crate::clients::vhost_user::session::Session;
 use crate::doors::listener::Peer;
 use crate::ports::device::Device;
 use crate::ports::holdings::Holdings;
-use crate::ports::port::Port;
+use crate::ports::port::{Port, Replay};
 use crate::telemetry::event::Who;
+use crate::workers::command::WorkerCommand;
 
 /// A client.
 pub struct Client {
@@ -30,18 +31,18 @@ pub struct Client {
     pub interest: EpollFlags,
     /// What it holds, as it was counted last.
     pub held: Holdings,
-    /// It was said that it has rings and no memory.
+    /// An event has said that it has rings and no memory.
     pub told_of_memory: bool,
     /// Until when the worker is not told of it.
     pub quarantine: Option<Instant>,
-    /// It is in quarantine as one of these.
-    pub suspect: Option<Crowd>,
-    /// What it is like, and since when it has had memory and been so.
-    pub since: Option<(Crowd, Instant)>,
+    /// It is in quarantine as one of this class.
+    pub suspect: Option<ClientClass>,
+    /// Its class, and since when it has had memory and been of it.
+    pub since: Option<(ClientClass, Instant)>,
     /// No other connection has this number.
     pub serial: u64,
-    /// The undertakers' round in which it last left a file to be closed.
-    pub littered: Option<u64>,
+    /// The round of the closers in which it last left a file to be closed.
+    pub left_files: Option<u64>,
 }
 
 impl Client {
@@ -51,7 +52,7 @@ impl Client {
             who: Who { slot: number, pid: peer.pid },
             uid: peer.uid,
             connection: Connection::new(peer),
-            session: Session::new(Port { slot: number }),
+            session: Session::new(number),
             interest: EpollFlags::EPOLLIN,
             held: Holdings::NONE,
             told_of_memory: false,
@@ -59,7 +60,7 @@ impl Client {
             suspect: None,
             since: None,
             serial,
-            littered: None,
+            left_files: None,
         }
     }
 
@@ -70,12 +71,12 @@ impl Client {
 
     /// What is known of the client that it cannot change.
     pub fn holder(&self) -> Holder {
-        let kind = match self.device().is_sealed() {
-            None => Kind::Any,
-            Some(true) => Kind::Sealed,
-            Some(false) => Kind::Unsealed,
+        let memory = match self.device().is_sealed() {
+            None => MemoryClass::Any,
+            Some(true) => MemoryClass::Sealed,
+            Some(false) => MemoryClass::Unsealed,
         };
-        Holder { pid: self.who.pid, crowd: Crowd { uid: self.uid, kind } }
+        Holder { pid: self.who.pid, class: ClientClass { uid: self.uid, memory } }
     }
 
     /// How it is called in events: by the name of its port, if it has one.
@@ -92,6 +93,24 @@ impl Client {
         wanted.set(EpollFlags::EPOLLIN, !self.session.is_waiting());
         wanted.set(EpollFlags::EPOLLOUT, self.connection.has_replies());
         wanted
+    }
+}
+
+impl Replay for Client {
+    fn port(&self) -> Port {
+        self.device().port
+    }
+
+    fn replay(&self) -> Vec<WorkerCommand> {
+        self.session.replay()
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.session.is_waiting()
+    }
+
+    fn remove(&self) -> WorkerCommand {
+        self.device().port_remove()
     }
 }
 

@@ -1,12 +1,12 @@
-//! Whose doing it is, what is done with a slot.
+//! Which client is to blame for what is done with a slot.
 
-use crate::clients::crowd::Crowd;
+use crate::clients::class::ClientClass;
 
 /// A client, as far as it cannot change what it is.
 #[derive(Clone, Copy, Debug)]
 pub struct Holder {
     /// The process.
     pub pid: i32,
-    /// What it is like.
-    pub crowd: Crowd,
+    /// Its class.
+    pub class: ClientClass,
 }

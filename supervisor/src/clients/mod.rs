@@ -3,14 +3,16 @@
 //! - [`client`], [`slots`], [`number`], [`holder`]: a client, where it is kept, and what it is called by;
 //! - [`vhost_user`]: the protocol that it speaks; it changes the device of its port ([`crate::ports`]);
 //! - [`budget`]: how much it may hold;
-//! - [`blame`], [`crowd`]: what follows when workers die by it.
+//! - [`blame`], [`class`], [`offences`]: what follows when workers die by it.
 
 pub mod blame;
 pub mod budget;
+pub mod class;
 pub mod client;
-pub mod crowd;
 pub mod holder;
 pub mod number;
+
+pub mod offences;
 pub mod registry;
 pub mod slots;
 pub mod vhost_user;

@@ -10,14 +10,12 @@ use sv3::wire::Refuse;
 
 use crate::clients::blame::Blames;
 use crate::clients::budget::Budget;
+use crate::clients::class::ClassBlames;
 use crate::clients::client::Client;
-use crate::clients::crowd::Crowds;
 use crate::clients::number::is_pending;
 use crate::clients::slots::Slots;
 use crate::fd_inventory::OpenFile;
 use crate::timers::Timers;
-use crate::workers::command::WorkerCommand;
-use crate::workers::succession::ToldPort;
 
 /// The clients.
 pub struct Clients {
@@ -28,7 +26,7 @@ pub struct Clients {
     /// Which processes are to blame for deaths of workers.
     pub blames: Blames,
     /// Which kinds of clients are.
-    pub crowds: Crowds,
+    pub classes: ClassBlames,
     /// Slots of clients that are not listened to until what they caused is done.
     halted: BTreeSet<u16>,
     /// Connections so far.
@@ -51,7 +49,7 @@ impl Clients {
             slots: Slots::default(),
             budget: Budget::new(),
             blames: Blames::new(blame),
-            crowds: Crowds::new(blame),
+            classes: ClassBlames::new(blame),
             halted: BTreeSet::new(),
             connections: 0,
         }
@@ -73,32 +71,32 @@ impl Clients {
         std::mem::take(&mut self.halted)
     }
 
-    /// Those that workers are told of: all that have a port and are not in quarantine.
-    pub fn told(&self) -> impl Iterator<Item = &Client> + Clone {
-        self.slots.ports().filter(|port| port.quarantine.is_none())
+    /// Those that have a port that is served: it is not in quarantine.
+    pub fn served(&self) -> impl Iterator<Item = &Client> + Clone {
+        self.slots.clients().filter(|port| port.quarantine.is_none())
     }
 
     /// Whether so much of what a client had is mapped still that, with it, it has more than is free.
     pub fn is_strained(&mut self, slot: u16) -> bool {
         let budget = &self.budget;
-        self.slots.port(slot).is_some_and(|port| budget.is_strained(port.held, &port.device().pending_unmaps))
+        self.slots.client(slot).is_some_and(|port| budget.is_strained(port.held, &port.device().pending_unmaps))
     }
 
     /// Clients that are late with a message, and how.
     pub fn late(&self, now: Instant) -> Vec<(u16, Refuse)> {
         let late = |port: &&Client| port.connection.message_due().is_some_and(|due| due <= now);
-        self.slots.everybody().filter(late).map(|port| (port.who.slot, port.connection.lateness())).collect()
+        self.slots.connected().filter(late).map(|port| (port.who.slot, port.connection.lateness())).collect()
     }
 
     /// Clients whose quarantine is over.
     pub fn served_their_time(&self, now: Instant) -> Vec<u16> {
-        let over = self.slots.ports().filter(|port| port.quarantine.is_some_and(|until| until <= now));
+        let over = self.slots.clients().filter(|port| port.quarantine.is_some_and(|until| until <= now));
         over.map(|port| port.who.slot).collect()
     }
 
     /// The files that they own.
     pub fn files(&self) -> impl Iterator<Item = OpenFile<'_>> {
-        self.slots.everybody().flat_map(files_of)
+        self.slots.connected().flat_map(files_of)
     }
 }
 
@@ -108,27 +106,9 @@ impl Timers for Clients {
 
     fn when(&self, timer: Timer) -> Option<Instant> {
         match timer {
-            Timer::Message => self.slots.everybody().filter_map(|port| port.connection.message_due()).min(),
-            Timer::Quarantine => self.slots.ports().filter_map(|port| port.quarantine).min(),
+            Timer::Message => self.slots.connected().filter_map(|port| port.connection.message_due()).min(),
+            Timer::Quarantine => self.slots.clients().filter_map(|port| port.quarantine).min(),
         }
-    }
-}
-
-impl ToldPort for Client {
-    fn slot(&self) -> u16 {
-        self.who.slot
-    }
-
-    fn is_waiting(&self) -> bool {
-        self.session.is_waiting()
-    }
-
-    fn replay(&self) -> Vec<WorkerCommand> {
-        self.session.replay()
-    }
-
-    fn remove(&self) -> WorkerCommand {
-        self.device().port_remove()
     }
 }
 
@@ -172,10 +152,10 @@ mod tests {
             clients.slots.insert(Client::new(slot, serial, peer));
         }
         let until = now + Duration::from_secs(10);
-        clients.slots.port(1).unwrap().quarantine = Some(until);
+        clients.slots.client(1).unwrap().quarantine = Some(until);
         assert_eq!(clients.deadline(), Some(until));
         assert_eq!((clients.served_their_time(now), clients.served_their_time(until)), (vec![], vec![1]));
-        assert_eq!(clients.told().map(|port| port.who.slot).collect::<Vec<_>>(), [0]);
+        assert_eq!(clients.served().map(|port| port.who.slot).collect::<Vec<_>>(), [0]);
         // Neither has said anything: that is due as well, in ten minutes.
         assert_eq!(clients.late(now).len(), 0);
         assert_eq!(clients.late(now + Duration::from_secs(601)).len(), 2);

@@ -6,7 +6,7 @@
 
 use nix::fcntl::SealFlag;
 use sv3::MAX_RINGS;
-use sv3::ipc::{Command, RingFault};
+use sv3::ipc::{Command, PortKind, RingFault};
 
 use crate::ports::admission::Memory;
 use crate::ports::holdings::Holdings;
@@ -35,10 +35,10 @@ pub struct Device {
 }
 
 impl Device {
-    /// A device without memory and rings.
-    pub fn new(port: Port) -> Device {
+    /// A device without memory and rings, behind the port in this slot.
+    pub fn new(slot: u16) -> Device {
         Device {
-            port,
+            port: Port { slot, kind: PortKind::Vrings },
             features: 0,
             starts_enabled: true,
             memory: Vec::new(),

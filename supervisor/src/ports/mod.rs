@@ -2,7 +2,7 @@
 //!
 //! - [`port`]: its name and its kind;
 //! - [`device`], [`ring`]: what is behind a port of kind vrings, and the commands that tell a worker of it;
-//! - [`admission`]: which memory such a port may have;
+//! - [`admission`], [`kernel`]: which memory such a port may have, and what the kernel says of it;
 //! - [`holdings`]: how much a port holds of what is scarce.
 //!
 //! A worker that knows nothing is told of a port by the commands of its `replay`. They are made of what is here alone: no
@@ -11,5 +11,8 @@
 pub mod admission;
 pub mod device;
 pub mod holdings;
+pub mod kernel;
+#[cfg(test)]
+pub mod memory;
 pub mod port;
 pub mod ring;

@@ -83,8 +83,8 @@ impl Supervisor {
                 cpus: self.workers.config.cpus.clone(),
             },
             socket: self.doors.front.listener().path().display().to_string(),
-            ports: self.clients.slots.ports().filter_map(|port| self.port_status(port)).collect(),
-            callers: self.clients.slots.callers().count(),
+            ports: self.clients.slots.clients().filter_map(|port| self.port_status(port)).collect(),
+            callers: self.clients.slots.pending().count(),
         }
     }
 

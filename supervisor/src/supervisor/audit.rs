@@ -75,7 +75,7 @@ impl Supervisor {
         add("eventpoll", "a second one of it, not in use".to_string());
         add("eventfd", "nudges of that thread by the others".to_string());
         let known = |port: &&Client| worker.lacks(port.who.slot).is_none();
-        for port in self.clients.told().filter(known) {
+        for port in self.clients.served().filter(known) {
             let slot = port.who.slot;
             for (index, ring) in port.device().rings() {
                 if ring.started || ring.stopping {

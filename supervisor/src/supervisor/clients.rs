@@ -17,9 +17,8 @@ use crate::clients::slots::LAST;
 use crate::clients::vhost_user::connection::Input;
 use crate::clients::vhost_user::session::{Refused, Session, Step};
 use crate::doors::listener::{Caller, PAUSE, Peer};
-use crate::ports::admission::Kernel;
 use crate::ports::holdings::Holdings;
-use crate::ports::port::Port;
+use crate::ports::kernel::Kernel;
 use crate::telemetry::status::NO_MEMORY;
 use crate::token::Token;
 use crate::workers::worker::Waiter;
@@ -88,8 +87,8 @@ impl Supervisor {
             );
             return self.telemetry.events.say_of(None, "refuse", message);
         }
-        if (self.clients.slots.free_caller().is_none() || self.clients.budget.is_spent())
-            && let Some(number) = self.clients.slots.caller_to_yield()
+        if (self.clients.slots.free_pending_number().is_none() || self.clients.budget.is_spent())
+            && let Some(number) = self.clients.slots.pending_to_yield()
         {
             self.detach(number, "gave way");
         }
@@ -100,7 +99,7 @@ impl Supervisor {
             );
             return self.telemetry.events.say_of(None, "refuse", message);
         }
-        let Some(number) = self.clients.slots.free_caller() else { return };
+        let Some(number) = self.clients.slots.free_pending_number() else { return };
         let mut port = Client::new(number, self.clients.next_serial(), peer);
         if let Err(error) = self.reactor.watch(&port, Token::Pending(port.serial), port.interest) {
             let message = format!("client {} turned away: {error}", port.who.pid);
@@ -114,7 +113,7 @@ impl Supervisor {
 
     /// Gives a caller a port, if there is one for it. Returns its slot.
     fn take_slot(&mut self, number: u16) -> Result<u16, Refuse> {
-        let pid = self.clients.slots.port(number).map_or(0, |port| port.who.pid);
+        let pid = self.clients.slots.client(number).map_or(0, |port| port.who.pid);
         let free = self.clients.slots.free();
         if free <= LAST / 2
             && let Some(idle) = self.clients.slots.idle_to_yield()
@@ -129,7 +128,7 @@ impl Supervisor {
         let slot = self.clients.slots.free_slot().ok_or_else(none)?;
         let mut port = self.clients.slots.remove(number).ok_or_else(none)?;
         port.who.slot = slot;
-        port.session.take_port(Port { slot });
+        port.session.take_slot(slot);
         self.reactor.change(port.as_fd(), Token::Client(slot), port.interest);
         // The worker has let go of the slot: nobody else writes this.
         if let Some(line) = self.workers.ledger.ports.get(usize::from(slot)) {
@@ -152,12 +151,12 @@ impl Supervisor {
     }
 
     pub(super) fn serve_client(&mut self, mut slot: u16, flags: EpollFlags) {
-        let waits = self.clients.slots.port(slot).is_some_and(|port| port.session.is_waiting());
+        let waits = self.clients.slots.client(slot).is_some_and(|port| port.session.is_waiting());
         if flags.contains(EpollFlags::EPOLLERR) || waits && flags.contains(EpollFlags::EPOLLHUP) {
             return self.detach(slot, "disconnected");
         }
         if flags.contains(EpollFlags::EPOLLOUT)
-            && let Some(Err(refuse)) = self.clients.slots.port(slot).map(|port| port.connection.flush())
+            && let Some(Err(refuse)) = self.clients.slots.client(slot).map(|port| port.connection.flush())
         {
             return self.refuse(slot, refuse.into());
         }
@@ -166,7 +165,7 @@ impl Supervisor {
             if self.must_wait(slot) {
                 break;
             }
-            let Some(port) = self.clients.slots.port(slot).filter(|port| !port.session.is_waiting()) else { break };
+            let Some(port) = self.clients.slots.client(slot).filter(|port| !port.session.is_waiting()) else { break };
             let message = match port.connection.receive() {
                 Ok(Input::Message(message)) => Ok(message),
                 Ok(Input::Part) => continue,
@@ -183,7 +182,7 @@ impl Supervisor {
                     Err(reason) => return self.refuse(slot, reason.into()),
                 }
             }
-            let Some(port) = self.clients.slots.port(slot) else { break };
+            let Some(port) = self.clients.slots.client(slot) else { break };
             port.session.offer(offers);
             port.session.allow(self.clients.budget.allowance(port.who.pid, port.held, &port.device().pending_unmaps));
             let outcome = message.and_then(|message| port.session.request(message, &Kernel));
@@ -201,16 +200,16 @@ impl Supervisor {
             }
             let round = self.workers.undertaker.round();
             if self.put_aside() > 0
-                && let Some(port) = self.clients.slots.port(slot)
+                && let Some(port) = self.clients.slots.client(slot)
             {
-                port.littered = Some(round);
+                port.left_files = Some(round);
             }
         }
         self.update_interest(slot);
     }
 
     fn take_step(&mut self, slot: u16, step: Step) {
-        let confined = self.clients.slots.port(slot).is_some_and(|port| port.quarantine.is_some());
+        let confined = self.clients.slots.client(slot).is_some_and(|port| port.quarantine.is_some());
         let reply = match !confined && self.workers.order(step.commands, Waiter::Session(slot)) {
             true => step.reply,
             // The next worker hears of it from the record.
@@ -224,7 +223,7 @@ impl Supervisor {
         let line = self.workers.ledger.ports.get(usize::from(slot));
         let used = |ring: u16| line.and_then(|line| line.rings.get(usize::from(ring))).map(|ring| &ring.used);
         let base = |ring| used(ring).map_or(0, |used| (used.load(Relaxed) & 0xffff) as u16);
-        let port = self.clients.slots.port(slot)?;
+        let port = self.clients.slots.client(slot)?;
         let session = &mut port.session;
         match port.quarantine {
             None => session.worker_died(base),
@@ -240,7 +239,7 @@ impl Supervisor {
 
     /// Sends a client what it waits for and listens to it again.
     pub(super) fn reply(&mut self, slot: u16, reply: Option<Reply>) {
-        let Some(port) = self.clients.slots.port(slot) else { return };
+        let Some(port) = self.clients.slots.client(slot) else { return };
         match reply.map_or(Ok(()), |reply| port.connection.reply(reply)) {
             Ok(()) => self.update_interest(slot),
             Err(refuse) => self.refuse(slot, refuse.into()),
@@ -249,7 +248,7 @@ impl Supervisor {
 
     /// Tells a client and the log why it is not obeyed.
     pub(super) fn refuse(&mut self, slot: u16, refused: Refused) {
-        let Some(port) = self.clients.slots.port(slot) else { return };
+        let Some(port) = self.clients.slots.client(slot) else { return };
         let consequence = if refused.close { "; the connection is closed" } else { "" };
         self.telemetry.events.say_of(port.who, "refuse", format!("{} {}{consequence}", port.name(), refused.reason));
         let unread = refused.reply.is_some_and(|reply| port.connection.reply(reply).is_err());
@@ -280,7 +279,7 @@ impl Supervisor {
             let found = port.device().memory.iter().find_map(|memory| memory.truncated(&Kernel));
             found.map(|reason| (port.who.slot, port.holder(), reason))
         };
-        let offenders: Vec<_> = self.clients.told().filter_map(truncated).collect();
+        let offenders: Vec<_> = self.clients.served().filter_map(truncated).collect();
         let found = !offenders.is_empty();
         let mut blamed = Vec::new();
         for (slot, holder, reason) in offenders {
@@ -299,10 +298,10 @@ impl Supervisor {
 
     pub(super) fn update_interest(&mut self, slot: u16) {
         let waits = self.must_wait(slot);
-        if waits && self.clients.slots.port(slot).is_some() {
+        if waits && self.clients.slots.client(slot).is_some() {
             self.clients.halt(slot);
         }
-        let Some(port) = self.clients.slots.port(slot) else { return };
+        let Some(port) = self.clients.slots.client(slot) else { return };
         let mut wanted = port.wanted();
         wanted.set(EpollFlags::EPOLLIN, wanted.contains(EpollFlags::EPOLLIN) && !waits);
         if wanted != port.interest {

@@ -47,7 +47,7 @@ impl Supervisor {
         let fills = self.workers.is_filled_by(slot);
         let litters = self.workers.undertaker.is_behind() && {
             let round = self.workers.undertaker.round();
-            self.clients.slots.port(slot).is_some_and(|port| port.littered == Some(round))
+            self.clients.slots.client(slot).is_some_and(|port| port.left_files == Some(round))
         };
         let is_short = self.clients.budget.is_short(self.workers.undertaker.backlog());
         fills || litters || is_short || self.clients.is_strained(slot)

@@ -159,7 +159,7 @@ impl Supervisor {
 
     /// Steps 8 and 9: blames the clients of which the kernel tells, or else the one of which the dead worker does.
     fn blame_for(&mut self, blamed: Option<(u16, Holder)>, death: &Death) {
-        let left = blamed.is_some_and(|(slot, _)| self.clients.slots.port(slot).is_none());
+        let left = blamed.is_some_and(|(slot, _)| self.clients.slots.client(slot).is_none());
         let truncated = self.recheck_memory();
         let found = self.send_away_stalled(true) || truncated;
         let by_memory = death.fault.as_ref().is_some_and(|fault| fault.port.is_some());

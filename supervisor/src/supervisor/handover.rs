@@ -49,7 +49,7 @@ impl Supervisor {
     pub(super) fn teach_successor(&mut self) {
         let Some(program) = self.workers.handover.begin_learning() else { return };
         if self.workers.standby.is_none()
-            && let Err(error) = self.workers.start_successor(program, self.clients.told(), &self.reactor)
+            && let Err(error) = self.workers.start_successor(program, self.clients.slots.told(), &self.reactor)
         {
             return self.give_up(&format!("the next worker could not be started: {error}"));
         }
@@ -62,7 +62,7 @@ impl Supervisor {
     pub(super) fn successor_has_learnt(&mut self) {
         let Some(Stage::Learning) = self.workers.handover.stage() else { return };
         let Some(offers) = self.workers.standby.as_ref().map(|successor| successor.offers) else { return };
-        let unserved = self.clients.slots.ports().find_map(|port| {
+        let unserved = self.clients.slots.clients().find_map(|port| {
             let missing = port.device().features & !offers;
             (missing != 0).then(|| (port.who, feature_names(missing).join(", ")))
         });

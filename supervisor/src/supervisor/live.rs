@@ -133,7 +133,7 @@ impl Live {
     pub fn assert_empty(&self) {
         let slots = &self.supervisor.clients.slots;
         assert!(slots.taken().is_empty() && slots.leaving() == 0, "slots are lost");
-        assert_eq!(slots.callers().count(), 0, "callers are still here");
+        assert_eq!(slots.pending().count(), 0, "callers are still here");
         assert_eq!(slots.free_slot(), Some(0));
         let budget = &self.supervisor.clients.budget;
         assert_eq!((budget.held(), budget.pending_unmaps.all()), (Holdings::NONE, 0), "the budget is wrong");

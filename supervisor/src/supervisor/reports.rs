@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use sv3::ipc::{Report, ReportKind, RingFault, VERSION};
 
 use super::Supervisor;
-use crate::ports::admission::Kernel;
+use crate::ports::kernel::Kernel;
 use crate::workers::breach::Breach;
 use crate::workers::cpu_time::Moment;
 use crate::workers::worker::{Waiter, Worker};
@@ -79,7 +79,7 @@ impl Supervisor {
                 Err(Breach("it stopped a ring that it was not told to stop"))
             }
             ReportKind::RingStopped if report.seq < worker.promoted => Ok(()),
-            ReportKind::RingStopped => match self.clients.slots.port(report.port) {
+            ReportKind::RingStopped => match self.clients.slots.client(report.port) {
                 Some(port) => port.session.ring_stopped(report.ring, report.value),
                 None => Ok(()),
             },
@@ -142,7 +142,7 @@ impl Supervisor {
     }
 
     fn end_wait(&mut self, slot: u16) -> Result<(), Breach> {
-        let Some(port) = self.clients.slots.port(slot) else { return Ok(()) };
+        let Some(port) = self.clients.slots.client(slot) else { return Ok(()) };
         let reply = port.session.fence()?;
         self.reply(slot, reply);
         Ok(())
@@ -151,7 +151,7 @@ impl Supervisor {
     fn ring_fault(&mut self, report: Report) -> Result<(), Breach> {
         let fault = RingFault::from_value(report.value).ok_or(Breach("it reported an unknown fault of a ring"))?;
         let (slot, ring) = (report.port, report.ring);
-        match self.clients.slots.port(slot).map(|port| (port.who, port.session.ring_faulted(ring, fault))) {
+        match self.clients.slots.client(slot).map(|port| (port.who, port.session.ring_faulted(ring, fault))) {
             Some((who, true)) => {
                 let message = format!("p{slot}: ring {ring} stopped: {}", fault.words());
                 self.telemetry.events.say_of_with(who, "ring_fault", message, serde_json::json!({ "ring": ring }));
@@ -169,7 +169,7 @@ impl Supervisor {
         {
             return;
         }
-        let Some(port) = self.clients.slots.port(slot) else { return };
+        let Some(port) = self.clients.slots.client(slot) else { return };
         let who = port.who;
         match port.session.command_failed(why.clone()) {
             Some(refused) => self.refuse(slot, refused),
@@ -188,7 +188,7 @@ impl Supervisor {
         if !worker.is_about(slot, report.seq) || self.turn_out_spoiler(slot) {
             return;
         }
-        let (Some(worker), Some(port)) = (&mut self.workers.standby, self.clients.slots.port(slot)) else { return };
+        let (Some(worker), Some(port)) = (&mut self.workers.standby, self.clients.slots.client(slot)) else { return };
         worker.leave_out(slot, why.clone());
         let message = format!("p{slot}: the worker on standby goes on without it until it is to serve: {why}");
         self.telemetry.events.say_of(port.who, "standby_lacks", message);
@@ -196,7 +196,7 @@ impl Supervisor {
 
     /// Sends a client away that has made its memory unusable since it was admitted, if it has.
     fn turn_out_spoiler(&mut self, slot: u16) -> bool {
-        let Some(port) = self.clients.slots.port(slot) else { return false };
+        let Some(port) = self.clients.slots.client(slot) else { return false };
         let spoilt = port.device().memory.iter().find_map(|memory| memory.spoilt(&Kernel));
         let Some(reason) = spoilt else { return false };
         let refused = port.session.command_failed(reason.0.clone()).unwrap_or_else(|| reason.into());

@@ -7,7 +7,8 @@ use nix::sys::wait::WaitStatus;
 use sv3::status::{Crash, Growth};
 
 use super::Supervisor;
-use crate::ports::admission::{Kernel, present};
+use crate::ports::admission::present;
+use crate::ports::kernel::Kernel;
 use crate::workers::death::Death;
 
 /// Growth in octets that is worth telling.
@@ -27,7 +28,7 @@ impl Supervisor {
             Growth { port: format!("p{}", port.who.slot), bytes: now.saturating_sub(then) }
         };
         let mut grown: Vec<Growth> =
-            self.clients.slots.ports().map(growth).filter(|growth| growth.bytes >= TOLD_FROM).collect();
+            self.clients.slots.clients().map(growth).filter(|growth| growth.bytes >= TOLD_FROM).collect();
         grown.sort_by_key(|growth| std::cmp::Reverse(growth.bytes));
         grown.truncate(TOLD);
         death.words += "; sv3 did not send that: a person did, or the kernel, for want of memory";

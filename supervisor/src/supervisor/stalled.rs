@@ -28,7 +28,7 @@ impl Supervisor {
     /// Sends away the clients whose call eventfds would block the worker, and those where they may block it now. Returns
     /// whether there were any.
     pub(super) fn send_away_stalled(&mut self, held_up: bool) -> bool {
-        let stalled = full_rings(self.clients.told(), held_up);
+        let stalled = full_rings(self.clients.served(), held_up);
         let mut blamed = Vec::new();
         for (who, ring) in &stalled {
             let holder = self.clients.slots.holder(who.slot);

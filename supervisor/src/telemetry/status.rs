@@ -10,8 +10,9 @@ use sv3::virtio::{VIRTIO_F_RING_PACKED, feature_names};
 use sv3::wire::vhost_user::protocol_feature_names;
 
 use crate::clients::client::Client;
-use crate::ports::admission::{Kernel, Memory, present, seal_names};
+use crate::ports::admission::{Memory, present};
 use crate::ports::device::Device;
+use crate::ports::kernel::{Kernel, seal_names};
 use crate::ports::ring::Ring;
 
 /// What is wrong with a client that has rings and no memory.

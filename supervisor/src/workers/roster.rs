@@ -23,7 +23,7 @@ impl Roster {
     pub fn passes(&mut self, command: &Command, seq: u64) -> bool {
         let lacks = command.port().and_then(|slot| self.0.get(&slot)).is_some_and(|entry| entry.lacks.is_some());
         match command {
-            Command::PortAdd { port } => {
+            Command::PortAdd { port, .. } => {
                 self.0.insert(*port, Entry { since: seq, lacks: None });
                 true
             }
@@ -53,9 +53,11 @@ impl Roster {
 
 #[cfg(test)]
 mod tests {
+    use sv3::ipc::PortKind;
+
     use super::*;
 
-    const ADD: Command = Command::PortAdd { port: 3 };
+    const ADD: Command = Command::PortAdd { port: 3, kind: PortKind::Vrings };
     const REMOVE: Command = Command::PortRemove { port: 3 };
     const COMMIT: Command = Command::MemoryCommit { port: 3 };
 

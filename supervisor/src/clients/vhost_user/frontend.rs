@@ -4,7 +4,6 @@ use sv3::virtio::OFFERED;
 
 use crate::ports::device::Device;
 use crate::ports::holdings::Holdings;
-use crate::ports::port::Port;
 
 /// The protocol's state, and the device behind it.
 #[derive(Debug)]
@@ -25,9 +24,9 @@ pub struct Frontend {
 
 impl Frontend {
     /// One that has said nothing.
-    pub fn new(port: Port) -> Frontend {
+    pub fn new(slot: u16) -> Frontend {
         Frontend {
-            device: Device::new(port),
+            device: Device::new(slot),
             protocol_features: 0,
             mtu: None,
             status: 0,

@@ -11,7 +11,8 @@ use sv3::wire::vhost_user::*;
 use sv3::{MAX_MEM_SLOTS, MAX_QUEUE_PAIRS, MAX_RING_SIZE, MAX_RINGS};
 
 use super::frontend::Frontend;
-use crate::ports::admission::{Inspect, admit, aliased};
+use crate::ports::admission::{admit, aliased};
+use crate::ports::kernel::Inspect;
 use crate::ports::ring::Ring;
 use crate::workers::command::WorkerCommand;
 

@@ -22,10 +22,9 @@ use sv3::wire::vhost_user::*;
 
 use super::frontend::Frontend;
 use super::requests::{Refusal, Served};
-use crate::ports::admission::Inspect;
 use crate::ports::device::Device;
 use crate::ports::holdings::Holdings;
-use crate::ports::port::Port;
+use crate::ports::kernel::Inspect;
 use crate::workers::breach::Breach;
 use crate::workers::command::WorkerCommand;
 use crate::workers::pending_unmap::PendingUnmaps;
@@ -90,9 +89,9 @@ fn is_ordered(code: Code) -> bool {
 }
 
 impl Session {
-    /// A client that has said nothing.
-    pub fn new(port: Port) -> Session {
-        Session { frontend: Frontend::new(port), wait: None, unfenced: 0 }
+    /// A client that has said nothing, with its port in this slot.
+    pub fn new(slot: u16) -> Session {
+        Session { frontend: Frontend::new(slot), wait: None, unfenced: 0 }
     }
 
     /// Whether a request is for the supervisor alone: the worker never hears of it, and nothing is kept but a number.
@@ -102,9 +101,9 @@ impl Session {
             || [Code::GET_STATUS, Code::SET_STATUS].contains(&code)
     }
 
-    /// The client has this port from now on. No command may have been given before.
-    pub fn take_port(&mut self, port: Port) {
-        self.frontend.device.port = port;
+    /// The client's port is in this slot from now on. No command may have been given before.
+    pub fn take_slot(&mut self, slot: u16) {
+        self.frontend.device.port.slot = slot;
     }
 
     /// The virtio features that the client is offered from now on; among them all that it has acknowledged.

@@ -23,10 +23,10 @@ pub struct Model {
 }
 
 impl Model {
-    /// Obeys an order, which must make sense.
-    pub fn obey(&mut self, order: &WorkerCommand) {
-        assert_eq!(order.fd.is_some(), order.command.fds() == 1);
-        match order.command {
+    /// Does what a command says, which must make sense.
+    pub fn execute(&mut self, told: &WorkerCommand) {
+        assert_eq!(told.fd.is_some(), told.command.fds() == 1);
+        match told.command {
             Command::PortAdd { .. } => self.here = true,
             Command::PortFeatures { features, .. } => {
                 assert!(self.rings.is_empty() || features == self.features, "other features while rings run");
@@ -51,9 +51,9 @@ impl Model {
             Command::RingEnable { ring, enable, .. } => put(&mut self.enabled, ring, enable),
             Command::RingCall { ring, call, .. } => put(&mut self.calls, ring, call),
             Command::Barrier | Command::SendRarp { .. } => {}
-            Command::Start { .. } | Command::Promote | Command::PortRemove { .. } => panic!("not a session's order"),
+            Command::Start { .. } | Command::Promote | Command::PortRemove { .. } => panic!("not a session's command"),
         }
-        assert!(self.here, "an order for a port that is not there");
+        assert!(self.here, "a command for a port that is not there");
         self.check_memory();
     }
 

@@ -6,7 +6,8 @@ use std::os::fd::OwnedFd;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use sv3::wire::vhost_user::MemoryRegion;
 
-use super::{CLIENT_MEMORY_MAX, Kernel, Memory, admit};
+use super::{CLIENT_MEMORY_MAX, Memory, admit};
+use crate::ports::kernel::Kernel;
 
 /// A file as long as can be, up to `size`.
 fn memfd(size: u128) -> OwnedFd {

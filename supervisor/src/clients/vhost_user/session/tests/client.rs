@@ -13,7 +13,7 @@ use sv3::virtio::{OFFERED, VIRTIO_F_RING_PACKED};
 pub const SPLIT: u64 = OFFERED & !VIRTIO_F_RING_PACKED.mask();
 
 use super::super::*;
-use crate::ports::admission::{Extent, FileId, MemoryFile};
+use crate::ports::kernel::{Extent, FileId, MemoryFile};
 
 /// Answers as told, whatever the fd.
 pub struct FakeKernel {
@@ -54,7 +54,7 @@ pub struct Client {
 impl Client {
     pub fn new() -> Client {
         let kernel = FakeKernel { file_size: Cell::new(1 << 30), eventfd: Cell::new(true) };
-        Client { session: Session::new(Port { slot: 7 }), kernel, commands: Vec::new() }
+        Client { session: Session::new(7), kernel, commands: Vec::new() }
     }
 
     /// A client of QEMU's manner that has acknowledged every feature.
