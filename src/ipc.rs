@@ -4,7 +4,7 @@
 //! [`Envelope::fds`] says, each sent by `passfd` in a message of its own. Up: [`Report`]s, 32 octets each, plain
 //! little-endian; the supervisor runs no deserializer on what a worker wrote.
 //!
-//! Order is the contract: the worker obeys commands in the order of their `seq` and between two bursts, so a
+//! Order is the contract: the worker executes commands in the order of their `seq` and between two bursts, so a
 //! [`ReportKind::Done`] for a [`Command::Barrier`] says that every earlier command has taken effect and that no frame
 //! is under way. The first start is a replay: the same commands bring up the first worker and the hundredth.
 
@@ -27,7 +27,7 @@ pub struct Envelope {
     pub seq: u64,
     /// The command.
     pub command: Command,
-    /// The command's fd, if the worker was born with it: then none follows. Each number is named once.
+    /// The command's fd, if the worker inherited it when it was started: then none follows. Each number is named once.
     pub inherited: Option<i32>,
 }
 
@@ -93,7 +93,7 @@ pub enum Command {
         settings: Settings,
         /// Which of [`crate::ledger::Ledger::workers`] is the worker's.
         area: u8,
-        /// The worker waits: it obeys commands so far as to be ready, maps memory, but touches no ring before
+        /// The worker stands by: it executes commands so far as to be ready, and maps memory, but touches no ring before
         /// [`Command::Promote`].
         standby: bool,
     },
@@ -274,23 +274,23 @@ impl Envelope {
 #[repr(u16)]
 pub enum ReportKind {
     /// The worker is confined and has mapped the ledger. `value`: virtio features that its data path serves; `detail`:
-    /// [`VERSION`] in the low half, landlock ABI achieved (0: none) in the high half; `port` and `ring`: the digest of the
-    /// seccomp policy that it put on, its high and its low half. See [`Report::ready`].
+    /// [`VERSION`] in the low half, landlock ABI achieved (0: none) in the high half; `port` and `ring`: the digest of
+    /// the seccomp policy that it put on, its high and its low half. See [`Report::ready`].
     Ready = 1,
     /// [`Command::Barrier`] reached.
     Done = 2,
-    /// [`Command::RingStop`] obeyed. `value`: index of the next available entry (vring base; of a packed
+    /// [`Command::RingStop`] executed. `value`: index of the next available entry (vring base; of a packed
     /// ring with the wrap counter in bit 15); 0 if it never ran.
     RingStopped = 3,
     /// A ring stopped by itself or could not start. `value`: a [`RingFault`].
     RingFault = 4,
-    /// A command could not be obeyed (mmap failed, unknown port). `value`: errno or 0.
+    /// A command could not be executed (mmap failed, unknown port). `value`: errno or 0.
     Failed = 5,
     /// The worker has woken and did not say so for [`BUSY_QUIET`]: its heartbeat is worth a look.
     Busy = 6,
     /// Everything that the commands up to `seq` took away ([`Command::MemoryCommit`], [`Command::RegionRemove`],
-    /// [`Command::PortRemove`]) is unmapped. Comes in its own time: no barrier waits for it. Each later one has a higher
-    /// `seq`.
+    /// [`Command::PortRemove`]) is unmapped. Comes in its own time: no barrier waits for it. Each later one has a
+    /// higher `seq`.
     Unmapped = 7,
 }
 

@@ -1,7 +1,7 @@
 //! Processes that are to blame for the deaths of workers, and what follows from it.
 //!
-//! A client is known by its process, whether or not it disconnects and comes again. A process that is blamed `limit` times
-//! in a window is in quarantine ([`crate::clients::offences`]).
+//! A client is known by its process, whether or not it disconnects and comes again. A process that is blamed `limit`
+//! times in a window is in quarantine ([`crate::clients::offences`]).
 
 use std::time::Instant;
 

@@ -2,9 +2,10 @@
 //!
 //! Fds are scarce in the supervisor, where `RLIMIT_NOFILE` is low. Mappings are scarce in the worker, where
 //! `vm.max_map_count` bounds them. A client may take of either as long as it holds no more than is left for all others:
-//! whatever some clients have taken, as much as the greediest of them has is still free. A process may take three quarters
-//! of what it has and is free, over all its connections. The last eighth is for clients that need little: [`FIRST`] for
-//! each connection, and half of it for processes that hold no more than that. A client may always replace what it holds.
+//! whatever some clients have taken, as much as the greediest of them has is still free. A process may take three
+//! quarters of what it has and is free, over all its connections. The last eighth is for clients that need little:
+//! [`FIRST`] for each connection, and half of it for processes that hold no more than that. A client may always replace
+//! what it holds.
 //!
 //! What a client has given up counts until no worker has it mapped any more ([`crate::workers::pending_unmap`]). The
 //! supervisor does not read from a client that gives up and asks anew faster than workers unmap.
@@ -17,8 +18,8 @@ use sv3::MAX_REGIONS;
 use crate::ports::holdings::Holdings;
 use crate::workers::pending_unmap::PendingUnmaps;
 
-/// Fds that no client gets: our own, those that are in flight, and those that wait to be closed. A quarter of what there
-/// is, within these bounds.
+/// Fds that no client gets: our own, those that are in flight, and those that wait to be closed. A quarter of what
+/// there is, within these bounds.
 const RESERVE: usize = 768;
 const LEAST_RESERVE: usize = 128;
 /// Fds of the reserve that are for us and for the next message of a client.
@@ -73,8 +74,8 @@ impl Budget {
         Budget { limit, held: Holdings::NONE, of: HashMap::new(), reserve, pending_unmaps: PendingUnmaps::default() }
     }
 
-    /// What a connection of process `pid` that holds `own`, while `pending` of what it had is mapped still, may hold at most
-    /// now.
+    /// What a connection of process `pid` that holds `own`, while `pending` of what it had is mapped still, may hold at
+    /// most now.
     pub fn allowance(&self, pid: i32, own: Holdings, pending: &PendingUnmaps) -> Holdings {
         let all = self.of.get(&pid).copied().unwrap_or(own);
         let (free, unmapping) = (self.free(), pending.own());
@@ -119,8 +120,8 @@ impl Budget {
     }
 }
 
-/// What a connection may have that has `own` and whose process has `all`, where `free` of `limit` is free, and `unmapping`
-/// of what it had is mapped still.
+/// What a connection may have that has `own` and whose process has `all`, where `free` of `limit` is free, and
+/// `unmapping` of what it had is mapped still.
 fn share((limit, free): (usize, usize), (all, own): (usize, usize), unmapping: usize) -> usize {
     let common = free.saturating_sub(limit / 8);
     // Half of what it has and is free: then as much as it has is left.

@@ -1,11 +1,12 @@
 //! Blame that a fork does not shed.
 //!
-//! A process that forks has a new number, under which nothing is held against it ([`Blames`](crate::clients::blame::Blames)).
-//! What a client cannot change at will is its user and whether its memory can be truncated under the worker: a file that
-//! is sealed with `F_SEAL_SHRINK` cannot. So deaths count for a [`ClientClass`] as well: for all clients that share that.
-//! When as many *different* processes of a class have each killed a worker in a window as one process may
-//! ([`crate::clients::offences`]), the newcomers of the class are in quarantine: those that gave their memory since the row
-//! of deaths began. Clients that were there before are served on. A single process never makes its class suspect.
+//! A process that forks has a new number, under which nothing is held against it
+//! ([`Blames`](crate::clients::blame::Blames)). What a client cannot change at will is its user and whether its memory
+//! can be truncated under the worker: a file that is sealed with `F_SEAL_SHRINK` cannot. So deaths count for a
+//! [`ClientClass`] as well: for all clients that share that. When as many *different* processes of a class have each
+//! killed a worker in a window as one process may ([`crate::clients::offences`]), the newcomers of the class are in
+//! quarantine: those that gave their memory since the row of deaths began. Clients that were there before are served
+//! on. A single process never makes its class suspect.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
@@ -49,7 +50,7 @@ impl ClientClass {
             MemoryClass::Unsealed => {
                 "memory sealed with F_SEAL_SHRINK, as QEMU's memory-backend-memfd is, is served meanwhile"
             }
-            MemoryClass::Sealed | MemoryClass::Any => "who was attached before is served on",
+            MemoryClass::Sealed | MemoryClass::Any => "clients that were attached before are served on",
         }
     }
 }

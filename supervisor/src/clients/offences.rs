@@ -1,8 +1,8 @@
-//! Counts deaths of workers by those who are to blame for them, and tells when one has caused too many.
+//! Counts deaths of workers by the offenders that are to blame for them, and tells when one has caused too many.
 //!
-//! Deaths within [`WINDOW`] count together. One who has caused as many as the limit is in quarantine for [`FIRST`], and
-//! twice as long each time after that. One who has behaved for [`FORGIVE`] after a quarantine begins anew. What is
-//! remembered is bounded: when there are too many, the one who was blamed longest ago is forgotten.
+//! Deaths within [`WINDOW`] count together. An offender that has caused as many as the limit is in quarantine for
+//! [`FIRST`], and twice as long each time after that. An offender that has behaved for [`FORGIVE`] after a quarantine
+//! begins anew. What is remembered is bounded: the offender that was blamed longest ago is forgotten first.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ pub const WINDOW: Duration = Duration::from_secs(10);
 pub const FIRST: Duration = Duration::from_secs(10);
 /// The longest quarantine.
 pub const LONGEST: Duration = Duration::from_secs(600);
-/// How long one must behave after a quarantine until that is forgotten.
+/// How long an offender must behave after a quarantine until that is forgotten.
 pub const FORGIVE: Duration = Duration::from_secs(600);
 /// Deaths in a window that are looked at, or the limit if that is larger; more make no difference.
 const DEATHS_MAX: usize = 256;
@@ -21,16 +21,16 @@ const DEATHS_MAX: usize = 256;
 /// One death: when, and by which process.
 pub type Death = (Instant, i32);
 
-/// All that is held against those of one sort: processes, or classes of clients.
+/// All that is held against offenders of one sort: processes, or classes of clients.
 pub struct Offences<Offender> {
     limit: usize,
     known_max: usize,
     known: VecDeque<Known<Offender>>,
 }
 
-/// What is held against one.
+/// What is held against one offender.
 pub struct Known<Offender> {
-    /// Against whom.
+    /// The offender.
     pub offender: Offender,
     /// When the row of deaths began that led to the quarantine.
     pub began: Instant,
@@ -46,8 +46,8 @@ impl<Offender: Copy + PartialEq> Offences<Offender> {
         Offences { limit, known_max, known: VecDeque::new() }
     }
 
-    /// A worker died by the doing of `pid`, for which `offender` is blamed; `weight` tells how much the deaths of one window
-    /// count together. Until when `offender` goes into quarantine, if it does.
+    /// A worker died by the doing of `pid`, for which `offender` is blamed; `weight` tells how much the deaths of one
+    /// window count together. Until when `offender` goes into quarantine, if it does.
     pub fn blame(
         &mut self,
         offender: Offender,
@@ -68,7 +68,7 @@ impl<Offender: Copy + PartialEq> Offences<Offender> {
         until
     }
 
-    /// All that are remembered, those who were blamed last at the end.
+    /// All that are remembered, those blamed last at the end.
     pub fn known(&self) -> impl Iterator<Item = &Known<Offender>> {
         self.known.iter()
     }

@@ -1,11 +1,12 @@
 //! Clients that have a port, each in its slot, and pending clients, which have none yet.
 //!
-//! A slot's number is the port's name (`p0`) and its index in the ledger. A client takes a slot by the first request that
-//! the worker has to hear of. Until then it is pending: it has a number beyond all slots, no worker is told of it, and it
-//! gives way to another one when there are too many ([`Slots::pending_to_yield`]). So silence takes no port from anybody.
+//! A slot's number is the port's name (`p0`) and its index in the ledger. A client takes a slot by the first request
+//! that the worker has to hear of. Until then it is pending: it has a number beyond all slots, no worker is told of it,
+//! and it gives way to another one when there are too many ([`Slots::pending_to_yield`]). So silence takes no port from
+//! anybody.
 //!
-//! Slots are scarce as well: the last [`LAST`] are for processes that have none. As soon as half of these are taken, ports
-//! by which nothing ever ran give way ([`Slots::idle_to_yield`]).
+//! Slots are scarce as well: the last [`LAST`] are for processes that have none. As soon as half of these are taken,
+//! ports by which nothing ever ran give way ([`Slots::idle_to_yield`]).
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -60,8 +61,8 @@ impl Slots {
         (free < PENDING_MAX).then(|| pending_number(free)).flatten()
     }
 
-    /// The pending client that gives way to one more: the first one of the process that has most of them, or else of the
-    /// user.
+    /// The pending client that gives way to one more: the first one of the process that has most of them, or else of
+    /// the user.
     pub fn pending_to_yield(&self) -> Option<u16> {
         first_of_most(self.pending())
     }

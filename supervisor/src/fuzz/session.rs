@@ -1,6 +1,6 @@
-//! Target `session`: a client that says anything in any order, octet by octet as the decoder takes it, and a worker that is
-//! late, dies, or lies. Each request that asks for an answer is answered once, the worker's memory table is sound at any
-//! time, and a new worker that is told the replay stands where one stands that was told everything live.
+//! Target `session`: a client that says anything in any order, octet by octet as the decoder takes it, and a worker
+//! that is late, dies, or lies. Each request that asks for an answer is answered once, the worker's memory table is
+//! sound at any time, and a new worker that is told the replay stands where one stands that was told everything live.
 
 pub(super) mod client;
 mod worker;

@@ -18,9 +18,9 @@ use crate::ports::kernel::{Extent, FileId, Inspect};
 
 /// Most octets of memory that one client may have mapped: the worker's 128 TiB of address space are for all of them.
 const CLIENT_MEMORY_MAX: u64 = 8 << 40;
-/// How often a client may have its files mapped, on the average over their octets. Front-ends map each part of a file once,
-/// though in several regions; a monitor whose regions overlap by some pages does no harm. So the worker's page tables for a
-/// client take at most this many 512ths of the sizes of its files, besides what exists of them.
+/// How often a client may have its files mapped, on the average over their octets. Front-ends map each part of a file
+/// once, though in several regions; a monitor whose regions overlap by some pages does no harm. So the worker's page
+/// tables for a client take at most this many 512ths of the sizes of its files, besides what exists of them.
 const ALIASES_MAX: u64 = 2;
 /// Octets that a client may have mapped whatever its files are: page tables for these are nothing.
 const ALIASED_MIN: u64 = 16 << 20;
@@ -50,14 +50,14 @@ impl Memory {
         let now = kernel.extent(self.fd.as_fd()).ok()?.size;
         (now < needed).then(|| {
             Refuse(format!(
-                "memory region at guest address {guest_addr:#x} ({size} octets): its file was truncated to {now} octets \
-                 and must be at least {needed}"
+                "memory region at guest address {guest_addr:#x} ({size} octets): its file was truncated to {now} \
+                 octets and must be at least {needed}"
             ))
         })
     }
 
-    /// What the client has done to the region's file since it was admitted, by which a worker can no longer map it or must
-    /// not touch it.
+    /// What the client has done to the region's file since it was admitted, by which a worker can no longer map it or
+    /// must not touch it.
     pub fn spoilt(&self, kernel: &dyn Inspect) -> Option<Refuse> {
         self.truncated(kernel).or_else(|| self.sealed(kernel))
     }
@@ -67,8 +67,8 @@ impl Memory {
         let file = kernel.memory(self.fd.as_fd()).ok().flatten()?;
         (!file.writable).then(|| {
             Refuse(format!(
-                "memory region at guest address {guest_addr:#x} ({size} octets): it can no longer be mapped: its file was \
-                 sealed against writing since it was admitted"
+                "memory region at guest address {guest_addr:#x} ({size} octets): it can no longer be mapped: its file \
+                 was sealed against writing since it was admitted"
             ))
         })
     }
@@ -131,8 +131,8 @@ pub fn aliased<'m>(table: impl Iterator<Item = &'m Memory> + Clone) -> Option<St
         distinct(table.map(|memory| (memory.file, memory.file_size))).into_values().fold(0, u64::saturating_add);
     (mapped > files.saturating_mul(ALIASES_MAX).max(ALIASED_MIN)).then(|| {
         format!(
-            "the client's regions would be {mapped} octets, more than {ALIASES_MAX} times its files, which are {files}: it maps \
-             the same octets again and again"
+            "the client's regions would be {mapped} octets, more than {ALIASES_MAX} times its files, which are \
+             {files}: it maps the same octets again and again"
         )
     })
 }
@@ -194,8 +194,8 @@ mod tests {
     #[test]
     fn a_short_file_is_refused_with_both_lengths() {
         let error = try_admit(&[], region(0x1000, 0x2000, 0, 0x1001), memfd(0x3000)).unwrap_err();
-        let wanted = "memory region 0 (guest address 0x1000, 8192 octets): its file is 12288 octets long and must be at \
-                      least 12289 (offset 4097 and size)";
+        let wanted = "memory region 0 (guest address 0x1000, 8192 octets): its file is 12288 octets long and must be \
+                      at least 12289 (offset 4097 and size)";
         assert_eq!(error, wanted);
     }
 

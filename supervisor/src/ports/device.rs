@@ -1,8 +1,8 @@
 //! What is behind a port of kind vrings: memory, features and rings, in the form that brings up a worker.
 //!
-//! A protocol changes the device as its client says, and a worker is told of each change by the commands that the method
-//! returns. A worker that knows nothing of the port is told all of it by [`Device::replay`], which is made by the same
-//! methods: a ring comes to life after a crash in the way that it did before.
+//! A protocol changes the device as its client says, and a worker is told of each change by the commands that the
+//! method returns. A worker that knows nothing of the port is told all of it by [`Device::replay`], which is made by
+//! the same methods: a ring comes to life after a crash in the way that it did before.
 
 use nix::fcntl::SealFlag;
 use sv3::MAX_RINGS;
@@ -260,5 +260,105 @@ impl Device {
 
     fn ring_stop(&self, ring: u16) -> WorkerCommand {
         Command::RingStop { port: self.port.slot, ring }.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::rc::Rc;
+
+    use sv3::foreign::ForeignFd;
+    use sv3::ipc::{Region, RingAddr};
+
+    use super::*;
+    use crate::ports::kernel::FileId;
+
+    fn file() -> Rc<ForeignFd> {
+        Rc::new(OwnedFd::from(std::fs::File::open("/dev/null").unwrap()).into())
+    }
+
+    fn memory(guest_addr: u64, seals: SealFlag) -> Memory {
+        let region = Region { guest_addr, size: 0x1000, user_addr: guest_addr, offset: 0, block: 4096 };
+        Memory { region, fd: file(), file: FileId(0, guest_addr), file_size: 0x1000, present: 0, seals }
+    }
+
+    fn commands(told: Vec<WorkerCommand>) -> Vec<Command> {
+        assert!(told.iter().all(|told| told.fd.is_some() == (told.command.fds() == 1)));
+        told.into_iter().map(|told| told.command).collect()
+    }
+
+    /// A device with one ring that runs, described by no protocol.
+    fn running() -> Device {
+        let mut device = Device::new(3);
+        let addr = Some(RingAddr { desc: 0, avail: 0x100, used: 0x200 });
+        *device.ring(1).unwrap() = Ring { size: Some(4), addr, kick: Some(file()), base: 9, ..Ring::default() };
+        device.replace_memory(vec![memory(0, SealFlag::F_SEAL_SHRINK)]);
+        device
+    }
+
+    #[test]
+    fn a_device_is_replayed_without_a_protocol() {
+        let device = running();
+        let addr = RingAddr { desc: 0, avail: 0x100, used: 0x200 };
+        let wanted = [
+            Command::PortAdd { port: 3, kind: PortKind::Vrings },
+            Command::PortFeatures { port: 3, features: 0 },
+            Command::RegionStage { port: 3, region: device.memory[0].region },
+            Command::MemoryCommit { port: 3 },
+            Command::RingEnable { port: 3, ring: 1, enable: true },
+            Command::RingStart { port: 3, ring: 1, size: 4, addr, base: 9, run: 1 },
+        ];
+        assert_eq!(commands(device.replay()), wanted);
+        assert_eq!(commands(device.replay()), wanted, "as often as workers come");
+    }
+
+    #[test]
+    fn a_ring_stops_where_the_worker_or_the_ledger_says() {
+        let mut device = running();
+        assert!(device.stopped(1, 7).is_err(), "it was not told to stop");
+        assert_eq!(commands(device.stop(1)), [Command::RingStop { port: 3, ring: 1 }]);
+        assert!(device.is_stopping() && device.stopped(1, 0x1_0000).is_err() && device.stopped(0, 7).is_err());
+        device.stopped(1, 7).unwrap();
+        assert!(!device.is_running() && device.known_ring(1).is_some_and(|ring| ring.base == 7));
+        assert!(device.stop(1).is_empty(), "it is stopped already");
+
+        let mut device = running();
+        device.stop(1);
+        device.stopped_by(|index| 40 + index);
+        assert!(!device.is_stopping() && device.known_ring(1).is_some_and(|ring| ring.base == 41));
+    }
+
+    #[test]
+    fn a_ring_that_could_not_start_has_not_moved() {
+        let mut device = running();
+        assert!(device.faulted(1, RingFault::Unmapped) && !device.faulted(1, RingFault::Unmapped));
+        device.stop(1);
+        device.stopped(1, 0).unwrap();
+        assert!(device.known_ring(1).is_some_and(|ring| ring.base == 9));
+    }
+
+    #[test]
+    fn memory_that_is_taken_away_is_counted_until_it_is_unmapped() {
+        let mut device = running();
+        assert_eq!((device.holdings(), device.is_sealed()), (Holdings { fds: 2, regions: 1 }, Some(true)));
+        device.add_memory(memory(0x1000, SealFlag::empty()));
+        assert_eq!((device.holdings(), device.is_sealed()), (Holdings { fds: 3, regions: 2 }, Some(false)));
+        let removed = device.remove_memory(1);
+        assert_eq!((device.holdings().regions, device.pending_unmaps.own()), (1, 1));
+        drop(removed);
+        let end = device.port_remove();
+        assert_eq!(device.pending_unmaps.own(), 1);
+        drop(end);
+        assert_eq!(device.pending_unmaps.own(), 0);
+    }
+
+    #[test]
+    fn there_is_no_ring_beyond_the_last_one() {
+        let mut device = Device::new(3);
+        let last = u16::try_from(MAX_RINGS - 1).unwrap();
+        assert!(device.ring(last).is_some() && device.ring(last + 1).is_none());
+        assert!(device.stop(last + 1).is_empty() && device.stopped(u16::MAX, 0).is_err());
+        assert!(!device.faulted(u16::MAX, RingFault::Unmapped));
     }
 }

@@ -1,7 +1,8 @@
 //! What the kernel says of files that clients give.
 //!
-//! To ask a file system that its owner serves (FUSE) for the length of a file can stall the supervisor. `F_GET_SEALS` is
-//! answered by the kernel alone: only files of tmpfs and hugetlbfs have seals. So it is asked first, and tells the kind.
+//! To ask a file system that its owner serves (FUSE) for the length of a file can stall the supervisor. `F_GET_SEALS`
+//! is answered by the kernel alone: only files of tmpfs and hugetlbfs have seals. So it is asked first, and tells the
+//! kind.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -50,7 +51,8 @@ pub trait Inspect {
     fn claim_eventfd(&self, fd: BorrowedFd<'_>) -> bool;
 }
 
-/// The real kernel. Of its syscalls fstat(2) is used by that name, whatever the C library makes of it: the policy has no other.
+/// The real kernel. Of its syscalls fstat(2) is used by that name, whatever the C library makes of it: the policy has
+/// no other.
 pub struct Kernel;
 
 fn extent(stat: &rustix::fs::Stat) -> Extent {

@@ -5,8 +5,8 @@
 //! - [`admission`], [`kernel`]: which memory such a port may have, and what the kernel says of it;
 //! - [`holdings`]: how much a port holds of what is scarce.
 //!
-//! A worker that knows nothing is told of a port by the commands of its `replay`. They are made of what is here alone: no
-//! protocol and no client has a part in it.
+//! A worker that knows nothing is told of a port by the commands of its `replay`. They are made of what is here alone:
+//! no protocol and no client has a part in it.
 
 pub mod admission;
 pub mod device;

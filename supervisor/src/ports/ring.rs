@@ -33,8 +33,8 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Whether it has all that it needs to run, and either was not started or stopped by itself: the memory that it lies in
-    /// may have come back.
+    /// Whether it has all that it needs to run, and either was not started or stopped by itself: the memory that it
+    /// lies in may have come back.
     pub fn can_start(&self) -> bool {
         let complete = self.size.is_some() && self.addr.is_some() && self.kick.is_some();
         complete && (!self.started || self.fault.is_some())

@@ -1,10 +1,10 @@
 //! Memory that was taken away from the workers, and that one of them may still have mapped.
 //!
-//! The last process to unmap a memory file gives its pages back to the kernel, which takes a second for each 4 GiB. That
-//! process must not be a worker, since guests wait for it. So the supervisor keeps its fd of each file that a command takes
-//! away ([`crate::workers::command::WorkerCommand::removes`]) until every worker that was given the command has said that
-//! it has unmapped the file, or is dead. Until then the file and its mappings count among what the client has
-//! ([`crate::clients::budget`]).
+//! The last process to unmap a memory file gives its pages back to the kernel, which takes a second for each 4 GiB.
+//! That process must not be a worker, since guests wait for it. So the supervisor keeps its fd of each file that a
+//! command takes away ([`crate::workers::command::WorkerCommand::removes`]) until every worker that was given the
+//! command has said that it has unmapped the file, or is dead. Until then the file and its mappings count among what
+//! the client has ([`crate::clients::budget`]).
 
 use std::cell::Cell;
 use std::collections::VecDeque;

@@ -16,8 +16,8 @@ const UNREAD_MAX: usize = 64 << 10;
 const WRITES: usize = 16;
 /// How long a message that has begun may take to be complete.
 const MESSAGE_TIME: Duration = Duration::from_secs(10);
-/// How long a client may be connected and say nothing. QEMU asks its first question at once, but a front-end may as well
-/// connect before it makes a guest's memory ready, which takes some seconds for each 10 GiB.
+/// How long a client may be connected and say nothing. QEMU asks its first question at once, but a front-end may as
+/// well connect before it makes a guest's memory ready, which takes some seconds for each 10 GiB.
 const SILENCE_TIME: Duration = Duration::from_secs(600);
 
 /// The supervisor's end.

@@ -9,9 +9,9 @@
 //!
 //! - A dead worker touches nothing, and its successor is brought up from the device, which already has the change. So
 //!   an acknowledgement is due at once when a worker dies ([`Session::worker_died`]).
-//! - The base that `GET_VRING_BASE` asks for stands in guest memory, which only a worker reads. The successor starts the
-//!   ring and is told again to stop it ([`Session::replay`]). If workers die of that again and again, the session takes
-//!   the base from the ledger.
+//! - The base that `GET_VRING_BASE` asks for stands in guest memory, which only a worker reads. The successor starts
+//!   the ring and is told again to stop it ([`Session::replay`]). If workers die of that again and again, the session
+//!   takes the base from the ledger.
 //!
 //! What the worker reports is hostile: a report that answers nothing is a [`Breach`], and the worker is replaced.
 

@@ -40,10 +40,12 @@ fn any_request() -> impl Strategy<Value = Request> {
 }
 
 proptest! {
-    /// Whatever is asked in whatever state, nothing panics, each request that asks for an answer is answered, and a replay into a
-    /// new worker leads to the rings that the live commands have led to.
+    /// Whatever is asked in whatever state, nothing panics, each request that asks for an answer is answered, and a
+    /// replay into a new worker leads to the rings that the live commands have led to.
     #[test]
-    fn any_sequence_is_survived_and_can_be_replayed(requests in prop::collection::vec((any_request(), any::<bool>(), 0u8..8), 0..120)) {
+    fn any_sequence_is_survived_and_can_be_replayed(
+        requests in prop::collection::vec((any_request(), any::<bool>(), 0u8..8), 0..120),
+    ) {
         let mut client = Client::new();
         for (request, need_reply, accident) in requests {
             let acks = VHOST_USER_PROTOCOL_F_REPLY_ACK.of(client.session.protocol_features());
@@ -60,7 +62,8 @@ proptest! {
             }
             prop_assert!(!client.session.is_waiting());
         }
-        prop_assert_eq!(running(client.commands.iter()), running(client.session.replay().iter().map(|told| &told.command)));
+        let replayed = client.session.replay();
+        prop_assert_eq!(running(client.commands.iter()), running(replayed.iter().map(|told| &told.command)));
     }
 }
 
