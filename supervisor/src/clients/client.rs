@@ -13,7 +13,9 @@ use crate::clients::vhost_user::session::Session;
 use crate::doors::listener::Peer;
 use crate::ports::device::Device;
 use crate::ports::holdings::Holdings;
+use crate::ports::port::{Port, Replay};
 use crate::telemetry::event::Who;
+use crate::workers::command::WorkerCommand;
 
 /// A client.
 pub struct Client {
@@ -91,6 +93,24 @@ impl Client {
         wanted.set(EpollFlags::EPOLLIN, !self.session.is_waiting());
         wanted.set(EpollFlags::EPOLLOUT, self.connection.has_replies());
         wanted
+    }
+}
+
+impl Replay for Client {
+    fn port(&self) -> Port {
+        self.device().port
+    }
+
+    fn replay(&self) -> Vec<WorkerCommand> {
+        self.session.replay()
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.session.is_waiting()
+    }
+
+    fn remove(&self) -> WorkerCommand {
+        self.device().port_remove()
     }
 }
 

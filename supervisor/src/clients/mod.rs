@@ -11,6 +11,7 @@ pub mod class;
 pub mod client;
 pub mod holder;
 pub mod number;
+
 pub mod offences;
 pub mod registry;
 pub mod slots;

@@ -16,18 +16,16 @@ use crate::clients::number::is_pending;
 use crate::clients::slots::Slots;
 use crate::fd_inventory::OpenFile;
 use crate::timers::Timers;
-use crate::workers::command::WorkerCommand;
-use crate::workers::succession::ToldPort;
 
 /// The clients.
 pub struct Clients {
-    /// Which client has which slot.
+    /// Who has which slot.
     pub slots: Slots,
     /// What they hold.
     pub budget: Budget,
     /// Which processes are to blame for deaths of workers.
     pub blames: Blames,
-    /// Which classes of clients are.
+    /// Which kinds of clients are.
     pub classes: ClassBlames,
     /// Slots of clients that are not listened to until what they caused is done.
     halted: BTreeSet<u16>,
@@ -73,12 +71,7 @@ impl Clients {
         std::mem::take(&mut self.halted)
     }
 
-    /// The ports that workers are told of.
-    pub fn told(&self) -> impl Iterator<Item = &dyn ToldPort> + Clone {
-        self.slots.told()
-    }
-
-    /// Those that a worker serves: all that have a port and are not in quarantine.
+    /// Those that have a port that is served: it is not in quarantine.
     pub fn served(&self) -> impl Iterator<Item = &Client> + Clone {
         self.slots.clients().filter(|port| port.quarantine.is_none())
     }
@@ -116,24 +109,6 @@ impl Timers for Clients {
             Timer::Message => self.slots.connected().filter_map(|port| port.connection.message_due()).min(),
             Timer::Quarantine => self.slots.clients().filter_map(|port| port.quarantine).min(),
         }
-    }
-}
-
-impl ToldPort for Client {
-    fn slot(&self) -> u16 {
-        self.who.slot
-    }
-
-    fn is_waiting(&self) -> bool {
-        self.session.is_waiting()
-    }
-
-    fn replay(&self) -> Vec<WorkerCommand> {
-        self.session.replay()
-    }
-
-    fn remove(&self) -> WorkerCommand {
-        self.device().port_remove()
     }
 }
 
@@ -180,7 +155,7 @@ mod tests {
         clients.slots.client(1).unwrap().quarantine = Some(until);
         assert_eq!(clients.deadline(), Some(until));
         assert_eq!((clients.served_their_time(now), clients.served_their_time(until)), (vec![], vec![1]));
-        assert_eq!(clients.served().map(|client| client.who.slot).collect::<Vec<_>>(), [0]);
+        assert_eq!(clients.served().map(|port| port.who.slot).collect::<Vec<_>>(), [0]);
         // Neither has said anything: that is due as well, in ten minutes.
         assert_eq!(clients.late(now).len(), 0);
         assert_eq!(clients.late(now + Duration::from_secs(601)).len(), 2);

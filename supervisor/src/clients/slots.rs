@@ -16,7 +16,7 @@ use sv3::MAX_PORTS;
 use crate::clients::client::Client;
 use crate::clients::holder::Holder;
 use crate::clients::number::{pending_index, pending_number};
-use crate::workers::succession::ToldPort;
+use crate::ports::port::Replay;
 
 /// One slot.
 #[derive(Default)]
@@ -28,7 +28,7 @@ enum Slot {
     Leaving(Holder),
     /// A port that no client is behind.
     #[cfg(test)]
-    Own(Box<dyn ToldPort>),
+    Own(Box<dyn Replay>),
 }
 
 /// Pending clients at a time.
@@ -94,8 +94,8 @@ impl Slots {
 
     /// Puts a port that no client is behind into its (free) slot.
     #[cfg(test)]
-    pub fn insert_own(&mut self, port: impl ToldPort + 'static) {
-        let at = usize::from(port.slot());
+    pub fn insert_own(&mut self, port: impl Replay + 'static) {
+        let at = usize::from(port.port().slot);
         self.slots.resize_with(self.slots.len().max(at + 1), Slot::default);
         self.slots[at] = Slot::Own(Box::new(port));
     }
@@ -120,9 +120,9 @@ impl Slots {
     }
 
     /// The ports that workers are told of, by slot: those in quarantine are not among them.
-    pub fn told(&self) -> impl Iterator<Item = &dyn ToldPort> + Clone {
+    pub fn told(&self) -> impl Iterator<Item = &dyn Replay> + Clone {
         self.slots.iter().filter_map(|slot| match slot {
-            Slot::Taken(client) if client.quarantine.is_none() => Some(&**client as &dyn ToldPort),
+            Slot::Taken(client) if client.quarantine.is_none() => Some(&**client as &dyn Replay),
             #[cfg(test)]
             Slot::Own(port) => Some(&**port),
             _ => None,

@@ -230,7 +230,7 @@ impl Device {
     /// The end of the port, for a worker.
     pub fn port_remove(&self) -> WorkerCommand {
         let removes = self.pending_unmaps.remove(self.memory.iter().map(|memory| memory.fd.clone()).collect());
-        WorkerCommand { removes, ..self.port.remove() }
+        WorkerCommand { removes, ..Command::PortRemove { port: self.port.slot }.into() }
     }
 
     /// How a ring signals.

@@ -3,36 +3,31 @@
 
 use sv3::ipc::PortKind;
 
-use crate::ports::port::Port;
+use crate::ports::port::{Port, Replay};
 use crate::workers::command::WorkerCommand;
-use crate::workers::succession::ToldPort;
 
 /// The port.
 pub struct MemoryPort {
-    port: Port,
+    slot: u16,
 }
 
 impl MemoryPort {
     /// In this slot.
     pub fn new(slot: u16) -> MemoryPort {
-        MemoryPort { port: Port { slot, kind: PortKind::Memory } }
+        MemoryPort { slot }
     }
 }
 
-impl ToldPort for MemoryPort {
-    fn slot(&self) -> u16 {
-        self.port.slot
+impl Replay for MemoryPort {
+    fn port(&self) -> Port {
+        Port { slot: self.slot, kind: PortKind::Memory }
+    }
+
+    fn replay(&self) -> Vec<WorkerCommand> {
+        vec![self.port().add()]
     }
 
     fn is_waiting(&self) -> bool {
         false
-    }
-
-    fn replay(&self) -> Vec<WorkerCommand> {
-        vec![self.port.add()]
-    }
-
-    fn remove(&self) -> WorkerCommand {
-        self.port.remove()
     }
 }

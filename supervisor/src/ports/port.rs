@@ -1,4 +1,4 @@
-//! What all ports have, whatever their kind: a slot, and a name by it.
+//! What all ports have, whatever their kind: a slot, a name by it, and something that a worker is told.
 
 use std::fmt;
 
@@ -20,16 +20,28 @@ impl Port {
     pub fn add(self) -> WorkerCommand {
         Command::PortAdd { port: self.slot, kind: self.kind }.into()
     }
-
-    /// The command by which a worker forgets it.
-    pub fn remove(self) -> WorkerCommand {
-        Command::PortRemove { port: self.slot }.into()
-    }
 }
 
 impl fmt::Display for Port {
     /// Its name, as `sv3 status` has it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "p{}", self.slot)
+    }
+}
+
+/// A port that workers are told of.
+pub trait Replay {
+    /// Which port it is.
+    fn port(&self) -> Port;
+
+    /// All commands that bring a worker that knows nothing of the port to where it stands.
+    fn replay(&self) -> Vec<WorkerCommand>;
+
+    /// Whether somebody waits until the worker that serves has done what the replay says.
+    fn is_waiting(&self) -> bool;
+
+    /// The command by which a worker forgets the port.
+    fn remove(&self) -> WorkerCommand {
+        Command::PortRemove { port: self.port().slot }.into()
     }
 }

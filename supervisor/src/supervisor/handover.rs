@@ -49,7 +49,7 @@ impl Supervisor {
     pub(super) fn teach_successor(&mut self) {
         let Some(program) = self.workers.handover.begin_learning() else { return };
         if self.workers.standby.is_none()
-            && let Err(error) = self.workers.start_successor(program, self.clients.told(), &self.reactor)
+            && let Err(error) = self.workers.start_successor(program, self.clients.slots.told(), &self.reactor)
         {
             return self.give_up(&format!("the next worker could not be started: {error}"));
         }

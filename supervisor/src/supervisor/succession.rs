@@ -14,7 +14,7 @@ use crate::workers::succession::{Next, TakeOver};
 impl Supervisor {
     /// Starts a worker that serves.
     pub(super) fn start_worker(&mut self) {
-        if let Err(error) = self.workers.start(self.clients.told(), &self.reactor) {
+        if let Err(error) = self.workers.start(self.clients.slots.told(), &self.reactor) {
             self.could_not_start(&error.to_string());
         }
     }
@@ -24,14 +24,14 @@ impl Supervisor {
         if self.ending.is_some() {
             return;
         }
-        if let Err(error) = self.workers.start_standby(self.clients.told(), &self.reactor) {
+        if let Err(error) = self.workers.start_standby(self.clients.slots.told(), &self.reactor) {
             self.standby_lost(self.workers.handover.program(), &Loss::NotStarted(error.to_string()));
         }
     }
 
     /// Lets the worker on standby serve, or starts another one as soon as one may be.
     pub(super) fn replace_worker(&mut self) {
-        match self.workers.replace(self.clients.told(), &self.reactor) {
+        match self.workers.replace(self.clients.slots.told(), &self.reactor) {
             Next::Found => {}
             Next::CouldNotStart(error) => self.could_not_start(&error.to_string()),
         }

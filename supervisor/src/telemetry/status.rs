@@ -33,7 +33,7 @@ pub fn port(port: &Client, ledger: &Ledger) -> Option<PortStatus> {
         quarantine_s: port.quarantine.map(|until| until.saturating_duration_since(std::time::Instant::now()).as_secs()),
         standby_lacks: None,
         quarantine_why: port.quarantine.map(|_| match port.suspect {
-            Some(class) => format!("workers die by {class}; {}", class.remedy()),
+            Some(crowd) => format!("workers die by {crowd}; {}", crowd.remedy()),
             None => "workers die by it".to_string(),
         }),
         protocol_features: protocol_feature_names(port.session.protocol_features()),

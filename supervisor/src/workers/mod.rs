@@ -1,7 +1,7 @@
 //! The life of a worker: it is started, told what its predecessor was told, watched, and its death is explained.
 //!
 //! [`Workers`] owns the worker that serves, the one on standby, and what outlives both. It does not know what a client is:
-//! ports come to it as [`succession::ToldPort`]s, and what follows for others from what happens here is returned.
+//! ports come to it as [`Replay`](crate::ports::port::Replay)s, and what follows for others from what happens here is returned.
 
 pub mod breach;
 pub mod chaos;

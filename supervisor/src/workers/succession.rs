@@ -13,6 +13,7 @@ use nix::sys::epoll::EpollFlags;
 use nix::unistd::Pid;
 use sv3::ipc::Command;
 
+use crate::ports::port::Replay;
 use crate::reactor::Reactor;
 use crate::token::Token;
 use crate::workers::Workers;
@@ -27,18 +28,6 @@ use crate::workers::worker::{Waiter, Worker};
 const BREATH: Duration = Duration::from_millis(10);
 /// How long no new standby is started after one died or could not be.
 const STANDBY_PAUSE: Duration = Duration::from_secs(1);
-
-/// A port as a worker is told of it.
-pub trait ToldPort {
-    /// Its slot.
-    fn slot(&self) -> u16;
-    /// Whether its client waits for the worker that serves.
-    fn is_waiting(&self) -> bool;
-    /// All that a worker must be told that knows nothing of it.
-    fn replay(&self) -> Vec<WorkerCommand>;
-    /// The end of the port.
-    fn remove(&self) -> WorkerCommand;
-}
 
 /// What outlives each worker.
 pub struct Succession {
@@ -146,9 +135,9 @@ impl Succession {
 
 impl Workers {
     /// Starts a worker that serves.
-    pub fn start<'p, P: ToldPort + ?Sized + 'p>(
+    pub fn start<'p>(
         &mut self,
-        ports: impl Iterator<Item = &'p P> + Clone,
+        ports: impl Iterator<Item = &'p dyn Replay> + Clone,
         reactor: &Reactor,
     ) -> io::Result<()> {
         self.succession.next_start = None;
@@ -159,9 +148,9 @@ impl Workers {
     }
 
     /// Starts a worker that waits, if there is to be one, is none, and one may be started.
-    pub fn start_standby<'p, P: ToldPort + ?Sized + 'p>(
+    pub fn start_standby<'p>(
         &mut self,
-        ports: impl Iterator<Item = &'p P>,
+        ports: impl Iterator<Item = &'p dyn Replay>,
         reactor: &Reactor,
     ) -> io::Result<()> {
         let serves = self.serving.as_ref().is_some_and(|worker| worker.ready.is_some() && !worker.has_hung_up());
@@ -178,10 +167,10 @@ impl Workers {
     }
 
     /// Starts a worker on standby that runs this program.
-    pub fn start_successor<'p, P: ToldPort + ?Sized + 'p>(
+    pub fn start_successor<'p>(
         &mut self,
         program: Program,
-        ports: impl Iterator<Item = &'p P>,
+        ports: impl Iterator<Item = &'p dyn Replay>,
         reactor: &Reactor,
     ) -> io::Result<()> {
         self.standby = Some(self.bring_up(program, ports, reactor)?);
@@ -192,10 +181,10 @@ impl Workers {
     ///
     /// One that is to serve at once waits as well, until it has been told of all ports: a frame from the first of them must
     /// not meet a switch that has not heard of the second.
-    fn bring_up<'p, P: ToldPort + ?Sized + 'p>(
+    fn bring_up<'p>(
         &mut self,
         program: Program,
-        ports: impl Iterator<Item = &'p P>,
+        ports: impl Iterator<Item = &'p dyn Replay>,
         reactor: &Reactor,
     ) -> io::Result<Worker> {
         self.succession.starts.take(Instant::now());
@@ -217,11 +206,7 @@ impl Workers {
     }
 
     /// Lets the worker on standby serve, whatever came before; without one, starts another worker as soon as one may be.
-    pub fn replace<'p, P: ToldPort + ?Sized + 'p>(
-        &mut self,
-        ports: impl Iterator<Item = &'p P> + Clone,
-        reactor: &Reactor,
-    ) -> Next {
+    pub fn replace<'p>(&mut self, ports: impl Iterator<Item = &'p dyn Replay> + Clone, reactor: &Reactor) -> Next {
         let standby = match self.dismiss_unproven() {
             true => None,
             false => self.standby.take().filter(|worker| worker.kill_reason().is_none() && !worker.has_hung_up()),
@@ -265,10 +250,10 @@ impl Workers {
 }
 
 /// Lets a worker that was told everything serve.
-fn promote<'p, P: ToldPort + ?Sized + 'p>(worker: &mut Worker, ports: impl Iterator<Item = &'p P> + Clone) {
+fn promote<'p>(worker: &mut Worker, ports: impl Iterator<Item = &'p dyn Replay> + Clone) {
     // What it has gone on without it is told once more, before it moves a frame.
     for port in ports.clone().filter(|port| !port.is_waiting()) {
-        if worker.lacks(port.slot()).is_some() {
+        if worker.lacks(port.port().slot).is_some() {
             worker.order(port.replay(), Waiter::Nobody);
         }
     }
@@ -276,7 +261,7 @@ fn promote<'p, P: ToldPort + ?Sized + 'p>(worker: &mut Worker, ports: impl Itera
     // Who waits for the position of a ring waits for this worker now, which has to start the ring for that.
     for port in ports.filter(|port| port.is_waiting()) {
         worker.order([port.remove()], Waiter::Nobody);
-        worker.order(port.replay(), Waiter::Session(port.slot()));
+        worker.order(port.replay(), Waiter::Session(port.port().slot));
     }
 }
 
@@ -289,6 +274,7 @@ mod tests {
     use sv3::ipc::{Settings, VERSION};
 
     use super::*;
+    use crate::ports::memory::MemoryPort;
     use crate::timers::Timers;
     use crate::workers::WorkerConfig;
     use crate::workers::children::News;
@@ -297,22 +283,8 @@ mod tests {
     /// No process has this number (PID_MAX_LIMIT of linux/threads.h).
     const NOBODY: i32 = 1 << 23;
 
-    /// A port without a client.
-    struct Port;
-
-    impl ToldPort for Port {
-        fn slot(&self) -> u16 {
-            3
-        }
-        fn is_waiting(&self) -> bool {
-            false
-        }
-        fn replay(&self) -> Vec<WorkerCommand> {
-            vec![Command::PortRemove { port: 3 }.into()]
-        }
-        fn remove(&self) -> WorkerCommand {
-            Command::PortRemove { port: 3 }.into()
-        }
+    fn ports(ports: &[MemoryPort]) -> impl Iterator<Item = &dyn Replay> + Clone {
+        ports.iter().map(|port| port as &dyn Replay)
     }
 
     fn workers() -> (Workers, Reactor, OwnedFd) {
@@ -339,8 +311,8 @@ mod tests {
     #[test]
     fn the_standby_follows_the_worker_and_has_been_told_the_same() {
         let (mut workers, reactor, spawner) = workers();
-        let ports = [Port];
-        workers.start(ports.iter(), &reactor).unwrap();
+        let told = [MemoryPort::new(3)];
+        workers.start(ports(&told), &reactor).unwrap();
         born(&mut workers, &spawner, NOBODY + 1);
         assert!(workers.take_over().is_none());
         let first = workers.serving.as_mut().unwrap();
@@ -349,7 +321,7 @@ mod tests {
         let TakeOver { gap, is_first, .. } = workers.take_over().unwrap();
         assert!(gap.is_none() && is_first);
 
-        workers.start_standby(ports.iter(), &reactor).unwrap();
+        workers.start_standby(ports(&told), &reactor).unwrap();
         let mut link = born(&mut workers, &spawner, NOBODY + 2);
         workers.flush_links(&reactor);
         let mut octets = [0; 4096];
@@ -360,7 +332,7 @@ mod tests {
         let now = Instant::now();
         let dead = workers.serving.take().unwrap();
         workers.succession.worker_died(now, dead.pid);
-        assert!(matches!(workers.replace(ports.iter(), &reactor), Next::Found));
+        assert!(matches!(workers.replace(ports(&told), &reactor), Next::Found));
         let second = workers.serving.as_mut().unwrap();
         assert!(second.serving.is_some() && workers.standby.is_none());
         second.took_over = true;
@@ -376,7 +348,7 @@ mod tests {
         let (mut workers, reactor, _spawner) = workers();
         let starts = (0..30).map_while(|_| {
             workers.serving = None;
-            match workers.replace([Port].iter(), &reactor) {
+            match workers.replace(ports(&[MemoryPort::new(3)]), &reactor) {
                 Next::Found => workers.serving.as_ref().map(|worker| worker.area),
                 Next::CouldNotStart(error) => panic!("{error}"),
             }
