@@ -28,6 +28,7 @@ pub mod fuzz;
 pub mod ids;
 pub mod ipc;
 pub mod ledger;
+pub mod options;
 pub mod status;
 pub mod timeslice;
 pub mod virtio;
