@@ -2,7 +2,7 @@
 //!
 //! # Theory of operation
 //!
-//! Clients speak vhost-user to their [`Session`](crate::clients::vhost_user::session::Session); what that orders goes
+//! Clients speak vhost-user to their [`Session`](crate::clients::protocol::Session); what that orders goes
 //! to the worker, what the worker reports goes back to the session, and what the session answers goes to the client
 //! ([`clients`]). Workers come and go ([`succession`]): a new one is told of every port, and from there on it is told
 //! live what the others were told live. One worker serves; a second one waits on standby, told the same, and takes

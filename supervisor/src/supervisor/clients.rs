@@ -8,14 +8,12 @@ use nix::sys::epoll::EpollFlags;
 use sv3::MAX_PORTS;
 use sv3::ipc::Command;
 use sv3::wire::Refuse;
-use sv3::wire::vhost_user::{Message, Reply};
 
 use super::Supervisor;
 use crate::clients::client::Client;
 use crate::clients::number::is_pending;
+use crate::clients::protocol::{Input, Message, Refused, Reply, Session, Step};
 use crate::clients::slots::LAST;
-use crate::clients::vhost_user::connection::Input;
-use crate::clients::vhost_user::session::{Refused, Session, Step};
 use crate::doors::listener::{Caller, PAUSE, Peer};
 use crate::ports::holdings::Holdings;
 use crate::ports::kernel::Kernel;
@@ -177,7 +175,7 @@ impl Supervisor {
             };
             if is_pending(slot)
                 && let Ok(message) = &message
-                && !Session::is_question(message.request.code())
+                && !Session::is_question(message)
             {
                 match self.take_slot(slot) {
                     Ok(taken) => slot = taken,

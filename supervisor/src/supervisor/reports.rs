@@ -53,14 +53,12 @@ impl Supervisor {
         }
     }
 
+    /// A report of the worker that serves.
     fn hear(&mut self, report: Report) -> Result<(), Breach> {
         let Some(worker) = &mut self.workers.serving else { return Ok(()) };
-        if worker.ready.is_none() && report.kind != ReportKind::Ready {
-            return Err(Breach("it reported before it was ready"));
-        }
+        hear_any(worker, report, self.workers.config.require_landlock)?;
         match report.kind {
-            ReportKind::Ready if report.version() != VERSION => Err(Breach("it is of another version")),
-            ReportKind::Ready => became_ready(worker, report, self.workers.config.require_landlock),
+            ReportKind::Ready | ReportKind::Unmapped => Ok(()),
             ReportKind::Done => match worker.reached(report.seq) {
                 Some(Waiter::Session(slot)) => self.end_wait(slot),
                 Some(Waiter::Leaving(slot)) => {
@@ -84,19 +82,12 @@ impl Supervisor {
                 None => Ok(()),
             },
             ReportKind::RingFault => self.ring_fault(report),
-            ReportKind::Unmapped => {
-                worker.unmapped(report.seq)?;
-                Ok(())
-            }
             ReportKind::Busy => {
                 let area = self.workers.ledger.workers.get(usize::from(worker.area));
                 if !area.is_some_and(|area| self.workers.watch.dog.wake(area, Moment::of(worker.pid))) {
                     worker.count_idle_report();
                 }
                 Ok(())
-            }
-            ReportKind::Failed if !worker.is_under_way(report.seq) => {
-                Err(Breach("it failed at an order that it was not given"))
             }
             ReportKind::Failed => {
                 self.command_failed(report);
@@ -108,12 +99,9 @@ impl Supervisor {
     /// A worker on standby is heard only as far as its own readiness goes.
     fn hear_standby(&mut self, report: Report) -> Result<(), Breach> {
         let Some(worker) = &mut self.workers.standby else { return Ok(()) };
-        if worker.ready.is_none() && report.kind != ReportKind::Ready {
-            return Err(Breach("it reported before it was ready"));
-        }
+        hear_any(worker, report, self.workers.config.require_landlock)?;
         match report.kind {
-            ReportKind::Ready if report.version() != VERSION => Err(Breach("it is of another version")),
-            ReportKind::Ready => became_ready(worker, report, self.workers.config.require_landlock),
+            ReportKind::Ready | ReportKind::Unmapped => Ok(()),
             ReportKind::Done => match worker.reached(report.seq) {
                 Some(Waiter::Planned) => {
                     self.successor_has_learnt();
@@ -126,14 +114,7 @@ impl Supervisor {
                 worker.count_idle_report();
                 Ok(())
             }
-            ReportKind::Unmapped => {
-                worker.unmapped(report.seq)?;
-                Ok(())
-            }
             ReportKind::RingFault | ReportKind::Busy => Err(Breach("it served while on standby")),
-            ReportKind::Failed if !worker.is_under_way(report.seq) => {
-                Err(Breach("it failed at an order that it was not given"))
-            }
             ReportKind::Failed => {
                 self.standby_failed(report);
                 Ok(())
@@ -229,6 +210,20 @@ impl Supervisor {
 fn why_it_failed(report: Report) -> String {
     let errno = i32::try_from(report.value).map_or(Errno::UnknownErrno, Errno::from_raw);
     format!("the worker could not obey an order: {}", errno.desc())
+}
+
+/// What holds for a report of every worker, whether or not it serves.
+fn hear_any(worker: &mut Worker, report: Report, require_landlock: u32) -> Result<(), Breach> {
+    match report.kind {
+        ReportKind::Ready if report.version() != VERSION => Err(Breach("it is of another version")),
+        ReportKind::Ready => became_ready(worker, report, require_landlock),
+        _ if worker.ready.is_none() => Err(Breach("it reported before it was ready")),
+        ReportKind::Unmapped => worker.unmapped(report.seq),
+        ReportKind::Failed if !worker.is_under_way(report.seq) => {
+            Err(Breach("it failed at an order that it was not given"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn became_ready(worker: &mut Worker, report: Report, require_landlock: u32) -> Result<(), Breach> {

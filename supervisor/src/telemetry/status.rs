@@ -7,7 +7,6 @@ use sv3::drop_reason::DropReason;
 use sv3::ledger::{Ledger, PauseCounters, PortCounters};
 use sv3::status::*;
 use sv3::virtio::{VIRTIO_F_RING_PACKED, feature_names};
-use sv3::wire::vhost_user::protocol_feature_names;
 
 use crate::clients::client::Client;
 use crate::ports::admission::{Memory, present};
@@ -36,7 +35,7 @@ pub fn port(port: &Client, ledger: &Ledger) -> Option<PortStatus> {
             Some(crowd) => format!("workers die by {crowd}; {}", crowd.remedy()),
             None => "workers die by it".to_string(),
         }),
-        protocol_features: protocol_feature_names(port.session.protocol_features()),
+        protocol_features: port.session.protocol_feature_names(),
         hint: device.lacks_memory().then(|| NO_MEMORY.to_string()),
         mtu: port.session.mtu(),
         rings: rings(device, counters),

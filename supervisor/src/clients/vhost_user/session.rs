@@ -95,7 +95,8 @@ impl Session {
     }
 
     /// Whether a request is for the supervisor alone: the worker never hears of it, and nothing is kept but a number.
-    pub fn is_question(code: Code) -> bool {
+    pub fn is_question(message: &Message) -> bool {
+        let code = message.request.code();
         [Code::GET_FEATURES, Code::GET_PROTOCOL_FEATURES, Code::GET_QUEUE_NUM, Code::GET_MAX_MEM_SLOTS].contains(&code)
             || [Code::SET_OWNER, Code::SET_PROTOCOL_FEATURES, Code::NET_SET_MTU].contains(&code)
             || [Code::GET_STATUS, Code::SET_STATUS].contains(&code)
@@ -134,6 +135,11 @@ impl Session {
     /// Protocol features that the client has acknowledged.
     pub fn protocol_features(&self) -> u64 {
         self.frontend.protocol_features
+    }
+
+    /// Their names, for status.
+    pub fn protocol_feature_names(&self) -> Vec<String> {
+        protocol_feature_names(self.protocol_features())
     }
 
     /// The MTU that the client told.
