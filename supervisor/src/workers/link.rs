@@ -1,8 +1,8 @@
 //! The wire to a worker: numbered commands with their fds down, reports up. Never blocks.
 //!
-//! Orders wait here while the worker is behind. They keep their fds open, so whoever gives many of them meanwhile has to wait
-//! ([`Link::is_filled_by`]). They also wait while the kernel lets no more fds be under way (`ETOOMANYREFS`), which any process
-//! of the same user can bring about; nothing is wrong with the worker then.
+//! Orders wait here while the worker is behind. They keep their fds open, so whoever gives many of them meanwhile has
+//! to wait ([`Link::is_filled_by`]). They also wait while the kernel lets no more fds be under way (`ETOOMANYREFS`),
+//! which any process of the same user can bring about; nothing is wrong with the worker then.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
@@ -15,8 +15,8 @@ use passfd::FdPassingExt;
 use sv3::foreign::ForeignFd;
 use sv3::ipc::{Command, Envelope, Report};
 
-use crate::clients::ancillary;
-use crate::clients::record::Order;
+use crate::ancillary;
+use crate::workers::command::WorkerCommand;
 
 /// Reports that are read at a time.
 const REPORTS: usize = 128;
@@ -43,8 +43,8 @@ pub struct Link {
 }
 
 enum Item {
-    /// Frames that go out together, lest the worker wake up for the first of them and keep us from sending the next; how
-    /// much of them has been sent; and the number of the last.
+    /// Frames that go out together, lest the worker wake up for the first of them and keep us from sending the next;
+    /// how much of them has been sent; and the number of the last.
     Octets(Vec<u8>, usize, u64),
     Fd(Rc<ForeignFd>),
 }
@@ -68,14 +68,14 @@ impl Link {
     }
 
     /// Queues an order and returns its number.
-    pub fn push(&mut self, order: Order) -> io::Result<u64> {
+    pub fn push(&mut self, order: WorkerCommand) -> io::Result<u64> {
         let seq = self.push_frame(order.command, None)?;
         self.queue.extend(order.fd.map(Item::Fd));
         Ok(seq)
     }
 
     /// The same for a worker that is not born yet, and will be with the order's fd.
-    pub fn push_unborn(&mut self, order: &Order) -> io::Result<u64> {
+    pub fn push_unborn(&mut self, order: &WorkerCommand) -> io::Result<u64> {
         self.push_frame(order.command.clone(), order.fd.as_ref().map(|fd| fd.as_fd().as_raw_fd()))
     }
 
@@ -203,7 +203,7 @@ mod tests {
         let fd = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         let fd = Rc::new(ForeignFd::from(fd));
         for _ in 0..2000 {
-            link.push(Order::with_fd(Command::RingCall { port: 1, ring: 2, call: true }, fd.clone())).unwrap();
+            link.push(WorkerCommand::with_fd(Command::RingCall { port: 1, ring: 2, call: true }, fd.clone())).unwrap();
         }
         link.flush().unwrap();
         assert!(link.is_backed_up());
@@ -223,7 +223,7 @@ mod tests {
         let fd = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         let fd = Rc::new(ForeignFd::from(fd));
         for _ in 0..2000 {
-            link.push(Order::with_fd(Command::RingCall { port: 1, ring: 2, call: true }, fd.clone())).unwrap();
+            link.push(WorkerCommand::with_fd(Command::RingCall { port: 1, ring: 2, call: true }, fd.clone())).unwrap();
         }
         let mut worker = UnixStream::from(theirs);
         worker.set_nonblocking(false).unwrap();

@@ -157,7 +157,7 @@ impl ControlThread {
                 self.promote();
                 Ok(())
             }
-            Command::PortAdd { port } => self.add(port, seq),
+            Command::PortAdd { port, .. } => self.add(port, seq),
             Command::PortRemove { port } => self.remove(port, seq),
             Command::PortFeatures { port, features } => self.client(port).map(|client| client.features = features),
             Command::RegionStage { port, region } => self.map(seq, port, true, region, fds.next()),
