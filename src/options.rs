@@ -125,7 +125,8 @@ pub const THREADS: RunOption = number(
 pub const CPUS: RunOption = text(
     "cpus",
     "LIST",
-    "Processors that workers run on, such as 2 or 0,2-3; with --threads, one for each [default: where the kernel lets them]",
+    "Processors that workers run on, such as 2 or 0,2-3; with --threads, one for each \
+     [default: where the kernel lets them]",
 );
 
 /// All of them, in the order of `--help`.

@@ -13,8 +13,8 @@ use crate::place;
 
 /// Run a switch in the foreground, as any user, without privileges.
 ///
-/// Prints how to attach a guest; events go to stderr or to --log, a line of JSON each. Ends by Ctrl-C, SIGTERM or SIGQUIT, and
-/// when its terminal is closed.
+/// Prints how to attach a guest; events go to stderr or to --log, a line of JSON each. Ends by Ctrl-C, SIGTERM or
+/// SIGQUIT, and when its terminal is closed.
 #[derive(Args)]
 pub struct Run {
     #[command(flatten)]

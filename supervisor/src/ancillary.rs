@@ -7,8 +7,9 @@ use std::os::fd::AsFd;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, recvmsg};
 use sv3::foreign::ForeignFd;
 
-/// Most fds that the kernel lets one message carry (net/scm.h: `SCM_MAX_FD`). All are received, however few are wanted: those
-/// without room would be closed by the kernel within the call, and that close may wait ([`sv3::foreign`]).
+/// Most fds that the kernel lets one message carry (net/scm.h: `SCM_MAX_FD`). All are received, however few are
+/// wanted: those without room would be closed by the kernel within the call, and that close may wait
+/// ([`sv3::foreign`]).
 const SCM_MAX_FD: usize = 253;
 
 /// What one read brought.

@@ -63,8 +63,8 @@ fn tell(text: &str) {
     let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("{text}\n").as_bytes());
 }
 
-/// The order matters: signals are blocked and the first stage of confinement is reached before the spawner inherits both,
-/// the spawner is cloned while nothing is open, and the second stage comes before the first client.
+/// The order matters: signals are blocked and the first stage of confinement is reached before the spawner inherits
+/// both, the spawner is cloned while nothing is open, and the second stage comes before the first client.
 fn run(args: Args) -> Result<(), String> {
     workers::spawner::close_inherited()?;
     TimeSlice::SHORT.request();
@@ -108,16 +108,16 @@ fn run(args: Args) -> Result<(), String> {
 fn too_few_files(most: u64) -> String {
     let least = Budget::LEAST_FILES;
     format!(
-        "{most} open files (`ulimit -Hn`) serve no port: sv3 needs {least} and some 10 more for each port; raise the hard \
-         limit (LimitNOFILE= of a unit)"
+        "{most} open files (`ulimit -Hn`) serve no port: sv3 needs {least} and some 10 more for each port; raise the \
+         hard limit (LimitNOFILE= of a unit)"
     )
 }
 
 fn too_little_landlock(achieved: u32, wanted: u32) -> String {
     let has = if achieved == 0 { "no landlock".to_string() } else { format!("landlock ABI {achieved}") };
     format!(
-        "this kernel has {has}, and --require-landlock asks for ABI {wanted}: boot a newer kernel with landlock enabled \
-         (`lsm=landlock,...`), or ask for less"
+        "this kernel has {has}, and --require-landlock asks for ABI {wanted}: boot a newer kernel with landlock \
+         enabled (`lsm=landlock,...`), or ask for less"
     )
 }
 

@@ -39,7 +39,8 @@ impl Reactor {
         Ok(self.epoll.add(fd, EpollEvent::new(flags, token.encode()))?)
     }
 
-    /// Waits for other events of a file that is watched. It fails only for one that is not, and then there is nothing to do.
+    /// Waits for other events of a file that is watched. It fails only for one that is not, and then there is nothing
+    /// to do.
     pub fn change(&self, fd: impl AsFd, token: Token, flags: EpollFlags) {
         let _ = self.epoll.modify(fd, &mut EpollEvent::new(flags, token.encode()));
     }

@@ -1,8 +1,8 @@
 //! Which signals the supervisor takes from a signalfd, and what each of them means.
 //!
-//! All that end a process by default and can be blocked are among them: none may be a death that leaves sockets behind.
-//! (Faults of its own and SIGKILL are; so are real-time signals, which nobody sends by accident.) What whoever started it
-//! had made ignored, as `nohup` does with SIGHUP, stays ignored.
+//! All that end a process by default and can be blocked are among them: none may be a death that leaves sockets
+//! behind. (Faults of its own and SIGKILL are; so are real-time signals, which nobody sends by accident.) What
+//! whoever started it had made ignored, as `nohup` does with SIGHUP, stays ignored.
 
 use nix::sys::signal::{SigSet, Signal};
 

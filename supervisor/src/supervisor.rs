@@ -2,15 +2,15 @@
 //!
 //! # Theory of operation
 //!
-//! Clients speak vhost-user to their [`Session`](crate::clients::protocol::Session); what that orders goes to
-//! the worker, what the worker reports goes back to the session, and what the session answers goes to the client
-//! ([`clients`]). Workers come and go ([`succession`]): a new one is told of every port, and from there on it is told live
-//! what the others were told live. One worker serves; a second one waits on standby, told the same, and takes over when the
-//! first dies.
+//! Clients speak vhost-user to their [`Session`](crate::clients::protocol::Session); what that orders goes
+//! to the worker, what the worker reports goes back to the session, and what the session answers goes to the client
+//! ([`clients`]). Workers come and go ([`succession`]): a new one is told of every port, and from there on it is told
+//! live what the others were told live. One worker serves; a second one waits on standby, told the same, and takes
+//! over when the first dies.
 //!
 //! Four owners hold all state: [`Doors`], [`Clients`], [`Workers`], [`Telemetry`]. Each knows its deadlines
-//! ([`Timers`]) and its open files, and none knows the supervisor. What concerns more than one of them is done here: the
-//! files beside this one hold one such concern each.
+//! ([`Timers`]) and its open files, and none knows the supervisor. What concerns more than one of them is done here:
+//! the files beside this one hold one such concern each.
 //!
 //! All sockets are non-blocking, all waits have a deadline, and with nothing to wait for the process sleeps.
 
@@ -48,8 +48,8 @@ use crate::signals::{self, Action};
 use crate::telemetry::Telemetry;
 use crate::timers::Timers;
 use crate::token::Token;
+use crate::workers::closers;
 use crate::workers::spawner::Spawner;
-use crate::workers::undertaker;
 use crate::workers::{Timer as WorkerTimer, WorkerConfig, Workers};
 
 /// Most signals that are read at a time. Each kind is pending once at most, but more may come meanwhile.
@@ -123,7 +123,7 @@ impl Supervisor {
 
     /// Runs until a signal ends it. The error says why it had to give up.
     pub fn run(mut self, landlock_abi: u32) -> Result<(), String> {
-        sv3::foreign::close_by(undertaker::keep_for_later);
+        sv3::foreign::close_by(closers::keep_for_later);
         let limits = (self.clients.budget.files(), self.clients.budget.ports());
         self.telemetry.say_start(landlock_abi, limits);
         self.open_http();
@@ -137,7 +137,7 @@ impl Supervisor {
             }
         };
         self.doors.remove();
-        self.workers.undertaker.end();
+        self.workers.closers.end();
         self.workers.spawner.end();
         let by = self.ending.as_ref().map_or(String::new(), |ending| format!(" by {}", ending.by));
         let reason = outcome.as_ref().err().cloned().unwrap_or(format!("asked to end{by}"));
@@ -166,7 +166,7 @@ impl Supervisor {
         match token {
             Token::Signals => self.read_signals(),
             Token::Spawner => self.hear_spawner(),
-            Token::Undertakers => self.workers.undertaker.hear(),
+            Token::Closers => self.workers.closers.hear(),
             Token::Link(area) => self.read_reports(area),
             Token::Stderr(area) => self.read_stderr(area),
             Token::FrontDoor => self.accept_clients(),
@@ -228,7 +228,7 @@ impl Supervisor {
                 self.start_standby();
             }
             WorkerTimer::Trial => self.end_trial(),
-            WorkerTimer::Undertakers => self.expire_undertakers(now),
+            WorkerTimer::Closers => self.expire_closers(now),
             // Each turn tries it again.
             WorkerTimer::Retry => {}
         }

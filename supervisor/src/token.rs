@@ -7,8 +7,8 @@ pub enum Token {
     Signals,
     /// The spawner's answers.
     Spawner,
-    /// What the undertakers have closed.
-    Undertakers,
+    /// What the closers have closed.
+    Closers,
     /// The link to the worker of this area of the ledger.
     Link(u8),
     /// The stderr of the worker of this area.
@@ -39,7 +39,7 @@ impl Token {
         let (kind, which): (u64, u64) = match self {
             Token::Signals => (0, 0),
             Token::Spawner => (1, 0),
-            Token::Undertakers => (2, 0),
+            Token::Closers => (2, 0),
             Token::Link(area) => (3, area.into()),
             Token::Stderr(area) => (4, area.into()),
             Token::FrontDoor => (5, 0),
@@ -59,7 +59,7 @@ impl Token {
         Some(match (number >> KIND_SHIFT, which) {
             (0, 0) => Token::Signals,
             (1, 0) => Token::Spawner,
-            (2, 0) => Token::Undertakers,
+            (2, 0) => Token::Closers,
             (3, _) => Token::Link(which.try_into().ok()?),
             (4, _) => Token::Stderr(which.try_into().ok()?),
             (5, 0) => Token::FrontDoor,
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn each_token_has_a_number_of_its_own() {
-        let one = [Token::Signals, Token::Spawner, Token::Undertakers, Token::FrontDoor];
+        let one = [Token::Signals, Token::Spawner, Token::Closers, Token::FrontDoor];
         let doors = [Token::ControlDoor, Token::HttpDoor];
         let areas = [0, 1, u8::MAX].into_iter().flat_map(|area| [Token::Link(area), Token::Stderr(area)]);
         let places = [0, 15, 1 << 40].into_iter().flat_map(|place| [Token::Control(place), Token::Http(place)]);

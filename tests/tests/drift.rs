@@ -113,7 +113,7 @@ fn a_day_of(behind: &[String], threads: &str) -> Result<()> {
     end.success().then_some(()).ok_or_else(|| Failure::new(format!("{end}")))
 }
 
-/// A client leaves more files than there are undertakers, each of whose last close waits for a peer that never reads.
+/// A client leaves more files than there are closers, each of whose last close waits for a peer that never reads.
 fn leave_files_that_linger(switch: &Switch) -> Result<()> {
     switch.await_status("a standby", |status| status.worker.standby_pid.is_some())?;
     let before = fds(switch.supervisor_pid()?)?.len();

@@ -13,13 +13,13 @@ use crate::doors::listener::Peer;
 use crate::ports::device::Device;
 use crate::ports::holdings::Holdings;
 use crate::ports::port::{Port, Replay};
-use crate::telemetry::event::Who;
+use crate::telemetry::event::ClientId;
 use crate::workers::command::WorkerCommand;
 
 /// A client.
 pub struct Client {
     /// For events.
-    pub who: Who,
+    pub id: ClientId,
     /// User of the client.
     pub uid: u32,
     /// Its socket.
@@ -48,7 +48,7 @@ impl Client {
     /// A client that has just connected, with the number of one that has no port yet and a serial one.
     pub fn new(number: u16, serial: u64, peer: Peer) -> Client {
         Client {
-            who: Who { slot: number, pid: peer.pid },
+            id: ClientId { slot: number, pid: peer.pid },
             uid: peer.uid,
             connection: Connection::new(peer),
             session: Session::new(number),
@@ -75,13 +75,13 @@ impl Client {
             Some(true) => MemoryClass::Sealed,
             Some(false) => MemoryClass::Unsealed,
         };
-        Holder { pid: self.who.pid, class: ClientClass { uid: self.uid, memory } }
+        Holder { pid: self.id.pid, class: ClientClass { uid: self.uid, memory } }
     }
 
     /// How it is called in events: by the name of its port, if it has one.
     pub fn name(&self) -> String {
-        match is_pending(self.who.slot) {
-            true => format!("process {}, which has no port,", self.who.pid),
+        match is_pending(self.id.slot) {
+            true => format!("process {}, which has no port,", self.id.pid),
             false => format!("{}:", self.device().port),
         }
     }

@@ -73,25 +73,25 @@ impl Clients {
 
     /// Those that have a port that is served: it is not in quarantine.
     pub fn served(&self) -> impl Iterator<Item = &Client> + Clone {
-        self.slots.clients().filter(|port| port.quarantine.is_none())
+        self.slots.clients().filter(|client| client.quarantine.is_none())
     }
 
     /// Whether so much of what a client had is mapped still that, with it, it has more than is free.
     pub fn is_strained(&mut self, slot: u16) -> bool {
         let budget = &self.budget;
-        self.slots.client(slot).is_some_and(|port| budget.is_strained(port.held, &port.device().pending_unmaps))
+        self.slots.client(slot).is_some_and(|client| budget.is_strained(client.held, &client.device().pending_unmaps))
     }
 
     /// Clients that are late with a message, and how.
     pub fn late(&self, now: Instant) -> Vec<(u16, Refuse)> {
-        let late = |port: &&Client| port.connection.message_due().is_some_and(|due| due <= now);
-        self.slots.connected().filter(late).map(|port| (port.who.slot, port.connection.lateness())).collect()
+        let late = |client: &&Client| client.connection.message_due().is_some_and(|due| due <= now);
+        self.slots.connected().filter(late).map(|client| (client.id.slot, client.connection.lateness())).collect()
     }
 
     /// Clients whose quarantine is over.
     pub fn served_their_time(&self, now: Instant) -> Vec<u16> {
-        let over = self.slots.clients().filter(|port| port.quarantine.is_some_and(|until| until <= now));
-        over.map(|port| port.who.slot).collect()
+        let over = self.slots.clients().filter(|client| client.quarantine.is_some_and(|until| until <= now));
+        over.map(|client| client.id.slot).collect()
     }
 
     /// The files that they own.
@@ -106,16 +106,16 @@ impl Timers for Clients {
 
     fn when(&self, timer: Timer) -> Option<Instant> {
         match timer {
-            Timer::Message => self.slots.connected().filter_map(|port| port.connection.message_due()).min(),
-            Timer::Quarantine => self.slots.clients().filter_map(|port| port.quarantine).min(),
+            Timer::Message => self.slots.connected().filter_map(|client| client.connection.message_due()).min(),
+            Timer::Quarantine => self.slots.clients().filter_map(|client| client.quarantine).min(),
         }
     }
 }
 
 fn files_of<'c>(client: &'c Client) -> impl Iterator<Item = OpenFile<'c>> {
-    let slot = client.who.slot;
+    let slot = client.id.slot;
     let whose = match is_pending(slot) {
-        true => format!("process {}, which has no port", client.who.pid),
+        true => format!("process {}, which has no port", client.id.pid),
         false => format!("the client of p{slot}"),
     };
     let memory = client.device().memory.iter().map(move |memory| {
@@ -155,7 +155,7 @@ mod tests {
         clients.slots.client(1).unwrap().quarantine = Some(until);
         assert_eq!(clients.deadline(), Some(until));
         assert_eq!((clients.served_their_time(now), clients.served_their_time(until)), (vec![], vec![1]));
-        assert_eq!(clients.served().map(|port| port.who.slot).collect::<Vec<_>>(), [0]);
+        assert_eq!(clients.served().map(|client| client.id.slot).collect::<Vec<_>>(), [0]);
         // Neither has said anything: that is due as well, in ten minutes.
         assert_eq!(clients.late(now).len(), 0);
         assert_eq!(clients.late(now + Duration::from_secs(601)).len(), 2);

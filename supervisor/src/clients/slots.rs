@@ -74,8 +74,8 @@ impl Slots {
 
     /// Puts a client where its (free) number says.
     pub fn insert(&mut self, client: Client) {
-        let at = usize::from(client.who.slot);
-        if let Some(at) = pending_index(client.who.slot) {
+        let at = usize::from(client.id.slot);
+        if let Some(at) = pending_index(client.id.slot) {
             if self.pending.len() <= at {
                 self.pending.resize_with(at + 1, Option::default);
             }
@@ -141,17 +141,17 @@ impl Slots {
 
     /// Whether a process has a slot.
     pub fn has_slot(&self, pid: i32) -> bool {
-        self.clients().any(|client| client.who.pid == pid)
+        self.clients().any(|client| client.id.pid == pid)
     }
 
     /// The number of the pending client of this connection.
     pub fn pending_number_of(&self, serial: u64) -> Option<u16> {
-        self.pending().find(|client| client.serial == serial).map(|client| client.who.slot)
+        self.pending().find(|client| client.serial == serial).map(|client| client.id.slot)
     }
 
     /// The slots of clients.
     pub fn taken(&self) -> Vec<u16> {
-        self.clients().map(|client| client.who.slot).collect()
+        self.clients().map(|client| client.id.slot).collect()
     }
 
     /// Takes a client out. Its slot is not free before [`Slots::release`]; a pending client's number is free at once.
@@ -210,14 +210,14 @@ fn first_of_most<'c>(clients: impl Iterator<Item = &'c Client>) -> Option<u16> {
     let clients: Vec<&Client> = clients.collect();
     let (mut by_pid, mut by_uid): (HashMap<i32, usize>, HashMap<u32, usize>) = Default::default();
     for client in &clients {
-        *by_pid.entry(client.who.pid).or_default() += 1;
+        *by_pid.entry(client.id.pid).or_default() += 1;
         *by_uid.entry(client.uid).or_default() += 1;
     }
     let rank = |client: &&&Client| {
-        let of = (by_pid.get(&client.who.pid).copied(), by_uid.get(&client.uid).copied());
+        let of = (by_pid.get(&client.id.pid).copied(), by_uid.get(&client.uid).copied());
         (of, std::cmp::Reverse::<Instant>(client.connection.opened()))
     };
-    clients.iter().max_by_key(rank).map(|client| client.who.slot)
+    clients.iter().max_by_key(rank).map(|client| client.id.slot)
 }
 
 #[cfg(test)]
@@ -255,7 +255,7 @@ mod tests {
             let (link, theirs) = Link::pair().unwrap();
             let mut worker = Worker::new(Program::default(), 0, link, File::open("/dev/null").unwrap());
             for port in slots.told() {
-                worker.order(port.replay(), Waiter::Nobody);
+                worker.send(port.replay(), Waiter::Nobody);
             }
             worker.link.flush().unwrap();
             let mut socket = UnixStream::from(theirs);

@@ -1,8 +1,8 @@
 //! The control socket: one line asks, one line of JSON answers (see [`sv3::status`]).
 //!
-//! Callers are the switch's own user and root, but any number of their processes: so not more than [`TURN`] are let in
-//! before others have their turn. Who finds all places taken gets that of whoever has been there longest, if that one had
-//! [`STAY`] to say something, and waits outside until then.
+//! Callers are the switch's own user and root, but any number of their processes: so not more than [`TURN`] are let
+//! in before others have their turn. Who finds all places taken gets that of whoever has been there longest, if that
+//! one had [`STAY`] to say something, and waits outside until then.
 
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};

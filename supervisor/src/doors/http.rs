@@ -3,9 +3,9 @@
 //! A web page in a browser of this machine may ask as well, under a name of its own that it lets lead to loopback (DNS
 //! rebinding); so a request must name a loopback host.
 //!
-//! Callers are any local users, so all that they may take is bounded: octets of a request, connections, time. A caller who
-//! finds all places taken gets that of whoever has been there longest, so that slow callers keep nobody out, if that one had
-//! [`STAY`] to say something; until then he waits outside.
+//! Callers are any local users, so all that they may take is bounded: octets of a request, connections, time. A
+//! caller who finds all places taken gets that of whoever has been there longest, so that slow callers keep nobody
+//! out, if that one had [`STAY`] to say something; until then he waits outside.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -138,8 +138,8 @@ impl Http {
         }
     }
 
-    /// Goes on with a conversation. Returns a request that has just become complete, to be answered by [`Http::answer`].
-    /// Where it ends there is a place for the next caller.
+    /// Goes on with a conversation. Returns a request that has just become complete, to be answered by
+    /// [`Http::answer`]. Where it ends there is a place for the next caller.
     pub fn proceed(&mut self, index: usize) -> Option<Ask> {
         let place = self.conversations.get_mut(index)?;
         let outcome = place.as_mut()?.proceed();

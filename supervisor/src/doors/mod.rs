@@ -32,8 +32,8 @@ pub struct Doors {
     listened: Listened,
 }
 
-/// Who was answered in this turn. An answer about a thousand ports takes milliseconds, so each door gives one a turn; who
-/// asks more has to come again, which costs nobody anything.
+/// Who was answered in this turn. An answer about a thousand ports takes milliseconds, so each door gives one a turn;
+/// who asks more has to come again, which costs nobody anything.
 #[derive(Default)]
 struct Answered {
     control: bool,

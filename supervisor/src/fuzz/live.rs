@@ -1,6 +1,7 @@
-//! Target `live`: a whole supervisor with real sockets, memory files and eventfds, and many clients at a time, whose messages
-//! come in pieces and mixed; workers that obey late, die, lie, or cannot be started. Whatever they do, an honest client's
-//! session stays open and is answered, and when all have gone no slot, no fd and nothing of the budget is missing.
+//! Target `live`: a whole supervisor with real sockets, memory files and eventfds, and many clients at a time, whose
+//! messages come in pieces and mixed; workers that obey late, die, lie, or cannot be started. Whatever they do, an
+//! honest client's session stays open and is answered, and when all have gone no slot, no fd and nothing of the
+//! budget is missing.
 
 mod client;
 mod worker;
@@ -138,7 +139,7 @@ impl House {
                     let pid = self.live.answer(born);
                     self.workers.extend(born.then(|| Fake::new(pid, socket)));
                 }
-                Some(Asked::Undertaker) => drop(self.live.answer(false)),
+                Some(Asked::Closer) => drop(self.live.answer(false)),
                 None => break,
             }
         }
@@ -189,7 +190,7 @@ fn workers_up(live: &mut Live) -> Vec<Fake> {
         while let Some(asked) = live.asked() {
             let socket = match asked {
                 Asked::Worker(socket) => socket,
-                Asked::Undertaker => {
+                Asked::Closer => {
                     live.answer(false);
                     continue;
                 }

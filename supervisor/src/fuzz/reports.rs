@@ -26,7 +26,7 @@ pub fn reports(octets: &[u8]) {
         match what % 4 {
             0 => {
                 for _ in 0..len % 8 {
-                    worker.order([Command::Barrier.into()], Waiter::Session(what.into()));
+                    worker.send([Command::Barrier.into()], Waiter::Session(what.into()));
                     ordered += 1;
                 }
             }

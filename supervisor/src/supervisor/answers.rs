@@ -11,9 +11,10 @@ use crate::clients::client::Client;
 use crate::workers::worker::Worker;
 
 impl Supervisor {
-    /// Lets people in who ask. What is closed slowly takes fds, and callers add to it, so they wait sooner than clients.
+    /// Lets people in who ask. What is closed slowly takes fds, and callers add to it, so they wait sooner than
+    /// clients.
     pub(super) fn accept_control(&mut self) {
-        let is_short = self.clients.budget.is_short(2 * self.workers.undertaker.backlog());
+        let is_short = self.clients.budget.is_short(2 * self.workers.closers.backlog());
         self.doors.accept_control(is_short, &self.reactor);
     }
 
@@ -83,14 +84,14 @@ impl Supervisor {
                 cpus: self.workers.config.cpus.clone(),
             },
             socket: self.doors.front.listener().path().display().to_string(),
-            ports: self.clients.slots.clients().filter_map(|port| self.port_status(port)).collect(),
+            ports: self.clients.slots.clients().filter_map(|client| self.port_status(client)).collect(),
             callers: self.clients.slots.pending().count(),
         }
     }
 
-    fn port_status(&self, port: &Client) -> Option<PortStatus> {
-        let lacks = self.workers.standby.as_ref().and_then(|standby| standby.lacks(port.who.slot));
-        let status = crate::telemetry::status::port(port, &self.workers.ledger)?;
+    fn port_status(&self, client: &Client) -> Option<PortStatus> {
+        let lacks = self.workers.standby.as_ref().and_then(|standby| standby.lacks(client.id.slot));
+        let status = crate::telemetry::status::port(client, &self.workers.ledger)?;
         Some(PortStatus { standby_lacks: lacks.map(str::to_string), ..status })
     }
 }

@@ -37,7 +37,7 @@ impl Supervisor {
                 fds: self.fds_of(worker),
             })
         });
-        let undertaker_pids = self.workers.undertaker.crew().iter().copied().map(number).collect();
+        let undertaker_pids = self.workers.closers.crew().iter().copied().map(number).collect();
         Testimony {
             processes: [own].into_iter().chain(workers).collect(),
             spawner_pid: number(self.workers.spawner.pid()),
@@ -74,10 +74,10 @@ impl Supervisor {
         add("eventpoll", "the loop of the thread that maps and unmaps".to_string());
         add("eventpoll", "a second one of it, not in use".to_string());
         add("eventfd", "nudges of that thread by the others".to_string());
-        let known = |port: &&Client| worker.lacks(port.who.slot).is_none();
-        for port in self.clients.served().filter(known) {
-            let slot = port.who.slot;
-            for (index, ring) in port.device().rings() {
+        let known = |client: &&Client| worker.lacks(client.id.slot).is_none();
+        for client in self.clients.served().filter(known) {
+            let slot = client.id.slot;
+            for (index, ring) in client.device().rings() {
                 if ring.started || ring.stopping {
                     add("eventfd", format!("kicks of p{slot}, ring {index}"));
                 }

@@ -12,7 +12,7 @@ use sv3::wire::Refuse;
 use super::Supervisor;
 use crate::clients::client::Client;
 use crate::clients::number::is_pending;
-use crate::clients::protocol::{Input, Refused, Reply, Session, Step};
+use crate::clients::protocol::{Input, Message, Refused, Reply, Session, Step};
 use crate::clients::slots::LAST;
 use crate::doors::listener::{Caller, PAUSE, Peer};
 use crate::ports::holdings::Holdings;
@@ -42,7 +42,7 @@ impl Supervisor {
     }
 
     pub(super) fn accept_clients(&mut self) {
-        if self.clients.budget.is_short(self.workers.undertaker.backlog()) {
+        if self.clients.budget.is_short(self.workers.closers.backlog()) {
             return self.doors.front.close_until(Instant::now() + PAUSE, &self.reactor);
         }
         // Clients that come and go as fast as they can would take up all slots.
@@ -80,8 +80,8 @@ impl Supervisor {
         if !self.doors.front.listener().knows(&peer) {
             let (uid, owner) = (peer.uid, self.doors.front.listener().owner());
             let message = format!(
-                "client {pid} of user {uid} turned away: this switch serves user {owner} and root, whatever the mode of its \
-                 socket; start the guest as user {owner}, or run a switch as user {uid}"
+                "client {pid} of user {uid} turned away: this switch serves user {owner} and root, whatever the mode of \
+                 its socket; start the guest as user {owner}, or run a switch as user {uid}"
             );
             return self.telemetry.events.say_of(None, "refuse", message);
         }
@@ -98,20 +98,20 @@ impl Supervisor {
             return self.telemetry.events.say_of(None, "refuse", message);
         }
         let Some(number) = self.clients.slots.free_pending_number() else { return };
-        let mut port = Client::new(number, self.clients.next_serial(), peer);
-        if let Err(error) = self.reactor.watch(&port, Token::Pending(port.serial), port.interest) {
-            let message = format!("client {} turned away: {error}", port.who.pid);
+        let mut client = Client::new(number, self.clients.next_serial(), peer);
+        if let Err(error) = self.reactor.watch(&client, Token::Pending(client.serial), client.interest) {
+            let message = format!("client {} turned away: {error}", client.id.pid);
             return self.telemetry.events.say_of(None, "refuse", message);
         }
-        port.session.count_pending_unmaps(self.clients.budget.pending_unmaps.of_another());
-        port.held = port.session.holdings();
-        self.clients.budget.change(port.who.pid, Holdings::NONE, port.held);
-        self.clients.slots.insert(port);
+        client.session.count_pending_unmaps(self.clients.budget.pending_unmaps.of_another());
+        client.held = client.session.holdings();
+        self.clients.budget.change(client.id.pid, Holdings::NONE, client.held);
+        self.clients.slots.insert(client);
     }
 
     /// Gives a caller a port, if there is one for it. Returns its slot.
     fn take_slot(&mut self, number: u16) -> Result<u16, Refuse> {
-        let pid = self.clients.slots.client(number).map_or(0, |port| port.who.pid);
+        let pid = self.clients.slots.client(number).map_or(0, |client| client.id.pid);
         let free = self.clients.slots.free();
         if free <= LAST / 2
             && let Some(idle) = self.clients.slots.idle_to_yield()
@@ -124,47 +124,49 @@ impl Supervisor {
         }
         let none = || Refuse(format!("turned away: all {MAX_PORTS} ports are taken"));
         let slot = self.clients.slots.free_slot().ok_or_else(none)?;
-        let mut port = self.clients.slots.remove(number).ok_or_else(none)?;
-        port.who.slot = slot;
-        port.session.take_slot(slot);
-        self.reactor.change(port.as_fd(), Token::Client(slot), port.interest);
+        let mut client = self.clients.slots.remove(number).ok_or_else(none)?;
+        client.id.slot = slot;
+        client.session.take_slot(slot);
+        self.reactor.change(client.as_fd(), Token::Client(slot), client.interest);
         // The worker has let go of the slot: nobody else writes this.
         if let Some(line) = self.workers.ledger.ports.get(usize::from(slot)) {
             line.reset();
         }
         self.telemetry.events.say_of(
-            port.who,
+            client.id,
             "attach",
-            format!("p{slot}: process {pid} of user {} connected", port.uid),
+            format!("p{slot}: process {pid} of user {} connected", client.uid),
         );
         let quarantine = self.clients.blames.until(pid, Instant::now());
         if quarantine.is_none() {
-            self.workers.order(port.session.replay(), Waiter::Session(slot));
+            self.workers.send(client.session.replay(), Waiter::Session(slot));
         }
-        self.clients.slots.insert(port);
+        self.clients.slots.insert(client);
         if let Some(until) = quarantine {
             self.confine_port(slot, until, None);
         }
         Ok(slot)
     }
 
+    /// Something happened at a client's socket: reads what it says, for a turn, and does what it asks for.
     pub(super) fn serve_client(&mut self, mut slot: u16, flags: EpollFlags) {
-        let waits = self.clients.slots.client(slot).is_some_and(|port| port.session.is_waiting());
+        let waits = self.clients.slots.client(slot).is_some_and(|client| client.session.is_waiting());
         if flags.contains(EpollFlags::EPOLLERR) || waits && flags.contains(EpollFlags::EPOLLHUP) {
             return self.detach(slot, "disconnected");
         }
         if flags.contains(EpollFlags::EPOLLOUT)
-            && let Some(Err(refuse)) = self.clients.slots.client(slot).map(|port| port.connection.flush())
+            && let Some(Err(refuse)) = self.clients.slots.client(slot).map(|client| client.connection.flush())
         {
             return self.refuse(slot, refuse.into());
         }
-        let offers = self.workers.handover.offers();
         for _ in 0..READS {
             if self.must_wait(slot) {
                 break;
             }
-            let Some(port) = self.clients.slots.client(slot).filter(|port| !port.session.is_waiting()) else { break };
-            let message = match port.connection.receive() {
+            let Some(client) = self.clients.slots.client(slot).filter(|client| !client.session.is_waiting()) else {
+                break;
+            };
+            let message = match client.connection.receive() {
                 Ok(Input::Message(message)) => Ok(message),
                 Ok(Input::Part) => continue,
                 Ok(Input::Nothing) => break,
@@ -180,35 +182,43 @@ impl Supervisor {
                     Err(reason) => return self.refuse(slot, reason.into()),
                 }
             }
-            let Some(port) = self.clients.slots.client(slot) else { break };
-            port.session.offer(offers);
-            port.session.allow(self.clients.budget.allowance(port.who.pid, port.held, &port.device().pending_unmaps));
-            let outcome = message.and_then(|message| port.session.request(message, &Kernel));
-            self.clients.budget.change(port.who.pid, port.held, port.session.holdings());
-            port.held = port.session.holdings();
-            if port.device().lacks_memory() && !std::mem::replace(&mut port.told_of_memory, true) {
-                self.telemetry.events.say_of(port.who, "no_memory", format!("p{slot}: {NO_MEMORY}"));
-            }
-            match outcome {
-                Ok(step) => {
-                    self.judge(slot);
-                    self.take_step(slot, step);
-                }
-                Err(refused) => self.refuse(slot, refused),
-            }
-            let round = self.workers.undertaker.round();
-            if self.put_aside() > 0
-                && let Some(port) = self.clients.slots.client(slot)
-            {
-                port.left_files = Some(round);
-            }
+            self.serve_message(slot, message);
         }
         self.update_interest(slot);
     }
 
+    /// Does what a message asks for, and counts what the client holds after it.
+    fn serve_message(&mut self, slot: u16, message: Result<Message, Refused>) {
+        let offers = self.workers.handover.offers();
+        let Some(client) = self.clients.slots.client(slot) else { return };
+        let pending_unmaps = &client.device().pending_unmaps;
+        let allowance = self.clients.budget.allowance(client.id.pid, client.held, pending_unmaps);
+        client.session.offer(offers);
+        client.session.allow(allowance);
+        let outcome = message.and_then(|message| client.session.request(message, &Kernel));
+        self.clients.budget.change(client.id.pid, client.held, client.session.holdings());
+        client.held = client.session.holdings();
+        if client.device().lacks_memory() && !std::mem::replace(&mut client.told_of_memory, true) {
+            self.telemetry.events.say_of(client.id, "no_memory", format!("p{slot}: {NO_MEMORY}"));
+        }
+        match outcome {
+            Ok(step) => {
+                self.judge(slot);
+                self.take_step(slot, step);
+            }
+            Err(refused) => self.refuse(slot, refused),
+        }
+        let round = self.workers.closers.round();
+        if self.put_aside() > 0
+            && let Some(client) = self.clients.slots.client(slot)
+        {
+            client.left_files = Some(round);
+        }
+    }
+
     fn take_step(&mut self, slot: u16, step: Step) {
-        let confined = self.clients.slots.client(slot).is_some_and(|port| port.quarantine.is_some());
-        let reply = match !confined && self.workers.order(step.commands, Waiter::Session(slot)) {
+        let confined = self.clients.slots.client(slot).is_some_and(|client| client.quarantine.is_some());
+        let reply = match !confined && self.workers.send(step.commands, Waiter::Session(slot)) {
             true => step.reply,
             // The next worker hears of it from the record.
             false => step.reply.or_else(|| self.excuse_worker(slot)),
@@ -221,9 +231,9 @@ impl Supervisor {
         let line = self.workers.ledger.ports.get(usize::from(slot));
         let used = |ring: u16| line.and_then(|line| line.rings.get(usize::from(ring))).map(|ring| &ring.used);
         let base = |ring| used(ring).map_or(0, |used| (used.load(Relaxed) & 0xffff) as u16);
-        let port = self.clients.slots.client(slot)?;
-        let session = &mut port.session;
-        match port.quarantine {
+        let client = self.clients.slots.client(slot)?;
+        let session = &mut client.session;
+        match client.quarantine {
             None => session.worker_died(base),
             // No worker will ever tell: the ledger's word is taken at once.
             Some(_) => loop {
@@ -237,8 +247,8 @@ impl Supervisor {
 
     /// Sends a client what it waits for and listens to it again.
     pub(super) fn reply(&mut self, slot: u16, reply: Option<Reply>) {
-        let Some(port) = self.clients.slots.client(slot) else { return };
-        match reply.map_or(Ok(()), |reply| port.connection.reply(reply)) {
+        let Some(client) = self.clients.slots.client(slot) else { return };
+        match reply.map_or(Ok(()), |reply| client.connection.reply(reply)) {
             Ok(()) => self.update_interest(slot),
             Err(refuse) => self.refuse(slot, refuse.into()),
         }
@@ -246,10 +256,10 @@ impl Supervisor {
 
     /// Tells a client and the log why it is not obeyed.
     pub(super) fn refuse(&mut self, slot: u16, refused: Refused) {
-        let Some(port) = self.clients.slots.client(slot) else { return };
+        let Some(client) = self.clients.slots.client(slot) else { return };
         let consequence = if refused.close { "; the connection is closed" } else { "" };
-        self.telemetry.events.say_of(port.who, "refuse", format!("{} {}{consequence}", port.name(), refused.reason));
-        let unread = refused.reply.is_some_and(|reply| port.connection.reply(reply).is_err());
+        self.telemetry.events.say_of(client.id, "refuse", format!("{} {}{consequence}", client.name(), refused.reason));
+        let unread = refused.reply.is_some_and(|reply| client.connection.reply(reply).is_err());
         if refused.close || unread {
             self.detach(slot, "was sent away");
         }
@@ -257,15 +267,15 @@ impl Supervisor {
 
     /// Forgets a client. Its slot is free when the worker has forgotten it too.
     fn detach(&mut self, slot: u16, how: &str) {
-        let Some(port) = self.clients.slots.remove(slot) else { return };
-        self.reactor.forget(&port);
-        self.clients.budget.change(port.who.pid, port.held, Holdings::NONE);
+        let Some(client) = self.clients.slots.remove(slot) else { return };
+        self.reactor.forget(&client);
+        self.clients.budget.change(client.id.pid, client.held, Holdings::NONE);
         if is_pending(slot) {
             return;
         }
-        self.telemetry.events.say_of(port.who, "detach", format!("p{slot}: process {} {how}", port.who.pid));
-        let orders = vec![port.device().port_remove(), Command::Barrier.into()];
-        if port.quarantine.is_some() || !self.workers.order(orders, Waiter::Leaving(slot)) {
+        self.telemetry.events.say_of(client.id, "detach", format!("p{slot}: process {} {how}", client.id.pid));
+        let orders = vec![client.device().port_remove(), Command::Barrier.into()];
+        if client.quarantine.is_some() || !self.workers.send(orders, Waiter::Leaving(slot)) {
             self.clients.slots.release(slot);
         }
     }
@@ -273,9 +283,9 @@ impl Supervisor {
     /// Sends away every client whose memory files have become too short: a worker that touches them dies. Asked of the
     /// kernel after each death, so nothing depends on what a dying worker wrote. Returns whether there were any.
     pub(super) fn recheck_memory(&mut self) -> bool {
-        let truncated = |port: &Client| {
-            let found = port.device().memory.iter().find_map(|memory| memory.truncated(&Kernel));
-            found.map(|reason| (port.who.slot, port.holder(), reason))
+        let truncated = |client: &Client| {
+            let found = client.device().memory.iter().find_map(|memory| memory.truncated(&Kernel));
+            found.map(|reason| (client.id.slot, client.holder(), reason))
         };
         let offenders: Vec<_> = self.clients.served().filter_map(truncated).collect();
         let found = !offenders.is_empty();
@@ -294,18 +304,19 @@ impl Supervisor {
         }
     }
 
+    /// Waits for what matters of a client now: not for its requests while it has to wait.
     pub(super) fn update_interest(&mut self, slot: u16) {
         let waits = self.must_wait(slot);
         if waits && self.clients.slots.client(slot).is_some() {
             self.clients.halt(slot);
         }
-        let Some(port) = self.clients.slots.client(slot) else { return };
-        let mut wanted = port.wanted();
+        let Some(client) = self.clients.slots.client(slot) else { return };
+        let mut wanted = client.wanted();
         wanted.set(EpollFlags::EPOLLIN, wanted.contains(EpollFlags::EPOLLIN) && !waits);
-        if wanted != port.interest {
-            port.interest = wanted;
-            let token = if is_pending(slot) { Token::Pending(port.serial) } else { Token::Client(slot) };
-            self.reactor.change(port.as_fd(), token, wanted);
+        if wanted != client.interest {
+            client.interest = wanted;
+            let token = if is_pending(slot) { Token::Pending(client.serial) } else { Token::Client(slot) };
+            self.reactor.change(client.as_fd(), token, wanted);
         }
     }
 }

@@ -70,8 +70,9 @@ impl Supervisor {
         }
     }
 
-    /// A worker of one thread that hangs up, having written down why it dies, is as good as dead: it touches no ring any
-    /// more. The kernel says so only when it has taken all its memory away, which is milliseconds when guests are large.
+    /// A worker of one thread that hangs up, having written down why it dies, is as good as dead: it touches no ring
+    /// any more. The kernel says so only when it has taken all its memory away, which is milliseconds when guests are
+    /// large.
     pub(super) fn heed_last_words(&mut self, area: u8) {
         if self.workers.config.threads > 1 {
             // The others run on until the kernel has ended them all.
@@ -93,18 +94,18 @@ impl Supervisor {
     /// The worker that served is dead. In this order:
     ///
     /// 1. The evidence is read: the next worker gets the other area of the ledger, and the one after it this one.
-    /// 2. What the worker still said is heard, and it is forgotten. The files that it had to unmap are kept until the end:
-    ///    who closes one last may have to give much memory back, and the next worker serves first.
+    /// 2. What the worker still said is heard, and it is forgotten. The files that it had to unmap are kept until the
+    ///    end: who closes one last may have to give much memory back, and the next worker serves first.
     /// 3. The watch begins anew.
-    /// 4. A planned death changes nothing else: clients that waited are answered, the kernel is asked about their files, and
-    ///    the successor serves. It is no crash, nobody is blamed, and here it ends.
+    /// 4. A planned death changes nothing else: clients that waited are answered, the kernel is asked about their
+    ///    files, and the successor serves. It is no crash, nobody is blamed, and here it ends.
     /// 5. A plan that this death spoils is given up; a binary on trial is withdrawn.
     /// 6. The gap in which nobody serves begins, and the crash is remembered.
     /// 7. Clients that waited for the dead worker are answered. Slots of clients that are gone become free.
-    /// 8. The kernel is asked about clients' files, and clients are sent away whose memory has become too short or whose call
-    ///    eventfd is full. Whom that tells of has done it.
-    /// 9. Only if it tells of nobody, the dead worker's word is taken for who is to blame, which may be the end of a port's
-    ///    service (quarantine).
+    /// 8. The kernel is asked about clients' files, and clients are sent away whose memory has become too short or
+    ///    whose call eventfd is full. Whom that tells of has done it.
+    /// 9. Only if it tells of nobody, the dead worker's word is taken for who is to blame, which may be the end of a
+    ///    port's service (quarantine).
     /// 10. The next worker serves, or is started. From here on nobody waits for what follows.
     /// 11. What takes time is told: how memory grew, and the crash with all that is known of it.
     pub(super) fn worker_died(&mut self, status: WaitStatus) {

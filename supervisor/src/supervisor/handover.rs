@@ -15,7 +15,8 @@ use crate::workers::spawner::Program;
 use crate::workers::worker::{Waiter, Worker};
 
 impl Supervisor {
-    /// Plans a hand-over, to a worker of this binary if there is one. The answer comes later. The error is for a person.
+    /// Plans a hand-over, to a worker of this binary if there is one. The answer comes later. The error is for a
+    /// person.
     pub(super) fn plan_handover(&mut self, asker: usize, binary: Option<ForeignFd>) -> Result<(), String> {
         let serves = |worker: &Worker| worker.ready.is_some() && worker.pid.is_some() && worker.kill_reason().is_none();
         let is_served = self.workers.serving.as_ref().is_some_and(serves);
@@ -54,7 +55,7 @@ impl Supervisor {
             return self.give_up(&format!("the next worker could not be started: {error}"));
         }
         if let Some(successor) = &mut self.workers.standby {
-            successor.order([Command::Barrier.into()], Waiter::Planned);
+            successor.send([Command::Barrier.into()], Waiter::Planned);
         }
     }
 
@@ -62,15 +63,15 @@ impl Supervisor {
     pub(super) fn successor_has_learnt(&mut self) {
         let Some(Stage::Learning) = self.workers.handover.stage() else { return };
         let Some(offers) = self.workers.standby.as_ref().map(|successor| successor.offers) else { return };
-        let unserved = self.clients.slots.clients().find_map(|port| {
-            let missing = port.device().features & !offers;
-            (missing != 0).then(|| (port.who, feature_names(missing).join(", ")))
+        let unserved = self.clients.slots.clients().find_map(|client| {
+            let missing = client.device().features & !offers;
+            (missing != 0).then(|| (client.id, feature_names(missing).join(", ")))
         });
-        if let Some((who, missing)) = unserved {
+        if let Some((id, missing)) = unserved {
             if let Some(successor) = &mut self.workers.standby {
                 successor.kill("it was refused");
             }
-            let (slot, pid) = (who.slot, who.pid);
+            let (slot, pid) = (id.slot, id.pid);
             let why = format!("p{slot} (process {pid}) uses {missing}, which the new worker does not serve");
             return self.give_up(&why);
         }

@@ -1,5 +1,5 @@
-//! The supervisor turn by turn in a process of somebody else's: all of it is real, but for the spawner, whose end the target
-//! `live` of [`crate::fuzz`] holds. Workers have numbers that no process has.
+//! The supervisor turn by turn in a process of somebody else's: all of it is real, but for the spawner, whose end the
+//! target `live` of [`crate::fuzz`] holds. Workers have numbers that no process has.
 #![allow(clippy::unwrap_used, reason = "a target panics when something is wrong")]
 
 use std::os::fd::OwnedFd;
@@ -35,8 +35,8 @@ pub struct Live {
 pub enum Asked {
     /// A worker, which gets this socket.
     Worker(OwnedFd),
-    /// An undertaker.
-    Undertaker,
+    /// A closer.
+    Closer,
 }
 
 impl Live {
@@ -94,7 +94,7 @@ impl Live {
         let _ = rustix::net::recv(&self.spawner, &mut [0; 1 << 16], rustix::net::RecvFlags::DONTWAIT);
         Some(match self.supervisor.workers.children.next_asked()? {
             Some(socket) => Asked::Worker(socket.try_clone_to_owned().unwrap()),
-            None => Asked::Undertaker,
+            None => Asked::Closer,
         })
     }
 

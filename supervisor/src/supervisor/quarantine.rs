@@ -1,9 +1,10 @@
 //! Quarantine: a client that killed workers keeps its connection, and the worker is not told of it any more.
 //!
 //! Its session goes on as if there were no worker, so that no request stays unanswered and QEMU does not freeze; its
-//! rings are not served, its frames stay where they are, and its addresses are forgotten. When the time is over, or by
-//! `sv3 port release NAME`, the worker is told everything anew. One that disconnects and comes again is still in it; when
-//! one that is like it comes instead, time after time, all newcomers that are like them are (see [`crate::clients::class`]).
+//! rings are not served, its frames stay where they are, and its addresses are forgotten. When the time is over, or
+//! by `sv3 port release NAME`, the worker is told everything anew. One that disconnects and comes again is still in
+//! it; when one that is like it comes instead, time after time, all newcomers that are like them are (see
+//! [`crate::clients::class`]).
 
 use std::time::Instant;
 
@@ -18,14 +19,16 @@ use crate::workers::worker::Waiter;
 impl Supervisor {
     /// A worker died while it served this slot, or of its memory.
     pub(super) fn blame(&mut self, slot: u16, by_memory: bool) {
-        let Some((who, holder)) = self.clients.slots.client(slot).map(|port| (port.who, port.holder())) else { return };
+        let Some((id, holder)) = self.clients.slots.client(slot).map(|client| (client.id, client.holder())) else {
+            return;
+        };
         let now = Instant::now();
         self.telemetry.events.say_of(
-            who,
+            id,
             "blame",
-            format!("p{slot}: the worker died by the doing of process {}", who.pid),
+            format!("p{slot}: the worker died by the doing of process {}", id.pid),
         );
-        if let Some(until) = self.clients.blames.blame(who.pid, now) {
+        if let Some(until) = self.clients.blames.blame(id.pid, now) {
             self.withdraw_port(slot, until, None);
         }
         self.blame_class(holder, by_memory, now);
@@ -63,8 +66,12 @@ impl Supervisor {
         );
         self.telemetry.events.say_with("crowd", message, json!({ "uid": class.uid, "quarantine_s": seconds }));
         for slot in self.clients.slots.taken() {
-            let Some((class, since)) =
-                self.clients.slots.client(slot).filter(|port| port.quarantine.is_none()).and_then(|port| port.since)
+            let Some((class, since)) = self
+                .clients
+                .slots
+                .client(slot)
+                .filter(|client| client.quarantine.is_none())
+                .and_then(|client| client.since)
             else {
                 continue;
             };
@@ -74,16 +81,16 @@ impl Supervisor {
         }
     }
 
-    /// Looks what a client is like that has been obeyed once more. A newcomer who is like those by whom workers die is in
-    /// quarantine from the moment when it gives its memory.
+    /// Looks what a client is like that has been obeyed once more. A newcomer who is like those by whom workers die
+    /// is in quarantine from the moment when it gives its memory.
     pub(super) fn judge(&mut self, slot: u16) {
-        let Some(port) = self.clients.slots.client(slot).filter(|port| port.quarantine.is_none()) else { return };
-        let class = port.holder().class;
-        if class.memory == MemoryClass::Any || port.since.is_some_and(|(before, _)| before == class) {
+        let Some(client) = self.clients.slots.client(slot).filter(|client| client.quarantine.is_none()) else { return };
+        let class = client.holder().class;
+        if class.memory == MemoryClass::Any || client.since.is_some_and(|(before, _)| before == class) {
             return;
         }
         let now = Instant::now();
-        port.since = Some((class, now));
+        client.since = Some((class, now));
         if let Some((until, class)) = self.clients.classes.until(class, now, now) {
             self.withdraw_port(slot, until, Some(class));
         }
@@ -91,49 +98,49 @@ impl Supervisor {
 
     /// Puts a port in quarantine that the worker knows.
     fn withdraw_port(&mut self, slot: u16, until: Instant, suspect: Option<ClientClass>) {
-        let Some(remove) = self.clients.slots.client(slot).map(|port| port.device().port_remove()) else { return };
-        self.workers.order(vec![remove], Waiter::Nobody);
+        let Some(remove) = self.clients.slots.client(slot).map(|client| client.device().port_remove()) else { return };
+        self.workers.send(vec![remove], Waiter::Nobody);
         self.confine_port(slot, until, suspect);
     }
 
     /// Puts a port in quarantine that no worker knows, by its own doing or as one of many.
     pub(super) fn confine_port(&mut self, slot: u16, until: Instant, suspect: Option<ClientClass>) {
-        let Some(port) = self.clients.slots.client(slot) else { return };
-        (port.quarantine, port.suspect) = (Some(until), suspect);
-        let (who, seconds) = (port.who, until.saturating_duration_since(Instant::now()).as_secs_f64().round());
+        let Some(client) = self.clients.slots.client(slot) else { return };
+        (client.quarantine, client.suspect) = (Some(until), suspect);
+        let (id, seconds) = (client.id, until.saturating_duration_since(Instant::now()).as_secs_f64().round());
         let why = match suspect {
             Some(class) => format!("workers die by {class}; {}", class.remedy()),
             None => "workers die by it".to_string(),
         };
         let message =
             format!("p{slot}: in quarantine for {seconds} s, since {why}; `sv3 port release p{slot}` ends that");
-        self.telemetry.events.say_of(who, "quarantine", message);
+        self.telemetry.events.say_of(id, "quarantine", message);
         let reply = self.excuse_worker(slot);
         self.reply(slot, reply);
     }
 
     /// Tells the worker of a port again. What it was `since` tells whether it counts among newcomers.
     fn release_port(&mut self, slot: u16, since: Instant, why: &str) {
-        let Some(port) = self.clients.slots.client(slot) else { return };
-        let (who, holder) = (port.who, port.holder());
-        (port.quarantine, port.suspect) = (None, None);
-        port.since = Some((holder.class, since)).filter(|(class, _)| class.memory != MemoryClass::Any);
-        let truncated = port.device().memory.iter().find_map(|memory| memory.truncated(&Kernel));
-        let replay = port.session.replay();
-        self.telemetry.events.say_of(who, "release", format!("p{slot}: quarantine is over: {why}"));
-        self.clients.blames.release(who.pid, Instant::now());
+        let Some(client) = self.clients.slots.client(slot) else { return };
+        let (id, holder) = (client.id, client.holder());
+        (client.quarantine, client.suspect) = (None, None);
+        client.since = Some((holder.class, since)).filter(|(class, _)| class.memory != MemoryClass::Any);
+        let truncated = client.device().memory.iter().find_map(|memory| memory.truncated(&Kernel));
+        let replay = client.session.replay();
+        self.telemetry.events.say_of(id, "release", format!("p{slot}: quarantine is over: {why}"));
+        self.clients.blames.release(id.pid, Instant::now());
         match truncated {
             // The worker would die of it.
             Some(reason) => self.refuse(slot, reason.into()),
-            None => drop(self.workers.order(replay, Waiter::Session(slot))),
+            None => drop(self.workers.send(replay, Waiter::Session(slot))),
         }
     }
 
     /// `sv3 port release NAME`: the answer, as JSON.
     pub(super) fn release_by_name(&mut self, name: &str) -> serde_json::Value {
         let slot = name.strip_prefix('p').and_then(|number| number.parse().ok());
-        let port = slot.and_then(|slot| self.clients.slots.client(slot));
-        match port.map(|port| (port.who.slot, port.quarantine)) {
+        let client = slot.and_then(|slot| self.clients.slots.client(slot));
+        match client.map(|client| (client.id.slot, client.quarantine)) {
             Some((slot, Some(_))) => {
                 // As if it had been there from the beginning: no class's doing is laid to it any more.
                 self.release_port(slot, self.telemetry.started, "somebody released it");

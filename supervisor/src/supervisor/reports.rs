@@ -80,7 +80,7 @@ impl Supervisor {
             }
             ReportKind::RingStopped if report.seq < worker.promoted => Ok(()),
             ReportKind::RingStopped => match self.clients.slots.client(report.port) {
-                Some(port) => port.session.ring_stopped(report.ring, report.value),
+                Some(client) => client.session.ring_stopped(report.ring, report.value),
                 None => Ok(()),
             },
             ReportKind::RingFault => self.ring_fault(report),
@@ -99,7 +99,7 @@ impl Supervisor {
                 Err(Breach("it failed at an order that it was not given"))
             }
             ReportKind::Failed => {
-                self.order_failed(report);
+                self.command_failed(report);
                 Ok(())
             }
         }
@@ -142,8 +142,8 @@ impl Supervisor {
     }
 
     fn end_wait(&mut self, slot: u16) -> Result<(), Breach> {
-        let Some(port) = self.clients.slots.client(slot) else { return Ok(()) };
-        let reply = port.session.fence()?;
+        let Some(client) = self.clients.slots.client(slot) else { return Ok(()) };
+        let reply = client.session.fence()?;
         self.reply(slot, reply);
         Ok(())
     }
@@ -151,17 +151,17 @@ impl Supervisor {
     fn ring_fault(&mut self, report: Report) -> Result<(), Breach> {
         let fault = RingFault::from_value(report.value).ok_or(Breach("it reported an unknown fault of a ring"))?;
         let (slot, ring) = (report.port, report.ring);
-        match self.clients.slots.client(slot).map(|port| (port.who, port.session.ring_faulted(ring, fault))) {
-            Some((who, true)) => {
+        match self.clients.slots.client(slot).map(|client| (client.id, client.session.ring_faulted(ring, fault))) {
+            Some((id, true)) => {
                 let message = format!("p{slot}: ring {ring} stopped: {}", fault.words());
-                self.telemetry.events.say_of_with(who, "ring_fault", message, serde_json::json!({ "ring": ring }));
+                self.telemetry.events.say_of_with(id, "ring_fault", message, serde_json::json!({ "ring": ring }));
             }
             _ => self.count_idle_report(),
         }
         Ok(())
     }
 
-    fn order_failed(&mut self, report: Report) {
+    fn command_failed(&mut self, report: Report) {
         self.count_idle_report();
         let (slot, why) = (report.port, why_it_failed(report));
         if !self.workers.serving.as_ref().is_some_and(|worker| worker.is_about(slot, report.seq))
@@ -169,18 +169,18 @@ impl Supervisor {
         {
             return;
         }
-        let Some(port) = self.clients.slots.client(slot) else { return };
-        let who = port.who;
-        match port.session.command_failed(why.clone()) {
+        let Some(client) = self.clients.slots.client(slot) else { return };
+        let id = client.id;
+        match client.session.command_failed(why.clone()) {
             Some(refused) => self.refuse(slot, refused),
-            None => self.telemetry.events.say_of(who, "order_failed", format!("p{slot}: {why}")),
+            None => self.telemetry.events.say_of(id, "order_failed", format!("p{slot}: {why}")),
         }
     }
 
-    /// The worker on standby cannot do what it was told of a port. That costs the client its port if it is the client's own
-    /// doing by what the kernel says, which no worker can make up. Else the worker goes on without the port, which is
-    /// served as before, and is told of it again when it is to serve: neither a client nor a worker has anybody else's
-    /// session closed by this, nor the standby refused.
+    /// The worker on standby cannot do what it was told of a port. That costs the client its port if it is the
+    /// client's own doing by what the kernel says, which no worker can make up. Else the worker goes on without the
+    /// port, which is served as before, and is told of it again when it is to serve: neither a client nor a worker
+    /// has anybody else's session closed by this, nor the standby refused.
     fn standby_failed(&mut self, report: Report) {
         let Some(worker) = &mut self.workers.standby else { return };
         worker.count_idle_report();
@@ -188,18 +188,18 @@ impl Supervisor {
         if !worker.is_about(slot, report.seq) || self.turn_out_spoiler(slot) {
             return;
         }
-        let (Some(worker), Some(port)) = (&mut self.workers.standby, self.clients.slots.client(slot)) else { return };
+        let (Some(worker), Some(client)) = (&mut self.workers.standby, self.clients.slots.client(slot)) else { return };
         worker.leave_out(slot, why.clone());
         let message = format!("p{slot}: the worker on standby goes on without it until it is to serve: {why}");
-        self.telemetry.events.say_of(port.who, "standby_lacks", message);
+        self.telemetry.events.say_of(client.id, "standby_lacks", message);
     }
 
     /// Sends a client away that has made its memory unusable since it was admitted, if it has.
     fn turn_out_spoiler(&mut self, slot: u16) -> bool {
-        let Some(port) = self.clients.slots.client(slot) else { return false };
-        let spoilt = port.device().memory.iter().find_map(|memory| memory.spoilt(&Kernel));
+        let Some(client) = self.clients.slots.client(slot) else { return false };
+        let spoilt = client.device().memory.iter().find_map(|memory| memory.spoilt(&Kernel));
         let Some(reason) = spoilt else { return false };
-        let refused = port.session.command_failed(reason.0.clone()).unwrap_or_else(|| reason.into());
+        let refused = client.session.command_failed(reason.0.clone()).unwrap_or_else(|| reason.into());
         self.refuse(slot, refused);
         true
     }

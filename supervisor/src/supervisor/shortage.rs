@@ -1,6 +1,6 @@
-//! A worker that was killed by SIGKILL, which nobody here sent, may have been the kernel's choice for want of memory. It is
-//! told whose memory files grew since they were admitted. That is a fact of the kernel's and no blame: a guest that uses its
-//! memory makes it grow, and who touched a page, and whom a cgroup charges for it, is not known.
+//! A worker that was killed by SIGKILL, which nobody here sent, may have been the kernel's choice for want of memory.
+//! It is told whose memory files grew since they were admitted. That is a fact of the kernel's and no blame: a guest
+//! that uses its memory makes it grow, and who touched a page, and whom a cgroup charges for it, is not known.
 
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
@@ -23,9 +23,9 @@ impl Supervisor {
         if !killed || death.killed_by_us || self.workers.watch.is_chaotic() {
             return;
         }
-        let growth = |port: &crate::clients::client::Client| {
-            let (now, then) = present(&port.device().memory, &Kernel);
-            Growth { port: format!("p{}", port.who.slot), bytes: now.saturating_sub(then) }
+        let growth = |client: &crate::clients::client::Client| {
+            let (now, then) = present(&client.device().memory, &Kernel);
+            Growth { port: format!("p{}", client.id.slot), bytes: now.saturating_sub(then) }
         };
         let mut grown: Vec<Growth> =
             self.clients.slots.clients().map(growth).filter(|growth| growth.bytes >= TOLD_FROM).collect();

@@ -78,7 +78,8 @@ impl Supervisor {
         self.start_standby();
     }
 
-    /// The worker on standby is lost. Another one is started: at once if something was planned with it, or else in a while.
+    /// The worker on standby is lost. Another one is started: at once if something was planned with it, or else in a
+    /// while.
     pub(super) fn standby_lost(&mut self, program: Program, loss: &Loss) {
         let is_unproven = program != self.workers.handover.program();
         match self.workers.handover.standby_lost(program, loss) {

@@ -56,8 +56,8 @@ impl Telemetry {
         self.events.say_with("start", format!("supervisor {pid} started, landlock ABI {landlock_abi}"), fields);
         if ports < PORTS_FEW {
             let message = format!(
-                "{files} open files are good for some {ports} ports: raise the hard limit (`ulimit -Hn`, LimitNOFILE= of a \
-                 unit)"
+                "{files} open files are good for some {ports} ports: raise the hard limit (`ulimit -Hn`, LimitNOFILE= \
+                 of a unit)"
             );
             self.events.say_with("few_files", message, json!({ "files": files, "ports": ports }));
         }

@@ -25,7 +25,7 @@ pub fn port(port: &Client, ledger: &Ledger) -> Option<PortStatus> {
     Some(PortStatus {
         name: device.port.to_string(),
         slot: device.port.slot,
-        client_pid: port.who.pid,
+        client_pid: port.id.pid,
         client_uid: port.uid,
         link: if port.quarantine.is_some() { Link::Down } else { link(device) },
         features: feature_names(device.features),

@@ -1,8 +1,8 @@
 //! The processes that the spawner was asked for: which of them is whose, and how their deaths become known.
 //!
-//! The kernel tells of a death by SIGCHLD, once it has taken the dead process's memory away. It is known earlier of a worker
-//! that has written down why it dies and hung up, of one that was stopped, and of one that was killed and is held in the
-//! kernel: these are *buried*, taken for dead before the kernel says so.
+//! The kernel tells of a death by SIGCHLD, once it has taken the dead process's memory away. It is known earlier of a
+//! worker that has written down why it dies and hung up, of one that was stopped, and of one that was killed and is
+//! held in the kernel: these are *buried*, taken for dead before the kernel says so.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -35,7 +35,7 @@ pub struct Children {
 /// A process that the spawner was asked for.
 enum Asked {
     Worker(StartingWorker),
-    Undertaker,
+    Closer,
 }
 
 /// What the spawner says.
@@ -83,9 +83,9 @@ impl Children {
         self.asked.push_back(Asked::Worker(starting));
     }
 
-    /// The spawner has been asked for an undertaker.
-    pub fn asked_for_undertaker(&mut self) {
-        self.asked.push_back(Asked::Undertaker);
+    /// The spawner has been asked for a closer.
+    pub fn asked_for_closer(&mut self) {
+        self.asked.push_back(Asked::Closer);
     }
 
     /// The spawner has been asked for a worker and has not answered.
@@ -118,13 +118,13 @@ impl Children {
     pub fn files(&self) -> impl Iterator<Item = OpenFile<'_>> {
         let starting = self.asked.iter().filter_map(|asked| match asked {
             Asked::Worker(starting) => Some(starting),
-            Asked::Undertaker => None,
+            Asked::Closer => None,
         });
         let end = |fd| OpenFile::borrowed(fd, "pipe", "an end of the next worker's");
         starting.flat_map(|starting| starting.fds()).map(end)
     }
 
-    /// What the spawner has to answer next: a worker, by the socket that it gets, or an undertaker.
+    /// What the spawner has to answer next: a worker, by the socket that it gets, or a closer.
     #[cfg(any(test, feature = "fuzzing"))]
     pub fn next_asked(&self) -> Option<Option<std::os::fd::BorrowedFd<'_>>> {
         Some(match self.asked.front()? {
@@ -132,7 +132,7 @@ impl Children {
                 let [socket, _] = starting.fds();
                 Some(socket)
             }
-            Asked::Undertaker => None,
+            Asked::Closer => None,
         })
     }
 }
@@ -148,9 +148,9 @@ impl Workers {
         };
         let area = match self.children.asked.pop_front() {
             Some(Asked::Worker(starting)) => Some(starting.area),
-            Some(Asked::Undertaker) => {
+            Some(Asked::Closer) => {
                 let dead = answer.ok().and_then(|pid| self.children.early_death(pid));
-                self.undertaker.started(answer.ok().filter(|_| dead.is_none()));
+                self.closers.started(answer.ok().filter(|_| dead.is_none()));
                 return News::Nothing;
             }
             None => None,
@@ -195,7 +195,7 @@ impl Workers {
         let pid = status.pid()?;
         Some(if pid == self.spawner.pid() {
             Child::Spawner
-        } else if self.undertaker.ended(pid) {
+        } else if self.closers.ended(pid) {
             // Another one is asked for in the loop.
             Child::Other
         } else if Some(pid) == self.children.ending {

@@ -20,8 +20,8 @@ pub struct Evidence<'l> {
 }
 
 impl<'l> Evidence<'l> {
-    /// A worker's area, and the thread of it that hung, if it was killed for that. Else the thread is the one that wrote
-    /// down how it died, and, if none did, what stands in the first hand that has something in it is told.
+    /// A worker's area, and the thread of it that hung, if it was killed for that. Else the thread is the one that
+    /// wrote down how it died, and, if none did, what stands in the first hand that has something in it is told.
     pub fn new(area: &'l WorkerArea, hung: Option<usize>) -> Evidence<'l> {
         let recorded = (area.crash.signal.load(Relaxed) != 0).then(|| area.crash.thread.load(Relaxed));
         let died = recorded.and_then(|thread| usize::try_from(thread).ok());
@@ -164,17 +164,17 @@ fn first(signal: Signal, area: &WorkerArea) -> Signal {
     if signal == Signal::SIGILL { recorded.unwrap_or(signal) } else { signal }
 }
 
-/// The slot of the client by whose doing the worker died. Nobody, if it was killed from outside, and nobody, if it cannot be
-/// said who. The dying worker's word is taken for it: a worker that lies can have its clients blamed, in turn and for a time,
-/// and nothing more.
+/// The slot of the client by whose doing the worker died. Nobody, if it was killed from outside, and nobody, if it
+/// cannot be said who. The dying worker's word is taken for it: a worker that lies can have its clients blamed, in
+/// turn and for a time, and nothing more.
 ///
-/// - A fault in memory of a client is that client's, whoever's ring was in hand: the sender whose frame is copied has no
-///   part in what becomes of the receiver's file.
-/// - SIGBUS is a page that a mapped file does not have, or that the machine has lost. The worker's own memory has no file but
-///   the ledger, which cannot shrink; so it was some client's memory, and where the worker cannot say whose, the ring in
-///   hand says nothing either.
-/// - Everything else that a worker does to itself (SIGSEGV at an address of no client, SIGILL, SIGFPE, a forbidden syscall,
-///   a panic) is a fault of the worker, which the client has found by whose ring it was in hand.
+/// - A fault in memory of a client is that client's, whoever's ring was in hand: the sender whose frame is copied has
+///   no part in what becomes of the receiver's file.
+/// - SIGBUS is a page that a mapped file does not have, or that the machine has lost. The worker's own memory has no
+///   file but the ledger, which cannot shrink; so it was some client's memory, and where the worker cannot say whose,
+///   the ring in hand says nothing either.
+/// - Everything else that a worker does to itself (SIGSEGV at an address of no client, SIGILL, SIGFPE, a forbidden
+///   syscall, a panic) is a fault of the worker, which the client has found by whose ring it was in hand.
 /// - A worker that hung did so over the ring in hand.
 pub fn client_to_blame(status: WaitStatus, Evidence { area, state, .. }: Evidence<'_>, hung: bool) -> Option<u16> {
     let record = &area.crash;

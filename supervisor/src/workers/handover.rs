@@ -5,10 +5,10 @@
 //! A crash is safe by design, so a planned hand-over is a planned crash: a successor waits on standby until it has
 //! learnt all, then the worker that serves is killed and the successor promoted. Nothing is told to clients.
 //!
-//! An upgrade does the same with a successor of another program, which is admitted if it becomes ready and serves every
-//! feature that a connected client uses. Until it has lived for [`GRACE`], [`Handover::program`] stays the old one: that
-//! is what the next standby runs and what every start takes. So if the successor dies, the common path after a crash
-//! *is* the rollback.
+//! An upgrade does the same with a successor of another program, which is admitted if it becomes ready and serves
+//! every feature that a connected client uses. Until it has lived for [`GRACE`], [`Handover::program`] stays the old
+//! one: that is what the next standby runs and what every start takes. So if the successor dies, the common path
+//! after a crash *is* the rollback.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -115,7 +115,7 @@ pub enum AfterLoss {
 
 /// A worker serves as planned.
 pub struct Completed {
-    /// Who asked for it.
+    /// ClientId asked for it.
     pub asker: Ticket,
     /// The process that served before.
     pub old: Pid,
@@ -211,8 +211,8 @@ impl Handover {
         true
     }
 
-    /// A worker that serves these features took over. If that was the plan, and it is of the planned program, the plan has
-    /// come true. `Some(None)`: the worker of the plan died meanwhile.
+    /// A worker that serves these features took over. If that was the plan, and it is of the planned program, the
+    /// plan has come true. `Some(None)`: the worker of the plan died meanwhile.
     pub fn took_over(&mut self, program: Program, offers: u64) -> Option<Option<Completed>> {
         let Some(Plan { stage: Stage::Promoted(old, since), program: planned, .. }) = self.plan else { return None };
         if program != planned {

@@ -1,8 +1,8 @@
 //! The wire to a worker: numbered commands with their fds down, reports up. Never blocks.
 //!
-//! Orders wait here while the worker is behind. They keep their fds open, so whoever gives many of them meanwhile has to wait
-//! ([`Link::is_filled_by`]). They also wait while the kernel lets no more fds be under way (`ETOOMANYREFS`), which any process
-//! of the same user can bring about; nothing is wrong with the worker then.
+//! Orders wait here while the worker is behind. They keep their fds open, so whoever gives many of them meanwhile has
+//! to wait ([`Link::is_filled_by`]). They also wait while the kernel lets no more fds be under way (`ETOOMANYREFS`),
+//! which any process of the same user can bring about; nothing is wrong with the worker then.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
@@ -43,8 +43,8 @@ pub struct Link {
 }
 
 enum Item {
-    /// Frames that go out together, lest the worker wake up for the first of them and keep us from sending the next; how
-    /// much of them has been sent; and the number of the last.
+    /// Frames that go out together, lest the worker wake up for the first of them and keep us from sending the next;
+    /// how much of them has been sent; and the number of the last.
     Octets(Vec<u8>, usize, u64),
     Fd(Rc<ForeignFd>),
 }

@@ -1,22 +1,25 @@
 //! The life of a worker: it is started, told what its predecessor was told, watched, and its death is explained.
 //!
-//! [`Workers`] owns the worker that serves, the one on standby, and what outlives both. It does not know what a client is:
-//! ports come to it as [`Replay`](crate::ports::port::Replay)s, and what follows for others from what happens here is returned.
+//! [`Workers`] owns the worker that serves, the one on standby, and what outlives both. It does not know what a
+//! client is: ports come to it as [`Replay`](crate::ports::port::Replay)s, and what follows for others from what
+//! happens here is returned.
 
 pub mod breach;
 pub mod chaos;
 pub mod children;
+pub mod closers;
 pub mod command;
 pub mod cpu_time;
 pub mod death;
 pub mod handover;
 pub mod link;
 pub mod pending_unmap;
-pub mod roster;
+
 pub mod spawner;
 pub mod starts;
 pub mod succession;
-pub mod undertaker;
+
+pub mod told_ports;
 pub mod watch;
 pub mod watchdog;
 pub mod worker;
@@ -37,11 +40,11 @@ use crate::reactor::Reactor;
 use crate::timers::Timers;
 use crate::token::Token;
 use children::Children;
+use closers::Closers;
 use command::WorkerCommand;
 use handover::Handover;
 use spawner::Spawner;
 use succession::Succession;
-use undertaker::Undertaker;
 use watch::Watch;
 use worker::{Waiter, Worker};
 
@@ -67,7 +70,7 @@ pub struct Workers {
     pub serving: Option<Worker>,
     /// The worker that waits to take over.
     pub standby: Option<Worker>,
-    /// Who follows whom.
+    /// ClientId follows whom.
     pub succession: Succession,
     /// What is planned.
     pub handover: Handover,
@@ -78,7 +81,7 @@ pub struct Workers {
     /// Starts workers.
     pub spawner: Spawner,
     /// Closes what strangers opened.
-    pub undertaker: Undertaker,
+    pub closers: Closers,
     /// What workers write.
     pub ledger: LedgerMap,
     ledger_fd: Rc<ForeignFd>,
@@ -105,8 +108,8 @@ pub enum Timer {
     Standby,
     /// A new binary has passed its trial.
     Trial,
-    /// It is to be looked whether all undertakers wait, or one is to be asked for.
-    Undertakers,
+    /// It is to be looked whether all closers wait, or one is to be asked for.
+    Closers,
     /// The kernel had no room for what a worker is told; each turn of the loop tries that again.
     Retry,
 }
@@ -123,17 +126,17 @@ impl Workers {
             watch: Watch::new(config.threads, chaos),
             children: Children::default(),
             spawner,
-            undertaker: Undertaker::new()?,
+            closers: Closers::new()?,
             ledger,
             ledger_fd: Rc::new(ForeignFd::from(ledger_fd).prompt()),
             config,
         })
     }
 
-    /// Listens to the spawner and to the undertakers.
+    /// Listens to the spawner and to the closers.
     pub fn listen(&self, reactor: &Reactor) -> io::Result<()> {
         reactor.watch(&self.spawner, Token::Spawner, EpollFlags::EPOLLIN)?;
-        reactor.watch(&self.undertaker, Token::Undertakers, EpollFlags::EPOLLIN)
+        reactor.watch(&self.closers, Token::Closers, EpollFlags::EPOLLIN)
     }
 
     /// The workers that there are.
@@ -162,13 +165,13 @@ impl Workers {
     }
 
     /// Gives commands to every worker; only the one that serves answers `waiter`. False: no worker serves.
-    pub fn order(&mut self, commands: Vec<WorkerCommand>, waiter: Waiter) -> bool {
+    pub fn send(&mut self, commands: Vec<WorkerCommand>, waiter: Waiter) -> bool {
         if let Some(standby) = &mut self.standby {
-            standby.order(commands.iter().cloned(), Waiter::Nobody);
+            standby.send(commands.iter().cloned(), Waiter::Nobody);
         }
         match &mut self.serving {
             Some(worker) => {
-                worker.order(commands, waiter);
+                worker.send(commands, waiter);
                 true
             }
             None => false,
@@ -202,15 +205,15 @@ impl Workers {
         }
     }
 
-    /// Has files closed that were put aside, and sees to it that there is somebody to do so. An error says that the spawner is
-    /// gone.
+    /// Has files closed that were put aside, and sees to it that there is somebody to do so. An error says that the
+    /// spawner is gone.
     pub fn close_files(&mut self, reactor: &Reactor) -> io::Result<()> {
-        self.undertaker.pause(self.children.starts_a_worker());
-        self.undertaker.tell();
-        for _ in 0..self.undertaker.missing(Instant::now()) {
-            match self.spawner.dig(self.undertaker.tools()) {
-                Ok(()) => self.children.asked_for_undertaker(),
-                Err(_) => self.undertaker.started(None),
+        self.closers.pause(self.children.starts_a_worker());
+        self.closers.tell();
+        for _ in 0..self.closers.missing(Instant::now()) {
+            match self.spawner.start_closer(self.closers.tools()) {
+                Ok(()) => self.children.asked_for_closer(),
+                Err(_) => self.closers.started(None),
             }
         }
         let flushed = self.spawner.flush();
@@ -232,10 +235,9 @@ impl Workers {
 
     /// The files that it owns.
     pub fn files(&self) -> impl Iterator<Item = OpenFile<'_>> {
-        let tools = self.spawner.fds().chain(self.undertaker.fds());
+        let tools = self.spawner.fds().chain(self.closers.fds());
         let tools = tools.map(|(fd, kind, purpose)| OpenFile::borrowed(fd, kind, purpose));
-        let closing =
-            self.undertaker.files().map(|fd| OpenFile::borrowed(fd, "file", "given by a client, to be closed"));
+        let closing = self.closers.files().map(|fd| OpenFile::borrowed(fd, "file", "given by a client, to be closed"));
         let ledger = OpenFile::borrowed(self.ledger_fd.as_fd(), "memory", "the ledger");
         let workers = self.both().flat_map(Worker::files);
         tools.chain(closing).chain(self.children.files()).chain([ledger]).chain(workers)
@@ -253,7 +255,7 @@ impl Timers for Workers {
         Timer::Start,
         Timer::Standby,
         Timer::Trial,
-        Timer::Undertakers,
+        Timer::Closers,
         Timer::Retry,
     ];
 
@@ -267,7 +269,7 @@ impl Timers for Workers {
             Timer::Start => self.succession.next_start(),
             Timer::Standby => self.succession.next_standby(),
             Timer::Trial => self.handover.due(),
-            Timer::Undertakers => self.undertaker.due(),
+            Timer::Closers => self.closers.due(),
             Timer::Retry => self.both().filter_map(|worker| worker.link.refused_until()).min(),
         }
     }

@@ -1,10 +1,10 @@
 //! The succession of workers: one is started, told everything, lost, and followed by the next.
 //!
 //! While one worker serves, another one waits on standby: confined, told everything that the first was told, every
-//! client's memory mapped. When the first dies, [`Command::Promote`] makes the second serve, and a third is started to
-//! wait. Without a standby (`--no-standby`, or deaths that come faster than workers) the next worker is started when it
-//! is needed and told the same; it only takes longer. What of a port a worker on standby cannot obey it goes on without, and
-//! is told again before it serves.
+//! client's memory mapped. When the first dies, [`Command::Promote`] makes the second serve, and a third is started
+//! to wait. Without a standby (`--no-standby`, or deaths that come faster than workers) the next worker is started
+//! when it is needed and told the same; it only takes longer. What of a port a worker on standby cannot obey it goes
+//! on without, and is told again before it serves.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -23,8 +23,8 @@ use crate::workers::spawner::Program;
 use crate::workers::starts::Starts;
 use crate::workers::worker::{Waiter, Worker};
 
-/// How long after a death the next standby is started. Its start takes a processor for a millisecond or two, and all that
-/// waited meanwhile in the rings comes first.
+/// How long after a death the next standby is started. Its start takes a processor for a millisecond or two, and all
+/// that waited meanwhile in the rings comes first.
 const BREATH: Duration = Duration::from_millis(10);
 /// How long no new standby is started after one died or could not be.
 const STANDBY_PAUSE: Duration = Duration::from_secs(1);
@@ -179,8 +179,8 @@ impl Workers {
 
     /// Asks for a worker, in the area of the ledger that the other one does not have, and tells it everything.
     ///
-    /// One that is to serve at once waits as well, until it has been told of all ports: a frame from the first of them must
-    /// not meet a switch that has not heard of the second.
+    /// One that is to serve at once waits as well, until it has been told of all ports: a frame from the first of
+    /// them must not meet a switch that has not heard of the second.
     fn bring_up<'p>(
         &mut self,
         program: Program,
@@ -205,7 +205,8 @@ impl Workers {
         Ok(worker)
     }
 
-    /// Lets the worker on standby serve, whatever came before; without one, starts another worker as soon as one may be.
+    /// Lets the worker on standby serve, whatever came before; without one, starts another worker as soon as one may
+    /// be.
     pub fn replace<'p>(&mut self, ports: impl Iterator<Item = &'p dyn Replay> + Clone, reactor: &Reactor) -> Next {
         let standby = match self.dismiss_unproven() {
             true => None,
@@ -227,8 +228,8 @@ impl Workers {
         self.start(ports, reactor).map_or_else(Next::CouldNotStart, |()| Next::Found)
     }
 
-    /// Whether the worker that serves has obeyed everything that came before its first client's next frame. It may have been
-    /// quicker than the spawner's word; then this is done when that comes.
+    /// Whether the worker that serves has obeyed everything that came before its first client's next frame. It may
+    /// have been quicker than the spawner's word; then this is done when that comes.
     pub fn take_over(&mut self) -> Option<TakeOver> {
         let worker = self.serving.as_mut().filter(|worker| worker.took_over)?;
         let pid = worker.pid?;
@@ -254,14 +255,14 @@ fn promote<'p>(worker: &mut Worker, ports: impl Iterator<Item = &'p dyn Replay> 
     // What it has gone on without it is told once more, before it moves a frame.
     for port in ports.clone().filter(|port| !port.is_waiting()) {
         if worker.lacks(port.port().slot).is_some() {
-            worker.order(port.replay(), Waiter::Nobody);
+            worker.send(port.replay(), Waiter::Nobody);
         }
     }
     worker.promote();
     // Who waits for the position of a ring waits for this worker now, which has to start the ring for that.
     for port in ports.filter(|port| port.is_waiting()) {
-        worker.order([port.remove()], Waiter::Nobody);
-        worker.order(port.replay(), Waiter::Session(port.port().slot));
+        worker.send([port.remove()], Waiter::Nobody);
+        worker.send(port.replay(), Waiter::Session(port.port().slot));
     }
 }
 

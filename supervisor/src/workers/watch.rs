@@ -58,7 +58,8 @@ impl Watch {
 }
 
 impl Workers {
-    /// When to look next for a client that blocks the worker, if at all. While frames pass that goes by the watchdog's time.
+    /// When to look next for a client that blocks the worker, if at all. While frames pass that goes by the
+    /// watchdog's time.
     pub fn stall_due(&self) -> Option<Instant> {
         let asked = self.serving.as_ref()?.waits_since()?;
         Some(self.watch.stall_look.map_or(asked, |last| last.max(asked)) + STALL_LOOK)
@@ -107,8 +108,8 @@ impl Workers {
         }
     }
 
-    /// Kills workers that do not obey in time. Returns one that was killed and that the kernel does not say is dead: it is
-    /// taken for dead.
+    /// Kills workers that do not obey in time. Returns one that was killed and that the kernel does not say is dead:
+    /// it is taken for dead.
     pub fn expire_late(&mut self, now: Instant) -> Option<Pid> {
         let mut gone = None;
         for worker in self.both_mut().filter(|worker| worker.due().is_some_and(|due| due <= now)) {

@@ -24,18 +24,18 @@ use crate::workers::command::WorkerCommand;
 use crate::workers::cpu_time::{STARVED, of_process};
 use crate::workers::link::Link;
 use crate::workers::pending_unmap::UnmapQueue;
-use crate::workers::roster::Roster;
 use crate::workers::spawner::{Program, Spawner};
+use crate::workers::told_ports::ToldPorts;
 
 /// How long a worker may take, and run, until it is ready.
 const START_TIME: Duration = Duration::from_secs(5);
 /// How long a worker may take, and run, to obey.
 const OBEY_TIME: Duration = Duration::from_secs(1);
-/// How long a worker may outlive its link, whether or not it runs: nobody is served meanwhile, and nothing is held against
-/// anybody.
+/// How long a worker may outlive its link, whether or not it runs: nobody is served meanwhile, and nothing is held
+/// against anybody.
 const DEATH_TIME: Duration = Duration::from_millis(100);
-/// How long the kernel may take to say that a worker is dead which was killed. After that it is taken for dead: it may be held
-/// in the kernel (by a disk, or by a frozen control group), but never runs again.
+/// How long the kernel may take to say that a worker is dead which was killed. After that it is taken for dead: it
+/// may be held in the kernel (by a disk, or by a frozen control group), but never runs again.
 const BURIAL_TIME: Duration = Duration::from_millis(100);
 /// Time between two looks whether a worker that is late has been let run.
 const LOOK: Duration = Duration::from_millis(100);
@@ -78,7 +78,7 @@ pub struct Worker {
     hung_up: Option<Instant>,
     /// It is late, and was not let run: when to look again.
     excused: Option<Instant>,
-    roster: Roster,
+    told: ToldPorts,
     barriers: VecDeque<Barrier>,
     letting_go: UnmapQueue,
     reached: u64,
@@ -145,7 +145,7 @@ impl Worker {
     /// Queues orders whose fds the worker is born with.
     pub fn teach(&mut self, orders: impl IntoIterator<Item = WorkerCommand>, starting: &mut StartingWorker) {
         for order in orders {
-            if !self.roster.passes(&order.command, self.link.last_seq() + 1) {
+            if !self.told.passes(&order.command, self.link.last_seq() + 1) {
                 continue;
             }
             let pushed = self.link.push_unborn(&order);
@@ -174,7 +174,7 @@ impl Worker {
             killed: None,
             hung_up: None,
             excused: None,
-            roster: Roster::default(),
+            told: ToldPorts::default(),
             barriers: VecDeque::new(),
             letting_go: UnmapQueue::default(),
             reached: 0,
@@ -189,13 +189,13 @@ impl Worker {
     pub fn promote(&mut self) {
         self.serving = Some(Instant::now());
         self.promoted = self.link.last_seq() + 1;
-        self.order([Command::Promote.into(), Command::Barrier.into()], Waiter::TakeOver);
+        self.send([Command::Promote.into(), Command::Barrier.into()], Waiter::TakeOver);
     }
 
     /// Queues orders, but for those about a port that the worker goes on without. A barrier among them is for `waiter`.
-    pub fn order(&mut self, orders: impl IntoIterator<Item = WorkerCommand>, waiter: Waiter) {
+    pub fn send(&mut self, orders: impl IntoIterator<Item = WorkerCommand>, waiter: Waiter) {
         for order in orders {
-            if !self.roster.passes(&order.command, self.link.last_seq() + 1) {
+            if !self.told.passes(&order.command, self.link.last_seq() + 1) {
                 continue;
             }
             let (command, takes) = (order.command.clone(), order.removes.clone());
@@ -280,18 +280,18 @@ impl Worker {
 
     /// Whether a report on an order of this number is about the client that has the slot now.
     pub fn is_about(&self, slot: u16, seq: u64) -> bool {
-        self.roster.is_about(slot, seq)
+        self.told.is_about(slot, seq)
     }
 
     /// A port that it cannot be told of: it forgets what it knows of it and goes on without it.
     pub fn leave_out(&mut self, slot: u16, why: String) {
-        self.order([Command::PortRemove { port: slot }.into()], Waiter::Nobody);
-        self.roster.strike(slot, self.link.last_seq(), why);
+        self.send([Command::PortRemove { port: slot }.into()], Waiter::Nobody);
+        self.told.strike(slot, self.link.last_seq(), why);
     }
 
     /// Why it goes on without a port, if it does.
     pub fn lacks(&self, slot: u16) -> Option<&str> {
-        self.roster.lacks(slot)
+        self.told.lacks(slot)
     }
 
     /// When the worker must have done what it has to do next, or when to look again.
@@ -375,8 +375,8 @@ impl Worker {
         }
     }
 
-    /// Whole lines that it has written to stderr, made printable. Nothing more after [`LINES_MAX`] of them, and an error
-    /// when it has closed it.
+    /// Whole lines that it has written to stderr, made printable. Nothing more after [`LINES_MAX`] of them, and an
+    /// error when it has closed it.
     pub fn lines(&mut self) -> io::Result<Vec<String>> {
         let mut octets = [0; 4096];
         match self.stderr.read(&mut octets) {

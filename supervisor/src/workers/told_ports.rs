@@ -1,6 +1,6 @@
-//! The ports that a worker has been told of, and those that a worker on standby goes on without, since it could not do what
-//! it was told of them (map their memory, above all). Orders about such a port do not go to it, until the port is told from
-//! the beginning: when another client has its slot, or when the worker is to serve.
+//! The ports that a worker has been told of, and those that a worker on standby goes on without, since it could not
+//! do what it was told of them (map their memory, above all). Orders about such a port do not go to it, until the
+//! port is told from the beginning: when another client has its slot, or when the worker is to serve.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use sv3::ipc::Command;
 
 /// What one worker knows.
 #[derive(Debug, Default)]
-pub struct Roster(BTreeMap<u16, Entry>);
+pub struct ToldPorts(BTreeMap<u16, Entry>);
 
 #[derive(Debug)]
 struct Entry {
@@ -18,7 +18,7 @@ struct Entry {
     lacks: Option<String>,
 }
 
-impl Roster {
+impl ToldPorts {
     /// Whether the worker is to have this order, which would be of this number.
     pub fn passes(&mut self, command: &Command, seq: u64) -> bool {
         let lacks = command.port().and_then(|slot| self.0.get(&slot)).is_some_and(|entry| entry.lacks.is_some());
@@ -63,23 +63,23 @@ mod tests {
 
     #[test]
     fn what_a_worker_goes_on_without_it_is_not_told_of_until_it_begins_anew() {
-        let mut roster = Roster::default();
-        assert!(!roster.is_about(3, 1));
-        assert!(roster.passes(&ADD, 7) && roster.passes(&COMMIT, 8));
-        assert!(roster.is_about(3, 7) && roster.is_about(3, 8));
-        assert!(!roster.is_about(3, 6), "that was another client");
+        let mut told = ToldPorts::default();
+        assert!(!told.is_about(3, 1));
+        assert!(told.passes(&ADD, 7) && told.passes(&COMMIT, 8));
+        assert!(told.is_about(3, 7) && told.is_about(3, 8));
+        assert!(!told.is_about(3, 6), "that was another client");
 
-        assert!(roster.passes(&REMOVE, 9));
-        roster.strike(3, 9, "no memory".to_string());
-        assert_eq!((roster.lacks(3), roster.is_about(3, 8)), (Some("no memory"), false));
-        assert!(!roster.passes(&COMMIT, 10) && roster.passes(&Command::Barrier, 10));
-        assert!(roster.passes(&Command::MemoryCommit { port: 4 }, 11));
+        assert!(told.passes(&REMOVE, 9));
+        told.strike(3, 9, "no memory".to_string());
+        assert_eq!((told.lacks(3), told.is_about(3, 8)), (Some("no memory"), false));
+        assert!(!told.passes(&COMMIT, 10) && told.passes(&Command::Barrier, 10));
+        assert!(told.passes(&Command::MemoryCommit { port: 4 }, 11));
 
         // Another client, or the same one when the worker serves.
-        assert!(!roster.passes(&REMOVE, 12));
-        assert_eq!(roster.lacks(3), None);
-        assert!(roster.passes(&ADD, 12) && roster.passes(&COMMIT, 13) && roster.is_about(3, 13));
-        roster.strike(3, 14, String::new());
-        assert!(roster.passes(&ADD, 15) && roster.passes(&COMMIT, 16));
+        assert!(!told.passes(&REMOVE, 12));
+        assert_eq!(told.lacks(3), None);
+        assert!(told.passes(&ADD, 12) && told.passes(&COMMIT, 13) && told.is_about(3, 13));
+        told.strike(3, 14, String::new());
+        assert!(told.passes(&ADD, 15) && told.passes(&COMMIT, 16));
     }
 }

@@ -1,23 +1,23 @@
-//! The undertakers: processes that close what strangers opened.
+//! The closers: processes that close what strangers opened.
 //!
 //! # Theory of operation
 //!
 //! The last close of a file may wait in the kernel for as long as whoever opened it likes ([`sv3::foreign`]), and the
 //! supervisor must wait for nobody. So each [`ForeignFd`](sv3::foreign::ForeignFd) that it drops is put aside
-//! ([`keep_for_later`]), and its number is written to a pipe. Undertakers have no other work than to read a number from
-//! it and to close the file. They share the supervisor's table of files (`CLONE_FILES`), as the spawner does that starts
-//! them: nothing is sent, so nothing counts against the kernel's limit of files under way, and the number is free as soon as
-//! close(2) has begun, however long it takes.
+//! ([`keep_for_later`]), and its number is written to a pipe. Closers have no other work than to read a number from
+//! it and to close the file. They share the supervisor's table of files (`CLONE_FILES`), as the spawner does that
+//! starts them: nothing is sent, so nothing counts against the kernel's limit of files under way, and the number is
+//! free as soon as close(2) has begun, however long it takes.
 //!
-//! Several undertakers ([`CREW`]) read from one pipe, so one that waits holds up no other. When all wait for longer than
-//! [`STALL`] and there is more to do, they are stopped and let go on, which ends the wait for a socket that lingers.
-//! A wait that no signal ends (a FUSE server's, or work such as giving back much memory) makes the crew grow, one by one, up
-//! to [`CREW_MAX`]; the others are dismissed when all is done.
+//! Several closers ([`CLOSERS`]) read from one pipe, so one that waits holds up no other. When all wait for longer
+//! than [`STALL`] and there is more to do, they are stopped and let go on, which ends the wait for a socket that
+//! lingers. A wait that no signal ends (a FUSE server's, or work such as giving back much memory) makes the crew
+//! grow, one by one, up to [`CLOSERS_MAX`]; the others are dismissed when all is done.
 //!
 //! What waits to be closed takes up fd numbers, so the supervisor does not listen to those who add to it while there is
-//! too much of it ([`Undertaker::is_behind`]).
+//! too much of it ([`Closers::is_behind`]).
 //!
-//! A worker begins as a copy of the table. While one does ([`Undertaker::pause`]) nothing is closed, so that the copy is
+//! A worker begins as a copy of the table. While one does ([`Closers::pause`]) nothing is closed, so that the copy is
 //! never the last one.
 
 use std::cell::RefCell;
@@ -33,18 +33,18 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, pipe2, read, write};
 
-/// How many undertakers there are, and how many at most while some wait.
-const CREW: usize = 3;
-const CREW_MAX: usize = 16;
+/// How many closers there are, and how many at most while some wait.
+const CLOSERS: usize = 3;
+const CLOSERS_MAX: usize = 16;
 /// How long all of them may wait while there is more to do.
 const STALL: Duration = Duration::from_millis(100);
 /// Signals in a row that change nothing, after which the crew grows.
-const IN_VAIN: u32 = 10;
+const FUTILE: u32 = 10;
 /// How long none is asked for after one ended by itself.
 const PAUSE: Duration = Duration::from_millis(100);
 /// What ends a wait that can be ended. Needs no handler, and leaves a process as it was, wherever it is.
 const NUDGE: [Signal; 2] = [Signal::SIGSTOP, Signal::SIGCONT];
-/// In place of a number: the undertaker that reads it ends.
+/// In place of a number: the closer that reads it ends.
 const DISMISSED: RawFd = -1;
 /// Files that may wait to be closed until those who add to them are not listened to any more.
 const BEHIND: usize = 64;
@@ -54,7 +54,8 @@ const PIECE: usize = 1024;
 const NUMBER: usize = size_of::<RawFd>();
 
 thread_local! {
-    /// Dropped since the loop's last turn. Nothing here is closed when the process ends: the kernel then waits for nobody.
+    /// Dropped since the loop's last turn. Nothing here is closed when the process ends: the kernel then waits for
+    /// nobody.
     static DROPPED: RefCell<Vec<Rc<OwnedFd>>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -68,7 +69,7 @@ pub fn dropped() -> Vec<Rc<OwnedFd>> {
     DROPPED.take()
 }
 
-/// What an undertaker needs to know: where numbers come from, and where it says that one is closed.
+/// What a closer needs to know: where numbers come from, and where it says that one is closed.
 #[derive(Clone, Copy)]
 pub struct Tools {
     /// A pipe of numbers.
@@ -78,12 +79,12 @@ pub struct Tools {
 }
 
 /// The supervisor's side.
-pub struct Undertaker {
+pub struct Closers {
     numbers: [OwnedFd; 2],
     closed: EventFd,
-    /// Files that no undertaker was told of.
+    /// Files that no closer was told of.
     waiting: VecDeque<Rc<OwnedFd>>,
-    /// Files that undertakers were told of and have not closed.
+    /// Files that closers were told of and have not closed.
     told: usize,
     /// When the last of them was closed, or the first was told.
     progress: Instant,
@@ -92,7 +93,7 @@ pub struct Undertaker {
     crew: Vec<Pid>,
     /// How many there should be.
     wanted: usize,
-    /// Undertakers that the spawner was asked for.
+    /// Closers that the spawner was asked for.
     asked: usize,
     /// Those among the crew that have been told to end.
     dismissed: usize,
@@ -104,12 +105,12 @@ pub struct Undertaker {
     pause_until: Option<Instant>,
 }
 
-impl Undertaker {
-    /// No undertakers yet.
-    pub fn new() -> io::Result<Undertaker> {
+impl Closers {
+    /// No closers yet.
+    pub fn new() -> io::Result<Closers> {
         let (theirs, ours) = pipe2(OFlag::O_CLOEXEC)?;
         fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        Ok(Undertaker {
+        Ok(Closers {
             numbers: [theirs, ours],
             closed: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
             waiting: VecDeque::new(),
@@ -117,7 +118,7 @@ impl Undertaker {
             progress: Instant::now(),
             paused: false,
             crew: Vec::new(),
-            wanted: CREW,
+            wanted: CLOSERS,
             asked: 0,
             dismissed: 0,
             rounds: 0,
@@ -126,7 +127,7 @@ impl Undertaker {
         })
     }
 
-    /// How many undertakers the spawner is to start now.
+    /// How many closers the spawner is to start now.
     pub fn missing(&mut self, now: Instant) -> usize {
         self.pause_until.take_if(|until| *until <= now);
         if self.pause_until.is_some() {
@@ -137,7 +138,7 @@ impl Undertaker {
         missing
     }
 
-    /// What an undertaker is started with.
+    /// What a closer is started with.
     pub fn tools(&self) -> Tools {
         use std::os::fd::AsRawFd;
         Tools { numbers: self.numbers[0].as_raw_fd(), closed: self.closed.as_fd().as_raw_fd() }
@@ -152,7 +153,7 @@ impl Undertaker {
         }
     }
 
-    /// A process has ended. True: it was an undertaker.
+    /// A process has ended. True: it was a closer.
     pub fn ended(&mut self, pid: Pid) -> bool {
         let Some(at) = self.crew.iter().position(|other| *other == pid) else { return false };
         self.crew.swap_remove(at);
@@ -167,7 +168,7 @@ impl Undertaker {
         true
     }
 
-    /// The undertakers' processes.
+    /// The closers' processes.
     pub fn crew(&self) -> &[Pid] {
         &self.crew
     }
@@ -176,9 +177,9 @@ impl Undertaker {
     pub fn fds(&self) -> [(BorrowedFd<'_>, &'static str, &'static str); 3] {
         let [theirs, ours] = &self.numbers;
         [
-            (theirs.as_fd(), "pipe", "numbers of files to close, for the undertakers"),
+            (theirs.as_fd(), "pipe", "numbers of files to close, for the closers"),
             (ours.as_fd(), "pipe", "the same, to write them"),
-            (self.closed.as_fd(), "eventfd", "what the undertakers have closed"),
+            (self.closed.as_fd(), "eventfd", "what the closers have closed"),
         ]
     }
 
@@ -197,7 +198,7 @@ impl Undertaker {
         self.waiting.push_back(fd);
     }
 
-    /// Tells the undertakers of as many files as there is room for.
+    /// Tells the closers of as many files as there is room for.
     pub fn tell(&mut self) {
         while !self.paused && !self.waiting.is_empty() {
             let count = self.waiting.len().min(PIECE);
@@ -206,7 +207,7 @@ impl Undertaker {
             // A pipe takes a piece of this size whole or not at all.
             let Ok(written) = write(&self.numbers[1], &octets) else { return };
             for fd in self.waiting.drain(..written / NUMBER) {
-                // From here on the number is an undertaker's.
+                // From here on the number is a closer's.
                 let _ = Rc::try_unwrap(fd).map(IntoRawFd::into_raw_fd);
             }
             if self.told == 0 {
@@ -216,13 +217,13 @@ impl Undertaker {
         }
     }
 
-    /// Undertakers have closed some.
+    /// Closers have closed some.
     pub fn hear(&mut self) {
         let Ok(count) = self.closed.read() else { return };
         self.told = self.told.saturating_sub(usize::try_from(count).unwrap_or(usize::MAX));
         (self.progress, self.nudges) = (Instant::now(), 0);
         self.rounds += u64::from(self.backlog() == 0);
-        while self.backlog() == 0 && self.wanted > CREW {
+        while self.backlog() == 0 && self.wanted > CLOSERS {
             if write(&self.numbers[1], &DISMISSED.to_ne_bytes()).is_err() {
                 return;
             }
@@ -246,13 +247,13 @@ impl Undertaker {
         self.backlog() > BEHIND
     }
 
-    /// When to look whether all undertakers wait, or to ask for others.
+    /// When to look whether all closers wait, or to ask for others.
     pub fn due(&self) -> Option<Instant> {
         let stall = (self.told > self.crew.len()).then(|| self.progress + STALL);
         stall.into_iter().chain(self.pause_until).min()
     }
 
-    /// Wakes undertakers that all wait while there is more to do. True: that does not help, and there will be one more.
+    /// Wakes closers that all wait while there is more to do. True: that does not help, and there will be one more.
     pub fn expire(&mut self, now: Instant) -> bool {
         if self.told <= self.crew.len() || self.progress + STALL > now {
             return false;
@@ -264,7 +265,7 @@ impl Undertaker {
         }
         self.progress = now;
         self.nudges += 1;
-        let grows = self.nudges.is_multiple_of(IN_VAIN) && self.wanted < CREW_MAX;
+        let grows = self.nudges.is_multiple_of(FUTILE) && self.wanted < CLOSERS_MAX;
         self.wanted += usize::from(grows);
         grows
     }
@@ -280,13 +281,13 @@ impl Undertaker {
     }
 }
 
-impl AsFd for Undertaker {
+impl AsFd for Closers {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.closed.as_fd()
     }
 }
 
-/// An undertaker's life: closes what it is told to, until it is killed. The numbers are of files that nobody else in this
+/// A closer's life: closes what it is told to, until it is killed. The numbers are of files that nobody else in this
 /// table uses any more.
 pub fn work(numbers: BorrowedFd<'_>, closed: BorrowedFd<'_>) {
     let mut octets = [0; NUMBER];
