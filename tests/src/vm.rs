@@ -231,19 +231,6 @@ impl Vm {
         self.start(&format!("ping -i 0.1 -W 2 -c {count} {address}"))
     }
 
-    /// Waits until a ping has got so many answers more.
-    pub fn await_answers(&mut self, Job(job): &Job, count: u32) -> Result<()> {
-        let answers = format!("grep -c 'bytes from' /tmp/job{job}.output");
-        self.sh(&format!("n=$(($({answers}) + {count})); until [ $({answers}) -ge $n ]; do usleep 20000; done"))
-            .map(drop)
-    }
-
-    /// Waits until the network device has sent so many octets more.
-    pub fn await_sent(&mut self, octets: u64) -> Result<()> {
-        let sent = "cat /sys/class/net/eth0/statistics/tx_bytes";
-        self.sh(&format!("n=$(($({sent}) + {octets})); until [ $({sent}) -ge $n ]; do usleep 20000; done")).map(drop)
-    }
-
     /// What a ping of that many requests saw.
     pub fn finish_ping(&mut self, job: Job, count: u32) -> Result<Ping> {
         Ping::parse(&self.finish(job, Duration::from_millis(u64::from(count) * 100) + PATIENCE)?.text)
