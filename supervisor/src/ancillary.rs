@@ -49,7 +49,7 @@ pub fn is_later(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock || is_shortage(error)
 }
 
-/// Whether the kernel is short of something, or has given this user as much of it as he may have.
+/// Whether the kernel is short of something, or has given this user as much of it as a user may have.
 pub fn is_shortage(error: &io::Error) -> bool {
     let short = [libc::ETOOMANYREFS, libc::ENOBUFS, libc::ENOMEM, libc::EMFILE, libc::ENFILE];
     error.raw_os_error().is_some_and(|errno| short.contains(&errno))

@@ -1,7 +1,8 @@
 //! The life of a client: it connects, says what its guest has, is served, is blamed for what it does, and goes.
 //!
 //! - [`client`], [`slots`], [`number`], [`holder`]: a client, where it is kept, and what it is called by;
-//! - [`protocol`], [`vhost_user`]: the protocol that it speaks, which changes the device of its port ([`crate::ports`]);
+//! - [`protocol`], [`vhost_user`]: the protocol that it speaks, which changes the device of its port
+//!   ([`crate::ports`]);
 //! - [`budget`]: how much it may hold;
 //! - [`blame`], [`class`], [`offences`]: what follows when workers die by it.
 

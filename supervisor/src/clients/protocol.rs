@@ -1,6 +1,7 @@
 //! The protocol of a client, as the rest of the supervisor sees it.
 //!
-//! There is one, vhost-user, so these are its own types. With a second one they become enums of both, in this file alone.
+//! There is one, vhost-user, so these are its own types. With a second one they become enums of both, in this file
+//! alone.
 
 pub use sv3::wire::vhost_user::{Message, Reply};
 

@@ -24,7 +24,7 @@ const TIME: Duration = Duration::from_secs(5);
 const DEFERRED_TIME: Duration = Duration::from_secs(20);
 /// Most callers heard at the door at a time, those who are turned away among them.
 pub const TURN: usize = 8;
-/// How long nobody loses his place to the next caller: 128 of these, as many as wait outside, have it in turns of 16.
+/// How long no caller loses its place to the next one: 128 of these, as many as wait outside, have it in turns of 16.
 pub const STAY: Duration = Duration::from_millis(20);
 
 /// The socket and its conversations, each at its own place.
@@ -119,7 +119,7 @@ impl Control {
         self.paused.is_none()
     }
 
-    /// Gives a caller a place, if he is no stranger.
+    /// Gives a caller a place, if it is the switch's own user, or root.
     pub fn admit(&mut self, peer: Peer) -> Option<usize> {
         if !self.listener.knows(&peer) {
             return None;

@@ -5,7 +5,7 @@
 //!
 //! Callers are any local users, so all that they may take is bounded: octets of a request, connections, time. A
 //! caller who finds all places taken gets that of whoever has been there longest, so that slow callers keep nobody
-//! out, if that one had [`STAY`] to say something; until then he waits outside.
+//! out, if that one had [`STAY`] to say something; until then the new caller waits outside.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};

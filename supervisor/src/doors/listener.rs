@@ -105,7 +105,7 @@ impl Listener {
     }
 
     /// Whether a caller is the switch's own user, or root, whatever the socket's mode has become. Where a user
-    /// namespace makes strangers look like the user (who is unmapped himself), the mode alone keeps them out.
+    /// namespace makes strangers look like the user (whose own number is unmapped), the mode alone keeps them out.
     pub fn knows(&self, caller: &Peer) -> bool {
         [0, self.owner].contains(&caller.uid)
     }

@@ -41,7 +41,7 @@ impl Supervisor {
         }
     }
 
-    /// Whether a client has to wait until what it caused is done: orders that a worker has not been told, files that
+    /// Whether a client has to wait until what it caused is done: commands that a worker has not been told, files that
     /// are not closed, memory that is not unmapped. So many of these that new ones may find no number: everybody
     /// waits.
     pub(super) fn must_wait(&mut self, slot: u16) -> bool {

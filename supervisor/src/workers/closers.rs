@@ -160,7 +160,7 @@ impl Closers {
         match self.dismissed.checked_sub(1) {
             Some(left) => self.dismissed = left,
             None => {
-                // Somebody killed it, and it may have had one in hand.
+                // Somebody killed it, and it may have been closing one.
                 self.told = self.told.saturating_sub(1);
                 self.pause_until = Some(Instant::now() + PAUSE);
             }

@@ -55,7 +55,7 @@ pub struct Death {
     pub thread: Option<usize>,
     /// The ring that was being served.
     pub serving: Option<Serving>,
-    /// The first octets of the chain in hand, in hexadecimal.
+    /// The first octets of the current chain, in hexadecimal.
     pub frame: Option<String>,
     /// The last bursts, newest first.
     pub trace: Vec<Burst>,
@@ -168,14 +168,14 @@ fn first(signal: Signal, area: &WorkerArea) -> Signal {
 /// cannot be said who. The dying worker's word is taken for it: a worker that lies can have its clients blamed, in
 /// turn and for a time, and nothing more.
 ///
-/// - A fault in memory of a client is that client's, whoever's ring was in hand: the sender whose frame is copied has
+/// - A fault in memory of a client is that client's, whatever ring was current: the sender whose frame is copied has
 ///   no part in what becomes of the receiver's file.
 /// - SIGBUS is a page that a mapped file does not have, or that the machine has lost. The worker's own memory has no
 ///   file but the ledger, which cannot shrink; so it was some client's memory, and where the worker cannot say whose,
-///   the ring in hand says nothing either.
+///   the current ring says nothing either.
 /// - Everything else that a worker does to itself (SIGSEGV at an address of no client, SIGILL, SIGFPE, a forbidden
-///   syscall, a panic) is a fault of the worker, which the client has found by whose ring it was in hand.
-/// - A worker that hung did so over the ring in hand.
+///   syscall, a panic) is a fault of the worker, which the client found whose ring was current.
+/// - A worker that hung did so over the current ring.
 pub fn client_to_blame(status: WaitStatus, Evidence { area, state, .. }: Evidence<'_>, hung: bool) -> Option<u16> {
     let record = &area.crash;
     let signal = record.signal.load(Relaxed);

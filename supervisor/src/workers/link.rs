@@ -33,9 +33,9 @@ pub struct Link {
     stream: UnixStream,
     queue: VecDeque<Item>,
     last_seq: u64,
-    /// Number of the last order that has been sent wholly.
+    /// Number of the last command that has been sent wholly.
     sent_seq: u64,
-    /// By slot: number of the last order about it.
+    /// By slot: number of the last command about it.
     about: Vec<u64>,
     /// The kernel had no room; when to try again.
     refused: Option<Instant>,
@@ -43,8 +43,8 @@ pub struct Link {
 }
 
 enum Item {
-    /// Frames that go out together, lest the worker wake up for the first of them and keep us from sending the next;
-    /// how much of them has been sent; and the number of the last.
+    /// Frames, how many octets of them have been sent, and the number of the last one. They go out together: else the
+    /// worker wakes up for the first of them and keeps us from sending the next.
     Octets(Vec<u8>, usize, u64),
     Fd(Rc<ForeignFd>),
 }
@@ -67,14 +67,14 @@ impl Link {
         Ok((link, theirs.into()))
     }
 
-    /// Queues an order and returns its number.
+    /// Queues a command and returns its number.
     pub fn push(&mut self, order: WorkerCommand) -> io::Result<u64> {
         let seq = self.push_frame(order.command, None)?;
         self.queue.extend(order.fd.map(Item::Fd));
         Ok(seq)
     }
 
-    /// The same for a worker that is not born yet, and will be with the order's fd.
+    /// The same for a worker that is not born yet, and will be with the command's fd.
     pub fn push_unborn(&mut self, order: &WorkerCommand) -> io::Result<u64> {
         self.push_frame(order.command.clone(), order.fd.as_ref().map(|fd| fd.as_fd().as_raw_fd()))
     }
@@ -98,7 +98,7 @@ impl Link {
         Ok(self.last_seq)
     }
 
-    /// Sends as much as fits and the turn goes: thousands of orders for a new worker that reads as fast as they are
+    /// Sends as much as fits and the turn goes: thousands of commands for a new worker that reads as fast as they are
     /// written do not keep all else waiting. An error says that the worker is gone.
     pub fn flush(&mut self) -> io::Result<()> {
         if self.refused.is_some_and(|until| Instant::now() < until) {
@@ -150,7 +150,7 @@ impl Link {
         !self.queue.is_empty()
     }
 
-    /// Number of the last order.
+    /// Number of the last command.
     pub fn last_seq(&self) -> u64 {
         self.last_seq
     }

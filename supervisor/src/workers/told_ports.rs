@@ -12,7 +12,7 @@ pub struct ToldPorts(BTreeMap<u16, Entry>);
 
 #[derive(Debug)]
 struct Entry {
-    /// Number of the order that it was told of the port by.
+    /// Number of the command that it was told of the port by.
     since: u64,
     /// Why it goes on without it.
     lacks: Option<String>,
@@ -35,7 +35,7 @@ impl ToldPorts {
         }
     }
 
-    /// Whether an order of this number is about the client that has the slot now, as far as the worker is to know it.
+    /// Whether a command of this number is about the client that has the slot now, as far as the worker is to know it.
     pub fn is_about(&self, slot: u16, seq: u64) -> bool {
         self.0.get(&slot).is_some_and(|entry| entry.lacks.is_none() && entry.since <= seq)
     }

@@ -108,8 +108,8 @@ impl Workers {
         }
     }
 
-    /// Kills workers that do not obey in time. Returns one that was killed and that the kernel does not say is dead:
-    /// it is taken for dead.
+    /// Kills workers that are late with what they were told. Returns one that was killed and that the kernel does not
+    /// say is dead: it is taken for dead.
     pub fn expire_late(&mut self, now: Instant) -> Option<Pid> {
         let mut gone = None;
         for worker in self.both_mut().filter(|worker| worker.due().is_some_and(|due| due <= now)) {

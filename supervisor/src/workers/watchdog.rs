@@ -27,7 +27,7 @@
 //!   heartbeat stood still. Then it looks as if threads had run for longer than they were awake, and one begins to
 //!   measure anew.
 //! - A signal on an eventfd that is full stops a thread without using a processor. That is a fact that can be looked up
-//!   (`supervisor/jam.rs`), whenever a heartbeat stands still from one look to the next.
+//!   (`supervisor/stalled.rs`), whenever a heartbeat stands still from one look to the next.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -144,7 +144,7 @@ impl Watchdog {
         threads.any(|(heart, thread)| thread.sleep_clock().is_awake() && heart.beat == thread.heartbeat.load(Relaxed))
     }
 
-    /// Looks, if it is time to. What is wrong, if something is: of threads that hang one that has a client in hand
+    /// Looks, if it is time to. What is wrong, if something is: of threads that hang one that serves a client
     /// comes before one that has none, since that may only wait for the other.
     pub fn look(&mut self, area: &WorkerArea, moment: Moment) -> Option<Trouble> {
         let threads = self.threads;

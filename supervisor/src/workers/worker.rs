@@ -29,7 +29,7 @@ use crate::workers::told_ports::ToldPorts;
 
 /// How long a worker may take, and run, until it is ready.
 const START_TIME: Duration = Duration::from_secs(5);
-/// How long a worker may take, and run, to obey.
+/// How long a worker may take, and run, to do what it was told.
 const OBEY_TIME: Duration = Duration::from_secs(1);
 /// How long a worker may outlive its link, whether or not it runs: nobody is served meanwhile, and nothing is held
 /// against anybody.
@@ -53,7 +53,7 @@ pub struct Worker {
     pub program: Program,
     /// Since when it serves; a worker on standby does not.
     pub serving: Option<Instant>,
-    /// Number of the order that promoted it: what it did before then counts for nothing.
+    /// Number of the command that promoted it: what it did before then counts for nothing.
     pub promoted: u64,
     /// It has reached the barrier behind its promotion.
     pub took_over: bool,
@@ -142,7 +142,7 @@ impl Worker {
         Ok((Worker::new(program, area, link, read.into()), StartingWorker { area, stdin, stderr, given: Vec::new() }))
     }
 
-    /// Queues orders whose fds the worker is born with.
+    /// Queues commands whose fds the worker is born with.
     pub fn teach(&mut self, orders: impl IntoIterator<Item = WorkerCommand>, starting: &mut StartingWorker) {
         for order in orders {
             if !self.told.passes(&order.command, self.link.last_seq() + 1) {
@@ -192,7 +192,8 @@ impl Worker {
         self.send([Command::Promote.into(), Command::Barrier.into()], Waiter::TakeOver);
     }
 
-    /// Queues orders, but for those about a port that the worker goes on without. A barrier among them is for `waiter`.
+    /// Queues commands, but for those about a port that the worker goes on without. A barrier among them is for
+    /// `waiter`.
     pub fn send(&mut self, orders: impl IntoIterator<Item = WorkerCommand>, waiter: Waiter) {
         for order in orders {
             if !self.told.passes(&order.command, self.link.last_seq() + 1) {
@@ -218,7 +219,7 @@ impl Worker {
         }
     }
 
-    /// Sends what waits. While the kernel has no room for it, the time to obey does not pass.
+    /// Sends what waits. While the kernel has no room for it, the time to do what it was told does not pass.
     pub fn flush(&mut self) -> io::Result<()> {
         let was_refused = self.link.refused_until().is_some();
         self.link.flush()?;
@@ -235,7 +236,7 @@ impl Worker {
         self.ready.replace(landlock_abi).is_none()
     }
 
-    /// The time to obey begins now.
+    /// The time to do what it was told begins now.
     fn restart_clocks(&mut self) {
         let (due, cpu) = (Instant::now() + OBEY_TIME, of_process(self.pid));
         self.barriers.iter_mut().for_each(|barrier| (barrier.due, barrier.cpu) = (due, cpu));
@@ -249,7 +250,7 @@ impl Worker {
         Some(next)
     }
 
-    /// The worker says that all which the orders up to this one took away is unmapped.
+    /// The worker says that all which the commands up to this one took away is unmapped.
     pub fn unmapped(&mut self, seq: u64) -> Result<(), Breach> {
         self.letting_go.unmapped(seq, self.link.last_seq())
     }
@@ -273,12 +274,12 @@ impl Worker {
         own.into_iter().chain(taken)
     }
 
-    /// Whether the worker has been given an order of this number and has not said yet that it is past it.
+    /// Whether the worker has been given a command of this number and has not said yet that it is past it.
     pub fn is_under_way(&self, seq: u64) -> bool {
         (self.reached + 1..=self.link.last_seq()).contains(&seq)
     }
 
-    /// Whether a report on an order of this number is about the client that has the slot now.
+    /// Whether a report on a command of this number is about the client that has the slot now.
     pub fn is_about(&self, slot: u16, seq: u64) -> bool {
         self.told.is_about(slot, seq)
     }
@@ -305,7 +306,7 @@ impl Worker {
         due.map(|due| self.excused.map_or(due, |again| due.max(again)))
     }
 
-    /// Since when somebody waits for it to obey.
+    /// Since when somebody waits for it to do what it was told.
     pub fn waits_since(&self) -> Option<Instant> {
         let ready = self.ready.is_some() && self.kill_reason.is_none();
         self.barriers.front().filter(|_| ready).and_then(|barrier| barrier.due.checked_sub(OBEY_TIME))
