@@ -4,7 +4,7 @@
 //! for each burst, and has a variant here. Nothing else in the data path knows of kinds: a burst chooses once by which
 //! code its frames are taken ([`each_source`]), the forwarder once for each run of frames to one receiver.
 
-use sv3::ipc::RingFault;
+use sv3::ipc::{PortKind, RingFault};
 
 use super::batch::PlainFrame;
 use super::counting::Counting;
@@ -63,6 +63,17 @@ impl Default for Endpoint {
 }
 
 impl Endpoint {
+    /// A queue of a port of that kind; `None`: this worker does not know the kind.
+    pub fn of(kind: PortKind) -> Option<Endpoint> {
+        match kind {
+            PortKind::Vrings => Some(Endpoint::Vring(Vring::default())),
+            #[cfg(any(test, feature = "fuzzing"))]
+            PortKind::Memory => Some(Endpoint::InMemory(InMemory::new(0, 1024))),
+            #[allow(unreachable_patterns, reason = "the contract may have been built with kinds for tests")]
+            _ => None,
+        }
+    }
+
     /// The vring that it is.
     pub fn vring(&mut self) -> Option<&mut Vring> {
         match self {

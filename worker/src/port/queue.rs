@@ -60,11 +60,11 @@ impl QueueLease {
         }
     }
 
-    /// Forgets everything, for the next port in the place.
-    pub fn reset(&mut self) {
+    /// Forgets everything, for the next port in the place; `endpoint` is of its kind.
+    pub fn reset(&mut self, endpoint: Endpoint) {
         match self {
-            QueueLease::Transmit(queue) => **queue = TransmitQueue::default(),
-            QueueLease::Receive(queue) => **queue = ReceiveQueue::default(),
+            QueueLease::Transmit(queue) => **queue = TransmitQueue { endpoint, ..TransmitQueue::default() },
+            QueueLease::Receive(queue) => **queue = ReceiveQueue { endpoint, ..ReceiveQueue::default() },
         }
     }
 }

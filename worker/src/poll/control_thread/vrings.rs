@@ -6,7 +6,6 @@ use sv3::ids::QueueId;
 use sv3::ipc::{RingAddr, RingFault};
 
 use super::{ControlThread, NO_PORT};
-use crate::port::kind::Kind;
 use crate::port::vring::Vring;
 use crate::port::vring::queue::Queue;
 use crate::port::vring::setup::RingSetup;
@@ -71,8 +70,11 @@ impl ControlThread {
         Some(watched)
     }
 
-    /// Starts a vring whose place and kick fd are known; nothing for another.
+    /// Starts a vring whose place and kick fd are known, and queues of other kinds; nothing for another.
     pub(super) fn bring_up(&mut self, queue: QueueId) {
+        if self.queue(queue).is_some_and(|mut lease| lease.vring().is_none()) {
+            return self.changed(queue);
+        }
         let Some(watched) = self.watch(queue) else { return };
         match (self.begin(queue), watched) {
             (Ok(()), Ok(())) => self.changed(queue),
@@ -86,23 +88,6 @@ impl ControlThread {
         self.use_queue(queue)?.vring().ok_or(NO_PORT)?.enabled = enable;
         self.changed(queue);
         Ok(())
-    }
-
-    /// After a vring was started or enabled: a transmit queue counts as kicked, a receiver's driver is signalled once,
-    /// since what an earlier worker's signals came to is unknown.
-    fn changed(&mut self, queue: QueueId) {
-        let Some(mut lease) = self.queue(queue) else { return };
-        let Some(vring) = lease.vring() else { return };
-        let runs = vring.runs();
-        if runs {
-            vring.signal();
-        }
-        drop(lease);
-        if !queue.transmits() {
-            self.threads.ports.note_receiver(queue, runs);
-        } else if runs {
-            self.poll(queue);
-        }
     }
 
     /// Stops a queue; returns the vring base. A vring that does not run has base 0.
