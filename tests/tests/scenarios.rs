@@ -1,6 +1,7 @@
 //! All scenarios that may run beside each other, in one program: it is compiled faster than forty, and keeps all processors
 //! busy. A module is a subject, and its name selects it: `cargo test --test scenarios restart::`.
 
+mod architecture;
 mod audit;
 mod blame;
 mod callers;
