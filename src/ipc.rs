@@ -4,7 +4,7 @@
 //! [`Envelope::fds`] says, each sent by `passfd` in a message of its own. Up: [`Report`]s, 32 octets each, plain
 //! little-endian; the supervisor runs no deserializer on what a worker wrote.
 //!
-//! Order is the contract: the worker obeys commands in the order of their `seq` and between two bursts, so a
+//! Order is the contract: the worker executes commands in the order of their `seq` and between two bursts, so a
 //! [`ReportKind::Done`] for a [`Command::Barrier`] says that every earlier command has taken effect and that no frame
 //! is under way. The first start is a replay: the same commands bring up the first worker and the hundredth.
 
@@ -18,7 +18,7 @@ pub const FRAME_MAX: usize = 4096;
 /// How long a worker that wakes keeps quiet about it after it said so ([`ReportKind::Busy`]).
 pub const BUSY_QUIET: std::time::Duration = std::time::Duration::from_millis(200);
 /// The protocol's version, checked in [`Command::Start`]: a worker of another version refuses to start.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 
 /// A numbered command.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,7 +27,7 @@ pub struct Envelope {
     pub seq: u64,
     /// The command.
     pub command: Command,
-    /// The command's fd, if the worker was born with it: then none follows. Each number is named once.
+    /// The command's fd, if the worker inherited it when it was started: then none follows. Each number is named once.
     pub inherited: Option<i32>,
 }
 
@@ -73,6 +73,16 @@ pub struct RingAddr {
     pub used: u64,
 }
 
+/// What frames of a port come from and go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PortKind {
+    /// Virtqueues in a client's memory (virtio 1.3, 2.6 to 2.8).
+    Vrings,
+    /// Frames in the worker's own memory, for tests.
+    #[cfg(any(test, feature = "fuzzing"))]
+    Memory,
+}
+
 /// What the supervisor tells the worker. `port` is a slot below [`crate::MAX_PORTS`], `ring` a vring index below
 /// [`crate::MAX_RINGS`] (even: the guest receives, odd: the guest transmits).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -83,18 +93,20 @@ pub enum Command {
         settings: Settings,
         /// Which of [`crate::ledger::Ledger::workers`] is the worker's.
         area: u8,
-        /// The worker waits: it obeys commands so far as to be ready, maps memory, but touches no ring before
+        /// The worker stands by: it executes commands so far as to be ready, and maps memory, but touches no ring before
         /// [`Command::Promote`].
         standby: bool,
     },
     /// The worker that served is dead: a worker on standby takes every started ring up where memory says it stands.
     Promote,
-    /// A client is here: no memory, no rings, features 0.
+    /// A port is here. One of vrings has no memory, no rings and features 0 until it is told of them.
     PortAdd {
         /// Slot.
         port: u16,
+        /// What is behind it.
+        kind: PortKind,
     },
-    /// The client is gone: forget rings, addresses, mappings.
+    /// The port is gone: forget what is behind it, its addresses, its mappings.
     PortRemove {
         /// Slot.
         port: u16,
@@ -204,7 +216,7 @@ impl Command {
     pub fn port(&self) -> Option<u16> {
         match self {
             Command::Start { .. } | Command::Promote | Command::Barrier => None,
-            Command::PortAdd { port }
+            Command::PortAdd { port, .. }
             | Command::PortRemove { port }
             | Command::PortFeatures { port, .. }
             | Command::RegionStage { port, .. }
@@ -262,23 +274,23 @@ impl Envelope {
 #[repr(u16)]
 pub enum ReportKind {
     /// The worker is confined and has mapped the ledger. `value`: virtio features that its data path serves; `detail`:
-    /// [`VERSION`] in the low half, landlock ABI achieved (0: none) in the high half; `port` and `ring`: the digest of the
-    /// seccomp policy that it put on, its high and its low half. See [`Report::ready`].
+    /// [`VERSION`] in the low half, landlock ABI achieved (0: none) in the high half; `port` and `ring`: the digest of
+    /// the seccomp policy that it put on, its high and its low half. See [`Report::ready`].
     Ready = 1,
     /// [`Command::Barrier`] reached.
     Done = 2,
-    /// [`Command::RingStop`] obeyed. `value`: index of the next available entry (vring base; of a packed
+    /// [`Command::RingStop`] executed. `value`: index of the next available entry (vring base; of a packed
     /// ring with the wrap counter in bit 15); 0 if it never ran.
     RingStopped = 3,
     /// A ring stopped by itself or could not start. `value`: a [`RingFault`].
     RingFault = 4,
-    /// A command could not be obeyed (mmap failed, unknown port). `value`: errno or 0.
+    /// A command could not be executed (mmap failed, unknown port). `value`: errno or 0.
     Failed = 5,
     /// The worker has woken and did not say so for [`BUSY_QUIET`]: its heartbeat is worth a look.
     Busy = 6,
     /// Everything that the commands up to `seq` took away ([`Command::MemoryCommit`], [`Command::RegionRemove`],
-    /// [`Command::PortRemove`]) is unmapped. Comes in its own time: no barrier waits for it. Each later one has a higher
-    /// `seq`.
+    /// [`Command::PortRemove`]) is unmapped. Comes in its own time: no barrier waits for it. Each later one has a
+    /// higher `seq`.
     Unmapped = 7,
 }
 

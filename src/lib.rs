@@ -18,6 +18,7 @@
 //! forwarding table and the crash record are in the [`ledger`].
 
 pub mod audit;
+pub mod control;
 pub mod cpus;
 pub mod drop_reason;
 pub mod foreign;
@@ -27,6 +28,7 @@ pub mod fuzz;
 pub mod ids;
 pub mod ipc;
 pub mod ledger;
+pub mod options;
 pub mod status;
 pub mod timeslice;
 pub mod virtio;

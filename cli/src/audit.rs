@@ -14,6 +14,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use sv3::audit::{Audit, Fact, Fd, Process, Proof, Testimony, Witness};
+use sv3::control::ControlRequest;
 
 use crate::control::Control;
 use crate::output::{harmless, print};
@@ -88,7 +89,7 @@ impl Show {
     }
 
     fn testimony(&self) -> Result<Testimony, String> {
-        let answer = self.control.ask("audit")?;
+        let answer = self.control.ask(&ControlRequest::Audit)?;
         serde_json::from_value(harmless(answer)).map_err(|e| format!("the switch is of another version ({e})"))
     }
 

@@ -10,6 +10,8 @@ use std::time::Duration;
 use clap::Args;
 use nix::sys::socket::{ControlMessage, MsgFlags, getsockopt, sendmsg, sockopt::PeerCredentials};
 
+use sv3::control::ControlRequest;
+
 use crate::output::harmless;
 use crate::place;
 
@@ -30,21 +32,21 @@ pub struct Control {
 
 impl Control {
     /// Sends a request and returns the answer, which is JSON.
-    pub fn ask(&self, request: &str) -> Result<serde_json::Value, String> {
-        parse(&self.converse(request, None)?)
+    pub fn ask(&self, request: &ControlRequest) -> Result<serde_json::Value, String> {
+        parse(&self.exchange(request, None)?)
     }
 
     /// Sends a request with an open file and returns the answer, which is JSON.
-    pub fn hand(&self, request: &str, fd: BorrowedFd<'_>) -> Result<serde_json::Value, String> {
-        parse(&self.converse(request, Some(fd))?)
+    pub fn hand(&self, request: &ControlRequest, fd: BorrowedFd<'_>) -> Result<serde_json::Value, String> {
+        parse(&self.exchange(request, Some(fd))?)
     }
 
     /// Sends a request and returns the answer as it is.
-    pub fn ask_text(&self, request: &str) -> Result<String, String> {
-        self.converse(request, None)
+    pub fn ask_text(&self, request: &ControlRequest) -> Result<String, String> {
+        self.exchange(request, None)
     }
 
-    fn converse(&self, request: &str, fd: Option<BorrowedFd<'_>>) -> Result<String, String> {
+    fn exchange(&self, request: &ControlRequest, fd: Option<BorrowedFd<'_>>) -> Result<String, String> {
         let path = self.control.clone().unwrap_or_else(|| place::folder().join(place::CONTROL));
         let at = |error: std::io::Error| explain(&path, &error);
         let mut socket = UnixStream::connect(&path).map_err(at)?;

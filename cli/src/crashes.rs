@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use clap::Args;
+use sv3::control::ControlRequest;
 use sv3::status::{Crash, Crashes};
 
 use crate::control::Control;
@@ -22,7 +23,7 @@ pub struct Show {
 impl Show {
     /// Asks and prints.
     pub fn exec(&self) -> Result<(), String> {
-        let answer = self.control.ask("crashes")?;
+        let answer = self.control.ask(&ControlRequest::Crashes)?;
         if self.json {
             let text = serde_json::to_string_pretty(&answer).map_err(|e| e.to_string())?;
             return print(&(text + "\n"));

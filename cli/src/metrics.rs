@@ -1,6 +1,7 @@
 //! `sv3 metrics`: the switch in numbers.
 
 use clap::Args;
+use sv3::control::ControlRequest;
 
 use crate::control::Control;
 
@@ -14,7 +15,7 @@ pub struct Print {
 impl Print {
     /// Asks and prints.
     pub fn exec(&self) -> Result<(), String> {
-        let text = self.control.ask_text("metrics")?;
+        let text = self.control.ask_text(&ControlRequest::Metrics)?;
         match text.ends_with("# EOF\n") {
             true => crate::output::print(&text),
             false => Err(format!("the switch is of another version: {}", text.trim_end())),

@@ -1,6 +1,7 @@
 //! `sv3 port`: what can be done to one client.
 
 use clap::{Args, Subcommand};
+use sv3::control::ControlRequest;
 
 use crate::control::Control;
 use crate::output::print;
@@ -27,7 +28,7 @@ impl Port {
     /// Does it.
     pub fn exec(&self) -> Result<(), String> {
         let Verb::Release { name, control } = &self.verb;
-        control.ask(&format!("release {name}"))?;
+        control.ask(&ControlRequest::Release(name.clone()))?;
         print(&format!("{name} is served again\n"))
     }
 }

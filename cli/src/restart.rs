@@ -1,6 +1,7 @@
 //! `sv3 restart`: a fresh worker takes over.
 
 use clap::Args;
+use sv3::control::ControlRequest;
 use sv3::status::HandoverAnswer;
 
 use crate::control::Control;
@@ -16,7 +17,7 @@ pub struct Restart {
 impl Restart {
     /// Asks and prints.
     pub fn exec(&self) -> Result<(), String> {
-        report(self.control.ask("restart")?)
+        report(self.control.ask(&ControlRequest::Restart)?)
     }
 }
 

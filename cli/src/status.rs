@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use clap::Args;
+use sv3::control::ControlRequest;
 use sv3::status::{Link, MemoryUse, PortStatus, RegionStatus, RingStatus, Status};
 
 use crate::control::Control;
@@ -21,7 +22,7 @@ pub struct Show {
 impl Show {
     /// Asks and prints.
     pub fn exec(&self) -> Result<(), String> {
-        let answer = self.control.ask("status")?;
+        let answer = self.control.ask(&ControlRequest::Status)?;
         let text = if self.json {
             serde_json::to_string_pretty(&answer).map_err(|e| e.to_string())? + "\n"
         } else {

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use clap::Args;
+use sv3::control::ControlRequest;
 
 use crate::control::Control;
 use crate::restart::report;
@@ -25,6 +26,6 @@ impl Upgrade {
     /// Opens the binary, which the switch may not do itself, hands it over and prints what came of it.
     pub fn exec(&self) -> Result<(), String> {
         let binary = File::open(&self.path).map_err(|error| format!("{}: {error}", self.path.display()))?;
-        report(self.control.hand("upgrade", binary.as_fd())?)
+        report(self.control.hand(&ControlRequest::Upgrade, binary.as_fd())?)
     }
 }

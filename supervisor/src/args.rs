@@ -1,19 +1,17 @@
-//! The command line. People use `sv3 run`, which fills it in.
+//! The command line. People use `sv3 run`, which fills it in; [`sv3::options`] says what there is.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lexopt::prelude::*;
+use lexopt::Arg::Long;
 use sv3::cpus::Cpus;
 use sv3::ipc::{Settings, VERSION};
-use sv3::ledger::THREADS;
+use sv3::options::{self, Kind, RunOption};
 
 use crate::doors::http::parse_address;
-
-/// Most microseconds that a worker may spin: more is no bound, but a processor given away.
-const POLL_US_MAX: u32 = 10_000_000;
 
 /// What was asked for. Paths are absolute.
 #[derive(Debug)]
@@ -40,7 +38,7 @@ pub struct Args {
     pub metrics: Option<SocketAddr>,
     /// The least landlock ABI to run with.
     pub require_landlock: u32,
-    /// How many threads a worker has, 1 to [`THREADS`].
+    /// How many threads a worker has.
     pub threads: u16,
     /// Processors that workers run on; everywhere, if none are named.
     pub cpus: Option<Cpus>,
@@ -49,77 +47,37 @@ pub struct Args {
 impl Args {
     /// Reads the command line, without the program's name.
     pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Args, String> {
-        let mut option = String::new();
-        Args::read(lexopt::Parser::from_args(args), &mut option).map_err(|error| format!("{option}{error}"))
-    }
-
-    /// `option` is the one that is being read.
-    fn read(mut parser: lexopt::Parser, option: &mut String) -> Result<Args, lexopt::Error> {
-        let (mut socket, mut control, mut worker) = (None, None, None);
-        let (mut log, mut metrics, mut require_landlock, mut cpus) = (None, None, 0, None);
-        let (mut force, mut standby, mut blame, mut chaos) = (false, true, 3, None);
-        let mut threads = 1;
-        let mut settings = Settings { version: VERSION, poll_us: 100, batch: 64 };
-        while let Some(arg) = parser.next()? {
-            *option = if let Long(name) = arg { format!("--{name}: ") } else { String::new() };
-            match arg {
-                Long("socket") => socket = Some(PathBuf::from(parser.value()?)),
-                Long("control") => control = Some(PathBuf::from(parser.value()?)),
-                Long("worker") => worker = Some(PathBuf::from(parser.value()?)),
-                Long("force") => force = true,
-                Long("no-standby") => standby = false,
-                Long("blame") => blame = parser.value()?.parse()?,
-                Long("chaos") => chaos = Some(parser.value()?.parse_with(seconds)?),
-                Long("log") => log = Some(PathBuf::from(parser.value()?)),
-                Long("metrics") => metrics = Some(parser.value()?.parse_with(parse_address)?),
-                Long("require-landlock") => require_landlock = parser.value()?.parse_with(landlock)?,
-                Long("poll-us") => settings.poll_us = parser.value()?.parse()?,
-                Long("batch") => settings.batch = parser.value()?.parse()?,
-                Long("threads") => threads = parser.value()?.parse()?,
-                Long("cpus") => cpus = Some(parser.value()?.parse::<Cpus>()?),
-                other => return Err(other.unexpected()),
-            }
-        }
-        option.clear();
-        if settings.poll_us > POLL_US_MAX {
-            return Err(format!("--poll-us must be 0 to {POLL_US_MAX}").into());
-        }
-        if !(1..=Settings::MAX_BATCH).contains(&settings.batch) {
-            return Err(format!("--batch must be 1 to {}", Settings::MAX_BATCH).into());
-        }
-        if !(1..=THREADS).contains(&usize::from(threads)) {
-            return Err(format!("--threads must be 1 to {THREADS}").into());
-        }
+        let given = Given::read(args)?;
+        let settings = Settings {
+            version: VERSION,
+            poll_us: given.number(&options::POLL_US)?,
+            batch: given.number(&options::BATCH)?,
+        };
+        let (threads, cpus) = (given.number(&options::THREADS)?, given.value(&options::CPUS, str::parse::<Cpus>)?);
         if let Some(named) = cpus.as_ref().map(|cpus| cpus.numbers().len()).filter(|_| threads > 1)
             && named != usize::from(threads)
         {
-            return Err(format!("--cpus names {named} processors for {threads} threads: each thread takes one").into());
+            return Err(format!("--cpus names {named} processors for {threads} threads: each thread takes one"));
         }
-        let path = |path: Option<PathBuf>, name: &str| -> Result<PathBuf, lexopt::Error> {
-            let path = path.ok_or_else(|| format!("{name} is missing"))?;
-            std::path::absolute(&path).map_err(|error| format!("{}: {error}", Path::display(&path)).into())
-        };
-        let (socket, control) = (path(socket, "--socket")?, path(control, "--control")?);
+        let (socket, control) = (given.path(&options::SOCKET)?, given.path(&options::CONTROL)?);
         if socket == control {
             return Err("--socket and --control must differ".into());
         }
-        let worker = path(worker, "--worker")?;
-        let args = Args {
+        Ok(Args {
             socket,
             control,
-            worker,
-            force,
+            worker: given.path(&options::WORKER)?,
+            force: given.has(&options::FORCE),
             settings,
-            standby,
-            blame,
-            chaos,
-            log,
-            metrics,
-            require_landlock,
+            standby: !given.has(&options::NO_STANDBY),
+            blame: given.number::<u32>(&options::BLAME)? as usize,
+            chaos: given.value(&options::CHAOS, seconds)?,
+            log: given.0.get(options::LOG.name).map(PathBuf::from),
+            metrics: given.value(&options::METRICS, parse_address)?,
+            require_landlock: given.value(&options::REQUIRE_LANDLOCK, landlock)?.unwrap_or(0),
             threads,
             cpus,
-        };
-        Ok(args)
+        })
     }
 
     /// The command line of every worker, without the program's name.
@@ -128,6 +86,74 @@ impl Args {
         let cpus = self.cpus.iter().map(|cpus| ["--cpus".to_string(), cpus.to_string()]);
         threads.into_iter().chain(cpus).flatten().collect()
     }
+}
+
+/// The options that were given, each with its value. Of one that was given twice the last value counts.
+struct Given(BTreeMap<&'static str, OsString>);
+
+impl Given {
+    fn read(args: impl IntoIterator<Item = OsString>) -> Result<Given, String> {
+        let mut parser = lexopt::Parser::from_args(args);
+        let mut given = BTreeMap::new();
+        while let Some(arg) = parser.next().map_err(|error| error.to_string())? {
+            let known = options::ALL.into_iter().chain([&options::WORKER]);
+            let option = match &arg {
+                Long(name) => known.into_iter().find(|option| option.name == *name),
+                _ => None,
+            };
+            let Some(option) = option else { return Err(unexpected(arg)) };
+            let value = match option.value {
+                Some(_) => parser.value().map_err(|error| of(option, &error.to_string()))?,
+                None => OsString::new(),
+            };
+            given.insert(option.name, value);
+        }
+        Ok(Given(given))
+    }
+
+    fn has(&self, option: &RunOption) -> bool {
+        self.0.contains_key(option.name)
+    }
+
+    /// An option's value, if it was given.
+    fn value<T, E: ToString>(
+        &self,
+        option: &RunOption,
+        read: impl Fn(&str) -> Result<T, E>,
+    ) -> Result<Option<T>, String> {
+        let Some(value) = self.0.get(option.name) else { return Ok(None) };
+        let text = value.to_str().ok_or_else(|| of(option, &format!("{value:?} is no text")))?;
+        let read = read(text).map_err(|error| format!("cannot parse argument {text:?}: {}", error.to_string()));
+        read.map(Some).map_err(|why| of(option, &why))
+    }
+
+    /// A number within its option's bounds, given or by default.
+    fn number<T: TryFrom<u32>>(&self, option: &RunOption) -> Result<T, String> {
+        let Kind::Number(least, most) = option.kind else { return Err(of(option, "is no number")) };
+        let number = match self.value(option, str::parse::<u32>)? {
+            Some(number) => number,
+            None => option.default.parse().map_err(|_| of(option, "has no default"))?,
+        };
+        let number = Some(number).filter(|number| (least..=most).contains(number));
+        let number = number.and_then(|number| T::try_from(number).ok());
+        number.ok_or_else(|| format!("--{} must be {least} to {most}", option.name))
+    }
+
+    /// A path that must have been given.
+    fn path(&self, option: &RunOption) -> Result<PathBuf, String> {
+        let path = self.0.get(option.name).ok_or_else(|| format!("--{} is missing", option.name))?;
+        std::path::absolute(path).map_err(|error| format!("{}: {error}", Path::new(path).display()))
+    }
+}
+
+/// What is wrong with the value of an option.
+fn of(option: &RunOption, why: &str) -> String {
+    format!("--{}: {why}", option.name)
+}
+
+fn unexpected(arg: lexopt::Arg<'_>) -> String {
+    let name = if let Long(name) = arg { format!("--{name}: ") } else { String::new() };
+    format!("{name}{}", arg.unexpected())
 }
 
 fn landlock(text: &str) -> Result<u32, String> {

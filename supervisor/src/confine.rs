@@ -2,12 +2,12 @@
 //!
 //! [`family`], before the spawner is cloned, holds for supervisor, spawner and all workers:
 //!
-//! 1. memory hidden: no core file, not dumpable, hence no ptrace by other processes of the user, who could otherwise take
-//!    guests' memory out of the supervisor's fds;
+//! 1. memory hidden: no core file, not dumpable, hence no ptrace by other processes of the user, who could otherwise
+//!    take guests' memory out of the supervisor's fds;
 //! 2. no privileges: no_new_privs, no capability in any set;
 //! 3. landlock: no TCP, signals and abstract sockets only among themselves. It must be the spawner's domain too: a
-//!    worker is born in it, and by its own rule no process may signal another that is not in its domain. So the supervisor
-//!    can kill its workers, and nobody else.
+//!    worker is born in it, and by its own rule no process may signal another that is not in its domain. So the
+//!    supervisor can kill its workers, and nobody else.
 //!
 //! [`supervisor`], when its sockets listen and before its first client:
 //!

@@ -3,16 +3,22 @@
 //! It lets clients in, speaks vhost-user with them, and hands what they bring to a worker that it can replace at any
 //! moment without their noticing. See [`supervisor`] for how it runs.
 
+mod ancillary;
 mod args;
 mod clients;
 mod confine;
 mod doors;
+mod fd_inventory;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
+mod ports;
 mod prove;
+mod reactor;
 mod signals;
 mod supervisor;
 mod telemetry;
+mod timers;
+mod token;
 mod workers;
 
 use std::path::Path;
@@ -25,6 +31,7 @@ use doors::listener::Listener;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use supervisor::{Parts, Supervisor};
 use sv3::timeslice::TimeSlice;
+use workers::WorkerConfig;
 use workers::spawner::Spawner;
 
 /// Exit code for arguments that cannot be, as `sv3` itself has it.
@@ -56,8 +63,8 @@ fn tell(text: &str) {
     let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("{text}\n").as_bytes());
 }
 
-/// The order matters: signals are blocked and the first stage of confinement is reached before the spawner inherits both,
-/// the spawner is cloned while nothing is open, and the second stage comes before the first client.
+/// The order matters: signals are blocked and the first stage of confinement is reached before the spawner inherits
+/// both, the spawner is cloned while nothing is open, and the second stage comes before the first client.
 fn run(args: Args) -> Result<(), String> {
     workers::spawner::close_inherited()?;
     TimeSlice::SHORT.request();
@@ -80,26 +87,16 @@ fn run(args: Args) -> Result<(), String> {
     let door = Listener::bind(&args.socket, args.force)?;
     let control = Listener::bind(&args.control, args.force).inspect_err(|_| door.remove())?;
     let announcement = announcement(&args.socket);
-    let threads = args.threads;
-    let cpus = args.cpus.map(|cpus| cpus.to_string());
-    let Args { settings, standby, blame, chaos, require_landlock, .. } = args;
-    let parts = Parts {
-        door,
-        control,
-        spawner,
-        signals,
-        settings,
-        worker_path: args.worker.clone(),
-        threads,
-        cpus,
-        standby,
-        blame,
-        chaos,
-        log,
-        http,
-        require_landlock,
-        announcement,
+    let workers = WorkerConfig {
+        settings: args.settings,
+        path: args.worker.clone(),
+        threads: args.threads,
+        cpus: args.cpus.map(|cpus| cpus.to_string()),
+        standby: args.standby,
+        require_landlock: args.require_landlock,
     };
+    let (blame, chaos) = (args.blame, args.chaos);
+    let parts = Parts { door, control, http, signals, spawner, workers, chaos, blame, log, announcement };
     let remove_sockets = || [&args.socket, &args.control].map(std::fs::remove_file);
     let supervisor = Supervisor::new(parts).map_err(|error| format!("cannot start: {error}"));
     let supervisor = supervisor.inspect_err(|_| drop(remove_sockets()))?;
@@ -111,16 +108,16 @@ fn run(args: Args) -> Result<(), String> {
 fn too_few_files(most: u64) -> String {
     let least = Budget::LEAST_FILES;
     format!(
-        "{most} open files (`ulimit -Hn`) serve no port: sv3 needs {least} and some 10 more for each port; raise the hard \
-         limit (LimitNOFILE= of a unit)"
+        "{most} open files (`ulimit -Hn`) serve no port: sv3 needs {least} and some 10 more for each port; raise the \
+         hard limit (LimitNOFILE= of a unit)"
     )
 }
 
 fn too_little_landlock(achieved: u32, wanted: u32) -> String {
     let has = if achieved == 0 { "no landlock".to_string() } else { format!("landlock ABI {achieved}") };
     format!(
-        "this kernel has {has}, and --require-landlock asks for ABI {wanted}: boot a newer kernel with landlock enabled \
-         (`lsm=landlock,...`), or ask for less"
+        "this kernel has {has}, and --require-landlock asks for ABI {wanted}: boot a newer kernel with landlock \
+         enabled (`lsm=landlock,...`), or ask for less"
     )
 }
 

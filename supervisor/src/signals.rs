@@ -1,14 +1,14 @@
 //! Which signals the supervisor takes from a signalfd, and what each of them means.
 //!
-//! All that end a process by default and can be blocked are among them: none may be a death that leaves sockets behind.
-//! (Faults of its own and SIGKILL are; so are real-time signals, which nobody sends by accident.) What whoever started it
-//! had made ignored, as `nohup` does with SIGHUP, stays ignored.
+//! All that end a process by default and can be blocked are among them: none may be a death that leaves sockets
+//! behind. (Faults of its own and SIGKILL are; so are real-time signals, which nobody sends by accident.) What
+//! whoever started it had made ignored, as `nohup` does with SIGHUP, stays ignored.
 
 use nix::sys::signal::{SigSet, Signal};
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
+pub enum Action {
     /// Children have ended.
     Reap,
     /// The end, in order.
@@ -53,15 +53,15 @@ fn ignored(status: &str) -> u64 {
 }
 
 /// What a signal asks for; `code` says who sent it (`si_code`).
-pub fn wish(signal: Signal, code: i32) -> Wish {
+pub fn action(signal: Signal, code: i32) -> Action {
     match signal {
-        Signal::SIGCHLD => Wish::Reap,
+        Signal::SIGCHLD => Action::Reap,
         // By the kernel: the terminal is gone. By somebody: mostly a program that has renamed the log.
-        Signal::SIGHUP if code != libc::SI_KERNEL => Wish::Reopen,
+        Signal::SIGHUP if code != libc::SI_KERNEL => Action::Reopen,
         Signal::SIGHUP | Signal::SIGINT | Signal::SIGTERM | Signal::SIGQUIT | Signal::SIGXCPU | Signal::SIGPWR => {
-            Wish::End
+            Action::End
         }
-        _ => Wish::Nothing,
+        _ => Action::Nothing,
     }
 }
 
@@ -77,10 +77,10 @@ mod tests {
 
     #[test]
     fn a_closed_terminal_is_the_end_and_a_hang_up_of_a_person_is_for_the_log() {
-        assert_eq!(wish(Signal::SIGHUP, libc::SI_KERNEL), Wish::End);
-        assert_eq!(wish(Signal::SIGHUP, libc::SI_USER), Wish::Reopen);
-        assert_eq!(wish(Signal::SIGTERM, libc::SI_USER), Wish::End);
-        assert_eq!(wish(Signal::SIGUSR1, libc::SI_USER), Wish::Nothing);
+        assert_eq!(action(Signal::SIGHUP, libc::SI_KERNEL), Action::End);
+        assert_eq!(action(Signal::SIGHUP, libc::SI_USER), Action::Reopen);
+        assert_eq!(action(Signal::SIGTERM, libc::SI_USER), Action::End);
+        assert_eq!(action(Signal::SIGUSR1, libc::SI_USER), Action::Nothing);
         assert!(taken().contains(Signal::SIGCHLD));
     }
 }

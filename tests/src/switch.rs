@@ -30,6 +30,9 @@ const USER: u32 = 65534;
 /// Names a folder with other binaries than those of the target folder: other builds, to be tried by the same scenarios.
 const OTHER_BINARIES: &str = "SV3_TEST_BINARIES";
 
+/// Names a worker with crash points that is built already.
+const CRASH_POINTS: &str = "SV3_TEST_CRASH_POINTS";
+
 /// More options of `sv3 run`, for the same scenarios in another setting, such as `--threads 2`.
 const OPTIONS: &str = "SV3_TEST_OPTIONS";
 
@@ -64,15 +67,11 @@ impl Home {
 
     /// A fresh folder whose worker is built with crash points: it dies by itself, now here, now there.
     pub fn with_crash_points() -> Result<Rc<Home>> {
-        let (home, built) = (Home::new()?, target_folder()?.join("crash-points"));
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--quiet", "--package=sv3-worker", "--features=crash-points", "--target-dir"]).arg(&built);
-        cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
-        if !cargo.status()?.success() {
-            return Err(Failure::new("the worker with crash points cannot be built"));
-        }
+        let home = Home::new()?;
+        let worker = std::env::var_os(CRASH_POINTS).map_or_else(build_with_crash_points, |worker| Ok(worker.into()))?;
         fs::remove_file(home.path("bin/sv3-worker"))?;
-        fs::copy(built.join("debug/sv3-worker"), home.path("bin/sv3-worker"))?;
+        fs::copy(&worker, home.path("bin/sv3-worker"))
+            .map_err(|error| Failure::new(format!("{}: {error}", worker.display())))?;
         Ok(home)
     }
 
@@ -430,6 +429,18 @@ fn target_folder() -> Result<PathBuf> {
     let program = std::env::current_exe()?;
     let folder = program.ancestors().find(|folder| folder.ends_with("debug") || folder.ends_with("release"));
     folder.map(Path::to_path_buf).ok_or_else(|| Failure::new(format!("{} is in no target folder", program.display())))
+}
+
+/// Builds a worker with crash points, in a folder of its own: the usual one keeps its place.
+fn build_with_crash_points() -> Result<PathBuf> {
+    let built = target_folder()?.join("crash-points");
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--quiet", "--package=sv3-worker", "--features=crash-points", "--target-dir"]).arg(&built);
+    cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
+    if !cargo.status()?.success() {
+        return Err(Failure::new("the worker with crash points cannot be built"));
+    }
+    Ok(built.join("debug/sv3-worker"))
 }
 
 /// Time that passes while `f` runs.

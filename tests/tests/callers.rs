@@ -35,9 +35,9 @@ fn visit(honest: &mut Honest) -> Result<()> {
 #[test]
 fn silent_connections_take_no_port_and_give_way() -> Result<()> {
     let mut honest = Honest::new()?;
-    let mut crowd = Vec::new();
+    let mut connections = Vec::new();
     for _ in 0..1100 {
-        crowd.push(UnixStream::connect(honest.socket())?);
+        connections.push(UnixStream::connect(honest.socket())?);
     }
     until("a full room", || Ok((honest.status()?.callers == CALLERS).then_some(())))?;
     assert_eq!(honest.status()?.ports.len(), 2);
@@ -48,7 +48,7 @@ fn silent_connections_take_no_port_and_give_way() -> Result<()> {
         guest.raw().get(GET_FEATURES)?;
         visit(&mut honest)?;
     }
-    drop(crowd);
+    drop(connections);
     until("an empty room", || Ok((honest.status()?.callers == 0).then_some(())))?;
     let events = honest.events()?;
     let of = |name: &str| events.iter().filter(|event| event["event"] == name).count();
@@ -72,22 +72,22 @@ fn who_comes_and_goes_all_the_time_takes_nobody_s_place() -> Result<()> {
         over.store(true, Relaxed);
         visits
     })?;
-    assert!(count.into_inner() > 1000, "a crowd");
+    assert!(count.into_inner() > 1000, "too few came and went");
     honest.assert_unharmed()
 }
 
 #[test]
 fn the_last_places_are_for_processes_that_have_none() -> Result<()> {
     let mut honest = Honest::new()?;
-    let mut crowd = Vec::new();
+    let mut connections = Vec::new();
     let mut refused = false;
-    while !refused && crowd.len() <= sv3::MAX_PORTS {
+    while !refused && connections.len() <= sv3::MAX_PORTS {
         let mut wire = Wire::connect(honest.socket())?;
         take_place(&mut wire)?;
         refused = wire.get(GET_FEATURES).is_err();
-        crowd.push(wire);
+        connections.push(wire);
     }
-    assert_eq!(crowd.len(), sv3::MAX_PORTS - 16 - 2 + 1);
+    assert_eq!(connections.len(), sv3::MAX_PORTS - 16 - 2 + 1);
     // More processes than there are places left: what only holds a place gives way.
     let mut newcomers = Vec::new();
     for _ in 0..20 {
@@ -99,7 +99,7 @@ fn the_last_places_are_for_processes_that_have_none() -> Result<()> {
     let ports = honest.status()?.ports;
     let ours = ports.iter().filter(|port| port.client_pid.cast_unsigned() == std::process::id()).count();
     assert!((980..sv3::MAX_PORTS - 16).contains(&ours), "{ours} of one process");
-    drop((crowd, newcomers));
+    drop((connections, newcomers));
     honest.await_ports(2)?;
     honest.talk();
     Ok(())

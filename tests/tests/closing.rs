@@ -54,7 +54,7 @@ fn is_prompt(honest: &mut Honest) -> Result<()> {
 #[test]
 fn a_socket_that_lingers_holds_up_nobody() -> Result<()> {
     let mut honest = Honest::new()?;
-    // More of them than there are undertakers, by every way in which a file comes to the supervisor.
+    // More of them than there are closers, by every way in which a file comes to the supervisor.
     let mut peers = Vec::new();
     let mut clients = Vec::new();
     for _ in 0..4 {

@@ -20,25 +20,25 @@ const CALLERS: usize = 3;
 const SOON: Duration = Duration::from_secs(2);
 
 /// Threads that do one thing without pause until they are dropped.
-struct Crowd {
+struct Callers {
     over: Arc<AtomicBool>,
     calls: Arc<AtomicU64>,
     callers: Vec<JoinHandle<()>>,
 }
 
-impl Crowd {
-    fn of(callers: usize, call: impl Fn() + Clone + Send + 'static) -> Crowd {
-        let mut crowd = Crowd { over: Arc::default(), calls: Arc::default(), callers: Vec::new() };
+impl Callers {
+    fn of(callers: usize, call: impl Fn() + Clone + Send + 'static) -> Callers {
+        let mut all = Callers { over: Arc::default(), calls: Arc::default(), callers: Vec::new() };
         for _ in 0..callers {
-            let (over, calls, call) = (crowd.over.clone(), crowd.calls.clone(), call.clone());
-            crowd.callers.push(std::thread::spawn(move || {
+            let (over, calls, call) = (all.over.clone(), all.calls.clone(), call.clone());
+            all.callers.push(std::thread::spawn(move || {
                 while !over.load(Relaxed) {
                     call();
                     calls.fetch_add(1, Relaxed);
                 }
             }));
         }
-        crowd
+        all
     }
 
     fn calls(&self) -> u64 {
@@ -46,7 +46,7 @@ impl Crowd {
     }
 }
 
-impl Drop for Crowd {
+impl Drop for Callers {
     fn drop(&mut self) {
         self.over.store(true, Relaxed);
         for caller in self.callers.drain(..) {
@@ -61,13 +61,13 @@ fn metrics_address(honest: &Honest) -> Result<SocketAddr> {
 }
 
 /// Three callers at each door.
-fn crowds(honest: &Honest) -> Result<Vec<Crowd>> {
+fn callers_at_each_door(honest: &Honest) -> Result<Vec<Callers>> {
     let at = |path: &std::path::Path| {
         let path = path.to_path_buf();
-        Crowd::of(CALLERS, move || drop(UnixStream::connect(&path)))
+        Callers::of(CALLERS, move || drop(UnixStream::connect(&path)))
     };
     let address = metrics_address(honest)?;
-    let scrapers = Crowd::of(CALLERS, move || drop(TcpStream::connect(address)));
+    let scrapers = Callers::of(CALLERS, move || drop(TcpStream::connect(address)));
     Ok(vec![at(honest.socket()), at(honest.control()), scrapers])
 }
 
@@ -86,7 +86,7 @@ fn slowest_attachment(honest: &mut Honest, count: u32) -> Duration {
 #[test]
 fn crowds_that_come_and_go_keep_nobody_out() -> Result<()> {
     let mut honest = Honest::with(&["--metrics", "127.0.0.1:0"])?;
-    let crowds = crowds(&honest)?;
+    let callers = callers_at_each_door(&honest)?;
     let attached = slowest_attachment(&mut honest, 20);
 
     let start = Instant::now();
@@ -101,14 +101,14 @@ fn crowds_that_come_and_go_keep_nobody_out() -> Result<()> {
         honest.await_restart(shot)?;
         honest.await_status("a worker on standby", |status| status.worker.standby_pid.is_some())?;
     }
-    let calls: Vec<u64> = crowds.iter().map(Crowd::calls).collect();
+    let calls: Vec<u64> = callers.iter().map(Callers::calls).collect();
     let figures = format!("attached in {attached:?}, status in {told:?}, gaps {gaps:?}; {calls:?} calls");
     if std::env::var_os("SV3_TEST_FIGURES").is_some() {
         eprintln!("{figures}");
     }
-    assert!(calls.iter().all(|calls| *calls > 100), "there was no crowd: {figures}");
+    assert!(calls.iter().all(|calls| *calls > 100), "too few calls: {figures}");
     assert!(attached < SOON && told < SOON && gaps.iter().all(|gap| *gap < SOON), "{figures}");
-    drop(crowds);
+    drop(callers);
     honest.assert_unharmed()
 }
 
@@ -117,7 +117,7 @@ fn who_only_stands_at_the_control_socket_keeps_nobody_out() -> Result<()> {
     let mut honest = Honest::new()?;
     let path = honest.control().to_path_buf();
     // Each holds more places than there are, and gives none back before it has another one.
-    let crowd = Crowd::of(CALLERS, move || {
+    let callers = Callers::of(CALLERS, move || {
         let silent: Vec<_> = (0..50).filter_map(|_| UnixStream::connect(&path).ok()).collect();
         std::thread::sleep(Duration::from_millis(1));
         drop(silent);
@@ -133,10 +133,10 @@ fn who_only_stands_at_the_control_socket_keeps_nobody_out() -> Result<()> {
         slowest = slowest.max(start.elapsed());
     }
     if std::env::var_os("SV3_TEST_FIGURES").is_some() {
-        eprintln!("status in {slowest:?}; {} times fifty callers", crowd.calls());
+        eprintln!("status in {slowest:?}; {} times fifty callers", callers.calls());
     }
     assert!(slowest < SOON, "{slowest:?}");
-    drop(crowd);
+    drop(callers);
     honest.assert_undisturbed()
 }
 
@@ -145,7 +145,7 @@ fn a_message_octet_by_octet_is_read_for_a_turn_only() -> Result<()> {
     let mut honest = Honest::new()?;
     let path = honest.socket().to_path_buf();
     // A message of the longest kind, and the next one at once.
-    let crowd = Crowd::of(CALLERS, move || {
+    let callers = Callers::of(CALLERS, move || {
         let Ok(mut client) = UnixStream::connect(&path) else { return };
         let message: Vec<u8> = [1u32, 1, 0].iter().flat_map(|word| word.to_ne_bytes()).collect();
         client.set_nonblocking(true).unwrap_or(());
@@ -155,7 +155,7 @@ fn a_message_octet_by_octet_is_read_for_a_turn_only() -> Result<()> {
         }
     });
     let attached = slowest_attachment(&mut honest, 10);
-    assert!(attached < SOON && crowd.calls() > 0, "{attached:?}, {} calls", crowd.calls());
-    drop(crowd);
+    assert!(attached < SOON && callers.calls() > 0, "{attached:?}, {} calls", callers.calls());
+    drop(callers);
     honest.assert_undisturbed()
 }

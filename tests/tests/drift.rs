@@ -55,7 +55,7 @@ fn unused(policy: &'static Policy, calls: &BTreeSet<&Call>) -> Vec<String> {
 /// Runs the scenarios behind a command and returns what was traced.
 fn trace(behind: &[String]) -> Result<Vec<Call>> {
     let mut calls = Vec::new();
-    for scenario in [a_day, a_day_of_threads, a_crowd] {
+    for scenario in [a_day, a_day_of_threads, too_many_clients] {
         let folder = tempfile::tempdir()?;
         let file = folder.path().join("trace");
         let tracer = [env!("CARGO_BIN_EXE_trace").to_string(), file.display().to_string()];
@@ -113,7 +113,7 @@ fn a_day_of(behind: &[String], threads: &str) -> Result<()> {
     end.success().then_some(()).ok_or_else(|| Failure::new(format!("{end}")))
 }
 
-/// A client leaves more files than there are undertakers, each of whose last close waits for a peer that never reads.
+/// A client leaves more files than there are closers, each of whose last close waits for a peer that never reads.
 fn leave_files_that_linger(switch: &Switch) -> Result<()> {
     switch.await_status("a standby", |status| status.worker.standby_pid.is_some())?;
     let before = fds(switch.supervisor_pid()?)?.len();
@@ -132,7 +132,7 @@ fn leave_files_that_linger(switch: &Switch) -> Result<()> {
 }
 
 /// More clients than there can be fds for, and people who ask for all of them.
-fn a_crowd(behind: &[String]) -> Result<()> {
+fn too_many_clients(behind: &[String]) -> Result<()> {
     const FILES: usize = 500;
     let few_files = ["prlimit".to_string(), format!("--nofile={FILES}:{FILES}")];
     let switch = Home::new()?.start_behind(&[behind, &few_files].concat(), &["--no-standby"])?;
@@ -143,16 +143,16 @@ fn a_crowd(behind: &[String]) -> Result<()> {
         let _ = client.write_all(&message);
         Ok(client)
     };
-    let mut crowd = (0..FILES).map(connect).collect::<std::io::Result<Vec<_>>>()?;
+    let mut clients = (0..FILES).map(connect).collect::<std::io::Result<Vec<_>>>()?;
     until("some that are turned away", || {
         let mut gone = 0;
-        for client in &mut crowd {
+        for client in &mut clients {
             client.set_nonblocking(true)?;
             gone += usize::from(matches!(client.read(&mut [0]), Ok(0)));
         }
         Ok((gone > 0).then_some(()))
     })?;
-    drop(crowd.drain(..10));
+    drop(clients.drain(..10));
     ask(&switch, &["status", "metrics"])?;
     Ok(())
 }

@@ -37,12 +37,12 @@ fn fds_are_not_for_one_client_alone() -> Result<()> {
     talk(&mut a, &mut b);
     let before = fds(switch.supervisor_pid()?)?.len();
     let fd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-    let mut crowd = Vec::new();
+    let mut guests = Vec::new();
     let mut thrown_out = 0;
     for _ in 0..20 {
         let (guest, out) = hoard(&switch, &fd)?;
         thrown_out += u32::from(out);
-        crowd.push(guest);
+        guests.push(guest);
     }
     assert!(thrown_out > 10, "{thrown_out} of 20 were thrown out");
     switch.await_event(&["refuse", "its share is"])?;
@@ -57,6 +57,6 @@ fn fds_are_not_for_one_client_alone() -> Result<()> {
     talk(&mut a, &mut b);
     late.receive();
     late.disconnect();
-    drop(crowd);
+    drop(guests);
     until("the fds back", || Ok((fds(switch.supervisor_pid()?)?.len() <= before).then_some(())))
 }

@@ -105,7 +105,7 @@ fn clients_that_come_and_go_by_the_thousand_hold_up_nobody() -> Result<()> {
     let mut honest = Honest::new()?;
     let path = honest.socket().to_path_buf();
     let over = Instant::now() + Duration::from_secs(1);
-    let crowd = std::thread::spawn(move || {
+    let clients = std::thread::spawn(move || {
         let mut count = 0;
         while Instant::now() < over {
             count += u32::from(UnixStream::connect(&path).is_ok());
@@ -118,8 +118,8 @@ fn clients_that_come_and_go_by_the_thousand_hold_up_nobody() -> Result<()> {
         honest.talk();
         longest = longest.max(start.elapsed());
     }
-    let count = crowd.join().map_err(|_| Failure::new("the crowd panicked"))?;
-    assert!(count > 1000, "{count} are no crowd");
+    let count = clients.join().map_err(|_| Failure::new("the clients panicked"))?;
+    assert!(count > 1000, "{count} are too few clients");
     assert!(longest < Duration::from_millis(500), "twenty frames took {longest:?} beside {count} clients");
     honest.remember()?;
     honest.assert_undisturbed()

@@ -138,12 +138,12 @@ fn assert_every_place_is_free(honest: &mut Honest) -> Result<()> {
         wire.set(SET_FEATURES, &0u64.to_ne_bytes(), &[])?;
         Ok::<_, Failure>(wire)
     };
-    let crowd = (2..PLACES).map(|_| take()).collect::<Result<Vec<_>>>()?;
+    let others = (2..PLACES).map(|_| take()).collect::<Result<Vec<_>>>()?;
     honest.await_ports(PLACES)?;
     let slots: std::collections::BTreeSet<u16> = honest.status()?.ports.iter().map(|port| port.slot).collect();
     assert_eq!(slots.len(), PLACES);
     take()?.await_close()?;
-    drop(crowd);
+    drop(others);
     honest.await_ports(2)?;
     honest.talk();
     // The first place that is free is the first one.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use sv3_tests::failure::{Failure, Result};
 use sv3_tests::image::Suite;
 use sv3_tests::switch::{Switch, activity, rss};
-use sv3_tests::vm::{Config, Vm};
+use sv3_tests::vm::{Config, Job, Vm};
 
 /// A switch and two guests that have booted, side by side.
 fn network(first: Config, second: Config) -> Result<(Switch, Vm, Vm)> {
@@ -19,8 +19,15 @@ fn network(first: Config, second: Config) -> Result<(Switch, Vm, Vm)> {
 /// Seconds that a TCP stream takes. Longer streams show no more, see `scripts/demo`.
 const STREAM: u32 = 4;
 
+const PINGS: u32 = 20;
+
 fn assert_pings(from: &mut Vm, to: &str) -> Result<()> {
-    let ping = from.ping(to, 20)?;
+    let job = from.start_ping(to, PINGS)?;
+    assert_pinged(from, to, job)
+}
+
+fn assert_pinged(from: &mut Vm, to: &str, job: Job) -> Result<()> {
+    let ping = from.finish_ping(job, PINGS)?;
     assert_eq!((ping.lost(), ping.duplicates), (0, 0), "ping {to}: {ping:?}");
     Ok(())
 }
@@ -38,9 +45,13 @@ fn the_newest_and_the_oldest_qemu_talk() -> Result<()> {
     let (_switch, mut new, mut old) = network(Vm::number(1), Vm::number(2).qemu(Suite::Bookworm))?;
     let before = (new.carrier_changes()?, old.carrier_changes()?);
 
-    assert_pings(&mut new, &old.address())?;
-    assert_pings(&mut old, &new.address())?;
-    assert_pings(&mut old, &new.address6())?;
+    // Side by side, for each of them takes two seconds, most of which is waiting.
+    let there = new.start_ping(&old.address(), PINGS)?;
+    let back = [new.address(), new.address6()].map(|address| (old.start_ping(&address, PINGS), address));
+    assert_pinged(&mut new, &old.address(), there)?;
+    for (job, address) in back {
+        assert_pinged(&mut old, &address, job?)?;
+    }
     old.serve_iperf3()?;
     assert_streams(&mut new, &old.address(), "")?;
     assert_streams(&mut new, &old.address(), "-R")?;
@@ -72,8 +83,10 @@ fn guests_do_not_notice_that_the_worker_dies() -> Result<()> {
     assert!(stream.stalled_seconds() <= 1, "TCP goes on: {stream:?}");
     assert!(ping.longest_gap <= 3, "at most 0.3 s without an answer: {ping:?}");
     // No ring has stalled.
-    assert_pings(&mut first, &second.address())?;
-    assert_pings(&mut second, &first.address())?;
+    let (to, from) = (second.address(), first.address());
+    let (there, back) = (first.start_ping(&to, PINGS)?, second.start_ping(&from, PINGS)?);
+    assert_pinged(&mut first, &to, there)?;
+    assert_pinged(&mut second, &from, back)?;
     assert_streams(&mut first, &second.address(), "-R")
 }
 
@@ -183,6 +196,9 @@ fn memory_is_plugged_in() -> Result<()> {
     assert_transfer(&mut first, &mut second)
 }
 
+/// How long nothing must happen.
+const QUIET: Duration = Duration::from_secs(10);
+
 #[test]
 #[ignore = "scripts/check runs it"]
 fn idle_guests_cost_nothing() -> Result<()> {
@@ -195,14 +211,14 @@ fn idle_guests_cost_nothing() -> Result<()> {
 
     // ARP and neighbour discovery may still be settling.
     let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        let before = look()?;
-        std::thread::sleep(Duration::from_secs(10));
+    let (mut before, mut since) = (look()?, Instant::now());
+    while since.elapsed() < QUIET {
+        std::thread::sleep(Duration::from_millis(100));
         let after = look()?;
-        if before == after {
-            break;
+        if before != after {
+            assert!(Instant::now() < deadline, "supervisor and worker wake up when idle: {before:?} then {after:?}");
+            (before, since) = (after, Instant::now());
         }
-        assert!(Instant::now() < deadline, "supervisor and worker wake up when idle: {before:?} then {after:?}");
     }
     for process in processes {
         let bytes = rss(process)?;

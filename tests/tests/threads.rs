@@ -15,7 +15,7 @@ use sv3_tests::patience::{PATIENCE, until};
 use sv3_tests::switch::{Switch, activity};
 
 /// Guests by turns with a split and a packed ring. With two threads, transmit rings of neighbours are different threads'.
-fn crowd(switch: &Switch, count: u8) -> Vec<Guest> {
+fn connect(switch: &Switch, count: u8) -> Vec<Guest> {
     let config = |n: u8| match n % 2 {
         0 => Guest::config(),
         _ => Guest::config().more_features(RING_PACKED | VERSION_1),
@@ -36,12 +36,12 @@ struct Ordered {
 }
 
 /// Flows from everybody to everybody else: by sender, by receiver.
-struct Web(Vec<Vec<Ordered>>);
+struct Mesh(Vec<Vec<Ordered>>);
 
-impl Web {
-    fn new(count: u8) -> Web {
+impl Mesh {
+    fn new(count: u8) -> Mesh {
         let ordered = |from, to| Ordered { flow: Flow::new(from, to, 200), newest: None };
-        Web((0..count).map(|from| (0..count).map(|to| ordered(from, to)).collect()).collect())
+        Mesh((0..count).map(|from| (0..count).map(|to| ordered(from, to)).collect()).collect())
     }
 
     /// Everybody sends so many frames to everybody else.
@@ -88,31 +88,31 @@ impl Web {
 fn storm(threads: &str, count: u8, deaths: u32) -> Result<()> {
     const SIGNALS: [&str; 4] = ["KILL", "ABRT", "SEGV", "BUS"];
     let switch = Switch::with(&["--threads", threads])?;
-    let mut guests = crowd(&switch, count);
-    let mut web = Web::new(count);
+    let mut guests = connect(&switch, count);
+    let mut mesh = Mesh::new(count);
     for death in 0..deaths {
         for _ in 0..5 {
-            web.send(&mut guests, 8);
-            web.await_complete(&mut guests);
+            mesh.send(&mut guests, 8);
+            mesh.await_complete(&mut guests);
         }
-        web.send(&mut guests, 8);
+        mesh.send(&mut guests, 8);
         let start = Instant::now();
         while start.elapsed() < Duration::from_micros(u64::from(death * 37 % 200)) {
             std::hint::spin_loop();
         }
         let shot = switch.shoot_worker(SIGNALS[death as usize % SIGNALS.len()])?;
-        web.await_complete(&mut guests);
+        mesh.await_complete(&mut guests);
         switch.await_restart(shot)?;
         // A life that is no crash at start-up.
         let start = Instant::now();
         while start.elapsed() < Duration::from_millis(110) {
-            web.send(&mut guests, 4);
-            web.await_complete(&mut guests);
+            mesh.send(&mut guests, 4);
+            mesh.await_complete(&mut guests);
         }
     }
     guests.iter_mut().for_each(Guest::await_sent);
-    web.receive(&mut guests);
-    web.duplicates();
+    mesh.receive(&mut guests);
+    mesh.duplicates();
     let status = switch.status()?;
     assert_eq!((status.worker.restarts, status.worker.threads.to_string().as_str()), (u64::from(deaths), threads));
     for port in status.ports {
@@ -136,7 +136,7 @@ fn floods_meet() -> Result<()> {
     const COUNT: u8 = 6;
     const FRAMES: u32 = 40;
     let switch = Switch::with(&["--threads", "3"])?;
-    let mut guests = crowd(&switch, COUNT);
+    let mut guests = connect(&switch, COUNT);
     for round in 0..20 {
         let sent = |from: u8, n: u32| noise(BROADCAST, mac(from), 100, round * FRAMES + n);
         for n in 0..FRAMES {
@@ -169,23 +169,23 @@ fn floods_meet() -> Result<()> {
 fn guests_come_and_go_while_others_talk() -> Result<()> {
     const TX: u16 = 1;
     let switch = Switch::with(&["--threads", "2"])?;
-    let mut guests = crowd(&switch, 4);
-    let mut web = Web::new(4);
+    let mut guests = connect(&switch, 4);
+    let mut mesh = Mesh::new(4);
     for round in 0..60 {
-        web.send(&mut guests, 8);
+        mesh.send(&mut guests, 8);
         let mut guest = Guest::config().regions(1 + round % 3).connect(switch.socket());
         guest.send(&frame(mac(9), mac(9), b"to myself"));
         guest.await_sent();
         guest.vanish();
-        web.receive(&mut guests);
+        mesh.receive(&mut guests);
         // One of those who talk stops and goes on, with a split ring, whose base is exact whatever has been taken back.
         let talker = &mut guests[round % 2 * 2];
         let base = talker.stop_ring(TX);
         talker.start_ring(TX, base);
-        web.await_complete(&mut guests);
+        mesh.await_complete(&mut guests);
     }
     switch.await_ports(4)?;
-    assert_eq!((web.duplicates(), switch.status()?.worker.restarts), (0, 0));
+    assert_eq!((mesh.duplicates(), switch.status()?.worker.restarts), (0, 0));
     Ok(())
 }
 
@@ -214,10 +214,10 @@ fn threads_are_confined_one_and_all() -> Result<()> {
 #[test]
 fn idle_threads_sleep() -> Result<()> {
     let switch = Switch::with(&["--threads", "4"])?;
-    let mut guests = crowd(&switch, 4);
-    let mut web = Web::new(4);
-    web.send(&mut guests, 8);
-    web.await_complete(&mut guests);
+    let mut guests = connect(&switch, 4);
+    let mut mesh = Mesh::new(4);
+    mesh.send(&mut guests, 8);
+    mesh.await_complete(&mut guests);
     switch.await_status("a worker on standby", |status| status.worker.standby_pid.is_some())?;
     let pid = switch.worker_pid()?;
     let mut last = (activity(pid)?, Instant::now());
@@ -234,16 +234,16 @@ fn idle_threads_sleep() -> Result<()> {
 #[test]
 fn the_cause_of_a_death_is_told() -> Result<()> {
     let switch = Switch::with(&["--threads", "2", "--blame", "0"])?;
-    let mut guests = crowd(&switch, 4);
+    let mut guests = connect(&switch, 4);
     for signal in ["SEGV", "ABRT"] {
-        let mut web = Web::new(4);
-        web.send(&mut guests, 8);
-        web.await_complete(&mut guests);
+        let mut mesh = Mesh::new(4);
+        mesh.send(&mut guests, 8);
+        mesh.await_complete(&mut guests);
         let pid = switch.worker_pid()?;
         switch.kill_worker(signal)?;
         switch.await_event(&[&pid.to_string(), &format!("SIG{signal}")])?;
-        web.send(&mut guests, 8);
-        web.await_complete(&mut guests);
+        mesh.send(&mut guests, 8);
+        mesh.await_complete(&mut guests);
     }
     Ok(())
 }

@@ -1,85 +1,49 @@
-//! Who is to blame for a worker's death, and what follows from it.
+//! Processes that are to blame for the deaths of workers, and what follows from it.
 //!
-//! A client is known by its process: it keeps its name here when it disconnects and comes again. A process that is
-//! blamed `limit` times in [`WINDOW`] is put in quarantine for [`FIRST`], and twice as long each time after that.
-//! A process that has behaved for [`FORGIVE`] after its quarantine begins anew. What is remembered is bounded: of more
-//! than [`KNOWN_MAX`] processes the one that was blamed longest ago is forgotten.
+//! A client is known by its process, whether or not it disconnects and comes again. A process that is blamed `limit`
+//! times in a window is in quarantine ([`crate::clients::offences`]).
 
-use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// Deaths that count together.
-pub const WINDOW: Duration = Duration::from_secs(10);
-/// The first quarantine.
-pub const FIRST: Duration = Duration::from_secs(10);
-/// The longest quarantine.
-pub const LONGEST: Duration = Duration::from_secs(600);
-/// How long a process must behave after a quarantine until that is forgotten.
-pub const FORGIVE: Duration = Duration::from_secs(600);
+use crate::clients::offences::Offences;
+
+/// Processes that are remembered.
 const KNOWN_MAX: usize = 1024;
 
 /// All that is held against processes.
 pub struct Blames {
-    limit: usize,
-    known: VecDeque<Known>,
-}
-
-struct Known {
-    pid: i32,
-    deaths: VecDeque<Instant>,
-    quarantines: u32,
-    until: Option<Instant>,
+    offences: Offences<i32>,
 }
 
 impl Blames {
-    /// Nobody is blamed. `limit` deaths in a window mean quarantine; 0: never.
+    /// No process is blamed. `limit` deaths in a window mean quarantine; 0: never.
     pub fn new(limit: usize) -> Blames {
-        Blames { limit, known: VecDeque::new() }
+        Blames { offences: Offences::new(limit, KNOWN_MAX) }
     }
 
     /// A worker died by the doing of `pid`. Until when it goes into quarantine, if it does.
     pub fn blame(&mut self, pid: i32, now: Instant) -> Option<Instant> {
-        let mut known = match self.known.iter().position(|known| known.pid == pid) {
-            Some(at) => self.known.remove(at)?,
-            None => Known { pid, deaths: VecDeque::new(), quarantines: 0, until: None },
-        };
-        if known.until.is_some_and(|until| now.saturating_duration_since(until) > FORGIVE) {
-            known.quarantines = 0;
-        }
-        known.deaths.push_back(now);
-        known.deaths.retain(|death| now.saturating_duration_since(*death) <= WINDOW);
-        let guilty = self.limit > 0 && known.deaths.len() >= self.limit;
-        if guilty {
-            let length = FIRST.saturating_mul(1 << known.quarantines.min(10)).min(LONGEST);
-            known.quarantines += 1;
-            known.deaths.clear();
-            known.until = Some(now + length);
-        }
-        let until = known.until.filter(|_| guilty);
-        if self.known.len() >= KNOWN_MAX {
-            self.known.pop_front();
-        }
-        self.known.push_back(known);
-        until
+        self.offences.blame(pid, (now, pid), |deaths| deaths.len())
     }
 
     /// Until when `pid` is in quarantine.
     pub fn until(&self, pid: i32, now: Instant) -> Option<Instant> {
-        let known = self.known.iter().find(|known| known.pid == pid)?;
+        let known = self.offences.known().find(|known| known.offender == pid)?;
         known.until.filter(|until| *until > now)
     }
 
     /// Ends the quarantine of `pid`; the next one is as long as if this one had been served.
     pub fn release(&mut self, pid: i32, now: Instant) {
-        if let Some(known) = self.known.iter_mut().find(|known| known.pid == pid) {
-            known.until = known.until.map(|until| until.min(now));
-        }
+        self.offences.release(pid, now);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::clients::offences::FORGIVE;
 
     const S: Duration = Duration::from_secs(1);
 
@@ -120,6 +84,6 @@ mod tests {
         for pid in 0..5000 {
             blames.blame(pid, now);
         }
-        assert!(blames.known.len() <= KNOWN_MAX);
+        assert!(blames.offences.known().count() <= KNOWN_MAX);
     }
 }

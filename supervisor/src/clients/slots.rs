@@ -1,54 +1,46 @@
-//! The ports, each in its slot, and the callers, who have none yet.
+//! Clients that have a port, each in its slot, and pending clients, which have none yet.
 //!
-//! A slot's number is the port's name (`p0`) and its index in the ledger. It is taken by the first request that the worker
-//! has to hear of. Until then a connection is a caller: it has a number beyond all slots, is told to nobody, and gives way
-//! to the next one when there are too many ([`Slots::caller_to_yield`]). So silence costs nobody a port.
+//! A slot's number is the port's name (`p0`) and its index in the ledger. A client takes a slot by the first request
+//! that the worker has to hear of. Until then it is pending: it has a number beyond all slots, no worker is told of it,
+//! and it gives way to another one when there are too many ([`Slots::pending_to_yield`]). So silence takes no port from
+//! anybody.
 //!
-//! Slots are scarce as well: the last [`LAST`] are for processes that have none, and as soon as these are half gone, ports
-//! by which nothing ever ran give way ([`Slots::idle_to_yield`]).
+//! Slots are scarce as well: the last [`LAST`] are for processes that have none. As soon as half of these are taken,
+//! ports by which nothing ever ran give way ([`Slots::idle_to_yield`]).
 
 use std::collections::HashMap;
 use std::time::Instant;
 
 use sv3::MAX_PORTS;
 
-use crate::clients::client::Port;
-use crate::clients::crowd::Crowd;
+use crate::clients::client::Client;
+use crate::clients::holder::Holder;
+use crate::clients::number::{pending_index, pending_number};
+use crate::ports::port::Replay;
 
-/// One place.
+/// One slot.
 #[derive(Default)]
 enum Slot {
     #[default]
     Free,
-    Taken(Box<Port>),
+    Taken(Box<Client>),
     /// The client is gone; the worker has not yet let go of the slot.
     Leaving(Holder),
+    /// A port that no client is behind.
+    #[cfg(test)]
+    Own(Box<dyn Replay>),
 }
 
-/// Who is to blame for what is done with a slot.
-#[derive(Clone, Copy, Debug)]
-pub struct Holder {
-    /// The process.
-    pub pid: i32,
-    /// Whom it is like.
-    pub crowd: Crowd,
-}
-
-/// Callers at a time.
-pub const CALLERS: usize = 128;
-/// Slots that no process gets that has one already.
+/// Pending clients at a time.
+const PENDING_MAX: usize = 128;
+/// Slots that are for processes that have none.
 pub const LAST: usize = 16;
 
-/// All places.
+/// All clients.
 #[derive(Default)]
 pub struct Slots {
     slots: Vec<Slot>,
-    callers: Vec<Option<Box<Port>>>,
-}
-
-/// Whether the number is a caller's.
-pub fn is_caller(number: u16) -> bool {
-    usize::from(number) >= MAX_PORTS
+    pending: Vec<Option<Box<Client>>>,
 }
 
 impl Slots {
@@ -63,31 +55,32 @@ impl Slots {
         MAX_PORTS.saturating_sub(self.slots.iter().filter(|slot| !matches!(slot, Slot::Free)).count())
     }
 
-    /// A number for one more caller.
-    pub fn free_caller(&self) -> Option<u16> {
-        let free = self.callers.iter().position(Option::is_none).unwrap_or(self.callers.len());
-        (free < CALLERS).then(|| u16::try_from(MAX_PORTS + free).ok()).flatten()
+    /// A number for one more pending client.
+    pub fn free_pending_number(&self) -> Option<u16> {
+        let free = self.pending.iter().position(Option::is_none).unwrap_or(self.pending.len());
+        (free < PENDING_MAX).then(|| pending_number(free)).flatten()
     }
 
-    /// The caller that gives way to one more: of the process that has most of them, or else of the user, the first one.
-    pub fn caller_to_yield(&self) -> Option<u16> {
-        first_of_most(self.callers())
+    /// The pending client that gives way to one more: the first one of the process that has most of them, or else of
+    /// the user.
+    pub fn pending_to_yield(&self) -> Option<u16> {
+        first_of_most(self.pending())
     }
 
-    /// The port that gives way to one more, of those by which nothing ever ran, likewise.
+    /// The client that gives its port to one more, of those by which nothing ever ran, likewise.
     pub fn idle_to_yield(&self) -> Option<u16> {
-        first_of_most(self.ports().filter(|port| !port.session.record().ever_started))
+        first_of_most(self.clients().filter(|client| !client.device().ever_started))
     }
 
-    /// Puts a port into its (free) slot.
-    pub fn insert(&mut self, port: Port) {
-        let at = usize::from(port.who.slot);
-        if let Some(at) = at.checked_sub(MAX_PORTS) {
-            if self.callers.len() <= at {
-                self.callers.resize_with(at + 1, Option::default);
+    /// Puts a client where its (free) number says.
+    pub fn insert(&mut self, client: Client) {
+        let at = usize::from(client.id.slot);
+        if let Some(at) = pending_index(client.id.slot) {
+            if self.pending.len() <= at {
+                self.pending.resize_with(at + 1, Option::default);
             }
-            if let Some(place) = self.callers.get_mut(at) {
-                *place = Some(Box::new(port));
+            if let Some(place) = self.pending.get_mut(at) {
+                *place = Some(Box::new(client));
             }
             return;
         }
@@ -95,64 +88,82 @@ impl Slots {
             self.slots.resize_with(at + 1, Slot::default);
         }
         if let Some(place) = self.slots.get_mut(at) {
-            *place = Slot::Taken(Box::new(port));
+            *place = Slot::Taken(Box::new(client));
         }
     }
 
-    /// The port in a slot, or the caller of a number.
-    pub fn port(&mut self, slot: u16) -> Option<&mut Port> {
-        if let Some(at) = usize::from(slot).checked_sub(MAX_PORTS) {
-            return self.callers.get_mut(at)?.as_deref_mut();
+    /// Puts a port that no client is behind into its (free) slot.
+    #[cfg(test)]
+    pub fn insert_own(&mut self, port: impl Replay + 'static) {
+        let at = usize::from(port.port().slot);
+        self.slots.resize_with(self.slots.len().max(at + 1), Slot::default);
+        self.slots[at] = Slot::Own(Box::new(port));
+    }
+
+    /// The client of a number.
+    pub fn client(&mut self, slot: u16) -> Option<&mut Client> {
+        if let Some(at) = pending_index(slot) {
+            return self.pending.get_mut(at)?.as_deref_mut();
         }
         match self.slots.get_mut(usize::from(slot)) {
-            Some(Slot::Taken(port)) => Some(port),
+            Some(Slot::Taken(client)) => Some(client),
             _ => None,
         }
     }
 
-    /// All ports, by slot.
-    pub fn ports(&self) -> impl Iterator<Item = &Port> {
+    /// All clients that have a port, by slot.
+    pub fn clients(&self) -> impl Iterator<Item = &Client> + Clone {
         self.slots.iter().filter_map(|slot| match slot {
-            Slot::Taken(port) => Some(&**port),
+            Slot::Taken(client) => Some(&**client),
             _ => None,
         })
     }
 
-    /// All callers.
-    pub fn callers(&self) -> impl Iterator<Item = &Port> {
-        self.callers.iter().flatten().map(|port| &**port)
+    /// The ports that workers are told of, by slot: those in quarantine are not among them.
+    pub fn told(&self) -> impl Iterator<Item = &dyn Replay> + Clone {
+        self.slots.iter().filter_map(|slot| match slot {
+            Slot::Taken(client) if client.quarantine.is_none() => Some(&**client as &dyn Replay),
+            #[cfg(test)]
+            Slot::Own(port) => Some(&**port),
+            _ => None,
+        })
     }
 
-    /// All who are connected.
-    pub fn everybody(&self) -> impl Iterator<Item = &Port> {
-        self.ports().chain(self.callers())
+    /// All pending clients.
+    pub fn pending(&self) -> impl Iterator<Item = &Client> {
+        self.pending.iter().flatten().map(|client| &**client)
+    }
+
+    /// All clients.
+    pub fn connected(&self) -> impl Iterator<Item = &Client> {
+        self.clients().chain(self.pending())
     }
 
     /// Whether a process has a slot.
     pub fn has_slot(&self, pid: i32) -> bool {
-        self.ports().any(|port| port.who.pid == pid)
+        self.clients().any(|client| client.id.pid == pid)
     }
 
-    /// The caller of a serial number.
-    pub fn caller(&self, serial: u64) -> Option<u16> {
-        self.callers().find(|port| port.serial == serial).map(|port| port.who.slot)
+    /// The number of the pending client of this connection.
+    pub fn pending_number_of(&self, serial: u64) -> Option<u16> {
+        self.pending().find(|client| client.serial == serial).map(|client| client.id.slot)
     }
 
-    /// The slots that have a port.
+    /// The slots of clients.
     pub fn taken(&self) -> Vec<u16> {
-        self.ports().map(|port| port.who.slot).collect()
+        self.clients().map(|client| client.id.slot).collect()
     }
 
-    /// Takes a port out; its slot is not free before [`Slots::release`]. A caller's number is free at once.
-    pub fn remove(&mut self, slot: u16) -> Option<Port> {
-        if let Some(at) = usize::from(slot).checked_sub(MAX_PORTS) {
-            return self.callers.get_mut(at)?.take().map(|port| *port);
+    /// Takes a client out. Its slot is not free before [`Slots::release`]; a pending client's number is free at once.
+    pub fn remove(&mut self, slot: u16) -> Option<Client> {
+        if let Some(at) = pending_index(slot) {
+            return self.pending.get_mut(at)?.take().map(|client| *client);
         }
         let place = self.slots.get_mut(usize::from(slot))?;
         match std::mem::take(place) {
-            Slot::Taken(port) => {
-                *place = Slot::Leaving(port.holder());
-                Some(*port)
+            Slot::Taken(client) => {
+                *place = Slot::Leaving(client.holder());
+                Some(*client)
             }
             other => {
                 *place = other;
@@ -166,11 +177,13 @@ impl Slots {
         self.slots.iter().filter(|slot| matches!(slot, Slot::Leaving(_))).count()
     }
 
-    /// Whose slot it is, or was until the worker lets go of it.
+    /// The client whose slot it is, or was until the worker lets go of it.
     pub fn holder(&self, slot: u16) -> Option<Holder> {
         match self.slots.get(usize::from(slot))? {
             Slot::Free => None,
-            Slot::Taken(port) => Some(port.holder()),
+            #[cfg(test)]
+            Slot::Own(_) => None,
+            Slot::Taken(client) => Some(client.holder()),
             Slot::Leaving(holder) => Some(*holder),
         }
     }
@@ -192,17 +205,63 @@ impl Slots {
     }
 }
 
-/// Of the process that has most of these, or else of the user who has, the one that came first.
-fn first_of_most<'p>(ports: impl Iterator<Item = &'p Port>) -> Option<u16> {
-    let ports: Vec<&Port> = ports.collect();
+/// Of the process that has most of these, or else of the user that has, the one that came first.
+fn first_of_most<'c>(clients: impl Iterator<Item = &'c Client>) -> Option<u16> {
+    let clients: Vec<&Client> = clients.collect();
     let (mut by_pid, mut by_uid): (HashMap<i32, usize>, HashMap<u32, usize>) = Default::default();
-    for port in &ports {
-        *by_pid.entry(port.who.pid).or_default() += 1;
-        *by_uid.entry(port.uid).or_default() += 1;
+    for client in &clients {
+        *by_pid.entry(client.id.pid).or_default() += 1;
+        *by_uid.entry(client.uid).or_default() += 1;
     }
-    let rank = |port: &&&Port| {
-        let of = (by_pid.get(&port.who.pid).copied(), by_uid.get(&port.uid).copied());
-        (of, std::cmp::Reverse::<Instant>(port.came))
+    let rank = |client: &&&Client| {
+        let of = (by_pid.get(&client.id.pid).copied(), by_uid.get(&client.uid).copied());
+        (of, std::cmp::Reverse::<Instant>(client.connection.opened()))
     };
-    ports.iter().max_by_key(rank).map(|port| port.who.slot)
+    clients.iter().max_by_key(rank).map(|client| client.id.slot)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    use sv3::ipc::{Command, Envelope, FRAME_PREFIX, PortKind};
+
+    use super::*;
+    use crate::ports::memory::MemoryPort;
+    use crate::workers::link::Link;
+    use crate::workers::spawner::Program;
+    use crate::workers::worker::{Waiter, Worker};
+
+    /// The command of the next frame, which no fd follows.
+    fn receive(socket: &mut UnixStream) -> Command {
+        let mut prefix = [0; FRAME_PREFIX];
+        socket.read_exact(&mut prefix).unwrap();
+        let mut body = vec![0; u32::from_le_bytes(prefix) as usize];
+        socket.read_exact(&mut body).unwrap();
+        Envelope::decode(&body).unwrap().command
+    }
+
+    #[test]
+    fn a_port_without_a_client_has_a_slot_and_is_told_to_each_new_worker() {
+        let mut slots = Slots::default();
+        slots.insert_own(MemoryPort::new(0));
+        slots.insert_own(MemoryPort::new(2));
+        assert_eq!((slots.free_slot(), slots.free()), (Some(1), MAX_PORTS - 2));
+        assert!(slots.client(0).is_none() && slots.remove(0).is_none() && slots.holder(0).is_none());
+        slots.release_all();
+        for _ in 0..2 {
+            let (link, theirs) = Link::pair().unwrap();
+            let mut worker = Worker::new(Program::default(), 0, link, File::open("/dev/null").unwrap());
+            for port in slots.told() {
+                worker.send(port.replay(), Waiter::Nobody);
+            }
+            worker.link.flush().unwrap();
+            let mut socket = UnixStream::from(theirs);
+            let heard = [receive(&mut socket), receive(&mut socket)];
+            assert_eq!(heard, [0, 2].map(|port| Command::PortAdd { port, kind: PortKind::Memory }));
+            assert!(worker.is_about(2, 2) && !worker.is_about(1, 2));
+        }
+    }
 }

@@ -1,8 +1,8 @@
 //! The control socket: one line asks, one line of JSON answers (see [`sv3::status`]).
 //!
-//! Callers are the switch's own user and root, but any number of their processes: so not more than [`TURN`] are let in
-//! before others have their turn. Who finds all places taken gets that of whoever has been there longest, if that one had
-//! [`STAY`] to say something, and waits outside until then.
+//! Callers are the switch's own user and root, but any number of their processes: so not more than [`TURN`] are let
+//! in before others have their turn. Who finds all places taken gets that of whoever has been there longest, if that
+//! one had [`STAY`] to say something, and waits outside until then.
 
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::epoll::EpollFlags;
 use sv3::foreign::ForeignFd;
 
-use crate::clients::ancillary;
+use crate::ancillary;
 use crate::doors::listener::{Caller, Listener, PAUSE, Peer};
 
 /// Most conversations at a time.
@@ -24,7 +24,7 @@ const TIME: Duration = Duration::from_secs(5);
 const DEFERRED_TIME: Duration = Duration::from_secs(20);
 /// Most callers heard at the door at a time, those who are turned away among them.
 pub const TURN: usize = 8;
-/// How long nobody loses his place to the next caller: 128 of these, as many as wait outside, have it in turns of 16.
+/// How long no caller loses its place to the next one: 128 of these, as many as wait outside, have it in turns of 16.
 pub const STAY: Duration = Duration::from_millis(20);
 
 /// The socket and its conversations, each at its own place.
@@ -39,7 +39,7 @@ pub struct Control {
 }
 
 /// A request: a line, and the fd that came with it.
-type Request = (String, Option<ForeignFd>);
+pub type Request = (String, Option<ForeignFd>);
 
 /// A conversation whose answer comes later.
 #[derive(Debug)]
@@ -49,6 +49,12 @@ pub struct Ticket {
 }
 
 impl Ticket {
+    /// One that nobody has.
+    #[cfg(test)]
+    pub fn of_nobody() -> Ticket {
+        Ticket { index: usize::MAX, number: 0 }
+    }
+
     /// Its place.
     pub fn index(&self) -> usize {
         self.index
@@ -113,7 +119,7 @@ impl Control {
         self.paused.is_none()
     }
 
-    /// Gives a caller a place, if he is no stranger.
+    /// Gives a caller a place, if it is the switch's own user, or root.
     pub fn admit(&mut self, peer: Peer) -> Option<usize> {
         if !self.listener.knows(&peer) {
             return None;
@@ -183,14 +189,14 @@ impl Control {
         self.conversations.iter().flatten().map(|conversation| conversation.due).chain(self.paused).min()
     }
 
-    /// Ends conversations that have lasted too long. True: callers are welcome again.
-    pub fn expire(&mut self, now: Instant) -> bool {
+    /// Ends conversations that have lasted too long, and a time in which nobody is let in.
+    pub fn expire(&mut self, now: Instant) {
         for place in &mut self.conversations {
             if place.as_ref().is_some_and(|conversation| conversation.due <= now) {
                 *place = None;
             }
         }
-        self.paused.take_if(|until| *until <= now).is_some()
+        self.paused.take_if(|until| *until <= now);
     }
 }
 
@@ -291,7 +297,8 @@ mod tests {
         let mut asker = caller(&control);
         let now = control.conversations[2].as_ref().unwrap().since;
         assert!(control.accept(now).is_empty() && !control.is_open(), "all have just come");
-        assert!(control.expire(now + STAY));
+        control.expire(now + STAY);
+        assert!(control.is_open());
         let place = control.accept(now + STAY);
         assert_eq!(place, places[1..2], "that of the second one");
         assert_eq!(callers[1].read(&mut [0]).unwrap(), 0);

@@ -3,9 +3,9 @@
 //! A web page in a browser of this machine may ask as well, under a name of its own that it lets lead to loopback (DNS
 //! rebinding); so a request must name a loopback host.
 //!
-//! Callers are any local users, so all that they may take is bounded: octets of a request, connections, time. A caller who
-//! finds all places taken gets that of whoever has been there longest, so that slow callers keep nobody out, if that one had
-//! [`STAY`] to say something; until then he waits outside.
+//! Callers are any local users, so all that they may take is bounded: octets of a request, connections, time. A
+//! caller who finds all places taken gets that of whoever has been there longest, so that slow callers keep nobody
+//! out, if that one had [`STAY`] to say something; until then the new caller waits outside.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -138,8 +138,8 @@ impl Http {
         }
     }
 
-    /// Goes on with a conversation. Returns a request that has just become complete, to be answered by [`Http::answer`].
-    /// Where it ends there is a place for the next caller.
+    /// Goes on with a conversation. Returns a request that has just become complete, to be answered by
+    /// [`Http::answer`]. Where it ends there is a place for the next caller.
     pub fn proceed(&mut self, index: usize) -> Option<Ask> {
         let place = self.conversations.get_mut(index)?;
         let outcome = place.as_mut()?.proceed();
@@ -162,14 +162,14 @@ impl Http {
         self.conversations.iter().flatten().map(|conversation| conversation.due).chain(self.paused).min()
     }
 
-    /// Ends conversations that have lasted too long. True: callers are welcome again.
-    pub fn expire(&mut self, now: Instant) -> bool {
+    /// Ends conversations that have lasted too long, and a time in which nobody is let in.
+    pub fn expire(&mut self, now: Instant) {
         for place in &mut self.conversations {
             if place.as_ref().is_some_and(|conversation| conversation.due <= now) {
                 *place = None;
             }
         }
-        self.paused.take_if(|until| *until <= now).is_some()
+        self.paused.take_if(|until| *until <= now);
     }
 }
 
@@ -312,7 +312,8 @@ mod tests {
         assert_eq!((http.accept(now).len(), http.accept(now).len()), (TURN, PLACES - TURN));
         assert!(http.accept(now).is_empty() && !http.is_open());
         http.put_off(0, now + STAY);
-        assert!(http.expire(now + STAY));
+        http.expire(now + STAY);
+        assert!(http.is_open());
         assert_eq!(http.accept(now + STAY), [1], "the first one's who was not put off");
         drop(callers);
     }

@@ -1,8 +1,9 @@
 //! A listening Unix socket with a name in the file system: how it comes there and how it goes.
 //!
-//! A socket that a dead switch left behind is replaced when nobody else can have put it there or take its place: it is the
-//! user's own, in a folder that nobody else can write to. Two that start at once look and bind one after the other, since
-//! each holds a lock on the folder meanwhile; so the second finds a live socket and not the one that the first has found.
+//! A socket that a dead switch left behind is replaced when nobody else can have put it there or take its place: it
+//! is the user's own, in a folder that nobody else can write to. Two that start at once look and bind one after the
+//! other, since each holds a lock on the folder meanwhile; so the second finds a live socket and not the one that the
+//! first has found.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -48,7 +49,7 @@ pub struct Peer {
     pub uid: u32,
 }
 
-/// Who comes to the door.
+/// ClientId comes to the door.
 pub enum Caller {
     /// A client.
     Peer(Peer),
@@ -103,8 +104,8 @@ impl Listener {
         self.owner
     }
 
-    /// Whether a caller is the switch's own user, or root, whatever the socket's mode has become. Where a user namespace
-    /// makes strangers look like the user (who is unmapped himself), the mode alone keeps them out.
+    /// Whether a caller is the switch's own user, or root, whatever the socket's mode has become. Where a user
+    /// namespace makes strangers look like the user (whose own number is unmapped), the mode alone keeps them out.
     pub fn knows(&self, caller: &Peer) -> bool {
         [0, self.owner].contains(&caller.uid)
     }
@@ -161,8 +162,8 @@ fn inode(path: &Path) -> io::Result<(u64, u64)> {
     Ok((stat.st_dev, stat.st_ino))
 }
 
-/// Whether a caller has closed its end and left nothing behind. Then nothing is under way in the socket either, and its close
-/// waits for nobody.
+/// Whether a caller has closed its end and left nothing behind. Then nothing is under way in the socket either, and
+/// its close waits for nobody.
 fn has_left(stream: &ForeignFd) -> bool {
     let looked = rustix::net::recv(stream, &mut [0u8; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
     looked.is_ok_and(|(count, _)| count == 0)

@@ -62,7 +62,7 @@ fn converse(control: &mut Control, octets: &[u8]) {
         break;
     }
     let mut heard = Vec::new();
-    // Whoever says something more has it at his own cost, and whoever is answered gets all of it.
+    // Whoever says something more does so at its own cost, and whoever is answered gets all of it.
     for _ in 0..100 {
         let _ = caller.read_to_end(&mut heard);
         if control.fd(index).is_none() {

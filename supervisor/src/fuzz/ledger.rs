@@ -15,12 +15,12 @@ use sv3::fuzz::Input;
 use sv3::ledger::{Crash, FRAME_HEAD, LedgerMap, PortCounters, WorkerArea};
 use sv3::status::{Status, SupervisorStatus, WorkerStatus};
 
-use crate::clients::client::Port;
+use crate::clients::client::Client;
 use crate::doors::listener::Peer;
-use crate::telemetry::crash_log::Chronicle;
+use crate::telemetry::crash_log::CrashLog;
 use crate::telemetry::event::Events;
 use crate::workers::cpu_time::Moment;
-use crate::workers::death::{Death, Scene, culprit};
+use crate::workers::death::{Death, Evidence, client_to_blame};
 use crate::workers::watchdog::Watchdog;
 
 /// Octets: how the worker died (2), the crash record (64 and its message), flights, the port's line.
@@ -35,15 +35,15 @@ pub fn ledger(octets: &[u8]) {
         write_lane(area, &mut input);
         write_line(&ledger.ports[0], &mut input);
 
-        let doom = (input.below(4) == 0).then_some("it did not obey in time");
-        let at = Scene::new(area, (input.below(4) == 0).then_some(input.below(100)));
-        let death = Death::read(status, at, doom);
+        let kill_reason = (input.below(4) == 0).then_some("it did not obey in time");
+        let at = Evidence::new(area, (input.below(4) == 0).then_some(input.below(100)));
+        let death = Death::read(status, at, kill_reason);
         assert!(death.words.chars().count() < 2000 && !death.words.contains(char::is_control), "{:?}", death.words);
         assert!(death.frame.as_ref().is_none_or(|frame| frame.len() == 2 * FRAME_HEAD));
         assert!(
             [false, true]
                 .iter()
-                .all(|hung| culprit(status, at, *hung).is_none_or(|slot| usize::from(slot) < MAX_PORTS))
+                .all(|hung| client_to_blame(status, at, *hung).is_none_or(|slot| usize::from(slot) < MAX_PORTS))
         );
         watch(area);
         show(ledger, &death);
@@ -127,9 +127,9 @@ fn watch(area: &WorkerArea) {
 
 /// Everything that is shown is of the form that it must have, and no longer.
 fn show(ledger: &LedgerMap, death: &Death) {
-    let mut chronicle = Chronicle::default();
-    let crash = chronicle.died(Instant::now(), (Some(2), Duration::from_secs(1)), death);
-    chronicle.took_over(Instant::now(), 1);
+    let mut crash_log = CrashLog::default();
+    let crash = crash_log.died(Instant::now(), (Some(2), Duration::from_secs(1)), death);
+    crash_log.took_over(Instant::now(), 1);
 
     let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap();
     let mut events = Events::new(Some((File::from(write), "pipe".into())));
@@ -145,7 +145,7 @@ fn show(ledger: &LedgerMap, death: &Death) {
     }
 
     let stream = UnixStream::pair().unwrap().0;
-    let port = Port::new(0, 0, Peer { stream: std::os::fd::OwnedFd::from(stream).into(), pid: 3, uid: 4 });
+    let port = Client::new(0, 0, Peer { stream: std::os::fd::OwnedFd::from(stream).into(), pid: 3, uid: 4 });
     let status = Status {
         callers: 0,
         version: String::new(),
@@ -164,10 +164,10 @@ fn show(ledger: &LedgerMap, death: &Death) {
         ports: crate::telemetry::status::port(&port, ledger).into_iter().collect(),
     };
     serde_json::from_slice::<Status>(&serde_json::to_vec(&status).unwrap()).unwrap();
-    let crashes = chronicle.crashes();
+    let crashes = crash_log.crashes();
     let again: sv3::status::Crashes = serde_json::from_slice(&serde_json::to_vec(&crashes).unwrap()).unwrap();
     assert_eq!(again.crashes, crashes.crashes);
-    let text = crate::telemetry::metrics::render(&status, &chronicle, 0);
+    let text = crate::telemetry::metrics::render(&status, &crash_log, 0);
     assert!(text.ends_with("# EOF\n"));
     for sample in text.lines().filter(|line| !line.starts_with('#')) {
         let (_, value) = sample.rsplit_once(' ').unwrap();

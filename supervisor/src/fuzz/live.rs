@@ -1,6 +1,7 @@
-//! Target `live`: a whole supervisor with real sockets, memory files and eventfds, and many clients at a time, whose messages
-//! come in pieces and mixed; workers that obey late, die, lie, or cannot be started. Whatever they do, an honest client's
-//! session stays open and is answered, and when all have gone no slot, no fd and nothing of the budget is missing.
+//! Target `live`: a whole supervisor with real sockets, memory files and eventfds, and many clients at a time, whose
+//! messages come in pieces and mixed; workers that obey late, die, lie, or cannot be started. Whatever they do, an
+//! honest client's session stays open and is answered, and when all have gone no slot, no fd and nothing of the
+//! budget is missing.
 
 mod client;
 mod worker;
@@ -8,7 +9,7 @@ mod worker;
 use nix::sys::signal::Signal;
 use sv3::fuzz::{Fds, Input};
 
-use crate::supervisor::live::{Live, Wish};
+use crate::supervisor::live::{Asked, Live};
 use client::{Client, Files};
 use worker::Fake;
 
@@ -130,21 +131,21 @@ impl House {
         self.clients.iter_mut().chain([&mut self.honest]).for_each(Client::send);
         self.live.turn();
         while !self.late {
-            match self.live.wish() {
-                Some(Wish::Worker(socket)) => {
+            match self.live.asked() {
+                Some(Asked::Worker(socket)) => {
                     let born = self.refused == 0 || self.deaths >= DEATHS;
                     self.deaths += usize::from(!born);
                     self.refused = 0;
                     let pid = self.live.answer(born);
                     self.workers.extend(born.then(|| Fake::new(pid, socket)));
                 }
-                Some(Wish::Undertaker) => drop(self.live.answer(false)),
+                Some(Asked::Closer) => drop(self.live.answer(false)),
                 None => break,
             }
         }
         // Who was killed is dead.
         for at in (0..self.workers.len()).rev() {
-            if self.live.is_doomed(self.workers[at].pid) {
+            if self.live.is_to_be_dead(self.workers[at].pid) {
                 let worker = self.workers.swap_remove(at);
                 self.deaths += 1;
                 self.live.died(worker.pid, Signal::SIGKILL);
@@ -186,10 +187,10 @@ fn workers_up(live: &mut Live) -> Vec<Fake> {
     let mut workers: Vec<Fake> = Vec::new();
     for _ in 0..PATIENCE {
         live.turn();
-        while let Some(wish) = live.wish() {
-            let socket = match wish {
-                Wish::Worker(socket) => socket,
-                Wish::Undertaker => {
+        while let Some(asked) = live.asked() {
+            let socket = match asked {
+                Asked::Worker(socket) => socket,
+                Asked::Closer => {
                     live.answer(false);
                     continue;
                 }

@@ -26,7 +26,7 @@ pub fn reports(octets: &[u8]) {
         match what % 4 {
             0 => {
                 for _ in 0..len % 8 {
-                    worker.order([Command::Barrier.into()], Waiter::Session(what.into()));
+                    worker.send([Command::Barrier.into()], Waiter::Session(what.into()));
                     ordered += 1;
                 }
             }
@@ -76,5 +76,5 @@ fn hear(worker: &mut Worker, report: &Report, ordered: u64) {
         ReportKind::Unmapped => drop(worker.unmapped(report.seq)),
         ReportKind::RingStopped => assert!(!worker.is_under_way(report.seq) || (1..=ordered).contains(&report.seq)),
     }
-    let _ = (worker.ready_pid(), worker.doom(), Instant::now());
+    let _ = (worker.ready_pid(), worker.kill_reason(), Instant::now());
 }

@@ -1,6 +1,6 @@
-//! Target `session`: a client that says anything in any order, octet by octet as the decoder takes it, and a worker that
-//! obeys late, dies, or lies. Every wish for an answer is answered once, the worker's memory table is sound at any
-//! time, and a fresh worker that is told the record stands where one stands that was told everything live.
+//! Target `session`: a client that says anything in any order, octet by octet as the decoder takes it, and a worker
+//! that is late, dies, or lies. Each request that asks for an answer is answered once, the worker's memory table is
+//! sound at any time, and a new worker that is told the replay stands where one stands that was told everything live.
 
 pub(super) mod client;
 mod worker;
@@ -16,37 +16,38 @@ use sv3::ipc::{Command, RingFault};
 use sv3::virtio::OFFERED;
 use sv3::wire::vhost_user::{Code, Message, Reply, VHOST_USER_PROTOCOL_F_REPLY_ACK};
 
-use crate::clients::admission::{Extent, FileId, Inspect, MemoryFile};
-use crate::clients::record::Order;
-use crate::clients::session::{Breach, Session};
+use crate::clients::vhost_user::session::Session;
+use crate::ports::kernel::{Extent, FileId, Inspect, MemoryFile};
+use crate::workers::breach::Breach;
+use crate::workers::command::WorkerCommand;
 use worker::Model;
 
-/// Orders that may wait for a worker: those that need no fence, and the largest request's.
-const ORDERS_MAX: usize = 64 + 4 * 32 + 512;
+/// Commands that may wait for a worker: those that need no fence, and the largest request's.
+const COMMANDS_MAX: usize = 64 + 4 * 32 + 512;
 
-/// Octets: whether the worker is honest (1), then steps; see [`House::step`].
+/// Octets: whether the worker is honest (1), then steps; see [`Fixture::step`].
 pub fn session(octets: &[u8]) {
     let mut input = Input::new(octets);
     let fds = Fds::default();
     let honest = input.below(4) != 0;
-    let mut house = House::new(honest);
+    let mut fixture = Fixture::new(honest);
     while !input.is_empty() {
-        if !house.step(&mut input, &fds) {
+        if !fixture.step(&mut input, &fds) {
             // The client was turned away; here is the next one.
-            house = House::new(honest);
+            fixture = Fixture::new(honest);
         }
     }
-    house.end();
-    drop(house);
+    fixture.end();
+    drop(fixture);
     fds.assert_closed();
 }
 
-struct House {
+struct Fixture {
     session: Session,
     kernel: FakeKernel,
     worker: Model,
-    /// For the worker, not obeyed yet.
-    orders: VecDeque<Order>,
+    /// For the worker, which has not taken them yet.
+    commands: VecDeque<WorkerCommand>,
     /// The client waits for an answer to this.
     owed: Option<Code>,
     /// The worker has not lied.
@@ -54,20 +55,20 @@ struct House {
     may_lie: bool,
 }
 
-impl House {
-    fn new(honest: bool) -> House {
+impl Fixture {
+    fn new(honest: bool) -> Fixture {
         let session = Session::new(7);
         let kernel = FakeKernel { size: Cell::new(Some(1 << 30)), eventfd: Cell::new(true) };
-        let orders = session.replay().into();
-        House { session, kernel, worker: Model::default(), orders, owed: None, honest: true, may_lie: !honest }
+        let commands = session.replay().into();
+        Fixture { session, kernel, worker: Model::default(), commands, owed: None, honest: true, may_lie: !honest }
     }
 
     /// Octets: kind (1), then its particulars. False: the client is turned away.
     fn step(&mut self, input: &mut Input<'_>, fds: &Fds) -> bool {
         match input.below(16) {
             kind @ 0..9 => {
-                while self.session.is_waiting() && !self.orders.is_empty() {
-                    self.obey(0x100 + kind as u16);
+                while self.session.is_waiting() && !self.commands.is_empty() {
+                    self.execute(0x100 + kind as u16);
                 }
                 if self.session.is_waiting() {
                     // Only a worker that lies leaves a client waiting.
@@ -80,7 +81,7 @@ impl House {
             9..12 => {
                 for _ in 0..input.below(8) {
                     let base = input.u16();
-                    self.obey(base);
+                    self.execute(base);
                 }
                 true
             }
@@ -100,7 +101,7 @@ impl House {
                 self.kernel.size.set((size != 0xff).then_some(u64::from(size) << 16));
                 self.kernel.eventfd.set(input.below(8) != 0);
                 // What a client has acknowledged is always among what is offered.
-                self.session.offer(OFFERED & (input.u64() | self.session.record().features));
+                self.session.offer(OFFERED & (input.u64() | self.session.device().features));
                 true
             }
             _ if self.may_lie => self.lie(input),
@@ -111,22 +112,22 @@ impl House {
     fn request(&mut self, input: &mut Input<'_>, fds: &Fds) -> bool {
         let Some(Message { request, need_reply }) = client::message(input, fds) else { return false };
         let code = request.code();
-        let acks = need_reply && VHOST_USER_PROTOCOL_F_REPLY_ACK.of(self.session.record().protocol_features);
+        let acks = need_reply && VHOST_USER_PROTOCOL_F_REPLY_ACK.of(self.session.protocol_features());
         let gets = code.to_string().starts_with("GET_");
         match self.session.request(Message { request, need_reply }, &self.kernel) {
             Ok(step) => {
                 assert!(self.owed.is_none());
-                let ends_in_barrier = step.orders.last().is_some_and(|order| order.command == Command::Barrier);
+                let ends_in_barrier = step.commands.last().is_some_and(|last| last.command == Command::Barrier);
                 assert_eq!(ends_in_barrier, self.session.is_waiting());
                 assert!(!(step.reply.is_some() && self.session.is_waiting()));
-                self.orders.extend(step.orders);
+                self.commands.extend(step.commands);
                 match step.reply {
                     Some(reply) => check_reply(reply, code),
                     None if self.session.is_waiting() => self.owed = (acks || gets).then_some(code),
                     // SET_PROTOCOL_FEATURES itself is the first that is acknowledged, or the last.
                     None => assert!(!acks && !gets || code == Code::SET_PROTOCOL_FEATURES, "{code} was not answered"),
                 }
-                assert!(self.orders.len() <= ORDERS_MAX, "{} orders", self.orders.len());
+                assert!(self.commands.len() <= COMMANDS_MAX, "{} commands", self.commands.len());
                 true
             }
             Err(refused) => {
@@ -138,11 +139,11 @@ impl House {
         }
     }
 
-    /// The worker obeys one order.
-    fn obey(&mut self, base: u16) {
-        let Some(order) = self.orders.pop_front() else { return };
-        self.worker.obey(&order);
-        let heard = match order.command {
+    /// The worker does what one command says.
+    fn execute(&mut self, base: u16) {
+        let Some(next) = self.commands.pop_front() else { return };
+        self.worker.execute(&next);
+        let heard = match next.command {
             Command::Barrier => self.session.fence().map(|reply| self.answered(reply)),
             Command::RingStop { ring, .. } => self.session.ring_stopped(ring, base.into()),
             _ => Ok(()),
@@ -159,7 +160,7 @@ impl House {
         }
     }
 
-    /// The worker dies, and another one is told the record.
+    /// The worker dies, and another one is told the replay.
     fn die(&mut self) {
         let waited = self.session.is_waiting();
         let reply = self.session.worker_died(|ring| ring.wrapping_mul(3));
@@ -168,7 +169,7 @@ impl House {
         } else {
             assert!(reply.is_none());
         }
-        self.orders = self.session.replay().into();
+        self.commands = self.session.replay().into();
         self.worker = Model::default();
     }
 
@@ -180,7 +181,7 @@ impl House {
             0 => self.session.fence().map(|reply| self.answered(reply)),
             1 => self.session.ring_stopped(ring, value & 0x1_ffff),
             2 => self.session.ring_stopped(ring, value),
-            _ => match self.session.order_failed("it says so".to_string()) {
+            _ => match self.session.command_failed("it says so".to_string()) {
                 Some(refused) => return !refused.close,
                 None => Ok(()),
             },
@@ -193,15 +194,15 @@ impl House {
     }
 
     fn end(&mut self) {
-        while !self.orders.is_empty() {
-            self.obey(9);
+        while !self.commands.is_empty() {
+            self.execute(9);
         }
         if !self.honest {
             return;
         }
         assert!(!self.session.is_waiting() && self.owed.is_none());
         let mut fresh = Model::default();
-        self.session.replay().iter().for_each(|order| fresh.obey(order));
+        self.session.replay().iter().for_each(|next| fresh.execute(next));
         assert_eq!(self.worker.where_it_stands(), fresh.where_it_stands());
     }
 }

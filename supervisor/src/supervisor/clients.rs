@@ -4,20 +4,21 @@ use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use nix::sys::epoll::{EpollEvent, EpollFlags};
+use nix::sys::epoll::EpollFlags;
 use sv3::MAX_PORTS;
 use sv3::ipc::Command;
 use sv3::wire::Refuse;
-use sv3::wire::vhost_user::Reply;
 
-use super::{CALLERS, FRONT_DOOR, PORTS, Supervisor};
-use crate::clients::admission::Kernel;
-use crate::clients::budget::Holdings;
-use crate::clients::client::{Input, Port};
-use crate::clients::session::{Refused, Session, Step};
-use crate::clients::slots::{LAST, is_caller};
+use super::Supervisor;
+use crate::clients::client::Client;
+use crate::clients::number::is_pending;
+use crate::clients::protocol::{Input, Message, Refused, Reply, Session, Step};
+use crate::clients::slots::LAST;
 use crate::doors::listener::{Caller, PAUSE, Peer};
+use crate::ports::holdings::Holdings;
+use crate::ports::kernel::Kernel;
 use crate::telemetry::status::NO_MEMORY;
+use crate::token::Token;
 use crate::workers::worker::Waiter;
 
 /// Callers that are let in before the clients' turn.
@@ -33,24 +34,24 @@ const READS: usize = 64;
 impl Supervisor {
     /// Lets clients in from now on.
     pub(super) fn open_door(&mut self) {
-        if let Err(error) = self.watch(&self.door, FRONT_DOOR, EpollFlags::EPOLLIN) {
+        if let Err(error) = self.doors.open_front(&self.reactor) {
             self.over = Some(Err(format!("the front door cannot be watched: {error}")));
         }
-        let path = self.door.path().display();
-        self.events.say("listen", format!("clients are served at {path}"));
+        let path = self.doors.front.listener().path().display();
+        self.telemetry.events.say("listen", format!("clients are served at {path}"));
     }
 
     pub(super) fn accept_clients(&mut self) {
-        if self.budget.is_short(self.undertaker.backlog()) {
-            return self.close_door_until(Instant::now() + PAUSE);
+        if self.clients.budget.is_short(self.workers.closers.backlog()) {
+            return self.doors.front.close_until(Instant::now() + PAUSE, &self.reactor);
         }
         // Clients that come and go as fast as they can would take up all slots.
-        if self.slots.leaving() > LEAVING_MAX {
-            return self.close_door_until(Instant::now() + BREAK);
+        if self.clients.slots.leaving() > LEAVING_MAX {
+            return self.doors.front.close_until(Instant::now() + BREAK, &self.reactor);
         }
         let mut admitted = 0;
         for _ in 0..LOOKS {
-            match self.door.accept() {
+            match self.doors.front.accept() {
                 Caller::Peer(peer) => {
                     self.admit(peer);
                     admitted += 1;
@@ -61,164 +62,163 @@ impl Supervisor {
                 // Some come and go as fast as they can, and others wait behind them.
                 Caller::Gone => {}
                 Caller::TurnedAway(error) => {
-                    self.events.say_of(None, "refuse", format!("a client was turned away: {error}"));
+                    self.telemetry.events.say_of(None, "refuse", format!("a client was turned away: {error}"));
                 }
                 Caller::Later(error) => {
                     let message = format!("clients wait outside for {} ms: {error}", PAUSE.as_millis());
-                    self.events.say_of(None, "refuse", message);
-                    return self.close_door_until(Instant::now() + PAUSE);
+                    self.telemetry.events.say_of(None, "refuse", message);
+                    return self.doors.front.close_until(Instant::now() + PAUSE, &self.reactor);
                 }
                 Caller::Nobody => return,
             }
         }
     }
 
-    /// Lets nobody in for a while. They wait in the door's queue.
-    fn close_door_until(&mut self, until: Instant) {
-        self.door_opens = Some(until);
-        let _ = self.epoll.modify(&self.door, &mut EpollEvent::new(EpollFlags::empty(), FRONT_DOOR));
-    }
-
-    /// Lets clients in again when it is time.
-    pub(super) fn expire_door(&mut self, now: Instant) {
-        if self.door_opens.take_if(|until| *until <= now).is_some() {
-            let _ = self.epoll.modify(&self.door, &mut EpollEvent::new(EpollFlags::EPOLLIN, FRONT_DOOR));
-        }
-    }
-
     /// Lets a caller in, in place of another one if there are too many.
     fn admit(&mut self, peer: Peer) {
         let pid = peer.pid;
-        if !self.door.knows(&peer) {
-            let (uid, owner) = (peer.uid, self.door.owner());
+        if !self.doors.front.listener().knows(&peer) {
+            let (uid, owner) = (peer.uid, self.doors.front.listener().owner());
             let message = format!(
-                "client {pid} of user {uid} turned away: this switch serves user {owner} and root, whatever the mode of its \
-                 socket; start the guest as user {owner}, or run a switch as user {uid}"
+                "client {pid} of user {uid} turned away: this switch serves user {owner} and root, whatever the mode of \
+                 its socket; start the guest as user {owner}, or run a switch as user {uid}"
             );
-            return self.events.say_of(None, "refuse", message);
+            return self.telemetry.events.say_of(None, "refuse", message);
         }
-        if (self.slots.free_caller().is_none() || self.budget.is_spent())
-            && let Some(number) = self.slots.caller_to_yield()
+        if (self.clients.slots.free_pending_number().is_none() || self.clients.budget.is_spent())
+            && let Some(number) = self.clients.slots.pending_to_yield()
         {
             self.detach(number, "gave way");
         }
-        if self.budget.is_spent() {
+        if self.clients.budget.is_spent() {
             let message = format!(
                 "client {pid} turned away: clients have all files that they may have; raise the limit of open files \
                  (`ulimit -n`)"
             );
-            return self.events.say_of(None, "refuse", message);
+            return self.telemetry.events.say_of(None, "refuse", message);
         }
-        let Some(number) = self.slots.free_caller() else { return };
-        self.connections += 1;
-        let mut port = Port::new(number, self.connections, peer);
-        if let Err(error) = self.watch(&port, CALLERS + port.serial, port.interest) {
-            let message = format!("client {} turned away: {error}", port.who.pid);
-            return self.events.say_of(None, "refuse", message);
+        let Some(number) = self.clients.slots.free_pending_number() else { return };
+        let mut client = Client::new(number, self.clients.next_serial(), peer);
+        if let Err(error) = self.reactor.watch(&client, Token::Pending(client.serial), client.interest) {
+            let message = format!("client {} turned away: {error}", client.id.pid);
+            return self.telemetry.events.say_of(None, "refuse", message);
         }
-        port.session.count_lingering(self.budget.lingering.of_another());
-        port.held = port.session.record().holdings();
-        self.budget.change(port.who.pid, Holdings::NONE, port.held);
-        self.slots.insert(port);
+        client.session.count_pending_unmaps(self.clients.budget.pending_unmaps.of_another());
+        client.held = client.session.holdings();
+        self.clients.budget.change(client.id.pid, Holdings::NONE, client.held);
+        self.clients.slots.insert(client);
     }
 
     /// Gives a caller a port, if there is one for it. Returns its slot.
     fn take_slot(&mut self, number: u16) -> Result<u16, Refuse> {
-        let pid = self.slots.port(number).map_or(0, |port| port.who.pid);
-        let free = self.slots.free();
+        let pid = self.clients.slots.client(number).map_or(0, |client| client.id.pid);
+        let free = self.clients.slots.free();
         if free <= LAST / 2
-            && let Some(idle) = self.slots.idle_to_yield()
+            && let Some(idle) = self.clients.slots.idle_to_yield()
         {
             let why = "all ports are taken, and nothing has run by this one yet: it gives way to another client";
             self.refuse(idle, Refuse(why.to_string()).into());
         }
-        if free <= LAST && self.slots.has_slot(pid) {
+        if free <= LAST && self.clients.slots.has_slot(pid) {
             return Err(Refuse(format!("the last {LAST} of {MAX_PORTS} ports are for processes that have none")));
         }
         let none = || Refuse(format!("turned away: all {MAX_PORTS} ports are taken"));
-        let slot = self.slots.free_slot().ok_or_else(none)?;
-        let mut port = self.slots.remove(number).ok_or_else(none)?;
-        port.who.slot = slot;
-        port.session.take_slot(slot);
-        let mut event = EpollEvent::new(port.interest, PORTS + u64::from(slot));
-        let _ = self.epoll.modify(port.as_fd(), &mut event);
+        let slot = self.clients.slots.free_slot().ok_or_else(none)?;
+        let mut client = self.clients.slots.remove(number).ok_or_else(none)?;
+        client.id.slot = slot;
+        client.session.take_slot(slot);
+        self.reactor.change(client.as_fd(), Token::Client(slot), client.interest);
         // The worker has let go of the slot: nobody else writes this.
-        if let Some(line) = self.ledger.ports.get(usize::from(slot)) {
+        if let Some(line) = self.workers.ledger.ports.get(usize::from(slot)) {
             line.reset();
         }
-        self.events.say_of(port.who, "attach", format!("p{slot}: process {pid} of user {} connected", port.uid));
-        let quarantine = self.blames.until(pid, Instant::now());
+        self.telemetry.events.say_of(
+            client.id,
+            "attach",
+            format!("p{slot}: process {pid} of user {} connected", client.uid),
+        );
+        let quarantine = self.clients.blames.until(pid, Instant::now());
         if quarantine.is_none() {
-            self.order(port.session.replay(), Waiter::Session(slot));
+            self.workers.send(client.session.replay(), Waiter::Session(slot));
         }
-        self.slots.insert(port);
+        self.clients.slots.insert(client);
         if let Some(until) = quarantine {
             self.confine_port(slot, until, None);
         }
         Ok(slot)
     }
 
+    /// Something happened at a client's socket: reads what it says, for a turn, and does what it asks for.
     pub(super) fn serve_client(&mut self, mut slot: u16, flags: EpollFlags) {
-        let waits = self.slots.port(slot).is_some_and(|port| port.session.is_waiting());
+        let waits = self.clients.slots.client(slot).is_some_and(|client| client.session.is_waiting());
         if flags.contains(EpollFlags::EPOLLERR) || waits && flags.contains(EpollFlags::EPOLLHUP) {
             return self.detach(slot, "disconnected");
         }
         if flags.contains(EpollFlags::EPOLLOUT)
-            && let Some(Err(refuse)) = self.slots.port(slot).map(Port::flush)
+            && let Some(Err(refuse)) = self.clients.slots.client(slot).map(|client| client.connection.flush())
         {
             return self.refuse(slot, refuse.into());
         }
-        let offers = self.handover.offers();
         for _ in 0..READS {
             if self.must_wait(slot) {
                 break;
             }
-            let Some(port) = self.slots.port(slot).filter(|port| !port.session.is_waiting()) else { break };
-            let message = match port.receive() {
+            let Some(client) = self.clients.slots.client(slot).filter(|client| !client.session.is_waiting()) else {
+                break;
+            };
+            let message = match client.connection.receive() {
                 Ok(Input::Message(message)) => Ok(message),
                 Ok(Input::Part) => continue,
                 Ok(Input::Nothing) => break,
                 Ok(Input::End) => return self.detach(slot, "disconnected"),
                 Err(refuse) => Err(Refused::from(refuse)),
             };
-            if is_caller(slot)
+            if is_pending(slot)
                 && let Ok(message) = &message
-                && !Session::is_question(message.request.code())
+                && !Session::is_question(message)
             {
                 match self.take_slot(slot) {
                     Ok(taken) => slot = taken,
                     Err(reason) => return self.refuse(slot, reason.into()),
                 }
             }
-            let Some(port) = self.slots.port(slot) else { break };
-            port.session.offer(offers);
-            port.session.allow(self.budget.allowance(port.who.pid, port.held, &port.session.record().lingering));
-            let outcome = message.and_then(|message| port.session.request(message, &Kernel));
-            self.budget.change(port.who.pid, port.held, port.session.record().holdings());
-            port.held = port.session.record().holdings();
-            if port.session.record().lacks_memory() && !std::mem::replace(&mut port.told_of_memory, true) {
-                self.events.say_of(port.who, "no_memory", format!("p{slot}: {NO_MEMORY}"));
-            }
-            match outcome {
-                Ok(step) => {
-                    self.judge(slot);
-                    self.take_step(slot, step);
-                }
-                Err(refused) => self.refuse(slot, refused),
-            }
-            let round = self.undertaker.round();
-            if self.put_aside() > 0
-                && let Some(port) = self.slots.port(slot)
-            {
-                port.littered = Some(round);
-            }
+            self.serve_message(slot, message);
         }
         self.update_interest(slot);
     }
 
+    /// Does what a message asks for, and counts what the client holds after it.
+    fn serve_message(&mut self, slot: u16, message: Result<Message, Refused>) {
+        let offers = self.workers.handover.offers();
+        let Some(client) = self.clients.slots.client(slot) else { return };
+        let pending_unmaps = &client.device().pending_unmaps;
+        let allowance = self.clients.budget.allowance(client.id.pid, client.held, pending_unmaps);
+        client.session.offer(offers);
+        client.session.allow(allowance);
+        let outcome = message.and_then(|message| client.session.request(message, &Kernel));
+        self.clients.budget.change(client.id.pid, client.held, client.session.holdings());
+        client.held = client.session.holdings();
+        if client.device().lacks_memory() && !std::mem::replace(&mut client.told_of_memory, true) {
+            self.telemetry.events.say_of(client.id, "no_memory", format!("p{slot}: {NO_MEMORY}"));
+        }
+        match outcome {
+            Ok(step) => {
+                self.judge(slot);
+                self.take_step(slot, step);
+            }
+            Err(refused) => self.refuse(slot, refused),
+        }
+        let round = self.workers.closers.round();
+        if self.put_aside() > 0
+            && let Some(client) = self.clients.slots.client(slot)
+        {
+            client.left_files = Some(round);
+        }
+    }
+
     fn take_step(&mut self, slot: u16, step: Step) {
-        let confined = self.slots.port(slot).is_some_and(|port| port.quarantine.is_some());
-        let reply = match !confined && self.order(step.orders, Waiter::Session(slot)) {
+        let confined = self.clients.slots.client(slot).is_some_and(|client| client.quarantine.is_some());
+        let reply = match !confined && self.workers.send(step.commands, Waiter::Session(slot)) {
             true => step.reply,
             // The next worker hears of it from the record.
             false => step.reply.or_else(|| self.excuse_worker(slot)),
@@ -228,12 +228,12 @@ impl Supervisor {
 
     /// There is no worker to wait for; returns the reply that is due by that.
     pub(super) fn excuse_worker(&mut self, slot: u16) -> Option<Reply> {
-        let line = self.ledger.ports.get(usize::from(slot));
+        let line = self.workers.ledger.ports.get(usize::from(slot));
         let used = |ring: u16| line.and_then(|line| line.rings.get(usize::from(ring))).map(|ring| &ring.used);
         let base = |ring| used(ring).map_or(0, |used| (used.load(Relaxed) & 0xffff) as u16);
-        let port = self.slots.port(slot)?;
-        let session = &mut port.session;
-        match port.quarantine {
+        let client = self.clients.slots.client(slot)?;
+        let session = &mut client.session;
+        match client.quarantine {
             None => session.worker_died(base),
             // No worker will ever tell: the ledger's word is taken at once.
             Some(_) => loop {
@@ -247,8 +247,8 @@ impl Supervisor {
 
     /// Sends a client what it waits for and listens to it again.
     pub(super) fn reply(&mut self, slot: u16, reply: Option<Reply>) {
-        let Some(port) = self.slots.port(slot) else { return };
-        match reply.map_or(Ok(()), |reply| port.reply(reply)) {
+        let Some(client) = self.clients.slots.client(slot) else { return };
+        match reply.map_or(Ok(()), |reply| client.connection.reply(reply)) {
             Ok(()) => self.update_interest(slot),
             Err(refuse) => self.refuse(slot, refuse.into()),
         }
@@ -256,10 +256,10 @@ impl Supervisor {
 
     /// Tells a client and the log why it is not obeyed.
     pub(super) fn refuse(&mut self, slot: u16, refused: Refused) {
-        let Some(port) = self.slots.port(slot) else { return };
+        let Some(client) = self.clients.slots.client(slot) else { return };
         let consequence = if refused.close { "; the connection is closed" } else { "" };
-        self.events.say_of(port.who, "refuse", format!("{} {}{consequence}", port.name(), refused.reason));
-        let unread = refused.reply.is_some_and(|reply| port.reply(reply).is_err());
+        self.telemetry.events.say_of(client.id, "refuse", format!("{} {}{consequence}", client.name(), refused.reason));
+        let unread = refused.reply.is_some_and(|reply| client.connection.reply(reply).is_err());
         if refused.close || unread {
             self.detach(slot, "was sent away");
         }
@@ -267,28 +267,27 @@ impl Supervisor {
 
     /// Forgets a client. Its slot is free when the worker has forgotten it too.
     fn detach(&mut self, slot: u16, how: &str) {
-        let Some(port) = self.slots.remove(slot) else { return };
-        let _ = self.epoll.delete(&port);
-        self.budget.change(port.who.pid, port.held, Holdings::NONE);
-        if is_caller(slot) {
+        let Some(client) = self.clients.slots.remove(slot) else { return };
+        self.reactor.forget(&client);
+        self.clients.budget.change(client.id.pid, client.held, Holdings::NONE);
+        if is_pending(slot) {
             return;
         }
-        self.events.say_of(port.who, "detach", format!("p{slot}: process {} {how}", port.who.pid));
-        let orders = vec![port.session.record().port_remove(), Command::Barrier.into()];
-        if port.quarantine.is_some() || !self.order(orders, Waiter::Leaving(slot)) {
-            self.slots.release(slot);
+        self.telemetry.events.say_of(client.id, "detach", format!("p{slot}: process {} {how}", client.id.pid));
+        let orders = vec![client.device().port_remove(), Command::Barrier.into()];
+        if client.quarantine.is_some() || !self.workers.send(orders, Waiter::Leaving(slot)) {
+            self.clients.slots.release(slot);
         }
     }
 
     /// Sends away every client whose memory files have become too short: a worker that touches them dies. Asked of the
     /// kernel after each death, so nothing depends on what a dying worker wrote. Returns whether there were any.
     pub(super) fn recheck_memory(&mut self) -> bool {
-        let truncated = |port: &Port| {
-            let found = port.session.record().memory.iter().find_map(|memory| memory.truncated(&Kernel));
-            found.map(|reason| (port.who.slot, port.holder(), reason))
+        let truncated = |client: &Client| {
+            let found = client.device().memory.iter().find_map(|memory| memory.truncated(&Kernel));
+            found.map(|reason| (client.id.slot, client.holder(), reason))
         };
-        let offenders: Vec<_> =
-            self.slots.ports().filter(|port| port.quarantine.is_none()).filter_map(truncated).collect();
+        let offenders: Vec<_> = self.clients.served().filter_map(truncated).collect();
         let found = !offenders.is_empty();
         let mut blamed = Vec::new();
         for (slot, holder, reason) in offenders {
@@ -298,33 +297,26 @@ impl Supervisor {
         found
     }
 
-    pub(super) fn expire_clients(&mut self, now: Instant) {
-        let late = |port: &&Port| port.message_due().is_some_and(|due| due <= now);
-        let late: Vec<_> = self.slots.everybody().filter(late).map(|port| (port.who.slot, port.lateness())).collect();
-        for (slot, reason) in late {
+    /// Sends clients away that are late with a message.
+    pub(super) fn refuse_late(&mut self, now: Instant) {
+        for (slot, reason) in self.clients.late(now) {
             self.refuse(slot, reason.into());
         }
     }
 
+    /// Waits for what matters of a client now: not for its requests while it has to wait.
     pub(super) fn update_interest(&mut self, slot: u16) {
         let waits = self.must_wait(slot);
-        let Some(port) = self.slots.port(slot) else { return };
-        let mut wanted = port.wanted();
-        if waits {
-            wanted.remove(EpollFlags::EPOLLIN);
-            self.halted.insert(slot);
+        if waits && self.clients.slots.client(slot).is_some() {
+            self.clients.halt(slot);
         }
-        if wanted != port.interest {
-            port.interest = wanted;
-            let token = if is_caller(slot) { CALLERS + port.serial } else { PORTS + u64::from(slot) };
-            let _ = self.epoll.modify(port.as_fd(), &mut EpollEvent::new(wanted, token));
+        let Some(client) = self.clients.slots.client(slot) else { return };
+        let mut wanted = client.wanted();
+        wanted.set(EpollFlags::EPOLLIN, wanted.contains(EpollFlags::EPOLLIN) && !waits);
+        if wanted != client.interest {
+            client.interest = wanted;
+            let token = if is_pending(slot) { Token::Pending(client.serial) } else { Token::Client(slot) };
+            self.reactor.change(client.as_fd(), token, wanted);
         }
-    }
-}
-
-impl From<Refuse> for Refused {
-    /// A client that is beyond answering.
-    fn from(reason: Refuse) -> Refused {
-        Refused { reason, reply: None, close: true }
     }
 }

@@ -1,42 +1,49 @@
 //! Quarantine: a client that killed workers keeps its connection, and the worker is not told of it any more.
 //!
 //! Its session goes on as if there were no worker, so that no request stays unanswered and QEMU does not freeze; its
-//! rings are not served, its frames stay where they are, and its addresses are forgotten. When the time is over, or by
-//! `sv3 port release NAME`, the worker is told everything anew. One that disconnects and comes again is still in it; when
-//! one that is like it comes instead, time after time, all newcomers that are like them are (see [`crate::clients::crowd`]).
+//! rings are not served, its frames stay where they are, and its addresses are forgotten. When the time is over, or
+//! by `sv3 port release NAME`, the worker is told everything anew. One that disconnects and comes again is still in
+//! it; when one that is like it comes instead, time after time, all newcomers that are like them are (see
+//! [`crate::clients::class`]).
 
 use std::time::Instant;
 
 use serde_json::json;
 
 use super::Supervisor;
-use crate::clients::admission::Kernel;
-use crate::clients::crowd::{Crowd, Kind, PROBATION};
-use crate::clients::slots::Holder;
+use crate::clients::class::{ClientClass, MemoryClass, PROBATION};
+use crate::clients::holder::Holder;
+use crate::ports::kernel::Kernel;
 use crate::workers::worker::Waiter;
 
 impl Supervisor {
     /// A worker died while it served this slot, or of its memory.
     pub(super) fn blame(&mut self, slot: u16, by_memory: bool) {
-        let Some((who, holder)) = self.slots.port(slot).map(|port| (port.who, port.holder())) else { return };
+        let Some((id, holder)) = self.clients.slots.client(slot).map(|client| (client.id, client.holder())) else {
+            return;
+        };
         let now = Instant::now();
-        self.events.say_of(who, "blame", format!("p{slot}: the worker died by the doing of process {}", who.pid));
-        if let Some(until) = self.blames.blame(who.pid, now) {
+        self.telemetry.events.say_of(
+            id,
+            "blame",
+            format!("p{slot}: the worker died by the doing of process {}", id.pid),
+        );
+        if let Some(until) = self.clients.blames.blame(id.pid, now) {
             self.withdraw_port(slot, until, None);
         }
-        self.blame_crowd(holder, by_memory, now);
+        self.blame_class(holder, by_memory, now);
     }
 
     /// Blames a process whose port is gone already. If it comes again it is in quarantine, once it has earned that.
     pub(super) fn blame_process(&mut self, holder: Holder, by_memory: bool) {
         let (pid, now) = (holder.pid, Instant::now());
-        self.events.say_with(
+        self.telemetry.events.say_with(
             "blame",
             format!("the worker died by the doing of process {pid}, which has no port any more"),
             json!({ "client_pid": pid }),
         );
-        self.blames.blame(pid, now);
-        self.blame_crowd(holder, by_memory, now);
+        self.clients.blames.blame(pid, now);
+        self.blame_class(holder, by_memory, now);
     }
 
     /// The same, unless the process is among those who are `blamed` for the same death: it may have many ports.
@@ -48,91 +55,95 @@ impl Supervisor {
     }
 
     /// Blames those whom a process is like, and puts the newcomers among them in quarantine if that was once too often.
-    fn blame_crowd(&mut self, holder: Holder, by_memory: bool, now: Instant) {
-        let kind = if by_memory { holder.crowd.kind } else { Kind::Any };
-        let crowd = Crowd { kind, ..holder.crowd };
-        let Some(until) = self.crowds.blame(crowd, holder.pid, now) else { return };
+    fn blame_class(&mut self, holder: Holder, by_memory: bool, now: Instant) {
+        let memory = if by_memory { holder.class.memory } else { MemoryClass::Any };
+        let class = ClientClass { memory, ..holder.class };
+        let Some(until) = self.clients.classes.blame(class, holder.pid, now) else { return };
         let seconds = until.saturating_duration_since(now).as_secs();
         let message = format!(
-            "{crowd} start in quarantine for {seconds} s, since workers die by one of them after the other; {}",
-            crowd.remedy()
+            "{class} start in quarantine for {seconds} s, since workers die by one of them after the other; {}",
+            class.remedy()
         );
-        self.events.say_with("crowd", message, json!({ "uid": crowd.uid, "quarantine_s": seconds }));
-        for slot in self.slots.taken() {
-            let Some((crowd, since)) =
-                self.slots.port(slot).filter(|port| port.quarantine.is_none()).and_then(|port| port.since)
+        self.telemetry.events.say_with("crowd", message, json!({ "uid": class.uid, "quarantine_s": seconds }));
+        for slot in self.clients.slots.taken() {
+            let Some((class, since)) = self
+                .clients
+                .slots
+                .client(slot)
+                .filter(|client| client.quarantine.is_none())
+                .and_then(|client| client.since)
             else {
                 continue;
             };
-            if let Some((until, crowd)) = self.crowds.until(crowd, since, now) {
-                self.withdraw_port(slot, until, Some(crowd));
+            if let Some((until, class)) = self.clients.classes.until(class, since, now) {
+                self.withdraw_port(slot, until, Some(class));
             }
         }
     }
 
-    /// Looks what a client is like that has been obeyed once more. A newcomer who is like those by whom workers die is in
-    /// quarantine from the moment when it gives its memory.
+    /// Looks what a client is like that has been obeyed once more. A newcomer who is like those by whom workers die
+    /// is in quarantine from the moment when it gives its memory.
     pub(super) fn judge(&mut self, slot: u16) {
-        let Some(port) = self.slots.port(slot).filter(|port| port.quarantine.is_none()) else { return };
-        let crowd = port.holder().crowd;
-        if crowd.kind == Kind::Any || port.since.is_some_and(|(before, _)| before == crowd) {
+        let Some(client) = self.clients.slots.client(slot).filter(|client| client.quarantine.is_none()) else { return };
+        let class = client.holder().class;
+        if class.memory == MemoryClass::Any || client.since.is_some_and(|(before, _)| before == class) {
             return;
         }
         let now = Instant::now();
-        port.since = Some((crowd, now));
-        if let Some((until, crowd)) = self.crowds.until(crowd, now, now) {
-            self.withdraw_port(slot, until, Some(crowd));
+        client.since = Some((class, now));
+        if let Some((until, class)) = self.clients.classes.until(class, now, now) {
+            self.withdraw_port(slot, until, Some(class));
         }
     }
 
     /// Puts a port in quarantine that the worker knows.
-    fn withdraw_port(&mut self, slot: u16, until: Instant, suspect: Option<Crowd>) {
-        let Some(remove) = self.slots.port(slot).map(|port| port.session.record().port_remove()) else { return };
-        self.order(vec![remove], Waiter::Nobody);
+    fn withdraw_port(&mut self, slot: u16, until: Instant, suspect: Option<ClientClass>) {
+        let Some(remove) = self.clients.slots.client(slot).map(|client| client.device().port_remove()) else { return };
+        self.workers.send(vec![remove], Waiter::Nobody);
         self.confine_port(slot, until, suspect);
     }
 
     /// Puts a port in quarantine that no worker knows, by its own doing or as one of many.
-    pub(super) fn confine_port(&mut self, slot: u16, until: Instant, suspect: Option<Crowd>) {
-        let Some(port) = self.slots.port(slot) else { return };
-        (port.quarantine, port.suspect) = (Some(until), suspect);
-        let (who, seconds) = (port.who, until.saturating_duration_since(Instant::now()).as_secs_f64().round());
+    pub(super) fn confine_port(&mut self, slot: u16, until: Instant, suspect: Option<ClientClass>) {
+        let Some(client) = self.clients.slots.client(slot) else { return };
+        (client.quarantine, client.suspect) = (Some(until), suspect);
+        let (id, seconds) = (client.id, until.saturating_duration_since(Instant::now()).as_secs_f64().round());
         let why = match suspect {
-            Some(crowd) => format!("workers die by {crowd}; {}", crowd.remedy()),
+            Some(class) => format!("workers die by {class}; {}", class.remedy()),
             None => "workers die by it".to_string(),
         };
         let message =
             format!("p{slot}: in quarantine for {seconds} s, since {why}; `sv3 port release p{slot}` ends that");
-        self.events.say_of(who, "quarantine", message);
+        self.telemetry.events.say_of(id, "quarantine", message);
         let reply = self.excuse_worker(slot);
         self.reply(slot, reply);
     }
 
     /// Tells the worker of a port again. What it was `since` tells whether it counts among newcomers.
     fn release_port(&mut self, slot: u16, since: Instant, why: &str) {
-        let Some(port) = self.slots.port(slot) else { return };
-        let (who, holder) = (port.who, port.holder());
-        (port.quarantine, port.suspect) = (None, None);
-        port.since = Some((holder.crowd, since)).filter(|(crowd, _)| crowd.kind != Kind::Any);
-        let truncated = port.session.record().memory.iter().find_map(|memory| memory.truncated(&Kernel));
-        let replay = port.session.replay();
-        self.events.say_of(who, "release", format!("p{slot}: quarantine is over: {why}"));
-        self.blames.release(who.pid, Instant::now());
+        let Some(client) = self.clients.slots.client(slot) else { return };
+        let (id, holder) = (client.id, client.holder());
+        (client.quarantine, client.suspect) = (None, None);
+        client.since = Some((holder.class, since)).filter(|(class, _)| class.memory != MemoryClass::Any);
+        let truncated = client.device().memory.iter().find_map(|memory| memory.truncated(&Kernel));
+        let replay = client.session.replay();
+        self.telemetry.events.say_of(id, "release", format!("p{slot}: quarantine is over: {why}"));
+        self.clients.blames.release(id.pid, Instant::now());
         match truncated {
             // The worker would die of it.
             Some(reason) => self.refuse(slot, reason.into()),
-            None => drop(self.order(replay, Waiter::Session(slot))),
+            None => drop(self.workers.send(replay, Waiter::Session(slot))),
         }
     }
 
     /// `sv3 port release NAME`: the answer, as JSON.
     pub(super) fn release_by_name(&mut self, name: &str) -> serde_json::Value {
         let slot = name.strip_prefix('p').and_then(|number| number.parse().ok());
-        let port = slot.and_then(|slot| self.slots.port(slot));
-        match port.map(|port| (port.who.slot, port.quarantine)) {
+        let client = slot.and_then(|slot| self.clients.slots.client(slot));
+        match client.map(|client| (client.id.slot, client.quarantine)) {
             Some((slot, Some(_))) => {
-                // As if it had been there from the beginning: no crowd's doing is laid to it any more.
-                self.release_port(slot, self.started, "somebody released it");
+                // As if it had been there from the beginning: no class's doing is laid to it any more.
+                self.release_port(slot, self.telemetry.started, "somebody released it");
                 json!({ "released": name })
             }
             Some((_, None)) => json!({ "error": format!("{name} is not in quarantine") }),
@@ -140,16 +151,9 @@ impl Supervisor {
         }
     }
 
-    /// When the next quarantine is over.
-    pub(super) fn quarantine_due(&self) -> Option<Instant> {
-        self.slots.ports().filter_map(|port| port.quarantine).min()
-    }
-
     /// Ends quarantines that are over.
-    pub(super) fn expire_quarantines(&mut self, now: Instant) {
-        let over = self.slots.ports().filter(|port| port.quarantine.is_some_and(|until| until <= now));
-        let over: Vec<u16> = over.map(|port| port.who.slot).collect();
-        for slot in over {
+    pub(super) fn end_quarantines(&mut self, now: Instant) {
+        for slot in self.clients.served_their_time(now) {
             self.release_port(slot, now + PROBATION, "its time has passed");
         }
     }

@@ -1,25 +1,25 @@
 //! What the worker says, none of which is believed without a look.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 use sv3::ipc::{Report, ReportKind, RingFault, VERSION};
 
 use super::Supervisor;
-use crate::clients::admission::Kernel;
-use crate::clients::session::Breach;
+use crate::ports::kernel::Kernel;
+use crate::workers::breach::Breach;
 use crate::workers::cpu_time::Moment;
 use crate::workers::worker::{Waiter, Worker};
 
 impl Supervisor {
     /// Reads some reports; the rest keeps epoll busy.
     pub(super) fn read_reports(&mut self, area: u8) {
-        let Some(worker) = self.at_lane(area) else { return };
+        let Some(worker) = self.workers.in_area(area) else { return };
         match worker.link.reports() {
             Ok(reports) => self.hear_reports(area, reports),
             Err(_) => {
                 worker.hang_up();
-                self.deafen(area, |worker| worker.link.as_fd());
+                self.workers.deafen(area, |worker| worker.link.as_fd(), &self.reactor);
                 self.heed_last_words(area);
             }
         }
@@ -28,43 +28,41 @@ impl Supervisor {
     /// Reads what a dead worker has left behind, at most one socket buffer of it.
     pub(super) fn drain_reports(&mut self) {
         for _ in 0..64 {
-            match self.worker.as_mut().map(|worker| (worker.area, worker.link.reports())) {
+            match self.workers.serving.as_mut().map(|worker| (worker.area, worker.link.reports())) {
                 Some((area, Ok(reports))) if !reports.is_empty() => self.hear_reports(area, reports),
                 _ => break,
             }
         }
     }
 
-    /// Nothing counts that a worker said after it was doomed: recovery does without, as after any death.
+    /// Nothing counts that a worker said after it was killed: recovery does without, as after any death.
     fn hear_reports(&mut self, area: u8, reports: Vec<Option<Report>>) {
         for report in reports {
-            if self.at_lane(area).is_none_or(|worker| worker.doom().is_some()) {
+            if self.workers.in_area(area).is_none_or(|worker| worker.kill_reason().is_some()) {
                 return;
             }
-            let serves = self.worker.as_ref().is_some_and(|worker| worker.area == area);
+            let serves = self.workers.serves(area);
             let heard = match report {
                 Some(report) if serves => self.hear(report),
                 Some(report) => self.hear_standby(report),
                 None => Err(Breach("it wrote a report of an unknown kind")),
             };
-            if let (Err(Breach(what)), Some(worker)) = (heard, self.at_lane(area)) {
+            if let (Err(Breach(what)), Some(worker)) = (heard, self.workers.in_area(area)) {
                 worker.kill(what);
             }
         }
     }
 
+    /// A report of the worker that serves.
     fn hear(&mut self, report: Report) -> Result<(), Breach> {
-        let Some(worker) = &mut self.worker else { return Ok(()) };
-        if worker.ready.is_none() && report.kind != ReportKind::Ready {
-            return Err(Breach("it reported before it was ready"));
-        }
+        let Some(worker) = &mut self.workers.serving else { return Ok(()) };
+        hear_any(worker, report, self.workers.config.require_landlock)?;
         match report.kind {
-            ReportKind::Ready if report.version() != VERSION => Err(Breach("it is of another version")),
-            ReportKind::Ready => became_ready(worker, report, self.require_landlock),
+            ReportKind::Ready | ReportKind::Unmapped => Ok(()),
             ReportKind::Done => match worker.reached(report.seq) {
                 Some(Waiter::Session(slot)) => self.end_wait(slot),
                 Some(Waiter::Leaving(slot)) => {
-                    self.slots.release(slot);
+                    self.clients.slots.release(slot);
                     Ok(())
                 }
                 Some(Waiter::TakeOver) => {
@@ -79,27 +77,20 @@ impl Supervisor {
                 Err(Breach("it stopped a ring that it was not told to stop"))
             }
             ReportKind::RingStopped if report.seq < worker.promoted => Ok(()),
-            ReportKind::RingStopped => match self.slots.port(report.port) {
-                Some(port) => port.session.ring_stopped(report.ring, report.value),
+            ReportKind::RingStopped => match self.clients.slots.client(report.port) {
+                Some(client) => client.session.ring_stopped(report.ring, report.value),
                 None => Ok(()),
             },
             ReportKind::RingFault => self.ring_fault(report),
-            ReportKind::Unmapped => {
-                worker.unmapped(report.seq)?;
-                Ok(())
-            }
             ReportKind::Busy => {
-                let area = self.ledger.workers.get(usize::from(worker.area));
-                if !area.is_some_and(|area| self.watchdog.wake(area, Moment::of(worker.pid))) {
+                let area = self.workers.ledger.workers.get(usize::from(worker.area));
+                if !area.is_some_and(|area| self.workers.watch.dog.wake(area, Moment::of(worker.pid))) {
                     worker.count_idle_report();
                 }
                 Ok(())
             }
-            ReportKind::Failed if !worker.is_under_way(report.seq) => {
-                Err(Breach("it failed at an order that it was not given"))
-            }
             ReportKind::Failed => {
-                self.order_failed(report);
+                self.command_failed(report);
                 Ok(())
             }
         }
@@ -107,13 +98,10 @@ impl Supervisor {
 
     /// A worker on standby is heard only as far as its own readiness goes.
     fn hear_standby(&mut self, report: Report) -> Result<(), Breach> {
-        let Some(worker) = &mut self.standby else { return Ok(()) };
-        if worker.ready.is_none() && report.kind != ReportKind::Ready {
-            return Err(Breach("it reported before it was ready"));
-        }
+        let Some(worker) = &mut self.workers.standby else { return Ok(()) };
+        hear_any(worker, report, self.workers.config.require_landlock)?;
         match report.kind {
-            ReportKind::Ready if report.version() != VERSION => Err(Breach("it is of another version")),
-            ReportKind::Ready => became_ready(worker, report, self.require_landlock),
+            ReportKind::Ready | ReportKind::Unmapped => Ok(()),
             ReportKind::Done => match worker.reached(report.seq) {
                 Some(Waiter::Planned) => {
                     self.successor_has_learnt();
@@ -126,14 +114,7 @@ impl Supervisor {
                 worker.count_idle_report();
                 Ok(())
             }
-            ReportKind::Unmapped => {
-                worker.unmapped(report.seq)?;
-                Ok(())
-            }
             ReportKind::RingFault | ReportKind::Busy => Err(Breach("it served while on standby")),
-            ReportKind::Failed if !worker.is_under_way(report.seq) => {
-                Err(Breach("it failed at an order that it was not given"))
-            }
             ReportKind::Failed => {
                 self.standby_failed(report);
                 Ok(())
@@ -142,8 +123,8 @@ impl Supervisor {
     }
 
     fn end_wait(&mut self, slot: u16) -> Result<(), Breach> {
-        let Some(port) = self.slots.port(slot) else { return Ok(()) };
-        let reply = port.session.fence()?;
+        let Some(client) = self.clients.slots.client(slot) else { return Ok(()) };
+        let reply = client.session.fence()?;
         self.reply(slot, reply);
         Ok(())
     }
@@ -151,83 +132,77 @@ impl Supervisor {
     fn ring_fault(&mut self, report: Report) -> Result<(), Breach> {
         let fault = RingFault::from_value(report.value).ok_or(Breach("it reported an unknown fault of a ring"))?;
         let (slot, ring) = (report.port, report.ring);
-        match self.slots.port(slot).map(|port| (port.who, port.session.ring_faulted(ring, fault))) {
-            Some((who, true)) => {
+        match self.clients.slots.client(slot).map(|client| (client.id, client.session.ring_faulted(ring, fault))) {
+            Some((id, true)) => {
                 let message = format!("p{slot}: ring {ring} stopped: {}", fault.words());
-                self.events.say_of_with(who, "ring_fault", message, serde_json::json!({ "ring": ring }));
+                self.telemetry.events.say_of_with(id, "ring_fault", message, serde_json::json!({ "ring": ring }));
             }
             _ => self.count_idle_report(),
         }
         Ok(())
     }
 
-    fn order_failed(&mut self, report: Report) {
+    fn command_failed(&mut self, report: Report) {
         self.count_idle_report();
         let (slot, why) = (report.port, why_it_failed(report));
-        if !self.worker.as_ref().is_some_and(|worker| worker.is_about(slot, report.seq)) || self.turn_out_spoiler(slot)
+        if !self.workers.serving.as_ref().is_some_and(|worker| worker.is_about(slot, report.seq))
+            || self.turn_out_spoiler(slot)
         {
             return;
         }
-        let Some(port) = self.slots.port(slot) else { return };
-        let who = port.who;
-        match port.session.order_failed(why.clone()) {
+        let Some(client) = self.clients.slots.client(slot) else { return };
+        let id = client.id;
+        match client.session.command_failed(why.clone()) {
             Some(refused) => self.refuse(slot, refused),
-            None => self.events.say_of(who, "order_failed", format!("p{slot}: {why}")),
+            None => self.telemetry.events.say_of(id, "order_failed", format!("p{slot}: {why}")),
         }
     }
 
-    /// The worker on standby cannot do what it was told of a port. That costs the client its port if it is the client's own
-    /// doing by what the kernel says, which no worker can make up. Else the worker goes on without the port, which is
-    /// served as before, and is told of it again when it is to serve: neither a client nor a worker has anybody else's
-    /// session closed by this, nor the standby refused.
+    /// The worker on standby cannot do what it was told of a port. That costs the client its port if it is the
+    /// client's own doing by what the kernel says, which no worker can make up. Else the worker goes on without the
+    /// port, which is served as before, and is told of it again when it is to serve: neither a client nor a worker
+    /// has anybody else's session closed by this, nor the standby refused.
     fn standby_failed(&mut self, report: Report) {
-        let Some(worker) = &mut self.standby else { return };
+        let Some(worker) = &mut self.workers.standby else { return };
         worker.count_idle_report();
         let (slot, why) = (report.port, why_it_failed(report));
         if !worker.is_about(slot, report.seq) || self.turn_out_spoiler(slot) {
             return;
         }
-        let (Some(worker), Some(port)) = (&mut self.standby, self.slots.port(slot)) else { return };
+        let (Some(worker), Some(client)) = (&mut self.workers.standby, self.clients.slots.client(slot)) else { return };
         worker.leave_out(slot, why.clone());
         let message = format!("p{slot}: the worker on standby goes on without it until it is to serve: {why}");
-        self.events.say_of(port.who, "standby_lacks", message);
+        self.telemetry.events.say_of(client.id, "standby_lacks", message);
     }
 
     /// Sends a client away that has made its memory unusable since it was admitted, if it has.
     fn turn_out_spoiler(&mut self, slot: u16) -> bool {
-        let Some(port) = self.slots.port(slot) else { return false };
-        let spoilt = port.session.record().memory.iter().find_map(|memory| memory.spoilt(&Kernel));
+        let Some(client) = self.clients.slots.client(slot) else { return false };
+        let spoilt = client.device().memory.iter().find_map(|memory| memory.spoilt(&Kernel));
         let Some(reason) = spoilt else { return false };
-        let refused = port.session.order_failed(reason.0.clone()).unwrap_or_else(|| reason.into());
+        let refused = client.session.command_failed(reason.0.clone()).unwrap_or_else(|| reason.into());
         self.refuse(slot, refused);
         true
     }
 
     fn count_idle_report(&mut self) {
-        if let Some(worker) = &mut self.worker {
+        if let Some(worker) = &mut self.workers.serving {
             worker.count_idle_report();
         }
     }
 
     /// What the worker wrote to stderr becomes events.
     pub(super) fn read_stderr(&mut self, area: u8) {
-        let Some(worker) = self.at_lane(area) else { return };
+        let Some(worker) = self.workers.in_area(area) else { return };
         match worker.lines() {
             Ok(lines) => {
                 for line in lines {
-                    self.events.say("worker", line);
+                    self.telemetry.events.say("worker", line);
                 }
             }
             Err(_) => {
-                self.deafen(area, |worker| worker.stderr.as_fd());
+                self.workers.deafen(area, |worker| worker.stderr.as_fd(), &self.reactor);
             }
-        }
-    }
-
-    /// Waits no more for something of a worker that is at its end, which epoll would report again and again.
-    fn deafen(&self, area: u8, fd: impl Fn(&Worker) -> BorrowedFd<'_>) {
-        if let Some(worker) = [&self.worker, &self.standby].into_iter().flatten().find(|worker| worker.area == area) {
-            let _ = self.epoll.delete(fd(worker));
         }
     }
 }
@@ -235,6 +210,20 @@ impl Supervisor {
 fn why_it_failed(report: Report) -> String {
     let errno = i32::try_from(report.value).map_or(Errno::UnknownErrno, Errno::from_raw);
     format!("the worker could not obey an order: {}", errno.desc())
+}
+
+/// What holds for a report of every worker, whether or not it serves.
+fn hear_any(worker: &mut Worker, report: Report, require_landlock: u32) -> Result<(), Breach> {
+    match report.kind {
+        ReportKind::Ready if report.version() != VERSION => Err(Breach("it is of another version")),
+        ReportKind::Ready => became_ready(worker, report, require_landlock),
+        _ if worker.ready.is_none() => Err(Breach("it reported before it was ready")),
+        ReportKind::Unmapped => worker.unmapped(report.seq),
+        ReportKind::Failed if !worker.is_under_way(report.seq) => {
+            Err(Breach("it failed at an order that it was not given"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn became_ready(worker: &mut Worker, report: Report, require_landlock: u32) -> Result<(), Breach> {

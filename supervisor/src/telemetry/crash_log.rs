@@ -1,4 +1,4 @@
-//! The chronicle: how workers died and how long nobody served after that, for `sv3 crashes` and `sv3 metrics`.
+//! The crash_log: how workers died and how long nobody served after that, for `sv3 crashes` and `sv3 metrics`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant, SystemTime};
@@ -36,7 +36,7 @@ const CAUSES: [&str; 9] =
     ["SIGABRT", "SIGBUS", "SIGILL", "SIGKILL", "SIGSEGV", "SIGSYS", "exit", "panic", "supervisor"];
 
 /// What is remembered. Bounded: the oldest deaths are forgotten, counts are kept.
-pub struct Chronicle {
+pub struct CrashLog {
     deaths: VecDeque<Entry>,
     causes: BTreeMap<&'static str, u64>,
     gaps: Gaps,
@@ -58,14 +58,14 @@ pub struct Gaps {
     pub sum: Duration,
 }
 
-impl Default for Chronicle {
-    fn default() -> Chronicle {
+impl Default for CrashLog {
+    fn default() -> CrashLog {
         let causes = CAUSES.into_iter().map(|cause| (cause, 0)).collect();
-        Chronicle { deaths: VecDeque::new(), causes, gaps: Gaps::default() }
+        CrashLog { deaths: VecDeque::new(), causes, gaps: Gaps::default() }
     }
 }
 
-impl Chronicle {
+impl CrashLog {
     /// A worker that served has died; the crash as far as it is known.
     pub fn died(&mut self, at: Instant, worker: (Option<u32>, Duration), death: &Death) -> Crash {
         let (worker_pid, uptime) = worker;
@@ -154,7 +154,7 @@ impl Gaps {
 }
 
 fn cause(death: &Death) -> &'static str {
-    match (death.doomed, &death.panic, death.signal) {
+    match (death.killed_by_us, &death.panic, death.signal) {
         (true, _, _) => "supervisor",
         (false, Some(_), _) => "panic",
         (false, None, Some(signal)) => signal,
@@ -176,41 +176,41 @@ mod tests {
 
     #[test]
     fn deaths_in_one_gap_each_know_their_own_and_the_gap_is_counted_once() {
-        let mut chronicle = Chronicle::default();
+        let mut crash_log = CrashLog::default();
         let start = Instant::now();
-        chronicle.died(start, (Some(7), Duration::from_millis(1500)), &segv());
-        chronicle.could_not_start(start + Duration::from_micros(300), "no memory");
-        assert_eq!(chronicle.crashes().crashes[0].gap_us, None);
-        chronicle.took_over(start + Duration::from_micros(1000), 3);
-        let crashes = chronicle.crashes().crashes;
+        crash_log.died(start, (Some(7), Duration::from_millis(1500)), &segv());
+        crash_log.could_not_start(start + Duration::from_micros(300), "no memory");
+        assert_eq!(crash_log.crashes().crashes[0].gap_us, None);
+        crash_log.took_over(start + Duration::from_micros(1000), 3);
+        let crashes = crash_log.crashes().crashes;
         assert_eq!((crashes[0].worker_pid, crashes[0].uptime_ms), (Some(7), 1500));
         assert_eq!(crashes.iter().map(|crash| crash.gap_us).collect::<Vec<_>>(), [Some(1000), Some(700)]);
         assert_eq!(crashes[1].ports, Some(3));
-        assert_eq!((chronicle.gaps().count, chronicle.gaps().classes[3]), (1, 1), "a bound belongs to its class");
+        assert_eq!((crash_log.gaps().count, crash_log.gaps().classes[3]), (1, 1), "a bound belongs to its class");
         // A planned start is no gap.
-        chronicle.took_over(start + Duration::from_secs(1), 3);
-        assert_eq!(chronicle.gaps().count, 1);
+        crash_log.took_over(start + Duration::from_secs(1), 3);
+        assert_eq!(crash_log.gaps().count, 1);
     }
 
     #[test]
     fn a_storm_is_counted_in_full_and_remembered_in_part() {
-        let mut chronicle = Chronicle::default();
+        let mut crash_log = CrashLog::default();
         let start = Instant::now();
         for n in 0..1000 {
-            chronicle.died(start, (Some(n), Duration::ZERO), &segv());
-            chronicle.took_over(start + Duration::from_secs(20), 0);
+            crash_log.died(start, (Some(n), Duration::ZERO), &segv());
+            crash_log.took_over(start + Duration::from_secs(20), 0);
         }
-        let crashes = chronicle.crashes().crashes;
+        let crashes = crash_log.crashes().crashes;
         assert_eq!((crashes.len(), crashes[0].worker_pid), (256, Some(744)));
-        assert!(chronicle.causes().any(|(cause, count)| (cause, count) == ("SIGSEGV", 1000)));
-        let gaps = chronicle.gaps();
+        assert!(crash_log.causes().any(|(cause, count)| (cause, count) == ("SIGSEGV", 1000)));
+        let gaps = crash_log.gaps();
         assert_eq!((gaps.count, gaps.sum, gaps.classes.iter().sum::<u64>()), (1000, Duration::from_secs(20_000), 0));
     }
 
     #[test]
     fn causes_tell_our_own_kills_and_panics_apart() {
-        let of = |doomed, panic: Option<&str>, signal| {
-            cause(&Death { doomed, panic: panic.map(str::to_string), signal, ..Death::default() })
+        let of = |killed_by_us, panic: Option<&str>, signal| {
+            cause(&Death { killed_by_us, panic: panic.map(str::to_string), signal, ..Death::default() })
         };
         assert_eq!(of(true, None, Some("SIGKILL")), "supervisor");
         assert_eq!(of(false, Some("oops"), Some("SIGILL")), "panic");

@@ -24,7 +24,7 @@ const RATE: f64 = 50.0;
 
 /// The client that an event is about.
 #[derive(Clone, Copy, Debug)]
-pub struct Who {
+pub struct ClientId {
     /// Slot of its port; beyond all slots if it has none yet.
     pub slot: u16,
     /// Its process.
@@ -104,14 +104,14 @@ impl Events {
     }
 
     /// Something that a client did. Limited in rate.
-    pub fn say_of(&mut self, who: impl Into<Option<Who>>, event: &str, message: impl Into<String>) {
-        self.say_of_with(who, event, message, None);
+    pub fn say_of(&mut self, id: impl Into<Option<ClientId>>, event: &str, message: impl Into<String>) {
+        self.say_of_with(id, event, message, None);
     }
 
     /// The same, with fields for programs: an object.
     pub fn say_of_with(
         &mut self,
-        who: impl Into<Option<Who>>,
+        id: impl Into<Option<ClientId>>,
         event: &str,
         message: impl Into<String>,
         fields: impl Into<Option<Value>>,
@@ -122,7 +122,7 @@ impl Events {
             return self.lose();
         }
         self.budget -= 1.0;
-        self.write(event, who.into(), message.into(), fields.into());
+        self.write(event, id.into(), message.into(), fields.into());
     }
 
     /// Events lost since the start.
@@ -135,14 +135,14 @@ impl Events {
         self.lost_ever += 1;
     }
 
-    fn write(&mut self, event: &str, who: Option<Who>, message: String, fields: Option<Value>) {
+    fn write(&mut self, event: &str, id: Option<ClientId>, message: String, fields: Option<Value>) {
         // Who has no port yet is known by its process.
-        let port = who.filter(|who| usize::from(who.slot) < sv3::MAX_PORTS).map(|who| format!("p{}", who.slot));
+        let port = id.filter(|id| usize::from(id.slot) < sv3::MAX_PORTS).map(|id| format!("p{}", id.slot));
         let line = Line {
             time: rfc3339(SystemTime::now()),
             event,
             port,
-            client_pid: who.map(|who| who.pid),
+            client_pid: id.map(|id| id.pid),
             message: message.chars().take(MESSAGE_MAX).collect(),
             fields,
             events_lost: (self.lost > 0).then_some(self.lost),
@@ -177,8 +177,8 @@ impl Events {
     }
 }
 
-/// Writes up to `PIPE_BUF` octets if that cannot block; returns how many were written, and the error that kept the others
-/// back, if it is not the want of room. A pipe or socket that polls writable has room for them.
+/// Writes up to `PIPE_BUF` octets if that cannot block; returns how many were written, and the error that kept the
+/// others back, if it is not the want of room. A pipe or socket that polls writable has room for them.
 fn write_part(mut to: impl Write + AsFd, octets: &[u8]) -> (usize, Option<io::Error>) {
     let room = poll(&mut [PollFd::new(to.as_fd(), PollFlags::POLLOUT)], PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
     if !room || octets.len() > libc::PIPE_BUF {

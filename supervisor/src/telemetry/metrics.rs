@@ -5,13 +5,13 @@ use std::fmt::{Display, Write};
 use sv3::drop_reason::DropReason;
 use sv3::status::{Link, Pauses, PortStatus, Status};
 
-use crate::telemetry::crash_log::{Chronicle, GAP_BOUNDS};
+use crate::telemetry::crash_log::{CrashLog, GAP_BOUNDS};
 
 /// The whole exposition.
-pub fn render(status: &Status, chronicle: &Chronicle, events_lost: u64) -> String {
+pub fn render(status: &Status, crash_log: &CrashLog, events_lost: u64) -> String {
     let mut text = Text(String::new());
     processes(&mut text, status);
-    deaths(&mut text, status, chronicle);
+    deaths(&mut text, status, crash_log);
     text.counter("sv3_events_lost", "Events that could not be written or came too fast.");
     text.sample("sv3_events_lost_total", "", events_lost);
     text.gauge("sv3_ports", "Connected clients.");
@@ -35,14 +35,14 @@ fn processes(text: &mut Text, status: &Status) {
     text.sample("sv3_standby_ready", "", u8::from(status.worker.standby_pid.is_some()));
 }
 
-fn deaths(text: &mut Text, status: &Status, chronicle: &Chronicle) {
+fn deaths(text: &mut Text, status: &Status, crash_log: &CrashLog) {
     text.counter("sv3_worker_restarts", "Workers that died and were replaced.");
     text.sample("sv3_worker_restarts_total", "", status.worker.restarts);
     text.counter("sv3_worker_crashes", "Deaths of workers that served, by cause.");
-    for (cause, count) in chronicle.causes() {
+    for (cause, count) in crash_log.causes() {
         text.sample("sv3_worker_crashes_total", &format!("cause=\"{cause}\""), count);
     }
-    let gaps = chronicle.gaps();
+    let gaps = crash_log.gaps();
     let help = "Time from the death of a worker until the next one served.";
     text.seconds("sv3_takeover_gap_seconds", "histogram", help);
     let mut up_to = 0;
@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn families_are_those_of_the_document() {
         let document = include_str!("../../../docs/operate/metrics.md");
-        let text = render(&example(), &Chronicle::default(), 0);
+        let text = render(&example(), &CrashLog::default(), 0);
         let families = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
         for line in families {
             let (name, kind) = line.split_once(' ').unwrap();
@@ -181,13 +181,13 @@ mod tests {
 
     #[test]
     fn gaps_add_up_over_the_buckets() {
-        let mut chronicle = Chronicle::default();
+        let mut crash_log = CrashLog::default();
         for us in [50, 150, 250, 20_000_000] {
             let now = Instant::now();
-            chronicle.could_not_start(now, "test");
-            chronicle.took_over(now + Duration::from_micros(us), 0);
+            crash_log.could_not_start(now, "test");
+            crash_log.took_over(now + Duration::from_micros(us), 0);
         }
-        let text = render(&example(), &chronicle, 3);
+        let text = render(&example(), &crash_log, 3);
         for line in [
             "sv3_takeover_gap_seconds_bucket{le=\"0.0001\"} 1",
             "sv3_takeover_gap_seconds_bucket{le=\"0.0002\"} 2",

@@ -7,39 +7,40 @@ use sv3::drop_reason::DropReason;
 use sv3::ledger::{Ledger, PauseCounters, PortCounters};
 use sv3::status::*;
 use sv3::virtio::{VIRTIO_F_RING_PACKED, feature_names};
-use sv3::wire::vhost_user::protocol_feature_names;
 
-use crate::clients::admission::{Kernel, Memory, present, seal_names};
-use crate::clients::client::Port;
-use crate::clients::record::{Record, Ring};
+use crate::clients::client::Client;
+use crate::ports::admission::{Memory, present};
+use crate::ports::device::Device;
+use crate::ports::kernel::{Kernel, seal_names};
+use crate::ports::ring::Ring;
 
 /// What is wrong with a client that has rings and no memory.
 pub const NO_MEMORY: &str = "it has rings but no memory: start QEMU with a shared memory backend, such as \
     -object memory-backend-memfd,id=m,size=512M,share=on -machine memory-backend=m";
 
 /// One port.
-pub fn port(port: &Port, ledger: &Ledger) -> Option<PortStatus> {
-    let record = port.session.record();
-    let counters = ledger.ports.get(usize::from(record.slot))?;
+pub fn port(port: &Client, ledger: &Ledger) -> Option<PortStatus> {
+    let device = port.device();
+    let counters = ledger.ports.get(usize::from(device.port.slot))?;
     Some(PortStatus {
-        name: format!("p{}", record.slot),
-        slot: record.slot,
-        client_pid: port.who.pid,
+        name: device.port.to_string(),
+        slot: device.port.slot,
+        client_pid: port.id.pid,
         client_uid: port.uid,
-        link: if port.quarantine.is_some() { Link::Down } else { link(record) },
-        features: feature_names(record.features),
+        link: if port.quarantine.is_some() { Link::Down } else { link(device) },
+        features: feature_names(device.features),
         quarantine_s: port.quarantine.map(|until| until.saturating_duration_since(std::time::Instant::now()).as_secs()),
         standby_lacks: None,
         quarantine_why: port.quarantine.map(|_| match port.suspect {
             Some(crowd) => format!("workers die by {crowd}; {}", crowd.remedy()),
             None => "workers die by it".to_string(),
         }),
-        protocol_features: protocol_feature_names(record.protocol_features),
-        hint: record.lacks_memory().then(|| NO_MEMORY.to_string()),
-        mtu: record.mtu,
-        rings: rings(record, counters),
-        memory: record.memory.iter().map(region).collect(),
-        memory_use: memory_use(record),
+        protocol_features: port.session.protocol_feature_names(),
+        hint: device.lacks_memory().then(|| NO_MEMORY.to_string()),
+        mtu: port.session.mtu(),
+        rings: rings(device, counters),
+        memory: device.memory.iter().map(region).collect(),
+        memory_use: memory_use(device),
         from_guest: traffic(&counters.from_guest_frames, &counters.from_guest_bytes),
         to_guest: traffic(&counters.to_guest_frames, &counters.to_guest_bytes),
         drops: drops(counters),
@@ -54,25 +55,25 @@ fn pauses(counters: &PauseCounters) -> Pauses {
     Pauses { times: counters.times.load(Relaxed), us: counters.ns.load(Relaxed) / 1000 }
 }
 
-fn link(record: &Record) -> Link {
-    let passes = |ring: &Ring| ring.started && ring.fault.is_none() && record.is_enabled(ring);
-    let up = |parity: u16| record.rings().any(|(index, ring)| index % 2 == parity && passes(ring));
-    match (up(0) && up(1), record.ever_started) {
+fn link(device: &Device) -> Link {
+    let passes = |ring: &Ring| ring.started && ring.fault.is_none() && device.is_enabled(ring);
+    let up = |parity: u16| device.rings().any(|(index, ring)| index % 2 == parity && passes(ring));
+    match (up(0) && up(1), device.ever_started) {
         (true, _) => Link::Up,
         (false, true) => Link::Down,
         (false, false) => Link::Starting,
     }
 }
 
-fn rings(record: &Record, counters: &PortCounters) -> Vec<RingStatus> {
-    let known = record.rings().filter(|(_, ring)| ring.size.is_some());
+fn rings(device: &Device, counters: &PortCounters) -> Vec<RingStatus> {
+    let known = device.rings().filter(|(_, ring)| ring.size.is_some());
     known
         .map(|(index, ring)| RingStatus {
             index,
-            kind: if VIRTIO_F_RING_PACKED.of(record.features) { "packed" } else { "split" }.to_string(),
+            kind: if VIRTIO_F_RING_PACKED.of(device.features) { "packed" } else { "split" }.to_string(),
             size: ring.size.unwrap_or(0),
             started: ring.started && ring.fault.is_none(),
-            enabled: record.is_enabled(ring),
+            enabled: device.is_enabled(ring),
             fault: ring.fault.map(|fault| fault.words().to_string()),
             used: counters.rings.get(usize::from(index)).map_or(0, |counters| counters.used.load(Relaxed) & 0xffff),
         })
@@ -89,10 +90,10 @@ fn region(memory: &Memory) -> RegionStatus {
     }
 }
 
-fn memory_use(record: &Record) -> MemoryUse {
-    let (present, present_before) = present(&record.memory, &Kernel);
-    let mapped = record.memory.iter().fold(0, |sum: u64, memory| sum.saturating_add(memory.region.size));
-    MemoryUse { mapped, present, present_before, leaving_regions: record.lingering.own() }
+fn memory_use(device: &Device) -> MemoryUse {
+    let (present, present_before) = present(&device.memory, &Kernel);
+    let mapped = device.memory.iter().fold(0, |sum: u64, memory| sum.saturating_add(memory.region.size));
+    MemoryUse { mapped, present, present_before, leaving_regions: device.pending_unmaps.own() }
 }
 
 fn traffic(frames: &AtomicU64, bytes: &AtomicU64) -> Traffic {

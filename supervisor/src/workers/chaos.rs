@@ -1,4 +1,5 @@
-//! Chaos mode (`sv3 run --chaos SECONDS`): the worker is killed at random times, so that anybody can watch nobody notice.
+//! Chaos mode (`sv3 run --chaos SECONDS`): the worker is killed at random times, so that anybody can watch nobody
+//! notice.
 
 use std::time::{Duration, Instant};
 

@@ -1,18 +1,18 @@
 //! How much of a processor a worker has had.
 //!
-//! A deadline by the wall clock cannot tell a worker that gets nowhere from one that is not let run: a host with too many
-//! guests, a control group that is throttled or frozen, a hypervisor that takes a processor away. So what is held against a
-//! worker is the processor time that its own process used meanwhile, all threads together, by the kernel's clock for that.
-//! The kernel brings the figure up to date with each of its ticks: some milliseconds late, on a processor without ticks
-//! (`nohz_full`) up to a second.
+//! A deadline by the wall clock cannot tell a worker that gets nowhere from one that is not let run: a host with too
+//! many guests, a control group that is throttled or frozen, a hypervisor that takes a processor away. So what is
+//! held against a worker is the processor time that its own process used meanwhile, all threads together, by the
+//! kernel's clock for that. The kernel brings the figure up to date with each of its ticks: some milliseconds late,
+//! on a processor without ticks (`nohz_full`) up to a second.
 
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 
-/// How long a worker may get nowhere that uses no processor. Then it is replaced, and nobody is blamed: whatever keeps it,
-/// the next one may fare better.
+/// How long a worker may get nowhere that uses no processor. Then it is replaced, and nobody is blamed: whatever
+/// keeps it, the next one may fare better.
 pub const STARVED: Duration = Duration::from_secs(10);
 
 /// A moment by all clocks that matter to a worker.
@@ -37,8 +37,8 @@ impl Moment {
 
 /// Processor time that a process has used since it began; nothing while it is not known, and when it is gone.
 pub fn of_process(pid: Option<Pid>) -> Duration {
-    // As linux/posix-timers.h has it: the process in the upper bits, inverted, and below them CPUCLOCK_SCHED. The function
-    // of the C library asks the kernel once more, by a syscall that the policy does not have.
+    // As linux/posix-timers.h has it: the process in the upper bits, inverted, and below them CPUCLOCK_SCHED. The
+    // function of the C library asks the kernel once more, by a syscall that the policy does not have.
     let clock = |pid: Pid| ClockId::from_raw(!pid.as_raw() << 3 | 2);
     pid.and_then(|pid| read(clock(pid))).unwrap_or_default()
 }

@@ -13,16 +13,16 @@ use sv3::{MAX_PORTS, MAX_RINGS};
 
 /// Where the evidence of a death is.
 #[derive(Clone, Copy)]
-pub struct Scene<'l> {
+pub struct Evidence<'l> {
     area: &'l WorkerArea,
     thread: Option<usize>,
     state: &'l ThreadState,
 }
 
-impl<'l> Scene<'l> {
-    /// A worker's area, and the thread of it that hung, if it was killed for that. Else the thread is the one that wrote
-    /// down how it died, and, if none did, what stands in the first hand that has something in it is told.
-    pub fn new(area: &'l WorkerArea, hung: Option<usize>) -> Scene<'l> {
+impl<'l> Evidence<'l> {
+    /// A worker's area, and the thread of it that hung, if it was killed for that. Else the thread is the one that
+    /// wrote down how it died, and, if none did, what stands in the first hand that has something in it is told.
+    pub fn new(area: &'l WorkerArea, hung: Option<usize>) -> Evidence<'l> {
         let recorded = (area.crash.signal.load(Relaxed) != 0).then(|| area.crash.thread.load(Relaxed));
         let died = recorded.and_then(|thread| usize::try_from(thread).ok());
         let thread = hung.or(died).filter(|thread| *thread < THREADS);
@@ -30,7 +30,7 @@ impl<'l> Scene<'l> {
         // If no thread has anything, the first one stands for all.
         let [first, ..] = &area.threads;
         let state = thread.or_else(at_work).and_then(|number| area.thread(number)).unwrap_or(first);
-        Scene { area, thread, state }
+        Evidence { area, thread, state }
     }
 }
 
@@ -46,7 +46,7 @@ pub struct Death {
     /// The status that it exited with.
     pub exit_code: Option<i32>,
     /// It was us who killed it.
-    pub doomed: bool,
+    pub killed_by_us: bool,
     /// What it could not access.
     pub fault: Option<Fault>,
     /// What it said when it panicked.
@@ -55,7 +55,7 @@ pub struct Death {
     pub thread: Option<usize>,
     /// The ring that was being served.
     pub serving: Option<Serving>,
-    /// The first octets of the chain in hand, in hexadecimal.
+    /// The first octets of the current chain, in hexadecimal.
     pub frame: Option<String>,
     /// The last bursts, newest first.
     pub trace: Vec<Burst>,
@@ -63,14 +63,18 @@ pub struct Death {
 
 impl Death {
     /// From the exit status, what is in the ledger, and the reason if it was us who killed it.
-    pub fn read(status: WaitStatus, Scene { area, thread, state }: Scene<'_>, doom: Option<&str>) -> Death {
-        let mut words = match (status, doom) {
-            (_, Some(doom)) => format!("killed by the supervisor: {doom}"),
+    pub fn read(
+        status: WaitStatus,
+        Evidence { area, thread, state }: Evidence<'_>,
+        kill_reason: Option<&str>,
+    ) -> Death {
+        let mut words = match (status, kill_reason) {
+            (_, Some(kill_reason)) => format!("killed by the supervisor: {kill_reason}"),
             (WaitStatus::Exited(_, code), None) => format!("exited with status {code}"),
             (WaitStatus::Signaled(_, signal, _), None) => format!("killed by {}", first(signal, area)),
             (other, None) => format!("ended: {other:?}"),
         };
-        let mut death = Death { doomed: doom.is_some(), thread, ..Death::default() };
+        let mut death = Death { killed_by_us: kill_reason.is_some(), thread, ..Death::default() };
         match status {
             WaitStatus::Exited(_, code) => death.exit_code = Some(code),
             WaitStatus::Signaled(_, signal, _) => death.signal = Some(first(signal, area).as_str()),
@@ -160,19 +164,19 @@ fn first(signal: Signal, area: &WorkerArea) -> Signal {
     if signal == Signal::SIGILL { recorded.unwrap_or(signal) } else { signal }
 }
 
-/// The slot of the client by whose doing the worker died. Nobody, if it was killed from outside, and nobody, if it cannot be
-/// said who. The dying worker's word is taken for it: a worker that lies can have its clients blamed, in turn and for a time,
-/// and nothing more.
+/// The slot of the client by whose doing the worker died. Nobody, if it was killed from outside, and nobody, if it
+/// cannot be said who. The dying worker's word is taken for it: a worker that lies can have its clients blamed, in
+/// turn and for a time, and nothing more.
 ///
-/// - A fault in memory of a client is that client's, whoever's ring was in hand: the sender whose frame is copied has no
-///   part in what becomes of the receiver's file.
-/// - SIGBUS is a page that a mapped file does not have, or that the machine has lost. The worker's own memory has no file but
-///   the ledger, which cannot shrink; so it was some client's memory, and where the worker cannot say whose, the ring in
-///   hand says nothing either.
-/// - Everything else that a worker does to itself (SIGSEGV at an address of no client, SIGILL, SIGFPE, a forbidden syscall,
-///   a panic) is a fault of the worker, which the client has found by whose ring it was in hand.
-/// - A worker that hung did so over the ring in hand.
-pub fn culprit(status: WaitStatus, Scene { area, state, .. }: Scene<'_>, hung: bool) -> Option<u16> {
+/// - A fault in memory of a client is that client's, whatever ring was current: the sender whose frame is copied has
+///   no part in what becomes of the receiver's file.
+/// - SIGBUS is a page that a mapped file does not have, or that the machine has lost. The worker's own memory has no
+///   file but the ledger, which cannot shrink; so it was some client's memory, and where the worker cannot say whose,
+///   the current ring says nothing either.
+/// - Everything else that a worker does to itself (SIGSEGV at an address of no client, SIGILL, SIGFPE, a forbidden
+///   syscall, a panic) is a fault of the worker, which the client found whose ring was current.
+/// - A worker that hung did so over the current ring.
+pub fn client_to_blame(status: WaitStatus, Evidence { area, state, .. }: Evidence<'_>, hung: bool) -> Option<u16> {
     let record = &area.crash;
     let signal = record.signal.load(Relaxed);
     let fault = record.code.load(Relaxed) > 0 && signal != 0;
@@ -215,9 +219,9 @@ mod tests {
     use nix::unistd::Pid;
     use sv3::ledger::LedgerMap;
 
-    fn at(ledger: &LedgerMap) -> Scene<'_> {
+    fn at(ledger: &LedgerMap) -> Evidence<'_> {
         let [area, _] = &ledger.workers;
-        Scene::new(area, None)
+        Evidence::new(area, None)
     }
 
     fn signaled(signal: Signal) -> WaitStatus {
@@ -252,7 +256,7 @@ mod tests {
             record.signal.store(signal as i32, Relaxed);
             record.code.store(code, Relaxed);
             record.fault_port.store(owner, Relaxed);
-            culprit(signaled(signal), at(&ledger), false)
+            client_to_blame(signaled(signal), at(&ledger), false)
         };
         const SEGV_MAPERR: i32 = 1;
         const SI_KERNEL: i32 = 0x80;
@@ -265,7 +269,7 @@ mod tests {
         assert_eq!(blamed(Signal::SIGSEGV, SI_KERNEL, 0), Some(3));
         assert_eq!(blamed(Signal::SIGILL, ILL_ILLOPN, 0), Some(3));
         assert_eq!(blamed(Signal::SIGBUS, 0, 0), None, "sent by somebody");
-        assert_eq!(culprit(signaled(Signal::SIGKILL), at(&ledger), true), Some(3), "hung");
+        assert_eq!(client_to_blame(signaled(Signal::SIGKILL), at(&ledger), true), Some(3), "hung");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The wire to a worker: numbered commands with their fds down, reports up. Never blocks.
 //!
-//! Orders wait here while the worker is behind. They keep their fds open, so whoever gives many of them meanwhile has to wait
-//! ([`Link::is_filled_by`]). They also wait while the kernel lets no more fds be under way (`ETOOMANYREFS`), which any process
-//! of the same user can bring about; nothing is wrong with the worker then.
+//! Orders wait here while the worker is behind. They keep their fds open, so whoever gives many of them meanwhile has
+//! to wait ([`Link::is_filled_by`]). They also wait while the kernel lets no more fds be under way (`ETOOMANYREFS`),
+//! which any process of the same user can bring about; nothing is wrong with the worker then.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
@@ -15,8 +15,8 @@ use passfd::FdPassingExt;
 use sv3::foreign::ForeignFd;
 use sv3::ipc::{Command, Envelope, Report};
 
-use crate::clients::ancillary;
-use crate::clients::record::Order;
+use crate::ancillary;
+use crate::workers::command::WorkerCommand;
 
 /// Reports that are read at a time.
 const REPORTS: usize = 128;
@@ -33,9 +33,9 @@ pub struct Link {
     stream: UnixStream,
     queue: VecDeque<Item>,
     last_seq: u64,
-    /// Number of the last order that has been sent wholly.
+    /// Number of the last command that has been sent wholly.
     sent_seq: u64,
-    /// By slot: number of the last order about it.
+    /// By slot: number of the last command about it.
     about: Vec<u64>,
     /// The kernel had no room; when to try again.
     refused: Option<Instant>,
@@ -43,8 +43,8 @@ pub struct Link {
 }
 
 enum Item {
-    /// Frames that go out together, lest the worker wake up for the first of them and keep us from sending the next; how
-    /// much of them has been sent; and the number of the last.
+    /// Frames, how many octets of them have been sent, and the number of the last one. They go out together: else the
+    /// worker wakes up for the first of them and keeps us from sending the next.
     Octets(Vec<u8>, usize, u64),
     Fd(Rc<ForeignFd>),
 }
@@ -67,15 +67,15 @@ impl Link {
         Ok((link, theirs.into()))
     }
 
-    /// Queues an order and returns its number.
-    pub fn push(&mut self, order: Order) -> io::Result<u64> {
+    /// Queues a command and returns its number.
+    pub fn push(&mut self, order: WorkerCommand) -> io::Result<u64> {
         let seq = self.push_frame(order.command, None)?;
         self.queue.extend(order.fd.map(Item::Fd));
         Ok(seq)
     }
 
-    /// The same for a worker that is not born yet, and will be with the order's fd.
-    pub fn push_unborn(&mut self, order: &Order) -> io::Result<u64> {
+    /// The same for a worker that is not born yet, and will be with the command's fd.
+    pub fn push_unborn(&mut self, order: &WorkerCommand) -> io::Result<u64> {
         self.push_frame(order.command.clone(), order.fd.as_ref().map(|fd| fd.as_fd().as_raw_fd()))
     }
 
@@ -98,7 +98,7 @@ impl Link {
         Ok(self.last_seq)
     }
 
-    /// Sends as much as fits and the turn goes: thousands of orders for a new worker that reads as fast as they are
+    /// Sends as much as fits and the turn goes: thousands of commands for a new worker that reads as fast as they are
     /// written do not keep all else waiting. An error says that the worker is gone.
     pub fn flush(&mut self) -> io::Result<()> {
         if self.refused.is_some_and(|until| Instant::now() < until) {
@@ -150,7 +150,7 @@ impl Link {
         !self.queue.is_empty()
     }
 
-    /// Number of the last order.
+    /// Number of the last command.
     pub fn last_seq(&self) -> u64 {
         self.last_seq
     }
@@ -203,7 +203,7 @@ mod tests {
         let fd = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         let fd = Rc::new(ForeignFd::from(fd));
         for _ in 0..2000 {
-            link.push(Order::with_fd(Command::RingCall { port: 1, ring: 2, call: true }, fd.clone())).unwrap();
+            link.push(WorkerCommand::with_fd(Command::RingCall { port: 1, ring: 2, call: true }, fd.clone())).unwrap();
         }
         link.flush().unwrap();
         assert!(link.is_backed_up());
@@ -223,7 +223,7 @@ mod tests {
         let fd = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         let fd = Rc::new(ForeignFd::from(fd));
         for _ in 0..2000 {
-            link.push(Order::with_fd(Command::RingCall { port: 1, ring: 2, call: true }, fd.clone())).unwrap();
+            link.push(WorkerCommand::with_fd(Command::RingCall { port: 1, ring: 2, call: true }, fd.clone())).unwrap();
         }
         let mut worker = UnixStream::from(theirs);
         worker.set_nonblocking(false).unwrap();

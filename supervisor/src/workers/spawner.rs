@@ -3,24 +3,25 @@
 //! # Theory of operation
 //!
 //! Seccomp filters and landlock domains are inherited over exec, and a worker needs more than the supervisor's policy
-//! grants. So the supervisor clones the spawner before it confines itself. The two have separate memory and *one table of
-//! files* (`CLONE_FILES`): a request is a packet of numbers, some of which are fds, and no fd is ever sent. Sending counts
-//! against a limit of the kernel's that any process of the same user can use up (`ETOOMANYREFS`), and a switch whose worker
-//! died must be able to start the next one whatever its clients do.
+//! grants. So the supervisor clones the spawner before it confines itself. The two have separate memory and *one
+//! table of files* (`CLONE_FILES`): a request is a packet of numbers, some of which are fds, and no fd is ever sent.
+//! Sending counts against a limit of the kernel's that any process of the same user can use up (`ETOOMANYREFS`), and
+//! a switch whose worker died must be able to start the next one whatever its clients do.
 //!
-//! [`START`] starts one worker and is answered with its pid or with an errno. The worker begins as a copy of the spawner, with
-//! a copy of the table, and keeps of it its stdin, its stderr, and the files that [`Spawner::give`] named since the last
-//! start, under their numbers. Until the answer comes the supervisor closes none of them. [`KEEP`] makes an open file the
-//! program from now on. [`DIG`] starts an undertaker ([`crate::workers::undertaker`]), which goes on sharing the table. [`REOPEN`] opens
-//! the log once more, by the name that it was given at the start, and is answered with its number. The spawner reads nothing
-//! from clients and nothing from workers, and ends with the supervisor.
+//! [`START`] starts one worker and is answered with its pid or with an errno. The worker begins as a copy of the
+//! spawner, with a copy of the table, and keeps of it its stdin, its stderr, and the files that [`Spawner::give`]
+//! named since the last start, under their numbers. Until the answer comes the supervisor closes none of them.
+//! [`KEEP`] makes an open file the program from now on. [`CLOSER`] starts a closer ([`crate::workers::closers`]),
+//! which goes on sharing the table. [`REOPEN`] opens the log once more, by the name that it was given at the start,
+//! and is answered with its number. The spawner reads nothing from clients and nothing from workers, and ends with
+//! the supervisor.
 //!
-//! Workers and undertakers are cloned with `CLONE_PARENT`, so that the supervisor is their parent: it gets the `SIGCHLD`, it
-//! waits for them, and its death takes them along. The first binary is opened once, so that a supervisor goes on to start
-//! the same program, whatever is installed meanwhile, until a person upgrades it. A program that is handed over must have
-//! a name in the file system and belong to root or to our user: memory that a client shared with the supervisor is no
-//! program, even if the supervisor says so. Which file it is the spawner writes down, and the worker looks once more, in a
-//! table that is its own by then, before it becomes that program.
+//! Workers and closers are cloned with `CLONE_PARENT`, so that the supervisor is their parent: it gets the `SIGCHLD`,
+//! it waits for them, and its death takes them along. The first binary is opened once, so that a supervisor goes on
+//! to start the same program, whatever is installed meanwhile, until a person upgrades it. A program that is handed
+//! over must have a name in the file system and belong to root or to our user: memory that a client shared with the
+//! supervisor is no program, even if the supervisor says so. Which file it is the spawner writes down, and the worker
+//! looks once more, in a table that is its own by then, before it becomes that program.
 //!
 //! Each of these processes has one thread. The spawner leads a session of its own: Ctrl-C is the supervisor's affair.
 #![allow(unsafe_code)] // clone, close_range, fds by number have no safe form
@@ -36,16 +37,17 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::epoll::EpollFlags;
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use sv3::foreign::ForeignFd;
 use sv3::timeslice::TimeSlice;
 
-use crate::clients::ancillary;
+use crate::ancillary;
 use crate::confine;
 use crate::telemetry::event;
-use crate::workers::undertaker::{self, Tools};
+use crate::workers::closers::{self, Tools};
 
 /// linux/close_range.h; not every C library's.
 const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2;
@@ -56,8 +58,8 @@ const START: i32 = 1;
 const KEEP: i32 = 2;
 /// The next worker that is started gets these files.
 const GIVE: i32 = 3;
-/// Starts an undertaker: its pipe and its eventfd.
-const DIG: i32 = 4;
+/// Starts a closer: its pipe and its eventfd.
+const CLOSER: i32 = 4;
 /// Opens the log.
 const REOPEN: i32 = 5;
 
@@ -65,7 +67,7 @@ const REOPEN: i32 = 5;
 const RETRY: Duration = Duration::from_millis(10);
 /// Most numbers of one packet.
 const NUMBERS: usize = 4096;
-/// How much an undertaker gives way to others that want the processor (nice(2)).
+/// How much a closer gives way to others that want the processor (nice(2)).
 const NICE: i32 = 10;
 /// What it answers.
 pub enum Answer {
@@ -103,6 +105,8 @@ fn close_range(flags: libc::c_uint) -> nix::Result<()> {
 pub struct Spawner {
     socket: OwnedFd,
     pid: Pid,
+    /// The events that epoll is asked for.
+    pub interest: EpollFlags,
     /// Packets that wait for room.
     unsent: VecDeque<Vec<u8>>,
     /// The spawner's own, in the table that both share.
@@ -111,8 +115,8 @@ pub struct Spawner {
 }
 
 impl Spawner {
-    /// Makes the spawner, which gives `arguments` to every worker and opens `log` when it is asked to. To be called before
-    /// anything else is opened, and before confinement.
+    /// Makes the spawner, which gives `arguments` to every worker and opens `log` when it is asked to. To be called
+    /// before anything else is opened, and before confinement.
     pub fn clone(worker: &Path, arguments: &[String], log: Option<&Path>) -> Result<Spawner, String> {
         let words = [c"sv3-worker".to_owned()].into_iter().map(Ok);
         let words: Result<Vec<_>, _> = words.chain(arguments.iter().map(|word| CString::new(word.as_str()))).collect();
@@ -133,6 +137,7 @@ impl Spawner {
             Some(pid) => Ok(Spawner {
                 socket: ours,
                 pid,
+                interest: EpollFlags::EPOLLIN,
                 unsent: VecDeque::new(),
                 theirs: [theirs, null.into()],
                 binaries: [Some(ForeignFd::from(OwnedFd::from(binary)).prompt()), None],
@@ -148,7 +153,8 @@ impl Spawner {
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let null = || File::open("/dev/null").map(OwnedFd::from);
         let own = [theirs.try_clone()?, null()?];
-        Ok((Spawner { socket: ours, pid, unsent: VecDeque::new(), theirs: own, binaries: [None, None] }, theirs))
+        let (interest, unsent) = (EpollFlags::EPOLLIN, VecDeque::new());
+        Ok((Spawner { socket: ours, pid, interest, unsent, theirs: own, binaries: [None, None] }, theirs))
     }
 
     /// The next worker that is started gets these files under the numbers that they have. They must stay open until the
@@ -175,9 +181,9 @@ impl Spawner {
         Ok(())
     }
 
-    /// Asks for an undertaker. It is answered as a worker is.
-    pub fn dig(&mut self, Tools { numbers, closed }: Tools) -> io::Result<()> {
-        self.tell(&[DIG, numbers, closed])
+    /// Asks for a closer. It is answered as a worker is.
+    pub fn start_closer(&mut self, Tools { numbers, closed }: Tools) -> io::Result<()> {
+        self.tell(&[CLOSER, numbers, closed])
     }
 
     fn tell(&mut self, numbers: &[i32]) -> io::Result<()> {
@@ -259,8 +265,8 @@ impl AsFd for Spawner {
 
 /// Forks. The child's pid, or nothing in the child, which runs on in its copy of this process's memory.
 fn clone(flags: libc::c_int) -> nix::Result<Option<Pid>> {
-    // SAFETY: without CLONE_VM, and with 0 for the stack, clone is fork; this process has one thread, so no lock is held by
-    // another and all of Rust may be used in the child.
+    // SAFETY: without CLONE_VM, and with 0 for the stack, clone is fork; this process has one thread, so no lock is
+    // held by another and all of Rust may be used in the child.
     let pid = Errno::result(unsafe { libc::syscall(libc::SYS_clone, flags | libc::SIGCHLD, 0, 0, 0, 0) })?;
     let pid = i32::try_from(pid).map_err(|_| Errno::ERANGE)?;
     Ok((pid != 0).then(|| Pid::from_raw(pid)))
@@ -285,8 +291,8 @@ fn in_table<'f>(number: RawFd) -> Result<BorrowedFd<'f>, Errno> {
     if number < 0 {
         return Err(Errno::EBADF);
     }
-    // SAFETY: it is the supervisor's, who keeps open what it tells the spawner of until that is done with it; this process
-    // closes nothing that it did not open.
+    // SAFETY: it is the supervisor's, who keeps open what it tells the spawner of until that is done with it; this
+    // process closes nothing that it did not open.
     Ok(unsafe { BorrowedFd::borrow_raw(number) })
 }
 
@@ -303,7 +309,7 @@ struct Setting {
 }
 
 /// What one worker is started with.
-struct Birth<'n> {
+struct NewWorker<'n> {
     binary: RawFd,
     identity: Identity,
     stdin: RawFd,
@@ -352,7 +358,8 @@ fn serve(socket: RawFd, binary: Identity, setting: &Setting) -> i32 {
             [START, program, binary, stdin, stderr] => {
                 let Some(program) = usize::try_from(program).ok().and_then(|at| programs.get(at)) else { return 1 };
                 let given = std::mem::take(&mut given);
-                program.and_then(|identity| start(&Birth { binary, identity, stdin, stderr, given: &given }, setting))
+                program
+                    .and_then(|identity| start(&NewWorker { binary, identity, stdin, stderr, given: &given }, setting))
             }
             [REOPEN] => {
                 if answer_log(socket, setting.log.as_deref()).is_err() {
@@ -360,7 +367,7 @@ fn serve(socket: RawFd, binary: Identity, setting: &Setting) -> i32 {
                 }
                 continue;
             }
-            [DIG, numbers, closed] => dig(Tools { numbers, closed }, setting.supervisor),
+            [CLOSER, numbers, closed] => start_closer(Tools { numbers, closed }, setting.supervisor),
             _ => return 1,
         };
         let number = outcome.map_or_else(|errno| -(errno as i32), Pid::as_raw);
@@ -409,8 +416,8 @@ fn wait_readable(socket: BorrowedFd<'_>) -> nix::Result<()> {
     }
 }
 
-/// Starts an undertaker.
-fn dig(Tools { numbers, closed }: Tools, supervisor: Pid) -> Result<Pid, Errno> {
+/// Starts a closer.
+fn start_closer(Tools { numbers, closed }: Tools, supervisor: Pid) -> Result<Pid, Errno> {
     if let Some(pid) = clone(libc::CLONE_PARENT | libc::CLONE_FILES)? {
         return Ok(pid);
     }
@@ -422,13 +429,13 @@ fn dig(Tools { numbers, closed }: Tools, supervisor: Pid) -> Result<Pid, Errno> 
         && let (Ok(numbers), Ok(closed)) = (in_table(numbers), in_table(closed))
         && confine::supervisor(&[]).is_ok()
     {
-        undertaker::work(numbers, closed);
+        closers::work(numbers, closed);
     }
     std::process::exit(1)
 }
 
 /// Starts a worker. That the pipe closes without a word says that exec succeeded.
-fn start(birth: &Birth<'_>, setting: &Setting) -> Result<Pid, Errno> {
+fn start(birth: &NewWorker<'_>, setting: &Setting) -> Result<Pid, Errno> {
     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     let Some(pid) = clone(libc::CLONE_PARENT)? else {
         let errno = become_worker(birth, setting);
@@ -444,7 +451,7 @@ fn start(birth: &Birth<'_>, setting: &Setting) -> Result<Pid, Errno> {
 }
 
 /// Turns this process into a worker; returns only if that fails. The table of files is its own by now.
-fn become_worker(birth: &Birth<'_>, setting: &Setting) -> Errno {
+fn become_worker(birth: &NewWorker<'_>, setting: &Setting) -> Errno {
     let turn = || -> Result<std::convert::Infallible, Errno> {
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
         if nix::unistd::getppid() != setting.supervisor {

@@ -3,28 +3,31 @@
 //! # Theory of operation
 //!
 //! A worker says [`sv3::ipc::ReportKind::Busy`] when it wakes and has not said so for a while. From then on, and from
-//! when it is promoted, the heartbeats of its threads in the ledger are looked at now and then, until all have slept for
-//! longer than it keeps quiet about waking. So a hang is found whenever it begins, and an idle switch has no timer.
+//! when it is promoted, the heartbeats of its threads in the ledger are looked at now and then, until all have slept
+//! for longer than it keeps quiet about waking. So a hang is found whenever it begins, and an idle switch has no
+//! timer.
 //!
-//! A thread *hangs* when it is awake, its heartbeat stands still, and it has *run* for [`HANG`] meanwhile. One that is not
-//! let run does not hang, however long that takes, and nobody is to blame for it. One that is kept without running for
-//! [`STARVED`] is *stuck*: in the kernel, which waits for a disk or for something that does not come, or in a frozen
-//! control group. A worker that is stuck is replaced as well, and nobody is blamed.
+//! A thread *hangs* when it is awake, its heartbeat stands still, and it has *run* for [`HANG`] meanwhile. One that
+//! is not let run does not hang, however long that takes, and nobody is to blame for it. One that is kept without
+//! running for [`STARVED`] is *stuck*: in the kernel, which waits for a disk or for something that does not come, or
+//! in a frozen control group. A worker that is stuck is replaced as well, and nobody is blamed.
 //!
 //! The kernel tells only how long all threads ran together. How long all were awake stands in the ledger
-//! ([`sv3::ledger::SleepClock`]), and a thread runs only while it is awake. So the difference is how long threads have waited for a
-//! processor, all together, and as a thread that hangs is awake all the time, it has run for at least as long as it hangs
-//! less what was waited. If that is too little since others waited, a hang is found later, or by [`STARVED`]; a thread
-//! that was not let run is never taken for one that hangs. With one thread the bound is exact.
+//! ([`sv3::ledger::SleepClock`]), and a thread runs only while it is awake. So the difference is how long threads
+//! have waited for a processor, all together, and as a thread that hangs is awake all the time, it has run for at
+//! least as long as it hangs less what was waited. If that is too little since others waited, a hang is found later,
+//! or by [`STARVED`]; a thread that was not let run is never taken for one that hangs. With one thread the bound is
+//! exact.
 //!
 //! What can be wrong with it, and what is done about it:
 //!
-//! - All of the host stood still, the supervisor with it (a virtual machine that was paused): the time between two looks
-//!   counts for no more than [`LOOK_MAX`].
-//! - The kernel's figure comes late (see [`crate::workers::cpu_time`]), so that some of it is of the time before the heartbeat stood
-//!   still. Then it looks as if threads had run for longer than they were awake, and one begins to measure anew.
+//! - All of the host stood still, the supervisor with it (a virtual machine that was paused): the time between two
+//!   looks counts for no more than [`LOOK_MAX`].
+//! - The kernel's figure comes late (see [`crate::workers::cpu_time`]), so that some of it is of the time before the
+//!   heartbeat stood still. Then it looks as if threads had run for longer than they were awake, and one begins to
+//!   measure anew.
 //! - A signal on an eventfd that is full stops a thread without using a processor. That is a fact that can be looked up
-//!   (`supervisor/jam.rs`), whenever a heartbeat stands still from one look to the next.
+//!   (`supervisor/stalled.rs`), whenever a heartbeat stands still from one look to the next.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -141,8 +144,8 @@ impl Watchdog {
         threads.any(|(heart, thread)| thread.sleep_clock().is_awake() && heart.beat == thread.heartbeat.load(Relaxed))
     }
 
-    /// Looks, if it is time to. What is wrong, if something is: of threads that hang one that has a client in hand comes
-    /// before one that has none, since that may only wait for the other.
+    /// Looks, if it is time to. What is wrong, if something is: of threads that hang one that serves a client
+    /// comes before one that has none, since that may only wait for the other.
     pub fn look(&mut self, area: &WorkerArea, moment: Moment) -> Option<Trouble> {
         let threads = self.threads;
         let watch = self.watch.as_mut().filter(|watch| watch.last + LOOK <= moment.now)?;

@@ -18,23 +18,24 @@ use nix::unistd::{Pid, pipe2};
 use sv3::foreign::ForeignFd;
 use sv3::ipc::Command;
 
-use crate::clients::lingering::LettingGo;
-use crate::clients::record::Order;
-use crate::clients::session::Breach;
+use crate::fd_inventory::OpenFile;
+use crate::workers::breach::Breach;
+use crate::workers::command::WorkerCommand;
 use crate::workers::cpu_time::{STARVED, of_process};
 use crate::workers::link::Link;
-use crate::workers::roster::Roster;
+use crate::workers::pending_unmap::UnmapQueue;
 use crate::workers::spawner::{Program, Spawner};
+use crate::workers::told_ports::ToldPorts;
 
 /// How long a worker may take, and run, until it is ready.
 const START_TIME: Duration = Duration::from_secs(5);
-/// How long a worker may take, and run, to obey.
+/// How long a worker may take, and run, to do what it was told.
 const OBEY_TIME: Duration = Duration::from_secs(1);
-/// How long a worker may outlive its link, whether or not it runs: nobody is served meanwhile, and nothing is held against
-/// anybody.
+/// How long a worker may outlive its link, whether or not it runs: nobody is served meanwhile, and nothing is held
+/// against anybody.
 const DEATH_TIME: Duration = Duration::from_millis(100);
-/// How long the kernel may take to say that a worker is dead which was killed. After that it is taken for dead: it may be held
-/// in the kernel (by a disk, or by a frozen control group), but never runs again.
+/// How long the kernel may take to say that a worker is dead which was killed. After that it is taken for dead: it
+/// may be held in the kernel (by a disk, or by a frozen control group), but never runs again.
 const BURIAL_TIME: Duration = Duration::from_millis(100);
 /// Time between two looks whether a worker that is late has been let run.
 const LOOK: Duration = Duration::from_millis(100);
@@ -52,7 +53,7 @@ pub struct Worker {
     pub program: Program,
     /// Since when it serves; a worker on standby does not.
     pub serving: Option<Instant>,
-    /// Number of the order that promoted it: what it did before then counts for nothing.
+    /// Number of the command that promoted it: what it did before then counts for nothing.
     pub promoted: u64,
     /// It has reached the barrier behind its promotion.
     pub took_over: bool,
@@ -72,14 +73,14 @@ pub struct Worker {
     pub policy: u32,
     /// Virtio features that it serves, once it is ready.
     pub offers: u64,
-    doom: Option<String>,
+    kill_reason: Option<String>,
     killed: Option<Instant>,
     hung_up: Option<Instant>,
     /// It is late, and was not let run: when to look again.
     excused: Option<Instant>,
-    roster: Roster,
+    told: ToldPorts,
     barriers: VecDeque<Barrier>,
-    letting_go: LettingGo,
+    letting_go: UnmapQueue,
     reached: u64,
     said: Vec<u8>,
     last_line: Option<String>,
@@ -88,7 +89,7 @@ pub struct Worker {
 }
 
 /// What a worker is born with. It stays open until the spawner has answered.
-pub struct Cradle {
+pub struct StartingWorker {
     /// The worker's area.
     pub area: u8,
     stdin: OwnedFd,
@@ -96,7 +97,7 @@ pub struct Cradle {
     given: Vec<Rc<ForeignFd>>,
 }
 
-impl Cradle {
+impl StartingWorker {
     /// Asks the spawner for the worker.
     pub fn ask(&self, spawner: &mut Spawner, program: Program) -> io::Result<()> {
         spawner.give(self.given.iter().map(|fd| fd.as_fd()))?;
@@ -134,22 +135,22 @@ pub enum Waiter {
 
 impl Worker {
     /// A worker that is not asked for yet, and its ends of what connects us.
-    pub fn unborn(program: Program, area: u8) -> io::Result<(Worker, Cradle)> {
+    pub fn unborn(program: Program, area: u8) -> io::Result<(Worker, StartingWorker)> {
         let (link, stdin) = Link::pair()?;
         let (read, stderr) = pipe2(OFlag::O_CLOEXEC)?;
         fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        Ok((Worker::new(program, area, link, read.into()), Cradle { area, stdin, stderr, given: Vec::new() }))
+        Ok((Worker::new(program, area, link, read.into()), StartingWorker { area, stdin, stderr, given: Vec::new() }))
     }
 
-    /// Queues orders whose fds the worker is born with.
-    pub fn teach(&mut self, orders: impl IntoIterator<Item = Order>, cradle: &mut Cradle) {
+    /// Queues commands whose fds the worker is born with.
+    pub fn teach(&mut self, orders: impl IntoIterator<Item = WorkerCommand>, starting: &mut StartingWorker) {
         for order in orders {
-            if !self.roster.passes(&order.command, self.link.last_seq() + 1) {
+            if !self.told.passes(&order.command, self.link.last_seq() + 1) {
                 continue;
             }
             let pushed = self.link.push_unborn(&order);
             self.note(&order.command, pushed, Waiter::Nobody);
-            cradle.given.extend(order.fd);
+            starting.given.extend(order.fd);
         }
     }
 
@@ -169,13 +170,13 @@ impl Worker {
             ready: None,
             policy: 0,
             offers: 0,
-            doom: None,
+            kill_reason: None,
             killed: None,
             hung_up: None,
             excused: None,
-            roster: Roster::default(),
+            told: ToldPorts::default(),
             barriers: VecDeque::new(),
-            letting_go: LettingGo::default(),
+            letting_go: UnmapQueue::default(),
             reached: 0,
             said: Vec::new(),
             last_line: None,
@@ -188,19 +189,20 @@ impl Worker {
     pub fn promote(&mut self) {
         self.serving = Some(Instant::now());
         self.promoted = self.link.last_seq() + 1;
-        self.order([Command::Promote.into(), Command::Barrier.into()], Waiter::TakeOver);
+        self.send([Command::Promote.into(), Command::Barrier.into()], Waiter::TakeOver);
     }
 
-    /// Queues orders, but for those about a port that the worker goes on without. A barrier among them is for `waiter`.
-    pub fn order(&mut self, orders: impl IntoIterator<Item = Order>, waiter: Waiter) {
+    /// Queues commands, but for those about a port that the worker goes on without. A barrier among them is for
+    /// `waiter`.
+    pub fn send(&mut self, orders: impl IntoIterator<Item = WorkerCommand>, waiter: Waiter) {
         for order in orders {
-            if !self.roster.passes(&order.command, self.link.last_seq() + 1) {
+            if !self.told.passes(&order.command, self.link.last_seq() + 1) {
                 continue;
             }
-            let (command, takes) = (order.command.clone(), order.takes.clone());
+            let (command, takes) = (order.command.clone(), order.removes.clone());
             let pushed = self.link.push(order);
             if let (Ok(seq), Some(taken)) = (&pushed, takes) {
-                self.letting_go.ordered(*seq, taken);
+                self.letting_go.push(*seq, taken);
             }
             self.note(&command, pushed, waiter);
         }
@@ -217,7 +219,7 @@ impl Worker {
         }
     }
 
-    /// Sends what waits. While the kernel has no room for it, the time to obey does not pass.
+    /// Sends what waits. While the kernel has no room for it, the time to do what it was told does not pass.
     pub fn flush(&mut self) -> io::Result<()> {
         let was_refused = self.link.refused_until().is_some();
         self.link.flush()?;
@@ -234,7 +236,7 @@ impl Worker {
         self.ready.replace(landlock_abi).is_none()
     }
 
-    /// The time to obey begins now.
+    /// The time to do what it was told begins now.
     fn restart_clocks(&mut self) {
         let (due, cpu) = (Instant::now() + OBEY_TIME, of_process(self.pid));
         self.barriers.iter_mut().for_each(|barrier| (barrier.due, barrier.cpu) = (due, cpu));
@@ -248,45 +250,54 @@ impl Worker {
         Some(next)
     }
 
-    /// The worker says that all which the orders up to this one took away is unmapped.
+    /// The worker says that all which the commands up to this one took away is unmapped.
     pub fn unmapped(&mut self, seq: u64) -> Result<(), Breach> {
         self.letting_go.unmapped(seq, self.link.last_seq())
     }
 
     /// It is dead: what it was ordered to let go of.
-    pub fn let_go(&mut self) -> LettingGo {
+    pub fn let_go(&mut self) -> UnmapQueue {
         std::mem::take(&mut self.letting_go)
     }
 
-    /// Memory files that it was ordered to let go of and has mapped still.
-    pub fn taken_files(&self) -> impl Iterator<Item = &Rc<ForeignFd>> {
-        self.letting_go.files()
+    /// The supervisor's files of it.
+    pub fn files(&self) -> impl Iterator<Item = OpenFile<'_>> {
+        let pid = self.pid.map_or("that is being born".to_string(), |pid| pid.to_string());
+        let own = [
+            OpenFile::new(&self.link, "socket", format!("worker {pid}")),
+            OpenFile::new(&self.stderr, "pipe", format!("stderr of worker {pid}")),
+        ];
+        let taken = self.letting_go.files().map(move |file| {
+            let purpose = format!("memory that was taken away from worker {pid} and is mapped there still");
+            OpenFile::borrowed(file.as_fd(), "memory", purpose)
+        });
+        own.into_iter().chain(taken)
     }
 
-    /// Whether the worker has been given an order of this number and has not said yet that it is past it.
+    /// Whether the worker has been given a command of this number and has not said yet that it is past it.
     pub fn is_under_way(&self, seq: u64) -> bool {
         (self.reached + 1..=self.link.last_seq()).contains(&seq)
     }
 
-    /// Whether a report on an order of this number is about the client that has the slot now.
+    /// Whether a report on a command of this number is about the client that has the slot now.
     pub fn is_about(&self, slot: u16, seq: u64) -> bool {
-        self.roster.is_about(slot, seq)
+        self.told.is_about(slot, seq)
     }
 
     /// A port that it cannot be told of: it forgets what it knows of it and goes on without it.
     pub fn leave_out(&mut self, slot: u16, why: String) {
-        self.order([Command::PortRemove { port: slot }.into()], Waiter::Nobody);
-        self.roster.strike(slot, self.link.last_seq(), why);
+        self.send([Command::PortRemove { port: slot }.into()], Waiter::Nobody);
+        self.told.strike(slot, self.link.last_seq(), why);
     }
 
     /// Why it goes on without a port, if it does.
     pub fn lacks(&self, slot: u16) -> Option<&str> {
-        self.roster.lacks(slot)
+        self.told.lacks(slot)
     }
 
     /// When the worker must have done what it has to do next, or when to look again.
     pub fn due(&self) -> Option<Instant> {
-        let due = match (&self.doom, self.hung_up, self.ready) {
+        let due = match (&self.kill_reason, self.hung_up, self.ready) {
             (Some(_), _, _) => return self.killed.map(|since| since + BURIAL_TIME),
             (None, Some(since), _) => Some(since + DEATH_TIME),
             (None, None, None) => Some(self.asked + START_TIME),
@@ -295,9 +306,9 @@ impl Worker {
         due.map(|due| self.excused.map_or(due, |again| due.max(again)))
     }
 
-    /// Since when somebody waits for it to obey.
+    /// Since when somebody waits for it to do what it was told.
     pub fn waits_since(&self) -> Option<Instant> {
-        let ready = self.ready.is_some() && self.doom.is_none();
+        let ready = self.ready.is_some() && self.kill_reason.is_none();
         self.barriers.front().filter(|_| ready).and_then(|barrier| barrier.due.checked_sub(OBEY_TIME))
     }
 
@@ -341,7 +352,7 @@ impl Worker {
 
     /// Kills it, for this reason; the first one counts. Its death is known when the kernel says so.
     pub fn kill(&mut self, why: &str) {
-        self.doom.get_or_insert_with(|| why.to_string());
+        self.kill_reason.get_or_insert_with(|| why.to_string());
         if let Some(pid) = self.pid {
             self.end(pid);
         }
@@ -353,20 +364,20 @@ impl Worker {
     }
 
     /// Why we killed it, if we did.
-    pub fn doom(&self) -> Option<&str> {
-        self.doom.as_deref()
+    pub fn kill_reason(&self) -> Option<&str> {
+        self.kill_reason.as_deref()
     }
 
     /// The spawner has told the process.
     pub fn is_born(&mut self, pid: Pid) {
         self.pid = Some(pid);
-        if self.doom.is_some() {
+        if self.kill_reason.is_some() {
             self.end(pid);
         }
     }
 
-    /// Whole lines that it has written to stderr, made printable. Nothing more after [`LINES_MAX`] of them, and an error
-    /// when it has closed it.
+    /// Whole lines that it has written to stderr, made printable. Nothing more after [`LINES_MAX`] of them, and an
+    /// error when it has closed it.
     pub fn lines(&mut self) -> io::Result<Vec<String>> {
         let mut octets = [0; 4096];
         match self.stderr.read(&mut octets) {

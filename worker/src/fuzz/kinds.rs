@@ -76,8 +76,7 @@ impl Fixture {
             for queue in [QueueId::receive(slot, 0), QueueId::transmit(slot, 0)] {
                 let mut lease = ports.get(slot).unwrap().seize(queue, || ()).unwrap();
                 let queue = InMemory::new(*features, ROOM);
-                lease.reset();
-                *lease.endpoint() = Endpoint::InMemory(queue);
+                lease.reset(Endpoint::InMemory(queue));
             }
             ports.note_receiver(QueueId::receive(slot, 0), true);
         }

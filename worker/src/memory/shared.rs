@@ -94,11 +94,13 @@ impl<'a, T: Shared> View<'a, T> {
         unsafe { self.first.add(usize::from(index) & self.mask).as_ref() }
     }
 
-    /// The value at `index`, if the array has that many.
+    /// The value at `index`, which must be below the array's length. The comparison keeps a wrong index inside of the
+    /// array.
     #[inline]
-    pub fn get(self, index: u16) -> Option<&'a T> {
+    pub fn get(self, index: u16) -> &'a T {
+        let index = if index < self.count { index } else { 0 };
         // SAFETY: as in `at`. There are `count` values.
-        (index < self.count).then(|| unsafe { self.first.add(usize::from(index)).as_ref() })
+        unsafe { self.first.add(usize::from(index)).as_ref() }
     }
 
     /// Asks the processor to load the cache line of the value at `index`.

@@ -4,11 +4,13 @@
 //! queue. So when it reports that a command is done, no thread still moves a frame that the command forbids.
 
 mod memory;
+#[cfg(test)]
+mod tests;
 mod vrings;
 
 use sv3::MAX_PORTS;
 use sv3::ids::QueueId;
-use sv3::ipc::{BUSY_QUIET, Command, Report, ReportKind, RingFault};
+use sv3::ipc::{BUSY_QUIET, Command, PortKind, Report, ReportKind, RingFault};
 use sv3::ledger::Ledger;
 
 use super::mapper::MapRequests;
@@ -17,6 +19,7 @@ use super::start::Start;
 use super::threads::Threads;
 use crate::forward::rarp;
 use crate::memory::guest_memory::GuestMemory;
+use crate::port::endpoint::Endpoint;
 use crate::port::kind::Kind;
 use crate::port::{Port, QueueLease};
 use crate::process::clock;
@@ -156,7 +159,7 @@ impl ControlThread {
                 self.promote();
                 Ok(())
             }
-            Command::PortAdd { port } => self.add(port, seq),
+            Command::PortAdd { port, kind } => self.add(port, kind, seq),
             Command::PortRemove { port } => self.remove(port, seq),
             Command::PortFeatures { port, features } => self.client(port).map(|client| client.features = features),
             Command::RegionStage { port, region } => self.map(seq, port, true, region, fds.next()),
@@ -206,12 +209,23 @@ impl ControlThread {
         port.seize(queue, || self.poller.beat()).ok_or(NO_PORT)
     }
 
-    fn add(&mut self, slot: u16, seq: u64) -> nix::Result<()> {
+    fn add(&mut self, slot: u16, kind: PortKind, seq: u64) -> nix::Result<()> {
         // The place may still hold an earlier port that was not removed.
         self.clear(slot, seq);
         self.threads.ports.make(slot, self.ledger).ok_or(NO_PORT)?;
         let place = self.clients.get_mut(usize::from(slot)).ok_or(NO_PORT)?;
         *place = Some(Box::default());
+        // The client of a port of vrings starts them. A port of any other kind has one queue pair from the start.
+        if kind == PortKind::Vrings {
+            return Ok(());
+        }
+        for queue in [QueueId::receive(slot, 0), QueueId::transmit(slot, 0)] {
+            let endpoint = Endpoint::of(kind).ok_or(nix::errno::Errno::ENOTSUP)?;
+            self.use_queue(queue)?.reset(endpoint);
+            if !self.standby {
+                self.changed(queue);
+            }
+        }
         Ok(())
     }
 
@@ -229,7 +243,7 @@ impl ControlThread {
         for queue in self.port(slot).into_iter().flat_map(Port::used) {
             self.stop(queue);
             if let Some(mut lease) = self.queue(queue) {
-                lease.reset();
+                lease.reset(Endpoint::default());
             }
         }
         let client = self.clients.get_mut(usize::from(slot)).and_then(Option::take);
@@ -262,6 +276,22 @@ impl ControlThread {
             rarp::announce(&mut self.poller.forwarder, port, mac);
         }
         Ok(())
+    }
+
+    /// After a queue was started or enabled, a transmit queue counts as kicked, and a receiver's driver gets one
+    /// signal: nobody knows whether an earlier worker's signals arrived.
+    fn changed(&mut self, queue: QueueId) {
+        let Some(mut lease) = self.queue(queue) else { return };
+        let runs = lease.endpoint().runs();
+        if runs && let Some(vring) = lease.vring() {
+            vring.signal();
+        }
+        drop(lease);
+        if !queue.transmits() {
+            self.threads.ports.note_receiver(queue, runs);
+        } else if runs {
+            self.poll(queue);
+        }
     }
 
     /// Lets the owner thread poll a transmit queue.

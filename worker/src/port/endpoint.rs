@@ -5,7 +5,7 @@
 //! of its source once ([`each_source`]); the forwarder selects the code of a receiver once for each run of frames to
 //! it.
 
-use sv3::ipc::RingFault;
+use sv3::ipc::{PortKind, RingFault};
 
 use super::batch::PlainFrame;
 use super::counting::Counting;
@@ -66,6 +66,17 @@ impl Default for Endpoint {
 }
 
 impl Endpoint {
+    /// A queue for a port of this kind. `None`: this worker does not know the kind.
+    pub fn of(kind: PortKind) -> Option<Endpoint> {
+        match kind {
+            PortKind::Vrings => Some(Endpoint::Vring(Vring::default())),
+            #[cfg(any(test, feature = "fuzzing"))]
+            PortKind::Memory => Some(Endpoint::InMemory(InMemory::new(0, 1024))),
+            #[allow(unreachable_patterns, reason = "the contract may have been built with kinds for tests")]
+            _ => None,
+        }
+    }
+
     /// The vring, if it is one.
     pub fn vring(&mut self) -> Option<&mut Vring> {
         match self {

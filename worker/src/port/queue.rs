@@ -60,11 +60,11 @@ impl QueueLease {
         }
     }
 
-    /// Resets all state, for the next port in the slot.
-    pub fn reset(&mut self) {
+    /// Resets all state, for the next port in the slot. `endpoint` is of that port's kind.
+    pub fn reset(&mut self, endpoint: Endpoint) {
         match self {
-            QueueLease::Transmit(queue) => **queue = TransmitQueue::default(),
-            QueueLease::Receive(queue) => **queue = ReceiveQueue::default(),
+            QueueLease::Transmit(queue) => **queue = TransmitQueue { endpoint, ..TransmitQueue::default() },
+            QueueLease::Receive(queue) => **queue = ReceiveQueue { endpoint, ..ReceiveQueue::default() },
         }
     }
 }

@@ -87,7 +87,8 @@ pub struct Client {
     asked: usize,
 }
 
-/// `VIRTIO_F_VERSION_1` and `VHOST_USER_F_PROTOCOL_FEATURES`; `VHOST_USER_PROTOCOL_F_REPLY_ACK`; the flag that wants one.
+/// `VIRTIO_F_VERSION_1` and `VHOST_USER_F_PROTOCOL_FEATURES`; `VHOST_USER_PROTOCOL_F_REPLY_ACK`; the flag that wants
+/// one.
 const FEATURES: u64 = 1 << 32 | 1 << 30;
 const REPLY_ACK: u64 = 1 << 3;
 const NEED_REPLY: u32 = 1 << 3;

@@ -10,7 +10,7 @@ use sv3::ipc::{Command, Envelope, FRAME_PREFIX, Report, ReportKind};
 use sv3::ledger::WorkerArea;
 use sv3::virtio::OFFERED;
 
-use crate::clients::ancillary;
+use crate::ancillary;
 
 /// A worker.
 pub struct Fake {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use sv3::ipc::{Command, Region, RingAddr};
 use sv3::{MAX_MEM_SLOTS, MAX_RING_SIZE};
 
-use crate::clients::record::Order;
+use crate::workers::command::WorkerCommand;
 
 /// Rings that run: index, size, place, enabled, signalled.
 type Rings = Vec<(u16, u16, RingAddr, bool, bool)>;
@@ -23,10 +23,10 @@ pub struct Model {
 }
 
 impl Model {
-    /// Obeys an order, which must make sense.
-    pub fn obey(&mut self, order: &Order) {
-        assert_eq!(order.fd.is_some(), order.command.fds() == 1);
-        match order.command {
+    /// Does what a command says, which must make sense.
+    pub fn execute(&mut self, told: &WorkerCommand) {
+        assert_eq!(told.fd.is_some(), told.command.fds() == 1);
+        match told.command {
             Command::PortAdd { .. } => self.here = true,
             Command::PortFeatures { features, .. } => {
                 assert!(self.rings.is_empty() || features == self.features, "other features while rings run");
@@ -51,9 +51,9 @@ impl Model {
             Command::RingEnable { ring, enable, .. } => put(&mut self.enabled, ring, enable),
             Command::RingCall { ring, call, .. } => put(&mut self.calls, ring, call),
             Command::Barrier | Command::SendRarp { .. } => {}
-            Command::Start { .. } | Command::Promote | Command::PortRemove { .. } => panic!("not a session's order"),
+            Command::Start { .. } | Command::Promote | Command::PortRemove { .. } => panic!("not a session's command"),
         }
-        assert!(self.here, "an order for a port that is not there");
+        assert!(self.here, "a command for a port that is not there");
         self.check_memory();
     }
 

@@ -11,6 +11,7 @@ use sv3::virtio::*;
 use super::bridge::{Got, Mac, Sent};
 use super::rings::{CHAINS, Half, OCTETS, PIECES, SIZE};
 use crate::port::Port;
+use crate::port::endpoint::Endpoint;
 use crate::port::vring::driver::{BASE, Driver};
 use crate::port::vring::queue::Queue;
 use crate::port::vring::setup::RingSetup;
@@ -126,7 +127,7 @@ impl Guest {
     /// Restores the rings for the next input.
     pub fn clean(mut self, port: &'static Port) {
         for ring in 0..2 {
-            port.seize(QueueId::new(self.slot, ring), || ()).unwrap().reset();
+            port.seize(QueueId::new(self.slot, ring), || ()).unwrap().reset(Endpoint::default());
         }
         self.dirty.extend(RINGS.map(|begin| (BASE + begin, OCTETS)));
         for (addr, len) in self.dirty {

@@ -6,7 +6,6 @@ use sv3::ids::QueueId;
 use sv3::ipc::{RingAddr, RingFault};
 
 use super::{ControlThread, NO_PORT};
-use crate::port::kind::Kind;
 use crate::port::vring::Vring;
 use crate::port::vring::queue::Queue;
 use crate::port::vring::setup::RingSetup;
@@ -72,8 +71,11 @@ impl ControlThread {
         Some(watched)
     }
 
-    /// Starts a vring whose setup and kick fd are known. Does nothing for other vrings.
+    /// Starts a vring whose setup and kick fd are known, or a queue of another kind. Does nothing for other vrings.
     pub(super) fn bring_up(&mut self, queue: QueueId) {
+        if self.queue(queue).is_some_and(|mut lease| lease.vring().is_none()) {
+            return self.changed(queue);
+        }
         let Some(watched) = self.watch(queue) else { return };
         match (self.begin(queue), watched) {
             (Ok(()), Ok(())) => self.changed(queue),
@@ -87,23 +89,6 @@ impl ControlThread {
         self.use_queue(queue)?.vring().ok_or(NO_PORT)?.enabled = enable;
         self.changed(queue);
         Ok(())
-    }
-
-    /// After a vring was started or enabled, a transmit queue counts as kicked, and a receiver's driver gets one
-    /// signal: nobody knows whether an earlier worker's signals arrived.
-    fn changed(&mut self, queue: QueueId) {
-        let Some(mut lease) = self.queue(queue) else { return };
-        let Some(vring) = lease.vring() else { return };
-        let runs = vring.runs();
-        if runs {
-            vring.signal();
-        }
-        drop(lease);
-        if !queue.transmits() {
-            self.threads.ports.note_receiver(queue, runs);
-        } else if runs {
-            self.poll(queue);
-        }
     }
 
     /// Stops a queue and returns the vring base. A vring that does not run has base 0.

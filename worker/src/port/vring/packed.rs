@@ -191,7 +191,7 @@ impl PackedRing {
         let whole = entries.iter().map(|word| u32::from(Entry::from_word(word.load(Relaxed)).descriptors));
         let (least, total) = whole.fold((1, 0), |(least, total), one| (one.min(least), one + total));
         if first.index() < self.size && !entries.is_empty() && least > 0 && total <= u32::from(self.size) {
-            if self.read(first).is_some_and(|head| is_available(first, head.flags)) {
+            if is_available(first, self.read(first).flags) {
                 self.roll_forward(first, entries.len());
             }
             self.next = first.ahead(total as u16, self.size);
@@ -200,10 +200,10 @@ impl PackedRing {
         self.position.used.store(u64::from(self.next.0), Release);
     }
 
-    /// Reads a descriptor once, the flags first. `None`: the position is beyond the ring.
+    /// Reads a descriptor once, the flags first.
     #[inline]
-    fn read(&self, at: Position) -> Option<Descriptor> {
-        self.desc.view().get(at.index()).map(read)
+    fn read(&self, at: Position) -> Descriptor {
+        read(self.desc.view().get(at.index()))
     }
 
     /// How many descriptors from `at` on were given back and not taken since.
@@ -232,9 +232,8 @@ impl PackedRing {
         // 2.8.5: the length is valid only with this flag.
         let written = if entry.len > 0 { VIRTQ_DESC_F_WRITE } else { 0 };
         let word = u64::from(entry.len) | u64::from(entry.id) << 32 | u64::from(turn | written) << 48;
-        if let Some([_, rest]) = self.desc.view().get(at.index()) {
-            rest.store(word.to_le(), order);
-        }
+        let [_, rest] = self.desc.view().get(at.index());
+        rest.store(word.to_le(), order);
     }
 
     /// Publishes the entries of the journal.
@@ -293,7 +292,7 @@ impl PackedRing {
             if u32::from(descriptors) >= room {
                 return Err(RingFault::EndlessChain);
             }
-            descriptor = self.read(at.ahead(descriptors, self.size)).ok_or(RingFault::BadBase)?;
+            descriptor = self.read(at.ahead(descriptors, self.size));
             descriptors += 1;
         }
         if len.is_err() {
@@ -323,7 +322,7 @@ impl Virtqueue for PackedRing {
 
     #[inline]
     fn prepare(&mut self, batch: u16) -> Result<u16, RingFault> {
-        let ready = self.read(self.next).is_some_and(|head| is_available(self.next, head.flags));
+        let ready = is_available(self.next, self.read(self.next).flags);
         Ok(if ready { batch } else { 0 })
     }
 
@@ -336,7 +335,7 @@ impl Virtqueue for PackedRing {
     ) -> Result<Option<Chain>, RingFault> {
         let at = Position(*cursor);
         self.desc.view().prefetch_to_write(at.index().wrapping_add(AHEAD));
-        let head = self.read(at).ok_or(RingFault::BadBase)?;
+        let head = self.read(at);
         // One lap ahead, the descriptor is one that was not given back yet.
         if !is_available(at, head.flags) || self.lap_left(at) == 0 {
             return Ok(None);
@@ -363,7 +362,7 @@ impl Virtqueue for PackedRing {
         let most = most.min(self.lap_left(at) as usize);
         while taken < most {
             desc.prefetch_to_write(at.index().wrapping_add(AHEAD));
-            let Some(head) = desc.get(at.index()).map(read) else { break };
+            let head = read(desc.get(at.index()));
             let Some(slice) = plain.slice(&head).filter(|_| is_available(at, head.flags)) else { break };
             if !each(Chain { id: head.next, descriptors: 1, len: Some(slice.len()) }, slice) {
                 break;
@@ -439,7 +438,7 @@ impl Virtqueue for PackedRing {
     fn is_ready(&self, cursor: u16) -> bool {
         let at = Position(cursor);
         match self.next.distance(at, self.size).cmp(&u32::from(self.size)) {
-            Less => self.read(at).is_some_and(|head| is_available(at, head.flags)),
+            Less => is_available(at, self.read(at).flags),
             // One lap ahead: nothing can come before a chain is given back.
             Equal => false,
             Greater => true,

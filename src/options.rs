@@ -1,0 +1,173 @@
+//! The options of `sv3 run`, told once: the command line offers them, and the supervisor reads them.
+
+/// An option.
+#[derive(Debug)]
+pub struct RunOption {
+    /// Its name, without the dashes.
+    pub name: &'static str,
+    /// What its value is called; an option without one is a switch.
+    pub value: Option<&'static str>,
+    /// What a value has to be.
+    pub kind: Kind,
+    /// What holds without the option, as a value of it; empty where that is not one.
+    pub default: &'static str,
+    /// For `--help`.
+    pub help: &'static str,
+}
+
+/// What a value has to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// There is none.
+    Switch,
+    /// A name of a file.
+    Path,
+    /// A whole number within these bounds.
+    Number(u32, u32),
+    /// A number of seconds.
+    Seconds,
+    /// Text of a form of its own.
+    Text,
+}
+
+const fn path(name: &'static str, value: &'static str, help: &'static str) -> RunOption {
+    RunOption { name, value: Some(value), kind: Kind::Path, default: "", help }
+}
+
+const fn switch(name: &'static str, help: &'static str) -> RunOption {
+    RunOption { name, value: None, kind: Kind::Switch, default: "", help }
+}
+
+const fn number(name: &'static str, bounds: (u32, u32), default: &'static str, help: &'static str) -> RunOption {
+    RunOption { name, value: Some("N"), kind: Kind::Number(bounds.0, bounds.1), default, help }
+}
+
+const fn text(name: &'static str, value: &'static str, help: &'static str) -> RunOption {
+    RunOption { name, value: Some(value), kind: Kind::Text, default: "", help }
+}
+
+/// The front door.
+pub const SOCKET: RunOption = path(
+    "socket",
+    "PATH",
+    "The front door that guests attach to [default: vhost-user.sock in $XDG_RUNTIME_DIR/sv3 or /tmp/sv3-UID]",
+);
+/// The control socket.
+pub const CONTROL: RunOption = path(
+    "control",
+    "PATH",
+    "The socket for `sv3 status` and its like [default: control.sock beside the default front door]",
+);
+/// Replace stale sockets.
+pub const FORCE: RunOption =
+    switch("force", "Replace sockets that a dead switch left behind even where others may write to their folder");
+/// No second worker waits to take over.
+pub const NO_STANDBY: RunOption =
+    switch("no-standby", "Keep no second worker ready to take over; a restart then takes some milliseconds more");
+/// Deaths of workers in ten seconds that put a client in quarantine.
+pub const BLAME: RunOption = number(
+    "blame",
+    (0, u32::MAX),
+    "3",
+    "Deaths of workers within ten seconds that put the client who caused them in quarantine; 0: none do [default: 3]",
+);
+/// Kill the worker at random times.
+pub const CHAOS: RunOption = RunOption {
+    name: "chaos",
+    value: Some("SECONDS"),
+    kind: Kind::Seconds,
+    default: "",
+    help: "Kill the worker at random times, SECONDS apart on average, to see that guests do not notice",
+};
+/// Where events go.
+pub const LOG: RunOption = path(
+    "log",
+    "FILE",
+    "Add events to a file instead of printing them, and open it anew at SIGHUP; docs/operate/events.md describes them",
+);
+/// Where metrics are served.
+pub const METRICS: RunOption = text(
+    "metrics",
+    "ADDRESS:PORT",
+    "Serve metrics over HTTP at a loopback address, such as 127.0.0.1:9109, to every user of this machine",
+);
+/// The least landlock ABI.
+pub const REQUIRE_LANDLOCK: RunOption = RunOption {
+    name: "require-landlock",
+    value: Some("ABI"),
+    kind: Kind::Number(0, 7),
+    default: "0",
+    help: "Do not run with less than this landlock ABI (1 to 7); see docs/understand/confinement.md [default: with what there is]",
+};
+/// How long workers spin.
+pub const POLL_US: RunOption = number(
+    "poll-us",
+    // More is no bound, but a processor given away.
+    (0, 10_000_000),
+    "100",
+    "Most microseconds to spin for a frame before sleeping, as far as that pays; 0: sleep at once [default: 100]",
+);
+/// How many frames are taken from a ring at a time.
+pub const BATCH: RunOption = number(
+    "batch",
+    (1, crate::ipc::Settings::MAX_BATCH as u32),
+    "64",
+    "Most frames taken from one ring at a time, 1 to 256 [default: 64]",
+);
+/// How many threads move frames.
+pub const THREADS: RunOption = number(
+    "threads",
+    (1, crate::ledger::THREADS as u32),
+    "1",
+    "Threads that move frames, 1 to 64; see docs/operate/tuning.md [default: 1]",
+);
+/// Where workers run.
+pub const CPUS: RunOption = text(
+    "cpus",
+    "LIST",
+    "Processors that workers run on, such as 2 or 0,2-3; with --threads, one for each \
+     [default: where the kernel lets them]",
+);
+
+/// All of them, in the order of `--help`.
+pub const ALL: [&RunOption; 13] = [
+    &SOCKET,
+    &CONTROL,
+    &FORCE,
+    &NO_STANDBY,
+    &BLAME,
+    &CHAOS,
+    &LOG,
+    &METRICS,
+    &REQUIRE_LANDLOCK,
+    &POLL_US,
+    &BATCH,
+    &THREADS,
+    &CPUS,
+];
+
+/// The binary of workers, which `sv3 run` tells the supervisor and nobody else does.
+pub const WORKER: RunOption = path("worker", "PATH", "");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_tells_the_defaults_and_the_bounds_that_hold() {
+        for option in ALL {
+            let RunOption { name, value, kind, default, help } = option;
+            assert_eq!(value.is_none(), *kind == Kind::Switch, "{name}");
+            let Kind::Number(least, most) = *kind else { continue };
+            let number: u32 = default.parse().unwrap();
+            assert!((least..=most).contains(&number), "{name}");
+            assert!(number == 0 || help.contains(&format!("[default: {default}]")), "{name}: {help}");
+            let told = most > 1_000_000 || help.contains(&format!("{} to {most}", least.max(1)));
+            assert!(told, "{name}: {help}");
+        }
+        let mut names: Vec<_> = ALL.iter().map(|option| option.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ALL.len());
+    }
+}

@@ -1,0 +1,56 @@
+//! Octets with fds beside them, over Unix sockets.
+
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
+
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, recvmsg};
+use sv3::foreign::ForeignFd;
+
+/// Most fds that the kernel lets one message carry (net/scm.h: `SCM_MAX_FD`). All are received, however few are
+/// wanted: those without room would be closed by the kernel within the call, and that close may wait
+/// ([`sv3::foreign`]).
+const SCM_MAX_FD: usize = 253;
+
+/// What one read brought.
+#[derive(Debug)]
+pub struct Received {
+    /// Octets; 0 is the end.
+    pub count: usize,
+    /// Fds, closed on exec.
+    pub fds: Vec<ForeignFd>,
+    /// There were more fds than this process may open. They are lost.
+    pub truncated: bool,
+}
+
+/// Reads octets and the fds that came with them.
+pub fn receive(socket: impl AsFd, into: &mut [u8]) -> io::Result<Received> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SCM_MAX_FD))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    let message = recvmsg(socket, &mut [IoSliceMut::new(into)], &mut ancillary, flags)?;
+    let mut fds = Vec::new();
+    for entry in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = entry {
+            fds.extend(rights.map(ForeignFd::from));
+        }
+    }
+    Ok(Received { count: message.bytes, fds, truncated: message.flags.contains(ReturnFlags::CTRUNC) })
+}
+
+/// Sends octets, as many as there is room for.
+pub fn send(socket: impl AsFd, octets: &[u8]) -> io::Result<usize> {
+    Ok(rustix::net::send(socket, octets, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?)
+}
+
+/// Whether a call that failed so may do better in a while: there is nothing or no room yet, or the kernel is short of
+/// something, for whatever reason. It says nothing about who is at the other end.
+pub fn is_later(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || is_shortage(error)
+}
+
+/// Whether the kernel is short of something, or has given this user as much of it as a user may have.
+pub fn is_shortage(error: &io::Error) -> bool {
+    let short = [libc::ETOOMANYREFS, libc::ENOBUFS, libc::ENOMEM, libc::EMFILE, libc::ENFILE];
+    error.raw_os_error().is_some_and(|errno| short.contains(&errno))
+}

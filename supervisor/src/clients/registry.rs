@@ -1,0 +1,167 @@
+//! All clients, and what is counted of them together: who is connected, what they hold, and who is to blame.
+
+use std::collections::BTreeSet;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::time::Instant;
+
+use sv3::foreign::ForeignFd;
+use sv3::wire::Refuse;
+
+use crate::clients::blame::Blames;
+use crate::clients::budget::Budget;
+use crate::clients::class::ClassBlames;
+use crate::clients::client::Client;
+use crate::clients::number::is_pending;
+use crate::clients::slots::Slots;
+use crate::fd_inventory::OpenFile;
+use crate::timers::Timers;
+
+/// The clients.
+pub struct Clients {
+    /// Who has which slot.
+    pub slots: Slots,
+    /// What they hold.
+    pub budget: Budget,
+    /// Which processes are to blame for deaths of workers.
+    pub blames: Blames,
+    /// Which kinds of clients are.
+    pub classes: ClassBlames,
+    /// Slots of clients that are not listened to until what they caused is done.
+    halted: BTreeSet<u16>,
+    /// Connections so far.
+    connections: u64,
+}
+
+/// What becomes due of clients.
+#[derive(Clone, Copy)]
+pub enum Timer {
+    /// A client is late with a message.
+    Message,
+    /// A quarantine is over.
+    Quarantine,
+}
+
+impl Clients {
+    /// Nobody is connected. `blame` deaths in a window mean quarantine; 0: never.
+    pub fn new(blame: usize) -> Clients {
+        Clients {
+            slots: Slots::default(),
+            budget: Budget::new(),
+            blames: Blames::new(blame),
+            classes: ClassBlames::new(blame),
+            halted: BTreeSet::new(),
+            connections: 0,
+        }
+    }
+
+    /// A number that no other connection has.
+    pub fn next_serial(&mut self) -> u64 {
+        self.connections += 1;
+        self.connections
+    }
+
+    /// A client is not listened to until what it caused is done.
+    pub fn halt(&mut self, slot: u16) {
+        self.halted.insert(slot);
+    }
+
+    /// Those that were not listened to: it is to be looked whether they still have to wait.
+    pub fn take_halted(&mut self) -> BTreeSet<u16> {
+        std::mem::take(&mut self.halted)
+    }
+
+    /// Those that have a port that is served: it is not in quarantine.
+    pub fn served(&self) -> impl Iterator<Item = &Client> + Clone {
+        self.slots.clients().filter(|client| client.quarantine.is_none())
+    }
+
+    /// Whether so much of what a client had is mapped still that, with it, it has more than is free.
+    pub fn is_strained(&mut self, slot: u16) -> bool {
+        let budget = &self.budget;
+        self.slots.client(slot).is_some_and(|client| budget.is_strained(client.held, &client.device().pending_unmaps))
+    }
+
+    /// Clients that are late with a message, and how.
+    pub fn late(&self, now: Instant) -> Vec<(u16, Refuse)> {
+        let late = |client: &&Client| client.connection.message_due().is_some_and(|due| due <= now);
+        self.slots.connected().filter(late).map(|client| (client.id.slot, client.connection.lateness())).collect()
+    }
+
+    /// Clients whose quarantine is over.
+    pub fn served_their_time(&self, now: Instant) -> Vec<u16> {
+        let over = self.slots.clients().filter(|client| client.quarantine.is_some_and(|until| until <= now));
+        over.map(|client| client.id.slot).collect()
+    }
+
+    /// The files that they own.
+    pub fn files(&self) -> impl Iterator<Item = OpenFile<'_>> {
+        self.slots.connected().flat_map(files_of)
+    }
+}
+
+impl Timers for Clients {
+    type Timer = Timer;
+    const TIMERS: &'static [Timer] = &[Timer::Message, Timer::Quarantine];
+
+    fn when(&self, timer: Timer) -> Option<Instant> {
+        match timer {
+            Timer::Message => self.slots.connected().filter_map(|client| client.connection.message_due()).min(),
+            Timer::Quarantine => self.slots.clients().filter_map(|client| client.quarantine).min(),
+        }
+    }
+}
+
+fn files_of<'c>(client: &'c Client) -> impl Iterator<Item = OpenFile<'c>> {
+    let slot = client.id.slot;
+    let whose = match is_pending(slot) {
+        true => format!("process {}, which has no port", client.id.pid),
+        false => format!("the client of p{slot}"),
+    };
+    let memory = client.device().memory.iter().map(move |memory| {
+        let purpose = format!("memory of p{slot} at {:#x}", memory.region.guest_addr);
+        OpenFile::borrowed(memory.fd.as_fd(), "memory", purpose)
+    });
+    let rings = client.device().rings().flat_map(move |(index, ring)| {
+        let fds = [(ring.kick.as_ref(), "kicks"), (ring.call.as_ref(), "calls"), (ring.err.as_ref(), "errors")];
+        let file = move |(fd, of): (Option<&'c Rc<ForeignFd>>, &str)| {
+            Some(OpenFile::borrowed(fd?.as_fd(), "eventfd", format!("{of} of p{slot}, ring {index}")))
+        };
+        fds.into_iter().filter_map(file)
+    });
+    [OpenFile::new(client, "socket", whose)].into_iter().chain(memory).chain(rings)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::doors::listener::Peer;
+
+    #[test]
+    fn what_is_due_of_clients_is_known_without_any_other_part_of_the_supervisor() {
+        let (mut clients, now) = (Clients::new(3), Instant::now());
+        assert_eq!(clients.deadline(), None);
+        for slot in 0..2 {
+            let (stream, _) = UnixStream::pair().unwrap();
+            let peer = Peer { stream: OwnedFd::from(stream).into(), pid: 7, uid: 8 };
+            let serial = clients.next_serial();
+            clients.slots.insert(Client::new(slot, serial, peer));
+        }
+        let until = now + Duration::from_secs(10);
+        clients.slots.client(1).unwrap().quarantine = Some(until);
+        assert_eq!(clients.deadline(), Some(until));
+        assert_eq!((clients.served_their_time(now), clients.served_their_time(until)), (vec![], vec![1]));
+        assert_eq!(clients.served().map(|client| client.id.slot).collect::<Vec<_>>(), [0]);
+        // Neither has said anything: that is due as well, in ten minutes.
+        assert_eq!(clients.late(now).len(), 0);
+        assert_eq!(clients.late(now + Duration::from_secs(601)).len(), 2);
+        assert_eq!(clients.files().count(), 2);
+        clients.halt(1);
+        assert_eq!(clients.take_halted().into_iter().collect::<Vec<_>>(), [1]);
+        assert!(clients.take_halted().is_empty());
+    }
+}

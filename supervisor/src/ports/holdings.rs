@@ -1,0 +1,17 @@
+//! What one client holds of what is scarce.
+
+/// What a client holds, or what there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holdings {
+    /// Open files.
+    pub fds: usize,
+    /// Memory regions.
+    pub regions: usize,
+}
+
+impl Holdings {
+    /// Nothing.
+    pub const NONE: Holdings = Holdings { fds: 0, regions: 0 };
+    /// No bound.
+    pub const UNBOUNDED: Holdings = Holdings { fds: usize::MAX, regions: usize::MAX };
+}

@@ -1,0 +1,107 @@
+//! Answers to people and programs that ask: over the control socket, and over HTTP.
+
+use serde::Serialize;
+use serde_json::json;
+use sv3::control::ControlRequest;
+use sv3::foreign::ForeignFd;
+use sv3::status::{PortStatus, Status, WorkerStatus};
+
+use super::Supervisor;
+use crate::clients::client::Client;
+use crate::workers::worker::Worker;
+
+impl Supervisor {
+    /// Lets people in who ask. What is closed slowly takes fds, and callers add to it, so they wait sooner than
+    /// clients.
+    pub(super) fn accept_control(&mut self) {
+        let is_short = self.clients.budget.is_short(2 * self.workers.closers.backlog());
+        self.doors.accept_control(is_short, &self.reactor);
+    }
+
+    /// Goes on with a conversation at the control socket.
+    pub(super) fn serve_control(&mut self, place: usize) {
+        let Some((line, fd)) = self.doors.hear_control(place, &self.reactor) else { return };
+        if let Some(answer) = self.answer(place, &line, fd) {
+            self.doors.answer_control(place, answer, &self.reactor);
+        }
+    }
+
+    /// The answer to a request; nothing if it comes later.
+    fn answer(&mut self, place: usize, line: &str, fd: Option<ForeignFd>) -> Option<Vec<u8>> {
+        let Some(request) = ControlRequest::parse(line) else {
+            let other: String = line.chars().take(40).collect();
+            return Some(error(format!("unknown request {other:?}")));
+        };
+        Some(match request {
+            ControlRequest::Status => to_json(&self.status()),
+            ControlRequest::Crashes => to_json(&self.telemetry.crash_log.crashes()),
+            ControlRequest::Metrics => self.metrics().trim_end().into(),
+            ControlRequest::Audit => to_json(&self.audit()),
+            ControlRequest::Release(name) => to_json(&self.release_by_name(&name)),
+            ControlRequest::Restart | ControlRequest::Upgrade
+                if (request == ControlRequest::Upgrade) != fd.is_some() =>
+            {
+                error("an upgrade, and it alone, comes with one open file".to_string())
+            }
+            ControlRequest::Restart | ControlRequest::Upgrade => error(self.plan_handover(place, fd).err()?),
+        })
+    }
+
+    /// Goes on with a conversation at the metrics' door.
+    pub(super) fn serve_http(&mut self, place: usize) {
+        let Some(ask) = self.doors.hear_http(place, &self.reactor) else { return };
+        let metrics = self.metrics();
+        self.doors.answer_http(place, (ask, metrics), &self.reactor);
+    }
+
+    /// Serves metrics over HTTP from now on, if that is wanted.
+    pub(super) fn open_http(&mut self) {
+        let Some((address, watched)) = self.doors.open_http(&self.reactor) else { return };
+        if let Err(error) = watched {
+            self.over = Some(Err(format!("{address} cannot be watched: {error}")));
+        }
+        let message = format!("metrics are served at http://{address}/metrics");
+        self.telemetry.events.say_with("metrics", message, json!({ "address": address.to_string() }));
+    }
+
+    fn metrics(&self) -> String {
+        self.telemetry.metrics(&self.status())
+    }
+
+    fn status(&self) -> Status {
+        let worker = self.workers.serving.as_ref();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            supervisor: self.telemetry.status(),
+            worker: WorkerStatus {
+                pid: worker.and_then(|worker| worker.pid).and_then(|pid| u32::try_from(pid.as_raw()).ok()),
+                standby_pid: self.workers.standby.as_ref().and_then(Worker::ready_pid),
+                uptime_s: worker.map_or(0, |worker| worker.asked.elapsed().as_secs()),
+                restarts: self.workers.succession.restarts(),
+                last_death: self.workers.succession.last_death.clone(),
+                landlock_abi: worker.and_then(|worker| worker.ready).unwrap_or(0),
+                threads: self.workers.config.threads,
+                cpus: self.workers.config.cpus.clone(),
+            },
+            socket: self.doors.front.listener().path().display().to_string(),
+            ports: self.clients.slots.clients().filter_map(|client| self.port_status(client)).collect(),
+            callers: self.clients.slots.pending().count(),
+        }
+    }
+
+    fn port_status(&self, client: &Client) -> Option<PortStatus> {
+        let lacks = self.workers.standby.as_ref().and_then(|standby| standby.lacks(client.id.slot));
+        let status = crate::telemetry::status::port(client, &self.workers.ledger)?;
+        Some(PortStatus { standby_lacks: lacks.map(str::to_string), ..status })
+    }
+}
+
+/// JSON.
+pub(super) fn to_json(answer: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(answer).unwrap_or_default()
+}
+
+/// An answer that is none, for a person.
+pub(super) fn error(why: String) -> Vec<u8> {
+    to_json(&json!({ "error": why }))
+}

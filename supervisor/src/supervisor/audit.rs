@@ -1,0 +1,99 @@
+//! What the supervisor tells an auditor: what it and its workers hold open, and what they say of their confinement.
+//!
+//! Each owner of files lists its own, so one that is missing here is a leak, or a lie of its owner; root can compare
+//! (`sv3 audit`). A worker's are what it was given and has not been told to let go.
+
+use std::os::fd::AsFd;
+
+use sv3::audit::{Fd, Testimony, Witness};
+
+use super::Supervisor;
+use crate::clients::client::Client;
+use crate::fd_inventory::OpenFile;
+use crate::workers::worker::Worker;
+
+impl Supervisor {
+    /// The answer to `audit`.
+    pub(super) fn audit(&self) -> Testimony {
+        let number = |pid: nix::unistd::Pid| u32::try_from(pid.as_raw()).unwrap_or(0);
+        let own = Witness {
+            role: "supervisor".to_string(),
+            pid: std::process::id(),
+            landlock_abi: self.telemetry.landlock_abi,
+            policy: digest(sv3_policy::supervisor().digest()),
+            threads: 1,
+            fds: self.own_fds(),
+        };
+        let workers = [("worker", &self.workers.serving), ("standby", &self.workers.standby)];
+        let workers = workers.into_iter().filter_map(|(role, worker)| {
+            let worker = worker.as_ref()?;
+            Some(Witness {
+                role: role.to_string(),
+                pid: worker.ready_pid()?,
+                landlock_abi: worker.ready?,
+                policy: digest(worker.policy),
+                // One moves no frames.
+                threads: usize::from(self.workers.config.threads) + 1,
+                fds: self.fds_of(worker),
+            })
+        });
+        let undertaker_pids = self.workers.closers.crew().iter().copied().map(number).collect();
+        Testimony {
+            processes: [own].into_iter().chain(workers).collect(),
+            spawner_pid: number(self.workers.spawner.pid()),
+            undertaker_pids,
+        }
+    }
+
+    fn own_fds(&self) -> Vec<Fd> {
+        let standard = [(0, "stdin, never read"), (1, "stdout: the announcement"), (2, "stderr: events")];
+        let standard =
+            standard.map(|(fd, is)| Fd { fd: Some(fd), kind: "inherited".to_string(), purpose: is.to_string() });
+        let own = [
+            OpenFile::new(&self.reactor, "eventpoll", "the loop"),
+            OpenFile::borrowed(self.signals.as_fd(), "signalfd", "signals"),
+        ];
+        let doors = self.doors.files().chain(self.telemetry.files());
+        let files = own.into_iter().chain(self.workers.files()).chain(doors).chain(self.clients.files());
+        standard.into_iter().chain(files.map(Fd::from)).collect()
+    }
+
+    /// At most these; a ring that was stopped takes some with it.
+    fn fds_of(&self, worker: &Worker) -> Vec<Fd> {
+        let mut fds = Vec::new();
+        let mut add = |kind: &str, purpose: String| fds.push(Fd { fd: None, kind: kind.to_string(), purpose });
+        add("socket", "stdin: the supervisor".to_string());
+        add("socket", "the same, for reading and writing".to_string());
+        add("null", "stdout".to_string());
+        add("pipe", "stderr, to the supervisor".to_string());
+        for number in 0..self.workers.config.threads {
+            add("eventpoll", format!("the loop of thread {number}"));
+            add("eventpoll", format!("the loop of thread {number} on standby"));
+            add("eventfd", format!("nudges of thread {number} by the others"));
+        }
+        add("eventpoll", "the loop of the thread that maps and unmaps".to_string());
+        add("eventpoll", "a second one of it, not in use".to_string());
+        add("eventfd", "nudges of that thread by the others".to_string());
+        let known = |client: &&Client| worker.lacks(client.id.slot).is_none();
+        for client in self.clients.served().filter(known) {
+            let slot = client.id.slot;
+            for (index, ring) in client.device().rings() {
+                if ring.started || ring.stopping {
+                    add("eventfd", format!("kicks of p{slot}, ring {index}"));
+                }
+                if ring.call.is_some() {
+                    add("eventfd", format!("calls of p{slot}, ring {index}"));
+                }
+            }
+        }
+        let waits = if worker.serving.is_some() { "a command" } else { "its promotion" };
+        if let Some(first) = fds.first_mut() {
+            first.purpose += &format!("; it waits there for {waits}");
+        }
+        fds
+    }
+}
+
+fn digest(digest: u32) -> String {
+    format!("{digest:08x}")
+}

@@ -1,0 +1,147 @@
+//! The supervisor turn by turn in a process of somebody else's: all of it is real, but for the spawner, whose end the
+//! target `live` of [`crate::fuzz`] holds. Workers have numbers that no process has.
+#![allow(clippy::unwrap_used, reason = "a target panics when something is wrong")]
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::wait::WaitStatus;
+use nix::unistd::Pid;
+use sv3::ipc::{Settings, VERSION};
+use sv3::ledger::WorkerArea;
+
+use crate::doors::listener::Listener;
+use crate::ports::holdings::Holdings;
+use crate::supervisor::{Parts, Supervisor};
+use crate::workers::WorkerConfig;
+use crate::workers::spawner::Spawner;
+
+/// Beyond PID_MAX_LIMIT of linux/threads.h: signals to these processes reach nobody.
+const NOBODY: i32 = 1 << 23;
+
+/// A supervisor.
+pub struct Live {
+    supervisor: Supervisor,
+    /// The spawner's end.
+    spawner: OwnedFd,
+    door: PathBuf,
+    /// Of the next worker.
+    pid: i32,
+}
+
+/// What the spawner was asked for next.
+pub enum Asked {
+    /// A worker, which gets this socket.
+    Worker(OwnedFd),
+    /// A closer.
+    Closer,
+}
+
+impl Live {
+    /// A supervisor that has asked for its first worker.
+    pub fn new() -> Live {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let place = |what: &str| {
+            let name = format!("sv3-live-{}-{}-{what}", std::process::id(), COUNT.fetch_add(1, Relaxed));
+            std::env::temp_dir().join(name)
+        };
+        let bind = |what| Listener::bind(&place(what), true).unwrap();
+        let (spawner, theirs) = Spawner::of_nobody(Pid::from_raw(NOBODY)).unwrap();
+        let null = std::fs::File::options().write(true).open("/dev/null").unwrap();
+        let mut supervisor = Supervisor::new(Parts {
+            door: bind("door"),
+            control: bind("control"),
+            spawner,
+            workers: WorkerConfig {
+                settings: Settings { version: VERSION, poll_us: 0, batch: 64 },
+                path: "/nowhere".into(),
+                threads: 1,
+                cpus: None,
+                standby: true,
+                require_landlock: 0,
+            },
+            blame: 3,
+            chaos: None,
+            // To see what happens in an input.
+            log: std::env::var_os("SV3_FUZZ_LOG").is_none().then(|| (null, "/dev/null".into())),
+            http: None,
+            announcement: String::new(),
+            signals: SigSet::empty(),
+        })
+        .unwrap();
+        supervisor.start_worker();
+        let door = supervisor.doors.front.listener().path().to_path_buf();
+        Live { supervisor, spawner: theirs, door, pid: NOBODY }
+    }
+
+    /// Where clients come in.
+    pub fn door(&self) -> &Path {
+        &self.door
+    }
+
+    /// One turn of its loop, which waits for nothing.
+    pub fn turn(&mut self) {
+        self.supervisor.turn(false).unwrap();
+        let over = self.supervisor.over.take();
+        assert!(over.is_none(), "it gave up: {over:?}");
+    }
+
+    /// What the spawner has still to answer.
+    pub fn asked(&mut self) -> Option<Asked> {
+        // The packets say the same.
+        let _ = rustix::net::recv(&self.spawner, &mut [0; 1 << 16], rustix::net::RecvFlags::DONTWAIT);
+        Some(match self.supervisor.workers.children.next_asked()? {
+            Some(socket) => Asked::Worker(socket.try_clone_to_owned().unwrap()),
+            None => Asked::Closer,
+        })
+    }
+
+    /// The spawner's answer: a worker's number, or that there is none.
+    pub fn answer(&mut self, born: bool) -> i32 {
+        self.pid += 1;
+        let answer = if born { self.pid } else { -libc::EAGAIN };
+        nix::unistd::write(&self.spawner, &answer.to_ne_bytes()).unwrap();
+        self.supervisor.hear_spawner();
+        self.pid
+    }
+
+    /// The kernel says that a worker is dead.
+    pub fn died(&mut self, pid: i32, signal: Signal) {
+        let pid = Pid::from_raw(pid);
+        self.supervisor.lost(pid, WaitStatus::Signaled(pid, signal, false));
+    }
+
+    /// Whether a worker is to be dead.
+    pub fn is_to_be_dead(&self, pid: i32) -> bool {
+        let own = self.supervisor.workers.both().find(|worker| worker.pid == Some(Pid::from_raw(pid)));
+        own.is_none_or(|worker| worker.kill_reason().is_some())
+    }
+
+    /// The part of the ledger that a worker writes.
+    pub fn area(&self, area: u8) -> Option<&WorkerArea> {
+        self.supervisor.workers.area(area)
+    }
+
+    /// The slots of clients that are here.
+    pub fn taken(&self) -> Vec<u16> {
+        self.supervisor.clients.slots.taken()
+    }
+
+    /// Nobody is here: all slots are free and nothing is held.
+    pub fn assert_empty(&self) {
+        let slots = &self.supervisor.clients.slots;
+        assert!(slots.taken().is_empty() && slots.leaving() == 0, "slots are lost");
+        assert_eq!(slots.pending().count(), 0, "callers are still here");
+        assert_eq!(slots.free_slot(), Some(0));
+        let budget = &self.supervisor.clients.budget;
+        assert_eq!((budget.held(), budget.pending_unmaps.all()), (Holdings::NONE, 0), "the budget is wrong");
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.supervisor.doors.remove();
+    }
+}

@@ -1,0 +1,66 @@
+//! Stalled clients: their call eventfd is full, so that the next signal blocks the worker.
+//!
+//! We make call eventfds non-blocking, but that is a property of the open file, which the client holds as well and
+//! can change back at any time. There is no way to write to an eventfd that heeds nothing else (`RWF_NOWAIT` is for
+//! reading it alone). So what holds the worker up is looked for while it has something to do: an eventfd is full
+//! after 2^64 - 2 signals, which no honest one ever sees, and a file that is full is a fact that needs nobody's word.
+//! Such a client is sent away, and the worker that waits for it is replaced.
+
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use sv3::wire::Refuse;
+
+use super::Supervisor;
+use crate::clients::client::Client;
+use crate::telemetry::event::ClientId;
+
+impl Supervisor {
+    /// Looks for clients that block the worker. To be done before the watchdog has looked.
+    pub(super) fn look_for_stalled(&mut self, now: Instant) {
+        let look = self.workers.begin_stall_look(now);
+        let found = self.send_away_stalled(look.held_up);
+        self.workers.end_stall_look(&look, found);
+    }
+
+    /// Sends away the clients whose call eventfds would block the worker, and those where they may block it now.
+    /// Returns whether there were any.
+    pub(super) fn send_away_stalled(&mut self, held_up: bool) -> bool {
+        let stalled = full_rings(self.clients.served(), held_up);
+        let mut blamed = Vec::new();
+        for (id, ring) in &stalled {
+            let holder = self.clients.slots.holder(id.slot);
+            let why = format!("the call eventfd of ring {ring} is full, so that a signal blocks who writes it");
+            self.refuse(id.slot, Refuse(why).into());
+            if let Some(holder) = holder {
+                self.blame_once(&mut blamed, holder, false);
+            }
+        }
+        !stalled.is_empty()
+    }
+}
+
+/// Ports, each with a ring whose call eventfd is full and blocks, or is full at all. All are asked for at once, since
+/// guests wait while this is done.
+fn full_rings<'p>(ports: impl Iterator<Item = &'p Client>, at_all: bool) -> Vec<(ClientId, u16)> {
+    let calls = |client: &'p Client| {
+        let rings = client.device().rings();
+        rings.filter_map(move |(index, ring)| Some((client.id, index, ring.call.as_ref()?)))
+    };
+    let calls: Vec<_> = ports.flat_map(calls).collect();
+    let mut fds: Vec<_> = calls.iter().map(|(.., call)| PollFd::new(call.as_fd(), PollFlags::POLLOUT)).collect();
+    if poll(&mut fds, PollTimeout::ZERO).is_err() {
+        return Vec::new();
+    }
+    let full = |fd: &PollFd<'_>| fd.revents().is_some_and(|ready| !ready.contains(PollFlags::POLLOUT));
+    let blocks = |fd: &PollFd<'_>| {
+        let flags = fcntl(fd.as_fd(), FcntlArg::F_GETFL).map_or(OFlag::empty(), OFlag::from_bits_retain);
+        at_all || !flags.contains(OFlag::O_NONBLOCK)
+    };
+    let blocking = calls.iter().zip(&fds).filter(|(_, fd)| full(fd) && blocks(fd));
+    let mut stalled: Vec<_> = blocking.map(|((id, index, _), _)| (*id, *index)).collect();
+    stalled.dedup_by_key(|(id, _)| id.slot);
+    stalled
+}

@@ -1,0 +1,25 @@
+//! Deadlines, each told once: by when it is due, and by what its owner does then.
+
+use std::time::Instant;
+
+/// An owner of deadlines.
+pub trait Timers {
+    /// One of its deadlines.
+    type Timer: Copy + 'static;
+
+    /// All of them, in the order in which what is due is done.
+    const TIMERS: &'static [Self::Timer];
+
+    /// When one is due, if it runs.
+    fn when(&self, timer: Self::Timer) -> Option<Instant>;
+
+    /// When the next one is due.
+    fn deadline(&self) -> Option<Instant> {
+        Self::TIMERS.iter().filter_map(|timer| self.when(*timer)).min()
+    }
+
+    /// Whether one is due.
+    fn is_due(&self, timer: Self::Timer, now: Instant) -> bool {
+        self.when(timer).is_some_and(|due| due <= now)
+    }
+}

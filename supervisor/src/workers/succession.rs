@@ -1,0 +1,361 @@
+//! The succession of workers: one is started, told everything, lost, and followed by the next.
+//!
+//! While one worker serves, another one waits on standby: confined, told everything that the first was told, every
+//! client's memory mapped. When the first dies, [`Command::Promote`] makes the second serve, and a third is started
+//! to wait. Without a standby (`--no-standby`, or deaths that come faster than workers) the next worker is started
+//! when it is needed and told the same; it only takes longer. What of a port a worker on standby cannot obey it goes
+//! on without, and is told again before it serves.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use nix::sys::epoll::EpollFlags;
+use nix::unistd::Pid;
+use sv3::ipc::Command;
+
+use crate::ports::port::Replay;
+use crate::reactor::Reactor;
+use crate::token::Token;
+use crate::workers::Workers;
+use crate::workers::command::WorkerCommand;
+use crate::workers::cpu_time::Moment;
+use crate::workers::spawner::Program;
+use crate::workers::starts::Starts;
+use crate::workers::worker::{Waiter, Worker};
+
+/// How long after a death the next standby is started. Its start takes a processor for a millisecond or two, and all
+/// that waited meanwhile in the rings comes first.
+const BREATH: Duration = Duration::from_millis(10);
+/// How long no new standby is started after one died or could not be.
+const STANDBY_PAUSE: Duration = Duration::from_secs(1);
+
+/// What outlives each worker.
+pub struct Succession {
+    /// No standby is started before.
+    standby_pause: Option<Instant>,
+    /// When the next worker that serves may be started.
+    next_start: Option<Instant>,
+    restarts: u64,
+    /// Why the last one died, for status.
+    pub last_death: Option<String>,
+    crashes_in_a_row: u32,
+    starts: Starts,
+    /// Since when nobody serves, and the process that died then, if there was one.
+    gap: Option<(Instant, Option<Pid>)>,
+    served: bool,
+}
+
+/// A worker serves that did not before.
+pub struct TakeOver {
+    /// Its process.
+    pub pid: Pid,
+    /// How long nobody served before, and the process that died then, if one had.
+    pub gap: Option<(Duration, Option<Pid>)>,
+    /// It is the first one.
+    pub is_first: bool,
+}
+
+/// How the worker that served is followed.
+pub enum Next {
+    /// By the one on standby, or by one that was asked for, or as soon as one may be started.
+    Found,
+    /// One could not be started.
+    CouldNotStart(io::Error),
+}
+
+impl Succession {
+    /// No worker yet.
+    pub fn new() -> Succession {
+        Succession {
+            standby_pause: None,
+            next_start: None,
+            restarts: 0,
+            last_death: None,
+            crashes_in_a_row: 0,
+            starts: Starts::new(Instant::now()),
+            gap: None,
+            served: false,
+        }
+    }
+
+    /// Workers that died and were replaced.
+    pub fn restarts(&self) -> u64 {
+        self.restarts
+    }
+
+    /// A worker has served since the start.
+    pub fn has_served(&self) -> bool {
+        self.served
+    }
+
+    /// When the next worker that serves is to be started.
+    pub fn next_start(&self) -> Option<Instant> {
+        self.next_start
+    }
+
+    /// When the next standby is to be started.
+    pub fn next_standby(&self) -> Option<Instant> {
+        self.standby_pause
+    }
+
+    /// The next standby may be started.
+    pub fn end_standby_pause(&mut self) {
+        self.standby_pause = None;
+    }
+
+    /// A standby is lost: no other one is started for a while.
+    pub fn pause_standby(&mut self) {
+        self.standby_pause = Some(Instant::now() + STANDBY_PAUSE);
+    }
+
+    /// The worker that served is dead. If nobody served before either, it never took over.
+    pub fn worker_died(&mut self, when: Instant, pid: Option<Pid>) {
+        if self.gap.replace(self.gap.unwrap_or((when, pid))).is_some() {
+            self.starts.failed(when);
+        }
+    }
+
+    /// No worker could be started.
+    pub fn could_not_start(&mut self, now: Instant) {
+        self.gap.get_or_insert((now, None));
+        self.starts.failed(now);
+    }
+
+    /// A worker that lived for long ends a row of crashes.
+    pub fn end_crashes(&mut self) {
+        self.crashes_in_a_row = 0;
+    }
+
+    /// One more worker died. Returns how many did in a row, and how long the next start is put off.
+    pub fn count_crash(&mut self, now: Instant) -> (u32, Duration) {
+        self.crashes_in_a_row = self.crashes_in_a_row.saturating_add(1);
+        (self.crashes_in_a_row, self.starts.due(now).saturating_duration_since(now))
+    }
+}
+
+impl Workers {
+    /// Starts a worker that serves.
+    pub fn start<'p>(
+        &mut self,
+        ports: impl Iterator<Item = &'p dyn Replay> + Clone,
+        reactor: &Reactor,
+    ) -> io::Result<()> {
+        self.succession.next_start = None;
+        let mut worker = self.bring_up(self.handover.program(), ports.clone(), reactor)?;
+        promote(&mut worker, ports);
+        self.serving = Some(worker);
+        Ok(())
+    }
+
+    /// Starts a worker that waits, if there is to be one, is none, and one may be started.
+    pub fn start_standby<'p>(
+        &mut self,
+        ports: impl Iterator<Item = &'p dyn Replay>,
+        reactor: &Reactor,
+    ) -> io::Result<()> {
+        let serves = self.serving.as_ref().is_some_and(|worker| worker.ready.is_some() && !worker.has_hung_up());
+        if !serves || !self.config.standby || self.standby.is_some() || self.succession.standby_pause.is_some() {
+            return Ok(());
+        }
+        let now = Instant::now();
+        let due = self.succession.starts.due(now);
+        if due > now {
+            self.succession.standby_pause = Some(due);
+            return Ok(());
+        }
+        self.start_successor(self.handover.program(), ports, reactor)
+    }
+
+    /// Starts a worker on standby that runs this program.
+    pub fn start_successor<'p>(
+        &mut self,
+        program: Program,
+        ports: impl Iterator<Item = &'p dyn Replay>,
+        reactor: &Reactor,
+    ) -> io::Result<()> {
+        self.standby = Some(self.bring_up(program, ports, reactor)?);
+        Ok(())
+    }
+
+    /// Asks for a worker, in the area of the ledger that the other one does not have, and tells it everything.
+    ///
+    /// One that is to serve at once waits as well, until it has been told of all ports: a frame from the first of
+    /// them must not meet a switch that has not heard of the second.
+    fn bring_up<'p>(
+        &mut self,
+        program: Program,
+        ports: impl Iterator<Item = &'p dyn Replay>,
+        reactor: &Reactor,
+    ) -> io::Result<Worker> {
+        self.succession.starts.take(Instant::now());
+        let area = u8::from(self.both().any(|worker| worker.area == 0));
+        if let Some(own) = self.area(area) {
+            own.clear(self.config.threads.into());
+        }
+        let (mut worker, mut starting) = Worker::unborn(program, area)?;
+        reactor.watch(&worker.link, Token::Link(area), worker.interest)?;
+        reactor.watch(&worker.stderr, Token::Stderr(area), EpollFlags::EPOLLIN)?;
+        let command = Command::Start { settings: self.config.settings, area, standby: true };
+        worker.teach([WorkerCommand::with_fd(command, self.ledger_fd.clone())], &mut starting);
+        for port in ports {
+            worker.teach(port.replay(), &mut starting);
+        }
+        starting.ask(&mut self.spawner, program)?;
+        self.children.asked_for_worker(starting);
+        Ok(worker)
+    }
+
+    /// Lets the worker on standby serve, whatever came before; without one, starts another worker as soon as one may
+    /// be.
+    pub fn replace<'p>(&mut self, ports: impl Iterator<Item = &'p dyn Replay> + Clone, reactor: &Reactor) -> Next {
+        let standby = match self.dismiss_unproven() {
+            true => None,
+            false => self.standby.take().filter(|worker| worker.kill_reason().is_none() && !worker.has_hung_up()),
+        };
+        if let Some(mut worker) = standby {
+            self.succession.next_start = None;
+            promote(&mut worker, ports);
+            self.serving = Some(worker);
+            self.flush_links(reactor);
+            return Next::Found;
+        }
+        let now = Instant::now();
+        let due = self.succession.starts.due(now);
+        if due > now {
+            self.succession.next_start = Some(due);
+            return Next::Found;
+        }
+        self.start(ports, reactor).map_or_else(Next::CouldNotStart, |()| Next::Found)
+    }
+
+    /// Whether the worker that serves has obeyed everything that came before its first client's next frame. It may
+    /// have been quicker than the spawner's word; then this is done when that comes.
+    pub fn take_over(&mut self) -> Option<TakeOver> {
+        let worker = self.serving.as_mut().filter(|worker| worker.took_over)?;
+        let pid = worker.pid?;
+        worker.took_over = false;
+        let number = worker.area;
+        self.succession.starts.succeeded();
+        // It says that it wakes; but as long as there is traffic it may never have slept since it was promoted.
+        if let Some(area) = self.ledger.workers.get(usize::from(number)) {
+            self.watch.dog.watch(area, Moment::of(Some(pid)));
+        }
+        let gap = self.succession.gap.take().map(|(since, before)| (since.elapsed(), before));
+        if gap.is_some() {
+            self.succession.restarts += 1;
+            self.succession.standby_pause.get_or_insert_with(|| Instant::now() + BREATH);
+        }
+        let is_first = !std::mem::replace(&mut self.succession.served, true);
+        Some(TakeOver { pid, gap, is_first })
+    }
+}
+
+/// Lets a worker that was told everything serve.
+fn promote<'p>(worker: &mut Worker, ports: impl Iterator<Item = &'p dyn Replay> + Clone) {
+    // What it has gone on without it is told once more, before it moves a frame.
+    for port in ports.clone().filter(|port| !port.is_waiting()) {
+        if worker.lacks(port.port().slot).is_some() {
+            worker.send(port.replay(), Waiter::Nobody);
+        }
+    }
+    worker.promote();
+    // Who waits for the position of a ring waits for this worker now, which has to start the ring for that.
+    for port in ports.filter(|port| port.is_waiting()) {
+        worker.send([port.remove()], Waiter::Nobody);
+        worker.send(port.replay(), Waiter::Session(port.port().slot));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+
+    use sv3::ipc::{Settings, VERSION};
+
+    use super::*;
+    use crate::ports::memory::MemoryPort;
+    use crate::timers::Timers;
+    use crate::workers::WorkerConfig;
+    use crate::workers::children::News;
+    use crate::workers::spawner::Spawner;
+
+    /// No process has this number (PID_MAX_LIMIT of linux/threads.h).
+    const NOBODY: i32 = 1 << 23;
+
+    fn ports(ports: &[MemoryPort]) -> impl Iterator<Item = &dyn Replay> + Clone {
+        ports.iter().map(|port| port as &dyn Replay)
+    }
+
+    fn workers() -> (Workers, Reactor, OwnedFd) {
+        let (spawner, theirs) = Spawner::of_nobody(Pid::from_raw(NOBODY)).unwrap();
+        let config = WorkerConfig {
+            settings: Settings { version: VERSION, poll_us: 0, batch: 64 },
+            path: "/nowhere".into(),
+            threads: 1,
+            cpus: None,
+            standby: true,
+            require_landlock: 0,
+        };
+        (Workers::new(config, spawner, None).unwrap(), Reactor::new().unwrap(), theirs)
+    }
+
+    /// The spawner starts what it was asked for; the worker's end of its link.
+    fn born(workers: &mut Workers, spawner: &OwnedFd, pid: i32) -> UnixStream {
+        let socket = workers.children.next_asked().unwrap().unwrap().try_clone_to_owned().unwrap();
+        nix::unistd::write(spawner, &pid.to_ne_bytes()).unwrap();
+        assert!(matches!(workers.hear_spawner(), News::Started(_, None)));
+        UnixStream::from(socket)
+    }
+
+    #[test]
+    fn the_standby_follows_the_worker_and_has_been_told_the_same() {
+        let (mut workers, reactor, spawner) = workers();
+        let told = [MemoryPort::new(3)];
+        workers.start(ports(&told), &reactor).unwrap();
+        born(&mut workers, &spawner, NOBODY + 1);
+        assert!(workers.take_over().is_none());
+        let first = workers.serving.as_mut().unwrap();
+        assert!(first.became_ready(7, 0));
+        first.took_over = true;
+        let TakeOver { gap, is_first, .. } = workers.take_over().unwrap();
+        assert!(gap.is_none() && is_first);
+
+        workers.start_standby(ports(&told), &reactor).unwrap();
+        let mut link = born(&mut workers, &spawner, NOBODY + 2);
+        workers.flush_links(&reactor);
+        let mut octets = [0; 4096];
+        assert!(link.read(&mut octets).unwrap() > 0);
+        let areas: Vec<u8> = workers.both().map(|worker| worker.area).collect();
+        assert_eq!(areas, [0, 1]);
+
+        let now = Instant::now();
+        let dead = workers.serving.take().unwrap();
+        workers.succession.worker_died(now, dead.pid);
+        assert!(matches!(workers.replace(ports(&told), &reactor), Next::Found));
+        let second = workers.serving.as_mut().unwrap();
+        assert!(second.serving.is_some() && workers.standby.is_none());
+        second.took_over = true;
+        let TakeOver { pid, gap, is_first } = workers.take_over().unwrap();
+        assert_eq!((pid.as_raw(), gap.unwrap().1, is_first), (NOBODY + 2, dead.pid, false));
+        // The next standby is started in a while.
+        assert_eq!(workers.succession.restarts(), 1);
+        assert!(workers.succession.next_standby().is_some_and(|due| due > now) && workers.deadline().is_some());
+    }
+
+    #[test]
+    fn workers_that_die_in_a_row_are_followed_ever_later() {
+        let (mut workers, reactor, _spawner) = workers();
+        let starts = (0..30).map_while(|_| {
+            workers.serving = None;
+            match workers.replace(ports(&[MemoryPort::new(3)]), &reactor) {
+                Next::Found => workers.serving.as_ref().map(|worker| worker.area),
+                Next::CouldNotStart(error) => panic!("{error}"),
+            }
+        });
+        let starts = starts.count();
+        assert!((10..30).contains(&starts), "{starts} starts at once");
+        assert!(workers.succession.next_start().is_some_and(|due| due > Instant::now()));
+    }
+}

@@ -1,0 +1,9 @@
+//! Scenarios that want the machine for themselves, or a world of their own. A plain `cargo test` ignores them; `scripts/check`
+//! runs a module after the other: `cargo test --test alone qemu:: -- --ignored --test-threads=1`.
+
+mod crash_points;
+mod drift;
+mod leaks;
+mod linux_segments;
+mod qemu;
+mod testpmd;

@@ -1,0 +1,37 @@
+//! All scenarios that may run beside each other, in one program: it is compiled faster than forty, and keeps all processors
+//! busy. A module is a subject, and its name selects it: `cargo test --test scenarios restart::`.
+
+mod architecture;
+mod audit;
+mod blame;
+mod callers;
+mod cli;
+mod closing;
+mod crowd;
+mod doors;
+mod features;
+mod holding;
+mod hostile_budgets;
+mod hostile_cases;
+mod hostile_documents;
+mod hostile_frames;
+mod hostile_load;
+mod hostile_memory;
+mod hostile_messages;
+mod hostile_rings;
+mod hostile_worker;
+mod idle;
+mod lifecycle;
+mod offload_matrix;
+mod offloads;
+mod polling;
+mod restart;
+mod signals;
+mod slices;
+mod standby;
+mod starved;
+mod switching;
+mod telemetry;
+mod threads;
+mod unsafe_code;
+mod upgrade;
