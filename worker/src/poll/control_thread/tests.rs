@@ -29,7 +29,7 @@ impl Worker {
         Worker { supervisor, seq: 0, thread }
     }
 
-    /// Sends a command, runs a turn of the loop, and returns whether the worker reported a failure.
+    /// Sends a command, runs the loop, and returns the errno if the worker reported a failure.
     fn tell(&mut self, command: Command) -> Option<i32> {
         for command in [command, Command::Barrier] {
             self.seq += 1;
