@@ -14,7 +14,6 @@ mod port;
 mod process;
 mod sync;
 
-use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
@@ -40,15 +39,8 @@ pub fn main() -> ! {
     };
     match outcome {
         Ok(LinkEnd::Closed) => process::crash::end(0),
-        Ok(LinkEnd::Broken(reason)) | Err(reason) => last_words(&reason),
+        Ok(LinkEnd::Broken(reason)) | Err(reason) => process::crash::last_words(&reason),
     }
-}
-
-/// Ends a worker that cannot go on.
-fn last_words(reason: &str) -> ! {
-    // A supervisor that ends closes stderr too. That is no reason to panic.
-    let _ = writeln!(std::io::stderr(), "sv3-worker: {reason}");
-    process::crash::end(1)
 }
 
 fn run(args: Args) -> Result<LinkEnd, String> {

@@ -32,6 +32,7 @@ use crate::port::kind::Kind;
 use crate::port::sink::BufferWait;
 use crate::port::view::View;
 use crate::process::clock;
+use crate::process::crash;
 
 /// Longest time between two looks at the kernel while rings are busy, in nanoseconds.
 const LOOK_NS: u64 = 50_000;
@@ -186,7 +187,7 @@ impl Poller {
             }
             let woken = threads.notify(number).wait(&mut events, EpollTimeout::NONE);
             if let Err(errno) = woken.map(|woken| woken.for_each(drop)) {
-                crate::last_words(&format!("epoll_wait: {errno}"));
+                crash::last_words(&format!("epoll_wait: {errno}"));
             }
         };
         Poller::new(threads, number, buffers, start).run();
@@ -208,7 +209,7 @@ impl Poller {
                             self.threads.first().nudge();
                         }
                     }
-                    Err(errno) => crate::last_words(&format!("epoll_wait: {errno}")),
+                    Err(errno) => crash::last_words(&format!("epoll_wait: {errno}")),
                 }
             }
             self.turn();

@@ -3,6 +3,8 @@
 use sv3::ipc::Settings;
 use sv3::ledger::{Ledger, ThreadState, WorkerArea};
 
+use crate::process::crash;
+
 /// The content of the first command.
 #[derive(Clone, Copy)]
 pub struct Start {
@@ -21,7 +23,7 @@ impl Start {
     pub fn thread(&self, number: usize) -> &'static ThreadState {
         match self.area.thread(number) {
             Some(state) => state,
-            None => crate::last_words(&format!("the ledger has no place for thread {number}")),
+            None => crash::last_words(&format!("the ledger has no place for thread {number}")),
         }
     }
 }

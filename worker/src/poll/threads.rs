@@ -129,7 +129,7 @@ impl Threads {
         self.enlist(self.count(), cpus.as_ref().map_or(&[], Cpus::numbers));
         self.is_ready();
         let errno = self.mapper.run(|| self.first().nudge());
-        crate::last_words(&format!("epoll_wait: {errno}"));
+        crash::last_words(&format!("epoll_wait: {errno}"));
     }
 
     /// The first step of each thread.
@@ -137,7 +137,7 @@ impl Threads {
         let bound = if cpus.is_empty() { Ok(()) } else { affinity::bind(cpus) };
         let enlisted = crash::enlist(number as u32).map_err(|errno| format!("thread {number}: {errno}"));
         if let Err(reason) = bound.and(enlisted) {
-            crate::last_words(&reason);
+            crash::last_words(&reason);
         }
         TimeSlice::SHORT.request();
     }

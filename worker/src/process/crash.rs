@@ -20,6 +20,7 @@
 #![allow(unsafe_code)] // named in the design: crash handler
 
 use std::cell::Cell;
+use std::io::Write;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{
     AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize,
@@ -272,6 +273,13 @@ fn attribute(crash: &Crash, addr: u64) {
 fn die() -> ! {
     // SAFETY: raises SIGILL, which is blocked or has been recorded already, so the process ends.
     unsafe { std::arch::asm!("ud2", options(noreturn)) }
+}
+
+/// Ends the worker, which cannot go on, with a line on stderr.
+pub fn last_words(reason: &str) -> ! {
+    // A supervisor that ends closes stderr too. That is no reason to panic.
+    let _ = writeln!(std::io::stderr(), "sv3-worker: {reason}");
+    end(1)
 }
 
 /// Ends the process at once, without the exit handlers, which make syscalls that the policy forbids.
