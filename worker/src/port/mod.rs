@@ -19,6 +19,6 @@ pub mod vring;
 pub mod wait_budget;
 
 pub use ports::{Port, Ports};
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(test)]
 pub use queue::TransmitLease;
 pub use queue::{QueueLease, ReceiveLease, TransmitQueue};
