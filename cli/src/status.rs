@@ -184,7 +184,11 @@ mod tests {
         assert_eq!(serde_json::to_value(&status).unwrap(), example());
         let document = include_str!("../../docs/use/status.md");
         for reason in sv3::drop_reason::DropReason::ALL {
-            assert!(document.contains(&format!("| `{}` |", reason.name())), "{}", reason.name());
+            assert!(
+                document.contains(&format!("| `{}` |", reason.name())),
+                "docs/use/status.md has no row of the drop reason {}",
+                reason.name()
+            );
         }
     }
 
