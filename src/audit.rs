@@ -5,19 +5,19 @@ use serde::{Deserialize, Serialize};
 
 /// What the supervisor tells of its processes; the answer to the request `audit` on the control socket.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Testimony {
+pub struct AuditAnswer {
     /// The supervisor first, then the workers.
-    pub processes: Vec<Witness>,
+    pub processes: Vec<ProcessInventory>,
     /// Process id of the spawner.
     pub spawner_pid: u32,
-    /// Process ids of the undertakers.
+    /// Process ids of the closers.
     #[serde(default)]
-    pub undertaker_pids: Vec<u32>,
+    pub closer_pids: Vec<u32>,
 }
 
 /// What is told of one process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Witness {
+pub struct ProcessInventory {
     /// `supervisor`, `worker` or `standby`.
     pub role: String,
     /// Process id.
@@ -60,7 +60,7 @@ pub struct Audit {
 /// A live process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
-    /// `supervisor`, `spawner`, `undertaker`, `worker` or `standby`.
+    /// `supervisor`, `spawner`, `closer`, `worker` or `standby`.
     pub role: String,
     /// Process id.
     pub pid: u32,

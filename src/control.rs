@@ -11,7 +11,7 @@ pub enum ControlRequest {
     Crashes,
     /// Metrics as text, the only answer that is not JSON.
     Metrics,
-    /// [`crate::audit::Testimony`].
+    /// [`crate::audit::AuditAnswer`].
     Audit,
     /// A hand-over to a new worker: [`crate::status::HandoverAnswer`].
     Restart,

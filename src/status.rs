@@ -20,7 +20,7 @@ pub struct Status {
     pub socket: String,
     /// Connections that have no port: they have said nothing yet, or only asked.
     #[serde(default)]
-    pub callers: usize,
+    pub pending_clients: usize,
     /// Connected clients, by slot.
     pub ports: Vec<PortStatus>,
 }
@@ -72,7 +72,7 @@ pub struct HandoverAnswer {
     /// The worker that serves now.
     pub new_pid: u32,
     /// Microseconds from the kill of the one until the other one served.
-    pub blackout_us: u64,
+    pub gap_us: u64,
     /// Ports that were taken over.
     pub ports: usize,
 }

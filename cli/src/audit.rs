@@ -13,7 +13,7 @@ mod proof;
 use std::path::PathBuf;
 
 use clap::Args;
-use sv3::audit::{Audit, Fact, Fd, Process, Proof, Testimony, Witness};
+use sv3::audit::{Audit, AuditAnswer, Fact, Fd, Process, ProcessInventory, Proof};
 use sv3::control::ControlRequest;
 
 use crate::control::Control;
@@ -61,7 +61,7 @@ impl Show {
     fn audit(&self) -> Result<Audit, String> {
         let worker = self.worker.clone().map_or_else(|| place::sibling("sv3-worker"), Ok)?;
         let supervisor = place::sibling("sv3-supervisor")?;
-        let live = self.testimony()?.processes.first().map_or(0, |witness| witness.pid);
+        let live = self.ask_supervisor()?.processes.first().map_or(0, |told| told.pid);
         let (first, second) = std::thread::scope(|scope| {
             let first = scope.spawn(|| proof::prove("supervisor", &supervisor, live));
             let second = scope.spawn(|| proof::prove("worker", &worker, live));
@@ -88,7 +88,7 @@ impl Show {
         Ok(Audit { version: env!("CARGO_PKG_VERSION").to_string(), processes, proofs, differences })
     }
 
-    fn testimony(&self) -> Result<Testimony, String> {
+    fn ask_supervisor(&self) -> Result<AuditAnswer, String> {
         let answer = self.control.ask(&ControlRequest::Audit)?;
         serde_json::from_value(harmless(answer)).map_err(|e| format!("the switch is of another version ({e})"))
     }
@@ -108,13 +108,13 @@ impl Show {
     }
 
     fn look(&self, proofs: &[Proof]) -> Result<Vec<Process>, String> {
-        let Testimony { processes, spawner_pid, undertaker_pids } = self.testimony()?;
+        let AuditAnswer { processes, spawner_pid, closer_pids } = self.ask_supervisor()?;
         let mut all = Vec::new();
-        for witness in processes {
-            all.push(process(witness, proofs)?);
+        for told in processes {
+            all.push(process(told, proofs)?);
         }
         let helpers = [("spawner", spawner_pid, false)].into_iter();
-        let helpers = helpers.chain(undertaker_pids.into_iter().map(|pid| ("undertaker", pid, true)));
+        let helpers = helpers.chain(closer_pids.into_iter().map(|pid| ("closer", pid, true)));
         for (at, (role, pid, filtered)) in helpers.enumerate() {
             let facts = kernel::facts(pid, 1, filtered)?;
             all.insert((1 + at).min(all.len()), Process { role: role.to_string(), pid, facts, fds: Vec::new() });
@@ -123,8 +123,8 @@ impl Show {
     }
 }
 
-fn process(witness: Witness, proofs: &[Proof]) -> Result<Process, String> {
-    let Witness { role, pid, landlock_abi, policy, threads, fds } = witness;
+fn process(told: ProcessInventory, proofs: &[Proof]) -> Result<Process, String> {
+    let ProcessInventory { role, pid, landlock_abi, policy, threads, fds } = told;
     let mut facts = kernel::facts(pid, threads, true)?;
     let (binary, teller) = if role == "supervisor" { ("supervisor", "supervisor") } else { ("worker", "worker") };
     let proof = proofs.iter().find(|proof| proof.role == binary);

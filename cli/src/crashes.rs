@@ -34,7 +34,7 @@ impl Show {
     }
 }
 
-const HEAD: [&str; 7] = ["WHEN", "WORKER", "UPTIME", "GAP", "PORTS", "IN HAND", "CAUSE"];
+const HEAD: [&str; 7] = ["WHEN", "WORKER", "UPTIME", "GAP", "PORTS", "SERVING", "CAUSE"];
 
 fn table(crashes: &[Crash]) -> String {
     if crashes.is_empty() {

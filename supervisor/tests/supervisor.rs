@@ -162,7 +162,7 @@ fn a_standby_that_fails_goes_on_without_the_port_which_is_served_as_before() {
     }
     assert!(house.status().ports.iter().all(|port| port.standby_lacks.is_none()));
     assert!(next.iter().chain([&other]).all(|guest| guest.frontend.get_vring_base(1).unwrap() == 101));
-    for event in ["order_failed", "standby_lost", "refuse"] {
+    for event in ["command_failed", "standby_lost", "refuse"] {
         assert_eq!(house.events(event), [""; 0], "{event}");
     }
 }

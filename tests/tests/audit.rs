@@ -32,7 +32,7 @@ fn everything_is_as_declared(threads: usize) -> Result<()> {
     assert!(output.status.success(), "{}", said(&output));
     let audit: Audit = serde_json::from_slice(&output.stdout)?;
     let roles: Vec<&str> = audit.processes.iter().map(|process| process.role.as_str()).collect();
-    assert_eq!(roles, ["supervisor", "spawner", "undertaker", "undertaker", "undertaker", "worker", "standby"]);
+    assert_eq!(roles, ["supervisor", "spawner", "closer", "closer", "closer", "worker", "standby"]);
     assert_eq!(audit.differences, [""; 0]);
     for proof in &audit.proofs {
         assert!(proof.trials > 1500 && proof.outcomes.len() > 30, "{proof:?}");

@@ -22,7 +22,7 @@ fn row_of_deaths(honest: &mut Honest) -> Result<()> {
         honest.talk();
         honest.await_ports(2)?;
     }
-    assert_eq!(count(honest, "crowd")?, 1);
+    assert_eq!(count(honest, "client_class")?, 1);
     Ok(())
 }
 
@@ -85,7 +85,7 @@ fn a_process_alone_makes_nobody_else_suspect() -> Result<()> {
     assert_eq!(honest.guest(0).receive_frame(), letter);
     assert_eq!(honest.guest(1).receive_frame(), letter);
     drop(open);
-    assert_eq!(count(&honest, "crowd")?, 0);
+    assert_eq!(count(&honest, "client_class")?, 0);
     honest.talk();
     Ok(())
 }

@@ -147,7 +147,7 @@ fn show(ledger: &LedgerMap, death: &Death) {
     let stream = UnixStream::pair().unwrap().0;
     let port = Client::new(0, 0, Peer { stream: std::os::fd::OwnedFd::from(stream).into(), pid: 3, uid: 4 });
     let status = Status {
-        callers: 0,
+        pending_clients: 0,
         version: String::new(),
         supervisor: SupervisorStatus { pid: 1, uptime_s: 0, landlock_abi: 7 },
         worker: WorkerStatus {

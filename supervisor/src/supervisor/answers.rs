@@ -85,7 +85,7 @@ impl Supervisor {
             },
             socket: self.doors.front.listener().path().display().to_string(),
             ports: self.clients.slots.clients().filter_map(|client| self.port_status(client)).collect(),
-            callers: self.clients.slots.pending().count(),
+            pending_clients: self.clients.slots.pending().count(),
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::os::fd::AsFd;
 
-use sv3::audit::{Fd, Testimony, Witness};
+use sv3::audit::{AuditAnswer, Fd, ProcessInventory};
 
 use super::Supervisor;
 use crate::clients::client::Client;
@@ -14,9 +14,9 @@ use crate::workers::worker::Worker;
 
 impl Supervisor {
     /// The answer to `audit`.
-    pub(super) fn audit(&self) -> Testimony {
+    pub(super) fn audit(&self) -> AuditAnswer {
         let number = |pid: nix::unistd::Pid| u32::try_from(pid.as_raw()).unwrap_or(0);
-        let own = Witness {
+        let own = ProcessInventory {
             role: "supervisor".to_string(),
             pid: std::process::id(),
             landlock_abi: self.telemetry.landlock_abi,
@@ -27,7 +27,7 @@ impl Supervisor {
         let workers = [("worker", &self.workers.serving), ("standby", &self.workers.standby)];
         let workers = workers.into_iter().filter_map(|(role, worker)| {
             let worker = worker.as_ref()?;
-            Some(Witness {
+            Some(ProcessInventory {
                 role: role.to_string(),
                 pid: worker.ready_pid()?,
                 landlock_abi: worker.ready?,
@@ -37,11 +37,11 @@ impl Supervisor {
                 fds: self.fds_of(worker),
             })
         });
-        let undertaker_pids = self.workers.closers.crew().iter().copied().map(number).collect();
-        Testimony {
+        let closer_pids = self.workers.closers.crew().iter().copied().map(number).collect();
+        AuditAnswer {
             processes: [own].into_iter().chain(workers).collect(),
             spawner_pid: number(self.workers.spawner.pid()),
-            undertaker_pids,
+            closer_pids,
         }
     }
 

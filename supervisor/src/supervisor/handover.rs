@@ -105,23 +105,22 @@ impl Supervisor {
         else {
             return;
         };
-        let Completed { asker, old, blackout, on_trial } = match self.workers.handover.took_over(program, offers) {
+        let Completed { asker, old, gap, on_trial } = match self.workers.handover.took_over(program, offers) {
             None => return,
             Some(Some(completed)) => completed,
             Some(None) => return self.give_up("the new worker died while it took over; one of the old binary serves"),
         };
-        let blackout_us = u64::try_from(blackout.as_micros()).unwrap_or(u64::MAX);
+        let gap_us = u64::try_from(gap.as_micros()).unwrap_or(u64::MAX);
         let ports = self.clients.slots.taken().len();
-        let mut message =
-            format!("worker {now} took over from {old}, as planned, in {blackout_us} us with {ports} ports");
+        let mut message = format!("worker {now} took over from {old}, as planned, in {gap_us} us with {ports} ports");
         if on_trial {
             message += &format!("; its new binary is on trial for {} s", GRACE.as_secs());
         }
         let (pid, before) = (now.as_raw(), old.as_raw());
-        let fields = json!({ "worker_pid": pid, "before_pid": before, "gap_us": blackout_us, "ports": ports });
+        let fields = json!({ "worker_pid": pid, "before_pid": before, "gap_us": gap_us, "ports": ports });
         self.telemetry.events.say_with("handover", message, fields);
         let number = |pid: Pid| u32::try_from(pid.as_raw()).unwrap_or(0);
-        let answer = HandoverAnswer { old_pid: number(old), new_pid: number(now), blackout_us, ports };
+        let answer = HandoverAnswer { old_pid: number(old), new_pid: number(now), gap_us, ports };
         self.doors.answer_deferred(&asker, answers::to_json(&answer), &self.reactor);
     }
 

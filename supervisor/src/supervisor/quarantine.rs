@@ -64,7 +64,7 @@ impl Supervisor {
             "{class} start in quarantine for {seconds} s, since workers die by one of them after the other; {}",
             class.remedy()
         );
-        self.telemetry.events.say_with("crowd", message, json!({ "uid": class.uid, "quarantine_s": seconds }));
+        self.telemetry.events.say_with("client_class", message, json!({ "uid": class.uid, "quarantine_s": seconds }));
         for slot in self.clients.slots.taken() {
             let Some((class, since)) = self
                 .clients

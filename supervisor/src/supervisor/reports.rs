@@ -154,7 +154,7 @@ impl Supervisor {
         let id = client.id;
         match client.session.command_failed(why.clone()) {
             Some(refused) => self.refuse(slot, refused),
-            None => self.telemetry.events.say_of(id, "order_failed", format!("p{slot}: {why}")),
+            None => self.telemetry.events.say_of(id, "command_failed", format!("p{slot}: {why}")),
         }
     }
 

@@ -120,7 +120,7 @@ pub struct Completed {
     /// The process that served before.
     pub old: Pid,
     /// How long nobody served.
-    pub blackout: Duration,
+    pub gap: Duration,
     /// Its binary is new, and on trial from now on.
     pub on_trial: bool,
 }
@@ -218,14 +218,14 @@ impl Handover {
         if program != planned {
             return Some(None);
         }
-        let (blackout, on_trial) = (since.elapsed(), planned != self.program);
+        let (gap, on_trial) = (since.elapsed(), planned != self.program);
         if on_trial {
             self.trial = Some(Trial { ends: Instant::now() + GRACE, withheld_before: self.withheld });
             // For the time of the trial clients must be served by either binary.
             self.withheld |= OFFERED & !offers;
         }
         let asker = self.plan.take()?.asker;
-        Some(Some(Completed { asker, old, blackout, on_trial }))
+        Some(Some(Completed { asker, old, gap, on_trial }))
     }
 
     /// The trial is over: the new binary, which serves these features, is the one in use.

@@ -421,7 +421,7 @@ fn start_closer(Tools { numbers, closed }: Tools, supervisor: Pid) -> Result<Pid
     if let Some(pid) = clone(libc::CLONE_PARENT | libc::CLONE_FILES)? {
         return Ok(pid);
     }
-    let _ = nix::sys::prctl::set_name(c"sv3-undertaker");
+    let _ = nix::sys::prctl::set_name(c"sv3-closer");
     let guarded = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).is_ok();
     let _ = rustix::process::nice(NICE);
     if guarded
