@@ -1,9 +1,9 @@
-//! What the supervisor testifies for `sv3 audit`, and what `sv3 audit --json` prints. See docs/operate/audit.md; fields
-//! are only ever added.
+//! The supervisor's part of `sv3 audit`, and what `sv3 audit --json` prints. See docs/operate/audit.md. Fields are only
+//! ever added.
 
 use serde::{Deserialize, Serialize};
 
-/// What the supervisor tells of its processes; the answer to the request `audit` on the control socket.
+/// The supervisor's list of its processes: the answer to the request `audit` at the control socket.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AuditAnswer {
     /// The supervisor first, then the workers.
@@ -15,7 +15,7 @@ pub struct AuditAnswer {
     pub closer_pids: Vec<u32>,
 }
 
-/// What is told of one process.
+/// One process, as the supervisor lists it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ProcessInventory {
     /// `supervisor`, `worker` or `standby`.
@@ -24,9 +24,9 @@ pub struct ProcessInventory {
     pub pid: u32,
     /// Landlock ABI that it achieved.
     pub landlock_abi: u32,
-    /// Digest of the seccomp policy that it put on, eight hexadecimal digits.
+    /// Digest of its seccomp policy, eight hexadecimal digits.
     pub policy: String,
-    /// How many threads it has.
+    /// Number of its threads.
     pub threads: usize,
     /// Its open fds.
     pub fds: Vec<Fd>,
@@ -35,7 +35,7 @@ pub struct ProcessInventory {
 /// One open fd, or several of a kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fd {
-    /// Its number; absent where who tells does not know it.
+    /// Its number; absent if the supervisor does not know it.
     pub fd: Option<i32>,
     /// `socket`, `eventfd`, `eventpoll`, `signalfd`, `pipe`, `memory`, `null`, `file`, `inherited`.
     pub kind: String,
@@ -51,9 +51,9 @@ pub struct Audit {
     pub version: String,
     /// The live processes.
     pub processes: Vec<Process>,
-    /// What children under the same confinement tried.
+    /// Trials by children under the same confinement.
     pub proofs: Vec<Proof>,
-    /// All that is not as declared, in words; empty: all is.
+    /// All differences from what is declared, in words.
     pub differences: Vec<String>,
 }
 
@@ -64,28 +64,28 @@ pub struct Process {
     pub role: String,
     /// Process id.
     pub pid: u32,
-    /// What is known of it.
+    /// Facts about it.
     pub facts: Vec<Fact>,
-    /// Its open fds, as the supervisor tells; not of the spawner, which nobody tells of.
+    /// Its open fds, as the supervisor lists them; none of the spawner and the closers.
     pub fds: Vec<Fd>,
 }
 
-/// One thing that is known of a process.
+/// One fact about a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fact {
-    /// What.
+    /// Name of the fact.
     pub fact: String,
-    /// What it should be; absent: it is as it is.
+    /// The declared value; absent: any value is right.
     pub declared: Option<String>,
-    /// What it is.
+    /// The observed value.
     pub observed: String,
-    /// Who says so: `kernel`, `supervisor`, or `worker`, which said so before it met its first guest.
+    /// The source: `kernel`, `supervisor`, or `worker`, which reported it before its first guest.
     pub source: String,
-    /// It is what it should be.
+    /// The observed value is as declared.
     pub agrees: bool,
 }
 
-/// What children under one process's confinement tried.
+/// Trials by children under one process's confinement.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proof {
     /// `supervisor` or `worker`.
@@ -98,21 +98,21 @@ pub struct Proof {
     pub landlock_abi: u32,
     /// Number of trials.
     pub trials: u32,
-    /// Their outcome, in groups.
+    /// Their outcomes, in groups.
     pub outcomes: Vec<Outcome>,
 }
 
-/// Trials of one group that should end alike and did.
+/// Trials of one group with the same declared and the same observed outcome.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// The group; for a deed, the deed.
+    /// The group, or the attempt.
     pub tried: String,
-    /// How many.
+    /// Number of trials.
     pub count: u32,
-    /// What should come of them.
+    /// The declared outcome.
     pub declared: String,
-    /// What came of them.
+    /// The observed outcome.
     pub observed: String,
-    /// That is the same.
+    /// The observed outcome is as declared.
     pub agrees: bool,
 }
