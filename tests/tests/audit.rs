@@ -56,7 +56,7 @@ fn root_sees_that_nobody_has_more_open_than_the_supervisor_tells() -> Result<()>
     let mut command = std::process::Command::new(switch.home().path("bin/sv3"));
     let output = command.args(["audit", "--control", &control]).output()?;
     assert!(output.status.success(), "{}", said(&output));
-    assert!(said(&output).contains("all told of"), "{}", said(&output));
+    assert!(said(&output).contains("all listed by the supervisor"), "{}", said(&output));
     Ok(())
 }
 
