@@ -36,7 +36,7 @@ fn processes_that_kill_a_worker_each_are_stopped_and_sealed_memory_is_served() -
             Ok(honest.status()?.ports.into_iter().find(|port| port.quarantine_s.is_some()))
         })?;
         let why = held.quarantine_why.unwrap_or_default();
-        assert!(why.contains("can be cut off") && why.contains("F_SEAL_SHRINK"), "{why}");
+        assert!(why.contains("can be truncated") && why.contains("F_SEAL_SHRINK"), "{why}");
         drop(newcomer);
         honest.talk();
         honest.await_ports(2)?;

@@ -173,7 +173,7 @@ fn an_upgrade_under_traffic_loses_nothing_and_the_new_binary_stays() -> Result<(
 }
 
 #[test]
-fn what_is_no_worker_is_refused_and_the_old_one_goes_on() -> Result<()> {
+fn a_binary_that_is_no_worker_is_refused_and_the_old_one_goes_on() -> Result<()> {
     let switch = Switch::start()?;
     let mut traffic = Traffic::on(&switch);
     let worker = switch.worker_pid()?;
@@ -189,8 +189,8 @@ fn what_is_no_worker_is_refused_and_the_old_one_goes_on() -> Result<()> {
         (&no_program, "could not be started: Permission denied"),
         (&folder, "could not be started: Operation not permitted"),
         ("/nowhere", "/nowhere: No such file"),
-        (&odd_worker(&home, "other-version")?, "it is of another version"),
-        (&odd_worker(&home, "mute")?, "it did not start in time"),
+        (&odd_worker(&home, "other-version")?, "it speaks another version of the protocol"),
+        (&odd_worker(&home, "mute")?, "it was not ready in time"),
     ] {
         let output = under_traffic(&switch, &mut traffic, &["upgrade", binary])?;
         assert!(!output.status.success() && said(&output).contains(why), "{binary}: {}", said(&output));
