@@ -228,7 +228,7 @@ fn more_fds_than_belong_to_a_message_are_closed() {
 }
 
 #[test]
-fn clients_that_stop_midway_hold_nobody_up() {
+fn clients_that_stop_midway_delay_no_other() {
     let fixture = Fixture::start();
     let message = [1u32, 1, 0].map(u32::to_ne_bytes).concat();
     let mut idle: Vec<_> = (0..50).map(|_| UnixStream::connect(&fixture.socket).unwrap()).collect();

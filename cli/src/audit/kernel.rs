@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn an_fd_that_nobody_told_of_is_seen() {
+    fn an_fd_that_is_not_listed_is_found() {
         let seen =
             BTreeMap::from([(0, "/dev/pts/1".to_string()), (3, "socket:[7]".to_string()), (4, "pipe:[8]".into())]);
         let all = [told(Some(0), "inherited"), told(Some(3), "socket"), told(Some(4), "pipe")];

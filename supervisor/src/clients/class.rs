@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn one_process_alone_or_deaths_far_apart_make_nobody_suspect() {
+    fn one_process_alone_or_deaths_far_apart_make_no_class_suspect() {
         let (mut classes, start) = (ClassBlames::new(3), Instant::now());
         assert!((0..50).all(|_| classes.blame(UNSEALED, 7, start).is_none()));
         for n in 1..20 {

@@ -53,7 +53,7 @@ pub struct Ticket {
 impl Ticket {
     /// A ticket of no exchange.
     #[cfg(test)]
-    pub fn of_nobody() -> Ticket {
+    pub fn of_no_exchange() -> Ticket {
         Ticket { index: usize::MAX, number: 0 }
     }
 
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_ends_though_more_knock() {
+    fn a_turn_ends_although_more_connections_wait() {
         let (mut control, _folder) = control();
         let clients: Vec<UnixStream> = (0..TURN + 3).map(|_| client(&control)).collect();
         assert_eq!(control.accept(Instant::now()).len(), TURN);
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn the_silent_lose_their_places_and_who_is_promised_an_answer_keeps_his() {
+    fn silent_clients_lose_their_places_and_a_deferred_exchange_keeps_its_own() {
         let (mut control, _folder) = control();
         let mut clients: Vec<UnixStream> = (0..EXCHANGES_MAX).map(|_| client(&control)).collect();
         let places: Vec<usize> = (0..2).flat_map(|_| control.accept(Instant::now())).collect();

@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_ends_though_more_knock_and_all_have_their_time() {
+    fn a_turn_ends_although_more_connections_wait_and_each_has_its_time() {
         let mut http = Http::bind(parse_address("127.0.0.1:0").unwrap()).unwrap();
         let clients: Vec<TcpStream> = (0..=PLACES).map(|_| TcpStream::connect(http.address()).unwrap()).collect();
         let now = Instant::now();
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn metrics_are_for_who_asks_this_machine_by_its_own_name() {
+    fn metrics_are_only_for_requests_that_name_a_loopback_host() {
         let ask = |fields: &str| read_request(format!("GET /metrics HTTP/1.1\r\n{fields}\r\n\r\n").as_bytes());
         for own in [
             "localhost",
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn slow_callers_lose_their_places_to_new_ones() {
+    fn slow_clients_lose_their_places_to_new_ones() {
         let mut http = Http::bind(parse_address("127.0.0.1:0").unwrap()).unwrap();
         let start = Instant::now();
         let clients: Vec<TcpStream> = (0..=PLACES as u64)

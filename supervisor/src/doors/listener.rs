@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn of_those_who_find_a_stale_socket_at_once_one_gets_it() {
+    fn of_several_switches_at_one_stale_socket_one_gets_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         for _ in 0..20 {

@@ -48,7 +48,7 @@ impl Live {
             std::env::temp_dir().join(name)
         };
         let bind = |what| Listener::bind(&place(what), true).unwrap();
-        let (spawner, theirs) = Spawner::of_nobody(Pid::from_raw(NOBODY)).unwrap();
+        let (spawner, theirs) = Spawner::without_process(Pid::from_raw(NOBODY)).unwrap();
         let null = std::fs::File::options().write(true).open("/dev/null").unwrap();
         let mut supervisor = Supervisor::new(Parts {
             door: bind("door"),

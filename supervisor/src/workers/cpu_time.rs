@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn who_runs_uses_time_and_who_sleeps_or_is_gone_does_not() {
+    fn a_running_process_uses_time_and_a_sleeping_or_ended_one_does_not() {
         let (mut runs, busy) = run("sh", &["-c", "while :; do :; done"]);
         let (mut sleeps, idle) = run("sleep", &["60"]);
         let due = Instant::now() + Duration::from_secs(20);

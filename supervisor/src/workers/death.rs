@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_in_memory_is_its_owners_and_nobodys_if_that_is_unknown() {
+    fn a_fault_in_memory_is_blamed_on_its_owner_if_that_is_known() {
         let (_fd, ledger) = LedgerMap::create().unwrap();
         let record = &ledger.workers[0].crash;
         ledger.workers[0].threads[0].port.store(4, Relaxed);

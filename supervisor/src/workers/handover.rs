@@ -263,7 +263,7 @@ mod tests {
     use super::*;
 
     fn ticket() -> Ticket {
-        Ticket::of_nobody()
+        Ticket::of_no_exchange()
     }
 
     fn killed() -> Loss {

@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     #[allow(unsafe_code)]
-    fn more_orders_than_fit_arrive_in_order_with_their_fds() {
+    fn more_commands_than_fit_arrive_in_order_with_their_fds() {
         let (mut link, theirs) = Link::pair().unwrap();
         let mut worker = UnixStream::from(theirs);
         worker.set_nonblocking(false).unwrap();

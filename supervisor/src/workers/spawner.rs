@@ -148,7 +148,7 @@ impl Spawner {
 
     /// A spawner without a process, for tests, and its end of the socket.
     #[cfg(any(test, feature = "fuzzing"))]
-    pub fn of_nobody(pid: Pid) -> io::Result<(Spawner, OwnedFd)> {
+    pub fn without_process(pid: Pid) -> io::Result<(Spawner, OwnedFd)> {
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let null = || File::open("/dev/null").map(OwnedFd::from);
         let own = [theirs.try_clone()?, null()?];

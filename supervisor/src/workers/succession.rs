@@ -289,7 +289,7 @@ mod tests {
     }
 
     fn workers() -> (Workers, Reactor, OwnedFd) {
-        let (spawner, theirs) = Spawner::of_nobody(Pid::from_raw(NOBODY)).unwrap();
+        let (spawner, theirs) = Spawner::without_process(Pid::from_raw(NOBODY)).unwrap();
         let config = WorkerConfig {
             settings: Settings { version: VERSION, poll_us: 0, batch: 64 },
             path: "/nowhere".into(),

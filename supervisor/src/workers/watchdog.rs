@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_is_not_let_run_does_not_hang_and_is_replaced_in_the_end() {
+    fn a_worker_that_does_not_run_does_not_hang_and_is_replaced_in_the_end() {
         let mut bench = Bench::new(1);
         bench.wake_up(0);
         bench.wake();
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_ran_is_not_held_against_a_thread_that_was_not_let_run() {
+    fn a_thread_that_did_not_run_is_not_blamed_for_the_time_of_others() {
         let mut bench = Bench::new(3);
         (0..3).for_each(|number| bench.wake_up(number));
         bench.wake();
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_that_hang_the_one_with_a_client_in_hand_is_found() {
+    fn of_two_threads_that_hang_the_one_that_serves_a_client_is_found() {
         let mut bench = Bench::new(3);
         [0, 2].into_iter().for_each(|number| bench.wake_up(number));
         bench.thread(2).port.store(7, Relaxed);

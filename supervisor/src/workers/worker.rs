@@ -277,7 +277,7 @@ impl Worker {
         own.into_iter().chain(taken)
     }
 
-    /// Whether the worker was sent a command of this number and has not reported a later one.
+    /// Whether the command of this number was sent after the last barrier that the worker has reported.
     pub fn is_under_way(&self, seq: u64) -> bool {
         (self.reached + 1..=self.link.last_seq()).contains(&seq)
     }

@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn who_says_nothing_is_waited_for_as_long_as_large_memory_takes_and_no_longer() {
+    fn a_silent_client_has_ten_minutes_for_its_first_message() {
         let (mut connection, mut client) = connection();
         assert_eq!(connection.message_due(), Some(connection.opened() + SILENCE_TIME));
         assert!(connection.lateness().0.contains("sent no message"));
