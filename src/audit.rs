@@ -1,32 +1,32 @@
-//! The supervisor's part of `sv3 audit`, and the output of `sv3 audit --json`. See docs/operate/audit.md. Later
-//! versions only add fields.
+//! The supervisor's part of `sv3 audit`, and what `sv3 audit --json` prints. See docs/operate/audit.md. Fields are only
+//! ever added.
 
 use serde::{Deserialize, Serialize};
 
-/// What the supervisor reports of its processes: the answer to the request `audit` on the control socket.
+/// The supervisor's list of its processes: the answer to the request `audit` at the control socket.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Testimony {
+pub struct AuditAnswer {
     /// The supervisor first, then the workers.
-    pub processes: Vec<Witness>,
+    pub processes: Vec<ProcessInventory>,
     /// Process id of the spawner.
     pub spawner_pid: u32,
     /// Process ids of the closers.
     #[serde(default)]
-    pub undertaker_pids: Vec<u32>,
+    pub closer_pids: Vec<u32>,
 }
 
-/// What the supervisor reports of one process.
+/// One process, as the supervisor lists it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Witness {
+pub struct ProcessInventory {
     /// `supervisor`, `worker` or `standby`.
     pub role: String,
     /// Process id.
     pub pid: u32,
     /// Landlock ABI that it achieved.
     pub landlock_abi: u32,
-    /// Digest of the seccomp policy that it installed, eight hexadecimal digits.
+    /// Digest of its seccomp policy, eight hexadecimal digits.
     pub policy: String,
-    /// How many threads it has.
+    /// Number of its threads.
     pub threads: usize,
     /// Its open fds.
     pub fds: Vec<Fd>,
@@ -35,7 +35,7 @@ pub struct Witness {
 /// One open fd, or several of one kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fd {
-    /// Its number. Absent where the process that reports it does not know it.
+    /// Its number; absent if the supervisor does not know it.
     pub fd: Option<i32>,
     /// `socket`, `eventfd`, `eventpoll`, `signalfd`, `pipe`, `memory`, `null`, `file`, `inherited`.
     pub kind: String,
@@ -51,41 +51,41 @@ pub struct Audit {
     pub version: String,
     /// The live processes.
     pub processes: Vec<Process>,
-    /// What children under the same confinement tried.
+    /// Trials by children under the same confinement.
     pub proofs: Vec<Proof>,
-    /// All that differs from the declarations, in words. Empty: nothing differs.
+    /// All differences from what is declared, in words.
     pub differences: Vec<String>,
 }
 
 /// A live process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
-    /// `supervisor`, `spawner`, `undertaker`, `worker` or `standby`.
+    /// `supervisor`, `spawner`, `closer`, `worker` or `standby`.
     pub role: String,
     /// Process id.
     pub pid: u32,
-    /// What is known of it.
+    /// Facts about it.
     pub facts: Vec<Fact>,
-    /// Its open fds, as the supervisor reports them. None for the spawner, of which nobody reports them.
+    /// Its open fds, as the supervisor lists them; none of the spawner and the closers.
     pub fds: Vec<Fd>,
 }
 
-/// One thing that is known of a process.
+/// One fact about a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fact {
     /// Name of the fact.
     pub fact: String,
-    /// What it should be. Absent: nothing is declared.
+    /// The declared value; absent: any value is right.
     pub declared: Option<String>,
-    /// What it is.
+    /// The observed value.
     pub observed: String,
-    /// The source: `kernel`, `supervisor`, or `worker`. A worker reported it before it met its first guest.
+    /// The source: `kernel`, `supervisor`, or `worker`, which reported it before its first guest.
     pub source: String,
-    /// Whether it is as declared.
+    /// The observed value is as declared.
     pub agrees: bool,
 }
 
-/// What children under one process's confinement tried.
+/// Trials by children under one process's confinement.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proof {
     /// `supervisor` or `worker`.
@@ -98,21 +98,21 @@ pub struct Proof {
     pub landlock_abi: u32,
     /// Number of trials.
     pub trials: u32,
-    /// The outcome of the trials, in groups.
+    /// Their outcomes, in groups.
     pub outcomes: Vec<Outcome>,
 }
 
-/// Trials of one group with the same declared and observed outcome.
+/// Trials of one group with the same declared and the same observed outcome.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// The group. For an attempt: the attempt itself.
+    /// The group, or the attempt.
     pub tried: String,
-    /// How many trials.
+    /// Number of trials.
     pub count: u32,
-    /// What should come of them.
+    /// The declared outcome.
     pub declared: String,
-    /// What came of them.
+    /// The observed outcome.
     pub observed: String,
-    /// Whether both are the same.
+    /// The observed outcome is as declared.
     pub agrees: bool,
 }

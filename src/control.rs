@@ -1,23 +1,23 @@
-//! What may be asked at the control socket: a line, of which the first word says what.
+//! Requests at the control socket. A request is a line; its first word is the kind.
 
 use std::fmt;
 
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ControlRequest {
-    /// [`crate::status::Status`].
+    /// Asks for [`crate::status::Status`].
     Status,
-    /// [`crate::status::Crashes`].
+    /// Asks for [`crate::status::Crashes`].
     Crashes,
-    /// Metrics as text, the only answer that is not JSON.
+    /// Asks for metrics, the only answer that is not JSON but text.
     Metrics,
-    /// [`crate::audit::Testimony`].
+    /// Asks for [`crate::audit::AuditAnswer`].
     Audit,
-    /// A hand-over to a new worker: [`crate::status::HandoverAnswer`].
+    /// Asks for a handover to a new worker of the same binary; the answer is [`crate::status::HandoverAnswer`].
     Restart,
-    /// The same to a worker of another binary, which comes with the request as an open file.
+    /// Asks for a handover to a worker of another binary, whose open file comes with the request.
     Upgrade,
-    /// The end of the quarantine of a port, by its name.
+    /// Ends the quarantine of the port of this name.
     Release(String),
 }
 

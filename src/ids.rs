@@ -1,8 +1,8 @@
-//! What things are called by, in both processes.
+//! Identifiers that both processes use.
 
 use serde::{Deserialize, Serialize};
 
-/// Which way the frames of a queue go, seen from the guest (virtio 1.3, 5.1.2).
+/// The direction of a queue's frames, as the guest sees it (virtio 1.3, 5.1.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// The guest receives: `receiveq`, an even vring index.
@@ -14,9 +14,9 @@ pub enum Direction {
 /// A queue of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct QueueId {
-    /// Slot of the port, below [`crate::MAX_PORTS`] unless a peer says otherwise.
+    /// Slot of the port. Below [`crate::MAX_PORTS`], unless it comes from a peer and is not checked yet.
     pub slot: u16,
-    /// Index as vhost-user counts vrings, below [`crate::MAX_RINGS`] unless a peer says otherwise.
+    /// Vring index. Below [`crate::MAX_RINGS`], unless it comes from a peer and is not checked yet.
     pub index: u16,
 }
 
@@ -36,12 +36,12 @@ impl QueueId {
         QueueId { slot, index: pair.wrapping_mul(2).wrapping_add(1) }
     }
 
-    /// Which of its port's queue pairs it belongs to.
+    /// The queue pair that it belongs to.
     pub const fn pair(self) -> u16 {
         self.index / 2
     }
 
-    /// Which way its frames go.
+    /// The direction of its frames.
     pub const fn direction(self) -> Direction {
         if self.transmits() { Direction::Transmit } else { Direction::Receive }
     }

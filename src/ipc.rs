@@ -1,21 +1,22 @@
-//! What supervisor and worker say to each other, over the worker's stdin (a stream socket).
+//! The protocol between supervisor and worker, over the worker's stdin (a stream socket).
 //!
-//! Down: a frame is a little-endian u32 length, that many octets of bincode (an [`Envelope`]), then as many fds as
-//! [`Envelope::fds`] says, each sent by `passfd` in a message of its own. Up: [`Report`]s, 32 octets each, plain
-//! little-endian; the supervisor runs no deserializer on what a worker wrote.
+//! The supervisor sends frames. A frame is a little-endian u32 length, that many octets of bincode (an [`Envelope`]),
+//! then as many fds as [`Envelope::fds`] says, each sent by `passfd` in a message of its own. The worker sends
+//! [`Report`]s of 32 octets each, plain little-endian: the supervisor runs no deserializer on data of a worker.
 //!
-//! Order is the contract: the worker executes commands in the order of their `seq` and between two bursts, so a
-//! [`ReportKind::Done`] for a [`Command::Barrier`] says that every earlier command has taken effect and that no frame
-//! is under way. The first start is a replay: the same commands bring up the first worker and the hundredth.
+//! The order is part of the protocol: the worker executes commands in the order of their `seq`, between two bursts. So
+//! a [`ReportKind::Done`] for a [`Command::Barrier`] says that every earlier command has taken effect and that no frame
+//! is being moved. The first worker and the hundredth are brought up by the same commands: a replay of what clients
+//! have said.
 
 use bincode::config;
 use serde::{Deserialize, Serialize};
 
 /// Octets of a frame's length prefix.
 pub const FRAME_PREFIX: usize = 4;
-/// Most octets of one encoded [`Envelope`]; larger is a broken peer.
+/// Most octets of one encoded [`Envelope`]. A larger one is an error of the peer.
 pub const FRAME_MAX: usize = 4096;
-/// How long a worker that wakes keeps quiet about it after it said so ([`ReportKind::Busy`]).
+/// After a report that it has woken ([`ReportKind::Busy`]), a worker sends no further one for this long.
 pub const BUSY_QUIET: std::time::Duration = std::time::Duration::from_millis(200);
 /// The protocol's version, checked in [`Command::Start`]: a worker of another version refuses to start.
 pub const VERSION: u32 = 7;
@@ -23,20 +24,20 @@ pub const VERSION: u32 = 7;
 /// A numbered command.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Envelope {
-    /// Number of the command, growing by one from 1 for each worker. Reports about a command carry it.
+    /// Number of the command: for each worker it starts at 1 and grows by one. Reports about a command carry it.
     pub seq: u64,
     /// The command.
     pub command: Command,
-    /// The command's fd, if the worker inherited it when it was started: then none follows. Each number is named once.
+    /// The command's fd, if the worker inherited it at its start: then no fd follows. Each number is named once.
     pub inherited: Option<i32>,
 }
 
-/// How the worker runs; the first command's payload.
+/// How the worker runs.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     /// [`VERSION`] of the supervisor.
     pub version: u32,
-    /// Most microseconds to spin over empty rings before blocking, as far as that pays; 0: block at once.
+    /// Most microseconds to spin over empty rings before sleeping, as far as that pays; 0: sleep at once.
     pub poll_us: u32,
     /// Most descriptor chains taken from one ring at a time, 1 to [`Settings::MAX_BATCH`].
     pub batch: u16,
@@ -62,7 +63,7 @@ pub struct Region {
     pub block: u64,
 }
 
-/// Where a ring lies, in the front-end's address space (vhost-user `SET_VRING_ADDR`).
+/// Addresses of a ring, in the front-end's address space (vhost-user `SET_VRING_ADDR`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RingAddr {
     /// Descriptor table.
@@ -73,7 +74,7 @@ pub struct RingAddr {
     pub used: u64,
 }
 
-/// What frames of a port come from and go to.
+/// What is behind a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PortKind {
     /// Virtqueues in a client's memory (virtio 1.3, 2.6 to 2.8).
@@ -83,42 +84,42 @@ pub enum PortKind {
     Memory,
 }
 
-/// What the supervisor tells the worker. `port` is a slot below [`crate::MAX_PORTS`], `ring` a vring index below
+/// A command of the supervisor to a worker. `port` is a slot below [`crate::MAX_PORTS`]; `ring` is a vring index below
 /// [`crate::MAX_RINGS`] (even: the guest receives, odd: the guest transmits).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Command {
-    /// First of all. Fd: the ledger. Answered by [`ReportKind::Ready`].
+    /// The first command. Fd: the ledger. Answered by [`ReportKind::Ready`].
     Start {
         /// How the worker runs.
         settings: Settings,
-        /// Which of [`crate::ledger::Ledger::workers`] is the worker's.
+        /// Index of the worker's area in [`crate::ledger::Ledger::workers`].
         area: u8,
-        /// The worker stands by: it executes commands so far as to be ready, and maps memory, but touches no ring before
+        /// The worker is a standby: it executes commands and maps memory, but touches no ring before
         /// [`Command::Promote`].
         standby: bool,
     },
-    /// The worker that served is dead: a worker on standby takes every started ring up where memory says it stands.
+    /// The serving worker is dead: the standby continues every started ring from the position that memory holds.
     Promote,
-    /// A port is here. One of vrings has no memory, no rings and features 0 until it is told of them.
+    /// Adds a port. A port of vrings has no memory, no rings and features 0 until further commands.
     PortAdd {
         /// Slot.
         port: u16,
         /// What is behind it.
         kind: PortKind,
     },
-    /// The port is gone: forget what is behind it, its addresses, its mappings.
+    /// Removes a port: the worker forgets what is behind it, its addresses and its mappings.
     PortRemove {
         /// Slot.
         port: u16,
     },
-    /// The acknowledged virtio features. Sent only while no ring of the port runs.
+    /// Sets the acknowledged virtio features. Sent only while no ring of the port runs.
     PortFeatures {
         /// Slot.
         port: u16,
         /// Feature bits.
         features: u64,
     },
-    /// One more region for the table being collected (`SET_MEM_TABLE`). Fd: the memory. Nothing changes until
+    /// Adds a region to the next memory table (`SET_MEM_TABLE`). Fd: the memory. Nothing changes until
     /// [`Command::MemoryCommit`].
     RegionStage {
         /// Slot.
@@ -126,8 +127,8 @@ pub enum Command {
         /// The region.
         region: Region,
     },
-    /// The collected table replaces the one in force; rings that run are looked up anew and stop with a fault if they
-    /// are not in it.
+    /// The next memory table replaces the one in force. Running rings are looked up again, and stop with a fault if
+    /// they are not in the table.
     MemoryCommit {
         /// Slot.
         port: u16,
@@ -140,15 +141,15 @@ pub enum Command {
         region: Region,
     },
     /// Removes a region from the table in force (`REM_MEM_REG`), found by guest address, user address and size. Rings
-    /// that lie in it stop with a fault.
+    /// inside the region stop with a fault.
     RegionRemove {
         /// Slot.
         port: u16,
         /// The region.
         region: Region,
     },
-    /// A ring starts where it stands: a split one at the `used.idx` that its memory holds, a packed one at the position
-    /// that the ledger holds for this `run`, or else at `base`. Fd: kick. A ring that runs is started anew.
+    /// Starts a ring at its position: a split ring at the `used.idx` in its memory; a packed ring at the position that
+    /// the ledger has for this `run`, or else at `base`. Fd: kick. A running ring is started anew.
     RingStart {
         /// Slot.
         port: u16,
@@ -158,9 +159,9 @@ pub enum Command {
         size: u16,
         /// Addresses.
         addr: RingAddr,
-        /// Where the client says that it begins (vhost-user `SET_VRING_BASE`, the available half).
+        /// The base that the client has sent (vhost-user `SET_VRING_BASE`, the available half).
         base: u16,
-        /// Counts the times that the client let the ring run, from 1; the same when it is told to another worker.
+        /// Counts the client's starts of the ring, from 1. A replay to another worker has the same number.
         run: u32,
     },
     /// Stops a ring. Answered by [`ReportKind::RingStopped`] with the index of the next descriptor to take.
@@ -176,10 +177,11 @@ pub enum Command {
         port: u16,
         /// Vring index.
         ring: u16,
-        /// Whether frames pass.
+        /// Whether the ring is enabled.
         enable: bool,
     },
-    /// Sets how used buffers are signalled; kept over stop and start. Fd: call, if `call`; else the guest polls.
+    /// Sets how used buffers are signalled; kept over stop and start. Fd: call, if `call` is set; otherwise the guest
+    /// polls.
     RingCall {
         /// Slot.
         port: u16,
@@ -212,7 +214,7 @@ impl Command {
         }
     }
 
-    /// The slot that it is about, if any.
+    /// The slot that the command is about, if any.
     pub fn port(&self) -> Option<u16> {
         match self {
             Command::Start { .. } | Command::Promote | Command::Barrier => None,
@@ -261,7 +263,7 @@ impl Envelope {
         Ok([&length.to_le_bytes(), body.as_slice()].concat())
     }
 
-    /// Decodes a body (what stands behind the length prefix).
+    /// Decodes a body: the octets after the length prefix.
     pub fn decode(body: &[u8]) -> Result<Envelope, Malformed> {
         let (envelope, used) =
             bincode::serde::decode_from_slice(body, codec()).map_err(|e| Malformed(e.to_string()))?;
@@ -269,15 +271,15 @@ impl Envelope {
     }
 }
 
-/// What a report says. The values that `value` and `detail` have for each kind are documented here.
+/// The kind of a report. Each kind says here what `value` and `detail` mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub enum ReportKind {
     /// The worker is confined and has mapped the ledger. `value`: virtio features that its data path serves; `detail`:
     /// [`VERSION`] in the low half, landlock ABI achieved (0: none) in the high half; `port` and `ring`: the digest of
-    /// the seccomp policy that it put on, its high and its low half. See [`Report::ready`].
+    /// the worker's seccomp policy, high and low half. See [`Report::ready`].
     Ready = 1,
-    /// [`Command::Barrier`] reached.
+    /// The worker has reached a [`Command::Barrier`].
     Done = 2,
     /// [`Command::RingStop`] executed. `value`: index of the next available entry (vring base; of a packed
     /// ring with the wrap counter in bit 15); 0 if it never ran.
@@ -286,11 +288,10 @@ pub enum ReportKind {
     RingFault = 4,
     /// A command could not be executed (mmap failed, unknown port). `value`: errno or 0.
     Failed = 5,
-    /// The worker has woken and did not say so for [`BUSY_QUIET`]: its heartbeat is worth a look.
+    /// The worker has woken, and has not reported so for [`BUSY_QUIET`]: the watchdog must look at its heartbeats.
     Busy = 6,
-    /// Everything that the commands up to `seq` took away ([`Command::MemoryCommit`], [`Command::RegionRemove`],
-    /// [`Command::PortRemove`]) is unmapped. Comes in its own time: no barrier waits for it. Each later one has a
-    /// higher `seq`.
+    /// All memory that the commands up to `seq` removed ([`Command::MemoryCommit`], [`Command::RegionRemove`],
+    /// [`Command::PortRemove`]) is unmapped. No barrier waits for this report. Each later one has a higher `seq`.
     Unmapped = 7,
 }
 
@@ -298,13 +299,13 @@ pub enum ReportKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 pub enum RingFault {
-    /// The ring's addresses are not wholly inside one memory region.
+    /// The ring's addresses are not completely inside one memory region.
     Unmapped = 1,
     /// The ring's addresses are not aligned as virtio 1.3, 2.7 asks.
     Misaligned = 2,
     /// The driver claims more available entries than the ring has.
     AvailOverrun = 3,
-    /// The ring's size is not in range, or, of a split ring, not a power of two.
+    /// The ring's size is out of range, or a split ring's size is not a power of two.
     BadSize = 4,
     /// The kick fd cannot be waited for.
     BadKick = 5,
@@ -357,18 +358,18 @@ impl Report {
     /// Octets of one report.
     pub const SIZE: usize = 32;
 
-    /// A report without particulars.
+    /// A report whose other fields are 0.
     pub fn new(kind: ReportKind, seq: u64) -> Report {
         Report { kind, port: 0, ring: 0, seq, value: 0, detail: 0 }
     }
 
-    /// A worker of this version is ready, with a landlock ABI and the virtio features that it serves.
+    /// The report that a worker of this version is ready, with its landlock ABI and the virtio features that it serves.
     pub fn ready(landlock_abi: u32, offers: u64) -> Report {
         let detail = u64::from(landlock_abi) << 32 | u64::from(VERSION);
         Report { value: offers, detail, ..Report::new(ReportKind::Ready, 1) }
     }
 
-    /// With the digest of the seccomp policy that the worker put on.
+    /// The report with the digest of the worker's seccomp policy.
     pub fn with_policy(self, digest: u32) -> Report {
         Report { port: (digest >> 16) as u16, ring: digest as u16, ..self }
     }

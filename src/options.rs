@@ -1,32 +1,33 @@
-//! The options of `sv3 run`, told once: the command line offers them, and the supervisor reads them.
+//! The options of `sv3 run`, defined once for the command line, which offers them, and for the supervisor, which reads
+//! them.
 
 /// An option.
 #[derive(Debug)]
 pub struct RunOption {
     /// Its name, without the dashes.
     pub name: &'static str,
-    /// What its value is called; an option without one is a switch.
+    /// The name of its value in `--help`; `None` if the option takes no value.
     pub value: Option<&'static str>,
-    /// What a value has to be.
+    /// The form of its value.
     pub kind: Kind,
-    /// What holds without the option, as a value of it; empty where that is not one.
+    /// The value that holds without the option; empty if there is none.
     pub default: &'static str,
-    /// For `--help`.
+    /// Its text in `--help`.
     pub help: &'static str,
 }
 
-/// What a value has to be.
+/// The form of an option's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// There is none.
+    /// No value.
     Switch,
-    /// A name of a file.
+    /// A file name.
     Path,
     /// A whole number within these bounds.
     Number(u32, u32),
     /// A number of seconds.
     Seconds,
-    /// Text of a form of its own.
+    /// Other text.
     Text,
 }
 
@@ -56,20 +57,22 @@ pub const SOCKET: RunOption = path(
 pub const CONTROL: RunOption = path(
     "control",
     "PATH",
-    "The socket for `sv3 status` and its like [default: control.sock beside the default front door]",
+    "The socket for `sv3 status` and other commands [default: control.sock beside the default front door]",
 );
 /// Replace stale sockets.
 pub const FORCE: RunOption =
-    switch("force", "Replace sockets that a dead switch left behind even where others may write to their folder");
-/// No second worker waits to take over.
-pub const NO_STANDBY: RunOption =
-    switch("no-standby", "Keep no second worker ready to take over; a restart then takes some milliseconds more");
-/// Deaths of workers in ten seconds that put a client in quarantine.
+    switch("force", "Replace sockets that a dead switch left behind even if other users may write to their folder");
+/// Run without a standby.
+pub const NO_STANDBY: RunOption = switch(
+    "no-standby",
+    "Keep no second worker ready to take over (standby); a take-over then takes some milliseconds more",
+);
+/// Deaths of workers within 10 s that put a client in quarantine.
 pub const BLAME: RunOption = number(
     "blame",
     (0, u32::MAX),
     "3",
-    "Deaths of workers within ten seconds that put the client who caused them in quarantine; 0: none do [default: 3]",
+    "Deaths of workers within 10 s that put the client that caused them in quarantine; 0: never [default: 3]",
 );
 /// Kill the worker at random times.
 pub const CHAOS: RunOption = RunOption {
@@ -79,13 +82,13 @@ pub const CHAOS: RunOption = RunOption {
     default: "",
     help: "Kill the worker at random times, SECONDS apart on average, to see that guests do not notice",
 };
-/// Where events go.
+/// The file for events.
 pub const LOG: RunOption = path(
     "log",
     "FILE",
-    "Add events to a file instead of printing them, and open it anew at SIGHUP; docs/operate/events.md describes them",
+    "Append events to a file instead of printing them; SIGHUP opens it anew; docs/operate/events.md describes events",
 );
-/// Where metrics are served.
+/// The address for metrics.
 pub const METRICS: RunOption = text(
     "metrics",
     "ADDRESS:PORT",
@@ -97,31 +100,31 @@ pub const REQUIRE_LANDLOCK: RunOption = RunOption {
     value: Some("ABI"),
     kind: Kind::Number(0, 7),
     default: "0",
-    help: "Do not run with less than this landlock ABI (1 to 7); see docs/understand/confinement.md [default: with what there is]",
+    help: "Refuse to run with a lower landlock ABI (1 to 7); see docs/understand/confinement.md [default: any]",
 };
-/// How long workers spin.
+/// The longest time that workers spin.
 pub const POLL_US: RunOption = number(
     "poll-us",
-    // More is no bound, but a processor given away.
+    // A larger bound would mean a thread that never sleeps.
     (0, 10_000_000),
     "100",
     "Most microseconds to spin for a frame before sleeping, as far as that pays; 0: sleep at once [default: 100]",
 );
-/// How many frames are taken from a ring at a time.
+/// Most frames that are taken from a ring at a time.
 pub const BATCH: RunOption = number(
     "batch",
     (1, crate::ipc::Settings::MAX_BATCH as u32),
     "64",
     "Most frames taken from one ring at a time, 1 to 256 [default: 64]",
 );
-/// How many threads move frames.
+/// Number of threads that move frames.
 pub const THREADS: RunOption = number(
     "threads",
     (1, crate::ledger::THREADS as u32),
     "1",
     "Threads that move frames, 1 to 64; see docs/operate/tuning.md [default: 1]",
 );
-/// Where workers run.
+/// The processors for workers.
 pub const CPUS: RunOption = text(
     "cpus",
     "LIST",
@@ -146,7 +149,7 @@ pub const ALL: [&RunOption; 13] = [
     &CPUS,
 ];
 
-/// The binary of workers, which `sv3 run` tells the supervisor and nobody else does.
+/// The worker's binary. Only `sv3 run` passes this option to the supervisor; people do not see it.
 pub const WORKER: RunOption = path("worker", "PATH", "");
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! What `sv3 status --json` prints: the stable, documented view of a running switch.
+//! What `sv3 status --json` prints. docs/use/status.md documents it.
 //!
-//! The control socket speaks lines: a request is one line (`status`), the answer one line of JSON, then the supervisor
-//! closes. A failed request is answered by `{"error": "..."}`. Fields are only ever added.
+//! A request at the control socket is one line (`status`). The answer is one line of JSON; then the supervisor closes
+//! the connection. The answer to a request that fails is `{"error": "..."}`. Fields are only ever added.
 
 use std::collections::BTreeMap;
 
@@ -18,9 +18,9 @@ pub struct Status {
     pub worker: WorkerStatus,
     /// The front door that clients connect to.
     pub socket: String,
-    /// Connections that have no port: they have said nothing yet, or only asked.
+    /// Pending clients: connections that have no port, because they have said nothing yet or only asked.
     #[serde(default)]
-    pub callers: usize,
+    pub pending_clients: usize,
     /// Connected clients, by slot.
     pub ports: Vec<PortStatus>,
 }
@@ -32,7 +32,7 @@ pub struct SupervisorStatus {
     pub pid: u32,
     /// Seconds since it started.
     pub uptime_s: u64,
-    /// Landlock ABI achieved; 0: the kernel has none.
+    /// Landlock ABI achieved; 0: the kernel has no landlock.
     pub landlock_abi: u32,
 }
 
@@ -41,21 +41,21 @@ pub struct SupervisorStatus {
 pub struct WorkerStatus {
     /// Process id; absent between a death and the next start.
     pub pid: Option<u32>,
-    /// Process id of the worker on standby, once it is ready to take over.
+    /// Process id of the standby, once it is ready to take over.
     #[serde(default)]
     pub standby_pid: Option<u32>,
     /// Seconds since this worker started.
     pub uptime_s: u64,
     /// Workers that died and were replaced since the supervisor started.
     pub restarts: u64,
-    /// Why the last one died, in words.
+    /// Why the last worker died, in words.
     pub last_death: Option<String>,
-    /// Landlock ABI achieved; 0: the kernel has none.
+    /// Landlock ABI achieved; 0: the kernel has no landlock.
     pub landlock_abi: u32,
     /// Data-path threads of a worker.
     #[serde(default = "one")]
     pub threads: u16,
-    /// Processors that workers run on, as `--cpus` has it; absent: where the kernel lets them.
+    /// Processors that workers run on, as `--cpus` has it; absent: all that the kernel permits.
     #[serde(default)]
     pub cpus: Option<String>,
 }
@@ -64,16 +64,16 @@ fn one() -> u16 {
     1
 }
 
-/// What the requests `restart` and `upgrade` on the control socket are answered by.
+/// The answer to the requests `restart` and `upgrade` at the control socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HandoverAnswer {
-    /// The worker that served.
+    /// Process id of the worker that served before.
     pub old_pid: u32,
-    /// The worker that serves now.
+    /// Process id of the worker that serves now.
     pub new_pid: u32,
-    /// Microseconds from the kill of the one until the other one served.
-    pub blackout_us: u64,
-    /// Ports that were taken over.
+    /// The gap: microseconds from the kill of the old worker until the new one served.
+    pub gap_us: u64,
+    /// Number of ports that were taken over.
     pub ports: usize,
 }
 
@@ -93,35 +93,36 @@ pub struct Crash {
     pub worker_pid: Option<u32>,
     /// The signal that killed it, by name (`SIGSEGV`); absent if it exited.
     pub signal: Option<String>,
-    /// The status that it exited with.
+    /// The status with which it exited.
     pub exit_code: Option<i32>,
     /// Why it died, in words. For people: the wording may change.
     pub cause: String,
-    /// What it could not access, by its own record.
+    /// What it could not access, by its crash record.
     pub fault: Option<Fault>,
-    /// The syscall that its policy forbids, by name, if it died of that.
+    /// The name of the forbidden syscall, if it died of one.
     pub syscall: Option<String>,
     /// Its panic message.
     pub panic: Option<String>,
-    /// Number of the worker's thread that died, by its own record, or hung; absent if it was killed from outside.
+    /// Number of the thread that died, by its crash record, or that hung; absent if the worker was killed from outside.
     #[serde(default)]
     pub thread: Option<usize>,
-    /// The ring that was being served, by its own record.
+    /// The ring that it was serving, by its crash record.
     pub serving: Option<Serving>,
-    /// The first octets of the chain in hand, virtio header and Ethernet header, in hexadecimal, by its own record.
+    /// The first octets of the current chain, virtio header and Ethernet header, in hexadecimal, by its crash record.
     #[serde(default)]
     pub frame: Option<String>,
-    /// The last bursts that it served, newest first, by its own record.
+    /// The last bursts that the thread served, newest first, by the ledger.
     #[serde(default)]
     pub trace: Vec<Burst>,
-    /// Of a worker that was killed by SIGKILL, not by sv3: whose memory files grew most since they were admitted.
+    /// If SIGKILL killed the worker and sv3 did not send it: the ports whose memory files grew most since they were
+    /// admitted.
     #[serde(default)]
     pub grown: Vec<Growth>,
-    /// Milliseconds since the process was started, the time on standby among them.
+    /// Milliseconds since the process was started, including its time on standby.
     pub uptime_ms: u64,
     /// Microseconds from the moment when the death was known until the next worker served; absent until it does.
     pub gap_us: Option<u64>,
-    /// Ports that the next worker took over; absent until it does.
+    /// Number of ports that the next worker took over; absent until it does.
     pub ports: Option<usize>,
 }
 
@@ -130,29 +131,29 @@ pub struct Crash {
 pub struct Growth {
     /// Name of the port.
     pub port: String,
-    /// Octets that came into being.
+    /// By how many octets they grew.
     pub bytes: u64,
 }
 
-/// One burst in the flight recorder.
+/// One burst in the trace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Burst {
-    /// Microseconds before the last one of the same worker.
+    /// Microseconds before the last burst of the same thread.
     pub earlier_us: u64,
-    /// Name of the port that sent.
+    /// Name of the sending port.
     pub port: String,
     /// Vring index.
     pub ring: u16,
-    /// Chains that were taken.
+    /// Number of chains that were taken.
     pub chains: u16,
 }
 
 /// An address that a worker could not access.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
-    /// The worker's own address of it.
+    /// Address in the worker.
     pub addr: u64,
-    /// Name of the port whose memory this is; absent if it is no guest's.
+    /// Name of the port whose memory this is; absent if it is not a guest's memory.
     pub port: Option<String>,
     /// Guest address of the memory region.
     pub region: Option<u64>,
@@ -180,13 +181,13 @@ pub struct PortStatus {
     pub client_uid: u32,
     /// `up` (a receive and a transmit ring run), `starting` (handshake under way) or `down` (stopped).
     pub link: Link,
-    /// Seconds for which the client is still in quarantine, since workers died by its doing; absent if it is not.
+    /// Seconds for which the client is still in quarantine, because it caused deaths of workers; absent if it is not.
     #[serde(default)]
     pub quarantine_s: Option<u64>,
-    /// Why the worker on standby goes on without the port until it is to serve, in words; absent if it knows it.
+    /// Why the standby goes on without the port, in words; absent if the standby has the port.
     #[serde(default)]
     pub standby_lacks: Option<String>,
-    /// Why it is, in words.
+    /// Why the client is in quarantine, in words.
     #[serde(default)]
     pub quarantine_why: Option<String>,
     /// Negotiated virtio features, by name.
@@ -196,13 +197,13 @@ pub struct PortStatus {
     /// What is wrong with the client and what to do about it, in words; absent if nothing is.
     #[serde(default)]
     pub hint: Option<String>,
-    /// MTU that the front-end told; absent if none.
+    /// MTU that the front-end sent; absent if none.
     pub mtu: Option<u64>,
     /// Rings that the client has set up, by vring index.
     pub rings: Vec<RingStatus>,
     /// Memory regions.
     pub memory: Vec<RegionStatus>,
-    /// What they come to.
+    /// How much memory they use.
     #[serde(default)]
     pub memory_use: MemoryUse,
     /// Frames and octets taken from the guest and forwarded.
@@ -215,10 +216,10 @@ pub struct PortStatus {
     pub calls: u64,
     /// Times that the guest's kicks woke the worker.
     pub kicks: u64,
-    /// The guest's frames waited for buffers of their receivers, and what stood behind them with them.
+    /// Pauses in which the guest's frames waited for buffers of their receivers.
     #[serde(default)]
     pub paused: Pauses,
-    /// Frames of other guests waited for this one's buffers.
+    /// Pauses in which frames of other guests waited for this guest's buffers.
     #[serde(default)]
     pub paused_others: Pauses,
 }
@@ -247,9 +248,9 @@ pub struct Traffic {
 /// Pauses of transmit queues.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pauses {
-    /// How many.
+    /// Number of pauses.
     pub times: u64,
-    /// Microseconds that they took together.
+    /// Their total time, in microseconds.
     pub us: u64,
 }
 
@@ -266,9 +267,9 @@ pub struct RingStatus {
     pub started: bool,
     /// The ring is enabled.
     pub enabled: bool,
-    /// Why the worker stopped it, in words.
+    /// Why the worker stopped it by itself, in words.
     pub fault: Option<String>,
-    /// Entries used by the worker so far, as the ledger has it.
+    /// Entries that workers have used so far, by the ledger.
     pub used: u64,
 }
 
@@ -277,11 +278,11 @@ pub struct RingStatus {
 pub struct MemoryUse {
     /// Octets of all regions.
     pub mapped: u64,
-    /// Octets of their files that exist, whoever touched them first; each file counts once.
+    /// Octets of their files that exist now; each file counts once.
     pub present: u64,
-    /// The same when each was admitted.
+    /// Octets of their files that existed when each was admitted.
     pub present_before: u64,
-    /// Regions that the client has given up and a worker has mapped still.
+    /// Regions that the client has removed and that a worker still has mapped.
     pub leaving_regions: usize,
 }
 
@@ -292,7 +293,7 @@ pub struct RegionStatus {
     pub guest_addr: u64,
     /// Size in octets.
     pub size: u64,
-    /// Where it begins in its file, in octets.
+    /// Where the region begins in its file, in octets.
     pub offset: u64,
     /// Size of the file when it was admitted, in octets.
     pub file_size: u64,

@@ -1,9 +1,9 @@
-//! `sv3 audit`: what each process may do, beside what it is declared to, and the proof.
+//! `sv3 audit`: compares what each process may do with what is declared, and proves it.
 //!
-//! Three sources are put side by side, and each fact names its own: the kernel, for what anybody may read of a live
-//! process; the supervisor, for what it gave to whom, since the kernel shows nobody but root what a process that is not
-//! dumpable has open; and for what no process may be asked in life, the same binaries, which with `--prove` put the same
-//! confinement on children and let them try.
+//! There are three sources, and each fact names its source. The kernel shows what any user may read of a live process.
+//! The supervisor lists the fds that each process has, because the kernel shows the files of a process that is not
+//! dumpable only to root. The binaries themselves, run with `--prove`, confine children in the same way and let them
+//! make forbidden syscalls.
 
 mod explain;
 mod kernel;
@@ -13,19 +13,19 @@ mod proof;
 use std::path::PathBuf;
 
 use clap::Args;
-use sv3::audit::{Audit, Fact, Fd, Process, Proof, Testimony, Witness};
+use sv3::audit::{Audit, AuditAnswer, Fact, Fd, Process, ProcessInventory, Proof};
 use sv3::control::ControlRequest;
 
 use crate::control::Control;
 use crate::output::{harmless, print};
 use crate::place;
 
-/// How often the processes are looked at again when clients came and went meanwhile.
+/// Most looks at the processes, if they change meanwhile because clients or workers come and go.
 const LOOKS: u32 = 5;
 
-/// Show what each process may do, beside what it is declared to, and prove it; fails if anything differs.
+/// Show what each process may do and what is declared, and prove it; fails if anything differs.
 ///
-/// Takes some seconds, and any user's rights: those of the switch's own user are enough. See docs/operate/audit.md.
+/// Takes some seconds, and needs no more rights than the switch's own user has. See docs/operate/audit.md.
 #[derive(Args)]
 pub struct Show {
     #[command(flatten)]
@@ -33,10 +33,11 @@ pub struct Show {
     /// Print JSON; its fields are described in docs/operate/audit.md
     #[arg(long)]
     json: bool,
-    /// Print the policies instead: each syscall, limits of its arguments, who makes it and why. Needs no switch
+    /// Print the policies instead: each syscall, the limits of its arguments, and which part makes it and why. Needs no
+    /// running switch
     #[arg(long)]
     explain: bool,
-    /// Prove this sv3-worker instead of the one that is installed, after an upgrade
+    /// Prove this sv3-worker instead of the installed one, for instance after an upgrade
     #[arg(long, value_name = "PATH")]
     worker: Option<PathBuf>,
 }
@@ -54,14 +55,14 @@ impl Show {
         })?;
         match audit.differences.len() {
             0 => Ok(()),
-            count => Err(format!("{count} things are not as declared")),
+            count => Err(format!("{count} things differ from what is declared")),
         }
     }
 
     fn audit(&self) -> Result<Audit, String> {
         let worker = self.worker.clone().map_or_else(|| place::sibling("sv3-worker"), Ok)?;
         let supervisor = place::sibling("sv3-supervisor")?;
-        let live = self.testimony()?.processes.first().map_or(0, |witness| witness.pid);
+        let live = self.ask_supervisor()?.processes.first().map_or(0, |told| told.pid);
         let (first, second) = std::thread::scope(|scope| {
             let first = scope.spawn(|| proof::prove("supervisor", &supervisor, live));
             let second = scope.spawn(|| proof::prove("worker", &worker, live));
@@ -80,7 +81,7 @@ impl Show {
                 let declared = fact.declared.as_deref().unwrap_or_default();
                 let (role, pid, what, source) = (&process.role, process.pid, &fact.fact, &fact.source);
                 differences.push(format!(
-                    "{role} {pid}: {what}: declared {declared}, observed {} (says the {source})",
+                    "{role} {pid}: {what}: declared {declared}, observed {} (source: {source})",
                     fact.observed
                 ));
             }
@@ -88,14 +89,14 @@ impl Show {
         Ok(Audit { version: env!("CARGO_PKG_VERSION").to_string(), processes, proofs, differences })
     }
 
-    fn testimony(&self) -> Result<Testimony, String> {
+    fn ask_supervisor(&self) -> Result<AuditAnswer, String> {
         let answer = self.control.ask(&ControlRequest::Audit)?;
         serde_json::from_value(harmless(answer)).map_err(|e| format!("the switch is of another version ({e})"))
     }
 
-    /// Looks at the live processes, again while clients or workers come and go.
+    /// Looks at the live processes, and again if they change meanwhile.
     fn processes(&self, proofs: &[Proof]) -> Result<Vec<Process>, String> {
-        let mut outcome = Err("nothing was looked at".to_string());
+        let mut outcome = Err("no process was examined".to_string());
         for _ in 0..LOOKS {
             outcome = self.look(proofs);
             let good =
@@ -108,13 +109,13 @@ impl Show {
     }
 
     fn look(&self, proofs: &[Proof]) -> Result<Vec<Process>, String> {
-        let Testimony { processes, spawner_pid, undertaker_pids } = self.testimony()?;
+        let AuditAnswer { processes, spawner_pid, closer_pids } = self.ask_supervisor()?;
         let mut all = Vec::new();
-        for witness in processes {
-            all.push(process(witness, proofs)?);
+        for told in processes {
+            all.push(process(told, proofs)?);
         }
         let helpers = [("spawner", spawner_pid, false)].into_iter();
-        let helpers = helpers.chain(undertaker_pids.into_iter().map(|pid| ("undertaker", pid, true)));
+        let helpers = helpers.chain(closer_pids.into_iter().map(|pid| ("closer", pid, true)));
         for (at, (role, pid, filtered)) in helpers.enumerate() {
             let facts = kernel::facts(pid, 1, filtered)?;
             all.insert((1 + at).min(all.len()), Process { role: role.to_string(), pid, facts, fds: Vec::new() });
@@ -123,8 +124,8 @@ impl Show {
     }
 }
 
-fn process(witness: Witness, proofs: &[Proof]) -> Result<Process, String> {
-    let Witness { role, pid, landlock_abi, policy, threads, fds } = witness;
+fn process(told: ProcessInventory, proofs: &[Proof]) -> Result<Process, String> {
+    let ProcessInventory { role, pid, landlock_abi, policy, threads, fds } = told;
     let mut facts = kernel::facts(pid, threads, true)?;
     let (binary, teller) = if role == "supervisor" { ("supervisor", "supervisor") } else { ("worker", "worker") };
     let proof = proofs.iter().find(|proof| proof.role == binary);
@@ -135,24 +136,24 @@ fn process(witness: Witness, proofs: &[Proof]) -> Result<Process, String> {
     Ok(Process { role, pid, facts, fds })
 }
 
-/// Root sees what is open, and compares; others are told by the supervisor.
+/// As root, compares the open files with the supervisor's list. As another user, shows the list's length.
 fn open_fds(pid: u32, role: &str, told: &[Fd]) -> Fact {
     match kernel::fds(pid) {
         Some(seen) => {
             let untold = if role == "supervisor" { kernel::untold(&seen, told) } else { kernel::too_many(&seen, told) };
             let observed = match untold.is_empty() {
-                true => format!("{}, all told of", seen.len()),
-                false => format!("{}, of which nobody told: {}", seen.len(), untold.join(", ")),
+                true => format!("{}, all listed by the supervisor", seen.len()),
+                false => format!("{}, of which the supervisor does not list: {}", seen.len(), untold.join(", ")),
             };
             let agrees = untold.is_empty();
-            let declared = Some("those that the supervisor tells of".to_string());
+            let declared = Some("those that the supervisor lists".to_string());
             Fact { fact: "open fds".to_string(), declared, observed, source: "kernel".to_string(), agrees }
         }
         None => fact("open fds", None, &told.len().to_string(), "supervisor"),
     }
 }
 
-/// A fact; without a declaration it is as it is.
+/// A fact. Without a declaration, any value is right.
 fn fact(what: &str, declared: Option<String>, observed: &str, source: &str) -> Fact {
     let agrees = declared.as_deref().is_none_or(|declared| declared == observed);
     Fact { fact: what.to_string(), declared, observed: observed.to_string(), source: source.to_string(), agrees }
@@ -188,7 +189,7 @@ mod tests {
     fn people_see_what_differs() {
         let mut audit: Audit = serde_json::from_value(example()).unwrap();
         assert!(page::page(&audit).contains("everything is as declared"));
-        audit.differences.push("worker 7: NoNewPrivs: declared 1, observed 0 (says the kernel)".to_string());
+        audit.differences.push("worker 7: NoNewPrivs: declared 1, observed 0 (source: kernel)".to_string());
         assert!(page::page(&audit).contains("NOT AS DECLARED\n  worker 7: NoNewPrivs"));
     }
 }

@@ -1,4 +1,4 @@
-//! Talking to a running switch: one line out, one line of JSON back.
+//! Sends requests to a running switch: one line out, one line of JSON back.
 
 use std::io::{ErrorKind, IoSlice, Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -16,16 +16,16 @@ use crate::output::harmless;
 use crate::place;
 
 /// Longest time to wait for an answer.
-const PATIENCE: Duration = Duration::from_secs(25);
+const ANSWER_TIME: Duration = Duration::from_secs(25);
 /// Most octets of an answer: that of 1,024 ports has some 2 MiB.
 const ANSWER_MAX: u64 = 64 << 20;
 /// Most octets of a socket's path (unix(7)).
 const PATH_MAX: usize = 107;
 
-/// Which switch is meant.
+/// The switch to ask.
 #[derive(Args)]
 pub struct Control {
-    /// The control socket of the switch [default: as `sv3 run`]
+    /// The control socket of the switch [default: that of `sv3 run`]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
 }
@@ -51,7 +51,7 @@ impl Control {
         let at = |error: std::io::Error| explain(&path, &error);
         let mut socket = UnixStream::connect(&path).map_err(at)?;
         self.check_owner(&socket, &path)?;
-        socket.set_read_timeout(Some(PATIENCE)).map_err(at)?;
+        socket.set_read_timeout(Some(ANSWER_TIME)).map_err(at)?;
         let line = format!("{request}\n");
         match fd {
             None => socket.write_all(line.as_bytes()).map_err(at)?,
@@ -67,22 +67,22 @@ impl Control {
         Ok(text)
     }
 
-    /// Who listens must be of the same user, or root: in /tmp, others may have been first. Root may ask anybody's switch, if
-    /// it says which.
+    /// The switch must belong to the same user or to root: in /tmp, another user may have made the socket first. Root
+    /// may ask any user's switch, if --control names it.
     fn check_owner(&self, socket: &UnixStream, path: &Path) -> Result<(), String> {
         let owner = getsockopt(socket, PeerCredentials).map_err(|errno| explain(path, &errno.into()))?.uid();
         let me = nix::unistd::geteuid().as_raw();
         match owner == 0 || owner == me || (me == 0 && self.control.is_some()) {
             true => Ok(()),
             false => Err(format!(
-                "whoever listens at {} is user {owner}, and not you: nothing was asked; name your switch by --control",
+                "the switch at {} belongs to user {owner}, not to you: nothing was sent; name your switch by --control",
                 path.display()
             )),
         }
     }
 }
 
-/// Why the switch cannot be asked, and what to do.
+/// Why the switch cannot be asked, and what the user can do.
 fn explain(path: &Path, error: &std::io::Error) -> String {
     let shown = path.display();
     let meta = std::fs::symlink_metadata(path);
@@ -99,7 +99,7 @@ fn explain(path: &Path, error: &std::io::Error) -> String {
         ErrorKind::PermissionDenied => {
             format!("the switch at {shown} belongs to another user; ask as that user or as root")
         }
-        ErrorKind::WouldBlock => format!("the switch at {shown} does not answer"),
+        ErrorKind::WouldBlock => format!("the switch at {shown} does not answer; it may be busy: try again"),
         _ => format!("{shown}: {error}"),
     }
 }

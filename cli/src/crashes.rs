@@ -1,4 +1,4 @@
-//! `sv3 crashes`: how workers died, and how long nobody served after that.
+//! `sv3 crashes`: how workers died, and how long the gap after each death was.
 
 use std::fmt::Write;
 
@@ -10,7 +10,7 @@ use crate::control::Control;
 use crate::output::{harmless, print};
 use crate::status::duration;
 
-/// Show how workers died, who was being served, and how long nobody was after that.
+/// Show how workers died, which ring they were serving, and how long the gap after each death was.
 #[derive(Args)]
 pub struct Show {
     #[command(flatten)]
@@ -34,7 +34,7 @@ impl Show {
     }
 }
 
-const HEAD: [&str; 7] = ["WHEN", "WORKER", "UPTIME", "GAP", "PORTS", "IN HAND", "CAUSE"];
+const HEAD: [&str; 7] = ["WHEN", "WORKER", "UPTIME", "GAP", "PORTS", "SERVING", "CAUSE"];
 
 fn table(crashes: &[Crash]) -> String {
     if crashes.is_empty() {

@@ -1,4 +1,4 @@
-//! `sv3`, the command line: one verb a file.
+//! The command line `sv3`. Each command has a file.
 
 mod audit;
 mod control;
@@ -24,7 +24,7 @@ struct Cli {
     verb: Verb,
 }
 
-// What each does is said at its own type: words here would stand in place of all that is said there.
+// Each command's help is at its own type. A doc comment here would replace that help.
 #[derive(Subcommand)]
 enum Verb {
     Run(run::Run),

@@ -1,11 +1,11 @@
-//! `sv3 metrics`: the switch in numbers.
+//! `sv3 metrics`: prints the switch's metrics.
 
 use clap::Args;
 use sv3::control::ControlRequest;
 
 use crate::control::Control;
 
-/// Print the switch in numbers, as OpenMetrics text; docs/operate/metrics.md describes it.
+/// Print metrics as OpenMetrics text; docs/operate/metrics.md describes them.
 #[derive(Args)]
 pub struct Print {
     #[command(flatten)]

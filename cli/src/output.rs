@@ -1,12 +1,12 @@
-//! What is printed. Words that came from a switch may be another user's, or a worker's in somebody else's hands: no
-//! character of them reaches the terminal that would move its cursor or change what it shows.
+//! Prints text. Text from a switch may come from another user or from a hijacked worker, so characters that would move
+//! the terminal's cursor or change what it shows are escaped.
 
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, Write};
 
 use serde_json::Value;
 
-/// Prints to stdout; a reader that has seen enough (`| head`) is no failure.
+/// Prints to stdout. A reader that closes the pipe early (`| head`) is not an error.
 pub fn print(text: &str) -> Result<(), String> {
     let mut stdout = io::stdout();
     let printed = stdout.write_all(escaped(text, "\n").as_bytes()).and_then(|()| stdout.flush());
@@ -16,12 +16,13 @@ pub fn print(text: &str) -> Result<(), String> {
     }
 }
 
-/// Says what is wrong on stderr, if that can be written.
+/// Writes an error to stderr, if that is possible.
 pub fn complain(problem: &str) {
     let _ = io::stderr().write_all(escaped(&format!("sv3: {problem}\n"), "\n").as_bytes());
 }
 
-/// The same with every string in one line and harmless, to be put into a text for people. (JSON escapes by itself.)
+/// The same value with all strings escaped and in one line, for texts for people. (JSON output is escaped when it is
+/// printed.)
 pub fn harmless(value: Value) -> Value {
     match value {
         Value::String(text) => Value::String(escaped(&text, "")),
@@ -33,7 +34,7 @@ pub fn harmless(value: Value) -> Value {
     }
 }
 
-/// With every control character as `\\uXXXX`, which JSON reads as the same, but for those that are kept.
+/// Writes each control character as `\\uXXXX`, which JSON reads as the same character, except those in `keep`.
 fn escaped(text: &str, keep: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -48,7 +49,7 @@ fn escaped(text: &str, keep: &str) -> String {
     out
 }
 
-/// Whether it changes the direction of what follows, and so what a line seems to say (Unicode TR 9).
+/// Whether the character changes the direction of the following text (Unicode TR 9), and so what a line seems to say.
 fn is_direction(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -1,4 +1,4 @@
-//! Where things are: the sockets' folder and the sibling binaries.
+//! Paths: the sockets' folder, and the binaries that belong to this one.
 
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -18,36 +18,37 @@ pub fn folder() -> PathBuf {
     }
 }
 
-/// Makes the folder, or checks that nobody else made it or can write to it: in /tmp, others may have been first.
+/// Makes the folder, or checks that it belongs to this user and that no other can write to it: in /tmp, another user
+/// may have made it first.
 pub fn prepare(folder: &Path) -> Result<(), String> {
     let say = |what: String| format!("{}: {what}", folder.display());
     match std::fs::DirBuilder::new().mode(0o700).create(folder) {
         Ok(()) => return Ok(()),
         Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
-        Err(e) => return Err(say(format!("cannot be made: {e}; choose another place by --socket and --control"))),
+        Err(e) => return Err(say(format!("cannot be made: {e}; choose another folder by --socket and --control"))),
     }
     let meta = std::fs::symlink_metadata(folder).map_err(|e| say(e.to_string()))?;
     if !meta.is_dir() {
-        return Err(say("is not a folder; remove it, or choose another place by --socket and --control".to_string()));
+        return Err(say("is not a folder; remove it, or choose another folder by --socket and --control".to_string()));
     }
     if meta.uid() != nix::unistd::geteuid().as_raw() {
         let owner = meta.uid();
-        return Err(say(format!("belongs to user {owner}; choose another place by --socket and --control")));
+        return Err(say(format!("belongs to user {owner}; choose another folder by --socket and --control")));
     }
     if meta.permissions().mode() & 0o077 != 0 {
-        return Err(say("is open to other users; close it by `chmod 700`".to_string()));
+        return Err(say("other users may access it; close it by `chmod 700`".to_string()));
     }
     Ok(())
 }
 
-/// A binary that is installed together with this one: next to it, or in `../libexec/sv3`.
+/// A binary that is installed with this one: in the same folder, or in `../libexec/sv3`.
 pub fn sibling(name: &str) -> Result<PathBuf, String> {
     let me = std::env::current_exe().map_err(|e| format!("cannot find my own binary: {e}"))?;
     let places = places(&me, name);
     let found = places.iter().find(|place| place.is_file()).cloned();
     found.ok_or_else(|| {
         let tried: Vec<String> = places.iter().map(|place| place.display().to_string()).collect();
-        format!("{name} is not installed; it was looked for as {}", tried.join(" and "))
+        format!("{name} is not installed; sv3 looked for {}", tried.join(" and "))
     })
 }
 

@@ -1,4 +1,4 @@
-//! `sv3 port`: what can be done to one client.
+//! `sv3 port`: acts on one port.
 
 use clap::{Args, Subcommand};
 use sv3::control::ControlRequest;
@@ -15,7 +15,7 @@ pub struct Port {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// End the quarantine of a client that killed workers
+    /// End the quarantine of a client that caused deaths of workers
     Release {
         /// The port's name, as `sv3 status` shows it
         name: String,
@@ -25,7 +25,7 @@ enum Verb {
 }
 
 impl Port {
-    /// Does it.
+    /// Asks and prints.
     pub fn exec(&self) -> Result<(), String> {
         let Verb::Release { name, control } = &self.verb;
         control.ask(&ControlRequest::Release(name.clone()))?;

@@ -21,10 +21,10 @@ impl Restart {
     }
 }
 
-/// Prints how a hand-over went.
+/// Prints how a handover went.
 pub fn report(answer: serde_json::Value) -> Result<(), String> {
-    let HandoverAnswer { old_pid, new_pid, blackout_us, ports } = serde_json::from_value(answer)
-        .map_err(|error| format!("it was done, but the switch is of another version ({error}); see `sv3 status`"))?;
+    let HandoverAnswer { old_pid, new_pid, gap_us, ports } = serde_json::from_value(answer)
+        .map_err(|error| format!("it succeeded, but the switch is of another version ({error}); see `sv3 status`"))?;
     let ports = if ports == 1 { "1 port".to_string() } else { format!("{ports} ports") };
-    print(&format!("worker {new_pid} took over {ports} from worker {old_pid}; blackout {blackout_us} microseconds\n"))
+    print(&format!("worker {new_pid} took over {ports} from worker {old_pid} after a gap of {gap_us} us\n"))
 }

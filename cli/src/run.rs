@@ -13,7 +13,7 @@ use crate::place;
 
 /// Run a switch in the foreground, as any user, without privileges.
 ///
-/// Prints how to attach a guest; events go to stderr or to --log, a line of JSON each. Ends by Ctrl-C, SIGTERM or
+/// Prints how to attach a guest. Writes events to stderr or to --log, a line of JSON each. Ends by Ctrl-C, SIGTERM or
 /// SIGQUIT, and when its terminal is closed.
 #[derive(Args)]
 pub struct Run {
@@ -25,7 +25,7 @@ pub struct Run {
 struct Options(Vec<(&'static RunOption, Option<OsString>)>);
 
 impl Run {
-    /// Does not return unless it fails.
+    /// Becomes the supervisor; returns only if that fails.
     pub fn exec(&self) -> Result<(), String> {
         let supervisor = place::sibling("sv3-supervisor")?;
         let mut command = Command::new(&supervisor);
@@ -70,7 +70,7 @@ impl Args for Options {
 fn argument(option: &'static RunOption) -> Arg {
     let argument = Arg::new(option.name).long(option.name).help(option.help);
     let Some(value) = option.value else { return argument.action(ArgAction::SetTrue) };
-    // The supervisor looks at bounds and forms.
+    // The supervisor checks bounds and forms.
     let parser: ValueParser = match option.kind {
         Kind::Number(..) => value_parser!(u32).into(),
         Kind::Seconds => value_parser!(f64).into(),

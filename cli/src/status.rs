@@ -1,4 +1,4 @@
-//! `sv3 status`: who is attached, what flows, what was dropped and why.
+//! `sv3 status`: the attached clients, their traffic, and dropped frames by reason.
 
 use std::fmt::Write;
 
@@ -104,7 +104,7 @@ fn port(out: &mut String, port: &PortStatus) {
     if !port.memory.is_empty() || leaving_regions > 0 {
         let leaving = match leaving_regions {
             0 => String::new(),
-            count => format!("; {count} regions that it gave up are being unmapped"),
+            count => format!("; {count} removed regions are being unmapped"),
         };
         let _ = writeln!(out, "  in use      {} of {} exist{leaving}", size(present), size(mapped));
     }
@@ -131,7 +131,7 @@ fn region_words(region: &RegionStatus) -> String {
     format!("{} at {:#x}, file of {}, seals: {seals}", size(region.size), region.guest_addr, size(region.file_size))
 }
 
-/// Names without the prefix that they share, in lines of a terminal's width.
+/// Names without their common prefix, in lines of a terminal's width.
 fn names(names: &[String], prefix: &str) -> String {
     let mut out = String::new();
     let mut column = 0;

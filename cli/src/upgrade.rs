@@ -12,8 +12,8 @@ use crate::restart::report;
 
 /// Let a worker of another binary take over; guests do not notice.
 ///
-/// It is refused if it does not come up or would not serve what a connected guest uses. If it dies within ten seconds,
-/// the old binary comes back. See docs/operate/upgrade.md.
+/// The switch refuses the new worker if it does not start, or lacks a feature that a connected guest uses. If the new
+/// worker dies within 10 s, the old binary comes back. See docs/operate/upgrade.md.
 #[derive(Args)]
 pub struct Upgrade {
     /// The new sv3-worker
@@ -23,7 +23,7 @@ pub struct Upgrade {
 }
 
 impl Upgrade {
-    /// Opens the binary, which the switch may not do itself, hands it over and prints what came of it.
+    /// Opens the binary, because the switch may open no file, sends it, and prints the result.
     pub fn exec(&self) -> Result<(), String> {
         let binary = File::open(&self.path).map_err(|error| format!("{}: {error}", self.path.display()))?;
         report(self.control.hand(&ControlRequest::Upgrade, binary.as_fd())?)

@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn a_line_is_read_as_it_was_shown() {
         let text = |text: &str| text.to_string();
-        let (group, what) = (text("deeds"), text("open /etc/passwd"));
+        let (group, what) = (text("attempts"), text("open /etc/passwd"));
         let line = Line { group, what, declared: text("trapped"), observed: text("made: EBADF"), agrees: false };
         assert_eq!(Line::parse(&line.to_string()), Some(line));
         assert_eq!(Line::parse("end\t7"), None);

@@ -1,5 +1,5 @@
-//! A worker without a data path, for the supervisor's tests: obeys, says so, and misbehaves when a client asks for it
-//! by `SEND_RARP`, whose address's first octet says how.
+//! A worker without a data path, for the supervisor's tests. It executes commands and reports so. A client makes it
+//! misbehave by `SEND_RARP`: the first octet of the MAC address says how.
 
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
@@ -12,9 +12,9 @@ use sv3::ipc::{Command, Envelope, FRAME_PREFIX, Report, ReportKind, RingFault};
 use sv3::ledger::{LedgerMap, ThreadState};
 use sv3::virtio::OFFERED;
 
-/// Where every ring stops.
+/// The index at which every ring stops.
 const BASE: u64 = 100;
-/// A worker on standby says of the first region of so many octets that it cannot map it.
+/// Size in octets of a region that a worker on standby reports, once, as impossible to map.
 const UNMAPPABLE: u64 = 0x5000;
 
 fn main() -> std::io::Result<()> {
@@ -89,7 +89,7 @@ fn misbehave(socket: &mut UnixStream, thread: &ThreadState, how: u8, port: u16) 
                 10 => loop {
                     std::hint::spin_loop();
                 },
-                // As if it were not let run.
+                // As if the kernel did not let the worker run.
                 11 => std::thread::sleep(Duration::from_millis(750)),
                 _ => loop {
                     std::thread::park();
@@ -110,6 +110,6 @@ fn receive(socket: &UnixStream) -> std::io::Result<OwnedFd> {
 
 #[allow(unsafe_code)]
 fn owned(fd: i32) -> OwnedFd {
-    // SAFETY: received just now, or this process was born with it and it is named once; held by nobody else.
+    // SAFETY: the fd was received just now, or was inherited and is named once. Nothing else owns it.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }

@@ -1,4 +1,4 @@
-//! Octets with fds beside them, over Unix sockets.
+//! Sends and receives octets and fds over Unix sockets.
 
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -7,19 +7,19 @@ use std::os::fd::AsFd;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, recvmsg};
 use sv3::foreign::ForeignFd;
 
-/// Most fds that the kernel lets one message carry (net/scm.h: `SCM_MAX_FD`). All are received, however few are
-/// wanted: those without room would be closed by the kernel within the call, and that close may wait
+/// Most fds that the kernel lets one message carry (net/scm.h: `SCM_MAX_FD`). The buffer has room for all of them, even
+/// if fewer are wanted: the kernel closes fds that find no room within the call, and such a close may wait
 /// ([`sv3::foreign`]).
 const SCM_MAX_FD: usize = 253;
 
 /// What one read brought.
 #[derive(Debug)]
 pub struct Received {
-    /// Octets; 0 is the end.
+    /// Octets that were read; 0: the peer has closed its end.
     pub count: usize,
     /// Fds, closed on exec.
     pub fds: Vec<ForeignFd>,
-    /// There were more fds than this process may open. They are lost.
+    /// The message had more fds than this process may open. The kernel closed the others.
     pub truncated: bool,
 }
 
@@ -38,18 +38,18 @@ pub fn receive(socket: impl AsFd, into: &mut [u8]) -> io::Result<Received> {
     Ok(Received { count: message.bytes, fds, truncated: message.flags.contains(ReturnFlags::CTRUNC) })
 }
 
-/// Sends octets, as many as there is room for.
+/// Sends as many octets as the socket has room for. Returns how many.
 pub fn send(socket: impl AsFd, octets: &[u8]) -> io::Result<usize> {
     Ok(rustix::net::send(socket, octets, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?)
 }
 
-/// Whether a call that failed so may do better in a while: there is nothing or no room yet, or the kernel is short of
-/// something, for whatever reason. It says nothing about who is at the other end.
+/// Whether the call may succeed later: the socket has no data or no room yet, or the kernel is short of something. Such
+/// an error says nothing about the peer.
 pub fn is_later(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock || is_shortage(error)
 }
 
-/// Whether the kernel is short of something, or has given this user as much of it as a user may have.
+/// Whether the kernel is short of something, or this user has reached a limit.
 pub fn is_shortage(error: &io::Error) -> bool {
     let short = [libc::ETOOMANYREFS, libc::ENOBUFS, libc::ENOMEM, libc::EMFILE, libc::ENFILE];
     error.raw_os_error().is_some_and(|errno| short.contains(&errno))

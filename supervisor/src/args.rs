@@ -1,4 +1,4 @@
-//! The command line. People use `sv3 run`, which fills it in; [`sv3::options`] says what there is.
+//! The command line. `sv3 run` writes it for people; [`sv3::options`] lists the options.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -13,7 +13,7 @@ use sv3::options::{self, Kind, RunOption};
 
 use crate::doors::http::parse_address;
 
-/// What was asked for. Paths are absolute.
+/// The parsed command line. Paths are absolute.
 #[derive(Debug)]
 pub struct Args {
     /// The front door.
@@ -30,17 +30,17 @@ pub struct Args {
     pub standby: bool,
     /// Deaths of workers in ten seconds that put a client in quarantine; 0: none do.
     pub blame: usize,
-    /// Kill the worker at random times, so far apart on average.
+    /// Kill the worker at random times; this is the mean time between two kills.
     pub chaos: Option<Duration>,
-    /// Where events go; to stderr if nowhere else.
+    /// The file for events; absent: they go to stderr.
     pub log: Option<PathBuf>,
-    /// Where metrics are served; a loopback address.
+    /// The loopback address at which metrics are served.
     pub metrics: Option<SocketAddr>,
-    /// The least landlock ABI to run with.
+    /// The supervisor refuses to run with a lower landlock ABI.
     pub require_landlock: u32,
     /// How many threads a worker has.
     pub threads: u16,
-    /// Processors that workers run on; everywhere, if none are named.
+    /// Processors that workers run on; absent: all.
     pub cpus: Option<Cpus>,
 }
 
@@ -88,7 +88,7 @@ impl Args {
     }
 }
 
-/// The options that were given, each with its value. Of one that was given twice the last value counts.
+/// The options that were given, each with its value. If an option was given twice, the last value counts.
 struct Given(BTreeMap<&'static str, OsString>);
 
 impl Given {
@@ -122,14 +122,14 @@ impl Given {
         read: impl Fn(&str) -> Result<T, E>,
     ) -> Result<Option<T>, String> {
         let Some(value) = self.0.get(option.name) else { return Ok(None) };
-        let text = value.to_str().ok_or_else(|| of(option, &format!("{value:?} is no text")))?;
+        let text = value.to_str().ok_or_else(|| of(option, &format!("{value:?} is not UTF-8 text")))?;
         let read = read(text).map_err(|error| format!("cannot parse argument {text:?}: {}", error.to_string()));
         read.map(Some).map_err(|why| of(option, &why))
     }
 
     /// A number within its option's bounds, given or by default.
     fn number<T: TryFrom<u32>>(&self, option: &RunOption) -> Result<T, String> {
-        let Kind::Number(least, most) = option.kind else { return Err(of(option, "is no number")) };
+        let Kind::Number(least, most) = option.kind else { return Err(of(option, "is not a number")) };
         let number = match self.value(option, str::parse::<u32>)? {
             Some(number) => number,
             None => option.default.parse().map_err(|_| of(option, "has no default"))?,
@@ -139,14 +139,14 @@ impl Given {
         number.ok_or_else(|| format!("--{} must be {least} to {most}", option.name))
     }
 
-    /// A path that must have been given.
+    /// A path. It is an error if the option was not given.
     fn path(&self, option: &RunOption) -> Result<PathBuf, String> {
         let path = self.0.get(option.name).ok_or_else(|| format!("--{} is missing", option.name))?;
         std::path::absolute(path).map_err(|error| format!("{}: {error}", Path::new(path).display()))
     }
 }
 
-/// What is wrong with the value of an option.
+/// An error about the value of an option.
 fn of(option: &RunOption, why: &str) -> String {
     format!("--{}: {why}", option.name)
 }

@@ -1,4 +1,4 @@
-//! Files that this process has open, each told by its owner, for an audit.
+//! The files that this process has open, as each owner lists them, for `sv3 audit`.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
@@ -12,12 +12,12 @@ pub struct OpenFile<'f> {
 }
 
 impl<'f> OpenFile<'f> {
-    /// A file of a kind that /proc shows, and what it is for.
+    /// A file, its kind as /proc shows it, and its purpose.
     pub fn new(fd: &'f impl AsFd, kind: &'static str, purpose: impl Into<String>) -> OpenFile<'f> {
         OpenFile::borrowed(fd.as_fd(), kind, purpose)
     }
 
-    /// The same.
+    /// The same for a borrowed fd.
     pub fn borrowed(fd: BorrowedFd<'f>, kind: &'static str, purpose: impl Into<String>) -> OpenFile<'f> {
         OpenFile { fd, kind, purpose: purpose.into() }
     }

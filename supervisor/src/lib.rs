@@ -1,7 +1,7 @@
-//! `sv3-supervisor`: the process that owns names, fds and numbers.
+//! `sv3-supervisor`: the process that owns sockets, names and fds.
 //!
-//! It lets clients in, speaks vhost-user with them, and hands what they bring to a worker that it can replace at any
-//! moment without their noticing. See [`supervisor`] for how it runs.
+//! It accepts clients, speaks vhost-user with them, and gives their memory and eventfds to a worker. It can replace the
+//! worker at any moment, and clients do not notice. [`supervisor`] describes how it runs.
 
 mod ancillary;
 mod args;
@@ -34,7 +34,7 @@ use sv3::timeslice::TimeSlice;
 use workers::WorkerConfig;
 use workers::spawner::Spawner;
 
-/// Exit code for arguments that cannot be, as `sv3` itself has it.
+/// Exit code for wrong arguments, the same as `sv3`'s.
 const WRONG_ARGUMENTS: u8 = 2;
 
 /// Runs the supervisor until it is told to end.
@@ -58,13 +58,13 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Says it on stderr, if that can be written.
+/// Writes to stderr, if that is possible.
 fn tell(text: &str) {
     let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("{text}\n").as_bytes());
 }
 
-/// The order matters: signals are blocked and the first stage of confinement is reached before the spawner inherits
-/// both, the spawner is cloned while nothing is open, and the second stage comes before the first client.
+/// The order matters. Signals are blocked and the first stage of confinement is done before the spawner is cloned, so
+/// that it inherits both. The spawner is cloned while nothing is open. The second stage comes before the first client.
 fn run(args: Args) -> Result<(), String> {
     workers::spawner::close_inherited()?;
     TimeSlice::SHORT.request();
@@ -76,7 +76,7 @@ fn run(args: Args) -> Result<(), String> {
     if usize::try_from(most).is_ok_and(|most| most < Budget::LEAST_FILES) {
         return Err(too_few_files(most));
     }
-    // No TCP socket can be bound once confined; the spawner inherits this one, and it goes with it.
+    // A confined process cannot bind a TCP socket. The spawner inherits this one and closes it when it ends.
     let http = args.metrics.map(Http::bind).transpose()?;
     let achieved = confine::family()?.landlock_abi;
     if achieved < args.require_landlock {
@@ -108,8 +108,8 @@ fn run(args: Args) -> Result<(), String> {
 fn too_few_files(most: u64) -> String {
     let least = Budget::LEAST_FILES;
     format!(
-        "{most} open files (`ulimit -Hn`) serve no port: sv3 needs {least} and some 10 more for each port; raise the \
-         hard limit (LimitNOFILE= of a unit)"
+        "a limit of {most} open files (`ulimit -Hn`) is too low: sv3 needs {least}, and some 10 more for each port; \
+         raise the hard limit (LimitNOFILE= of a unit)"
     )
 }
 

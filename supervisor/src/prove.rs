@@ -1,6 +1,7 @@
-//! `sv3-supervisor --prove`: finds out that the kernel confines a supervisor as its policy says. For `sv3 audit`.
+//! `sv3-supervisor --prove`: tests, for `sv3 audit`, that the kernel confines a supervisor as its policy says.
 //!
-//! This process serves nobody. Its children confine themselves by [`confine`], as a supervisor does in life, and try.
+//! This process serves no client. Its children confine themselves by [`confine`], as a running supervisor does, and
+//! make syscalls.
 
 use std::path::Path;
 
@@ -9,7 +10,7 @@ use sv3_policy::steps::Achieved;
 
 use crate::confine;
 
-/// Tries everything and writes the outcome to stdout.
+/// Makes all trials and writes the outcomes to stdout.
 pub fn run() -> Result<(), String> {
     let folder = std::env::temp_dir().join(format!("sv3-prove-socket-{}", std::process::id()));
     std::fs::create_dir(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;

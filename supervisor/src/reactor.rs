@@ -1,4 +1,4 @@
-//! The one epoll of the process, by [`Token`]s.
+//! The only epoll of the process. [`Token`]s say which file an event is about.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -23,13 +23,13 @@ pub enum Wait {
     Forever,
 }
 
-/// What is watched.
+/// The files that are watched.
 pub struct Reactor {
     epoll: Epoll,
 }
 
 impl Reactor {
-    /// Nothing is watched yet.
+    /// Watches no file yet.
     pub fn new() -> io::Result<Reactor> {
         Ok(Reactor { epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)? })
     }
@@ -39,18 +39,18 @@ impl Reactor {
         Ok(self.epoll.add(fd, EpollEvent::new(flags, token.encode()))?)
     }
 
-    /// Waits for other events of a file that is watched. It fails only for one that is not, and then there is nothing
-    /// to do.
+    /// Changes the events of a watched file. This fails only if the file is not watched, and then there is nothing to
+    /// do.
     pub fn change(&self, fd: impl AsFd, token: Token, flags: EpollFlags) {
         let _ = self.epoll.modify(fd, &mut EpollEvent::new(flags, token.encode()));
     }
 
-    /// Watches a file no more, if it was watched.
+    /// Stops watching a file, if it was watched.
     pub fn forget(&self, fd: impl AsFd) {
         let _ = self.epoll.delete(fd);
     }
 
-    /// Waits for events. Those that workers are waited for with come first.
+    /// Waits for events. Urgent ones ([`Token::is_urgent`]) come first.
     pub fn wait(&self, wait: Wait) -> nix::Result<Vec<(Token, EpollFlags)>> {
         let mut events = [EpollEvent::empty(); EVENTS_MAX];
         let count = match self.epoll.wait(&mut events, timeout(wait)) {
@@ -72,7 +72,7 @@ impl AsFd for Reactor {
     }
 }
 
-/// Rounded up to milliseconds, so that waking means that it is due.
+/// The timeout in milliseconds, rounded up, so that the deadline has passed when the wait ends.
 fn timeout(wait: Wait) -> EpollTimeout {
     match wait {
         Wait::Not => EpollTimeout::ZERO,

@@ -1,21 +1,21 @@
-//! Which signals the supervisor takes from a signalfd, and what each of them means.
+//! The signals that the supervisor reads from a signalfd, and what each of them means.
 //!
-//! All that end a process by default and can be blocked are among them: none may be a death that leaves sockets
-//! behind. (Faults of its own and SIGKILL are; so are real-time signals, which nobody sends by accident.) What
-//! whoever started it had made ignored, as `nohup` does with SIGHUP, stays ignored.
+//! All signals that end a process by default and can be blocked are among them, so that none ends the supervisor and
+//! leaves its sockets behind. (SIGKILL, the supervisor's own faults, and real-time signals still do; nobody sends the
+//! last by accident.) A signal that was ignored at the start, as `nohup` ignores SIGHUP, stays ignored.
 
 use nix::sys::signal::{SigSet, Signal};
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Children have ended.
+    /// Reap children: some have ended.
     Reap,
-    /// The end, in order.
+    /// End the switch in order.
     End,
-    /// The log is to be opened anew, where there is one; otherwise the end.
+    /// Open the log anew; if there is no log, end the switch.
     Reopen,
-    /// Nothing.
+    /// Do nothing.
     Nothing,
 }
 
@@ -38,9 +38,9 @@ const ALL: [Signal; 16] = [
     Signal::SIGXFSZ,
 ];
 
-/// The signals to block, before the spawner is cloned, and to read.
+/// The signals to block before the spawner is cloned, and to read.
 pub fn taken() -> SigSet {
-    // A signal that is blocked comes by the signalfd although it is ignored.
+    // The signalfd returns a blocked signal even if the signal is ignored.
     let ignored = std::fs::read_to_string("/proc/self/status").map_or(0, |status| ignored(&status));
     let is_ignored = |signal: &Signal| ignored >> (*signal as i32 - 1) & 1 == 1;
     ALL.into_iter().filter(|signal| *signal == Signal::SIGCHLD || !is_ignored(signal)).collect()
@@ -56,7 +56,7 @@ fn ignored(status: &str) -> u64 {
 pub fn action(signal: Signal, code: i32) -> Action {
     match signal {
         Signal::SIGCHLD => Action::Reap,
-        // By the kernel: the terminal is gone. By somebody: mostly a program that has renamed the log.
+        // From the kernel: the terminal is closed. From a process: mostly a program that has renamed the log.
         Signal::SIGHUP if code != libc::SI_KERNEL => Action::Reopen,
         Signal::SIGHUP | Signal::SIGINT | Signal::SIGTERM | Signal::SIGQUIT | Signal::SIGXCPU | Signal::SIGPWR => {
             Action::End

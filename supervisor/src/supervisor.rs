@@ -1,18 +1,17 @@
-//! The supervisor: one epoll, no threads, and never waiting for anybody.
+//! The supervisor: one epoll, one thread, and no blocking calls.
 //!
 //! # Theory of operation
 //!
-//! Clients speak vhost-user to their [`Session`](crate::clients::protocol::Session); what that orders goes
-//! to the worker, what the worker reports goes back to the session, and what the session answers goes to the client
-//! ([`clients`]). Workers come and go ([`succession`]): a new one is told of every port, and from there on it is told
-//! live what the others were told live. One worker serves; a second one waits on standby, told the same, and takes
-//! over when the first dies.
+//! Each client speaks vhost-user to its [`Session`](crate::clients::protocol::Session). The session's commands go to
+//! the worker, the worker's reports go back to the session, and the session's replies go to the client ([`clients`]).
+//! One worker serves. A second worker, the standby, gets the same commands and takes over when the first dies
+//! ([`succession`]). A new worker first gets a replay of every port, and then each new command.
 //!
 //! Four owners hold all state: [`Doors`], [`Clients`], [`Workers`], [`Telemetry`]. Each knows its deadlines
-//! ([`Timers`]) and its open files, and none knows the supervisor. What concerns more than one of them is done here:
-//! the files beside this one hold one such concern each.
+//! ([`Timers`]) and its open files, and none knows the supervisor. This module does what concerns more than one of
+//! them; each file of the folder holds one such concern.
 //!
-//! All sockets are non-blocking, all waits have a deadline, and with nothing to wait for the process sleeps.
+//! All sockets are non-blocking, and all waits have a deadline. When nothing is due, the process sleeps.
 
 mod answers;
 mod audit;
@@ -52,12 +51,12 @@ use crate::workers::closers;
 use crate::workers::spawner::Spawner;
 use crate::workers::{Timer as WorkerTimer, WorkerConfig, Workers};
 
-/// Most signals that are read at a time. Each kind is pending once at most, but more may come meanwhile.
+/// Most signals that are read in one turn. Each kind is pending at most once, but more may come meanwhile.
 const SIGNALS_MAX: usize = 8;
 /// How long the worker may take to end when the switch ends.
 const END_TIME: Duration = Duration::from_millis(500);
-/// Why all is over when the spawner is.
-const SPAWNER_GONE: &str = "the spawner is gone, so no worker can be started any more";
+/// Why the supervisor ends when the spawner has ended.
+const SPAWNER_GONE: &str = "the spawner has ended, so no worker can be started; start the switch again";
 
 /// The supervisor.
 pub struct Supervisor {
@@ -74,36 +73,36 @@ pub struct Supervisor {
 /// The switch is ending.
 struct Ending {
     since: Instant,
-    /// The signal that asked for it.
+    /// The signal that ended the switch.
     by: Signal,
 }
 
 /// What [`Supervisor::new`] is made of.
 pub struct Parts {
-    /// Where clients come in.
+    /// The front door.
     pub door: Listener,
-    /// Where people ask.
+    /// The control socket.
     pub control: Listener,
-    /// Where metrics are served.
+    /// The HTTP socket for metrics.
     pub http: Option<Http>,
-    /// The signals that are blocked and to be read.
+    /// The signals that are blocked and must be read.
     pub signals: SigSet,
     /// Starts workers.
     pub spawner: Spawner,
     /// How workers are started.
     pub workers: WorkerConfig,
-    /// Kill the worker at random times, so far apart on average.
+    /// Kill the worker at random times; this is the mean time between two kills.
     pub chaos: Option<Duration>,
     /// Deaths of workers in ten seconds that put a client in quarantine; 0: none do.
     pub blame: usize,
-    /// Where events go, and its name; to stderr if nowhere else.
+    /// The file for events, and its name; absent: events go to stderr.
     pub log: Option<(File, PathBuf)>,
     /// Printed to stdout when clients can be served.
     pub announcement: String,
 }
 
 impl Supervisor {
-    /// Makes the supervisor. It serves nobody before [`Supervisor::run`].
+    /// Makes the supervisor. It serves no client before [`Supervisor::run`].
     pub fn new(parts: Parts) -> io::Result<Supervisor> {
         let supervisor = Supervisor {
             reactor: Reactor::new()?,
@@ -121,7 +120,7 @@ impl Supervisor {
         Ok(supervisor)
     }
 
-    /// Runs until a signal ends it. The error says why it had to give up.
+    /// Runs until a signal ends it. The error says why it could not go on.
     pub fn run(mut self, landlock_abi: u32) -> Result<(), String> {
         sv3::foreign::close_by(closers::keep_for_later);
         let limits = (self.clients.budget.files(), self.clients.budget.ports());
@@ -142,12 +141,12 @@ impl Supervisor {
         let by = self.ending.as_ref().map_or(String::new(), |ending| format!(" by {}", ending.by));
         let reason = outcome.as_ref().err().cloned().unwrap_or(format!("asked to end{by}"));
         self.telemetry.events.say("stop", reason);
-        // What strangers opened is closed with the process: only then does the kernel wait for nobody.
+        // The kernel closes clients' files when the process ends. Closing them here might wait.
         std::mem::forget(self);
         outcome
     }
 
-    /// One turn of the loop: sends what waits, waits for something to happen, if it `may_wait`, and does what is due.
+    /// One turn of the loop: sends what is queued, waits for events if `may_wait`, handles them, and does what is due.
     fn turn(&mut self, may_wait: bool) -> nix::Result<()> {
         self.workers.flush_links(&self.reactor);
         self.close_files();
@@ -165,8 +164,8 @@ impl Supervisor {
     fn dispatch(&mut self, token: Token, flags: EpollFlags) {
         match token {
             Token::Signals => self.read_signals(),
-            Token::Spawner => self.hear_spawner(),
-            Token::Closers => self.workers.closers.hear(),
+            Token::Spawner => self.read_spawner(),
+            Token::Closers => self.workers.closers.read_closed(),
             Token::Link(area) => self.read_reports(area),
             Token::Stderr(area) => self.read_stderr(area),
             Token::FrontDoor => self.accept_clients(),
@@ -183,7 +182,7 @@ impl Supervisor {
         }
     }
 
-    /// Until the next deadline; for ever if there is none.
+    /// The wait until the next deadline; without end if there is none.
     fn until_due(&self) -> Wait {
         let ending = self.ending.as_ref().map(|ending| ending.since + END_TIME);
         let owners = [self.doors.deadline(), self.clients.deadline(), self.workers.deadline()];
@@ -229,7 +228,7 @@ impl Supervisor {
             }
             WorkerTimer::Trial => self.end_trial(),
             WorkerTimer::Closers => self.expire_closers(now),
-            // Each turn tries it again.
+            // Each turn tries again anyway.
             WorkerTimer::Retry => {}
         }
     }
@@ -248,15 +247,16 @@ impl Supervisor {
         }
     }
 
-    /// Asks for the log once more: somebody has renamed it. This process can open nothing itself.
+    /// Asks the spawner to open the log anew, because its file may have been renamed. The supervisor can open no file
+    /// itself.
     fn reopen_log(&mut self) {
         if let Err(error) = self.workers.spawner.reopen() {
-            let message = format!("the log cannot be opened anew, and goes on in the old file: {error}");
+            let message = format!("the log cannot be opened anew; events go to the old file: {error}");
             self.telemetry.events.say("log", message);
         }
     }
 
-    /// Begins to end: no new clients, and the worker is let go.
+    /// Begins to end: accepts no new clients, and lets the worker end.
     fn end(&mut self, by: Signal) {
         self.ending = Some(Ending { since: Instant::now(), by });
         self.doors.remove();

@@ -1,4 +1,4 @@
-//! Deadlines, each told once: by when it is due, and by what its owner does then.
+//! Deadlines. Each owner lists its own, and says when each is due.
 
 use std::time::Instant;
 
@@ -7,10 +7,10 @@ pub trait Timers {
     /// One of its deadlines.
     type Timer: Copy + 'static;
 
-    /// All of them, in the order in which what is due is done.
+    /// All of them, in the order in which they are handled.
     const TIMERS: &'static [Self::Timer];
 
-    /// When one is due, if it runs.
+    /// When one is due, if it is set.
     fn when(&self, timer: Self::Timer) -> Option<Instant>;
 
     /// When the next one is due.

@@ -1,4 +1,4 @@
-//! Which file of the supervisor's an event of epoll is about, as a number and back.
+//! Identifies the file that an event of epoll is about, as a number for epoll and back.
 
 /// A file that epoll watches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -7,29 +7,30 @@ pub enum Token {
     Signals,
     /// The spawner's answers.
     Spawner,
-    /// What the closers have closed.
+    /// The eventfd that counts files that closers have closed.
     Closers,
     /// The link to the worker of this area of the ledger.
     Link(u8),
     /// The stderr of the worker of this area.
     Stderr(u8),
-    /// The socket where clients connect.
+    /// The front door.
     FrontDoor,
-    /// The socket where people connect who ask.
+    /// The control socket.
     ControlDoor,
-    /// The connection at this place of the control socket.
+    /// The control socket's connection at this place.
     Control(usize),
-    /// The socket where scrapers of metrics connect.
+    /// The HTTP socket for metrics.
     HttpDoor,
-    /// The connection at this place of the metrics' socket.
+    /// The HTTP socket's connection at this place.
     Http(usize),
     /// The client that has this slot.
     Client(u16),
-    /// The client that has no port yet, by its serial number: what is told of one is never taken for another one's.
+    /// The pending client with this serial number. A number is never used again, so an event is never taken for another
+    /// client's.
     Pending(u64),
 }
 
-/// Where the kind stands in a token's number; below it stands which one of the kind.
+/// Position of the kind in a token's number. The bits below it tell which one of the kind.
 const KIND_SHIFT: u32 = 56;
 const WHICH: u64 = (1 << KIND_SHIFT) - 1;
 
@@ -53,7 +54,7 @@ impl Token {
         kind << KIND_SHIFT | which & WHICH
     }
 
-    /// The token of a number, if it is one's.
+    /// The token of a number, if the number is valid.
     pub fn decode(number: u64) -> Option<Token> {
         let which = number & WHICH;
         Some(match (number >> KIND_SHIFT, which) {
@@ -73,7 +74,7 @@ impl Token {
         })
     }
 
-    /// What workers are waited for with comes first, however many clients have something to say.
+    /// Whether the event is about a worker: these come before any number of clients' events.
     pub fn is_urgent(self) -> bool {
         matches!(self, Token::Signals | Token::Spawner | Token::Link(_))
     }

@@ -1,5 +1,5 @@
-//! Our half of the wire against rust-vmm's: whatever `vhost::Frontend` is asked to say, our decoder hears exactly that,
-//! and whatever our back-end answers, the front-end hears.
+//! Tests sv3's vhost-user codec against rust-vmm's: sv3's decoder reads exactly what `vhost::Frontend` sends, and the
+//! front-end reads exactly what sv3's back-end answers.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -26,7 +26,7 @@ const REFUSED: u16 = 5;
 /// What the back-end answers to questions.
 const ANSWER: u64 = 0x1234_5678_9abc_def0 | 1 << 30;
 
-/// What the front-end is asked to say.
+/// A call of the front-end.
 #[derive(Clone, Debug)]
 enum Call {
     SetFeatures(u64),
@@ -99,7 +99,7 @@ fn negotiate(stream: UnixStream) -> Frontend {
     frontend
 }
 
-/// Has the front-end say it, checks what it heard in answer, and tells what we should have heard.
+/// Makes the call, checks the answer, and returns what the back-end should have received.
 fn say(frontend: &mut Frontend, call: &Call, memory: &OwnedFd) -> String {
     let fd = EventFd::new(0).unwrap();
     let at = |region: &MemoryRegion| VhostUserMemoryRegionInfo {
@@ -175,11 +175,11 @@ fn say(frontend: &mut Frontend, call: &Call, memory: &OwnedFd) -> String {
             ("GetMaxMemSlots".to_string(), 0, Ok(()))
         }
     };
-    assert_eq!(heard.is_err(), ring == REFUSED, "{call:?}: another answer was heard than was given");
+    assert_eq!(heard.is_err(), ring == REFUSED, "{call:?}: the front-end read another answer than was given");
     words
 }
 
-/// The requests that came, in words, and the memory that came with them.
+/// The requests that the back-end received, as text, and the memory that came with them.
 type Heard = (Vec<String>, Vec<OwnedFd>);
 
 fn listen(mut stream: UnixStream) -> Heard {
@@ -219,7 +219,7 @@ fn listen(mut stream: UnixStream) -> Heard {
     }
 }
 
-/// What was heard behind the negotiation; all memory must be the guest's.
+/// What the back-end received after the negotiation. All memory must be the guest's.
 fn finish(backend: JoinHandle<Heard>, memory: &OwnedFd) -> Vec<String> {
     let (words, fds) = backend.join().unwrap();
     let inode = |fd: &OwnedFd| fstat(fd).unwrap().st_ino;
@@ -242,7 +242,7 @@ fn ring(request: &Request) -> u16 {
     }
 }
 
-/// The request in words, without the fds' numbers.
+/// The request as text, without the fds' numbers.
 fn spell(request: &Request) -> String {
     let mut words = format!("{request:?}");
     while let Some(at) = words.find("OwnedFd { fd: ") {

@@ -39,7 +39,7 @@ fn silent_connections_take_no_port_and_give_way() -> Result<()> {
     for _ in 0..1100 {
         connections.push(UnixStream::connect(honest.socket())?);
     }
-    until("a full room", || Ok((honest.status()?.callers == CALLERS).then_some(())))?;
+    until("a full room", || Ok((honest.status()?.pending_clients == CALLERS).then_some(())))?;
     assert_eq!(honest.status()?.ports.len(), 2);
     visit(&mut honest)?;
     // Asking makes no difference.
@@ -49,7 +49,7 @@ fn silent_connections_take_no_port_and_give_way() -> Result<()> {
         visit(&mut honest)?;
     }
     drop(connections);
-    until("an empty room", || Ok((honest.status()?.callers == 0).then_some(())))?;
+    until("an empty room", || Ok((honest.status()?.pending_clients == 0).then_some(())))?;
     let events = honest.events()?;
     let of = |name: &str| events.iter().filter(|event| event["event"] == name).count();
     assert_eq!(of("attach"), 3 + CALLERS, "no event tells of those who asked for nothing");

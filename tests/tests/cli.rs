@@ -263,7 +263,7 @@ fn options_of_the_worker_are_heeded() -> Result<()> {
 fn help_tells_all_that_there_is_to_tell() -> Result<()> {
     let home = Home::new()?;
     for (verb, words) in
-        [("run", "Ctrl-C"), ("run", "[default: 100]"), ("upgrade", "It is refused if"), ("audit", "rights")]
+        [("run", "Ctrl-C"), ("run", "[default: 100]"), ("upgrade", "refuses the new worker if"), ("audit", "rights")]
     {
         let output = home.sv3_output(&[verb, "--help"])?;
         assert!(output.status.success() && said(&output).contains(words), "{verb}: {}", said(&output));
@@ -350,7 +350,7 @@ fn a_stranger_is_turned_away_whatever_the_modes() -> Result<()> {
         command.args([STRANGER, "--clear-groups", "--"]).arg(&program).args(["status", "--control"]).arg(door);
         let output = command.output()?;
         assert!(output.status.code() == Some(1), "{}", said(&output));
-        assert!(said(&output).contains("and not you: nothing was asked"), "{}", said(&output));
+        assert!(said(&output).contains("not to you: nothing was sent"), "{}", said(&output));
     }
     let refused = switch.await_event(&["refuse", "of user 12345 turned away", "run a switch as user 12345"])?;
     assert!(refused.get("port").is_none(), "{refused}");

@@ -22,7 +22,7 @@ fn row_of_deaths(honest: &mut Honest) -> Result<()> {
         honest.talk();
         honest.await_ports(2)?;
     }
-    assert_eq!(count(honest, "crowd")?, 1);
+    assert_eq!(count(honest, "client_class")?, 1);
     Ok(())
 }
 
@@ -36,7 +36,7 @@ fn processes_that_kill_a_worker_each_are_stopped_and_sealed_memory_is_served() -
             Ok(honest.status()?.ports.into_iter().find(|port| port.quarantine_s.is_some()))
         })?;
         let why = held.quarantine_why.unwrap_or_default();
-        assert!(why.contains("can be cut off") && why.contains("F_SEAL_SHRINK"), "{why}");
+        assert!(why.contains("can be truncated") && why.contains("F_SEAL_SHRINK"), "{why}");
         drop(newcomer);
         honest.talk();
         honest.await_ports(2)?;
@@ -85,7 +85,7 @@ fn a_process_alone_makes_nobody_else_suspect() -> Result<()> {
     assert_eq!(honest.guest(0).receive_frame(), letter);
     assert_eq!(honest.guest(1).receive_frame(), letter);
     drop(open);
-    assert_eq!(count(&honest, "crowd")?, 0);
+    assert_eq!(count(&honest, "client_class")?, 0);
     honest.talk();
     Ok(())
 }

@@ -52,6 +52,6 @@ fn half_a_message_is_not_waited_for_for_ever() -> Result<()> {
     socket.read_to_end(&mut heard)?;
     assert!(heard.is_empty(), "it is sent away");
     assert!(start.elapsed() >= Duration::from_secs(9), "after {:?}", start.elapsed());
-    honest.await_event(&["refuse", "was not finished"])?;
+    honest.await_event(&["refuse", "did not finish a message"])?;
     honest.assert_undisturbed()
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
-use sv3::audit::Testimony;
+use sv3::audit::AuditAnswer;
 use sv3_tests::failure::{Failure, Result};
 use sv3_tests::frames::{BROADCAST, frame, mac};
 use sv3_tests::guest::Guest;
@@ -101,7 +101,7 @@ fn limit(switch: &Switch, octets: &str) -> Result<()> {
     control.write_all(b"audit\n")?;
     let mut answer = String::new();
     control.read_to_string(&mut answer)?;
-    let spawner = serde_json::from_str::<Testimony>(&answer)?.spawner_pid;
+    let spawner = serde_json::from_str::<AuditAnswer>(&answer)?.spawner_pid;
     // By the switch's own user, who alone may without a privilege.
     let mut command = Command::new("setpriv");
     if nix::unistd::geteuid().is_root() {
@@ -141,7 +141,7 @@ fn a_port_that_the_standby_cannot_map_is_served_on_and_told_again() -> Result<()
     // Without room a worker that serves cannot map it either; it says so, the others go on, and the session is not closed.
     honest.kill_worker("KILL")?;
     honest.talk();
-    honest.await_event(&["order_failed", "p2"])?;
+    honest.await_event(&["command_failed", "p2"])?;
     let port = honest.port("p2")?;
     assert!(port.rings.iter().any(|ring| ring.fault.is_some()), "{port:?}");
 

@@ -273,7 +273,7 @@ fn a_thread_that_hangs_is_found_and_named() -> Result<()> {
             let Crashes { mut crashes } = serde_json::from_slice(&output.stdout)?;
             Ok(crashes.pop().filter(|crash| crash.gap_us.is_some()))
         })?;
-        assert!(crash.cause.contains(&format!("thread {number} of it hangs")), "{}", crash.cause);
+        assert!(crash.cause.contains(&format!("its thread {number} hangs")), "{}", crash.cause);
         assert_eq!(crash.thread, Some(number));
     }
     Ok(())

@@ -130,7 +130,7 @@ fn a_restart_under_traffic_loses_nothing() -> Result<()> {
             let output = under_traffic(&switch, &mut traffic, &["restart"])?;
             assert!(output.status.success(), "{}", said(&output));
             let new = switch.worker_pid()?;
-            let words = format!("worker {new} took over 2 ports from worker {old}; blackout ");
+            let words = format!("worker {new} took over 2 ports from worker {old} after a gap of ");
             assert!(new != old && said(&output).starts_with(&words), "{}", said(&output));
             switch.await_event(&["handover", &old.to_string(), &new.to_string()])?;
         }
@@ -147,7 +147,7 @@ fn an_upgrade_under_traffic_loses_nothing_and_the_new_binary_stays() -> Result<(
     let mut traffic = Traffic::on(&switch);
     let new = install(switch.home(), switch.home().path("bin/sv3-worker"), "new-worker")?;
     let output = under_traffic(&switch, &mut traffic, &["upgrade", &new])?;
-    assert!(output.status.success() && said(&output).contains("blackout"), "{}", said(&output));
+    assert!(output.status.success() && said(&output).contains("after a gap of"), "{}", said(&output));
     // On trial the next upgrade has to wait.
     let output = under_traffic(&switch, &mut traffic, &["upgrade", &new])?;
     assert!(!output.status.success() && said(&output).contains("on trial"), "{}", said(&output));
@@ -173,7 +173,7 @@ fn an_upgrade_under_traffic_loses_nothing_and_the_new_binary_stays() -> Result<(
 }
 
 #[test]
-fn what_is_no_worker_is_refused_and_the_old_one_goes_on() -> Result<()> {
+fn a_binary_that_is_no_worker_is_refused_and_the_old_one_goes_on() -> Result<()> {
     let switch = Switch::start()?;
     let mut traffic = Traffic::on(&switch);
     let worker = switch.worker_pid()?;
@@ -189,8 +189,8 @@ fn what_is_no_worker_is_refused_and_the_old_one_goes_on() -> Result<()> {
         (&no_program, "could not be started: Permission denied"),
         (&folder, "could not be started: Operation not permitted"),
         ("/nowhere", "/nowhere: No such file"),
-        (&odd_worker(&home, "other-version")?, "it is of another version"),
-        (&odd_worker(&home, "mute")?, "it did not start in time"),
+        (&odd_worker(&home, "other-version")?, "it speaks another version of the protocol"),
+        (&odd_worker(&home, "mute")?, "it was not ready in time"),
     ] {
         let output = under_traffic(&switch, &mut traffic, &["upgrade", binary])?;
         assert!(!output.status.success() && said(&output).contains(why), "{binary}: {}", said(&output));

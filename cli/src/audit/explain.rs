@@ -18,15 +18,15 @@ fn policy(policy: &Policy) -> String {
         _ => "ends the process by SIGSYS",
     };
     let digest = policy.digest();
-    let mut rows = vec![["SYSCALL", "ARGUMENTS", "WHO MAKES IT AND WHY"].map(str::to_string)];
+    let mut rows = vec![["SYSCALL", "ARGUMENTS", "WHICH PART MAKES IT, AND WHY"].map(str::to_string)];
     for rule in policy.rules() {
         let limits: Vec<String> = rule.limits.iter().map(|limit| limit.to_string()).collect();
         let limits = if limits.is_empty() { "any".to_string() } else { limits.join(", ") };
         rows.push([rule.syscall.to_string(), limits, rule.why.to_string()]);
     }
     format!(
-        "{}: {} syscalls, policy {digest:08x}; any other {otherwise}; a number that the kernel's table has not, or of \
-         x32, or of another architecture, ends it at once\n{}",
+        "{}: {} syscalls, policy {digest:08x}; any other {otherwise}; a number that is not in the kernel's table, \
+         or of x32, or of another architecture, ends it at once\n{}",
         policy.role(),
         names.len(),
         table(&rows)

@@ -1,4 +1,4 @@
-//! What the kernel tells of a live process: its `/proc/PID`.
+//! What the kernel shows of a live process in `/proc/PID`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,7 +8,7 @@ use sv3::audit::{Fact, Fd};
 
 use super::fact;
 
-/// What anybody may read of a process, of all its threads. `filtered`: it is to have a seccomp policy.
+/// What any user may read of a process and all its threads. `filtered`: the process must have a seccomp policy.
 pub fn facts(pid: u32, threads: usize, filtered: bool) -> Result<Vec<Fact>, String> {
     let path = format!("/proc/{pid}/status");
     let statuses = tasks(pid).map_err(|e| format!("{path}: {e}; the process may have ended, try again"))?;
@@ -16,7 +16,7 @@ pub fn facts(pid: u32, threads: usize, filtered: bool) -> Result<Vec<Fact>, Stri
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         line.map_or("not shown".to_string(), |rest| rest.split_whitespace().collect::<Vec<_>>().join(" "))
     };
-    // Threads that differ are shown beside each other, which is not as declared.
+    // If threads differ, all values are shown, and that differs from what is declared.
     let field = |name: &str| {
         let mut values: Vec<_> = statuses.iter().map(|status| of_one(status, name)).collect();
         values.dedup();
@@ -34,7 +34,7 @@ pub fn facts(pid: u32, threads: usize, filtered: bool) -> Result<Vec<Fact>, Stri
         of_kernel("CapPrm", NONE),
         of_kernel("CapEff", NONE),
         of_kernel("CapAmb", NONE),
-        // Only root can empty it, and no_new_privs makes it meaningless.
+        // Only root can empty the bounding set, and no_new_privs makes it meaningless.
         of_kernel("CapBnd", None),
         of_kernel("Seccomp", filtered.then_some("2")),
         of_kernel("Seccomp_filters", None),
@@ -58,11 +58,11 @@ fn core_files(pid: u32) -> Fact {
     fact("core file size", Some("0 0".to_string()), &limit, "kernel")
 }
 
-/// The files in `/proc/PID` of a process that is not dumpable belong to root.
+/// Whether a process is dumpable: if it is not, its files in `/proc/PID` belong to root.
 fn dumpable(pid: u32, path: &str, uid: &str) -> Fact {
     let owner = fs::metadata(path).map(|meta| meta.uid());
     let observed = match owner {
-        _ if uid == "0" => return fact("dumpable", None, "cannot be told of a process of root", "kernel"),
+        _ if uid == "0" => return fact("dumpable", None, "not known of a process of root", "kernel"),
         Ok(0) => "no",
         Ok(_) => "yes",
         Err(_) => return fact("dumpable", Some("no".to_string()), &format!("process {pid} is gone"), "kernel"),
@@ -70,14 +70,14 @@ fn dumpable(pid: u32, path: &str, uid: &str) -> Fact {
     fact("dumpable", Some("no".to_string()), observed, "kernel")
 }
 
-/// What a process has open, by number: what the kernel calls it. `None`: we may not look.
+/// The open files of a process, by number, as the kernel names them. `None`: this user may not look.
 pub fn fds(pid: u32) -> Option<BTreeMap<i32, String>> {
     let folder = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
     let mut fds = BTreeMap::new();
     for entry in folder {
         let path = entry.ok()?.path();
         let number = path.file_name()?.to_str()?.parse().ok()?;
-        // One that was closed meanwhile is none.
+        // Skips an fd that was closed meanwhile.
         if let Ok(target) = fs::read_link(&path) {
             fds.insert(number, target.display().to_string());
         }
@@ -85,7 +85,7 @@ pub fn fds(pid: u32) -> Option<BTreeMap<i32, String>> {
     Some(fds)
 }
 
-/// Fds of which nobody told, or told something else.
+/// Fds that are not in the list, or are of another kind there.
 pub fn untold(seen: &BTreeMap<i32, String>, told: &[Fd]) -> Vec<String> {
     let known = |number: i32, kind: &str| {
         told.iter().any(|fd| fd.fd == Some(number) && (fd.kind == kind || fd.kind == "inherited" || kind == "file"))
@@ -94,7 +94,7 @@ pub fn untold(seen: &BTreeMap<i32, String>, told: &[Fd]) -> Vec<String> {
     strange.map(|(number, target)| format!("{number} ({target})")).collect()
 }
 
-/// Fds of a kind of which there are more than were told of.
+/// Fds of a kind of which more are open than listed.
 pub fn too_many(seen: &BTreeMap<i32, String>, told: &[Fd]) -> Vec<String> {
     let mut left = BTreeMap::<&str, usize>::new();
     told.iter().for_each(|fd| *left.entry(&fd.kind).or_default() += 1);
@@ -108,7 +108,7 @@ pub fn too_many(seen: &BTreeMap<i32, String>, told: &[Fd]) -> Vec<String> {
     strange.map(|(number, target)| format!("{number} ({target})")).collect()
 }
 
-/// The kind of a thing, from what `/proc/PID/fd` calls it.
+/// The kind of a file, from its name in `/proc/PID/fd`.
 fn kind(target: &str) -> &'static str {
     let kinds = [
         ("socket:", "socket"),
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn an_fd_that_nobody_told_of_is_seen() {
+    fn an_fd_that_is_not_listed_is_found() {
         let seen =
             BTreeMap::from([(0, "/dev/pts/1".to_string()), (3, "socket:[7]".to_string()), (4, "pipe:[8]".into())]);
         let all = [told(Some(0), "inherited"), told(Some(3), "socket"), told(Some(4), "pipe")];

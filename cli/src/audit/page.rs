@@ -1,4 +1,4 @@
-//! An audit for people.
+//! Formats an audit for people.
 
 use std::fmt::Write;
 
@@ -26,7 +26,7 @@ pub fn page(audit: &Audit) -> String {
 
 fn show_process(out: &mut String, process: &Process) {
     let _ = writeln!(out, "{}, process {}", process.role, process.pid);
-    let head = ["  FACT", "DECLARED", "OBSERVED", "SAYS THE", ""].map(str::to_string);
+    let head = ["  FACT", "DECLARED", "OBSERVED", "SOURCE", ""].map(str::to_string);
     let rows = process.facts.iter().map(|fact| {
         let declared = fact.declared.clone().unwrap_or_else(|| "-".to_string());
         let mark = if fact.agrees { "" } else { "DIFFERS" };
@@ -34,7 +34,7 @@ fn show_process(out: &mut String, process: &Process) {
     });
     out.push_str(&table(&[head].into_iter().chain(rows).collect::<Vec<_>>()));
     if !process.fds.is_empty() {
-        let head = ["  FD", "KIND", "FOR, SAYS THE SUPERVISOR"].map(str::to_string);
+        let head = ["  FD", "KIND", "FOR (AS THE SUPERVISOR LISTS IT)"].map(str::to_string);
         let rows = process.fds.iter().map(|fd| {
             let number = fd.fd.map_or("-".to_string(), |fd| fd.to_string());
             [format!("  {number}"), fd.kind.clone(), fd.purpose.clone()]
@@ -46,7 +46,7 @@ fn show_process(out: &mut String, process: &Process) {
 
 fn show_proof(out: &mut String, proof: &Proof) {
     let Proof { role, binary, policy, landlock_abi, trials, outcomes } = proof;
-    let _ = writeln!(out, "proof: {trials} trials by children confined as the {role} is ({binary} --prove;");
+    let _ = writeln!(out, "proof: {trials} trials by children that are confined as the {role} is ({binary} --prove;");
     let _ = writeln!(out, "seccomp policy {policy}, landlock ABI {landlock_abi})");
     let head = ["  TRIED", "TIMES", "DECLARED", "OBSERVED", ""].map(str::to_string);
     let rows = outcomes.iter().map(|outcome| {

@@ -1,4 +1,4 @@
-//! Lets a binary prove its confinement, and sums up.
+//! Lets a binary prove its confinement, and sums up the outcomes.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -6,10 +6,11 @@ use std::process::{Command, Stdio};
 use sv3::audit::{Outcome, Proof};
 use sv3_policy::prove::Line;
 
-/// Groups whose trials are each of interest by themselves.
-const DEEDS: [(&str, &str); 2] = [("deeds", ""), ("the same under landlock alone", ", under landlock alone")];
+/// Groups whose trials are shown one by one.
+const ATTEMPTS: [(&str, &str); 2] = [("attempts", ""), ("the same under landlock alone", ", under landlock alone")];
 
-/// Runs `binary --prove`, with the live supervisor to signal. Returns what was proved and all that differs, in words.
+/// Runs `binary --prove`, which also tries to signal the live supervisor. Returns the proof and all differences, in
+/// words.
 pub fn prove(role: &str, binary: &Path, supervisor: u32) -> Result<(Proof, Vec<String>), String> {
     let fail = |what: String| format!("{} --prove: {what}", binary.display());
     let mut command = Command::new(binary);
@@ -21,7 +22,7 @@ pub fn prove(role: &str, binary: &Path, supervisor: u32) -> Result<(Proof, Vec<S
     }
     let name = binary.display().to_string();
     sum_up(role, name, &String::from_utf8_lossy(&output.stdout))
-        .ok_or_else(|| fail("is of another version".to_string()))
+        .ok_or_else(|| fail("the binary is of another version than this sv3".to_string()))
 }
 
 fn sum_up(role: &str, binary: String, text: &str) -> Option<(Proof, Vec<String>)> {
@@ -47,14 +48,14 @@ fn sum_up(role: &str, binary: String, text: &str) -> Option<(Proof, Vec<String>)
         }
         count(&mut proof.outcomes, line);
     }
-    // It did not come to its end.
+    // The output has no end line.
     None
 }
 
 fn count(outcomes: &mut Vec<Outcome>, line: Line) {
     let Line { group, what, declared, observed, agrees } = line;
-    let deed = DEEDS.iter().find(|(name, _)| *name == group).map(|(_, suffix)| format!("{what}{suffix}"));
-    let tried = deed.unwrap_or(group);
+    let attempt = ATTEMPTS.iter().find(|(name, _)| *name == group).map(|(_, suffix)| format!("{what}{suffix}"));
+    let tried = attempt.unwrap_or(group);
     let same = |outcome: &&mut Outcome| {
         (&outcome.tried, &outcome.declared, &outcome.observed) == (&tried, &declared, &observed)
     };

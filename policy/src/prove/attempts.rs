@@ -21,7 +21,7 @@ use super::trial::{self, Declared, Entry, Layers, Trial};
 use crate::Verdict;
 use crate::steps::Achieved;
 
-const FULL: &str = "deeds";
+const FULL: &str = "attempts";
 const LANDLOCK: &str = "the same under landlock alone";
 const FAMILIES: &str = "sockets of every family";
 /// Above the last address family that the kernel has.

@@ -1,7 +1,7 @@
-//! Processes that are to blame for the deaths of workers, and what follows from it.
+//! Counts deaths of workers by the client process that is to blame, and puts a process in quarantine.
 //!
-//! A client is known by its process, whether or not it disconnects and comes again. A process that is blamed `limit`
-//! times in a window is in quarantine ([`crate::clients::offences`]).
+//! A client is identified by its process id, also after it has disconnected and connected again. A process that is
+//! blamed `limit` times within the window goes into quarantine ([`crate::clients::offences`]).
 
 use std::time::Instant;
 
@@ -10,29 +10,29 @@ use crate::clients::offences::Offences;
 /// Processes that are remembered.
 const KNOWN_MAX: usize = 1024;
 
-/// All that is held against processes.
+/// The processes that were blamed lately.
 pub struct Blames {
     offences: Offences<i32>,
 }
 
 impl Blames {
-    /// No process is blamed. `limit` deaths in a window mean quarantine; 0: never.
+    /// Starts without blamed processes. `limit` deaths within the window mean quarantine; 0: never.
     pub fn new(limit: usize) -> Blames {
         Blames { offences: Offences::new(limit, KNOWN_MAX) }
     }
 
-    /// A worker died by the doing of `pid`. Until when it goes into quarantine, if it does.
+    /// A worker died, and `pid` is to blame. Returns the end of the quarantine if one begins.
     pub fn blame(&mut self, pid: i32, now: Instant) -> Option<Instant> {
         self.offences.blame(pid, (now, pid), |deaths| deaths.len())
     }
 
-    /// Until when `pid` is in quarantine.
+    /// The end of the quarantine of `pid`, if `pid` is in quarantine.
     pub fn until(&self, pid: i32, now: Instant) -> Option<Instant> {
         let known = self.offences.known().find(|known| known.offender == pid)?;
         known.until.filter(|until| *until > now)
     }
 
-    /// Ends the quarantine of `pid`; the next one is as long as if this one had been served.
+    /// Ends the quarantine of `pid`. The next one is still twice as long as this one.
     pub fn release(&mut self, pid: i32, now: Instant) {
         self.offences.release(pid, now);
     }

@@ -1,14 +1,14 @@
-//! How much of what is scarce one client may hold (CVE-2020-10717).
+//! How many fds and memory regions one client may hold (CVE-2020-10717).
 //!
 //! Fds are scarce in the supervisor, where `RLIMIT_NOFILE` is low. Mappings are scarce in the worker, where
-//! `vm.max_map_count` bounds them. A client may take of either as long as it holds no more than is left for all others:
-//! whatever some clients have taken, as much as the greediest of them has is still free. A process may take three
-//! quarters of what it has and is free, over all its connections. The last eighth is for clients that need little:
-//! [`FIRST`] for each connection, and half of it for processes that hold no more than that. A client may always replace
-//! what it holds.
+//! `vm.max_map_count` bounds them. A connection may take more of either only while it holds no more than is free: so as
+//! much as the largest client holds is always free. All connections of one process together may hold three quarters of
+//! the sum of what they hold and what is free. The last eighth is reserved for small clients: each connection may hold
+//! [`FIRST`], and half of the eighth is for processes that hold no more than that. A client may always replace what it
+//! holds.
 //!
-//! What a client has given up counts until no worker has it mapped any more ([`crate::workers::pending_unmap`]). The
-//! supervisor does not read from a client that gives up and asks anew faster than workers unmap.
+//! A region that a client has removed counts until no worker has it mapped ([`crate::workers::pending_unmap`]). If a
+//! client removes and adds regions faster than workers unmap them, the supervisor stops reading from it meanwhile.
 
 use std::collections::HashMap;
 
@@ -18,38 +18,38 @@ use sv3::MAX_REGIONS;
 use crate::ports::holdings::Holdings;
 use crate::workers::pending_unmap::PendingUnmaps;
 
-/// Fds that no client gets: our own, those that are in flight, and those that wait to be closed. A quarter of what
-/// there is, within these bounds.
+/// Most fds that no client gets: the supervisor's own, those in flight, and those that wait to be closed. The reserve
+/// is a quarter of the limit of open files, between the least reserve and this.
 const RESERVE: usize = 768;
 const LEAST_RESERVE: usize = 128;
-/// Fds of the reserve that are for us and for the next message of a client.
+/// Fds of the reserve for the supervisor itself and for the next message of a client.
 const NEXT: usize = 320;
-/// Fds that a usual client takes: its connection, kick and call of two rings, some regions.
+/// Fds that a typical client takes: its connection, kick and call eventfds of two rings, some regions.
 const USUAL: usize = 10;
 
-/// What a guest needs that has two rings: files and regions.
+/// Files, and likewise regions, that a guest with two rings needs.
 const FIRST: usize = 16;
 
-/// What there is and what is held of it.
+/// The limits, and how much of them clients hold.
 #[derive(Debug)]
 pub struct Budget {
     limit: Holdings,
     held: Holdings,
-    /// By process.
+    /// What each process holds, by process id.
     of: HashMap<i32, Holdings>,
     reserve: usize,
-    /// What was given up and is mapped still.
+    /// Regions that were removed and that a worker still has mapped.
     pub pending_unmaps: PendingUnmaps,
 }
 
 impl Budget {
-    /// All that this process may have. To be called before it is confined.
+    /// Reads the limits of this process. Must be called before the process confines itself.
     pub fn new() -> Budget {
         let (fds, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
         Budget::of(usize::try_from(fds).unwrap_or(usize::MAX))
     }
 
-    /// The least limit of open files that serves a port.
+    /// The lowest limit of open files with which sv3 can serve one port.
     pub const LEAST_FILES: usize = LEAST_RESERVE + 2 * USUAL;
 
     /// Files that this process may have open.
@@ -57,13 +57,13 @@ impl Budget {
         self.limit.fds.saturating_add(self.reserve)
     }
 
-    /// What all clients hold together.
+    /// The sum of what all clients hold.
     #[cfg(any(test, feature = "fuzzing"))]
     pub fn held(&self) -> Holdings {
         self.held
     }
 
-    /// How many usual clients fit: the last of them gets half of what is left.
+    /// How many typical clients fit: the last of them gets half of what is free.
     pub fn ports(&self) -> usize {
         (self.limit.fds / USUAL).saturating_sub(1)
     }
@@ -74,8 +74,8 @@ impl Budget {
         Budget { limit, held: Holdings::NONE, of: HashMap::new(), reserve, pending_unmaps: PendingUnmaps::default() }
     }
 
-    /// What a connection of process `pid` that holds `own`, while `pending` of what it had is mapped still, may hold at
-    /// most now.
+    /// The most that a connection of process `pid` may hold now. It holds `own`, and `pending` counts its removed
+    /// regions that are still mapped.
     pub fn allowance(&self, pid: i32, own: Holdings, pending: &PendingUnmaps) -> Holdings {
         let all = self.of.get(&pid).copied().unwrap_or(own);
         let (free, unmapping) = (self.free(), pending.own());
@@ -85,29 +85,30 @@ impl Budget {
         }
     }
 
-    /// Whether a client that holds `own`, together with what it gave up and is mapped still, has more than is free.
+    /// Whether `own` and the client's removed regions that are still mapped are together more than is free.
     pub fn is_strained(&self, own: Holdings, pending: &PendingUnmaps) -> bool {
         let (free, unmapping) = (self.free(), pending.own());
         unmapping > 0 && (own.fds + unmapping > free.fds || own.regions + unmapping > free.regions)
     }
 
-    /// Each region that is mapped still is a file, too.
+    /// What is free. Each region that is still mapped also costs a file.
     fn free(&self) -> Holdings {
         let free = |limit: usize, held: usize| limit.saturating_sub(held).saturating_sub(self.pending_unmaps.all());
         Holdings { fds: free(self.limit.fds, self.held.fds), regions: free(self.limit.regions, self.held.regions) }
     }
 
-    /// Clients hold all files that they may: one more would come from the reserve.
+    /// Whether clients hold all files that they may hold: the next file would come from the reserve.
     pub fn is_spent(&self) -> bool {
         self.held.fds.saturating_add(self.pending_unmaps.all()) >= self.limit.fds
     }
 
-    /// With `backlog` files that wait to be closed, the next message of a client may bring more than may be open.
+    /// Whether the next message of a client might exceed the limit of open files, while `backlog` files wait to be
+    /// closed.
     pub fn is_short(&self, backlog: usize) -> bool {
         backlog > self.reserve.saturating_sub(NEXT).max(self.reserve / 4)
     }
 
-    /// A connection of process `pid` that held `before` holds `now`.
+    /// Counts that a connection of process `pid`, which held `before`, now holds `now`.
     pub fn change(&mut self, pid: i32, before: Holdings, now: Holdings) {
         let change = |held: usize, before: usize, now: usize| held.saturating_sub(before).saturating_add(now);
         for held in [&mut self.held, self.of.entry(pid).or_insert(Holdings::NONE)] {
@@ -120,11 +121,11 @@ impl Budget {
     }
 }
 
-/// What a connection may have that has `own` and whose process has `all`, where `free` of `limit` is free, and
-/// `unmapping` of what it had is mapped still.
+/// The most that a connection may hold. It holds `own`, its process `all`; `free` of `limit` is free; `unmapping` of
+/// its removed regions are still mapped.
 fn share((limit, free): (usize, usize), (all, own): (usize, usize), unmapping: usize) -> usize {
     let common = free.saturating_sub(limit / 8);
-    // Half of what it has and is free: then as much as it has is left.
+    // Half of the sum of what it holds and what is free: then as much as it holds stays free.
     let connection = (own.saturating_add(unmapping).saturating_add(common) / 2).saturating_sub(unmapping);
     let process = (all.saturating_add(common) / 4 * 3).saturating_sub(all.saturating_sub(own));
     let few = if all <= FIRST { free } else { free.saturating_sub(limit / 16) };

@@ -1,12 +1,12 @@
-//! Blame that a fork does not shed.
+//! Counts deaths of workers by client class, because a client can get a new process id by fork.
 //!
-//! A process that forks has a new number, under which nothing is held against it
-//! ([`Blames`](crate::clients::blame::Blames)). What a client cannot change at will is its user and whether its memory
-//! can be truncated under the worker: a file that is sealed with `F_SEAL_SHRINK` cannot. So deaths count for a
-//! [`ClientClass`] as well: for all clients that share that. When as many *different* processes of a class have each
-//! killed a worker in a window as one process may ([`crate::clients::offences`]), the newcomers of the class are in
-//! quarantine: those that gave their memory since the row of deaths began. Clients that were there before are served
-//! on. A single process never makes its class suspect.
+//! [`Blames`](crate::clients::blame::Blames) counts by process id, and a child process has a new one. A client cannot
+//! freely change its user, nor whether its memory can be truncated under the worker: a file that is sealed with
+//! `F_SEAL_SHRINK` cannot. These two are its [`ClientClass`], and deaths count for the class as well. The limit of
+//! deaths within the window is the same as for one process ([`crate::clients::offences`]), but the class reaches it
+//! only if that many *different* processes have each killed a worker. Then the newcomers of the class are in
+//! quarantine: the clients that sent their memory after the first of these deaths. Clients that sent it before are
+//! still served. A single process never makes its class suspect.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
@@ -14,28 +14,28 @@ use std::time::{Duration, Instant};
 
 use crate::clients::offences::{Death, Offences};
 
-/// How long a newcomer that was released is a newcomer still.
+/// How long a released newcomer still counts as a newcomer.
 pub const PROBATION: Duration = Duration::from_secs(60);
-/// Classes that are remembered: as many users as use one switch, and more.
+/// Classes that are remembered: more than the users of one switch.
 const KNOWN_MAX: usize = 64;
 
-/// What memory a client has.
+/// Whether a client's memory is sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemoryClass {
-    /// Some of it can be truncated under the worker.
+    /// Some region can be truncated under the worker.
     Unsealed,
-    /// None of it can.
+    /// No region can be truncated.
     Sealed,
-    /// It has none. Of a class: whatever memory its clients have.
+    /// The client has no memory. In a class: all clients of the user, whatever memory they have.
     Any,
 }
 
-/// Clients that are alike in what they cannot change.
+/// A client class: all clients of one user whose memory is alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientClass {
-    /// Their user.
+    /// User id.
     pub uid: u32,
-    /// Their memory.
+    /// Whether their memory is sealed.
     pub memory: MemoryClass,
 }
 
@@ -44,13 +44,13 @@ impl ClientClass {
         self.uid == client.uid && (self.memory == MemoryClass::Any || self.memory == client.memory)
     }
 
-    /// What they can do about it.
+    /// What these clients' owner can do about the quarantine, in words.
     pub fn remedy(self) -> &'static str {
         match self.memory {
             MemoryClass::Unsealed => {
-                "memory sealed with F_SEAL_SHRINK, as QEMU's memory-backend-memfd is, is served meanwhile"
+                "clients with memory sealed by F_SEAL_SHRINK, such as QEMU's memory-backend-memfd, are still served"
             }
-            MemoryClass::Sealed | MemoryClass::Any => "clients that were attached before are served on",
+            MemoryClass::Sealed | MemoryClass::Any => "clients that attached before are still served",
         }
     }
 }
@@ -58,32 +58,33 @@ impl ClientClass {
 impl fmt::Display for ClientClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let memory = match self.memory {
-            MemoryClass::Unsealed => " whose memory can be cut off",
+            MemoryClass::Unsealed => " whose memory can be truncated",
             MemoryClass::Sealed => " whose memory is sealed",
             MemoryClass::Any => "",
         };
-        write!(f, "newcomers of user {}{memory}", self.uid)
+        write!(f, "new clients of user {}{memory}", self.uid)
     }
 }
 
-/// All that is held against classes of clients.
+/// The client classes that were blamed lately.
 pub struct ClassBlames {
     offences: Offences<ClientClass>,
 }
 
 impl ClassBlames {
-    /// No class is suspect. `limit` processes in a window make one so; 0: never.
+    /// Starts without suspect classes. `limit` processes within the window make a class suspect; 0: never.
     pub fn new(limit: usize) -> ClassBlames {
         ClassBlames { offences: Offences::new(limit, KNOWN_MAX) }
     }
 
-    /// A worker died by the doing of `pid`, which is of this class. Until when newcomers go into quarantine, if that is
-    /// news.
+    /// A worker died, and `pid`, which is of this class, is to blame. Returns the end of the newcomers' quarantine if
+    /// one begins.
     pub fn blame(&mut self, class: ClientClass, pid: i32, now: Instant) -> Option<Instant> {
         self.offences.blame(class, (now, pid), processes)
     }
 
-    /// Until when a client that has had its memory `since` then is in quarantine, and with which class.
+    /// The end of the quarantine of a client that has had its memory since `since`, and the class that it is in
+    /// quarantine with.
     pub fn until(&self, client: ClientClass, since: Instant, now: Instant) -> Option<(Instant, ClientClass)> {
         let held = self.offences.known().filter(|known| known.offender.has(client) && since >= known.began);
         held.filter_map(|known| Some((known.until.filter(|until| *until > now)?, known.offender)))
@@ -91,7 +92,7 @@ impl ClassBlames {
     }
 }
 
-/// How many processes have caused these deaths.
+/// How many different processes caused these deaths.
 fn processes(deaths: &VecDeque<Death>) -> usize {
     deaths.iter().map(|(_, pid)| *pid).collect::<BTreeSet<i32>>().len()
 }
@@ -128,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn one_process_alone_or_deaths_far_apart_make_nobody_suspect() {
+    fn one_process_alone_or_deaths_far_apart_make_no_class_suspect() {
         let (mut classes, start) = (ClassBlames::new(3), Instant::now());
         assert!((0..50).all(|_| classes.blame(UNSEALED, 7, start).is_none()));
         for n in 1..20 {

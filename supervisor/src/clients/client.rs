@@ -1,4 +1,4 @@
-//! One connected client: its connection, its session, and what is known and counted of it.
+//! One connected client: its connection, its session, and its counts.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
@@ -18,34 +18,34 @@ use crate::workers::command::WorkerCommand;
 
 /// A client.
 pub struct Client {
-    /// For events.
+    /// Names the client in events.
     pub id: ClientId,
     /// User of the client.
     pub uid: u32,
     /// Its socket.
     pub connection: Connection,
-    /// What it said.
+    /// The state of its vhost-user protocol.
     pub session: Session,
-    /// The events that epoll is asked for now.
+    /// The events that epoll waits for.
     pub interest: EpollFlags,
-    /// What it holds, as it was counted last.
+    /// What it holds, as the budget counted it last.
     pub held: Holdings,
-    /// An event has said that it has rings and no memory.
+    /// The event `no_memory` was written.
     pub told_of_memory: bool,
-    /// Until when the worker is not told of it.
+    /// The end of its quarantine: workers are not told of it until then.
     pub quarantine: Option<Instant>,
-    /// It is in quarantine as one of this class.
+    /// It is in quarantine because of this class.
     pub suspect: Option<ClientClass>,
-    /// Its class, and since when it has had memory and been of it.
+    /// Its class, and the time since when it has had memory of this class.
     pub since: Option<(ClientClass, Instant)>,
-    /// No other connection has this number.
+    /// A number that no other connection has.
     pub serial: u64,
-    /// The round of the closers in which it last left a file to be closed.
+    /// The round of the closers in which it last dropped a file.
     pub left_files: Option<u64>,
 }
 
 impl Client {
-    /// A client that has just connected, with the number of one that has no port yet and a serial one.
+    /// A client that has just connected: pending, with this number and this serial number.
     pub fn new(number: u16, serial: u64, peer: Peer) -> Client {
         Client {
             id: ClientId { slot: number, pid: peer.pid },
@@ -63,12 +63,12 @@ impl Client {
         }
     }
 
-    /// What is behind its port.
+    /// The device behind its port.
     pub fn device(&self) -> &Device {
         self.session.device()
     }
 
-    /// What is known of the client that it cannot change.
+    /// Its process and class.
     pub fn holder(&self) -> Holder {
         let memory = match self.device().is_sealed() {
             None => MemoryClass::Any,
@@ -78,7 +78,7 @@ impl Client {
         Holder { pid: self.id.pid, class: ClientClass { uid: self.uid, memory } }
     }
 
-    /// How it is called in events: by the name of its port, if it has one.
+    /// Its name in events: the name of its port, if it has one.
     pub fn name(&self) -> String {
         match is_pending(self.id.slot) {
             true => format!("process {}, which has no port,", self.id.pid),
@@ -86,7 +86,7 @@ impl Client {
         }
     }
 
-    /// The events that matter now: no requests while the worker has to answer first.
+    /// The events to wait for. While the worker must answer first, requests are not among them.
     pub fn wanted(&self) -> EpollFlags {
         let mut wanted = EpollFlags::empty();
         wanted.set(EpollFlags::EPOLLIN, !self.session.is_waiting());

@@ -1,11 +1,11 @@
-//! Which client is to blame for what is done with a slot.
+//! The client that has a slot, or had it until the worker let go of the slot.
 
 use crate::clients::class::ClientClass;
 
-/// A client, as far as it cannot change what it is.
+/// What identifies a client when it is blamed.
 #[derive(Clone, Copy, Debug)]
 pub struct Holder {
-    /// The process.
+    /// Process id.
     pub pid: i32,
     /// Its class.
     pub class: ClientClass,

@@ -1,10 +1,10 @@
-//! The life of a client: it connects, says what its guest has, is served, is blamed for what it does, and goes.
+//! The life of a client: it connects, describes its guest's memory and rings, is served, may be blamed for deaths of
+//! workers, and disconnects.
 //!
-//! - [`client`], [`slots`], [`number`], [`holder`]: a client, where it is kept, and what it is called by;
-//! - [`protocol`], [`vhost_user`]: the protocol that it speaks, which changes the device of its port
-//!   ([`crate::ports`]);
+//! - [`client`], [`slots`], [`number`], [`holder`]: a client, where it is kept, its number, and its identity for blame;
+//! - [`protocol`], [`vhost_user`]: its protocol, which changes the device of its port ([`crate::ports`]);
 //! - [`budget`]: how much it may hold;
-//! - [`blame`], [`class`], [`offences`]: what follows when workers die by it.
+//! - [`blame`], [`class`], [`offences`]: what follows when it causes deaths of workers.
 
 pub mod blame;
 pub mod budget;

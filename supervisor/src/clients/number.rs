@@ -1,4 +1,5 @@
-//! A client's number: the slot of its port, or a number beyond all slots while it is pending: while it has no port.
+//! A client's number. It is the slot of the client's port. A pending client has no port yet, and a number beyond all
+//! slots.
 
 use sv3::MAX_PORTS;
 
@@ -7,12 +8,12 @@ pub fn is_pending(number: u16) -> bool {
     pending_index(number).is_some()
 }
 
-/// Which of the pending clients has this number, counted from 0.
+/// The index of the pending client with this number, from 0.
 pub fn pending_index(number: u16) -> Option<usize> {
     usize::from(number).checked_sub(MAX_PORTS)
 }
 
-/// The number of a pending client, counted from 0.
+/// The number of the pending client with this index, from 0.
 pub fn pending_number(index: usize) -> Option<u16> {
     u16::try_from(MAX_PORTS.checked_add(index)?).ok()
 }

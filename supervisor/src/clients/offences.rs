@@ -1,53 +1,54 @@
-//! Counts deaths of workers by the offenders that are to blame for them, and tells when one has caused too many.
+//! Counts deaths of workers by offender, and finds the offender that caused too many.
 //!
-//! Deaths within [`WINDOW`] count together. An offender that has caused as many as the limit is in quarantine for
-//! [`FIRST`], and twice as long each time after that. An offender that has behaved for [`FORGIVE`] after a quarantine
-//! begins anew. What is remembered is bounded: the offender that was blamed longest ago is forgotten first.
+//! Deaths within [`WINDOW`] count together. When an offender reaches the limit, it goes into quarantine for [`FIRST`],
+//! and each next time for twice as long. If it causes no death for [`FORGIVE`] after a quarantine, its record is
+//! cleared. The number of offenders is bounded: the one that was blamed longest ago is forgotten first.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Deaths that count together.
+/// Deaths within this time count together.
 pub const WINDOW: Duration = Duration::from_secs(10);
-/// The first quarantine.
+/// Length of the first quarantine.
 pub const FIRST: Duration = Duration::from_secs(10);
-/// The longest quarantine.
+/// Length of the longest quarantine.
 pub const LONGEST: Duration = Duration::from_secs(600);
-/// How long an offender must behave after a quarantine until that is forgotten.
+/// How long after a quarantine an offender must cause no death before its record is cleared.
 pub const FORGIVE: Duration = Duration::from_secs(600);
-/// Deaths in a window that are looked at, or the limit if that is larger; more make no difference.
+/// Most deaths of one window that are kept, unless the limit is larger.
 const DEATHS_MAX: usize = 256;
 
 /// One death: when, and by which process.
 pub type Death = (Instant, i32);
 
-/// All that is held against offenders of one sort: processes, or classes of clients.
+/// The offenders of one kind, processes or client classes, that were blamed lately.
 pub struct Offences<Offender> {
     limit: usize,
     known_max: usize,
     known: VecDeque<Known<Offender>>,
 }
 
-/// What is held against one offender.
+/// One offender's record.
 pub struct Known<Offender> {
     /// The offender.
     pub offender: Offender,
-    /// When the row of deaths began that led to the quarantine.
+    /// The time of the first death that led to the quarantine.
     pub began: Instant,
-    /// Until when the quarantine lasts, or lasted.
+    /// The end of its last quarantine, if there was one.
     pub until: Option<Instant>,
     deaths: VecDeque<Death>,
     quarantines: u32,
 }
 
 impl<Offender: Copy + PartialEq> Offences<Offender> {
-    /// Nobody is blamed. Deaths of `limit` in a window mean quarantine; 0: never. At most `known_max` are remembered.
+    /// Starts without offenders. `limit` deaths within the window mean quarantine; 0: never. At most `known_max`
+    /// offenders are remembered.
     pub fn new(limit: usize, known_max: usize) -> Offences<Offender> {
         Offences { limit, known_max, known: VecDeque::new() }
     }
 
-    /// A worker died by the doing of `pid`, for which `offender` is blamed; `weight` tells how much the deaths of one
-    /// window count together. Until when `offender` goes into quarantine, if it does.
+    /// A worker died, `pid` caused it, and `offender` is blamed. `weight` says how much the deaths of one window count
+    /// together. Returns the end of the quarantine if one begins.
     pub fn blame(
         &mut self,
         offender: Offender,
@@ -60,7 +61,7 @@ impl<Offender: Copy + PartialEq> Offences<Offender> {
         };
         known.count((now, pid), self.limit);
         let guilty = self.limit > 0 && weight(&known.deaths) >= self.limit;
-        let until = guilty.then(|| known.convict(now));
+        let until = guilty.then(|| known.begin_quarantine(now));
         if self.known.len() >= self.known_max {
             self.known.pop_front();
         }
@@ -68,12 +69,12 @@ impl<Offender: Copy + PartialEq> Offences<Offender> {
         until
     }
 
-    /// All that are remembered, those blamed last at the end.
+    /// All records; the offender that was blamed last comes last.
     pub fn known(&self) -> impl Iterator<Item = &Known<Offender>> {
         self.known.iter()
     }
 
-    /// Ends a quarantine; the next one is as long as if this one had been served.
+    /// Ends a quarantine. The next one is still twice as long as this one.
     pub fn release(&mut self, offender: Offender, now: Instant) {
         if let Some(known) = self.known.iter_mut().find(|known| known.offender == offender) {
             known.until = known.until.map(|until| until.min(now));
@@ -93,8 +94,8 @@ impl<Offender> Known<Offender> {
         }
     }
 
-    /// Until when it is in quarantine from now on.
-    fn convict(&mut self, now: Instant) -> Instant {
+    /// Begins a quarantine and returns its end.
+    fn begin_quarantine(&mut self, now: Instant) -> Instant {
         if self.until.is_none_or(|until| until <= now) {
             self.began = self.deaths.front().map_or(now, |(death, _)| *death);
         }

@@ -1,7 +1,7 @@
-//! The protocol of a client, as the rest of the supervisor sees it.
+//! A client's protocol, as the rest of the supervisor sees it.
 //!
-//! There is one, vhost-user, so these are its own types. With a second one they become enums of both, in this file
-//! alone.
+//! vhost-user is the only protocol, so these are its types. With a second protocol, they become enums of both, and only
+//! this file changes.
 
 pub use sv3::wire::vhost_user::{Message, Reply};
 

@@ -1,4 +1,4 @@
-//! All clients, and what is counted of them together: who is connected, what they hold, and who is to blame.
+//! All clients, what they hold together, and which of them are to blame for deaths of workers.
 
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
@@ -19,31 +19,31 @@ use crate::timers::Timers;
 
 /// The clients.
 pub struct Clients {
-    /// Who has which slot.
+    /// The clients, by slot.
     pub slots: Slots,
-    /// What they hold.
+    /// What they hold of files and regions.
     pub budget: Budget,
-    /// Which processes are to blame for deaths of workers.
+    /// Blame by process.
     pub blames: Blames,
-    /// Which kinds of clients are.
+    /// Blame by client class.
     pub classes: ClassBlames,
-    /// Slots of clients that are not listened to until what they caused is done.
+    /// Clients from which nothing is read until the work that they caused is done.
     halted: BTreeSet<u16>,
-    /// Connections so far.
+    /// How many clients have connected so far.
     connections: u64,
 }
 
-/// What becomes due of clients.
+/// The deadlines of clients.
 #[derive(Clone, Copy)]
 pub enum Timer {
-    /// A client is late with a message.
+    /// A message must be complete.
     Message,
-    /// A quarantine is over.
+    /// A quarantine ends.
     Quarantine,
 }
 
 impl Clients {
-    /// Nobody is connected. `blame` deaths in a window mean quarantine; 0: never.
+    /// Starts without clients. `blame` deaths within the window mean quarantine; 0: never.
     pub fn new(blame: usize) -> Clients {
         Clients {
             slots: Slots::default(),
@@ -61,28 +61,28 @@ impl Clients {
         self.connections
     }
 
-    /// A client is not listened to until what it caused is done.
+    /// Stops reading from a client until the work that it caused is done.
     pub fn halt(&mut self, slot: u16) {
         self.halted.insert(slot);
     }
 
-    /// Those that were not listened to: it is to be looked whether they still have to wait.
+    /// Takes the halted clients, so that the caller looks whether each must still wait.
     pub fn take_halted(&mut self) -> BTreeSet<u16> {
         std::mem::take(&mut self.halted)
     }
 
-    /// Those that have a port that is served: it is not in quarantine.
+    /// Clients whose port is served: it is not in quarantine.
     pub fn served(&self) -> impl Iterator<Item = &Client> + Clone {
         self.slots.clients().filter(|client| client.quarantine.is_none())
     }
 
-    /// Whether so much of what a client had is mapped still that, with it, it has more than is free.
+    /// Whether a client's removed regions that are still mapped make its share larger than what is free.
     pub fn is_strained(&mut self, slot: u16) -> bool {
         let budget = &self.budget;
         self.slots.client(slot).is_some_and(|client| budget.is_strained(client.held, &client.device().pending_unmaps))
     }
 
-    /// Clients that are late with a message, and how.
+    /// Clients that are late with a message, and the reason for each refusal.
     pub fn late(&self, now: Instant) -> Vec<(u16, Refuse)> {
         let late = |client: &&Client| client.connection.message_due().is_some_and(|due| due <= now);
         self.slots.connected().filter(late).map(|client| (client.id.slot, client.connection.lateness())).collect()
@@ -94,7 +94,7 @@ impl Clients {
         over.map(|client| client.id.slot).collect()
     }
 
-    /// The files that they own.
+    /// The files that clients gave, and their connections.
     pub fn files(&self) -> impl Iterator<Item = OpenFile<'_>> {
         self.slots.connected().flat_map(files_of)
     }
@@ -156,7 +156,7 @@ mod tests {
         assert_eq!(clients.deadline(), Some(until));
         assert_eq!((clients.served_their_time(now), clients.served_their_time(until)), (vec![], vec![1]));
         assert_eq!(clients.served().map(|client| client.id.slot).collect::<Vec<_>>(), [0]);
-        // Neither has said anything: that is due as well, in ten minutes.
+        // Neither has sent a message: that has a deadline too, of ten minutes.
         assert_eq!(clients.late(now).len(), 0);
         assert_eq!(clients.late(now + Duration::from_secs(601)).len(), 2);
         assert_eq!(clients.files().count(), 2);

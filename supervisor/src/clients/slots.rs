@@ -1,12 +1,12 @@
 //! Clients that have a port, each in its slot, and pending clients, which have none yet.
 //!
-//! A slot's number is the port's name (`p0`) and its index in the ledger. A client takes a slot by the first request
-//! that the worker has to hear of. Until then it is pending: it has a number beyond all slots, no worker is told of it,
-//! and it gives way to another one when there are too many ([`Slots::pending_to_yield`]). So silence takes no port from
-//! anybody.
+//! A slot's number is in the port's name (`p0`) and is its index in the ledger. A client takes a slot by its first
+//! request that the worker must know of. Until then the client is pending: its number is beyond all slots, workers are
+//! not told of it, and when there are too many pending clients, one of them is disconnected for the next
+//! ([`Slots::pending_to_yield`]). So a client that says nothing takes no port.
 //!
-//! Slots are scarce as well: the last [`LAST`] are for processes that have none. As soon as half of these are taken,
-//! ports by which nothing ever ran give way ([`Slots::idle_to_yield`]).
+//! Slots are scarce too: the last [`LAST`] are for processes that have none. When half of these are taken, ports that
+//! never had a running ring give way ([`Slots::idle_to_yield`]).
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -24,16 +24,16 @@ enum Slot {
     #[default]
     Free,
     Taken(Box<Client>),
-    /// The client is gone; the worker has not yet let go of the slot.
+    /// The client has disconnected; the worker has not yet forgotten the port.
     Leaving(Holder),
-    /// A port that no client is behind.
+    /// A port without a client.
     #[cfg(test)]
     Own(Box<dyn Replay>),
 }
 
-/// Pending clients at a time.
+/// Most pending clients at a time.
 const PENDING_MAX: usize = 128;
-/// Slots that are for processes that have none.
+/// Number of slots that are reserved for processes that have none.
 pub const LAST: usize = 16;
 
 /// All clients.
@@ -55,24 +55,25 @@ impl Slots {
         MAX_PORTS.saturating_sub(self.slots.iter().filter(|slot| !matches!(slot, Slot::Free)).count())
     }
 
-    /// A number for one more pending client.
+    /// A free number for a pending client.
     pub fn free_pending_number(&self) -> Option<u16> {
         let free = self.pending.iter().position(Option::is_none).unwrap_or(self.pending.len());
         (free < PENDING_MAX).then(|| pending_number(free)).flatten()
     }
 
-    /// The pending client that gives way to one more: the first one of the process that has most of them, or else of
-    /// the user.
+    /// The pending client that gives way to the next one: the oldest of the process with the most pending clients. If
+    /// several processes have as many, the user with the most pending clients decides.
     pub fn pending_to_yield(&self) -> Option<u16> {
         first_of_most(self.pending())
     }
 
-    /// The client that gives its port to one more, of those by which nothing ever ran, likewise.
+    /// The client that gives way to the next port, among those that never had a running ring. The choice is made
+    /// likewise.
     pub fn idle_to_yield(&self) -> Option<u16> {
         first_of_most(self.clients().filter(|client| !client.device().ever_started))
     }
 
-    /// Puts a client where its (free) number says.
+    /// Inserts a client at its number, which must be free.
     pub fn insert(&mut self, client: Client) {
         let at = usize::from(client.id.slot);
         if let Some(at) = pending_index(client.id.slot) {
@@ -92,7 +93,7 @@ impl Slots {
         }
     }
 
-    /// Puts a port that no client is behind into its (free) slot.
+    /// Inserts a port without a client at its slot, which must be free.
     #[cfg(test)]
     pub fn insert_own(&mut self, port: impl Replay + 'static) {
         let at = usize::from(port.port().slot);
@@ -119,7 +120,7 @@ impl Slots {
         })
     }
 
-    /// The ports that workers are told of, by slot: those in quarantine are not among them.
+    /// The ports that workers are told of, by slot: all but those in quarantine.
     pub fn told(&self) -> impl Iterator<Item = &dyn Replay> + Clone {
         self.slots.iter().filter_map(|slot| match slot {
             Slot::Taken(client) if client.quarantine.is_none() => Some(&**client as &dyn Replay),
@@ -149,12 +150,12 @@ impl Slots {
         self.pending().find(|client| client.serial == serial).map(|client| client.id.slot)
     }
 
-    /// The slots of clients.
+    /// The slots that clients have.
     pub fn taken(&self) -> Vec<u16> {
         self.clients().map(|client| client.id.slot).collect()
     }
 
-    /// Takes a client out. Its slot is not free before [`Slots::release`]; a pending client's number is free at once.
+    /// Removes a client. Its slot is free after [`Slots::release`]; a pending client's number is free at once.
     pub fn remove(&mut self, slot: u16) -> Option<Client> {
         if let Some(at) = pending_index(slot) {
             return self.pending.get_mut(at)?.take().map(|client| *client);
@@ -172,12 +173,12 @@ impl Slots {
         }
     }
 
-    /// How many clients are gone whose slots the worker has not let go of.
+    /// How many slots the worker has still to let go of, because their clients have disconnected.
     pub fn leaving(&self) -> usize {
         self.slots.iter().filter(|slot| matches!(slot, Slot::Leaving(_))).count()
     }
 
-    /// The client whose slot it is, or was until the worker lets go of it.
+    /// The client that has the slot, or had it and the worker has not let go of it.
     pub fn holder(&self, slot: u16) -> Option<Holder> {
         match self.slots.get(usize::from(slot))? {
             Slot::Free => None,
@@ -195,7 +196,7 @@ impl Slots {
         }
     }
 
-    /// The worker is dead and has let go of everything.
+    /// The worker is dead: all slots of clients that have disconnected are free.
     pub fn release_all(&mut self) {
         for place in &mut self.slots {
             if matches!(place, Slot::Leaving(_)) {
@@ -205,7 +206,8 @@ impl Slots {
     }
 }
 
-/// Of the process that has most of these, or else of the user that has, the one that came first.
+/// The oldest client of the process that has most of these clients. If several processes have as many, the user with
+/// the most decides.
 fn first_of_most<'c>(clients: impl Iterator<Item = &'c Client>) -> Option<u16> {
     let clients: Vec<&Client> = clients.collect();
     let (mut by_pid, mut by_uid): (HashMap<i32, usize>, HashMap<u32, usize>) = Default::default();
@@ -234,7 +236,7 @@ mod tests {
     use crate::workers::spawner::Program;
     use crate::workers::worker::{Waiter, Worker};
 
-    /// The command of the next frame, which no fd follows.
+    /// The next command, which has no fd.
     fn receive(socket: &mut UnixStream) -> Command {
         let mut prefix = [0; FRAME_PREFIX];
         socket.read_exact(&mut prefix).unwrap();

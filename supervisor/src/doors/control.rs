@@ -1,8 +1,9 @@
-//! The control socket: one line asks, one line of JSON answers (see [`sv3::status`]).
+//! The control socket: a request is one line, and the answer is one line of JSON (see [`sv3::status`]).
 //!
-//! Callers are the switch's own user and root, but any number of their processes: so not more than [`TURN`] are let
-//! in before others have their turn. Who finds all places taken gets that of whoever has been there longest, if that
-//! one had [`STAY`] to say something, and waits outside until then.
+//! Only the switch's own user and root may connect, but with any number of processes. So the supervisor accepts at most
+//! [`TURN`] connections before it serves others. When all places are taken, a new connection gets the place of the
+//! oldest one, once that one has had [`STAY`] to send something. Until then the new connection waits in the socket's
+//! queue.
 
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,36 +13,37 @@ use nix::sys::epoll::EpollFlags;
 use sv3::foreign::ForeignFd;
 
 use crate::ancillary;
-use crate::doors::listener::{Caller, Listener, PAUSE, Peer};
+use crate::doors::listener::{Incoming, Listener, PAUSE, Peer};
 
-/// Most conversations at a time.
-pub const CONVERSATIONS_MAX: usize = 16;
+/// Most exchanges at a time.
+pub const EXCHANGES_MAX: usize = 16;
 /// Most octets of a request.
 const REQUEST_MAX: usize = 256;
-/// How long a conversation may last.
+/// How long an exchange may last.
 const TIME: Duration = Duration::from_secs(5);
-/// How long one may last whose answer takes its time.
+/// How long an exchange may last if its answer is deferred.
 const DEFERRED_TIME: Duration = Duration::from_secs(20);
-/// Most callers heard at the door at a time, those who are turned away among them.
+/// Most connections that are accepted in one turn, including those that are turned away.
 pub const TURN: usize = 8;
-/// How long no caller loses its place to the next one: 128 of these, as many as wait outside, have it in turns of 16.
+/// For this long a connection keeps its place even if others wait. So 128 waiting connections, 16 at a time, are served
+/// within 160 ms.
 pub const STAY: Duration = Duration::from_millis(20);
 
-/// The socket and its conversations, each at its own place.
+/// The socket and its exchanges, each at its own place.
 pub struct Control {
-    /// Where people knock.
+    /// The listening socket.
     pub listener: Listener,
-    conversations: [Option<Conversation>; CONVERSATIONS_MAX],
-    /// Conversations so far.
+    exchanges: [Option<Exchange>; EXCHANGES_MAX],
+    /// Exchanges so far.
     count: u64,
-    /// Nobody is let in before.
+    /// No connection is accepted before.
     paused: Option<Instant>,
 }
 
 /// A request: a line, and the fd that came with it.
 pub type Request = (String, Option<ForeignFd>);
 
-/// A conversation whose answer comes later.
+/// An exchange whose answer comes later.
 #[derive(Debug)]
 pub struct Ticket {
     index: usize,
@@ -49,9 +51,9 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// One that nobody has.
+    /// A ticket of no exchange.
     #[cfg(test)]
-    pub fn of_nobody() -> Ticket {
+    pub fn of_no_exchange() -> Ticket {
         Ticket { index: usize::MAX, number: 0 }
     }
 
@@ -61,26 +63,26 @@ impl Ticket {
     }
 }
 
-struct Conversation {
+struct Exchange {
     peer: Peer,
     number: u64,
     heard: Vec<u8>,
     fd: Option<ForeignFd>,
-    /// The answer comes later, and until then there is nothing to be said.
+    /// The answer comes later; until then nothing is read.
     deferred: bool,
     answer: Option<Vec<u8>>,
-    /// When it could say something last, or was given an answer.
+    /// When it could last send something, or was given an answer.
     since: Instant,
     due: Instant,
 }
 
 impl Control {
-    /// No conversations yet.
+    /// Starts without exchanges.
     pub fn new(listener: Listener) -> Control {
-        Control { listener, conversations: [const { None }; CONVERSATIONS_MAX], count: 0, paused: None }
+        Control { listener, exchanges: [const { None }; EXCHANGES_MAX], count: 0, paused: None }
     }
 
-    /// Takes callers in; their places. Strangers are turned away.
+    /// Accepts connections and returns their places. Other users' connections are closed.
     pub fn accept(&mut self, now: Instant) -> Vec<usize> {
         let mut places = Vec::new();
         for _ in 0..TURN {
@@ -89,70 +91,70 @@ impl Control {
                 break;
             }
             match self.listener.accept() {
-                Caller::Peer(peer) => places.extend(self.admit(peer)),
-                Caller::TurnedAway(_) | Caller::Gone => {}
-                Caller::Later(_) => {
+                Incoming::Peer(peer) => places.extend(self.admit(peer)),
+                Incoming::TurnedAway(_) | Incoming::Gone => {}
+                Incoming::Later(_) => {
                     self.pause(now + PAUSE);
                     break;
                 }
-                Caller::Nobody => break,
+                Incoming::Nobody => break,
             }
         }
         places
     }
 
-    /// When the next caller finds a place; `None`: now.
+    /// When a place becomes available; `None`: now.
     fn crowded_until(&self, now: Instant) -> Option<Instant> {
-        let full = self.conversations.iter().all(Option::is_some);
-        let taken = self.conversations.iter().flatten().filter(|taken| !taken.deferred);
+        let full = self.exchanges.iter().all(Option::is_some);
+        let taken = self.exchanges.iter().flatten().filter(|taken| !taken.deferred);
         let next = taken.map(|taken| taken.since + STAY).min().unwrap_or(now + PAUSE);
         (full && next > now).then_some(next)
     }
 
-    /// Takes nobody in for a while. They wait in the door's queue.
+    /// Accepts no connection until then. They wait in the socket's queue.
     pub fn pause(&mut self, until: Instant) {
         self.paused = Some(until);
     }
 
-    /// Whether callers are welcome.
+    /// Whether connections are accepted.
     pub fn is_open(&self) -> bool {
         self.paused.is_none()
     }
 
-    /// Gives a caller a place, if it is the switch's own user, or root.
+    /// Gives a connection a place, if it is of the switch's own user or of root.
     pub fn admit(&mut self, peer: Peer) -> Option<usize> {
-        if !self.listener.knows(&peer) {
+        if !self.listener.permits(&peer) {
             return None;
         }
-        // A free one, or the oldest one whose holder was not promised an answer.
-        let waits = |place: &&mut Option<Conversation>| place.as_ref().is_some_and(|taken| taken.deferred);
-        let oldest = |place: &(usize, &mut Option<Conversation>)| place.1.as_ref().map(|taken| taken.since);
-        let places = self.conversations.iter_mut().enumerate().filter(|(_, place)| !waits(place));
+        // A free one, or the one of the oldest exchange whose answer is not deferred.
+        let waits = |place: &&mut Option<Exchange>| place.as_ref().is_some_and(|taken| taken.deferred);
+        let oldest = |place: &(usize, &mut Option<Exchange>)| place.1.as_ref().map(|taken| taken.since);
+        let places = self.exchanges.iter_mut().enumerate().filter(|(_, place)| !waits(place));
         let (index, place) = places.min_by_key(oldest)?;
         let since = Instant::now();
         let due = since + TIME;
         self.count += 1;
         let (number, heard) = (self.count, Vec::new());
-        *place = Some(Conversation { peer, number, heard, fd: None, deferred: false, answer: None, since, due });
+        *place = Some(Exchange { peer, number, heard, fd: None, deferred: false, answer: None, since, due });
         Some(index)
     }
 
     /// The socket at a place, for epoll.
     pub fn fd(&self, index: usize) -> Option<BorrowedFd<'_>> {
-        Some(self.conversations.get(index)?.as_ref()?.peer.stream.as_fd())
+        Some(self.exchanges.get(index)?.as_ref()?.peer.stream.as_fd())
     }
 
-    /// A conversation that has something to say is heard another time.
+    /// Reads from an exchange in a later turn.
     pub fn put_off(&mut self, index: usize) {
-        if let Some(Some(conversation)) = self.conversations.get_mut(index) {
-            conversation.since = Instant::now();
+        if let Some(Some(exchange)) = self.exchanges.get_mut(index) {
+            exchange.since = Instant::now();
         }
     }
 
-    /// Goes on with a conversation. Returns a request that has just become complete, to be answered by
-    /// [`Control::answer`]. Where it ends there is a place for the next caller.
+    /// Continues an exchange. Returns a request that has just become complete, which [`Control::answer`] must answer.
+    /// If the exchange ends, its place is free.
     pub fn proceed(&mut self, index: usize) -> Option<Request> {
-        let place = self.conversations.get_mut(index)?;
+        let place = self.exchanges.get_mut(index)?;
         let outcome = place.as_mut()?.proceed();
         if outcome.is_err() {
             (*place, self.paused) = (None, None);
@@ -160,39 +162,39 @@ impl Control {
         outcome.ok().flatten()
     }
 
-    /// Puts the answer to a request off.
+    /// Defers the answer to a request.
     pub fn defer(&mut self, index: usize) -> Option<Ticket> {
-        let conversation = self.conversations.get_mut(index)?.as_mut()?;
-        conversation.deferred = true;
-        conversation.due = Instant::now() + DEFERRED_TIME;
-        Some(Ticket { index, number: conversation.number })
+        let exchange = self.exchanges.get_mut(index)?.as_mut()?;
+        exchange.deferred = true;
+        exchange.due = Instant::now() + DEFERRED_TIME;
+        Some(Ticket { index, number: exchange.number })
     }
 
-    /// Whether somebody still waits for the answer.
+    /// Whether the peer still waits for the answer.
     pub fn awaits(&self, ticket: &Ticket) -> bool {
-        let conversation = self.conversations.get(ticket.index).and_then(Option::as_ref);
-        conversation.is_some_and(|conversation| conversation.number == ticket.number)
+        let exchange = self.exchanges.get(ticket.index).and_then(Option::as_ref);
+        exchange.is_some_and(|exchange| exchange.number == ticket.number)
     }
 
-    /// Answers a request. Returns the events to wait for, if the conversation goes on.
+    /// Answers a request. Returns the events to wait for, if the exchange goes on.
     pub fn answer(&mut self, index: usize, mut answer: Vec<u8>) -> Option<EpollFlags> {
-        let place = self.conversations.get_mut(index)?;
+        let place = self.exchanges.get_mut(index)?;
         answer.push(b'\n');
-        let conversation = place.as_mut()?;
-        (conversation.answer, conversation.since) = (Some(answer), Instant::now());
+        let exchange = place.as_mut()?;
+        (exchange.answer, exchange.since) = (Some(answer), Instant::now());
         self.proceed(index);
         self.fd(index).map(|_| EpollFlags::EPOLLOUT)
     }
 
-    /// When the next conversation has lasted too long, or callers are welcome again.
+    /// When the next exchange has lasted too long, or connections are accepted again.
     pub fn due(&self) -> Option<Instant> {
-        self.conversations.iter().flatten().map(|conversation| conversation.due).chain(self.paused).min()
+        self.exchanges.iter().flatten().map(|exchange| exchange.due).chain(self.paused).min()
     }
 
-    /// Ends conversations that have lasted too long, and a time in which nobody is let in.
+    /// Ends exchanges that have lasted too long, and a pause in accepting.
     pub fn expire(&mut self, now: Instant) {
-        for place in &mut self.conversations {
-            if place.as_ref().is_some_and(|conversation| conversation.due <= now) {
+        for place in &mut self.exchanges {
+            if place.as_ref().is_some_and(|exchange| exchange.due <= now) {
                 *place = None;
             }
         }
@@ -200,10 +202,10 @@ impl Control {
     }
 }
 
-/// The conversation is over.
+/// The exchange is over.
 struct Over;
 
-impl Conversation {
+impl Exchange {
     fn proceed(&mut self) -> Result<Option<Request>, Over> {
         match &mut self.answer {
             Some(answer) => match ancillary::send(&self.peer.stream, answer) {
@@ -218,7 +220,7 @@ impl Conversation {
         }
     }
 
-    /// More fds than one end the conversation; all that nobody takes are closed.
+    /// Reads a part of the request. More than one fd ends the exchange. Fds that the request does not need are closed.
     fn listen(&mut self) -> Result<Option<Request>, Over> {
         let mut octets = [0; REQUEST_MAX];
         let received = match ancillary::receive(&self.peer.stream, &mut octets) {
@@ -267,45 +269,45 @@ mod tests {
         (Control::new(listener), folder)
     }
 
-    fn caller(control: &Control) -> UnixStream {
-        let caller = UnixStream::connect(control.listener.path()).unwrap();
-        caller.set_read_timeout(Some(TIME)).unwrap();
-        caller
+    fn client(control: &Control) -> UnixStream {
+        let client = UnixStream::connect(control.listener.path()).unwrap();
+        client.set_read_timeout(Some(TIME)).unwrap();
+        client
     }
 
     #[test]
-    fn a_turn_ends_though_more_knock() {
+    fn a_turn_ends_although_more_connections_wait() {
         let (mut control, _folder) = control();
-        let callers: Vec<UnixStream> = (0..TURN + 3).map(|_| caller(&control)).collect();
+        let clients: Vec<UnixStream> = (0..TURN + 3).map(|_| client(&control)).collect();
         assert_eq!(control.accept(Instant::now()).len(), TURN);
         assert_eq!(control.accept(Instant::now()).len(), 3);
-        // Gone again, they count as much.
-        drop(callers);
+        // Connections that are closed already count as well.
+        drop(clients);
         (0..TURN + 3).for_each(|index| assert!(control.proceed(index).is_none() && control.fd(index).is_none()));
-        (0..TURN + 1).for_each(|_| drop(caller(&control)));
-        let _behind = caller(&control);
+        (0..TURN + 1).for_each(|_| drop(client(&control)));
+        let _behind = client(&control);
         assert_eq!((control.accept(Instant::now()).len(), control.accept(Instant::now()).len()), (0, 1));
     }
 
     #[test]
-    fn the_silent_lose_their_places_and_who_is_promised_an_answer_keeps_his() {
+    fn silent_clients_lose_their_places_and_a_deferred_exchange_keeps_its_own() {
         let (mut control, _folder) = control();
-        let mut callers: Vec<UnixStream> = (0..CONVERSATIONS_MAX).map(|_| caller(&control)).collect();
+        let mut clients: Vec<UnixStream> = (0..EXCHANGES_MAX).map(|_| client(&control)).collect();
         let places: Vec<usize> = (0..2).flat_map(|_| control.accept(Instant::now())).collect();
-        assert_eq!(places.len(), CONVERSATIONS_MAX);
+        assert_eq!(places.len(), EXCHANGES_MAX);
         let ticket = control.defer(places[0]).unwrap();
-        let mut asker = caller(&control);
-        let now = control.conversations[2].as_ref().unwrap().since;
+        let mut asker = client(&control);
+        let now = control.exchanges[2].as_ref().unwrap().since;
         assert!(control.accept(now).is_empty() && !control.is_open(), "all have just come");
         control.expire(now + STAY);
         assert!(control.is_open());
         let place = control.accept(now + STAY);
         assert_eq!(place, places[1..2], "that of the second one");
-        assert_eq!(callers[1].read(&mut [0]).unwrap(), 0);
+        assert_eq!(clients[1].read(&mut [0]).unwrap(), 0);
         assert!(control.awaits(&ticket));
         asker.write_all(b"status\n").unwrap();
         assert_eq!(control.proceed(place[0]).unwrap().0, "status");
-        callers[0].set_nonblocking(true).unwrap();
-        assert_eq!(callers[0].read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+        clients[0].set_nonblocking(true).unwrap();
+        assert_eq!(clients[0].read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
     }
 }

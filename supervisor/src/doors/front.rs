@@ -1,22 +1,22 @@
-//! The front door: where clients connect, and until when nobody is let in.
+//! The front door: the socket that clients connect to, and pauses in accepting.
 
 use std::time::Instant;
 
 use nix::sys::epoll::EpollFlags;
 
-use crate::doors::listener::{Caller, Listener};
+use crate::doors::listener::{Incoming, Listener};
 use crate::reactor::Reactor;
 use crate::token::Token;
 
-/// The socket of the clients.
+/// The front door.
 pub struct FrontDoor {
     listener: Listener,
-    /// Nobody is let in before.
+    /// No connection is accepted before.
     opens: Option<Instant>,
 }
 
 impl FrontDoor {
-    /// A door at which nobody is listened to yet.
+    /// A front door that epoll does not watch yet.
     pub fn new(listener: Listener) -> FrontDoor {
         FrontDoor { listener, opens: None }
     }
@@ -27,22 +27,22 @@ impl FrontDoor {
     }
 
     /// The next connection.
-    pub fn accept(&mut self) -> Caller {
+    pub fn accept(&mut self) -> Incoming {
         self.listener.accept()
     }
 
-    /// Lets nobody in for a while. They wait in the socket's queue.
+    /// Accepts no connection until then. They wait in the socket's queue.
     pub fn close_until(&mut self, until: Instant, reactor: &Reactor) {
         self.opens = Some(until);
         reactor.change(&self.listener, Token::FrontDoor, EpollFlags::empty());
     }
 
-    /// When clients are let in again.
+    /// When connections are accepted again.
     pub fn opens(&self) -> Option<Instant> {
         self.opens
     }
 
-    /// Lets clients in again.
+    /// Accepts connections again.
     pub fn open(&mut self, reactor: &Reactor) {
         self.opens = None;
         reactor.change(&self.listener, Token::FrontDoor, EpollFlags::EPOLLIN);

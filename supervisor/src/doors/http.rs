@@ -1,11 +1,11 @@
 //! Metrics for a scraper: `GET /metrics` over HTTP/1.1 on a loopback address, one request a connection.
 //!
-//! A web page in a browser of this machine may ask as well, under a name of its own that it lets lead to loopback (DNS
-//! rebinding); so a request must name a loopback host.
+//! A web page in a browser of this machine might send requests too: its host name may resolve to loopback (DNS
+//! rebinding). So a request must name a loopback host.
 //!
-//! Callers are any local users, so all that they may take is bounded: octets of a request, connections, time. A
-//! caller who finds all places taken gets that of whoever has been there longest, so that slow callers keep nobody
-//! out, if that one had [`STAY`] to say something; until then the new caller waits outside.
+//! Any local user may connect, so everything is bounded: the octets of a request, the connections, the time. When all
+//! places are taken, a new connection gets the place of the oldest one, once that one has had [`STAY`] to send
+//! something. Until then the new connection waits in the socket's queue. So slow connections keep no other out.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -16,35 +16,35 @@ use nix::sys::epoll::EpollFlags;
 
 use crate::doors::control::STAY;
 
-/// Most conversations at a time.
+/// Most exchanges at a time.
 pub const PLACES: usize = 16;
 /// Most octets of a request.
 const REQUEST_MAX: usize = 8192;
-/// How long a conversation may last.
+/// How long an exchange may last.
 const TIME: Duration = Duration::from_secs(5);
-/// How long nobody is let in when that failed, mostly for want of fds.
+/// After accept(2) has failed, mostly for lack of fds, no connection is accepted for this long.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Most callers let in at a time.
+/// Most connections that are accepted in one turn.
 const TURN: usize = 8;
-/// Types of answers.
+/// Content types of answers.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const TEXT: &str = "text/plain; charset=utf-8";
-/// Status of an answer to who asked for another host.
+/// Status of the answer to a request for another host.
 const MISDIRECTED: &str = "421 Misdirected Request";
 
-/// The listener and its conversations, each at its own place.
+/// The listener and its exchanges, each at its own place.
 pub struct Http {
     listener: TcpListener,
     address: SocketAddr,
-    conversations: [Option<Conversation>; PLACES],
+    exchanges: [Option<Exchange>; PLACES],
     paused: Option<Instant>,
 }
 
-struct Conversation {
+struct Exchange {
     stream: TcpStream,
     heard: Vec<u8>,
     answer: Option<Vec<u8>>,
-    /// When it could say something last, or was given an answer.
+    /// When it could last send something, or was given an answer.
     since: Instant,
     due: Instant,
 }
@@ -54,9 +54,9 @@ struct Conversation {
 pub enum Ask {
     /// `/metrics`.
     Metrics,
-    /// The head of the answer for `/metrics`.
+    /// `/metrics` by `HEAD`: the answer without its body.
     Head,
-    /// Something else; the status line that answers it.
+    /// Something else; the status line of the answer.
     Other(&'static str),
 }
 
@@ -66,18 +66,18 @@ pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
     let address: SocketAddr = text.parse().map_err(|_| format!("{text:?} is not an address and a port; {hint}"))?;
     match address.ip().to_canonical().is_loopback() {
         true => Ok(address),
-        false => Err(format!("{text} is not a loopback address, and metrics are not for other machines; {hint}")),
+        false => Err(format!("{text} is not a loopback address, and sv3 serves no metrics to other machines; {hint}")),
     }
 }
 
 impl Http {
-    /// Listens. To be called before confinement.
+    /// Listens. Must be called before confinement.
     pub fn bind(address: SocketAddr) -> Result<Http, String> {
         let bind = || -> io::Result<Http> {
             let listener = TcpListener::bind(address)?;
             listener.set_nonblocking(true)?;
             let address = listener.local_addr()?;
-            Ok(Http { listener, address, conversations: [const { None }; PLACES], paused: None })
+            Ok(Http { listener, address, exchanges: [const { None }; PLACES], paused: None })
         };
         bind().map_err(|error| format!("cannot serve metrics at {address}: {error}; choose another port by --metrics"))
     }
@@ -87,22 +87,22 @@ impl Http {
         self.address
     }
 
-    /// Where callers knock.
+    /// The listening socket.
     pub fn door(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
     }
 
-    /// Whether they are welcome.
+    /// Whether connections are accepted.
     pub fn is_open(&self) -> bool {
         self.paused.is_none()
     }
 
-    /// Lets callers in; their places.
+    /// Accepts connections and returns their places.
     pub fn accept(&mut self, now: Instant) -> Vec<usize> {
         let mut places = Vec::new();
         for _ in 0..TURN {
-            let full = self.conversations.iter().all(Option::is_some);
-            let next = self.conversations.iter().flatten().map(|taken| taken.since + STAY).min();
+            let full = self.exchanges.iter().all(Option::is_some);
+            let next = self.exchanges.iter().flatten().map(|taken| taken.since + STAY).min();
             if let Some(until) = next.filter(|next| full && *next > now) {
                 self.paused = Some(until);
                 break;
@@ -115,10 +115,10 @@ impl Http {
                     break;
                 }
             };
-            let oldest = |place: &(usize, &mut Option<Conversation>)| place.1.as_ref().map(|taken| taken.since);
-            let place = self.conversations.iter_mut().enumerate().min_by_key(oldest);
+            let oldest = |place: &(usize, &mut Option<Exchange>)| place.1.as_ref().map(|taken| taken.since);
+            let place = self.exchanges.iter_mut().enumerate().min_by_key(oldest);
             if let (Ok(()), Some((index, place))) = (stream.set_nonblocking(true), place) {
-                *place = Some(Conversation { stream, heard: Vec::new(), answer: None, since: now, due: now + TIME });
+                *place = Some(Exchange { stream, heard: Vec::new(), answer: None, since: now, due: now + TIME });
                 places.retain(|earlier| *earlier != index);
                 places.push(index);
             }
@@ -128,20 +128,20 @@ impl Http {
 
     /// The socket at a place, for epoll.
     pub fn fd(&self, index: usize) -> Option<BorrowedFd<'_>> {
-        Some(self.conversations.get(index)?.as_ref()?.stream.as_fd())
+        Some(self.exchanges.get(index)?.as_ref()?.stream.as_fd())
     }
 
-    /// A conversation that has something to say is heard another time.
+    /// Reads from an exchange in a later turn.
     pub fn put_off(&mut self, index: usize, now: Instant) {
-        if let Some(Some(conversation)) = self.conversations.get_mut(index) {
-            conversation.since = now;
+        if let Some(Some(exchange)) = self.exchanges.get_mut(index) {
+            exchange.since = now;
         }
     }
 
-    /// Goes on with a conversation. Returns a request that has just become complete, to be answered by
-    /// [`Http::answer`]. Where it ends there is a place for the next caller.
+    /// Continues an exchange. Returns a request that has just become complete, which [`Http::answer`] must answer. If
+    /// the exchange ends, its place is free.
     pub fn proceed(&mut self, index: usize) -> Option<Ask> {
-        let place = self.conversations.get_mut(index)?;
+        let place = self.exchanges.get_mut(index)?;
         let outcome = place.as_mut()?.proceed();
         if outcome.is_err() {
             (*place, self.paused) = (None, None);
@@ -149,23 +149,23 @@ impl Http {
         outcome.ok().flatten()
     }
 
-    /// Answers a request. Returns the events to wait for, if the conversation goes on.
+    /// Answers a request. Returns the events to wait for, if the exchange goes on.
     pub fn answer(&mut self, index: usize, ask: Ask, metrics: String) -> Option<EpollFlags> {
-        let conversation = self.conversations.get_mut(index)?.as_mut()?;
-        (conversation.answer, conversation.since) = (Some(response(ask, metrics)), Instant::now());
+        let exchange = self.exchanges.get_mut(index)?.as_mut()?;
+        (exchange.answer, exchange.since) = (Some(response(ask, metrics)), Instant::now());
         self.proceed(index);
         self.fd(index).map(|_| EpollFlags::EPOLLOUT)
     }
 
-    /// When the next conversation has lasted too long, or callers are welcome again.
+    /// When the next exchange has lasted too long, or connections are accepted again.
     pub fn due(&self) -> Option<Instant> {
-        self.conversations.iter().flatten().map(|conversation| conversation.due).chain(self.paused).min()
+        self.exchanges.iter().flatten().map(|exchange| exchange.due).chain(self.paused).min()
     }
 
-    /// Ends conversations that have lasted too long, and a time in which nobody is let in.
+    /// Ends exchanges that have lasted too long, and a pause in accepting.
     pub fn expire(&mut self, now: Instant) {
-        for place in &mut self.conversations {
-            if place.as_ref().is_some_and(|conversation| conversation.due <= now) {
+        for place in &mut self.exchanges {
+            if place.as_ref().is_some_and(|exchange| exchange.due <= now) {
                 *place = None;
             }
         }
@@ -173,10 +173,10 @@ impl Http {
     }
 }
 
-/// The conversation is over.
+/// The exchange is over.
 struct Over;
 
-impl Conversation {
+impl Exchange {
     fn proceed(&mut self) -> Result<Option<Ask>, Over> {
         let Some(answer) = &mut self.answer else { return self.listen() };
         match self.stream.write(answer) {
@@ -225,7 +225,7 @@ pub fn read_request(heard: &[u8]) -> Option<Ask> {
     let fields = lines.take_while(|line| !line.is_empty()).filter_map(|line| line.split_once(':'));
     let hosts: Vec<&str> = fields.filter(|(name, _)| name.eq_ignore_ascii_case("host")).map(|(_, host)| host).collect();
     Some(match hosts[..] {
-        // RFC 9112, 3.2; no browser speaks 1.0, or leaves its host out.
+        // RFC 9112, 3.2: HTTP/1.1 needs a `Host`. No browser sends HTTP/1.0 or leaves the host out.
         [] if version != "HTTP/1.0" => Ask::Other("400 Bad Request"),
         [_, _, ..] => Ask::Other("400 Bad Request"),
         [host] if !is_loopback(host.trim()) => Ask::Other(MISDIRECTED),
@@ -238,7 +238,7 @@ pub fn read_request(heard: &[u8]) -> Option<Ask> {
     })
 }
 
-/// Whether a `Host` is this machine, by a name or address that nobody else can give it; with or without a port.
+/// Whether a `Host`, with or without a port, is a loopback name or address.
 fn is_loopback(host: &str) -> bool {
     let is_port = |port: &str| port.len() <= 5 && port.bytes().all(|octet| octet.is_ascii_digit());
     let name = match host.rsplit_once(':') {
@@ -305,21 +305,21 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_ends_though_more_knock_and_all_have_their_time() {
+    fn a_turn_ends_although_more_connections_wait_and_each_has_its_time() {
         let mut http = Http::bind(parse_address("127.0.0.1:0").unwrap()).unwrap();
-        let callers: Vec<TcpStream> = (0..=PLACES).map(|_| TcpStream::connect(http.address()).unwrap()).collect();
+        let clients: Vec<TcpStream> = (0..=PLACES).map(|_| TcpStream::connect(http.address()).unwrap()).collect();
         let now = Instant::now();
         assert_eq!((http.accept(now).len(), http.accept(now).len()), (TURN, PLACES - TURN));
         assert!(http.accept(now).is_empty() && !http.is_open());
         http.put_off(0, now + STAY);
         http.expire(now + STAY);
         assert!(http.is_open());
-        assert_eq!(http.accept(now + STAY), [1], "the first one's who was not put off");
-        drop(callers);
+        assert_eq!(http.accept(now + STAY), [1], "the oldest one that was not put off");
+        drop(clients);
     }
 
     #[test]
-    fn metrics_are_for_who_asks_this_machine_by_its_own_name() {
+    fn metrics_are_only_for_requests_that_name_a_loopback_host() {
         let ask = |fields: &str| read_request(format!("GET /metrics HTTP/1.1\r\n{fields}\r\n\r\n").as_bytes());
         for own in [
             "localhost",
@@ -362,22 +362,22 @@ mod tests {
     }
 
     #[test]
-    fn slow_callers_lose_their_places_to_new_ones() {
+    fn slow_clients_lose_their_places_to_new_ones() {
         let mut http = Http::bind(parse_address("127.0.0.1:0").unwrap()).unwrap();
         let start = Instant::now();
-        let callers: Vec<TcpStream> = (0..=PLACES as u64)
+        let clients: Vec<TcpStream> = (0..=PLACES as u64)
             .map(|n| {
-                let caller = TcpStream::connect(http.address()).unwrap();
+                let client = TcpStream::connect(http.address()).unwrap();
                 while http.accept(start + Duration::from_millis(30 * n)).is_empty() {}
-                caller
+                client
             })
             .collect();
-        let mut evicted = &callers[0];
+        let mut evicted = &clients[0];
         evicted.set_read_timeout(Some(TIME)).unwrap();
         assert_eq!(evicted.read(&mut [0; 1]).unwrap(), 0);
-        assert_eq!(http.conversations.iter().flatten().count(), PLACES);
+        assert_eq!(http.exchanges.iter().flatten().count(), PLACES);
         http.expire(start + TIME + Duration::from_millis(30));
-        assert_eq!(http.conversations.iter().flatten().count(), PLACES - 1);
+        assert_eq!(http.exchanges.iter().flatten().count(), PLACES - 1);
         http.expire(start + TIME + Duration::from_secs(1));
         assert_eq!(http.due(), None);
     }

@@ -1,9 +1,9 @@
-//! A listening Unix socket with a name in the file system: how it comes there and how it goes.
+//! A listening Unix socket with a name in the file system: how it is made and removed.
 //!
-//! A socket that a dead switch left behind is replaced when nobody else can have put it there or take its place: it
-//! is the user's own, in a folder that nobody else can write to. Two that start at once look and bind one after the
-//! other, since each holds a lock on the folder meanwhile; so the second finds a live socket and not the one that the
-//! first has found.
+//! A socket that a dead switch left behind is replaced only if no other user can have put it there or can put another
+//! in its place: the socket belongs to this user, and only this user can write to its folder. Two switches that start
+//! at once look and bind one after the other, because each holds a lock on the folder meanwhile. So the second switch
+//! finds the first one's live socket, not the stale one.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -20,10 +20,10 @@ use nix::sys::stat::{Mode, umask};
 use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use sv3::foreign::ForeignFd;
 
-/// How long nobody is let in when that failed, mostly for want of fds.
+/// After accept(2) has failed, mostly for lack of fds, no connection is accepted for this long.
 pub const PAUSE: Duration = Duration::from_millis(100);
 
-/// Most callers that wait to be let in; who comes then waits in connect(2).
+/// Most connections that wait to be accepted. Further clients wait in connect(2).
 const QUEUE: i32 = 1024;
 
 /// Most octets of a socket's path (unix(7): 108 with the 0 behind it).
@@ -39,39 +39,39 @@ pub struct Listener {
     owner: u32,
 }
 
-/// A connection and whose it is.
+/// A connection, its process and its user.
 pub struct Peer {
-    /// A stream socket that does not block. Its last close closes the files that are under way in it as well.
+    /// A non-blocking stream socket. Its last close also closes the files that are in flight in it.
     pub stream: ForeignFd,
-    /// Process that connected; 0 if it is in a pid namespace that we do not see.
+    /// Process that connected; 0 if its pid namespace is not visible from here.
     pub pid: i32,
     /// Its user.
     pub uid: u32,
 }
 
-/// ClientId comes to the door.
-pub enum Caller {
+/// The result of accepting one connection.
+pub enum Incoming {
     /// A client.
     Peer(Peer),
-    /// One that had to be turned away.
+    /// A client that had to be turned away, for this reason.
     TurnedAway(io::Error),
-    /// One that has closed its end already and left nothing.
+    /// A client that has closed its end already and sent nothing.
     Gone,
-    /// Somebody may be there and cannot be let in now, since the kernel is short of something. It is to be tried again
-    /// after [`PAUSE`].
+    /// A connection may wait, but the kernel is short of something. Try again after [`PAUSE`].
     Later(io::Error),
-    /// Nobody.
+    /// No connection waits.
     Nobody,
 }
 
 impl Listener {
-    /// Binds and listens. A live socket at `path` is never replaced; a stale one is if that is safe, or if `force`.
+    /// Binds and listens. A live socket at `path` is never replaced. A stale one is replaced if that is safe, or if
+    /// `force` is set.
     pub fn bind(path: &Path, force: bool) -> Result<Listener, String> {
         let fail = |error: io::Error| format!("cannot listen at {}: {}", path.display(), advice(path, &error));
         if path.as_os_str().len() > PATH_MAX {
             let octets = path.as_os_str().len();
             return Err(fail(io::Error::other(format!(
-                "it has {octets} octets, and a socket's path {PATH_MAX} at most"
+                "the path has {octets} octets, and a socket's path may have {PATH_MAX} at most"
             ))));
         }
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -81,7 +81,7 @@ impl Listener {
                 check_stale(path)?;
                 if let (false, Err(why)) = (force, is_safe_to_replace(path, folder)) {
                     return Err(format!(
-                        "{} is a socket that nobody listens at any more; {why}, so only --force replaces it",
+                        "{} is a socket at which no process listens, but {why}; remove it, or replace it by --force",
                         path.display()
                     ));
                 }
@@ -91,7 +91,7 @@ impl Listener {
             other => other.map_err(fail)?,
         };
         listener.set_nonblocking(true).map_err(fail)?;
-        // As long as the queue is, so long may one wait behind others who come and go without pause.
+        // A longer queue would let a client wait longer behind others that connect and close without pause.
         listen(&listener, Backlog::new(QUEUE).map_err(|errno| fail(errno.into()))?)
             .map_err(|errno| fail(errno.into()))?;
         let inode = inode(path).map_err(fail)?;
@@ -99,33 +99,34 @@ impl Listener {
         Ok(Listener { listener, path: path.to_path_buf(), inode, owner })
     }
 
-    /// The user who may come in beside root.
+    /// The user that may connect, besides root.
     pub fn owner(&self) -> u32 {
         self.owner
     }
 
-    /// Whether a caller is the switch's own user, or root, whatever the socket's mode has become. Where a user
-    /// namespace makes strangers look like the user (whose own number is unmapped), the mode alone keeps them out.
-    pub fn knows(&self, caller: &Peer) -> bool {
-        [0, self.owner].contains(&caller.uid)
+    /// Whether a connection is of the switch's own user or of root, whatever the socket's mode is by now. In a user
+    /// namespace where this user's id is not mapped, other unmapped users look the same, and only the mode keeps them
+    /// out.
+    pub fn permits(&self, peer: &Peer) -> bool {
+        [0, self.owner].contains(&peer.uid)
     }
 
     /// The next connection.
-    pub fn accept(&mut self) -> Caller {
+    pub fn accept(&mut self) -> Incoming {
         match self.listener.accept() {
             Ok((stream, _)) => match peer(stream) {
-                Ok(mut peer) if self.knows(&peer) && has_left(&peer.stream) => {
+                Ok(mut peer) if self.permits(&peer) && has_left(&peer.stream) => {
                     peer.stream.has_ended();
-                    Caller::Gone
+                    Incoming::Gone
                 }
-                Ok(peer) => Caller::Peer(peer),
-                Err(error) => Caller::TurnedAway(error),
+                Ok(peer) => Incoming::Peer(peer),
+                Err(error) => Incoming::TurnedAway(error),
             },
-            // One who left while waiting (ECONNABORTED) is nobody; there may be others behind.
+            // ECONNABORTED: the client closed while it waited. Others may wait behind it.
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionAborted) => {
-                Caller::Nobody
+                Incoming::Nobody
             }
-            Err(error) => Caller::Later(error),
+            Err(error) => Incoming::Later(error),
         }
     }
 
@@ -134,7 +135,7 @@ impl Listener {
         &self.path
     }
 
-    /// Removes the name, if it is still ours.
+    /// Removes the name, if it still names this socket.
     pub fn remove(&self) {
         if inode(&self.path).is_ok_and(|inode| inode == self.inode) {
             let _ = fs::remove_file(&self.path);
@@ -148,7 +149,7 @@ impl AsFd for Listener {
     }
 }
 
-/// The name appears with its final mode: there is no moment at which others may connect.
+/// Binds with mode 0600 from the beginning: at no moment may other users connect.
 fn bind_private(path: &Path) -> io::Result<UnixListener> {
     let before = umask(Mode::from_bits_truncate(0o177));
     let listener = UnixListener::bind(path);
@@ -156,14 +157,14 @@ fn bind_private(path: &Path) -> io::Result<UnixListener> {
     listener
 }
 
-/// Which file it is. By the same syscall whatever the C library is; the policy has no other.
+/// Device and inode. Uses the one syscall that the policy permits, whatever the C library would use.
 fn inode(path: &Path) -> io::Result<(u64, u64)> {
     let stat = rustix::fs::lstat(path)?;
     Ok((stat.st_dev, stat.st_ino))
 }
 
-/// Whether a caller has closed its end and left nothing behind. Then nothing is under way in the socket either, and
-/// its close waits for nobody.
+/// Whether a client has closed its end and sent nothing. Then no file is in flight in the socket, and closing it never
+/// waits.
 fn has_left(stream: &ForeignFd) -> bool {
     let looked = rustix::net::recv(stream, &mut [0u8; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
     looked.is_ok_and(|(count, _)| count == 0)
@@ -177,18 +178,18 @@ fn peer(stream: UnixStream) -> io::Result<Peer> {
     Ok(Peer { stream, pid: credentials.pid(), uid: credentials.uid() })
 }
 
-/// An error with what may be done about it.
+/// An error, and what the user can do about it.
 fn advice(path: &Path, error: &io::Error) -> String {
     let folder = path.parent().unwrap_or(path).display();
     match error.kind() {
-        ErrorKind::NotFound => format!("the folder {folder} does not exist; make it, or choose another place"),
-        ErrorKind::PermissionDenied => format!("this user may not write to {folder}; choose another place"),
+        ErrorKind::NotFound => format!("the folder {folder} does not exist; make it, or choose another folder"),
+        ErrorKind::PermissionDenied => format!("this user may not write to {folder}; choose another folder"),
         _ => error.to_string(),
     }
 }
 
-/// Keeps other switches from binding in a folder until it is dropped. Nothing where the folder cannot be opened: what
-/// follows will say why.
+/// Locks a folder, so that other switches do not bind in it until the lock is dropped. Returns no lock if the folder
+/// cannot be opened: bind(2) will then say why.
 fn lock(folder: &Path) -> Result<Option<Flock<File>>, String> {
     let open = File::options().read(true).custom_flags(libc::O_DIRECTORY | libc::O_CLOEXEC).open(folder);
     let Ok(mut file) = open else { return Ok(None) };
@@ -203,30 +204,30 @@ fn lock(folder: &Path) -> Result<Option<Flock<File>>, String> {
             Err((_, Errno::EAGAIN)) => {
                 let folder = folder.display();
                 return Err(format!(
-                    "somebody holds a lock on {folder} for long; choose another place for the sockets"
+                    "another process holds a lock on {folder} for too long; choose another folder for the sockets"
                 ));
             }
-            // A file system without locks.
+            // The file system has no locks.
             Err(_) => return Ok(None),
         }
     }
 }
 
-/// Whether a stale socket can be nobody's but our own, and its name nobody's but ours in a moment.
+/// Errs unless the stale socket belongs to this user, and only this user can write to its folder.
 fn is_safe_to_replace(path: &Path, folder: &Path) -> Result<(), &'static str> {
     let me = nix::unistd::geteuid().as_raw();
     let (socket, folder) = match (fs::symlink_metadata(path), fs::metadata(folder)) {
         (Ok(socket), Ok(folder)) => (socket, folder),
-        _ => return Err("it cannot be seen whose it is"),
+        _ => return Err("its owner cannot be read"),
     };
     match (socket.uid() == me, [0, me].contains(&folder.uid()) && folder.mode() & 0o022 == 0) {
-        (false, _) => Err("it is another user's"),
-        (true, false) => Err("others may write to its folder"),
+        (false, _) => Err("it belongs to another user"),
+        (true, false) => Err("other users may write to its folder"),
         (true, true) => Ok(()),
     }
 }
 
-/// Errs if something else than a dead socket is at `path`.
+/// Errs if something other than a stale socket is at `path`.
 fn check_stale(path: &Path) -> Result<(), String> {
     let shown = path.display();
     let meta = fs::symlink_metadata(path).map_err(|error| format!("{shown}: {error}"))?;
@@ -243,9 +244,9 @@ fn check_stale(path: &Path) -> Result<(), String> {
         Err(rustix::io::Errno::CONNREFUSED) => Ok(()),
         Ok(socket) => {
             let owner = getsockopt(&socket, PeerCredentials).map_or(0, |credentials| credentials.pid());
-            Err(format!("{shown} is in use by process {owner}; stop that, or choose another path"))
+            Err(format!("{shown} is in use by process {owner}; stop that process, or choose another path"))
         }
-        Err(error) => Err(format!("{shown} is in use (connecting to it says: {error}); choose another path")),
+        Err(error) => Err(format!("{shown} may be in use (connect: {error}); choose another path")),
     }
 }
 
@@ -276,12 +277,12 @@ mod tests {
         drop(Listener::bind(&path, false).unwrap());
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
         let why = Listener::bind(&path, false).err().unwrap();
-        assert!(why.contains("--force") && why.contains("others may write"), "{why}");
+        assert!(why.contains("--force") && why.contains("other users may write"), "{why}");
         drop(Listener::bind(&path, true).unwrap());
     }
 
     #[test]
-    fn of_those_who_find_a_stale_socket_at_once_one_gets_it() {
+    fn of_several_switches_at_one_stale_socket_one_gets_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         for _ in 0..20 {
@@ -324,13 +325,13 @@ mod tests {
     }
 
     #[test]
-    fn callers_are_known_by_their_credentials() {
+    fn connections_are_known_by_their_credentials() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let mut listener = Listener::bind(&path, false).unwrap();
-        assert!(matches!(listener.accept(), Caller::Nobody));
+        assert!(matches!(listener.accept(), Incoming::Nobody));
         let _client = UnixStream::connect(&path).unwrap();
-        let Caller::Peer(peer) = listener.accept() else { panic!("nobody") };
+        let Incoming::Peer(peer) = listener.accept() else { panic!("nobody") };
         assert_eq!(peer.pid, std::process::id() as i32);
     }
 }

@@ -1,6 +1,7 @@
-//! Where others come in: the front door for clients, the control socket for people, and the metrics' HTTP door.
+//! The listening sockets: the front door for clients, the control socket, and the HTTP socket for metrics.
 //!
-//! [`Doors`] owns all three: who is let in when, and that each of the two that answer gives one answer a turn.
+//! [`Doors`] owns all three. It decides when connections are accepted, and lets the control socket and the HTTP socket
+//! each give one answer a turn.
 
 pub mod control;
 pub mod front;
@@ -24,7 +25,7 @@ use listener::{Listener, PAUSE};
 
 /// The doors.
 pub struct Doors {
-    /// Where clients connect.
+    /// The front door.
     pub front: FrontDoor,
     control: Control,
     http: Option<Http>,
@@ -32,33 +33,33 @@ pub struct Doors {
     listened: Listened,
 }
 
-/// Who was answered in this turn. An answer about a thousand ports takes milliseconds, so each door gives one a turn;
-/// who asks more has to come again, which costs nobody anything.
+/// Which sockets gave an answer in this turn. An answer about a thousand ports takes milliseconds, so each socket gives
+/// one a turn, and the next request waits for a later turn.
 #[derive(Default)]
 struct Answered {
     control: bool,
     http: bool,
 }
 
-/// The doors at which epoll listens now.
+/// The sockets that epoll watches for connections now.
 struct Listened {
     control: bool,
     http: bool,
 }
 
-/// What ends by itself.
+/// The deadlines of the doors.
 #[derive(Clone, Copy)]
 pub enum Timer {
-    /// A conversation at the control socket, or a time without new ones.
+    /// An exchange at the control socket, or a pause in accepting.
     Control,
-    /// The same at the metrics' socket.
+    /// The same at the HTTP socket.
     Http,
-    /// A time in which no client is let in.
+    /// A pause in accepting clients.
     Front,
 }
 
 impl Doors {
-    /// The doors. Nobody is let in yet.
+    /// The doors. No connection is accepted yet.
     pub fn new(front: Listener, control: Listener, http: Option<Http>) -> Doors {
         Doors {
             front: FrontDoor::new(front),
@@ -69,17 +70,17 @@ impl Doors {
         }
     }
 
-    /// Listens at the control socket.
+    /// Watches the control socket from now on.
     pub fn open_control(&self, reactor: &Reactor) -> io::Result<()> {
         reactor.watch(&self.control.listener, Token::ControlDoor, EpollFlags::EPOLLIN)
     }
 
-    /// Listens at the front door.
+    /// Watches the front door from now on.
     pub fn open_front(&self, reactor: &Reactor) -> io::Result<()> {
         reactor.watch(self.front.listener(), Token::FrontDoor, EpollFlags::EPOLLIN)
     }
 
-    /// Serves metrics over HTTP from now on, if that is wanted; where.
+    /// Serves metrics over HTTP from now on, if `--metrics` was given. Returns the address.
     pub fn open_http(&self, reactor: &Reactor) -> Option<(SocketAddr, io::Result<()>)> {
         let http = self.http.as_ref()?;
         Some((http.address(), reactor.watch(http.door(), Token::HttpDoor, EpollFlags::EPOLLIN)))
@@ -96,7 +97,7 @@ impl Doors {
         self.answered = Answered::default();
     }
 
-    /// Lets callers in at the control socket, unless the process is short of fds.
+    /// Accepts connections at the control socket, unless the process is short of fds.
     pub fn accept_control(&mut self, is_short: bool, reactor: &Reactor) {
         let now = Instant::now();
         match is_short {
@@ -112,8 +113,8 @@ impl Doors {
         self.listen(reactor);
     }
 
-    /// Goes on with a conversation at the control socket. Returns a request that is to be answered.
-    pub fn hear_control(&mut self, place: usize, reactor: &Reactor) -> Option<Request> {
+    /// Continues an exchange at the control socket. Returns a request that must be answered.
+    pub fn continue_control(&mut self, place: usize, reactor: &Reactor) -> Option<Request> {
         if self.answered.control {
             self.control.put_off(place);
             return None;
@@ -143,14 +144,14 @@ impl Doors {
         Some(ticket)
     }
 
-    /// Answers a request whose answer was to come later, if somebody still waits for it.
+    /// Gives a deferred answer, if the peer still waits for it.
     pub fn answer_deferred(&mut self, ticket: &Ticket, answer: Vec<u8>, reactor: &Reactor) {
         if self.control.awaits(ticket) {
             self.answer_control(ticket.index(), answer, reactor);
         }
     }
 
-    /// Lets callers in at the metrics' door.
+    /// Accepts connections at the HTTP socket.
     pub fn accept_http(&mut self, reactor: &Reactor) {
         let Some(http) = &mut self.http else { return };
         for place in http.accept(Instant::now()) {
@@ -161,8 +162,8 @@ impl Doors {
         self.listen(reactor);
     }
 
-    /// Goes on with a conversation at the metrics' door. Returns a request that is to be answered.
-    pub fn hear_http(&mut self, place: usize, reactor: &Reactor) -> Option<Ask> {
+    /// Continues an exchange at the HTTP socket. Returns a request that must be answered.
+    pub fn continue_http(&mut self, place: usize, reactor: &Reactor) -> Option<Ask> {
         let http = self.http.as_mut()?;
         if self.answered.http {
             http.put_off(place, Instant::now());
@@ -185,7 +186,7 @@ impl Doors {
         self.listen(reactor);
     }
 
-    /// Listens at the doors only while callers can be let in.
+    /// Watches each socket only while its connections can be accepted.
     fn listen(&mut self, reactor: &Reactor) {
         let flags = |open: bool| if open { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
         let open = self.control.is_open();
@@ -198,7 +199,7 @@ impl Doors {
         }
     }
 
-    /// Ends what is due.
+    /// Ends exchanges and pauses that are due.
     pub fn expire(&mut self, now: Instant, reactor: &Reactor) {
         for timer in Doors::TIMERS {
             if !self.is_due(*timer, now) {
@@ -217,19 +218,19 @@ impl Doors {
         self.listen(reactor);
     }
 
-    /// The files that it owns.
+    /// The files that the doors own.
     pub fn files(&self) -> impl Iterator<Item = OpenFile<'_>> {
         let sockets = [
             OpenFile::new(self.front.listener(), "socket", "the front door"),
             OpenFile::new(&self.control.listener, "socket", "the control socket"),
         ];
         let http = self.http.iter().flat_map(|http| {
-            let door = OpenFile::borrowed(http.door(), "socket", "the door of --metrics");
-            let asker = |fd| OpenFile::borrowed(fd, "socket", "somebody who asks for metrics");
+            let door = OpenFile::borrowed(http.door(), "socket", "the HTTP socket of --metrics");
+            let asker = |fd| OpenFile::borrowed(fd, "socket", "a connection for metrics");
             [door].into_iter().chain((0..http::PLACES).filter_map(|place| http.fd(place)).map(asker))
         });
-        let askers = (0..control::CONVERSATIONS_MAX).filter_map(|place| self.control.fd(place));
-        let asker = |fd| OpenFile::borrowed(fd, "socket", "somebody who asks, as this audit does");
+        let askers = (0..control::EXCHANGES_MAX).filter_map(|place| self.control.fd(place));
+        let asker = |fd| OpenFile::borrowed(fd, "socket", "a connection to the control socket, such as this audit's");
         sockets.into_iter().chain(http).chain(askers.map(asker))
     }
 }
@@ -278,11 +279,11 @@ mod tests {
         askers.iter_mut().for_each(|asker| asker.write_all(b"status\n").unwrap());
         let places = tokens(&reactor);
         let [Token::Control(first), Token::Control(second)] = places[..] else { panic!("{places:?}") };
-        assert_eq!(doors.hear_control(first, &reactor).unwrap().0, "status");
+        assert_eq!(doors.continue_control(first, &reactor).unwrap().0, "status");
         doors.answer_control(first, b"yes".to_vec(), &reactor);
-        assert!(doors.hear_control(second, &reactor).is_none());
+        assert!(doors.continue_control(second, &reactor).is_none());
         doors.begin_turn();
-        assert!(doors.hear_control(second, &reactor).is_some());
+        assert!(doors.continue_control(second, &reactor).is_some());
         doors.answer_control(second, b"yes".to_vec(), &reactor);
         for mut asker in askers {
             let mut answer = String::new();

@@ -1,4 +1,4 @@
-//! Target `control`: a conversation on the control socket, and one with a scraper.
+//! Target `control`: an exchange on the control socket, and one with a scraper of metrics.
 
 use std::cell::RefCell;
 use std::io::{IoSlice, Read};
@@ -19,7 +19,7 @@ pub fn control(octets: &[u8]) {
         static CONTROL: RefCell<Control> = RefCell::new({
             let name = format!("sv3-fuzz-{}-{:?}", std::process::id(), std::thread::current().id());
             let listener = Listener::bind(&std::env::temp_dir().join(name), true).unwrap();
-            // Nobody is to knock: callers are made here.
+            // No other process may connect: the target makes the connections.
             listener.remove();
             Control::new(listener)
         });
@@ -30,9 +30,9 @@ pub fn control(octets: &[u8]) {
 
 fn converse(control: &mut Control, octets: &[u8]) {
     let fds = Fds::default();
-    let (mut caller, stream) = UnixStream::pair().unwrap();
+    let (mut client, stream) = UnixStream::pair().unwrap();
     stream.set_nonblocking(true).unwrap();
-    caller.set_nonblocking(true).unwrap();
+    client.set_nonblocking(true).unwrap();
     let uid = nix::unistd::geteuid().as_raw();
     let index = control.admit(Peer { stream: std::os::fd::OwnedFd::from(stream).into(), pid: 1, uid }).unwrap();
     let mut input = Input::new(octets);
@@ -40,7 +40,7 @@ fn converse(control: &mut Control, octets: &[u8]) {
     while !input.is_empty() && control.fd(index).is_some() {
         let (len, count) = (usize::from(input.u8()), input.below(4));
         let piece = input.take(len);
-        if piece.is_empty() || !send(&caller, piece, count, &fds) {
+        if piece.is_empty() || !send(&client, piece, count, &fds) {
             continue;
         }
         said.extend_from_slice(piece);
@@ -49,7 +49,7 @@ fn converse(control: &mut Control, octets: &[u8]) {
         let expected = said.split(|octet| *octet == b'\n').next().unwrap();
         assert_eq!(line, String::from_utf8_lossy(expected).trim());
         assert_eq!(fd.is_some(), sent_fds == 1);
-        // As long as an answer may get that is larger than the socket takes at once.
+        // Longer than the socket takes at once.
         let text = line.repeat(usize::from(input.u8()) * 20);
         match input.below(4) {
             0 => {
@@ -62,24 +62,25 @@ fn converse(control: &mut Control, octets: &[u8]) {
         break;
     }
     let mut heard = Vec::new();
-    // Whoever says something more does so at its own cost, and whoever is answered gets all of it.
+    // A peer that sends more after its request loses nothing but its own exchange, and a peer that is answered gets the
+    // whole answer.
     for _ in 0..100 {
-        let _ = caller.read_to_end(&mut heard);
+        let _ = client.read_to_end(&mut heard);
         if control.fd(index).is_none() {
             break;
         }
         control.proceed(index);
     }
-    let _ = caller.read_to_end(&mut heard);
+    let _ = client.read_to_end(&mut heard);
     let text = answer.unwrap_or_default().into_bytes();
     assert!(heard.is_empty() || heard == text, "{} octets of {}", heard.len(), text.len());
-    drop(caller);
+    drop(client);
     control.expire(Instant::now() + Duration::from_secs(3600));
     assert!(control.fd(index).is_none() && control.due().is_none());
     fds.assert_closed();
 }
 
-fn send(caller: &UnixStream, piece: &[u8], count: usize, fds: &Fds) -> bool {
+fn send(client: &UnixStream, piece: &[u8], count: usize, fds: &Fds) -> bool {
     let given: Vec<_> = (0..count).map(|_| fds.one()).collect();
     let given: Vec<_> = given.iter().map(AsFd::as_fd).collect();
     let mut space = [std::mem::MaybeUninit::uninit(); 64];
@@ -87,10 +88,10 @@ fn send(caller: &UnixStream, piece: &[u8], count: usize, fds: &Fds) -> bool {
     if count > 0 {
         assert!(ancillary.push(SendAncillaryMessage::ScmRights(&given)));
     }
-    sendmsg(caller, &[IoSlice::new(piece)], &mut ancillary, SendFlags::NOSIGNAL) == Ok(piece.len())
+    sendmsg(client, &[IoSlice::new(piece)], &mut ancillary, SendFlags::NOSIGNAL) == Ok(piece.len())
 }
 
-/// The first request is found as soon as it is whole, and whatever comes behind it changes nothing.
+/// The first request is found as soon as it is complete, and octets after it change nothing.
 fn scrape(octets: &[u8]) {
     let Some(ask) = read_request(octets) else { return };
     let short = octets.len().min(200);

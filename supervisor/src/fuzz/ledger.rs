@@ -1,4 +1,4 @@
-//! Target `ledger`: a hostile worker's ledger, read by everybody who reads it: deaths, blame, status, metrics, events.
+//! Target `ledger`: a hostile worker's ledger, and all code that reads it: deaths, blame, status, metrics, events.
 
 use std::fs::File;
 use std::io::Read;
@@ -23,7 +23,7 @@ use crate::workers::cpu_time::Moment;
 use crate::workers::death::{Death, Evidence, client_to_blame};
 use crate::workers::watchdog::Watchdog;
 
-/// Octets: how the worker died (2), the crash record (64 and its message), flights, the port's line.
+/// Octets: how the worker died (2), the crash record (64 and its message), trace entries, the port's counters.
 pub fn ledger(octets: &[u8]) {
     thread_local! {
         static LEDGER: LedgerMap = LedgerMap::create().unwrap().1;
@@ -35,7 +35,7 @@ pub fn ledger(octets: &[u8]) {
         write_lane(area, &mut input);
         write_line(&ledger.ports[0], &mut input);
 
-        let kill_reason = (input.below(4) == 0).then_some("it did not obey in time");
+        let kill_reason = (input.below(4) == 0).then_some("it did not execute a command in time");
         let at = Evidence::new(area, (input.below(4) == 0).then_some(input.below(100)));
         let death = Death::read(status, at, kill_reason);
         assert!(death.words.chars().count() < 2000 && !death.words.contains(char::is_control), "{:?}", death.words);
@@ -112,7 +112,7 @@ fn write_line(line: &PortCounters, input: &mut Input<'_>) {
     }
 }
 
-/// Whatever its threads' clocks say, one that is awake, runs and gets nowhere is found.
+/// Whatever the threads' clocks say, the watchdog finds a thread that is awake, runs and makes no progress.
 fn watch(area: &WorkerArea) {
     let (mut watchdog, start) = (Watchdog::new(2), Instant::now());
     let awake = area.threads.iter().take(2).filter(|thread| thread.sleep_clock().is_awake()).count() as u32;
@@ -125,7 +125,7 @@ fn watch(area: &WorkerArea) {
     assert_eq!(hangs, awake > 0);
 }
 
-/// Everything that is shown is of the form that it must have, and no longer.
+/// Everything that is shown has the right form and a bounded length.
 fn show(ledger: &LedgerMap, death: &Death) {
     let mut crash_log = CrashLog::default();
     let crash = crash_log.died(Instant::now(), (Some(2), Duration::from_secs(1)), death);
@@ -135,7 +135,7 @@ fn show(ledger: &LedgerMap, death: &Death) {
     let mut events = Events::new(Some((File::from(write), "pipe".into())));
     let (message, fields) = crate::workers::death::event(&crash);
     events.say_with("crash", message, fields);
-    assert_eq!(events.lost_ever(), 0, "a worker's death was not told");
+    assert_eq!(events.lost_ever(), 0, "no event of a worker's death was written");
     drop(events);
     let mut lines = String::new();
     File::from(read).read_to_string(&mut lines).unwrap();
@@ -147,7 +147,7 @@ fn show(ledger: &LedgerMap, death: &Death) {
     let stream = UnixStream::pair().unwrap().0;
     let port = Client::new(0, 0, Peer { stream: std::os::fd::OwnedFd::from(stream).into(), pid: 3, uid: 4 });
     let status = Status {
-        callers: 0,
+        pending_clients: 0,
         version: String::new(),
         supervisor: SupervisorStatus { pid: 1, uptime_s: 0, landlock_abi: 7 },
         worker: WorkerStatus {

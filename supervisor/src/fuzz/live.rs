@@ -1,7 +1,7 @@
-//! Target `live`: a whole supervisor with real sockets, memory files and eventfds, and many clients at a time, whose
-//! messages come in pieces and mixed; workers that obey late, die, lie, or cannot be started. Whatever they do, an
-//! honest client's session stays open and is answered, and when all have gone no slot, no fd and nothing of the
-//! budget is missing.
+//! Target `live`: a whole supervisor with real sockets, memory files and eventfds, and many clients at a time. Their
+//! messages come in pieces and interleaved. Workers are late, die, send false reports, or cannot be started. Whatever
+//! they do, an honest client's session stays open and is answered, and when all clients have gone, no slot, no fd and
+//! no part of the budget is lost.
 
 mod client;
 mod worker;
@@ -13,55 +13,55 @@ use crate::supervisor::live::{Asked, Live};
 use client::{Client, Files};
 use worker::Fake;
 
-/// Clients at a time beside the honest one.
+/// Most other clients at a time.
 const CLIENTS: usize = 6;
-/// Deaths of workers in one input: more in a row are followed by a pause.
+/// Most deaths of workers in one input: after more, the supervisor delays the next start.
 const DEATHS: usize = 6;
-/// Turns after which all must be quiet.
-const PATIENCE: usize = 300;
+/// All must be quiet after this many turns.
+const TURNS_MAX: usize = 300;
 
-/// Octets: steps, each its kind (1) and its particulars; see [`House::step`].
+/// Octets: steps, each its kind (1) and its parameters; see [`Fixture::step`].
 pub fn live(octets: &[u8]) {
     let files = Files::new(Fds::default());
-    let mut house = House::new(&files);
+    let mut fixture = Fixture::new(&files);
     let mut input = Input::new(octets);
     while !input.is_empty() {
-        house.step(&mut input, &files);
-        house.turn();
+        fixture.step(&mut input, &files);
+        fixture.turn();
     }
-    house.end(&files);
-    drop(house);
+    fixture.end(&files);
+    drop(fixture);
     files.assert_closed();
 }
 
-struct House {
+struct Fixture {
     live: Live,
     honest: Client,
-    /// The honest client's.
+    /// The honest client's slot.
     slot: u16,
     clients: Vec<Client>,
     workers: Vec<Fake>,
     deaths: usize,
-    /// Workers that cannot be started, from now on.
+    /// So many workers cannot be started from now on.
     refused: usize,
-    /// The spawner is slow.
+    /// The spawner answers late.
     late: bool,
 }
 
-impl House {
+impl Fixture {
     /// A supervisor whose worker serves, and an honest client whose ring runs.
-    fn new(files: &Files) -> House {
+    fn new(files: &Files) -> Fixture {
         let mut live = Live::new();
-        // The door opens when the first worker serves.
+        // The front door opens when the first worker serves.
         let workers = workers_up(&mut live);
         let honest = Client::connect(live.door());
         let (clients, refused) = (Vec::new(), 0);
-        let mut house = House { live, honest, slot: 0, clients, workers, deaths: 0, refused, late: false };
-        house.honest.start_ring(files);
-        house.settle();
-        house.slot = *house.live.taken().first().unwrap();
-        assert_eq!(house.live.taken(), [house.slot], "an honest client was sent away");
-        house
+        let mut fixture = Fixture { live, honest, slot: 0, clients, workers, deaths: 0, refused, late: false };
+        fixture.honest.start_ring(files);
+        fixture.settle();
+        fixture.slot = *fixture.live.taken().first().unwrap();
+        assert_eq!(fixture.live.taken(), [fixture.slot], "an honest client was sent away");
+        fixture
     }
 
     fn step(&mut self, input: &mut Input<'_>, files: &Files) {
@@ -80,17 +80,17 @@ impl House {
             }
             9 => {
                 if let Some(client) = some(&mut self.clients, input) {
-                    client.hear();
+                    client.read_replies();
                 }
             }
             10..13 => {
                 let count = input.below(32);
                 if let Some(worker) = some(&mut self.workers, input) {
-                    worker.obey(count);
+                    worker.execute(count);
                 }
             }
             13 => self.kill(input),
-            // A lie may be the death of a worker.
+            // A false report may cost the worker its life.
             14 if self.deaths < DEATHS => {
                 if let Some(worker) = some(&mut self.workers, input) {
                     worker.lie(input);
@@ -106,7 +106,7 @@ impl House {
         }
     }
 
-    /// A worker dies, and has perhaps written down whom it served.
+    /// A worker dies, and may have written down which port it served.
     fn kill(&mut self, input: &mut Input<'_>) {
         let (which, how, whom) = (input.u8(), input.below(4), input.u8());
         if self.workers.is_empty() || self.deaths >= DEATHS {
@@ -115,18 +115,18 @@ impl House {
         self.deaths += 1;
         let worker = self.workers.swap_remove(usize::from(which) % self.workers.len());
         if let Some(area) = self.live.area(worker.area).filter(|_| whom < 16) {
-            worker::write_hand(area, whom);
+            worker::write_serving(area, whom);
         }
         let pid = worker.pid;
         if how % 2 == 0 {
-            // The socket's end is seen before the kernel tells of the death.
+            // The supervisor sees the closed socket before the kernel reports the death.
             drop(worker);
             self.live.turn();
         }
         self.live.died(pid, if how < 2 { Signal::SIGKILL } else { Signal::SIGBUS });
     }
 
-    /// One turn of everybody, but workers do only what they are told to.
+    /// One turn of the supervisor and of all clients. Workers only execute commands.
     fn turn(&mut self) {
         self.clients.iter_mut().chain([&mut self.honest]).for_each(Client::send);
         self.live.turn();
@@ -143,7 +143,7 @@ impl House {
                 None => break,
             }
         }
-        // Who was killed is dead.
+        // Workers that the supervisor killed are dead.
         for at in (0..self.workers.len()).rev() {
             if self.live.is_to_be_dead(self.workers[at].pid) {
                 let worker = self.workers.swap_remove(at);
@@ -153,19 +153,19 @@ impl House {
         }
     }
 
-    /// Until nothing happens any more.
+    /// Takes turns until nothing happens any more.
     fn settle(&mut self) {
         self.late = false;
         let mut quiet = 0;
-        for _ in 0..PATIENCE {
+        for _ in 0..TURNS_MAX {
             self.turn();
-            let obeyed: usize = self.workers.iter_mut().map(|worker| worker.obey(usize::MAX)).sum();
-            quiet = if obeyed == 0 { quiet + 1 } else { 0 };
+            let executed: usize = self.workers.iter_mut().map(|worker| worker.execute(usize::MAX)).sum();
+            quiet = if executed == 0 { quiet + 1 } else { 0 };
             if quiet > 8 {
                 return;
             }
         }
-        panic!("it does not come to rest");
+        panic!("the supervisor does not become quiet");
     }
 
     fn end(&mut self, files: &Files) {
@@ -185,7 +185,7 @@ impl House {
 /// Starts the first worker.
 fn workers_up(live: &mut Live) -> Vec<Fake> {
     let mut workers: Vec<Fake> = Vec::new();
-    for _ in 0..PATIENCE {
+    for _ in 0..TURNS_MAX {
         live.turn();
         while let Some(asked) = live.asked() {
             let socket = match asked {
@@ -197,7 +197,7 @@ fn workers_up(live: &mut Live) -> Vec<Fake> {
             };
             workers.push(Fake::new(live.answer(true), socket));
         }
-        let _: usize = workers.iter_mut().map(|worker| worker.obey(usize::MAX)).sum();
+        let _: usize = workers.iter_mut().map(|worker| worker.execute(usize::MAX)).sum();
         if workers.len() > 1 {
             return workers;
         }

@@ -12,7 +12,7 @@ use crate::workers::link::Link;
 use crate::workers::spawner::Program;
 use crate::workers::worker::{Waiter, Worker};
 
-/// Octets: pieces, each what it is (1), its length (1) and its octets.
+/// Octets: pieces, each its kind (1), its length (1) and its octets.
 pub fn reports(octets: &[u8]) {
     let (link, theirs) = Link::pair().unwrap();
     let mut socket = UnixStream::from(theirs);
@@ -47,7 +47,7 @@ pub fn reports(octets: &[u8]) {
                     let octets: &[u8; Report::SIZE] = written[heard * Report::SIZE..].first_chunk().unwrap();
                     assert_eq!(report, Report::from_bytes(octets));
                     heard += 1;
-                    report.inspect(|report| hear(&mut worker, report, ordered));
+                    report.inspect(|report| handle(&mut worker, report, ordered));
                 }
             }
         }
@@ -57,7 +57,7 @@ pub fn reports(octets: &[u8]) {
     assert!(worker.last_line().is_none_or(|line| line.len() <= 4 * 400));
 }
 
-fn hear(worker: &mut Worker, report: &Report, ordered: u64) {
+fn handle(worker: &mut Worker, report: &Report, ordered: u64) {
     match report.kind {
         ReportKind::Ready => {
             worker.became_ready(report.landlock_abi(), report.value);

@@ -1,6 +1,6 @@
-//! Target `session`: a client that says anything in any order, octet by octet as the decoder takes it, and a worker
-//! that is late, dies, or lies. Each request that asks for an answer is answered once, the worker's memory table is
-//! sound at any time, and a new worker that is told the replay stands where one stands that was told everything live.
+//! Target `session`: a client that sends any requests in any order, as octets that the decoder takes, and a worker that
+//! is late, dies, or sends false reports. Each request that asks for an answer is answered once. The worker's memory
+//! table is always valid. A new worker that gets the replay has the same state as one that got every live command.
 
 pub(super) mod client;
 mod worker;
@@ -22,7 +22,7 @@ use crate::workers::breach::Breach;
 use crate::workers::command::WorkerCommand;
 use worker::Model;
 
-/// Commands that may wait for a worker: those that need no fence, and the largest request's.
+/// Most commands that may wait for a worker: those that need no barrier, and those of the largest request.
 const COMMANDS_MAX: usize = 64 + 4 * 32 + 512;
 
 /// Octets: whether the worker is honest (1), then steps; see [`Fixture::step`].
@@ -33,7 +33,7 @@ pub fn session(octets: &[u8]) {
     let mut fixture = Fixture::new(honest);
     while !input.is_empty() {
         if !fixture.step(&mut input, &fds) {
-            // The client was turned away; here is the next one.
+            // The client was turned away: continue with a new one.
             fixture = Fixture::new(honest);
         }
     }
@@ -46,11 +46,11 @@ struct Fixture {
     session: Session,
     kernel: FakeKernel,
     worker: Model,
-    /// For the worker, which has not taken them yet.
+    /// Commands that the worker has not executed yet.
     commands: VecDeque<WorkerCommand>,
-    /// The client waits for an answer to this.
+    /// The request whose answer the client waits for.
     owed: Option<Code>,
-    /// The worker has not lied.
+    /// The worker sends no false reports.
     honest: bool,
     may_lie: bool,
 }
@@ -63,7 +63,7 @@ impl Fixture {
         Fixture { session, kernel, worker: Model::default(), commands, owed: None, honest: true, may_lie: !honest }
     }
 
-    /// Octets: kind (1), then its particulars. False: the client is turned away.
+    /// Octets: kind (1), then its parameters. Returns false if the client is turned away.
     fn step(&mut self, input: &mut Input<'_>, fds: &Fds) -> bool {
         match input.below(16) {
             kind @ 0..9 => {
@@ -71,7 +71,7 @@ impl Fixture {
                     self.execute(0x100 + kind as u16);
                 }
                 if self.session.is_waiting() {
-                    // Only a worker that lies leaves a client waiting.
+                    // Only after a false report may a client wait without end.
                     assert!(!self.honest);
                     self.die();
                     return !self.session.is_waiting() || !self.honest;
@@ -100,7 +100,7 @@ impl Fixture {
                 let size = input.u8();
                 self.kernel.size.set((size != 0xff).then_some(u64::from(size) << 16));
                 self.kernel.eventfd.set(input.below(8) != 0);
-                // What a client has acknowledged is always among what is offered.
+                // The offered features always include the acknowledged ones.
                 self.session.offer(OFFERED & (input.u64() | self.session.device().features));
                 true
             }
@@ -124,7 +124,7 @@ impl Fixture {
                 match step.reply {
                     Some(reply) => check_reply(reply, code),
                     None if self.session.is_waiting() => self.owed = (acks || gets).then_some(code),
-                    // SET_PROTOCOL_FEATURES itself is the first that is acknowledged, or the last.
+                    // SET_PROTOCOL_FEATURES itself switches acknowledgements on or off.
                     None => assert!(!acks && !gets || code == Code::SET_PROTOCOL_FEATURES, "{code} was not answered"),
                 }
                 assert!(self.commands.len() <= COMMANDS_MAX, "{} commands", self.commands.len());
@@ -139,12 +139,12 @@ impl Fixture {
         }
     }
 
-    /// The worker does what one command says.
+    /// The worker executes one command.
     fn execute(&mut self, base: u16) {
         let Some(next) = self.commands.pop_front() else { return };
         self.worker.execute(&next);
         let heard = match next.command {
-            Command::Barrier => self.session.fence().map(|reply| self.answered(reply)),
+            Command::Barrier => self.session.barrier_reached().map(|reply| self.answered(reply)),
             Command::RingStop { ring, .. } => self.session.ring_stopped(ring, base.into()),
             _ => Ok(()),
         };
@@ -160,7 +160,7 @@ impl Fixture {
         }
     }
 
-    /// The worker dies, and another one is told the replay.
+    /// The worker dies, and another one gets the replay.
     fn die(&mut self) {
         let waited = self.session.is_waiting();
         let reply = self.session.worker_died(|ring| ring.wrapping_mul(3));
@@ -173,12 +173,12 @@ impl Fixture {
         self.worker = Model::default();
     }
 
-    /// The worker says what it was not asked for. It is killed for what cannot be.
+    /// The worker sends a report that no command asked for. It is killed if the report is impossible.
     fn lie(&mut self, input: &mut Input<'_>) -> bool {
         self.honest = false;
         let (what, ring, value) = (input.below(4), u16::from(input.u8()), input.u64());
         let heard = match what {
-            0 => self.session.fence().map(|reply| self.answered(reply)),
+            0 => self.session.barrier_reached().map(|reply| self.answered(reply)),
             1 => self.session.ring_stopped(ring, value & 0x1_ffff),
             2 => self.session.ring_stopped(ring, value),
             _ => match self.session.command_failed("it says so".to_string()) {
@@ -214,16 +214,16 @@ fn check_reply(reply: Reply, code: Code) {
     }
 }
 
-/// Answers as told, whatever the fd.
+/// A kernel that answers as the input says, whatever the fd.
 struct FakeKernel {
-    /// Of every file; none: not memory.
+    /// Size of every file; none: the file is not memory.
     size: Cell<Option<u64>>,
     eventfd: Cell<bool>,
 }
 
 impl Inspect for FakeKernel {
     fn memory(&self, fd: BorrowedFd<'_>) -> io::Result<Option<MemoryFile>> {
-        // Each fd is a file of its own.
+        // Each fd counts as a different file.
         let file = FileId(0, fd.as_raw_fd().unsigned_abs().into());
         let file = |size| MemoryFile {
             file,

@@ -1,8 +1,8 @@
-//! Memory admission: which region of which file a client may give to the worker.
+//! Memory admission: which regions a client may give to the worker.
 //!
-//! The worker maps these files and touches them at the guest's word, so a file must be one that cannot stall a page
-//! fault (tmpfs, memfd, hugetlbfs: no network or FUSE file system behind it), and must be as long as its region says.
-//! A client can truncate an unsealed file later; then the worker takes SIGBUS and the client is to blame.
+//! The worker maps these files and accesses them where the guest says. So a page fault in a file must not stall (tmpfs,
+//! memfd, hugetlbfs: no network or FUSE file system behind it), and the file must be as long as its region says. A
+//! client can truncate an unsealed file later: then the worker dies of SIGBUS, and the client is to blame.
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
@@ -16,34 +16,34 @@ use sv3::wire::vhost_user::MemoryRegion;
 
 use crate::ports::kernel::{Extent, FileId, Inspect};
 
-/// Most octets of memory that one client may have mapped: the worker's 128 TiB of address space are for all of them.
+/// Most octets of memory that one client may have mapped: all clients share the worker's 128 TiB of address space.
 const CLIENT_MEMORY_MAX: u64 = 8 << 40;
-/// How often a client may have its files mapped, on the average over their octets. Front-ends map each part of a file
-/// once, though in several regions; a monitor whose regions overlap by some pages does no harm. So the worker's page
-/// tables for a client take at most this many 512ths of the sizes of its files, besides what exists of them.
+/// How often a client may have each octet of its files mapped, on average. Front-ends map each part of a file once,
+/// though in several regions, and regions that overlap by some pages do no harm. With this bound the worker's page
+/// tables for a client take at most this many 512ths of the sizes of its files.
 const ALIASES_MAX: u64 = 2;
-/// Octets that a client may have mapped whatever its files are: page tables for these are nothing.
+/// Octets that a client may have mapped in any case: page tables for these are small.
 const ALIASED_MIN: u64 = 16 << 20;
 
 /// One admitted region.
 #[derive(Clone, Debug)]
 pub struct Memory {
-    /// As the worker gets it.
+    /// The region, as the worker is told of it.
     pub region: Region,
     /// The file.
     pub fd: Rc<ForeignFd>,
-    /// Which file that is.
+    /// Identifies the file.
     pub file: FileId,
     /// Octets of the file when it was admitted.
     pub file_size: u64,
-    /// Octets of the file that existed then: pages that somebody had touched.
+    /// Octets of the file that existed then: pages that some process had touched.
     pub present: u64,
     /// `F_SEAL_*` bits of the file.
     pub seals: SealFlag,
 }
 
 impl Memory {
-    /// What is wrong with the region if its file has been truncated since it was admitted.
+    /// Why the client is refused, if the region's file has been truncated since it was admitted.
     pub fn truncated(&self, kernel: &dyn Inspect) -> Option<Refuse> {
         let Region { guest_addr, size, offset, .. } = self.region;
         let needed = offset.saturating_add(size);
@@ -56,9 +56,9 @@ impl Memory {
         })
     }
 
-    /// What the client has done to the region's file since it was admitted, by which a worker can no longer map it or
-    /// must not touch it.
-    pub fn spoilt(&self, kernel: &dyn Inspect) -> Option<Refuse> {
+    /// Why the client is refused, if the region's file has changed since it was admitted so that a worker can no longer
+    /// map it or must not access it.
+    pub fn unusable(&self, kernel: &dyn Inspect) -> Option<Refuse> {
         self.truncated(kernel).or_else(|| self.sealed(kernel))
     }
 
@@ -74,7 +74,7 @@ impl Memory {
     }
 }
 
-/// Admits a region beside those that are `held`. `index` is its place in the client's message.
+/// Admits a region, given the regions that the client has (`held`). `index` is its position in the client's message.
 pub fn admit(
     held: &[Memory],
     (index, wanted): (usize, MemoryRegion),
@@ -92,7 +92,7 @@ pub fn admit(
         ));
     };
     if !file.writable {
-        return Err(refuse("its file is not open for writing, or sealed against it".to_string()));
+        return Err(refuse("its file is not open for writing, or is sealed against writing".to_string()));
     }
     if wanted.size == 0 {
         return Err(refuse("it is empty".to_string()));
@@ -124,7 +124,7 @@ pub fn admit(
     Ok(Memory { region, fd: Rc::new(fd), file: file.file, file_size, present, seals: file.seals })
 }
 
-/// What is wrong with a table in which the same octets of files are mapped again and again.
+/// Why a table is refused, if it maps the same octets of files too often.
 pub fn aliased<'m>(table: impl Iterator<Item = &'m Memory> + Clone) -> Option<String> {
     let mapped = table.clone().fold(0, |sum: u64, memory| sum.saturating_add(memory.region.size));
     let files =
@@ -137,7 +137,7 @@ pub fn aliased<'m>(table: impl Iterator<Item = &'m Memory> + Clone) -> Option<St
     })
 }
 
-/// Each file once, with the largest of the figures that are told of it.
+/// Each file once, with the largest of its numbers.
 pub fn distinct(files: impl Iterator<Item = (FileId, u64)>) -> BTreeMap<FileId, u64> {
     let mut all = BTreeMap::new();
     for (file, figure) in files {
@@ -222,9 +222,9 @@ mod tests {
         ] {
             let file = memfd(0x1000);
             let memory = try_admit(&[], region(0x1000, 0x1000, 0, 0), file.try_clone().unwrap()).unwrap();
-            assert!(memory.spoilt(&Kernel).is_none());
+            assert!(memory.unusable(&Kernel).is_none());
             seal(&file, number);
-            let words = memory.spoilt(&Kernel).map(|refuse| refuse.0);
+            let words = memory.unusable(&Kernel).map(|refuse| refuse.0);
             assert_eq!(
                 words.is_some_and(|words| words.contains("0x1000") && words.contains("sealed")),
                 harm,
@@ -258,7 +258,7 @@ mod tests {
         let (file, other) = (memfd(16 << 20), memfd(16 << 20));
         let clone = |file: &OwnedFd| file.try_clone().unwrap();
         let mut held = Vec::new();
-        // As QEMU does: one file, in parts.
+        // As QEMU does: one file in several regions.
         for at in [0, 8 * MIB] {
             held.push(try_admit(&held, region(at, 8 * MIB, at, at), clone(&file)).unwrap());
         }

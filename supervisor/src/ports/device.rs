@@ -1,8 +1,8 @@
-//! What is behind a port of kind vrings: memory, features and rings, in the form that brings up a worker.
+//! The device behind a port of kind vrings: its memory, features and rings.
 //!
-//! A protocol changes the device as its client says, and a worker is told of each change by the commands that the
-//! method returns. A worker that knows nothing of the port is told all of it by [`Device::replay`], which is made by
-//! the same methods: a ring comes to life after a crash in the way that it did before.
+//! A protocol changes the device as its client says. Each method returns the commands that tell a worker of the change.
+//! [`Device::replay`] tells a new worker everything. It uses the same methods, so a ring starts after a crash as it did
+//! before.
 
 use nix::fcntl::SealFlag;
 use sv3::MAX_RINGS;
@@ -19,23 +19,23 @@ use crate::workers::pending_unmap::PendingUnmaps;
 /// The device of one port.
 #[derive(Debug)]
 pub struct Device {
-    /// The port that it is behind.
+    /// Its port.
     pub port: Port,
     /// Acknowledged virtio features.
     pub features: u64,
-    /// Frames may pass by a ring of which its client has not said whether they may.
+    /// Rings are enabled unless the client disables them.
     pub starts_enabled: bool,
-    /// Memory in force.
+    /// Memory regions in force.
     pub memory: Vec<Memory>,
     /// A ring has been started since the client connected.
     pub ever_started: bool,
-    /// Counts what was taken away from the workers and is mapped still.
+    /// Counts removed regions that a worker still has mapped.
     pub pending_unmaps: PendingUnmaps,
     rings: Vec<Ring>,
 }
 
 impl Device {
-    /// A device without memory and rings, behind the port in this slot.
+    /// A device without memory and rings; its port has this slot.
     pub fn new(slot: u16) -> Device {
         Device {
             port: Port { slot, kind: PortKind::Vrings },
@@ -48,7 +48,7 @@ impl Device {
         }
     }
 
-    /// All commands that bring a worker that knows nothing of this port to where it stands.
+    /// All commands for a worker that knows nothing of this port.
     pub fn replay(&self) -> Vec<WorkerCommand> {
         let mut commands = vec![self.port.add(), self.port_features()];
         if !self.memory.is_empty() {
@@ -78,28 +78,28 @@ impl Device {
         self.rings.get_mut(index)
     }
 
-    /// The ring at `index`, if the client has spoken of it (or of a later one).
+    /// The ring at `index`, if the client has mentioned it or a later one.
     pub fn known_ring(&self, index: u16) -> Option<&Ring> {
         self.rings.get(usize::from(index))
     }
 
-    /// The rings that the client has spoken of, with their indices.
+    /// The rings that the client has mentioned, with their indices.
     pub fn rings(&self) -> impl Iterator<Item = (u16, &Ring)> {
         (0..).zip(&self.rings)
     }
 
-    /// What it keeps open.
+    /// Files and regions that it holds.
     pub fn holdings(&self) -> Holdings {
         let rings: usize = self.rings.iter().map(|ring| ring.files().count()).sum();
         Holdings { fds: rings + self.memory.len(), regions: self.memory.len() }
     }
 
-    /// Whether the client let a ring run without ever having told of memory for one: a monitor that shares none.
+    /// Whether the client started a ring but sent no memory: its memory is not shared.
     pub fn lacks_memory(&self) -> bool {
         self.memory.is_empty() && !self.ever_started && self.rings.iter().any(|ring| ring.kick.is_some())
     }
 
-    /// Whether no memory of it can be truncated under a worker; nothing if it has none.
+    /// Whether no region can be truncated under a worker; `None` if it has no memory.
     pub fn is_sealed(&self) -> Option<bool> {
         let sealed = |memory: &Memory| memory.seals.contains(SealFlag::F_SEAL_SHRINK);
         (!self.memory.is_empty()).then(|| self.memory.iter().all(sealed))
@@ -115,12 +115,12 @@ impl Device {
         self.rings.iter().any(|ring| ring.stopping)
     }
 
-    /// Whether frames may pass by a ring that runs.
+    /// Whether a ring is enabled.
     pub fn is_enabled(&self, ring: &Ring) -> bool {
         ring.enable.unwrap_or(self.starts_enabled)
     }
 
-    /// This memory replaces all that there was.
+    /// Replaces all memory.
     pub fn replace_memory(&mut self, memory: Vec<Memory>) -> Vec<WorkerCommand> {
         let old = std::mem::replace(&mut self.memory, memory);
         let mut commands = self.memory_table();
@@ -131,7 +131,7 @@ impl Device {
         commands
     }
 
-    /// One more region.
+    /// Adds a region.
     pub fn add_memory(&mut self, memory: Memory) -> Vec<WorkerCommand> {
         let command = Command::RegionAdd { port: self.port.slot, region: memory.region };
         let mut commands = vec![WorkerCommand::with_fd(command, memory.fd.clone())];
@@ -140,14 +140,14 @@ impl Device {
         commands
     }
 
-    /// Removes the region at this place of [`Device::memory`].
+    /// Removes the region at this index of [`Device::memory`].
     pub fn remove_memory(&mut self, at: usize) -> WorkerCommand {
         let Memory { region, fd, .. } = self.memory.remove(at);
         let removes = self.pending_unmaps.remove(vec![fd]);
         WorkerCommand { removes, ..Command::RegionRemove { port: self.port.slot, region }.into() }
     }
 
-    /// Starts every ring that can start now, if there is memory.
+    /// Starts every ring that can start now, if the device has memory.
     pub fn start_rings(&mut self) -> Vec<WorkerCommand> {
         if self.memory.is_empty() {
             return Vec::new();
@@ -161,7 +161,7 @@ impl Device {
         able.into_iter().flat_map(|index| self.ring_start(index)).collect()
     }
 
-    /// Stops a ring. One that does not run only forgets its kick fd.
+    /// Stops a ring. If the ring does not run, this only removes its kick fd.
     pub fn stop(&mut self, index: u16) -> Vec<WorkerCommand> {
         match self.ring(index) {
             Some(ring) if ring.started => {
@@ -190,16 +190,17 @@ impl Device {
 
     /// The worker reports that it has stopped a ring at `base`.
     pub fn stopped(&mut self, index: u16, base: u64) -> Result<(), Breach> {
-        let base = u16::try_from(base).map_err(|_| Breach("it stopped a ring at an index above 65535"))?;
+        let base =
+            u16::try_from(base).map_err(|_| Breach("it reported that a ring stopped at an index above 65535"))?;
         let ring = self.rings.get_mut(usize::from(index)).filter(|ring| ring.stopping);
-        let ring = ring.ok_or(Breach("it stopped a ring that it was not told to stop"))?;
+        let ring = ring.ok_or(Breach("it reported that a ring stopped which it was not told to stop"))?;
         // A ring that could not start has not moved.
         let stays = ring.fault.is_some() && base == 0;
         ring.stop(if stays { ring.base } else { base });
         Ok(())
     }
 
-    /// No worker will report where the rings stopped that are to stop: `ledger` tells.
+    /// No worker will report where the stopping rings stopped: takes each base from `ledger`.
     pub fn stopped_by(&mut self, ledger: impl Fn(u16) -> u16) {
         for (index, ring) in (0..).zip(&mut self.rings).filter(|(_, ring)| ring.stopping) {
             ring.stop(ledger(index));
@@ -213,7 +214,7 @@ impl Device {
         news.map(|ring| ring.fault = Some(fault)).is_some()
     }
 
-    /// The features.
+    /// The command that tells a worker the features.
     pub fn port_features(&self) -> WorkerCommand {
         Command::PortFeatures { port: self.port.slot, features: self.features }.into()
     }
@@ -227,26 +228,26 @@ impl Device {
         self.memory.iter().map(stage).chain([commit]).collect()
     }
 
-    /// The end of the port, for a worker.
+    /// The command that makes a worker forget the port.
     pub fn port_remove(&self) -> WorkerCommand {
         let removes = self.pending_unmaps.remove(self.memory.iter().map(|memory| memory.fd.clone()).collect());
         WorkerCommand { removes, ..Command::PortRemove { port: self.port.slot }.into() }
     }
 
-    /// How a ring signals.
+    /// The command that tells a worker how a ring signals.
     pub fn ring_call(&self, ring: u16) -> WorkerCommand {
         let fd = self.known_ring(ring).and_then(|ring| ring.call.clone());
         let command = Command::RingCall { port: self.port.slot, ring, call: fd.is_some() };
         WorkerCommand { command, fd, removes: None }
     }
 
-    /// Whether frames may pass.
+    /// The command that tells a worker whether a ring is enabled.
     pub fn ring_enable(&self, ring: u16) -> WorkerCommand {
         let enable = self.known_ring(ring).is_some_and(|ring| self.is_enabled(ring));
         Command::RingEnable { port: self.port.slot, ring, enable }.into()
     }
 
-    /// The start of a ring that is `started`; nothing for another.
+    /// The command that starts a ring; none if the ring is not `started`.
     pub fn ring_start(&self, index: u16) -> Vec<WorkerCommand> {
         match self.known_ring(index) {
             Some(Ring { started: true, size: Some(size), addr: Some(addr), kick: Some(kick), base, run, .. }) => {

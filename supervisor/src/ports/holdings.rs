@@ -1,6 +1,6 @@
-//! What one client holds of what is scarce.
+//! Counts of files and memory regions.
 
-/// What a client holds, or what there is.
+/// Files and regions that a client holds, or that are available.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Holdings {
     /// Open files.

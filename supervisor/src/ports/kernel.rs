@@ -1,8 +1,8 @@
-//! What the kernel says of files that clients give.
+//! Asks the kernel about files that clients send.
 //!
-//! To ask a file system that its owner serves (FUSE) for the length of a file can stall the supervisor. `F_GET_SEALS`
-//! is answered by the kernel alone: only files of tmpfs and hugetlbfs have seals. So it is asked first, and tells the
-//! kind.
+//! On a FUSE file system, fstat(2) can stall the supervisor, because a process of the client answers it. The kernel
+//! alone answers `F_GET_SEALS`, and only files on tmpfs and hugetlbfs have seals. So the supervisor asks for seals
+//! first.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -13,46 +13,46 @@ use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
 /// `F_SEAL_FUTURE_WRITE` of linux/fcntl.h: no new mapping for writing.
 pub const F_SEAL_FUTURE_WRITE: SealFlag = SealFlag::from_bits_retain(0x10);
 
-/// Which file it is: device and inode.
+/// Identifies a file: device and inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FileId(pub u64, pub u64);
 
-/// How large a file is.
+/// The size of a file.
 #[derive(Clone, Copy, Debug)]
 pub struct Extent {
     /// Octets.
     pub size: u64,
-    /// Octets of it that exist.
+    /// Octets of the file that exist: pages that some process has touched.
     pub present: u64,
 }
 
-/// What the kernel says of a memory file.
+/// A memory file, as the kernel describes it.
 #[derive(Clone, Copy, Debug)]
 pub struct MemoryFile {
-    /// Which it is.
+    /// Identifies the file.
     pub file: FileId,
-    /// How large it is.
+    /// Its size.
     pub extent: Extent,
-    /// Page or huge page size, octets.
+    /// Size of a page or huge page, in octets.
     pub block: u64,
     /// Seals.
     pub seals: SealFlag,
-    /// It may be mapped for writing.
+    /// Whether it may be mapped for writing.
     pub writable: bool,
 }
 
 /// Asks the kernel about fds; a fake in tests.
 pub trait Inspect {
-    /// About a memory file; nothing if it is not on tmpfs or hugetlbfs.
+    /// Examines a memory file; `None` if the file is not on tmpfs or hugetlbfs.
     fn memory(&self, fd: BorrowedFd<'_>) -> io::Result<Option<MemoryFile>>;
-    /// About the size of a memory file that was admitted.
+    /// Asks for the size of a memory file that was admitted.
     fn extent(&self, fd: BorrowedFd<'_>) -> io::Result<Extent>;
     /// Whether `fd` is an eventfd; makes it non-blocking if so.
     fn claim_eventfd(&self, fd: BorrowedFd<'_>) -> bool;
 }
 
-/// The real kernel. Of its syscalls fstat(2) is used by that name, whatever the C library makes of it: the policy has
-/// no other.
+/// The real kernel. The policy permits fstat(2) and no similar syscall, so this calls fstat(2) itself, whatever the C
+/// library would use.
 pub struct Kernel;
 
 fn extent(stat: &rustix::fs::Stat) -> Extent {

@@ -1,5 +1,5 @@
-//! A port whose frames lie in the worker's own memory. Only tests have it: no client is behind it, and a worker is told
-//! nothing but that it is there.
+//! A port whose frames are in the worker's own memory. Only tests use it. It has no client, and the only command about
+//! it is `PortAdd`.
 
 use sv3::ipc::PortKind;
 
@@ -12,7 +12,7 @@ pub struct MemoryPort {
 }
 
 impl MemoryPort {
-    /// In this slot.
+    /// The port in this slot.
     pub fn new(slot: u16) -> MemoryPort {
         MemoryPort { slot }
     }

@@ -1,12 +1,12 @@
-//! What a port is, whatever protocol speaks for it, and what a worker must be told of it.
+//! Ports, independent of protocols, and the commands that tell a worker of them.
 //!
-//! - [`port`]: its name and its kind;
-//! - [`device`], [`ring`]: what is behind a port of kind vrings, and the commands that tell a worker of it;
-//! - [`admission`], [`kernel`]: which memory such a port may have, and what the kernel says of it;
-//! - [`holdings`]: how much a port holds of what is scarce.
+//! - [`port`]: a port's name and kind;
+//! - [`device`], [`ring`]: the device behind a port of kind vrings, and the commands that tell a worker of it;
+//! - [`admission`], [`kernel`]: which memory such a port may have, and what the kernel says about it;
+//! - [`holdings`]: how many files and regions a port holds.
 //!
-//! A worker that knows nothing is told of a port by the commands of its `replay`. They are made of what is here alone:
-//! no protocol and no client has a part in it.
+//! The commands of a port's `replay` tell a new worker of the port. They are made from the types in this folder alone,
+//! without protocols and clients.
 
 pub mod admission;
 pub mod device;

@@ -1,4 +1,4 @@
-//! What all ports have, whatever their kind: a slot, a name by it, and something that a worker is told.
+//! What ports of all kinds have: a slot, a name made of it, and commands that tell a worker of the port.
 
 use std::fmt;
 
@@ -9,21 +9,21 @@ use crate::workers::command::WorkerCommand;
 /// A port of the switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Port {
-    /// Its slot: its index in the ledger, and the number in its name.
+    /// Its slot, which is its index in the ledger and the number in its name.
     pub slot: u16,
     /// What is behind it.
     pub kind: PortKind,
 }
 
 impl Port {
-    /// The command by which a worker hears of it: what follows tells of what is behind it.
+    /// The command that adds the port to a worker. Further commands describe what is behind it.
     pub fn add(self) -> WorkerCommand {
         Command::PortAdd { port: self.slot, kind: self.kind }.into()
     }
 }
 
 impl fmt::Display for Port {
-    /// Its name, as `sv3 status` has it.
+    /// Its name, as `sv3 status` shows it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "p{}", self.slot)
     }
@@ -31,16 +31,16 @@ impl fmt::Display for Port {
 
 /// A port that workers are told of.
 pub trait Replay {
-    /// Which port it is.
+    /// The port.
     fn port(&self) -> Port;
 
-    /// All commands that bring a worker that knows nothing of the port to where it stands.
+    /// All commands for a worker that knows nothing of the port.
     fn replay(&self) -> Vec<WorkerCommand>;
 
-    /// Whether somebody waits until the worker that serves has done what the replay says.
+    /// Whether a client waits until the serving worker has executed the replay.
     fn is_waiting(&self) -> bool;
 
-    /// The command by which a worker forgets the port.
+    /// The command that makes a worker forget the port.
     fn remove(&self) -> WorkerCommand {
         Command::PortRemove { port: self.port().slot }.into()
     }

@@ -1,4 +1,4 @@
-//! What is known of one ring of a port.
+//! The state of one ring of a port.
 
 use std::rc::Rc;
 
@@ -10,50 +10,51 @@ use sv3::ipc::{RingAddr, RingFault};
 pub struct Ring {
     /// Number of descriptors.
     pub size: Option<u16>,
-    /// Where it lies.
+    /// Addresses of its three parts.
     pub addr: Option<RingAddr>,
-    /// Index of the next available entry while the ring is stopped; of a packed ring with the wrap counter in bit 15.
+    /// Index of the next available entry while the ring is stopped. For a packed ring, bit 15 is the wrap counter.
     pub base: u16,
-    /// How often the client let it run.
+    /// How often the client has started it.
     pub run: u32,
-    /// The driver's notifications. Present: the ring shall run.
+    /// The eventfd of the driver's notifications. If present, the ring is to run.
     pub kick: Option<Rc<ForeignFd>>,
-    /// The device's notifications; absent: the driver polls.
+    /// The eventfd of the device's notifications; absent: the driver polls.
     pub call: Option<Rc<ForeignFd>>,
-    /// Held and never written: its owner can make a write block, and front-ends do no more than log it.
+    /// The eventfd for errors. It is never written: its owner can make a write block, and front-ends do no more than
+    /// log it.
     pub err: Option<Rc<ForeignFd>>,
-    /// Whether frames may pass, if the client has said so.
+    /// Whether the ring is enabled, if the client has said so.
     pub enable: Option<bool>,
     /// The worker was told to start it.
     pub started: bool,
     /// The worker was told to stop it and has not reported yet.
     pub stopping: bool,
-    /// Why the worker stopped it.
+    /// Why the worker stopped it by itself.
     pub fault: Option<RingFault>,
 }
 
 impl Ring {
-    /// Whether it has all that it needs to run, and either was not started or stopped by itself: the memory that it
-    /// lies in may have come back.
+    /// Whether the ring can start: it has all that it needs, and it was not started, or it stopped by itself (its
+    /// memory may have come back since).
     pub fn can_start(&self) -> bool {
         let complete = self.size.is_some() && self.addr.is_some() && self.kick.is_some();
         complete && (!self.started || self.fault.is_some())
     }
 
-    /// It is started from now on. A new start is a new run.
+    /// Marks the ring as started. A new start is a new run.
     pub fn start(&mut self) {
         self.run += u32::from(!self.started);
         self.started = true;
         self.fault = None;
     }
 
-    /// It stands at `base`. What must be told anew before it can run again is forgotten.
+    /// Marks the ring as stopped at `base`, and forgets what the client must send again before the next start.
     pub fn stop(&mut self, base: u16) {
         let Ring { size, call, err, enable, run, .. } = std::mem::take(self);
         *self = Ring { size, call, err, enable, base, run, ..Ring::default() };
     }
 
-    /// The files that the client gave for it.
+    /// The files that the client sent for it.
     pub fn files(&self) -> impl Iterator<Item = &Rc<ForeignFd>> {
         [&self.kick, &self.call, &self.err].into_iter().flatten()
     }

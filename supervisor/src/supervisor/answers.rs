@@ -1,4 +1,4 @@
-//! Answers to people and programs that ask: over the control socket, and over HTTP.
+//! Answers requests at the control socket and over HTTP.
 
 use serde::Serialize;
 use serde_json::json;
@@ -11,22 +11,22 @@ use crate::clients::client::Client;
 use crate::workers::worker::Worker;
 
 impl Supervisor {
-    /// Lets people in who ask. What is closed slowly takes fds, and callers add to it, so they wait sooner than
-    /// clients.
+    /// Accepts connections at the control socket. Each takes an fd, and fds are short while many files wait to be
+    /// closed: then these connections wait before clients do.
     pub(super) fn accept_control(&mut self) {
         let is_short = self.clients.budget.is_short(2 * self.workers.closers.backlog());
         self.doors.accept_control(is_short, &self.reactor);
     }
 
-    /// Goes on with a conversation at the control socket.
+    /// Continues an exchange at the control socket.
     pub(super) fn serve_control(&mut self, place: usize) {
-        let Some((line, fd)) = self.doors.hear_control(place, &self.reactor) else { return };
+        let Some((line, fd)) = self.doors.continue_control(place, &self.reactor) else { return };
         if let Some(answer) = self.answer(place, &line, fd) {
             self.doors.answer_control(place, answer, &self.reactor);
         }
     }
 
-    /// The answer to a request; nothing if it comes later.
+    /// The answer to a request; `None` if it comes later.
     fn answer(&mut self, place: usize, line: &str, fd: Option<ForeignFd>) -> Option<Vec<u8>> {
         let Some(request) = ControlRequest::parse(line) else {
             let other: String = line.chars().take(40).collect();
@@ -41,20 +41,20 @@ impl Supervisor {
             ControlRequest::Restart | ControlRequest::Upgrade
                 if (request == ControlRequest::Upgrade) != fd.is_some() =>
             {
-                error("an upgrade, and it alone, comes with one open file".to_string())
+                error("`upgrade` needs one open file beside the request, and no other request may have one".to_string())
             }
             ControlRequest::Restart | ControlRequest::Upgrade => error(self.plan_handover(place, fd).err()?),
         })
     }
 
-    /// Goes on with a conversation at the metrics' door.
+    /// Continues an exchange at the HTTP socket.
     pub(super) fn serve_http(&mut self, place: usize) {
-        let Some(ask) = self.doors.hear_http(place, &self.reactor) else { return };
+        let Some(ask) = self.doors.continue_http(place, &self.reactor) else { return };
         let metrics = self.metrics();
         self.doors.answer_http(place, (ask, metrics), &self.reactor);
     }
 
-    /// Serves metrics over HTTP from now on, if that is wanted.
+    /// Serves metrics over HTTP from now on, if `--metrics` was given.
     pub(super) fn open_http(&mut self) {
         let Some((address, watched)) = self.doors.open_http(&self.reactor) else { return };
         if let Err(error) = watched {
@@ -85,7 +85,7 @@ impl Supervisor {
             },
             socket: self.doors.front.listener().path().display().to_string(),
             ports: self.clients.slots.clients().filter_map(|client| self.port_status(client)).collect(),
-            callers: self.clients.slots.pending().count(),
+            pending_clients: self.clients.slots.pending().count(),
         }
     }
 
@@ -96,12 +96,12 @@ impl Supervisor {
     }
 }
 
-/// JSON.
+/// The answer as a line of JSON.
 pub(super) fn to_json(answer: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(answer).unwrap_or_default()
 }
 
-/// An answer that is none, for a person.
+/// An answer that says why there is none.
 pub(super) fn error(why: String) -> Vec<u8> {
     to_json(&json!({ "error": why }))
 }

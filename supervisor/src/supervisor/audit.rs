@@ -1,11 +1,11 @@
-//! What the supervisor tells an auditor: what it and its workers hold open, and what they say of their confinement.
+//! The supervisor's part of `sv3 audit`: the files that it and its workers have open, and their confinement.
 //!
-//! Each owner of files lists its own, so one that is missing here is a leak, or a lie of its owner; root can compare
-//! (`sv3 audit`). A worker's are what it was given and has not been told to let go.
+//! Each owner of files lists them. A file that is open and not listed is a leak; `sv3 audit` finds it when root runs
+//! it. A worker's list has the files that it was given and was not told to close.
 
 use std::os::fd::AsFd;
 
-use sv3::audit::{Fd, Testimony, Witness};
+use sv3::audit::{AuditAnswer, Fd, ProcessInventory};
 
 use super::Supervisor;
 use crate::clients::client::Client;
@@ -14,9 +14,9 @@ use crate::workers::worker::Worker;
 
 impl Supervisor {
     /// The answer to `audit`.
-    pub(super) fn audit(&self) -> Testimony {
+    pub(super) fn audit(&self) -> AuditAnswer {
         let number = |pid: nix::unistd::Pid| u32::try_from(pid.as_raw()).unwrap_or(0);
-        let own = Witness {
+        let own = ProcessInventory {
             role: "supervisor".to_string(),
             pid: std::process::id(),
             landlock_abi: self.telemetry.landlock_abi,
@@ -27,21 +27,21 @@ impl Supervisor {
         let workers = [("worker", &self.workers.serving), ("standby", &self.workers.standby)];
         let workers = workers.into_iter().filter_map(|(role, worker)| {
             let worker = worker.as_ref()?;
-            Some(Witness {
+            Some(ProcessInventory {
                 role: role.to_string(),
                 pid: worker.ready_pid()?,
                 landlock_abi: worker.ready?,
                 policy: digest(worker.policy),
-                // One moves no frames.
+                // One more thread maps memory.
                 threads: usize::from(self.workers.config.threads) + 1,
                 fds: self.fds_of(worker),
             })
         });
-        let undertaker_pids = self.workers.closers.crew().iter().copied().map(number).collect();
-        Testimony {
+        let closer_pids = self.workers.closers.pids().iter().copied().map(number).collect();
+        AuditAnswer {
             processes: [own].into_iter().chain(workers).collect(),
             spawner_pid: number(self.workers.spawner.pid()),
-            undertaker_pids,
+            closer_pids,
         }
     }
 
@@ -58,22 +58,22 @@ impl Supervisor {
         standard.into_iter().chain(files.map(Fd::from)).collect()
     }
 
-    /// At most these; a ring that was stopped takes some with it.
+    /// A worker's open files. It may have fewer, because it closes some when a ring stops.
     fn fds_of(&self, worker: &Worker) -> Vec<Fd> {
         let mut fds = Vec::new();
         let mut add = |kind: &str, purpose: String| fds.push(Fd { fd: None, kind: kind.to_string(), purpose });
-        add("socket", "stdin: the supervisor".to_string());
+        add("socket", "stdin: the link to the supervisor".to_string());
         add("socket", "the same, for reading and writing".to_string());
         add("null", "stdout".to_string());
         add("pipe", "stderr, to the supervisor".to_string());
         for number in 0..self.workers.config.threads {
             add("eventpoll", format!("the loop of thread {number}"));
             add("eventpoll", format!("the loop of thread {number} on standby"));
-            add("eventfd", format!("nudges of thread {number} by the others"));
+            add("eventfd", format!("wake-ups of thread {number} by the others"));
         }
         add("eventpoll", "the loop of the thread that maps and unmaps".to_string());
-        add("eventpoll", "a second one of it, not in use".to_string());
-        add("eventfd", "nudges of that thread by the others".to_string());
+        add("eventpoll", "a second one of that thread, not in use".to_string());
+        add("eventfd", "wake-ups of that thread by the others".to_string());
         let known = |client: &&Client| worker.lacks(client.id.slot).is_none();
         for client in self.clients.served().filter(known) {
             let slot = client.id.slot;

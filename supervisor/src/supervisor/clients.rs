@@ -1,4 +1,4 @@
-//! Clients: they come, ask, wait, and go.
+//! Clients: accepts them, serves their requests, and detaches them.
 
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::Relaxed;
@@ -14,25 +14,26 @@ use crate::clients::client::Client;
 use crate::clients::number::is_pending;
 use crate::clients::protocol::{Input, Message, Refused, Reply, Session, Step};
 use crate::clients::slots::LAST;
-use crate::doors::listener::{Caller, PAUSE, Peer};
+use crate::doors::listener::{Incoming, PAUSE, Peer};
 use crate::ports::holdings::Holdings;
 use crate::ports::kernel::Kernel;
 use crate::telemetry::status::NO_MEMORY;
 use crate::token::Token;
 use crate::workers::worker::Waiter;
 
-/// Callers that are let in before the clients' turn.
+/// Most connections that are accepted before clients are served.
 const TURN: usize = 32;
-/// Callers that are looked at meanwhile, most of whom may have left: some microseconds each.
+/// Most connections that are looked at meanwhile. Most of them may be closed already; each takes some microseconds.
 const LOOKS: usize = 256;
-/// Most clients that are gone and that the worker has still to forget, while others are let in; and how long it gets.
+/// While more slots than this wait for the worker to let go of them, no client is accepted; and how long the front door
+/// then stays closed.
 const LEAVING_MAX: usize = 128;
 const BREAK: Duration = Duration::from_millis(1);
-/// Reads of one client, two for a request, before the next client's turn.
+/// Most reads from one client before the next client's turn. A request takes two.
 const READS: usize = 64;
 
 impl Supervisor {
-    /// Lets clients in from now on.
+    /// Opens the front door.
     pub(super) fn open_door(&mut self) {
         if let Err(error) = self.doors.open_front(&self.reactor) {
             self.over = Some(Err(format!("the front door cannot be watched: {error}")));
@@ -45,43 +46,43 @@ impl Supervisor {
         if self.clients.budget.is_short(self.workers.closers.backlog()) {
             return self.doors.front.close_until(Instant::now() + PAUSE, &self.reactor);
         }
-        // Clients that come and go as fast as they can would take up all slots.
+        // Clients that connect and disconnect as fast as they can would take all slots.
         if self.clients.slots.leaving() > LEAVING_MAX {
             return self.doors.front.close_until(Instant::now() + BREAK, &self.reactor);
         }
         let mut admitted = 0;
         for _ in 0..LOOKS {
             match self.doors.front.accept() {
-                Caller::Peer(peer) => {
+                Incoming::Peer(peer) => {
                     self.admit(peer);
                     admitted += 1;
                     if admitted >= TURN {
                         return;
                     }
                 }
-                // Some come and go as fast as they can, and others wait behind them.
-                Caller::Gone => {}
-                Caller::TurnedAway(error) => {
+                // Clients may connect and close as fast as they can, and others wait behind them.
+                Incoming::Gone => {}
+                Incoming::TurnedAway(error) => {
                     self.telemetry.events.say_of(None, "refuse", format!("a client was turned away: {error}"));
                 }
-                Caller::Later(error) => {
+                Incoming::Later(error) => {
                     let message = format!("clients wait outside for {} ms: {error}", PAUSE.as_millis());
                     self.telemetry.events.say_of(None, "refuse", message);
                     return self.doors.front.close_until(Instant::now() + PAUSE, &self.reactor);
                 }
-                Caller::Nobody => return,
+                Incoming::Nobody => return,
             }
         }
     }
 
-    /// Lets a caller in, in place of another one if there are too many.
+    /// Accepts a connection. If there are too many pending clients, another one is disconnected for it.
     fn admit(&mut self, peer: Peer) {
         let pid = peer.pid;
-        if !self.doors.front.listener().knows(&peer) {
+        if !self.doors.front.listener().permits(&peer) {
             let (uid, owner) = (peer.uid, self.doors.front.listener().owner());
             let message = format!(
-                "client {pid} of user {uid} turned away: this switch serves user {owner} and root, whatever the mode of \
-                 its socket; start the guest as user {owner}, or run a switch as user {uid}"
+                "client {pid} of user {uid} turned away: this switch serves user {owner} and root, whatever the mode \
+                 of its socket; start the guest as user {owner}, or run a switch as user {uid}"
             );
             return self.telemetry.events.say_of(None, "refuse", message);
         }
@@ -92,7 +93,7 @@ impl Supervisor {
         }
         if self.clients.budget.is_spent() {
             let message = format!(
-                "client {pid} turned away: clients have all files that they may have; raise the limit of open files \
+                "client {pid} turned away: clients hold all files that they may hold; raise the limit of open files \
                  (`ulimit -n`)"
             );
             return self.telemetry.events.say_of(None, "refuse", message);
@@ -109,14 +110,14 @@ impl Supervisor {
         self.clients.slots.insert(client);
     }
 
-    /// Gives a caller a port, if there is one for it. Returns its slot.
+    /// Gives a pending client a port, if one is free. Returns its slot.
     fn take_slot(&mut self, number: u16) -> Result<u16, Refuse> {
         let pid = self.clients.slots.client(number).map_or(0, |client| client.id.pid);
         let free = self.clients.slots.free();
         if free <= LAST / 2
             && let Some(idle) = self.clients.slots.idle_to_yield()
         {
-            let why = "all ports are taken, and nothing has run by this one yet: it gives way to another client";
+            let why = "all ports are taken, and no ring of this port has run yet: it gives way to another client";
             self.refuse(idle, Refuse(why.to_string()).into());
         }
         if free <= LAST && self.clients.slots.has_slot(pid) {
@@ -128,7 +129,7 @@ impl Supervisor {
         client.id.slot = slot;
         client.session.take_slot(slot);
         self.reactor.change(client.as_fd(), Token::Client(slot), client.interest);
-        // The worker has let go of the slot: nobody else writes this.
+        // The worker has let go of the slot: only the supervisor writes these counters now.
         if let Some(line) = self.workers.ledger.ports.get(usize::from(slot)) {
             line.reset();
         }
@@ -148,7 +149,7 @@ impl Supervisor {
         Ok(slot)
     }
 
-    /// Something happened at a client's socket: reads what it says, for a turn, and does what it asks for.
+    /// Handles events of a client's socket: reads and serves its requests, for a turn.
     pub(super) fn serve_client(&mut self, mut slot: u16, flags: EpollFlags) {
         let waits = self.clients.slots.client(slot).is_some_and(|client| client.session.is_waiting());
         if flags.contains(EpollFlags::EPOLLERR) || waits && flags.contains(EpollFlags::EPOLLHUP) {
@@ -187,7 +188,7 @@ impl Supervisor {
         self.update_interest(slot);
     }
 
-    /// Does what a message asks for, and counts what the client holds after it.
+    /// Serves a message, and counts what the client holds after it.
     fn serve_message(&mut self, slot: u16, message: Result<Message, Refused>) {
         let offers = self.workers.handover.offers();
         let Some(client) = self.clients.slots.client(slot) else { return };
@@ -203,7 +204,7 @@ impl Supervisor {
         }
         match outcome {
             Ok(step) => {
-                self.judge(slot);
+                self.check_class(slot);
                 self.take_step(slot, step);
             }
             Err(refused) => self.refuse(slot, refused),
@@ -220,14 +221,14 @@ impl Supervisor {
         let confined = self.clients.slots.client(slot).is_some_and(|client| client.quarantine.is_some());
         let reply = match !confined && self.workers.send(step.commands, Waiter::Session(slot)) {
             true => step.reply,
-            // The next worker hears of it from the record.
-            false => step.reply.or_else(|| self.excuse_worker(slot)),
+            // The next worker is told of it by the replay.
+            false => step.reply.or_else(|| self.answer_without_worker(slot)),
         };
         self.reply(slot, reply);
     }
 
-    /// There is no worker to wait for; returns the reply that is due by that.
-    pub(super) fn excuse_worker(&mut self, slot: u16) -> Option<Reply> {
+    /// No worker serves the port, so the session must not wait. Returns the reply that is due now.
+    pub(super) fn answer_without_worker(&mut self, slot: u16) -> Option<Reply> {
         let line = self.workers.ledger.ports.get(usize::from(slot));
         let used = |ring: u16| line.and_then(|line| line.rings.get(usize::from(ring))).map(|ring| &ring.used);
         let base = |ring| used(ring).map_or(0, |used| (used.load(Relaxed) & 0xffff) as u16);
@@ -235,7 +236,7 @@ impl Supervisor {
         let session = &mut client.session;
         match client.quarantine {
             None => session.worker_died(base),
-            // No worker will ever tell: the ledger's word is taken at once.
+            // No worker will report the base: take it from the ledger at once.
             Some(_) => loop {
                 let reply = session.worker_died(base);
                 if !session.is_waiting() {
@@ -245,7 +246,7 @@ impl Supervisor {
         }
     }
 
-    /// Sends a client what it waits for and listens to it again.
+    /// Sends a client its reply and reads from it again.
     pub(super) fn reply(&mut self, slot: u16, reply: Option<Reply>) {
         let Some(client) = self.clients.slots.client(slot) else { return };
         match reply.map_or(Ok(()), |reply| client.connection.reply(reply)) {
@@ -254,7 +255,7 @@ impl Supervisor {
         }
     }
 
-    /// Tells a client and the log why it is not obeyed.
+    /// Refuses a request: tells the client, and writes an event with the reason.
     pub(super) fn refuse(&mut self, slot: u16, refused: Refused) {
         let Some(client) = self.clients.slots.client(slot) else { return };
         let consequence = if refused.close { "; the connection is closed" } else { "" };
@@ -265,7 +266,7 @@ impl Supervisor {
         }
     }
 
-    /// Forgets a client. Its slot is free when the worker has forgotten it too.
+    /// Removes a client. Its slot is free when the worker has forgotten the port too.
     fn detach(&mut self, slot: u16, how: &str) {
         let Some(client) = self.clients.slots.remove(slot) else { return };
         self.reactor.forget(&client);
@@ -274,14 +275,14 @@ impl Supervisor {
             return;
         }
         self.telemetry.events.say_of(client.id, "detach", format!("p{slot}: process {} {how}", client.id.pid));
-        let orders = vec![client.device().port_remove(), Command::Barrier.into()];
-        if client.quarantine.is_some() || !self.workers.send(orders, Waiter::Leaving(slot)) {
+        let commands = vec![client.device().port_remove(), Command::Barrier.into()];
+        if client.quarantine.is_some() || !self.workers.send(commands, Waiter::Leaving(slot)) {
             self.clients.slots.release(slot);
         }
     }
 
-    /// Sends away every client whose memory files have become too short: a worker that touches them dies. Asked of the
-    /// kernel after each death, so nothing depends on what a dying worker wrote. Returns whether there were any.
+    /// Disconnects every client whose memory files have become too short: a worker that accesses them dies. The kernel
+    /// is asked after each death, so that nothing depends on what a dying worker wrote. Returns whether there were any.
     pub(super) fn recheck_memory(&mut self) -> bool {
         let truncated = |client: &Client| {
             let found = client.device().memory.iter().find_map(|memory| memory.truncated(&Kernel));
@@ -297,14 +298,14 @@ impl Supervisor {
         found
     }
 
-    /// Sends clients away that are late with a message.
+    /// Disconnects clients that are late with a message.
     pub(super) fn refuse_late(&mut self, now: Instant) {
         for (slot, reason) in self.clients.late(now) {
             self.refuse(slot, reason.into());
         }
     }
 
-    /// Waits for what matters of a client now: not for its requests while it has to wait.
+    /// Sets the events to wait for at a client's socket. While the client must wait, its requests are not among them.
     pub(super) fn update_interest(&mut self, slot: u16) {
         let waits = self.must_wait(slot);
         if waits && self.clients.slots.client(slot).is_some() {

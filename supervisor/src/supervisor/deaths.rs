@@ -13,18 +13,19 @@ use crate::workers::death::{Death, Evidence, announced, client_to_blame};
 use crate::workers::handover::Loss;
 use crate::workers::worker::Worker;
 
-/// A life that counts as one: a worker that lived longer ends a row of crashes.
+/// A worker that served for longer than this ends a row of crashes.
 const LIFE_MIN: Duration = Duration::from_millis(100);
-/// Most changes of children that are heard of at a time: somebody who may signal one can stop and wake it without end.
+/// Most changes of children that are handled in one turn: a process that may signal a child can stop and continue it
+/// without end.
 const REAPED_MAX: usize = 16;
 
-/// A worker that served and is dead.
+/// A serving worker that has died.
 struct Dead {
     when: Instant,
     pid: Option<Pid>,
     worker: Worker,
     death: Death,
-    /// The client by whose doing it died, as far as the dead worker's word goes, and the slot that it had then.
+    /// The client that the dying worker's record blames, and its slot then.
     blamed: Option<(u16, Holder)>,
 }
 
@@ -42,17 +43,17 @@ impl Supervisor {
                 }
                 Some(Child::Stopped(_)) => {}
                 Some(Child::Spawner) => {
-                    self.over = Some(Err("the spawner died, so no worker can be started any more".to_string()));
+                    self.over = Some(Err("the spawner died; start the switch again".to_string()));
                 }
                 Some(Child::LetGo) => self.over = Some(Ok(())),
                 Some(Child::Worker(pid, status)) => self.lost(pid, status),
             }
         }
-        // No signal tells of the rest.
+        // No further signal comes for the rest.
         self.workers.children.unreaped = true;
     }
 
-    /// A process that must have been a worker is dead.
+    /// Handles the death of a process that must have been a worker.
     pub(super) fn lost(&mut self, pid: Pid, status: WaitStatus) {
         match self.workers.whose_death(pid, status) {
             Some(Role::Serving) => self.worker_died(status),
@@ -61,7 +62,7 @@ impl Supervisor {
         }
     }
 
-    /// A worker that was killed is taken for dead, and has been noted as such.
+    /// Handles a killed worker as dead, before the kernel reports the death.
     pub(super) fn is_dead(&mut self, pid: Pid) {
         let status = WaitStatus::Signaled(pid, Signal::SIGKILL, false);
         match self.workers.role(pid) {
@@ -70,12 +71,12 @@ impl Supervisor {
         }
     }
 
-    /// A worker of one thread that hangs up, having written down why it dies, is as good as dead: it touches no ring
-    /// any more. The kernel says so only when it has taken all its memory away, which is milliseconds when guests are
-    /// large.
-    pub(super) fn heed_last_words(&mut self, area: u8) {
+    /// A worker with one thread that has written its crash record and closed its link is as good as dead: it touches no
+    /// ring any more. The kernel reports the death only after it has freed the worker's memory, which takes
+    /// milliseconds if guests are large.
+    pub(super) fn handle_announced_death(&mut self, area: u8) {
         if self.workers.config.threads > 1 {
-            // The others run on until the kernel has ended them all.
+            // The other threads run until the kernel has ended them.
             return;
         }
         let Some(worker) = self.workers.serving.as_ref().filter(|worker| worker.area == area) else { return };
@@ -84,37 +85,38 @@ impl Supervisor {
         }
     }
 
-    /// Takes the worker that serves for dead, and sees to it that it is.
+    /// Handles the serving worker as dead, and kills it.
     fn bury(&mut self, pid: Pid, signal: Signal) {
         let _ = kill(pid, Signal::SIGKILL);
         self.workers.children.bury(pid);
         self.worker_died(WaitStatus::Signaled(pid, signal, false));
     }
 
-    /// The worker that served is dead. In this order:
+    /// Handles the death of the serving worker, in this order:
     ///
-    /// 1. The evidence is read: the next worker gets the other area of the ledger, and the one after it this one.
-    /// 2. What the worker still said is heard, and it is forgotten. The files that it had to unmap are kept until the
-    ///    end: who closes one last may have to give much memory back, and the next worker serves first.
-    /// 3. The watch begins anew.
-    /// 4. A planned death changes nothing else: clients that waited are answered, the kernel is asked about their
-    ///    files, and the successor serves. It is no crash, nobody is blamed, and here it ends.
-    /// 5. A plan that this death spoils is given up; a binary on trial is withdrawn.
-    /// 6. The gap in which nobody serves begins, and the crash is remembered.
-    /// 7. Clients that waited for the dead worker are answered. Slots of clients that are gone become free.
-    /// 8. The kernel is asked about clients' files, and clients are sent away whose memory has become too short or
-    ///    whose call eventfd is full. Whom that tells of has done it.
-    /// 9. Only if it tells of nobody, the dead worker's word is taken for who is to blame, which may be the end of a
-    ///    port's service (quarantine).
-    /// 10. The next worker serves, or is started. From here on nobody waits for what follows.
-    /// 11. What takes time is told: how memory grew, and the crash with all that is known of it.
+    /// 1. Reads the evidence from the worker's area of the ledger. The next worker has the other area, and the one
+    ///    after it gets this one again.
+    /// 2. Reads the reports that the worker left, and removes the worker. The files that it had to unmap are kept until
+    ///    the end: the last close of a file may free much memory, and the next worker must serve first.
+    /// 3. Resets the watch.
+    /// 4. If the death was planned: answers clients that waited, asks the kernel about their files, lets the successor
+    ///    serve, and returns. A planned death is no crash, and no client is blamed.
+    /// 5. Gives up a planned handover that this death makes impossible, and withdraws a binary on trial.
+    /// 6. The gap without a serving worker begins; adds the crash to the log.
+    /// 7. Answers clients that waited for the dead worker, and frees slots of clients that have disconnected.
+    /// 8. Asks the kernel about clients' files. Disconnects clients whose memory has become too short or whose call
+    ///    eventfd is full: they caused the death.
+    /// 9. If step 8 found no client, blames the one that the dead worker's record names, which may put a port in
+    ///    quarantine.
+    /// 10. Lets the next worker serve, or starts one. No client waits for the rest.
+    /// 11. Does what takes time: finds how memory files grew, and writes the event of the crash.
     pub(super) fn worker_died(&mut self, status: WaitStatus) {
         let Some(mut dead) = self.examine(status) else { return };
         let _files = dead.worker.let_go();
         self.workers.watch.begin_anew(self.workers.config.threads);
         if self.workers.handover.predecessor_died() {
             drop(dead);
-            self.excuse_all();
+            self.end_waits();
             self.recheck_memory();
             self.send_away_stalled(true);
             return self.replace_worker();
@@ -130,15 +132,15 @@ impl Supervisor {
         let last_words = dead.worker.last_line().map_or(String::new(), |line| format!("; its last words: {line}"));
         let Dead { worker, mut death, blamed, .. } = dead;
         drop(worker);
-        self.excuse_all();
+        self.end_waits();
         self.blame_for(blamed, &death);
         self.plan_start(&(death.words.clone() + &last_words));
-        self.suspect_shortage(status, &mut death, &mut crash);
+        self.add_growth(status, &mut death, &mut crash);
         self.telemetry.say_crash(&crash);
         self.workers.succession.last_death = Some(death.words);
     }
 
-    /// Steps 1 and 2: reads the evidence, hears the rest, and takes the worker away.
+    /// Steps 1 and 2: reads the evidence and the last reports, and removes the worker.
     fn examine(&mut self, status: WaitStatus) -> Option<Dead> {
         let when = Instant::now();
         let worker = self.workers.serving.as_mut()?;
@@ -147,9 +149,9 @@ impl Supervisor {
         let evidence = Evidence::new(area, hung);
         let death = Death::read(status, evidence, worker.kill_reason());
         let slot = client_to_blame(status, evidence, hung.is_some());
-        // It may have left just now; its slot is still its own.
+        // The client may have disconnected just now; the slot is still its own.
         let blamed = slot.and_then(|slot| Some((slot, self.clients.slots.holder(slot)?)));
-        // Reaped: the number may be another process's from now on.
+        // The process is reaped: another process may now get its pid.
         let pid = worker.pid.take();
         let number = worker.area;
         self.drain_reports();
@@ -158,7 +160,8 @@ impl Supervisor {
         Some(Dead { when, pid, worker, death, blamed })
     }
 
-    /// Steps 8 and 9: blames the clients of which the kernel tells, or else the one of which the dead worker does.
+    /// Steps 8 and 9: blames the clients that the kernel's answers show, or else the one that the dead worker's record
+    /// names.
     fn blame_for(&mut self, blamed: Option<(u16, Holder)>, death: &Death) {
         let left = blamed.is_some_and(|(slot, _)| self.clients.slots.client(slot).is_none());
         let truncated = self.recheck_memory();

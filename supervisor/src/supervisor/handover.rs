@@ -1,4 +1,4 @@
-//! What planned hand-overs mean for clients and for those who asked; see [`crate::workers::handover`].
+//! Planned handovers: what concerns clients and the request at the control socket; see [`crate::workers::handover`].
 
 use std::time::Instant;
 
@@ -15,8 +15,7 @@ use crate::workers::spawner::Program;
 use crate::workers::worker::{Waiter, Worker};
 
 impl Supervisor {
-    /// Plans a hand-over, to a worker of this binary if there is one. The answer comes later. The error is for a
-    /// person.
+    /// Plans a handover, to a worker of `binary` if there is one. The answer comes later. The error is for people.
     pub(super) fn plan_handover(&mut self, asker: usize, binary: Option<ForeignFd>) -> Result<(), String> {
         let serves = |worker: &Worker| worker.ready.is_some() && worker.pid.is_some() && worker.kill_reason().is_none();
         let is_served = self.workers.serving.as_ref().is_some_and(serves);
@@ -30,25 +29,26 @@ impl Supervisor {
             Some(binary) => {
                 let program = self.workers.handover.program().other();
                 let kept = self.workers.spawner.keep(program, binary);
-                kept.map_err(|error| format!("the spawner cannot be told: {error}"))?;
+                kept.map_err(|error| format!("the spawner cannot be reached: {error}"))?;
                 program
             }
             None => self.workers.handover.program(),
         };
-        let asker = self.doors.defer_control(asker, &self.reactor).ok_or("the conversation is over")?;
+        let asker = self.doors.defer_control(asker, &self.reactor).ok_or("the exchange is over")?;
         self.workers.handover.plan(asker, program);
         let cannot_succeed =
             |standby: &Worker| standby.program != program || standby.kill_reason().is_some() || standby.has_hung_up();
         match self.workers.standby.as_mut().filter(|standby| cannot_succeed(standby)) {
-            Some(standby) => standby.kill("it makes room for another"),
-            None => self.teach_successor(),
+            Some(standby) => standby.kill("it makes room for the successor"),
+            None => self.prepare_successor(),
         }
         Ok(())
     }
 
-    /// Starts the successor, unless it waits already, and asks it to say when it has learnt all.
-    pub(super) fn teach_successor(&mut self) {
-        let Some(program) = self.workers.handover.begin_learning() else { return };
+    /// Starts the successor unless it is on standby already, and sends a barrier, so that it reports when it has
+    /// executed all commands.
+    pub(super) fn prepare_successor(&mut self) {
+        let Some(program) = self.workers.handover.begin_replay() else { return };
         if self.workers.standby.is_none()
             && let Err(error) = self.workers.start_successor(program, self.clients.slots.told(), &self.reactor)
         {
@@ -59,9 +59,9 @@ impl Supervisor {
         }
     }
 
-    /// The successor has learnt all: the worker that serves is killed, if no client loses by it.
-    pub(super) fn successor_has_learnt(&mut self) {
-        let Some(Stage::Learning) = self.workers.handover.stage() else { return };
+    /// The successor has executed all commands: kills the serving worker, unless a client would lose a feature.
+    pub(super) fn successor_is_ready(&mut self) {
+        let Some(Stage::Replaying) = self.workers.handover.stage() else { return };
         let Some(offers) = self.workers.standby.as_ref().map(|successor| successor.offers) else { return };
         let unserved = self.clients.slots.clients().find_map(|client| {
             let missing = client.device().features & !offers;
@@ -69,7 +69,7 @@ impl Supervisor {
         });
         if let Some((id, missing)) = unserved {
             if let Some(successor) = &mut self.workers.standby {
-                successor.kill("it was refused");
+                successor.kill("the upgrade was refused");
             }
             let (slot, pid) = (id.slot, id.pid);
             let why = format!("p{slot} (process {pid}) uses {missing}, which the new worker does not serve");
@@ -87,10 +87,10 @@ impl Supervisor {
         worker.kill("its successor is ready");
     }
 
-    /// The worker that served is dead, and nobody had planned it.
+    /// The serving worker died, unplanned.
     pub(super) fn worker_died_unplanned(&mut self, pid: Pid, program: Program) {
-        if let Some(Stage::Clearing | Stage::Learning) = self.workers.handover.stage() {
-            self.give_up("the worker died meanwhile by itself and was replaced by another of the same binary");
+        if let Some(Stage::Clearing | Stage::Replaying) = self.workers.handover.stage() {
+            self.give_up("the worker died meanwhile, unplanned, and a worker of the same binary replaced it");
         }
         if !self.workers.handover.roll_back(program) {
             return;
@@ -99,33 +99,32 @@ impl Supervisor {
         self.telemetry.events.say_with("rollback", message, json!({ "worker_pid": pid.as_raw() }));
     }
 
-    /// A worker serves: if that was the plan, it has come true, or not.
+    /// A worker serves: completes the planned handover, or gives it up.
     pub(super) fn end_handover(&mut self) {
         let Some((program, (offers, now))) = self.workers.serving.as_ref().map(|worker| (worker.program, of(worker)))
         else {
             return;
         };
-        let Completed { asker, old, blackout, on_trial } = match self.workers.handover.took_over(program, offers) {
+        let Completed { asker, old, gap, on_trial } = match self.workers.handover.took_over(program, offers) {
             None => return,
             Some(Some(completed)) => completed,
             Some(None) => return self.give_up("the new worker died while it took over; one of the old binary serves"),
         };
-        let blackout_us = u64::try_from(blackout.as_micros()).unwrap_or(u64::MAX);
+        let gap_us = u64::try_from(gap.as_micros()).unwrap_or(u64::MAX);
         let ports = self.clients.slots.taken().len();
-        let mut message =
-            format!("worker {now} took over from {old}, as planned, in {blackout_us} us with {ports} ports");
+        let mut message = format!("worker {now} took over from {old}, as planned, in {gap_us} us with {ports} ports");
         if on_trial {
             message += &format!("; its new binary is on trial for {} s", GRACE.as_secs());
         }
         let (pid, before) = (now.as_raw(), old.as_raw());
-        let fields = json!({ "worker_pid": pid, "before_pid": before, "gap_us": blackout_us, "ports": ports });
+        let fields = json!({ "worker_pid": pid, "before_pid": before, "gap_us": gap_us, "ports": ports });
         self.telemetry.events.say_with("handover", message, fields);
         let number = |pid: Pid| u32::try_from(pid.as_raw()).unwrap_or(0);
-        let answer = HandoverAnswer { old_pid: number(old), new_pid: number(now), blackout_us, ports };
+        let answer = HandoverAnswer { old_pid: number(old), new_pid: number(now), gap_us, ports };
         self.doors.answer_deferred(&asker, answers::to_json(&answer), &self.reactor);
     }
 
-    /// A new binary that has lived through its trial is the one in use.
+    /// Ends the trial: the new binary is now the one in use.
     pub(super) fn end_trial(&mut self) {
         let serving = self.workers.serving.as_ref().map(of);
         self.workers.handover.end_trial(serving.map(|(offers, _)| offers));
@@ -137,7 +136,7 @@ impl Supervisor {
         }
     }
 
-    /// There is no plan any more; who asked for it is told why.
+    /// Gives up the planned handover, and answers the request with the reason.
     pub(super) fn give_up(&mut self, why: &str) {
         let Some(asker) = self.workers.handover.give_up() else { return };
         self.telemetry.events.say("handover_failed", why);

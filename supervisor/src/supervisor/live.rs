@@ -1,5 +1,5 @@
-//! The supervisor turn by turn in a process of somebody else's: all of it is real, but for the spawner, whose end the
-//! target `live` of [`crate::fuzz`] holds. Workers have numbers that no process has.
+//! Runs the supervisor turn by turn inside a fuzzer. All of it is real except the spawner: the target `live` of
+//! [`crate::fuzz`] plays it. Workers' pids are numbers that no process has.
 #![allow(clippy::unwrap_used, reason = "a target panics when something is wrong")]
 
 use std::os::fd::OwnedFd;
@@ -18,7 +18,7 @@ use crate::supervisor::{Parts, Supervisor};
 use crate::workers::WorkerConfig;
 use crate::workers::spawner::Spawner;
 
-/// Beyond PID_MAX_LIMIT of linux/threads.h: signals to these processes reach nobody.
+/// Above PID_MAX_LIMIT of linux/threads.h: no process has such a pid, so signals reach none.
 const NOBODY: i32 = 1 << 23;
 
 /// A supervisor.
@@ -27,13 +27,13 @@ pub struct Live {
     /// The spawner's end.
     spawner: OwnedFd,
     door: PathBuf,
-    /// Of the next worker.
+    /// Pid of the next worker.
     pid: i32,
 }
 
-/// What the spawner was asked for next.
+/// What the supervisor asked the spawner for.
 pub enum Asked {
-    /// A worker, which gets this socket.
+    /// A worker, with its end of the link.
     Worker(OwnedFd),
     /// A closer.
     Closer,
@@ -48,7 +48,7 @@ impl Live {
             std::env::temp_dir().join(name)
         };
         let bind = |what| Listener::bind(&place(what), true).unwrap();
-        let (spawner, theirs) = Spawner::of_nobody(Pid::from_raw(NOBODY)).unwrap();
+        let (spawner, theirs) = Spawner::without_process(Pid::from_raw(NOBODY)).unwrap();
         let null = std::fs::File::options().write(true).open("/dev/null").unwrap();
         let mut supervisor = Supervisor::new(Parts {
             door: bind("door"),
@@ -64,7 +64,7 @@ impl Live {
             },
             blame: 3,
             chaos: None,
-            // To see what happens in an input.
+            // With SV3_FUZZ_LOG, events go to stderr.
             log: std::env::var_os("SV3_FUZZ_LOG").is_none().then(|| (null, "/dev/null".into())),
             http: None,
             announcement: String::new(),
@@ -76,21 +76,21 @@ impl Live {
         Live { supervisor, spawner: theirs, door, pid: NOBODY }
     }
 
-    /// Where clients come in.
+    /// Path of the front door.
     pub fn door(&self) -> &Path {
         &self.door
     }
 
-    /// One turn of its loop, which waits for nothing.
+    /// One turn of its loop, without a wait.
     pub fn turn(&mut self) {
         self.supervisor.turn(false).unwrap();
         let over = self.supervisor.over.take();
         assert!(over.is_none(), "it gave up: {over:?}");
     }
 
-    /// What the spawner has still to answer.
+    /// The next request that the spawner has not answered.
     pub fn asked(&mut self) -> Option<Asked> {
-        // The packets say the same.
+        // Discards the packets: they say the same.
         let _ = rustix::net::recv(&self.spawner, &mut [0; 1 << 16], rustix::net::RecvFlags::DONTWAIT);
         Some(match self.supervisor.workers.children.next_asked()? {
             Some(socket) => Asked::Worker(socket.try_clone_to_owned().unwrap()),
@@ -98,22 +98,22 @@ impl Live {
         })
     }
 
-    /// The spawner's answer: a worker's number, or that there is none.
+    /// Answers for the spawner: a new worker's pid, or that it could not be started.
     pub fn answer(&mut self, born: bool) -> i32 {
         self.pid += 1;
         let answer = if born { self.pid } else { -libc::EAGAIN };
         nix::unistd::write(&self.spawner, &answer.to_ne_bytes()).unwrap();
-        self.supervisor.hear_spawner();
+        self.supervisor.read_spawner();
         self.pid
     }
 
-    /// The kernel says that a worker is dead.
+    /// The kernel reports that a worker is dead.
     pub fn died(&mut self, pid: i32, signal: Signal) {
         let pid = Pid::from_raw(pid);
         self.supervisor.lost(pid, WaitStatus::Signaled(pid, signal, false));
     }
 
-    /// Whether a worker is to be dead.
+    /// Whether the supervisor has killed a worker.
     pub fn is_to_be_dead(&self, pid: i32) -> bool {
         let own = self.supervisor.workers.both().find(|worker| worker.pid == Some(Pid::from_raw(pid)));
         own.is_none_or(|worker| worker.kill_reason().is_some())
@@ -124,16 +124,16 @@ impl Live {
         self.supervisor.workers.area(area)
     }
 
-    /// The slots of clients that are here.
+    /// The slots that clients have.
     pub fn taken(&self) -> Vec<u16> {
         self.supervisor.clients.slots.taken()
     }
 
-    /// Nobody is here: all slots are free and nothing is held.
+    /// Panics unless all slots are free and nothing is held.
     pub fn assert_empty(&self) {
         let slots = &self.supervisor.clients.slots;
         assert!(slots.taken().is_empty() && slots.leaving() == 0, "slots are lost");
-        assert_eq!(slots.pending().count(), 0, "callers are still here");
+        assert_eq!(slots.pending().count(), 0, "pending clients are left");
         assert_eq!(slots.free_slot(), Some(0));
         let budget = &self.supervisor.clients.budget;
         assert_eq!((budget.held(), budget.pending_unmaps.all()), (Holdings::NONE, 0), "the budget is wrong");

@@ -1,4 +1,4 @@
-//! What the worker says, none of which is believed without a look.
+//! Handles reports of workers. Each report is checked: a worker may be hostile.
 
 use std::os::fd::AsFd;
 
@@ -12,40 +12,40 @@ use crate::workers::cpu_time::Moment;
 use crate::workers::worker::{Waiter, Worker};
 
 impl Supervisor {
-    /// Reads some reports; the rest keeps epoll busy.
+    /// Reads some reports. For the rest, epoll reports the link again.
     pub(super) fn read_reports(&mut self, area: u8) {
         let Some(worker) = self.workers.in_area(area) else { return };
         match worker.link.reports() {
-            Ok(reports) => self.hear_reports(area, reports),
+            Ok(reports) => self.handle_reports(area, reports),
             Err(_) => {
                 worker.hang_up();
                 self.workers.deafen(area, |worker| worker.link.as_fd(), &self.reactor);
-                self.heed_last_words(area);
+                self.handle_announced_death(area);
             }
         }
     }
 
-    /// Reads what a dead worker has left behind, at most one socket buffer of it.
+    /// Reads the reports that a dead worker left, at most one socket buffer of them.
     pub(super) fn drain_reports(&mut self) {
         for _ in 0..64 {
             match self.workers.serving.as_mut().map(|worker| (worker.area, worker.link.reports())) {
-                Some((area, Ok(reports))) if !reports.is_empty() => self.hear_reports(area, reports),
+                Some((area, Ok(reports))) if !reports.is_empty() => self.handle_reports(area, reports),
                 _ => break,
             }
         }
     }
 
-    /// Nothing counts that a worker said after it was killed: recovery does without, as after any death.
-    fn hear_reports(&mut self, area: u8, reports: Vec<Option<Report>>) {
+    /// Ignores reports of a killed worker: recovery does not need them after any death.
+    fn handle_reports(&mut self, area: u8, reports: Vec<Option<Report>>) {
         for report in reports {
             if self.workers.in_area(area).is_none_or(|worker| worker.kill_reason().is_some()) {
                 return;
             }
             let serves = self.workers.serves(area);
             let heard = match report {
-                Some(report) if serves => self.hear(report),
-                Some(report) => self.hear_standby(report),
-                None => Err(Breach("it wrote a report of an unknown kind")),
+                Some(report) if serves => self.handle_report(report),
+                Some(report) => self.handle_standby_report(report),
+                None => Err(Breach("it sent a report of unknown kind")),
             };
             if let (Err(Breach(what)), Some(worker)) = (heard, self.workers.in_area(area)) {
                 worker.kill(what);
@@ -53,10 +53,10 @@ impl Supervisor {
         }
     }
 
-    /// A report of the worker that serves.
-    fn hear(&mut self, report: Report) -> Result<(), Breach> {
+    /// Handles a report of the serving worker.
+    fn handle_report(&mut self, report: Report) -> Result<(), Breach> {
         let Some(worker) = &mut self.workers.serving else { return Ok(()) };
-        hear_any(worker, report, self.workers.config.require_landlock)?;
+        handle_any_report(worker, report, self.workers.config.require_landlock)?;
         match report.kind {
             ReportKind::Ready | ReportKind::Unmapped => Ok(()),
             ReportKind::Done => match worker.reached(report.seq) {
@@ -71,10 +71,10 @@ impl Supervisor {
                     Ok(())
                 }
                 Some(Waiter::Nobody | Waiter::Planned) => Ok(()),
-                None => Err(Breach("it reached a barrier that was not the next one")),
+                None => Err(Breach("it reported a barrier that was not the next one")),
             },
             ReportKind::RingStopped if !worker.is_under_way(report.seq) => {
-                Err(Breach("it stopped a ring that it was not told to stop"))
+                Err(Breach("it reported that a ring stopped which it was not told to stop"))
             }
             ReportKind::RingStopped if report.seq < worker.promoted => Ok(()),
             ReportKind::RingStopped => match self.clients.slots.client(report.port) {
@@ -96,25 +96,25 @@ impl Supervisor {
         }
     }
 
-    /// A worker on standby is heard only as far as its own readiness goes.
-    fn hear_standby(&mut self, report: Report) -> Result<(), Breach> {
+    /// Handles a report of the standby. Only reports about its readiness are valid.
+    fn handle_standby_report(&mut self, report: Report) -> Result<(), Breach> {
         let Some(worker) = &mut self.workers.standby else { return Ok(()) };
-        hear_any(worker, report, self.workers.config.require_landlock)?;
+        handle_any_report(worker, report, self.workers.config.require_landlock)?;
         match report.kind {
             ReportKind::Ready | ReportKind::Unmapped => Ok(()),
             ReportKind::Done => match worker.reached(report.seq) {
                 Some(Waiter::Planned) => {
-                    self.successor_has_learnt();
+                    self.successor_is_ready();
                     Ok(())
                 }
                 Some(_) => Ok(()),
-                None => Err(Breach("it reached a barrier that was not the next one")),
+                None => Err(Breach("it reported a barrier that was not the next one")),
             },
             ReportKind::RingStopped => {
                 worker.count_idle_report();
                 Ok(())
             }
-            ReportKind::RingFault | ReportKind::Busy => Err(Breach("it served while on standby")),
+            ReportKind::RingFault | ReportKind::Busy => Err(Breach("it reported work on rings while on standby")),
             ReportKind::Failed => {
                 self.standby_failed(report);
                 Ok(())
@@ -124,7 +124,7 @@ impl Supervisor {
 
     fn end_wait(&mut self, slot: u16) -> Result<(), Breach> {
         let Some(client) = self.clients.slots.client(slot) else { return Ok(()) };
-        let reply = client.session.fence()?;
+        let reply = client.session.barrier_reached()?;
         self.reply(slot, reply);
         Ok(())
     }
@@ -146,7 +146,7 @@ impl Supervisor {
         self.count_idle_report();
         let (slot, why) = (report.port, why_it_failed(report));
         if !self.workers.serving.as_ref().is_some_and(|worker| worker.is_about(slot, report.seq))
-            || self.turn_out_spoiler(slot)
+            || self.disconnect_spoiler(slot)
         {
             return;
         }
@@ -154,32 +154,32 @@ impl Supervisor {
         let id = client.id;
         match client.session.command_failed(why.clone()) {
             Some(refused) => self.refuse(slot, refused),
-            None => self.telemetry.events.say_of(id, "order_failed", format!("p{slot}: {why}")),
+            None => self.telemetry.events.say_of(id, "command_failed", format!("p{slot}: {why}")),
         }
     }
 
-    /// The worker on standby cannot do what it was told of a port. That costs the client its port if it is the
-    /// client's own doing by what the kernel says, which no worker can make up. Else the worker goes on without the
-    /// port, which is served as before, and is told of it again when it is to serve: neither a client nor a worker
-    /// has anybody else's session closed by this, nor the standby refused.
+    /// The standby could not execute a command about a port. If the kernel says that the client's file is the cause,
+    /// the client loses its port. Otherwise the standby goes on without the port, which is served as before, and is
+    /// told of it again before it serves. So neither a client nor a worker can close another client's session by this,
+    /// or deny the switch its standby.
     fn standby_failed(&mut self, report: Report) {
         let Some(worker) = &mut self.workers.standby else { return };
         worker.count_idle_report();
         let (slot, why) = (report.port, why_it_failed(report));
-        if !worker.is_about(slot, report.seq) || self.turn_out_spoiler(slot) {
+        if !worker.is_about(slot, report.seq) || self.disconnect_spoiler(slot) {
             return;
         }
         let (Some(worker), Some(client)) = (&mut self.workers.standby, self.clients.slots.client(slot)) else { return };
         worker.leave_out(slot, why.clone());
-        let message = format!("p{slot}: the worker on standby goes on without it until it is to serve: {why}");
+        let message = format!("p{slot}: the standby goes on without it until it is to serve: {why}");
         self.telemetry.events.say_of(client.id, "standby_lacks", message);
     }
 
-    /// Sends a client away that has made its memory unusable since it was admitted, if it has.
-    fn turn_out_spoiler(&mut self, slot: u16) -> bool {
+    /// Disconnects a client that has made its memory unusable since it was admitted. Returns whether it has.
+    fn disconnect_spoiler(&mut self, slot: u16) -> bool {
         let Some(client) = self.clients.slots.client(slot) else { return false };
-        let spoilt = client.device().memory.iter().find_map(|memory| memory.spoilt(&Kernel));
-        let Some(reason) = spoilt else { return false };
+        let unusable = client.device().memory.iter().find_map(|memory| memory.unusable(&Kernel));
+        let Some(reason) = unusable else { return false };
         let refused = client.session.command_failed(reason.0.clone()).unwrap_or_else(|| reason.into());
         self.refuse(slot, refused);
         true
@@ -191,7 +191,7 @@ impl Supervisor {
         }
     }
 
-    /// What the worker wrote to stderr becomes events.
+    /// Turns lines that a worker wrote to stderr into events.
     pub(super) fn read_stderr(&mut self, area: u8) {
         let Some(worker) = self.workers.in_area(area) else { return };
         match worker.lines() {
@@ -209,18 +209,18 @@ impl Supervisor {
 
 fn why_it_failed(report: Report) -> String {
     let errno = i32::try_from(report.value).map_or(Errno::UnknownErrno, Errno::from_raw);
-    format!("the worker could not obey an order: {}", errno.desc())
+    format!("the worker could not execute a command: {}", errno.desc())
 }
 
-/// What holds for a report of every worker, whether or not it serves.
-fn hear_any(worker: &mut Worker, report: Report, require_landlock: u32) -> Result<(), Breach> {
+/// Handles what is the same for reports of every worker.
+fn handle_any_report(worker: &mut Worker, report: Report, require_landlock: u32) -> Result<(), Breach> {
     match report.kind {
-        ReportKind::Ready if report.version() != VERSION => Err(Breach("it is of another version")),
+        ReportKind::Ready if report.version() != VERSION => Err(Breach("it speaks another version of the protocol")),
         ReportKind::Ready => became_ready(worker, report, require_landlock),
         _ if worker.ready.is_none() => Err(Breach("it reported before it was ready")),
         ReportKind::Unmapped => worker.unmapped(report.seq),
         ReportKind::Failed if !worker.is_under_way(report.seq) => {
-            Err(Breach("it failed at an order that it was not given"))
+            Err(Breach("it reported the failure of a command that it was not sent"))
         }
         _ => Ok(()),
     }
@@ -228,11 +228,11 @@ fn hear_any(worker: &mut Worker, report: Report, require_landlock: u32) -> Resul
 
 fn became_ready(worker: &mut Worker, report: Report, require_landlock: u32) -> Result<(), Breach> {
     if !worker.became_ready(report.landlock_abi(), report.value) {
-        return Err(Breach("it became ready twice"));
+        return Err(Breach("it reported twice that it was ready"));
     }
     worker.policy = report.policy();
     match report.landlock_abi() >= require_landlock {
         true => Ok(()),
-        false => Err(Breach("it achieved less of landlock than --require-landlock asks for")),
+        false => Err(Breach("its landlock ABI is lower than --require-landlock asks for")),
     }
 }

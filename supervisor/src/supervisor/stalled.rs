@@ -1,10 +1,10 @@
-//! Stalled clients: their call eventfd is full, so that the next signal blocks the worker.
+//! Finds stalled clients: their call eventfd is full, so the next signal blocks the worker.
 //!
-//! We make call eventfds non-blocking, but that is a property of the open file, which the client holds as well and
-//! can change back at any time. There is no way to write to an eventfd that heeds nothing else (`RWF_NOWAIT` is for
-//! reading it alone). So what holds the worker up is looked for while it has something to do: an eventfd is full
-//! after 2^64 - 2 signals, which no honest one ever sees, and a file that is full is a fact that needs nobody's word.
-//! Such a client is sent away, and the worker that waits for it is replaced.
+//! The supervisor makes call eventfds non-blocking, but that is a property of the open file, and the client can change
+//! it back at any time. No write to an eventfd is non-blocking by itself (`RWF_NOWAIT` works only for reads). So the
+//! supervisor looks for full eventfds while the worker makes no progress. An eventfd is full after 2^64 - 2 signals,
+//! which no honest client reaches, and the kernel says whether it is full. Such a client is disconnected, and the
+//! worker that it blocks is replaced.
 
 use std::os::fd::AsFd;
 use std::time::Instant;
@@ -18,21 +18,21 @@ use crate::clients::client::Client;
 use crate::telemetry::event::ClientId;
 
 impl Supervisor {
-    /// Looks for clients that block the worker. To be done before the watchdog has looked.
+    /// Looks for clients that block the worker. Must be called before the watchdog looks.
     pub(super) fn look_for_stalled(&mut self, now: Instant) {
         let look = self.workers.begin_stall_look(now);
         let found = self.send_away_stalled(look.held_up);
         self.workers.end_stall_look(&look, found);
     }
 
-    /// Sends away the clients whose call eventfds would block the worker, and those where they may block it now.
-    /// Returns whether there were any.
+    /// Disconnects the clients whose call eventfds would block the worker, or may block it now. Returns whether there
+    /// were any.
     pub(super) fn send_away_stalled(&mut self, held_up: bool) -> bool {
         let stalled = full_rings(self.clients.served(), held_up);
         let mut blamed = Vec::new();
         for (id, ring) in &stalled {
             let holder = self.clients.slots.holder(id.slot);
-            let why = format!("the call eventfd of ring {ring} is full, so that a signal blocks who writes it");
+            let why = format!("the call eventfd of ring {ring} is full, so a signal would block the worker");
             self.refuse(id.slot, Refuse(why).into());
             if let Some(holder) = holder {
                 self.blame_once(&mut blamed, holder, false);
@@ -42,8 +42,8 @@ impl Supervisor {
     }
 }
 
-/// Ports, each with a ring whose call eventfd is full and blocks, or is full at all. All are asked for at once, since
-/// guests wait while this is done.
+/// Ports, each with a ring whose call eventfd is full and blocking, or, with `at_all`, full in any mode. One poll(2)
+/// asks for all, because guests wait meanwhile.
 fn full_rings<'p>(ports: impl Iterator<Item = &'p Client>, at_all: bool) -> Vec<(ClientId, u16)> {
     let calls = |client: &'p Client| {
         let rings = client.device().rings();

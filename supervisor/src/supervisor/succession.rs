@@ -1,4 +1,4 @@
-//! What the succession of workers means for all others: clients who wait, people who ask, events.
+//! The succession of workers: what concerns waiting clients, requests at the control socket, and events.
 
 use std::time::Instant;
 
@@ -12,14 +12,14 @@ use crate::workers::spawner::Program;
 use crate::workers::succession::{Next, TakeOver};
 
 impl Supervisor {
-    /// Starts a worker that serves.
+    /// Starts a worker to serve.
     pub(super) fn start_worker(&mut self) {
         if let Err(error) = self.workers.start(self.clients.slots.told(), &self.reactor) {
             self.could_not_start(&error.to_string());
         }
     }
 
-    /// Starts a worker that waits, if there is to be one and is none.
+    /// Starts a standby, if one is wanted and there is none.
     pub(super) fn start_standby(&mut self) {
         if self.ending.is_some() {
             return;
@@ -29,7 +29,7 @@ impl Supervisor {
         }
     }
 
-    /// Lets the worker on standby serve, or starts another one as soon as one may be.
+    /// Lets the standby serve, or starts a worker as soon as that is allowed.
     pub(super) fn replace_worker(&mut self) {
         match self.workers.replace(self.clients.slots.told(), &self.reactor) {
             Next::Found => {}
@@ -37,9 +37,9 @@ impl Supervisor {
         }
     }
 
-    /// The spawner says which process a worker is.
-    pub(super) fn hear_spawner(&mut self) {
-        match self.workers.hear_spawner() {
+    /// Handles answers of the spawner, such as a worker's pid.
+    pub(super) fn read_spawner(&mut self) {
+        match self.workers.read_spawner() {
             News::Nothing => {}
             News::Log(log) => self.telemetry.take_log(log),
             News::Gone => self.over = Some(Err(SPAWNER_GONE.to_string())),
@@ -50,7 +50,7 @@ impl Supervisor {
                 self.worker_took_over();
             }
             News::NoWorker(errno) => {
-                self.excuse_all();
+                self.end_waits();
                 self.could_not_start(errno.desc());
             }
             News::NoStandby(program, errno) => {
@@ -59,7 +59,7 @@ impl Supervisor {
         }
     }
 
-    /// The worker that serves has obeyed everything that came before its first client's next frame, if it has.
+    /// Completes a take-over, if the serving worker has executed all commands that precede the next frame.
     pub(super) fn worker_took_over(&mut self) {
         let Some(TakeOver { pid, gap, is_first }) = self.workers.take_over() else { return };
         if let Some((gap, before)) = gap {
@@ -78,19 +78,18 @@ impl Supervisor {
         self.start_standby();
     }
 
-    /// The worker on standby is lost. Another one is started: at once if something was planned with it, or else in a
-    /// while.
+    /// The standby is lost. Another one is started: at once for a planned handover, otherwise after a pause.
     pub(super) fn standby_lost(&mut self, program: Program, loss: &Loss) {
         let is_unproven = program != self.workers.handover.program();
         match self.workers.handover.standby_lost(program, loss) {
-            AfterLoss::StartSuccessor => return self.teach_successor(),
+            AfterLoss::StartSuccessor => return self.prepare_successor(),
             AfterLoss::GiveUp(why) => self.give_up(&why),
             AfterLoss::Unplanned => {}
         }
         if is_unproven {
             return self.start_standby();
         }
-        self.telemetry.events.say("standby_lost", format!("the worker on standby {loss}"));
+        self.telemetry.events.say("standby_lost", loss.of("the standby"));
         self.workers.succession.pause_standby();
     }
 
@@ -103,7 +102,8 @@ impl Supervisor {
         self.plan_start(why);
     }
 
-    /// A worker died, or could not be started: the next one follows. If none has served yet, none ever will.
+    /// A worker died or could not be started: plans the start of the next one. If no worker has served yet, the
+    /// supervisor ends.
     pub(super) fn plan_start(&mut self, why: &str) {
         if !self.workers.succession.has_served() {
             let worker = self.workers.config.path.display();
@@ -119,11 +119,11 @@ impl Supervisor {
         self.replace_worker();
     }
 
-    /// Nobody has to wait for a worker that is dead.
-    pub(super) fn excuse_all(&mut self) {
+    /// Ends all clients' waits for a dead worker.
+    pub(super) fn end_waits(&mut self) {
         self.clients.slots.release_all();
         for slot in self.clients.slots.taken() {
-            let reply = self.excuse_worker(slot);
+            let reply = self.answer_without_worker(slot);
             self.reply(slot, reply);
         }
     }

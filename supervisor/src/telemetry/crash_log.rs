@@ -1,4 +1,4 @@
-//! The crash_log: how workers died and how long nobody served after that, for `sv3 crashes` and `sv3 metrics`.
+//! The crash log: how workers died, and how long the gap after each death was, for `sv3 crashes` and `sv3 metrics`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant, SystemTime};
@@ -8,10 +8,10 @@ use sv3::status::{Crash, Crashes};
 use crate::telemetry::event::rfc3339;
 use crate::workers::death::Death;
 
-/// Deaths that are remembered.
+/// Most deaths that are kept.
 const KEPT: usize = 256;
 
-/// Upper bounds of the classes that gaps are counted in, in microseconds and as metrics write them, in seconds.
+/// Upper bounds of the histogram's classes of gaps, in microseconds, and in seconds as metrics write them.
 pub const GAP_BOUNDS: [(u64, &str); 16] = [
     (100, "0.0001"),
     (200, "0.0002"),
@@ -31,11 +31,11 @@ pub const GAP_BOUNDS: [(u64, &str); 16] = [
     (10_000_000, "10.0"),
 ];
 
-/// Causes that are counted from the beginning, so that the first death of each kind is seen as an increase.
+/// Causes that metrics show from the start with 0, so that the first death of each kind is an increase.
 const CAUSES: [&str; 9] =
     ["SIGABRT", "SIGBUS", "SIGILL", "SIGKILL", "SIGSEGV", "SIGSYS", "exit", "panic", "supervisor"];
 
-/// What is remembered. Bounded: the oldest deaths are forgotten, counts are kept.
+/// The crash log. It is bounded: the oldest deaths are forgotten, but counts stay.
 pub struct CrashLog {
     deaths: VecDeque<Entry>,
     causes: BTreeMap<&'static str, u64>,
@@ -47,14 +47,14 @@ struct Entry {
     crash: Crash,
 }
 
-/// Times without a worker, counted by length.
+/// A histogram of gaps.
 #[derive(Default)]
 pub struct Gaps {
-    /// By class of [`GAP_BOUNDS`]: gaps no longer than its bound and longer than the one before.
+    /// By class of [`GAP_BOUNDS`]: gaps up to its bound and above the bound before.
     pub classes: [u64; GAP_BOUNDS.len()],
-    /// All of them.
+    /// Number of gaps.
     pub count: u64,
-    /// All of them together.
+    /// Sum of all gaps.
     pub sum: Duration,
 }
 
@@ -66,7 +66,7 @@ impl Default for CrashLog {
 }
 
 impl CrashLog {
-    /// A worker that served has died; the crash as far as it is known.
+    /// A serving worker has died. Returns the crash as far as it is known.
     pub fn died(&mut self, at: Instant, worker: (Option<u32>, Duration), death: &Death) -> Crash {
         let (worker_pid, uptime) = worker;
         let crash = Crash {
@@ -87,7 +87,7 @@ impl CrashLog {
         self.add(at, cause(death), crash)
     }
 
-    /// More is known of the last death.
+    /// Replaces the last death, because more is known of it.
     pub fn amend_last(&mut self, crash: &Crash) {
         if let Some(last) = self.deaths.back_mut() {
             last.crash.cause.clone_from(&crash.cause);
@@ -101,7 +101,7 @@ impl CrashLog {
         self.add(at, "not_started", Crash { cause, ..Crash::default() })
     }
 
-    /// A worker serves again, with so many ports. A gap lasts from the first death in it.
+    /// A worker serves again, with so many ports. A gap begins with the first death in it.
     pub fn took_over(&mut self, now: Instant, ports: usize) {
         let waiting = self.deaths.iter_mut().filter(|entry| entry.crash.gap_us.is_none());
         let mut first = None;
@@ -116,17 +116,17 @@ impl CrashLog {
         }
     }
 
-    /// Every death that is remembered, oldest first.
+    /// Every death that is kept, oldest first.
     pub fn crashes(&self) -> Crashes {
         Crashes { crashes: self.deaths.iter().map(|entry| entry.crash.clone()).collect() }
     }
 
-    /// Deaths by cause: the signal; `panic`; `exit`; `supervisor`, if we killed it; `not_started`.
+    /// Deaths by cause: the signal; `panic`; `exit`; `supervisor`, if the supervisor killed it; `not_started`.
     pub fn causes(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.causes.iter().map(|(cause, count)| (*cause, *count))
     }
 
-    /// Times without a worker.
+    /// The histogram of gaps.
     pub fn gaps(&self) -> &Gaps {
         &self.gaps
     }
@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(crashes.iter().map(|crash| crash.gap_us).collect::<Vec<_>>(), [Some(1000), Some(700)]);
         assert_eq!(crashes[1].ports, Some(3));
         assert_eq!((crash_log.gaps().count, crash_log.gaps().classes[3]), (1, 1), "a bound belongs to its class");
-        // A planned start is no gap.
+        // A planned start ends no gap.
         crash_log.took_over(start + Duration::from_secs(1), 3);
         assert_eq!(crash_log.gaps().count, 1);
     }

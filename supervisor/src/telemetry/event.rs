@@ -1,9 +1,9 @@
 //! Events: what happened, as one line of JSON each on stderr or in a file. See docs/operate/events.md.
 //!
 //! Nothing here blocks. A line is at most `PIPE_BUF` octets and is written only when there is room for that many;
-//! otherwise it is dropped and counted, and the next line says how many were lost. A line of which only a part could be
-//! written, as on a full disk, is ended before the next one. What clients can cause at will is
-//! limited in rate as well.
+//! otherwise it is dropped and counted, and the next line says how many were lost. If only a part of a line could be
+//! written, as on a full disk, the line is ended before the next one. Events that clients can cause at will are also
+//! limited in rate.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
@@ -18,7 +18,7 @@ use serde_json::Value;
 
 /// Longest message, in characters.
 const MESSAGE_MAX: usize = 600;
-/// Client-caused events that may come at once, and per second in the long run.
+/// Most client-caused events that are written at once, and per second in the long run.
 const BURST: f64 = 500.0;
 const RATE: f64 = 50.0;
 
@@ -49,66 +49,66 @@ struct Line<'a> {
 
 /// The event log.
 pub struct Events {
-    /// Where lines go, and its name; to stderr if nowhere else.
+    /// The file for lines, and its name; absent: lines go to stderr.
     file: Option<(File, PathBuf)>,
-    /// What is written last there is a part of a line.
+    /// The last thing written is an incomplete line.
     torn: bool,
-    /// It was said that the file cannot be written.
+    /// A message on stderr has said that the file cannot be written.
     failing: bool,
-    /// Since the last line that was written.
+    /// Events lost since the last line that was written.
     lost: u64,
     lost_ever: u64,
     budget: f64,
     refilled: Instant,
 }
 
-/// Opens a file for events, to add to it. To be called before confinement.
+/// Opens a file to append events to. Must be called before confinement.
 pub fn open_log(path: &Path) -> Result<File, String> {
     open(path).map_err(|error| format!("cannot open the log {}: {error}; choose another by --log", path.display()))
 }
 
-/// Opens a file for events, to add to it.
+/// Opens a file to append events to.
 pub fn open(path: &Path) -> io::Result<File> {
-    // A pipe without a reader is an error and no reason to wait.
+    // Non-blocking: a pipe without a reader is an error, not a wait.
     let mut options = File::options();
     let options = options.append(true).create(true).mode(0o600).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
     options.open(path)
 }
 
 impl Events {
-    /// Events for a file, or else for stderr.
+    /// An event log that writes to a file, or to stderr.
     pub fn new(file: Option<(File, PathBuf)>) -> Events {
         Events { file, torn: false, failing: false, lost: 0, lost_ever: 0, budget: BURST, refilled: Instant::now() }
     }
 
-    /// The file that they go to, if they do not go to stderr.
+    /// The file that events go to, if not stderr.
     pub fn log(&self) -> Option<BorrowedFd<'_>> {
         self.file.as_ref().map(|(file, _)| file.as_fd())
     }
 
-    /// Goes on in another file of that name.
+    /// Continues in another file of the same name.
     pub fn replace_log(&mut self, file: File) {
         if let Some((old, _)) = &mut self.file {
             (*old, self.torn, self.failing) = (file, false, false);
         }
     }
 
-    /// Something that sv3 itself did or suffered.
+    /// Writes an event of sv3 itself.
     pub fn say(&mut self, event: &str, message: impl Into<String>) {
         self.write(event, None, message.into(), None);
     }
 
-    /// The same, with fields for programs: an object.
+    /// The same, with more fields: a JSON object.
     pub fn say_with(&mut self, event: &str, message: impl Into<String>, fields: Value) {
         self.write(event, None, message.into(), Some(fields));
     }
 
-    /// Something that a client did. Limited in rate.
+    /// Writes an event that a client caused. Limited in rate.
     pub fn say_of(&mut self, id: impl Into<Option<ClientId>>, event: &str, message: impl Into<String>) {
         self.say_of_with(id, event, message, None);
     }
 
-    /// The same, with fields for programs: an object.
+    /// The same, with more fields: a JSON object.
     pub fn say_of_with(
         &mut self,
         id: impl Into<Option<ClientId>>,
@@ -136,7 +136,7 @@ impl Events {
     }
 
     fn write(&mut self, event: &str, id: Option<ClientId>, message: String, fields: Option<Value>) {
-        // Who has no port yet is known by its process.
+        // A pending client has no port: only its process is named.
         let port = id.filter(|id| usize::from(id.slot) < sv3::MAX_PORTS).map(|id| format!("p{}", id.slot));
         let line = Line {
             time: rfc3339(SystemTime::now()),
@@ -156,7 +156,8 @@ impl Events {
             Some((file, _)) => write_part(file, &octets),
             None => write_part(io::stderr(), &octets),
         };
-        // The newline alone of a torn line makes the file whole again; a line that lacks nothing but its own is there.
+        // If only the newline that ends a torn line was written, the file is whole again. A line that lacks only its
+        // own newline counts as written.
         self.torn = count > usize::from(self.torn) && count < octets.len() || self.torn && count == 0;
         match count + 1 >= octets.len() {
             true => self.lost = 0,
@@ -165,20 +166,20 @@ impl Events {
         self.tell_of_failure(error);
     }
 
-    /// Says once on stderr that the file cannot be written, and again only after it could be.
+    /// Says once on stderr that the file cannot be written, and again only after a write succeeded.
     fn tell_of_failure(&mut self, error: Option<io::Error>) {
         let Some((_, path)) = &self.file else { return };
         if let Some(error) = error.as_ref().filter(|_| !self.failing) {
             let path = path.display();
-            let text = format!("sv3: events cannot be written to {path}, and are lost until they can be: {error}\n");
+            let text = format!("sv3: events are lost, because {path} cannot be written: {error}\n");
             write_if_room(io::stderr(), text.as_bytes());
         }
         self.failing = error.is_some();
     }
 }
 
-/// Writes up to `PIPE_BUF` octets if that cannot block; returns how many were written, and the error that kept the
-/// others back, if it is not the want of room. A pipe or socket that polls writable has room for them.
+/// Writes up to `PIPE_BUF` octets if that cannot block. Returns how many were written, and the error that prevented the
+/// rest, unless the error was lack of room. A pipe or socket that polls writable has room for them.
 fn write_part(mut to: impl Write + AsFd, octets: &[u8]) -> (usize, Option<io::Error>) {
     let room = poll(&mut [PollFd::new(to.as_fd(), PollFlags::POLLOUT)], PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
     if !room || octets.len() > libc::PIPE_BUF {
@@ -197,12 +198,12 @@ fn write_part(mut to: impl Write + AsFd, octets: &[u8]) -> (usize, Option<io::Er
     (count, None)
 }
 
-/// Writes up to `PIPE_BUF` octets if that cannot block; whether all of them were written.
+/// Writes up to `PIPE_BUF` octets if that cannot block. Returns whether all of them were written.
 pub fn write_if_room(to: impl Write + AsFd, octets: &[u8]) -> bool {
     write_part(to, octets).0 == octets.len()
 }
 
-/// UTC with milliseconds.
+/// RFC 3339, UTC, with milliseconds.
 pub fn rfc3339(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let (days, second) = (since.as_secs() / 86400, since.as_secs() % 86400);
@@ -279,7 +280,7 @@ mod tests {
         let path = dir.path().join("log");
         let mut events = Events::new(Some((open_log(&path).unwrap(), path.clone())));
         events.say("stop", "whole");
-        // As a full disk leaves it: a part of a line is there, then nothing goes.
+        // As a full disk leaves it: the file ends in a part of a line, and no write succeeds.
         std::fs::write(&path, "{\"time\":\"20").unwrap();
         (events.torn, events.lost, events.lost_ever) = (true, 1, 1);
         let full = File::options().write(true).open("/dev/full").unwrap();
@@ -302,7 +303,7 @@ mod tests {
     fn a_part_of_a_line_leaves_it_torn() {
         let (read, write) = nix::unistd::pipe().unwrap();
         nix::fcntl::fcntl(&write, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).unwrap();
-        // A sink that takes 10 octets of each line and refuses the rest, and then all but the newline.
+        // A sink that takes 10 octets of each line and refuses the rest, and later takes all but the newline.
         struct Tight(File, usize);
         impl AsFd for Tight {
             fn as_fd(&self) -> BorrowedFd<'_> {
@@ -326,7 +327,7 @@ mod tests {
 
     const FORMS: [&str; 4] = ["(", "_with(", "_of(", "_of_with("];
 
-    /// Names of the events that the source says: the first text after each call of `say` and its like.
+    /// Names of the events that the source writes: the first string after each call of `say` and the other forms.
     fn names(dir: &Path, names: &mut std::collections::BTreeSet<String>) {
         for entry in std::fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
@@ -357,7 +358,7 @@ mod tests {
             );
         }
         for line in &examples {
-            assert!(said.contains(line["event"].as_str().unwrap()), "nobody says {line}");
+            assert!(said.contains(line["event"].as_str().unwrap()), "no code writes {line}");
             assert!(line["time"].is_string() && line["message"].is_string(), "{line}");
         }
     }

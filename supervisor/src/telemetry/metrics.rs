@@ -12,7 +12,7 @@ pub fn render(status: &Status, crash_log: &CrashLog, events_lost: u64) -> String
     let mut text = Text(String::new());
     processes(&mut text, status);
     deaths(&mut text, status, crash_log);
-    text.counter("sv3_events_lost", "Events that could not be written or came too fast.");
+    text.counter("sv3_events_lost", "Events that could not be written or were too many.");
     text.sample("sv3_events_lost_total", "", events_lost);
     text.gauge("sv3_ports", "Connected clients.");
     text.sample("sv3_ports", "", status.ports.len());
@@ -27,11 +27,11 @@ fn processes(text: &mut Text, status: &Status) {
     text.sample("sv3_build_info", &format!("version=\"{}\"", status.version), 1);
     text.seconds("sv3_supervisor_uptime_seconds", "gauge", "Time since the supervisor started.");
     text.sample("sv3_supervisor_uptime_seconds", "", status.supervisor.uptime_s);
-    text.gauge("sv3_worker_up", "1 if there is a worker that serves.");
+    text.gauge("sv3_worker_up", "1 if a worker serves.");
     text.sample("sv3_worker_up", "", u8::from(status.worker.pid.is_some()));
-    text.seconds("sv3_worker_uptime_seconds", "gauge", "Time since the worker that serves was started.");
+    text.seconds("sv3_worker_uptime_seconds", "gauge", "Time since the serving worker was started.");
     text.sample("sv3_worker_uptime_seconds", "", status.worker.uptime_s);
-    text.gauge("sv3_standby_ready", "1 if a worker on standby is ready to take over.");
+    text.gauge("sv3_standby_ready", "1 if the standby is ready to take over.");
     text.sample("sv3_standby_ready", "", u8::from(status.worker.standby_pid.is_some()));
 }
 
@@ -63,7 +63,7 @@ fn links(text: &mut Text, ports: &[PortStatus]) {
             text.sample("sv3_port_link", &labels, u8::from(port.link == state));
         }
     }
-    text.seconds("sv3_port_quarantine_seconds", "gauge", "Time that the client still is in quarantine.");
+    text.seconds("sv3_port_quarantine_seconds", "gauge", "Time for which the client is still in quarantine.");
     for port in ports {
         text.sample("sv3_port_quarantine_seconds", &of(port), port.quarantine_s.unwrap_or(0));
     }
@@ -113,7 +113,7 @@ fn waits(text: &mut Text, ports: &[PortStatus]) {
     }
 }
 
-/// Each port as the one whose frames waited and as the one that they waited for.
+/// Each port twice: as the sender whose frames waited, and as the receiver that they waited for.
 fn pauses(ports: &[PortStatus]) -> impl Iterator<Item = (&PortStatus, &'static str, Pauses)> {
     ports.iter().flat_map(|port| [(port, "sender", port.paused), (port, "receiver", port.paused_others)])
 }
@@ -122,7 +122,7 @@ fn of(port: &PortStatus) -> String {
     format!("port=\"{}\"", port.name)
 }
 
-/// The exposition so far. Label values are names of our own: nothing in them is to be escaped.
+/// The exposition so far. Label values are sv3's own names, so nothing needs escaping.
 struct Text(String);
 
 impl Text {

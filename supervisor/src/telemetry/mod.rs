@@ -19,10 +19,10 @@ use crate::workers::death;
 use crash_log::CrashLog;
 use event::Events;
 
-/// Fewer ports than this are worth a word at the start.
+/// If fewer ports than this fit, the event `few_files` says so at the start.
 const PORTS_FEW: usize = 64;
 
-/// What is told, and what is remembered to be told when somebody asks.
+/// The event log, the crash log, and the supervisor's own part of status.
 pub struct Telemetry {
     /// Events.
     pub events: Events,
@@ -32,7 +32,7 @@ pub struct Telemetry {
     pub started: Instant,
     /// Landlock ABI that the supervisor achieved.
     pub landlock_abi: u32,
-    /// For stdout, when clients can be served.
+    /// The text for stdout when clients can be served.
     announcement: Option<String>,
 }
 
@@ -48,7 +48,7 @@ impl Telemetry {
         }
     }
 
-    /// The supervisor has started, with so much of landlock, and a limit of open files that is good for so many ports.
+    /// Writes the event `start`, and `few_files` if the limit of open files is low.
     pub fn say_start(&mut self, landlock_abi: u32, (files, ports): (usize, usize)) {
         self.landlock_abi = landlock_abi;
         let pid = std::process::id();
@@ -56,21 +56,22 @@ impl Telemetry {
         self.events.say_with("start", format!("supervisor {pid} started, landlock ABI {landlock_abi}"), fields);
         if ports < PORTS_FEW {
             let message = format!(
-                "{files} open files are good for some {ports} ports: raise the hard limit (`ulimit -Hn`, LimitNOFILE= \
-                 of a unit)"
+                "{files} open files are enough for some {ports} ports: raise the hard limit (`ulimit -Hn`, \
+                 LimitNOFILE= of a unit)"
             );
             self.events.say_with("few_files", message, json!({ "files": files, "ports": ports }));
         }
     }
 
-    /// Clients can be served: tells so on stdout. Who waits for the event that follows finds the text there.
+    /// Writes to stdout that clients can be served. The event `listen` follows later, so a reader that waits for the
+    /// event finds this text.
     pub fn announce(&mut self) {
         if let Some(text) = self.announcement.take() {
             event::write_if_room(io::stdout(), text.as_bytes());
         }
     }
 
-    /// The event of a crash.
+    /// Writes the event of a crash.
     pub fn say_crash(&mut self, crash: &Crash) {
         if let Some(syscall) = &crash.syscall {
             let subject = death::subject(crash);
@@ -82,19 +83,19 @@ impl Telemetry {
         self.events.say_with("crash", message, fields);
     }
 
-    /// The log was asked for once more, and is here, or will not come.
+    /// The spawner has opened the log anew, or could not.
     pub fn take_log(&mut self, log: Result<File, Errno>) {
         let message = match log {
             Ok(file) => {
                 self.events.replace_log(file);
                 "the log was opened anew, after SIGHUP".to_string()
             }
-            Err(errno) => format!("the log cannot be opened anew, and goes on in the old file: {}", errno.desc()),
+            Err(errno) => format!("the log cannot be opened anew; events go to the old file: {}", errno.desc()),
         };
         self.events.say("log", message);
     }
 
-    /// What status tells of this process.
+    /// The supervisor's part of status.
     pub fn status(&self) -> SupervisorStatus {
         SupervisorStatus {
             pid: std::process::id(),
@@ -103,12 +104,12 @@ impl Telemetry {
         }
     }
 
-    /// The switch in numbers.
+    /// The metrics as text.
     pub fn metrics(&self, status: &Status) -> String {
         metrics::render(status, &self.crash_log, self.events.lost_ever())
     }
 
-    /// The files that it owns.
+    /// The files that telemetry owns.
     pub fn files(&self) -> impl Iterator<Item = OpenFile<'_>> {
         self.events.log().into_iter().map(|log| OpenFile::borrowed(log, "file", "events, by --log"))
     }

@@ -1,4 +1,4 @@
-//! Builds what `sv3 status` shows, from what clients said and from the ledger.
+//! Builds `sv3 status` from the clients' devices and the ledger.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -14,30 +14,32 @@ use crate::ports::device::Device;
 use crate::ports::kernel::{Kernel, seal_names};
 use crate::ports::ring::Ring;
 
-/// What is wrong with a client that has rings and no memory.
+/// The hint for a client that has rings and no memory.
 pub const NO_MEMORY: &str = "it has rings but no memory: start QEMU with a shared memory backend, such as \
     -object memory-backend-memfd,id=m,size=512M,share=on -machine memory-backend=m";
 
-/// One port.
-pub fn port(port: &Client, ledger: &Ledger) -> Option<PortStatus> {
-    let device = port.device();
+/// The status of one port.
+pub fn port(client: &Client, ledger: &Ledger) -> Option<PortStatus> {
+    let device = client.device();
     let counters = ledger.ports.get(usize::from(device.port.slot))?;
     Some(PortStatus {
         name: device.port.to_string(),
         slot: device.port.slot,
-        client_pid: port.id.pid,
-        client_uid: port.uid,
-        link: if port.quarantine.is_some() { Link::Down } else { link(device) },
+        client_pid: client.id.pid,
+        client_uid: client.uid,
+        link: if client.quarantine.is_some() { Link::Down } else { link(device) },
         features: feature_names(device.features),
-        quarantine_s: port.quarantine.map(|until| until.saturating_duration_since(std::time::Instant::now()).as_secs()),
+        quarantine_s: client
+            .quarantine
+            .map(|until| until.saturating_duration_since(std::time::Instant::now()).as_secs()),
         standby_lacks: None,
-        quarantine_why: port.quarantine.map(|_| match port.suspect {
-            Some(crowd) => format!("workers die by {crowd}; {}", crowd.remedy()),
-            None => "workers die by it".to_string(),
+        quarantine_why: client.quarantine.map(|_| match client.suspect {
+            Some(class) => format!("{class} caused deaths of workers; {}", class.remedy()),
+            None => "it caused deaths of workers".to_string(),
         }),
-        protocol_features: port.session.protocol_feature_names(),
+        protocol_features: client.session.protocol_feature_names(),
         hint: device.lacks_memory().then(|| NO_MEMORY.to_string()),
-        mtu: port.session.mtu(),
+        mtu: client.session.mtu(),
         rings: rings(device, counters),
         memory: device.memory.iter().map(region).collect(),
         memory_use: memory_use(device),

@@ -1,5 +1,5 @@
-//! What a worker must not do.
+//! Breaches of the protocol by a worker.
 
-/// A worker reported what cannot be: it is replaced.
+/// A worker sent an impossible report, for this reason, and must be replaced.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Breach(pub &'static str);

@@ -1,18 +1,17 @@
-//! Chaos mode (`sv3 run --chaos SECONDS`): the worker is killed at random times, so that anybody can watch nobody
-//! notice.
+//! Chaos mode (`sv3 run --chaos SECONDS`): kills the worker at random times, to show that guests do not notice.
 
 use std::time::{Duration, Instant};
 
-/// When to kill next.
+/// The schedule of kills.
 pub struct Chaos {
     mean: Duration,
     state: u64,
-    /// The next time.
+    /// Time of the next kill.
     pub next: Instant,
 }
 
 impl Chaos {
-    /// Kills every `mean` on average; the seed is the clock's.
+    /// Kills every `mean` on average. The clock is the seed.
     pub fn new(mean: Duration) -> Chaos {
         let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos();
         let mut chaos = Chaos { mean, state: seed as u64 | 1, next: Instant::now() };
@@ -20,7 +19,7 @@ impl Chaos {
         chaos
     }
 
-    /// Chooses the next time: evenly between nothing and twice the mean.
+    /// Chooses the next time: uniform between zero and twice the mean.
     pub fn plan(&mut self) {
         // xorshift64 (Marsaglia 2003)
         self.state ^= self.state << 13;

@@ -1,8 +1,8 @@
-//! The processes that the spawner was asked for: which of them is whose, and how their deaths become known.
+//! The processes that the spawner starts: what each of them is, and how their deaths become known.
 //!
-//! The kernel tells of a death by SIGCHLD, once it has taken the dead process's memory away. It is known earlier of a
-//! worker that has written down why it dies and hung up, of one that was stopped, and of one that was killed and is
-//! held in the kernel: these are *buried*, taken for dead before the kernel says so.
+//! The kernel reports a death by SIGCHLD after it has freed the dead process's memory. The supervisor handles three
+//! kinds of workers as dead earlier, and calls them *buried*: a worker that has written its crash record and closed its
+//! link, a worker that was stopped, and a worker that was killed and is held in the kernel.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -17,93 +17,93 @@ use crate::workers::Workers;
 use crate::workers::spawner::{Answer, Program};
 use crate::workers::worker::StartingWorker;
 
-/// What is known of children.
+/// The state of children.
 #[derive(Default)]
 pub struct Children {
-    /// What the spawner was asked for, in order.
+    /// Requests to the spawner that are not answered, in order.
     asked: VecDeque<Asked>,
-    /// Children whose death came before the spawner told whose it was.
+    /// Deaths of children that came before the spawner's answer.
     early_deaths: Vec<WaitStatus>,
-    /// There may be more children that have ended.
+    /// More children may have ended.
     pub unreaped: bool,
-    /// Workers that are taken for dead before the kernel has said so.
+    /// Workers that are handled as dead before the kernel has said so.
     buried: Vec<Pid>,
-    /// The worker that was let go; when it ends, all is over.
+    /// The last worker, while the switch ends: when it has ended, the supervisor ends.
     ending: Option<Pid>,
 }
 
-/// A process that the spawner was asked for.
+/// A process that the supervisor asked the spawner for.
 enum Asked {
     Worker(StartingWorker),
     Closer,
 }
 
-/// What the spawner says.
+/// An answer of the spawner, and what follows.
 pub enum News {
-    /// Nothing that anybody has to know.
+    /// Nothing follows.
     Nothing,
-    /// The log, or why it cannot be opened.
+    /// The log, or why the spawner cannot open it.
     Log(Result<File, Errno>),
-    /// Nothing any more: it is gone.
+    /// The spawner has ended.
     Gone,
-    /// A worker's process has started, and has perhaps ended already.
+    /// A worker's process has started, and may have ended already.
     Started(Pid, Option<WaitStatus>),
-    /// The worker that was to serve could not be started.
+    /// A worker that was to serve could not be started.
     NoWorker(Errno),
-    /// The worker of this program that was to stand by could not be started.
+    /// A standby of this program could not be started.
     NoStandby(Program, Errno),
 }
 
-/// What the kernel says of a child.
+/// A change of a child, as the kernel reports it.
 pub enum Child {
-    /// Nothing that anybody has to know.
+    /// Nothing follows.
     Other,
-    /// A worker was stopped, and is killed.
+    /// A worker was stopped, and the supervisor has killed it.
     Stopped(Pid),
     /// The spawner has ended.
     Spawner,
-    /// The worker has ended that was let go.
+    /// The last worker has ended, while the switch ends.
     LetGo,
     /// A process has ended that must have been a worker.
     Worker(Pid, WaitStatus),
 }
 
-/// Which worker a process is.
+/// The role of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// The one that serves.
+    /// It serves.
     Serving,
-    /// The one on standby.
+    /// It is on standby.
     Standby,
 }
 
 impl Children {
-    /// The spawner has been asked for a worker.
+    /// Notes that the spawner was asked for a worker.
     pub fn asked_for_worker(&mut self, starting: StartingWorker) {
         self.asked.push_back(Asked::Worker(starting));
     }
 
-    /// The spawner has been asked for a closer.
+    /// Notes that the spawner was asked for a closer.
     pub fn asked_for_closer(&mut self) {
         self.asked.push_back(Asked::Closer);
     }
 
-    /// The spawner has been asked for a worker and has not answered.
+    /// Whether the spawner still has to answer a request for a worker.
     pub fn starts_a_worker(&self) -> bool {
         self.asked.iter().any(|asked| matches!(asked, Asked::Worker(_)))
     }
 
-    /// The worker that served was let go; when this process ends, all is over.
+    /// The switch ends: when this worker has ended, the supervisor ends.
     pub fn expect_end(&mut self, pid: Option<Pid>) {
         self.ending = pid;
     }
 
-    /// A worker is taken for dead; the kernel may say so later.
+    /// Handles a worker as dead; the kernel may report it later.
     pub fn bury(&mut self, pid: Pid) {
         self.buried.push(pid);
     }
 
-    /// Whether the process was taken for dead before.
+    /// Whether the process was buried before. Forgets it.
     fn was_buried(&mut self, pid: Pid) -> bool {
         let at = self.buried.iter().position(|buried| *buried == pid);
         at.map(|at| self.buried.swap_remove(at)).is_some()
@@ -114,17 +114,17 @@ impl Children {
         Some(self.early_deaths.swap_remove(at))
     }
 
-    /// Files that the spawner needs to answer.
+    /// Files that stay open until the spawner has answered.
     pub fn files(&self) -> impl Iterator<Item = OpenFile<'_>> {
         let starting = self.asked.iter().filter_map(|asked| match asked {
             Asked::Worker(starting) => Some(starting),
             Asked::Closer => None,
         });
-        let end = |fd| OpenFile::borrowed(fd, "pipe", "an end of the next worker's");
+        let end = |fd| OpenFile::borrowed(fd, "pipe", "an end of the link or of stderr, for the next worker");
         starting.flat_map(|starting| starting.fds()).map(end)
     }
 
-    /// What the spawner has to answer next: a worker, by the socket that it gets, or a closer.
+    /// The next request that the spawner must answer: a worker, with its end of the link, or a closer.
     #[cfg(any(test, feature = "fuzzing"))]
     pub fn next_asked(&self) -> Option<Option<std::os::fd::BorrowedFd<'_>>> {
         Some(match self.asked.front()? {
@@ -138,8 +138,8 @@ impl Children {
 }
 
 impl Workers {
-    /// Reads what the spawner says.
-    pub fn hear_spawner(&mut self) -> News {
+    /// Reads an answer of the spawner.
+    pub fn read_spawner(&mut self) -> News {
         let answer = match self.spawner.answer() {
             Ok(Some(Answer::Worker(answer))) => answer,
             Ok(Some(Answer::Log(log))) => return News::Log(log),
@@ -159,7 +159,7 @@ impl Workers {
         let worker = area.and_then(|area| self.in_area(area));
         match (answer, worker) {
             (Ok(pid), Some(worker)) => {
-                worker.is_born(pid);
+                worker.set_pid(pid);
                 News::Started(pid, self.children.early_death(pid))
             }
             (Ok(pid), None) => {
@@ -179,7 +179,7 @@ impl Workers {
         }
     }
 
-    /// The next child of which the kernel has something to say.
+    /// The next change of a child that the kernel reports.
     pub fn next_child(&mut self) -> Option<Child> {
         let status = match waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED)) {
             Ok(WaitStatus::StillAlive) | Err(_) => return None,
@@ -196,7 +196,7 @@ impl Workers {
         Some(if pid == self.spawner.pid() {
             Child::Spawner
         } else if self.closers.ended(pid) {
-            // Another one is asked for in the loop.
+            // The loop asks for another closer.
             Child::Other
         } else if Some(pid) == self.children.ending {
             Child::LetGo
@@ -205,7 +205,7 @@ impl Workers {
         })
     }
 
-    /// Which worker has died, if it is known to be one and its death is news.
+    /// The role of a worker that has died, if the process is a known worker and its death is news.
     pub fn whose_death(&mut self, pid: Pid, status: WaitStatus) -> Option<Role> {
         if self.children.was_buried(pid) {
             return None;
@@ -217,7 +217,7 @@ impl Workers {
         role
     }
 
-    /// Which worker a process is.
+    /// The role of a worker's process.
     pub fn role(&self, pid: Pid) -> Option<Role> {
         let is =
             |worker: &Option<_>| worker.as_ref().is_some_and(|worker: &super::worker::Worker| worker.pid == Some(pid));

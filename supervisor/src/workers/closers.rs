@@ -1,24 +1,25 @@
-//! The closers: processes that close what strangers opened.
+//! The closers: processes that close clients' files.
 //!
 //! # Theory of operation
 //!
-//! The last close of a file may wait in the kernel for as long as whoever opened it likes ([`sv3::foreign`]), and the
-//! supervisor must wait for nobody. So each [`ForeignFd`](sv3::foreign::ForeignFd) that it drops is put aside
-//! ([`keep_for_later`]), and its number is written to a pipe. Closers have no other work than to read a number from
-//! it and to close the file. They share the supervisor's table of files (`CLONE_FILES`), as the spawner does that
-//! starts them: nothing is sent, so nothing counts against the kernel's limit of files under way, and the number is
-//! free as soon as close(2) has begun, however long it takes.
+//! The last close of a file may wait in the kernel for as long as the client that opened it likes ([`sv3::foreign`]),
+//! and the supervisor must not wait. So each [`ForeignFd`](sv3::foreign::ForeignFd) that it drops is put aside
+//! ([`keep_for_later`]), and its fd number is written to a pipe. A closer reads a number from the pipe and closes the
+//! file, and does nothing else. Closers share the supervisor's table of files (`CLONE_FILES`), as the spawner does. So
+//! no fd is sent, nothing counts against the kernel's limit of fds in flight, and the number is free as soon as
+//! close(2) has begun, however long the close takes.
 //!
-//! Several closers ([`CLOSERS`]) read from one pipe, so one that waits holds up no other. When all wait for longer
-//! than [`STALL`] and there is more to do, they are stopped and let go on, which ends the wait for a socket that
-//! lingers. A wait that no signal ends (a FUSE server's, or work such as giving back much memory) makes the crew
-//! grow, one by one, up to [`CLOSERS_MAX`]; the others are dismissed when all is done.
+//! Several closers ([`CLOSERS`]) read from one pipe, so a closer that waits does not delay the others. When all wait
+//! for longer than [`STALL`] and more files wait, the supervisor stops and continues each closer, which ends the wait
+//! for a socket that lingers. Some waits do not end by a signal, such as that for a FUSE server, or for the kernel to
+//! free much memory. Then the supervisor adds one closer at a time, up to [`CLOSERS_MAX`]. It dismisses the extra
+//! closers when all files are closed.
 //!
-//! What waits to be closed takes up fd numbers, so the supervisor does not listen to those who add to it while there is
-//! too much of it ([`Closers::is_behind`]).
+//! Files that wait to be closed take fd numbers. While too many wait, the supervisor does not read from the clients
+//! that dropped them ([`Closers::is_behind`]).
 //!
-//! A worker begins as a copy of the table. While one does ([`Closers::pause`]) nothing is closed, so that the copy is
-//! never the last one.
+//! A new worker begins with a copy of the table of files. Until it has closed the copies, closers close nothing
+//! ([`Closers::pause`]), so that a copy is never the last reference to a file.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -33,48 +34,48 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, pipe2, read, write};
 
-/// How many closers there are, and how many at most while some wait.
+/// Number of closers, and the largest number while some wait.
 const CLOSERS: usize = 3;
 const CLOSERS_MAX: usize = 16;
-/// How long all of them may wait while there is more to do.
+/// How long all of them may wait while more files wait to be closed.
 const STALL: Duration = Duration::from_millis(100);
-/// Signals in a row that change nothing, after which the crew grows.
+/// After this many signals in a row without effect, one closer is added.
 const FUTILE: u32 = 10;
-/// How long none is asked for after one ended by itself.
+/// After a closer has ended by itself, no other is asked for during this time.
 const PAUSE: Duration = Duration::from_millis(100);
-/// What ends a wait that can be ended. Needs no handler, and leaves a process as it was, wherever it is.
+/// Signals that end a wait that a signal can end. They need no handler, and the process then continues where it was.
 const NUDGE: [Signal; 2] = [Signal::SIGSTOP, Signal::SIGCONT];
-/// In place of a number: the closer that reads it ends.
+/// Instead of an fd number: the closer that reads it ends.
 const DISMISSED: RawFd = -1;
-/// Files that may wait to be closed until those who add to them are not listened to any more.
+/// While more files than this wait to be closed, the supervisor does not read from the clients that dropped them.
 const BEHIND: usize = 64;
-/// Most files that are told of at a time: as many numbers as a pipe takes in one piece.
+/// Most numbers that are written at a time: as many as a pipe takes in one piece.
 const PIECE: usize = 1024;
 /// Octets of a number.
 const NUMBER: usize = size_of::<RawFd>();
 
 thread_local! {
-    /// Dropped since the loop's last turn. Nothing here is closed when the process ends: the kernel then waits for
-    /// nobody.
+    /// Files that were dropped since the loop's last turn. The process never closes them itself: when it ends, the
+    /// kernel does, and no process waits.
     static DROPPED: RefCell<Vec<Rc<OwnedFd>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Puts a file aside that was dropped; a [`sv3::foreign::Closer`].
+/// Puts a dropped file aside; a [`sv3::foreign::Closer`].
 pub fn keep_for_later(fd: Rc<OwnedFd>) {
     let _ = DROPPED.try_with(|dropped| dropped.borrow_mut().push(fd));
 }
 
-/// The files that were dropped since this was asked last.
+/// Takes the files that were dropped since the last call.
 pub fn dropped() -> Vec<Rc<OwnedFd>> {
     DROPPED.take()
 }
 
-/// What a closer needs to know: where numbers come from, and where it says that one is closed.
+/// The fds that a closer uses.
 #[derive(Clone, Copy)]
 pub struct Tools {
-    /// A pipe of numbers.
+    /// The pipe from which it reads fd numbers.
     pub numbers: RawFd,
-    /// An eventfd, which counts.
+    /// The eventfd that counts closed files.
     pub closed: RawFd,
 }
 
@@ -82,26 +83,26 @@ pub struct Tools {
 pub struct Closers {
     numbers: [OwnedFd; 2],
     closed: EventFd,
-    /// Files that no closer was told of.
+    /// Files whose numbers are not yet in the pipe.
     waiting: VecDeque<Rc<OwnedFd>>,
-    /// Files that closers were told of and have not closed.
+    /// Files whose numbers are in the pipe or with a closer.
     told: usize,
-    /// When the last of them was closed, or the first was told.
+    /// When the last of these was closed, or the first was written.
     progress: Instant,
-    /// A worker is being started.
+    /// A worker is being started, so nothing may be closed.
     paused: bool,
-    crew: Vec<Pid>,
-    /// How many there should be.
+    pids: Vec<Pid>,
+    /// How many closers there should be.
     wanted: usize,
-    /// Closers that the spawner was asked for.
+    /// Closers that the spawner was asked for and has not started.
     asked: usize,
-    /// Those among the crew that have been told to end.
+    /// Closers that have been told to end and still exist.
     dismissed: usize,
-    /// How often all was closed.
+    /// How often all files were closed.
     rounds: u64,
-    /// Signals since something was closed.
+    /// Signals since a file was closed.
     nudges: u32,
-    /// One ended by itself or could not be started: none is asked for before.
+    /// No closer is asked for before, because one ended by itself or could not be started.
     pause_until: Option<Instant>,
 }
 
@@ -117,7 +118,7 @@ impl Closers {
             told: 0,
             progress: Instant::now(),
             paused: false,
-            crew: Vec::new(),
+            pids: Vec::new(),
             wanted: CLOSERS,
             asked: 0,
             dismissed: 0,
@@ -127,40 +128,40 @@ impl Closers {
         })
     }
 
-    /// How many closers the spawner is to start now.
+    /// How many closers must be asked for now.
     pub fn missing(&mut self, now: Instant) -> usize {
         self.pause_until.take_if(|until| *until <= now);
         if self.pause_until.is_some() {
             return 0;
         }
-        let missing = self.wanted.saturating_sub(self.crew.len() - self.dismissed.min(self.crew.len()) + self.asked);
+        let missing = self.wanted.saturating_sub(self.pids.len() - self.dismissed.min(self.pids.len()) + self.asked);
         self.asked += missing;
         missing
     }
 
-    /// What a closer is started with.
+    /// The fds that a closer is started with.
     pub fn tools(&self) -> Tools {
         use std::os::fd::AsRawFd;
         Tools { numbers: self.numbers[0].as_raw_fd(), closed: self.closed.as_fd().as_raw_fd() }
     }
 
-    /// The spawner has started one, or not.
+    /// The spawner has started a closer, or could not.
     pub fn started(&mut self, pid: Option<Pid>) {
         self.asked = self.asked.saturating_sub(1);
-        self.crew.extend(pid);
+        self.pids.extend(pid);
         if pid.is_none() {
             self.pause_until = Some(Instant::now() + PAUSE);
         }
     }
 
-    /// A process has ended. True: it was a closer.
+    /// A process has ended. Returns whether it was a closer.
     pub fn ended(&mut self, pid: Pid) -> bool {
-        let Some(at) = self.crew.iter().position(|other| *other == pid) else { return false };
-        self.crew.swap_remove(at);
+        let Some(at) = self.pids.iter().position(|other| *other == pid) else { return false };
+        self.pids.swap_remove(at);
         match self.dismissed.checked_sub(1) {
             Some(left) => self.dismissed = left,
             None => {
-                // Somebody killed it, and it may have been closing one.
+                // Another process killed it, and it may have been closing a file.
                 self.told = self.told.saturating_sub(1);
                 self.pause_until = Some(Instant::now() + PAUSE);
             }
@@ -168,12 +169,12 @@ impl Closers {
         true
     }
 
-    /// The closers' processes.
-    pub fn crew(&self) -> &[Pid] {
-        &self.crew
+    /// The closers' pids.
+    pub fn pids(&self) -> &[Pid] {
+        &self.pids
     }
 
-    /// The fds that it holds, and what they are for.
+    /// The fds that it owns: each with its kind and purpose.
     pub fn fds(&self) -> [(BorrowedFd<'_>, &'static str, &'static str); 3] {
         let [theirs, ours] = &self.numbers;
         [
@@ -183,22 +184,22 @@ impl Closers {
         ]
     }
 
-    /// Files that wait to be closed.
+    /// Files that wait to be closed and are not in the pipe.
     pub fn files(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.waiting.iter().map(|fd| fd.as_fd())
     }
 
-    /// Nothing is closed until this is taken back.
+    /// Pauses or continues closing.
     pub fn pause(&mut self, paused: bool) {
         self.paused = paused;
     }
 
-    /// Takes a file to be closed, of which nobody else has the [`Rc`].
+    /// Takes a file to be closed. No other [`Rc`] of it may exist.
     pub fn take(&mut self, fd: Rc<OwnedFd>) {
         self.waiting.push_back(fd);
     }
 
-    /// Tells the closers of as many files as there is room for.
+    /// Writes as many numbers to the pipe as it has room for.
     pub fn tell(&mut self) {
         while !self.paused && !self.waiting.is_empty() {
             let count = self.waiting.len().min(PIECE);
@@ -207,7 +208,7 @@ impl Closers {
             // A pipe takes a piece of this size whole or not at all.
             let Ok(written) = write(&self.numbers[1], &octets) else { return };
             for fd in self.waiting.drain(..written / NUMBER) {
-                // From here on the number is a closer's.
+                // From here on a closer owns the number.
                 let _ = Rc::try_unwrap(fd).map(IntoRawFd::into_raw_fd);
             }
             if self.told == 0 {
@@ -217,8 +218,8 @@ impl Closers {
         }
     }
 
-    /// Closers have closed some.
-    pub fn hear(&mut self) {
+    /// Reads how many files closers have closed.
+    pub fn read_closed(&mut self) {
         let Ok(count) = self.closed.read() else { return };
         self.told = self.told.saturating_sub(usize::try_from(count).unwrap_or(usize::MAX));
         (self.progress, self.nudges) = (Instant::now(), 0);
@@ -237,28 +238,29 @@ impl Closers {
         self.told + self.waiting.len()
     }
 
-    /// A number that changes whenever all is closed: who has added files since then is told by it from who had before.
+    /// A number that changes whenever all files are closed. It tells which clients have dropped files since then.
     pub fn round(&self) -> u64 {
         self.rounds
     }
 
-    /// So many files wait that who adds to them has to wait too.
+    /// Whether so many files wait that the clients that dropped them must wait too.
     pub fn is_behind(&self) -> bool {
         self.backlog() > BEHIND
     }
 
-    /// When to look whether all closers wait, or to ask for others.
+    /// When to look whether all closers wait, or to ask for more closers.
     pub fn due(&self) -> Option<Instant> {
-        let stall = (self.told > self.crew.len()).then(|| self.progress + STALL);
+        let stall = (self.told > self.pids.len()).then(|| self.progress + STALL);
         stall.into_iter().chain(self.pause_until).min()
     }
 
-    /// Wakes closers that all wait while there is more to do. True: that does not help, and there will be one more.
+    /// Signals the closers if all wait while more files wait. Returns true if that does not help, so that one more
+    /// closer is started.
     pub fn expire(&mut self, now: Instant) -> bool {
-        if self.told <= self.crew.len() || self.progress + STALL > now {
+        if self.told <= self.pids.len() || self.progress + STALL > now {
             return false;
         }
-        for pid in &self.crew {
+        for pid in &self.pids {
             for signal in NUDGE {
                 let _ = kill(*pid, signal);
             }
@@ -270,12 +272,12 @@ impl Closers {
         grows
     }
 
-    /// Ends all. What was not closed the kernel closes with the last of us, and waits for nobody then.
+    /// Ends all closers. The kernel closes the remaining files when the last process that shares the table ends.
     pub fn end(&mut self) {
         for fd in self.waiting.drain(..) {
             let _ = Rc::try_unwrap(fd).map(IntoRawFd::into_raw_fd);
         }
-        for pid in self.crew.drain(..) {
+        for pid in self.pids.drain(..) {
             let _ = kill(pid, Signal::SIGKILL);
         }
     }
@@ -287,8 +289,7 @@ impl AsFd for Closers {
     }
 }
 
-/// A closer's life: closes what it is told to, until it is killed. The numbers are of files that nobody else in this
-/// table uses any more.
+/// The loop of a closer: closes files until it is killed. No other process of this table uses these numbers any more.
 pub fn work(numbers: BorrowedFd<'_>, closed: BorrowedFd<'_>) {
     let mut octets = [0; NUMBER];
     loop {

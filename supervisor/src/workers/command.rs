@@ -1,4 +1,4 @@
-//! A command for a worker, with what goes with it.
+//! A command for a worker, with its fd and the files that it takes away.
 
 use std::rc::Rc;
 
@@ -7,19 +7,19 @@ use sv3::ipc::Command;
 
 use crate::workers::pending_unmap::RemovedFiles;
 
-/// A command with the fd that follows it.
+/// A command with its fd.
 #[derive(Clone, Debug)]
 pub struct WorkerCommand {
     /// The command.
     pub command: Command,
-    /// Its fd, exactly if [`Command::fds`] is 1.
+    /// Its fd, if and only if [`Command::fds`] is 1.
     pub fd: Option<Rc<ForeignFd>>,
-    /// Memory that it takes away from the worker.
+    /// Memory files that it takes away from the worker.
     pub removes: Option<Rc<RemovedFiles>>,
 }
 
 impl WorkerCommand {
-    /// A command that an fd goes with.
+    /// A command with an fd.
     pub fn with_fd(command: Command, fd: Rc<ForeignFd>) -> WorkerCommand {
         WorkerCommand { command, fd: Some(fd), removes: None }
     }

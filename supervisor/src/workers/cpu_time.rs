@@ -1,33 +1,33 @@
-//! How much of a processor a worker has had.
+//! Measures the processor time that a worker has used.
 //!
-//! A deadline by the wall clock cannot tell a worker that gets nowhere from one that is not let run: a host with too
-//! many guests, a control group that is throttled or frozen, a hypervisor that takes a processor away. So what is
-//! held against a worker is the processor time that its own process used meanwhile, all threads together, by the
-//! kernel's clock for that. The kernel brings the figure up to date with each of its ticks: some milliseconds late,
-//! on a processor without ticks (`nohz_full`) up to a second.
+//! A deadline by the wall clock cannot tell a worker that makes no progress from a worker that does not get a
+//! processor: the host may have too many guests, a control group may be throttled or frozen, or a hypervisor may take a
+//! processor away. So the watchdog measures the processor time that the worker's process has used, all threads
+//! together, by the kernel's clock for that process. The kernel updates this clock at each tick: some milliseconds
+//! late, and up to a second late on a processor without ticks (`nohz_full`).
 
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 
-/// How long a worker may get nowhere that uses no processor. Then it is replaced, and nobody is blamed: whatever
-/// keeps it, the next one may fare better.
+/// A worker that makes no progress and uses no processor time for this long is replaced, and no client is blamed.
+/// Whatever blocks it may not block the next worker.
 pub const STARVED: Duration = Duration::from_secs(10);
 
-/// A moment by all clocks that matter to a worker.
+/// A moment, by all clocks that matter to a worker.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
-    /// For deadlines.
+    /// The clock for deadlines.
     pub now: Instant,
     /// Nanoseconds of CLOCK_MONOTONIC, as workers read it.
     pub monotonic_ns: u64,
-    /// Processor time of the worker's process.
+    /// Processor time that the worker's process has used.
     pub cpu: Duration,
 }
 
 impl Moment {
-    /// Now, for a worker whose process is known or not.
+    /// Now, for a worker whose pid may not be known yet.
     pub fn of(pid: Option<Pid>) -> Moment {
         let monotonic = read(ClockId::CLOCK_MONOTONIC).unwrap_or_default();
         let monotonic_ns = u64::try_from(monotonic.as_nanos()).unwrap_or(u64::MAX);
@@ -35,10 +35,10 @@ impl Moment {
     }
 }
 
-/// Processor time that a process has used since it began; nothing while it is not known, and when it is gone.
+/// Processor time that a process has used since it began; zero if the pid is not known, or the process has ended.
 pub fn of_process(pid: Option<Pid>) -> Duration {
-    // As linux/posix-timers.h has it: the process in the upper bits, inverted, and below them CPUCLOCK_SCHED. The
-    // function of the C library asks the kernel once more, by a syscall that the policy does not have.
+    // The clock id as in linux/posix-timers.h: the inverted pid in the upper bits, and CPUCLOCK_SCHED below. The C
+    // library's function makes another syscall, which the policy does not permit.
     let clock = |pid: Pid| ClockId::from_raw(!pid.as_raw() << 3 | 2);
     pid.and_then(|pid| read(clock(pid))).unwrap_or_default()
 }
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn who_runs_uses_time_and_who_sleeps_or_is_gone_does_not() {
+    fn a_running_process_uses_time_and_a_sleeping_or_ended_one_does_not() {
         let (mut runs, busy) = run("sh", &["-c", "while :; do :; done"]);
         let (mut sleeps, idle) = run("sleep", &["60"]);
         let due = Instant::now() + Duration::from_secs(20);

@@ -1,5 +1,5 @@
-//! Reads a worker's death: its exit status and what it wrote into the ledger, in words. The ledger is hostile: its
-//! numbers are compared and shown, never used.
+//! Explains a worker's death from its exit status and the ledger. The ledger may be hostile: its numbers are compared
+//! and shown, and never used as indices or sizes.
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
@@ -11,7 +11,7 @@ use sv3::ledger::{Crash, THREADS, ThreadState, WorkerArea};
 use sv3::status::{self, Burst, Fault, Serving};
 use sv3::{MAX_PORTS, MAX_RINGS};
 
-/// Where the evidence of a death is.
+/// The evidence of a death.
 #[derive(Clone, Copy)]
 pub struct Evidence<'l> {
     area: &'l WorkerArea,
@@ -20,14 +20,14 @@ pub struct Evidence<'l> {
 }
 
 impl<'l> Evidence<'l> {
-    /// A worker's area, and the thread of it that hung, if it was killed for that. Else the thread is the one that
-    /// wrote down how it died, and, if none did, what stands in the first hand that has something in it is told.
+    /// The evidence in a worker's area. The thread is `hung`, if the worker was killed because that thread hung;
+    /// otherwise the thread that wrote the crash record; otherwise the first thread that was serving a ring.
     pub fn new(area: &'l WorkerArea, hung: Option<usize>) -> Evidence<'l> {
         let recorded = (area.crash.signal.load(Relaxed) != 0).then(|| area.crash.thread.load(Relaxed));
         let died = recorded.and_then(|thread| usize::try_from(thread).ok());
         let thread = hung.or(died).filter(|thread| *thread < THREADS);
         let at_work = || area.threads.iter().position(|thread| thread.port.load(Relaxed) != 0);
-        // If no thread has anything, the first one stands for all.
+        // If no thread was serving a ring, takes the first one.
         let [first, ..] = &area.threads;
         let state = thread.or_else(at_work).and_then(|number| area.thread(number)).unwrap_or(first);
         Evidence { area, thread, state }
@@ -37,7 +37,7 @@ impl<'l> Evidence<'l> {
 /// Why a worker died.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Death {
-    /// For a person.
+    /// The cause, in words for people.
     pub words: String,
     /// The syscall that the seccomp policy forbids, if that was it.
     pub violation: Option<String>,
@@ -45,13 +45,13 @@ pub struct Death {
     pub signal: Option<&'static str>,
     /// The status that it exited with.
     pub exit_code: Option<i32>,
-    /// It was us who killed it.
+    /// The supervisor killed it.
     pub killed_by_us: bool,
     /// What it could not access.
     pub fault: Option<Fault>,
-    /// What it said when it panicked.
+    /// Its panic message.
     pub panic: Option<String>,
-    /// Number of the thread that died or hung; not known of a worker that was killed from outside.
+    /// Number of the thread that died or hung; `None` if the worker was killed from outside.
     pub thread: Option<usize>,
     /// The ring that was being served.
     pub serving: Option<Serving>,
@@ -62,7 +62,7 @@ pub struct Death {
 }
 
 impl Death {
-    /// From the exit status, what is in the ledger, and the reason if it was us who killed it.
+    /// Reads a death from the exit status, the evidence, and the reason if the supervisor killed the worker.
     pub fn read(
         status: WaitStatus,
         Evidence { area, thread, state }: Evidence<'_>,
@@ -114,11 +114,11 @@ impl Death {
     }
 }
 
-/// The event of a crash: message and fields. Fields that have no value are left out.
+/// The event of a crash: message and fields. Fields without a value are left out.
 pub fn event(crash: &status::Crash) -> (String, Value) {
     let mut fields = serde_json::to_value(crash).unwrap_or_default();
     if let Value::Object(fields) = &mut fields {
-        // The message has the cause, and the line its own time.
+        // The message has the cause, and the event has its own time.
         fields.retain(|name, value| !value.is_null() && name != "time" && name != "cause");
     }
     (format!("{} {}", subject(crash), crash.cause), fields)
@@ -129,10 +129,10 @@ pub fn subject(crash: &status::Crash) -> String {
     crash.worker_pid.map_or("a worker".to_string(), |pid| format!("worker {pid}"))
 }
 
-/// The flight recorder's bursts.
+/// The trace: the last bursts of a thread.
 fn trace(thread: &ThreadState) -> Vec<Burst> {
     let mut bursts = thread.read_trace();
-    // What no worker in its right mind writes is of no use to anybody.
+    // Entries that no correct worker writes are left out.
     bursts.retain(|(_, slot, ring, chains)| {
         usize::from(*slot) < MAX_PORTS && usize::from(*ring) < MAX_RINGS && *chains <= Settings::MAX_BATCH
     });
@@ -146,7 +146,7 @@ fn trace(thread: &ThreadState) -> Vec<Burst> {
     bursts.into_iter().map(burst).collect()
 }
 
-/// The signal by which a worker is about to end that has written down its crash.
+/// The signal that will end a worker, if the worker has written its crash record.
 pub fn announced(area: &WorkerArea) -> Option<Signal> {
     let genuine = area.crash.code.load(Relaxed) > 0;
     match Signal::try_from(area.crash.signal.load(Acquire)).ok()? {
@@ -157,25 +157,25 @@ pub fn announced(area: &WorkerArea) -> Option<Signal> {
     }
 }
 
-/// The signal that began it. A worker that was sent a signal, or panicked, writes that down and ends by an illegal
-/// instruction.
+/// The signal that caused the death. A worker that catches a signal or panics writes its crash record and then ends by
+/// SIGILL.
 fn first(signal: Signal, area: &WorkerArea) -> Signal {
     let recorded = Signal::try_from(area.crash.signal.load(Relaxed));
     if signal == Signal::SIGILL { recorded.unwrap_or(signal) } else { signal }
 }
 
-/// The slot of the client by whose doing the worker died. Nobody, if it was killed from outside, and nobody, if it
-/// cannot be said who. The dying worker's word is taken for it: a worker that lies can have its clients blamed, in
-/// turn and for a time, and nothing more.
+/// The slot of the client to blame. `None` if the worker was killed from outside, or if the client is not known. This
+/// trusts the dying worker: a lying worker can get its clients blamed, one at a time and for a limited time, and
+/// nothing more.
 ///
-/// - A fault in memory of a client is that client's, whatever ring was current: the sender whose frame is copied has
-///   no part in what becomes of the receiver's file.
-/// - SIGBUS is a page that a mapped file does not have, or that the machine has lost. The worker's own memory has no
-///   file but the ledger, which cannot shrink; so it was some client's memory, and where the worker cannot say whose,
-///   the current ring says nothing either.
-/// - Everything else that a worker does to itself (SIGSEGV at an address of no client, SIGILL, SIGFPE, a forbidden
-///   syscall, a panic) is a fault of the worker, which the client found whose ring was current.
-/// - A worker that hung did so over the current ring.
+/// - A fault in a client's memory is blamed on that client, whatever ring was current: the sender of a frame does not
+///   control the receiver's file.
+/// - SIGBUS means a page that a mapped file does not have, or that the machine has lost. The worker maps no file of its
+///   own except the ledger, which cannot shrink. So it was some client's memory. If the record does not say whose, no
+///   client is blamed: the current ring is no evidence.
+/// - Any other fault (SIGSEGV at an address of no client, SIGILL, SIGFPE, a forbidden syscall, a panic) is a bug in the
+///   worker, and the client whose ring was current triggered it.
+/// - A worker that hung was busy with the current ring.
 pub fn client_to_blame(status: WaitStatus, Evidence { area, state, .. }: Evidence<'_>, hung: bool) -> Option<u16> {
     let record = &area.crash;
     let signal = record.signal.load(Relaxed);
@@ -203,7 +203,7 @@ fn fault_words(fault: &Fault, ip: u64) -> String {
     format!(" at address {:#x} (instruction {ip:#x}){region}", fault.addr)
 }
 
-/// The ledger writes slots plus one, and 0 for none.
+/// The ledger has slots plus one, and 0 for none.
 fn port_name(slot_plus_one: u32) -> Option<String> {
     let slot = slot_plus_one.checked_sub(1)?;
     usize::try_from(slot).is_ok_and(|slot| slot < MAX_PORTS).then(|| format!("p{slot}"))
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_in_memory_is_its_owners_and_nobodys_if_that_is_unknown() {
+    fn a_fault_in_memory_is_blamed_on_its_owner_if_that_is_known() {
         let (_fd, ledger) = LedgerMap::create().unwrap();
         let record = &ledger.workers[0].crash;
         ledger.workers[0].threads[0].port.store(4, Relaxed);

@@ -1,14 +1,15 @@
-//! What is planned of a hand-over, and which binary is on trial.
+//! Planned handovers, and binaries on trial.
 //!
 //! # Theory of operation
 //!
-//! A crash is safe by design, so a planned hand-over is a planned crash: a successor waits on standby until it has
-//! learnt all, then the worker that serves is killed and the successor promoted. Nothing is told to clients.
+//! A crash is safe by design, so a planned handover is a planned crash. The successor is on standby until it has
+//! executed all commands. Then the supervisor kills the serving worker and promotes the successor. Clients are told
+//! nothing.
 //!
-//! An upgrade does the same with a successor of another program, which is admitted if it becomes ready and serves
-//! every feature that a connected client uses. Until it has lived for [`GRACE`], [`Handover::program`] stays the old
-//! one: that is what the next standby runs and what every start takes. So if the successor dies, the common path
-//! after a crash *is* the rollback.
+//! An upgrade does the same with a successor that runs another program. The successor is admitted if it becomes ready
+//! and serves every feature that a connected client uses. Until it has served for [`GRACE`], [`Handover::program`] is
+//! still the old program, and every standby and every started worker runs that. So if the successor dies, the usual
+//! path after a crash *is* the rollback.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -22,36 +23,36 @@ use crate::workers::death::Death;
 use crate::workers::spawner::Program;
 use crate::workers::worker::Worker;
 
-/// How long a new binary is on trial: if its worker dies before, the old one comes back.
+/// How long a new binary is on trial. If its worker dies before, the old binary comes back.
 pub const GRACE: Duration = Duration::from_secs(10);
 
-/// What is planned and what is on trial.
+/// The planned handover and the trial.
 #[derive(Default)]
 pub struct Handover {
     program: Program,
     plan: Option<Plan>,
     trial: Option<Trial>,
-    /// Virtio features that a worker of ours does not serve.
+    /// Virtio features that a worker in use or on trial does not serve.
     withheld: u64,
 }
 
 struct Plan {
     asker: Ticket,
-    /// What the successor runs.
+    /// The program that the successor runs.
     program: Program,
     stage: Stage,
 }
 
-/// How far a planned hand-over has come.
+/// The stage of a planned handover.
 #[derive(Clone, Copy, Debug)]
 pub enum Stage {
     /// A worker on standby that cannot be the successor has been killed.
     Clearing,
-    /// The successor is told everything.
-    Learning,
-    /// The worker that serves, of this number, has been killed.
+    /// The successor executes the replay.
+    Replaying,
+    /// The serving worker, with this pid, has been killed.
     Killed(Pid, Instant),
-    /// It is dead; its successor serves as soon as it says so.
+    /// That worker is dead. The successor serves as soon as it reports so.
     Promoted(Pid, Instant),
 }
 
@@ -65,9 +66,9 @@ struct Trial {
 pub enum Loss {
     /// It could not be started, for this reason.
     NotStarted(String),
-    /// It exited by itself: its death, in words.
+    /// It exited by itself, in words.
     Exited(String),
-    /// It was killed.
+    /// It was killed, in words.
     Killed(String),
 }
 
@@ -84,11 +85,11 @@ impl Loss {
         }
     }
 
-    /// What became of a successor, with its name before it.
-    fn of_successor(&self) -> String {
+    /// What happened to this worker, as a sentence.
+    pub fn of(&self, worker: &str) -> String {
         match self {
-            Loss::NotStarted(_) | Loss::Exited(_) => format!("the next worker {self}"),
-            Loss::Killed(words) => format!("the next worker was {words}"),
+            Loss::NotStarted(_) | Loss::Exited(_) => format!("{worker} {self}"),
+            Loss::Killed(words) => format!("{worker} was {words}"),
         }
     }
 }
@@ -102,12 +103,12 @@ impl fmt::Display for Loss {
     }
 }
 
-/// What follows for a plan when the worker on standby is lost.
+/// What follows for the plan when the standby is lost.
 #[derive(Debug, PartialEq, Eq)]
 pub enum AfterLoss {
-    /// Nothing that was planned depends on it.
+    /// The plan does not depend on it.
     Unplanned,
-    /// It made room for the successor, which is to be started.
+    /// It made room for the successor, which must be started.
     StartSuccessor,
     /// The plan fails, for this reason.
     GiveUp(String),
@@ -115,18 +116,18 @@ pub enum AfterLoss {
 
 /// A worker serves as planned.
 pub struct Completed {
-    /// ClientId asked for it.
+    /// The exchange that asked for the handover.
     pub asker: Ticket,
     /// The process that served before.
     pub old: Pid,
-    /// How long nobody served.
-    pub blackout: Duration,
+    /// The gap in which no worker served.
+    pub gap: Duration,
     /// Its binary is new, and on trial from now on.
     pub on_trial: bool,
 }
 
 impl Handover {
-    /// What a worker that has to be started runs.
+    /// The program that a new worker runs.
     pub fn program(&self) -> Program {
         self.program
     }
@@ -141,35 +142,35 @@ impl Handover {
         self.trial.as_ref().map(|trial| trial.ends)
     }
 
-    /// Why none can be planned now, for a person.
+    /// Why no handover can be planned now, for people.
     pub fn refusal(&self, now: Instant) -> Option<String> {
         if self.plan.is_some() {
-            return Some("a hand-over is under way; try again".to_string());
+            return Some("a handover is under way; try again".to_string());
         }
         let left = self.due()?.saturating_duration_since(now).as_secs() + 1;
         Some(format!("the last upgrade is on trial for {left} more seconds; try again then"))
     }
 
-    /// Plans one to a worker of this program.
+    /// Plans a handover to a worker of this program.
     pub fn plan(&mut self, asker: Ticket, program: Program) {
         self.plan = Some(Plan { asker, program, stage: Stage::Clearing });
     }
 
-    /// The successor is to be told everything. Returns what it runs.
-    pub fn begin_learning(&mut self) -> Option<Program> {
+    /// The successor is about to get the replay. Returns the program that it runs.
+    pub fn begin_replay(&mut self) -> Option<Program> {
         let plan = self.plan.as_mut()?;
-        plan.stage = Stage::Learning;
+        plan.stage = Stage::Replaying;
         Some(plan.program)
     }
 
-    /// The worker that serves has been killed for its successor.
+    /// The serving worker has been killed for its successor.
     pub fn killed(&mut self, old: Pid, now: Instant) {
         if let Some(plan) = &mut self.plan {
             plan.stage = Stage::Killed(old, now);
         }
     }
 
-    /// The worker that served is dead. True: that was the plan.
+    /// The serving worker is dead. Returns whether that was the plan.
     pub fn predecessor_died(&mut self) -> bool {
         let Some(plan) = &mut self.plan else { return false };
         let Stage::Killed(old, since) = plan.stage else { return false };
@@ -177,30 +178,31 @@ impl Handover {
         true
     }
 
-    /// How far the plan has come.
+    /// The stage of the plan.
     pub fn stage(&self) -> Option<Stage> {
         self.plan.as_ref().map(|plan| plan.stage)
     }
 
-    /// There is no plan any more; who asked for it.
+    /// Gives up the plan. Returns the exchange that asked for it.
     pub fn give_up(&mut self) -> Option<Ticket> {
         self.plan.take().map(|plan| plan.asker)
     }
 
-    /// The worker on standby, of this program, is lost.
+    /// The standby, of this program, is lost.
     pub fn standby_lost(&self, program: Program, loss: &Loss) -> AfterLoss {
         let is_unproven = program != self.program;
         match (self.stage(), loss) {
             (Some(Stage::Clearing), _) => AfterLoss::StartSuccessor,
-            (Some(Stage::Learning), Loss::NotStarted(_)) if is_unproven => AfterLoss::GiveUp(format!(
-                "the new worker {loss}; it must be an executable of root or of the switch's user"
+            (Some(Stage::Replaying), Loss::NotStarted(_)) if is_unproven => AfterLoss::GiveUp(format!(
+                "the new worker {loss}; it must be an executable that belongs to root or to the switch's user"
             )),
-            (Some(Stage::Learning), _) => AfterLoss::GiveUp(loss.of_successor()),
+            (Some(Stage::Replaying), _) => AfterLoss::GiveUp(loss.of("the next worker")),
             _ => AfterLoss::Unplanned,
         }
     }
 
-    /// A worker of this program that served died unplanned. True: its binary was on trial, and the old one comes back.
+    /// A serving worker of this program died unplanned. Returns whether its binary was on trial, so that the old one
+    /// comes back.
     pub fn roll_back(&mut self, program: Program) -> bool {
         if program == self.program {
             return false;
@@ -211,21 +213,21 @@ impl Handover {
         true
     }
 
-    /// A worker that serves these features took over. If that was the plan, and it is of the planned program, the
-    /// plan has come true. `Some(None)`: the worker of the plan died meanwhile.
+    /// A worker that serves these features took over. If that completes the plan, returns how. `Some(None)`: another
+    /// program took over, because the successor died meanwhile.
     pub fn took_over(&mut self, program: Program, offers: u64) -> Option<Option<Completed>> {
         let Some(Plan { stage: Stage::Promoted(old, since), program: planned, .. }) = self.plan else { return None };
         if program != planned {
             return Some(None);
         }
-        let (blackout, on_trial) = (since.elapsed(), planned != self.program);
+        let (gap, on_trial) = (since.elapsed(), planned != self.program);
         if on_trial {
             self.trial = Some(Trial { ends: Instant::now() + GRACE, withheld_before: self.withheld });
-            // For the time of the trial clients must be served by either binary.
+            // During the trial, both binaries must be able to serve every client.
             self.withheld |= OFFERED & !offers;
         }
         let asker = self.plan.take()?.asker;
-        Some(Some(Completed { asker, old, blackout, on_trial }))
+        Some(Some(Completed { asker, old, gap, on_trial }))
     }
 
     /// The trial is over: the new binary, which serves these features, is the one in use.
@@ -236,7 +238,7 @@ impl Handover {
         self.withheld = OFFERED & !offers;
     }
 
-    /// Whether a worker on standby may serve.
+    /// Whether a standby may serve.
     fn admits(&self, standby: &Worker) -> bool {
         let planned = |plan: &Plan| matches!(plan.stage, Stage::Promoted(..)) && plan.program == standby.program;
         standby.program == self.program || self.plan.as_ref().is_some_and(planned)
@@ -244,11 +246,11 @@ impl Handover {
 }
 
 impl Workers {
-    /// The worker on standby is of no use after this death. True: another one has to be started.
+    /// Kills the standby if its binary is not in use after this death. Returns whether another one must be started.
     pub fn dismiss_unproven(&mut self) -> bool {
         match self.standby.as_mut().filter(|standby| !self.handover.admits(standby)) {
             Some(standby) => {
-                standby.kill("it is of a binary that is not in use");
+                standby.kill("its binary is not in use");
                 true
             }
             None => false,
@@ -261,7 +263,7 @@ mod tests {
     use super::*;
 
     fn ticket() -> Ticket {
-        Ticket::of_nobody()
+        Ticket::of_no_exchange()
     }
 
     fn killed() -> Loss {
@@ -277,7 +279,7 @@ mod tests {
         handover.plan(ticket(), new);
         assert!(handover.refusal(now).is_some());
         assert_eq!(handover.standby_lost(old, &killed()), AfterLoss::StartSuccessor);
-        assert_eq!(handover.begin_learning(), Some(new));
+        assert_eq!(handover.begin_replay(), Some(new));
         let gives_up = |loss| match handover.standby_lost(new, &loss) {
             AfterLoss::GiveUp(why) => why,
             other => panic!("{other:?}"),
@@ -295,7 +297,7 @@ mod tests {
             let mut handover = Handover::default();
             let (old, new) = (handover.program(), handover.program().other());
             handover.plan(ticket(), new);
-            handover.begin_learning();
+            handover.begin_replay();
             assert!(!handover.predecessor_died());
             handover.killed(Pid::from_raw(1), now);
             assert!(handover.predecessor_died());

@@ -1,8 +1,8 @@
-//! The wire to a worker: numbered commands with their fds down, reports up. Never blocks.
+//! The link to a worker: sends numbered commands with their fds, and receives reports. Never blocks.
 //!
-//! Orders wait here while the worker is behind. They keep their fds open, so whoever gives many of them meanwhile has
-//! to wait ([`Link::is_filled_by`]). They also wait while the kernel lets no more fds be under way (`ETOOMANYREFS`),
-//! which any process of the same user can bring about; nothing is wrong with the worker then.
+//! Commands wait here while the worker is behind. They keep their fds open, so a client that causes many of them must
+//! wait ([`Link::is_filled_by`]). Commands also wait while the kernel allows no more fds in flight (`ETOOMANYREFS`).
+//! Any process of the same user can cause that; the worker is not at fault then.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
@@ -18,14 +18,14 @@ use sv3::ipc::{Command, Envelope, Report};
 use crate::ancillary;
 use crate::workers::command::WorkerCommand;
 
-/// Reports that are read at a time.
+/// Most reports that are read at a time.
 const REPORTS: usize = 128;
-/// Writes at a time: for some ten clients' record, in less than a millisecond.
+/// Most writes at a time: the replay of some ten clients, in less than 1 ms.
 const WRITES: usize = 256;
 
-/// After how long it is tried again what the kernel had no room for.
+/// After the kernel had no room, the next try comes after this time.
 const RETRY: Duration = Duration::from_millis(10);
-/// Items that may wait while everybody is listened to.
+/// While more items than this wait, clients that caused some of them must wait.
 const FILLED: usize = 64;
 
 /// The supervisor's end.
@@ -33,24 +33,24 @@ pub struct Link {
     stream: UnixStream,
     queue: VecDeque<Item>,
     last_seq: u64,
-    /// Number of the last command that has been sent wholly.
+    /// Number of the last command that has been sent completely.
     sent_seq: u64,
     /// By slot: number of the last command about it.
     about: Vec<u64>,
-    /// The kernel had no room; when to try again.
+    /// When to try again, if the kernel had no room.
     refused: Option<Instant>,
     inbox: Vec<u8>,
 }
 
 enum Item {
-    /// Frames, how many octets of them have been sent, and the number of the last one. They go out together: else the
-    /// worker wakes up for the first of them and keeps us from sending the next.
+    /// Frames, how many of their octets have been sent, and the number of the last command. They are sent together:
+    /// otherwise the worker wakes up for the first one and takes the processor from the supervisor.
     Octets(Vec<u8>, usize, u64),
     Fd(Rc<ForeignFd>),
 }
 
 impl Link {
-    /// A link and the worker's end of it.
+    /// Makes a link. Returns it and the worker's end.
     pub fn pair() -> io::Result<(Link, OwnedFd)> {
         let (stream, theirs) = UnixStream::pair()?;
         stream.set_nonblocking(true)?;
@@ -68,15 +68,15 @@ impl Link {
     }
 
     /// Queues a command and returns its number.
-    pub fn push(&mut self, order: WorkerCommand) -> io::Result<u64> {
-        let seq = self.push_frame(order.command, None)?;
-        self.queue.extend(order.fd.map(Item::Fd));
+    pub fn push(&mut self, next: WorkerCommand) -> io::Result<u64> {
+        let seq = self.push_frame(next.command, None)?;
+        self.queue.extend(next.fd.map(Item::Fd));
         Ok(seq)
     }
 
-    /// The same for a worker that is not born yet, and will be with the command's fd.
-    pub fn push_unborn(&mut self, order: &WorkerCommand) -> io::Result<u64> {
-        self.push_frame(order.command.clone(), order.fd.as_ref().map(|fd| fd.as_fd().as_raw_fd()))
+    /// The same for a worker that is not started yet and will inherit the command's fd.
+    pub fn push_inherited(&mut self, next: &WorkerCommand) -> io::Result<u64> {
+        self.push_frame(next.command.clone(), next.fd.as_ref().map(|fd| fd.as_fd().as_raw_fd()))
     }
 
     fn push_frame(&mut self, command: Command, inherited: Option<i32>) -> io::Result<u64> {
@@ -88,7 +88,7 @@ impl Link {
         let envelope = Envelope { seq: self.last_seq, command, inherited };
         let frame = envelope.encode().map_err(|error| io::Error::other(error.to_string()))?;
         match self.queue.back_mut() {
-            // One of which some was sent would only grow as long as the worker is behind.
+            // Only an item of which nothing was sent: another would grow for as long as the worker is behind.
             Some(Item::Octets(frames, 0, last)) => {
                 frames.extend(frame);
                 *last = self.last_seq;
@@ -98,8 +98,8 @@ impl Link {
         Ok(self.last_seq)
     }
 
-    /// Sends as much as fits and the turn goes: thousands of commands for a new worker that reads as fast as they are
-    /// written do not keep all else waiting. An error says that the worker is gone.
+    /// Sends as much as the socket takes, in at most [`WRITES`] writes: otherwise thousands of commands for a new
+    /// worker would delay everything else. An error means that the worker is gone.
     pub fn flush(&mut self) -> io::Result<()> {
         if self.refused.is_some_and(|until| Instant::now() < until) {
             return Ok(());
@@ -134,18 +134,18 @@ impl Link {
         Ok(())
     }
 
-    /// When to try again what the kernel had no room for.
+    /// When to try again, if the kernel had no room.
     pub fn refused_until(&self) -> Option<Instant> {
         self.refused
     }
 
-    /// Much waits, some of it about this slot.
+    /// Whether many items wait, and some of them are about this slot.
     pub fn is_filled_by(&self, slot: u16) -> bool {
         let last = self.about.get(usize::from(slot));
         self.queue.len() > FILLED && last.is_some_and(|last| *last > self.sent_seq)
     }
 
-    /// Whether something waits for room.
+    /// Whether items wait for room in the socket.
     pub fn is_backed_up(&self) -> bool {
         !self.queue.is_empty()
     }
@@ -155,8 +155,7 @@ impl Link {
         self.last_seq
     }
 
-    /// Some of the reports that are here; `None` in place of one that cannot be read. An error says that the worker is
-    /// gone.
+    /// Reads some reports; `None` stands for a report of unknown kind. An error means that the worker is gone.
     pub fn reports(&mut self) -> io::Result<Vec<Option<Report>>> {
         let mut octets = [0; REPORTS * Report::SIZE];
         let space = octets.len() - self.inbox.len().min(Report::SIZE);
@@ -196,7 +195,7 @@ mod tests {
 
     #[test]
     #[allow(unsafe_code)]
-    fn more_orders_than_fit_arrive_in_order_with_their_fds() {
+    fn more_commands_than_fit_arrive_in_order_with_their_fds() {
         let (mut link, theirs) = Link::pair().unwrap();
         let mut worker = UnixStream::from(theirs);
         worker.set_nonblocking(false).unwrap();
@@ -209,7 +208,7 @@ mod tests {
         assert!(link.is_backed_up());
         for seq in 1..=2000 {
             assert_eq!(receive(&mut worker).seq, seq);
-            // SAFETY: received just now.
+            // SAFETY: the fd was received just now, and nothing else owns it.
             drop(unsafe { OwnedFd::from_raw_fd(worker.recv_fd().unwrap()) });
             link.flush().unwrap();
         }
@@ -230,7 +229,7 @@ mod tests {
         let reader = std::thread::spawn(move || {
             for seq in 1..=2000 {
                 assert_eq!(receive(&mut worker).seq, seq);
-                // SAFETY: received just now.
+                // SAFETY: the fd was received just now, and nothing else owns it.
                 drop(unsafe { OwnedFd::from_raw_fd(worker.recv_fd().unwrap()) });
             }
         });

@@ -1,8 +1,8 @@
-//! The life of a worker: it is started, told what its predecessor was told, watched, and its death is explained.
+//! The life of a worker: the supervisor starts it, tells it all that its predecessor was told, watches it, and explains
+//! its death.
 //!
-//! [`Workers`] owns the worker that serves, the one on standby, and what outlives both. It does not know what a
-//! client is: ports come to it as [`Replay`](crate::ports::port::Replay)s, and what follows for others from what
-//! happens here is returned.
+//! [`Workers`] owns the serving worker, the standby, and what outlives both. It does not know clients: it sees ports as
+//! [`Replay`](crate::ports::port::Replay)s. Where an event here concerns clients, the method returns it.
 
 pub mod breach;
 pub mod chaos;
@@ -50,17 +50,17 @@ use worker::{Waiter, Worker};
 
 /// How workers are started.
 pub struct WorkerConfig {
-    /// How they run.
+    /// The settings that workers get.
     pub settings: Settings,
-    /// What they run at first, for a message.
+    /// The binary that they run at first, for a message.
     pub path: PathBuf,
-    /// How many threads each has.
+    /// Threads of each worker.
     pub threads: u16,
-    /// Where they run, for status, if that was said.
+    /// Processors that they run on, for status, if `--cpus` was given.
     pub cpus: Option<String>,
-    /// Whether a second one waits to take over.
+    /// Whether there is a standby.
     pub standby: bool,
-    /// One with less of landlock is not let near a guest.
+    /// A worker with a lower landlock ABI is not used.
     pub require_landlock: u32,
 }
 
@@ -68,49 +68,49 @@ pub struct WorkerConfig {
 pub struct Workers {
     /// The worker that serves.
     pub serving: Option<Worker>,
-    /// The worker that waits to take over.
+    /// The standby.
     pub standby: Option<Worker>,
-    /// ClientId follows whom.
+    /// Which worker follows which.
     pub succession: Succession,
-    /// What is planned.
+    /// The planned handover.
     pub handover: Handover,
-    /// The watch over the worker that serves.
+    /// The watch over the serving worker.
     pub watch: Watch,
-    /// The processes.
+    /// The child processes.
     pub children: Children,
     /// Starts workers.
     pub spawner: Spawner,
-    /// Closes what strangers opened.
+    /// Closes clients' files.
     pub closers: Closers,
-    /// What workers write.
+    /// The ledger, which workers write.
     pub ledger: LedgerMap,
     ledger_fd: Rc<ForeignFd>,
     /// How they are started.
     pub config: WorkerConfig,
 }
 
-/// What becomes due of workers.
+/// The deadlines of workers.
 #[derive(Clone, Copy)]
 pub enum Timer {
-    /// There may be more children that have ended.
+    /// More children may have ended.
     Reap,
-    /// It is to be looked whether a client blocks the worker. To be done before the watchdog has looked.
+    /// Look whether a client blocks the worker. Must be done before the watchdog looks.
     StallLook,
-    /// The watchdog is to look.
+    /// The watchdog looks.
     Watchdog,
     /// Chaos mode kills.
     Chaos,
     /// A worker is late.
     Late,
-    /// A worker is to be started that serves.
+    /// Start a worker to serve.
     Start,
-    /// A worker is to be started that waits.
+    /// Start a standby.
     Standby,
     /// A new binary has passed its trial.
     Trial,
-    /// It is to be looked whether all closers wait, or one is to be asked for.
+    /// Look whether all closers wait, or ask for another closer.
     Closers,
-    /// The kernel had no room for what a worker is told; each turn of the loop tries that again.
+    /// The kernel had no room for commands; each turn of the loop tries again.
     Retry,
 }
 
@@ -133,13 +133,13 @@ impl Workers {
         })
     }
 
-    /// Listens to the spawner and to the closers.
+    /// Watches the spawner and the closers from now on.
     pub fn listen(&self, reactor: &Reactor) -> io::Result<()> {
         reactor.watch(&self.spawner, Token::Spawner, EpollFlags::EPOLLIN)?;
         reactor.watch(&self.closers, Token::Closers, EpollFlags::EPOLLIN)
     }
 
-    /// The workers that there are.
+    /// The existing workers.
     pub fn both(&self) -> impl Iterator<Item = &Worker> {
         [&self.serving, &self.standby].into_iter().flatten()
     }
@@ -164,7 +164,8 @@ impl Workers {
         self.ledger.workers.get(usize::from(number))
     }
 
-    /// Gives commands to every worker; only the one that serves answers `waiter`. False: no worker serves.
+    /// Sends commands to every worker. Only the serving worker's barrier answers `waiter`. Returns false if no worker
+    /// serves.
     pub fn send(&mut self, commands: Vec<WorkerCommand>, waiter: Waiter) -> bool {
         if let Some(standby) = &mut self.standby {
             standby.send(commands.iter().cloned(), Waiter::Nobody);
@@ -178,12 +179,12 @@ impl Workers {
         }
     }
 
-    /// Whether much waits for a worker, some of it about this slot.
+    /// Whether many commands wait for a worker, and some of them are about this slot.
     pub fn is_filled_by(&self, slot: u16) -> bool {
         self.both().any(|worker| !worker.has_hung_up() && worker.link.is_filled_by(slot))
     }
 
-    /// Sends the workers what waits for them.
+    /// Sends waiting commands to the workers.
     pub fn flush_links(&mut self, reactor: &Reactor) {
         for worker in self.both_mut().filter(|worker| !worker.has_hung_up()) {
             if worker.flush().is_err() {
@@ -198,15 +199,14 @@ impl Workers {
         }
     }
 
-    /// Waits no more for something of a worker that is at its end, which epoll would report again and again.
+    /// Stops watching a file of a worker that has reached its end: epoll would report it again and again.
     pub fn deafen(&self, area: u8, fd: impl Fn(&Worker) -> BorrowedFd<'_>, reactor: &Reactor) {
         if let Some(worker) = self.both().find(|worker| worker.area == area) {
             reactor.forget(fd(worker));
         }
     }
 
-    /// Has files closed that were put aside, and sees to it that there is somebody to do so. An error says that the
-    /// spawner is gone.
+    /// Tells the closers which files to close, and asks for missing closers. An error means that the spawner is gone.
     pub fn close_files(&mut self, reactor: &Reactor) -> io::Result<()> {
         self.closers.pause(self.children.starts_a_worker());
         self.closers.tell();
@@ -225,7 +225,8 @@ impl Workers {
         flushed
     }
 
-    /// Lets both go, since all ends. False: no worker serves, and nobody is to be waited for.
+    /// Lets both workers end, because the switch ends. Returns false if no worker serves, so that there is none to wait
+    /// for.
     pub fn let_go(&mut self) -> bool {
         self.standby = None;
         let Some(Worker { pid, .. }) = self.serving.take() else { return false };
@@ -233,11 +234,11 @@ impl Workers {
         true
     }
 
-    /// The files that it owns.
+    /// The files that workers' owners hold.
     pub fn files(&self) -> impl Iterator<Item = OpenFile<'_>> {
         let tools = self.spawner.fds().chain(self.closers.fds());
         let tools = tools.map(|(fd, kind, purpose)| OpenFile::borrowed(fd, kind, purpose));
-        let closing = self.closers.files().map(|fd| OpenFile::borrowed(fd, "file", "given by a client, to be closed"));
+        let closing = self.closers.files().map(|fd| OpenFile::borrowed(fd, "file", "a client's file, to be closed"));
         let ledger = OpenFile::borrowed(self.ledger_fd.as_fd(), "memory", "the ledger");
         let workers = self.both().flat_map(Worker::files);
         tools.chain(closing).chain(self.children.files()).chain([ledger]).chain(workers)

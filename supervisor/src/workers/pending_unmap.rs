@@ -1,10 +1,9 @@
-//! Memory that was taken away from the workers, and that one of them may still have mapped.
+//! Memory that was removed from the workers, and that one of them may still have mapped.
 //!
-//! The last process to unmap a memory file gives its pages back to the kernel, which takes a second for each 4 GiB.
-//! That process must not be a worker, since guests wait for it. So the supervisor keeps its fd of each file that a
-//! command takes away ([`crate::workers::command::WorkerCommand::removes`]) until every worker that was given the
-//! command has said that it has unmapped the file, or is dead. Until then the file and its mappings count among what
-//! the client has ([`crate::clients::budget`]).
+//! The last process that unmaps or closes a memory file frees its pages, which takes a second for each 4 GiB. That
+//! process must not be a worker, because guests would wait. So the supervisor keeps its fd of each removed file
+//! ([`crate::workers::command::WorkerCommand::removes`]) until every worker that got the command has reported the file
+//! as unmapped, or is dead. Until then the file and its mappings count as the client's ([`crate::clients::budget`]).
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -14,7 +13,7 @@ use sv3::foreign::ForeignFd;
 
 use crate::workers::breach::Breach;
 
-/// Counts the regions that were removed and are mapped still: of one client, and of all together.
+/// Counts removed regions that are still mapped: of one client, and of all clients.
 #[derive(Clone, Debug, Default)]
 pub struct PendingUnmaps {
     own: Rc<Cell<usize>>,
@@ -22,7 +21,7 @@ pub struct PendingUnmaps {
 }
 
 impl PendingUnmaps {
-    /// Another client's: none of its own.
+    /// A counter for another client, which starts at zero.
     pub fn of_another(&self) -> PendingUnmaps {
         PendingUnmaps { own: Rc::default(), all: self.all.clone() }
     }
@@ -32,12 +31,12 @@ impl PendingUnmaps {
         self.own.get()
     }
 
-    /// Regions of all clients, those that are gone among them.
+    /// Regions of all clients, including those that have disconnected.
     pub fn all(&self) -> usize {
         self.all.get()
     }
 
-    /// Counts these files, one for each region, which a command takes away from the workers.
+    /// Counts the files that a command takes away from the workers, one for each region.
     pub fn remove(&self, files: Vec<Rc<ForeignFd>>) -> Option<Rc<RemovedFiles>> {
         if files.is_empty() {
             return None;
@@ -52,7 +51,8 @@ impl PendingUnmaps {
     }
 }
 
-/// What one command takes away. Each worker that is given the command has a clone until it has unmapped the files.
+/// The files that one command takes away. Each worker that gets the command holds a clone until it has unmapped the
+/// files.
 #[derive(Debug)]
 pub struct RemovedFiles {
     files: Vec<Rc<ForeignFd>>,
@@ -65,7 +65,7 @@ impl Drop for RemovedFiles {
     }
 }
 
-/// What one worker was told to unmap and has not yet said that it did.
+/// What one worker was told to unmap and has not yet reported as unmapped.
 #[derive(Default)]
 pub struct UnmapQueue {
     removals: VecDeque<(u64, Rc<RemovedFiles>)>,
@@ -73,20 +73,21 @@ pub struct UnmapQueue {
 }
 
 impl UnmapQueue {
-    /// The command of this number, higher than any before, takes these files away.
+    /// The command with this number, which is higher than all before, takes these files away.
     pub fn push(&mut self, seq: u64, removed: Rc<RemovedFiles>) {
         self.removals.push_back((seq, removed));
     }
 
-    /// The files that the worker may have mapped still.
+    /// The files that the worker may still have mapped.
     pub fn files(&self) -> impl Iterator<Item = &Rc<ForeignFd>> {
         self.removals.iter().flat_map(|(_, removed)| &removed.files)
     }
 
-    /// The worker, whose last command is `last`, says that it has unmapped all that the commands up to `seq` took away.
+    /// The worker reports that it has unmapped all files that the commands up to `seq` took away. `last` is its last
+    /// command.
     pub fn unmapped(&mut self, seq: u64, last: u64) -> Result<(), Breach> {
         if seq <= self.unmapped || seq > last {
-            return Err(Breach("it unmapped what it was not told to let go of"));
+            return Err(Breach("it reported as unmapped what it was not told to unmap"));
         }
         self.unmapped = seq;
         while self.removals.front().is_some_and(|(told, _)| *told <= seq) {

@@ -3,28 +3,28 @@
 //! # Theory of operation
 //!
 //! Seccomp filters and landlock domains are inherited over exec, and a worker needs more than the supervisor's policy
-//! grants. So the supervisor clones the spawner before it confines itself. The two have separate memory and *one
-//! table of files* (`CLONE_FILES`): a request is a packet of numbers, some of which are fds, and no fd is ever sent.
-//! Sending counts against a limit of the kernel's that any process of the same user can use up (`ETOOMANYREFS`), and
-//! a switch whose worker died must be able to start the next one whatever its clients do.
+//! grants. So the supervisor clones the spawner before it confines itself. The two have separate memory and *one table
+//! of files* (`CLONE_FILES`): a request is a packet of numbers, some of which are fds, and no fd is ever sent. Sent fds
+//! count against a kernel limit that any process of the same user can use up (`ETOOMANYREFS`), and the switch must be
+//! able to start the next worker whatever its clients do.
 //!
-//! [`START`] starts one worker and is answered with its pid or with an errno. The worker begins as a copy of the
-//! spawner, with a copy of the table, and keeps of it its stdin, its stderr, and the files that [`Spawner::give`]
-//! named since the last start, under their numbers. Until the answer comes the supervisor closes none of them.
-//! [`KEEP`] makes an open file the program from now on. [`CLOSER`] starts a closer ([`crate::workers::closers`]),
-//! which goes on sharing the table. [`REOPEN`] opens the log once more, by the name that it was given at the start,
-//! and is answered with its number. The spawner reads nothing from clients and nothing from workers, and ends with
-//! the supervisor.
+//! [`START`] starts one worker; the answer is its pid or an errno. The worker begins as a copy of the spawner with a
+//! copy of the table. It keeps its stdin, its stderr, and the files that [`Spawner::give`] named since the last start,
+//! under their numbers. The supervisor closes none of them before the answer comes. [`KEEP`] makes an open file the
+//! program from now on. [`CLOSER`] starts a closer ([`crate::workers::closers`]), which still shares the table.
+//! [`REOPEN`] opens the log again by its name; the answer is the fd's number. The spawner reads nothing from clients or
+//! workers, and ends with the supervisor.
 //!
-//! Workers and closers are cloned with `CLONE_PARENT`, so that the supervisor is their parent: it gets the `SIGCHLD`,
-//! it waits for them, and its death takes them along. The first binary is opened once, so that a supervisor goes on
-//! to start the same program, whatever is installed meanwhile, until a person upgrades it. A program that is handed
-//! over must have a name in the file system and belong to root or to our user: memory that a client shared with the
-//! supervisor is no program, even if the supervisor says so. Which file it is the spawner writes down, and the worker
-//! looks once more, in a table that is its own by then, before it becomes that program.
+//! Workers and closers are cloned with `CLONE_PARENT`, so the supervisor is their parent: it gets their `SIGCHLD`, it
+//! waits for them, and they die with it. The first binary is opened once, so the supervisor starts the same program
+//! until a person upgrades it, whatever is installed meanwhile. A new program must have a name in the file system and
+//! belong to root or to this user: so memory that a client shared cannot become a program, even if the supervisor asks
+//! for it. The spawner records the file's identity. The worker checks it again in its own table of files before it
+//! becomes that program.
 //!
-//! Each of these processes has one thread. The spawner leads a session of its own: Ctrl-C is the supervisor's affair.
-#![allow(unsafe_code)] // clone, close_range, fds by number have no safe form
+//! Each of these processes has one thread. The spawner is in a session of its own, so Ctrl-C reaches only the
+//! supervisor.
+#![allow(unsafe_code)] // clone, close_range and fds by number have no safe form
 
 use std::collections::VecDeque;
 use std::ffi::{CStr, CString};
@@ -49,7 +49,7 @@ use crate::confine;
 use crate::telemetry::event;
 use crate::workers::closers::{self, Tools};
 
-/// linux/close_range.h; not every C library's.
+/// From linux/close_range.h; not every C library has it.
 const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2;
 
 /// Starts a worker: a program, its stdin, its stderr.
@@ -63,21 +63,21 @@ const CLOSER: i32 = 4;
 /// Opens the log.
 const REOPEN: i32 = 5;
 
-/// After how long it is tried again what the kernel was too short of something for.
+/// When the kernel is short of something, the next try comes after this time.
 const RETRY: Duration = Duration::from_millis(10);
 /// Most numbers of one packet.
 const NUMBERS: usize = 4096;
-/// How much a closer gives way to others that want the processor (nice(2)).
+/// The nice value of closers (nice(2)).
 const NICE: i32 = 10;
-/// What it answers.
+/// An answer of the spawner.
 pub enum Answer {
-    /// A worker's pid, or why there is none.
+    /// A worker's or closer's pid, or why there is none.
     Worker(Result<Pid, Errno>),
     /// The log, or why it cannot be opened.
     Log(Result<File, Errno>),
 }
 
-/// One of the two programs that can be started: that of old, and that of an upgrade.
+/// One of the two programs that can be started: the old one, and the one of an upgrade.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Program(bool);
 
@@ -88,16 +88,15 @@ impl Program {
     }
 }
 
-/// Closes what whoever started this process left open by mistake, beyond standard input, output and error. To be called
-/// before anything is opened.
+/// Closes all inherited fds except stdin, stdout and stderr. Must be called before any file is opened.
 pub fn close_inherited() -> Result<(), String> {
     close_range(0).map_err(|error| format!("cannot close inherited file descriptors: {error}"))
 }
 
-/// For all fds but stdin, stdout and stderr.
+/// Calls close_range(2) for all fds except stdin, stdout and stderr.
 fn close_range(flags: libc::c_uint) -> nix::Result<()> {
-    // SAFETY: is called before anything was opened, when no fd that is closed has an owner in this process, and before
-    // exec, to mark fds only.
+    // SAFETY: called before any file was opened, so no fd that it closes has an owner in this process; or before exec,
+    // where it only sets close-on-exec.
     Errno::result(unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, flags) }).map(drop)
 }
 
@@ -109,13 +108,13 @@ pub struct Spawner {
     pub interest: EpollFlags,
     /// Packets that wait for room.
     unsent: VecDeque<Vec<u8>>,
-    /// The spawner's own, in the table that both share.
+    /// The spawner's own fds, in the shared table.
     theirs: [OwnedFd; 2],
     binaries: [Option<ForeignFd>; 2],
 }
 
 impl Spawner {
-    /// Makes the spawner, which gives `arguments` to every worker and opens `log` when it is asked to. To be called
+    /// Clones the spawner. It gives `arguments` to every worker, and opens `log` when it is asked to. Must be called
     /// before anything else is opened, and before confinement.
     pub fn clone(worker: &Path, arguments: &[String], log: Option<&Path>) -> Result<Spawner, String> {
         let words = [c"sv3-worker".to_owned()].into_iter().map(Ok);
@@ -142,14 +141,14 @@ impl Spawner {
                 theirs: [theirs, null.into()],
                 binaries: [Some(ForeignFd::from(OwnedFd::from(binary)).prompt()), None],
             }),
-            // Nothing that is open may be dropped here: the table is the supervisor's as well.
+            // This process must not close any fd here, because it shares the table with the supervisor.
             None => std::process::exit(serve(socket, identity, &setting)),
         }
     }
 
-    /// A spawner that is no process; and its end of the socket.
+    /// A spawner without a process, for tests, and its end of the socket.
     #[cfg(any(test, feature = "fuzzing"))]
-    pub fn of_nobody(pid: Pid) -> io::Result<(Spawner, OwnedFd)> {
+    pub fn without_process(pid: Pid) -> io::Result<(Spawner, OwnedFd)> {
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let null = || File::open("/dev/null").map(OwnedFd::from);
         let own = [theirs.try_clone()?, null()?];
@@ -157,8 +156,7 @@ impl Spawner {
         Ok((Spawner { socket: ours, pid, interest, unsent, theirs: own, binaries: [None, None] }, theirs))
     }
 
-    /// The next worker that is started gets these files under the numbers that they have. They must stay open until the
-    /// answer to that start.
+    /// The next worker gets these files under their present numbers. They must stay open until that start is answered.
     pub fn give<'f>(&mut self, files: impl IntoIterator<Item = BorrowedFd<'f>>) -> io::Result<()> {
         let files: Vec<i32> = files.into_iter().map(|file| file.as_raw_fd()).collect();
         files.chunks(NUMBERS - 1).try_for_each(|files| self.tell(&[&[GIVE], files].concat()))
@@ -172,7 +170,7 @@ impl Spawner {
         self.tell(&[START, program.0.into(), binary, stdin.as_raw_fd(), stderr.as_raw_fd()])
     }
 
-    /// Makes `binary` the program. If it cannot be one, starting it will fail.
+    /// Makes `binary` the program. If it cannot be one, the next start of it fails.
     pub fn keep(&mut self, program: Program, binary: ForeignFd) -> io::Result<()> {
         self.tell(&[KEEP, program.0.into(), binary.as_fd().as_raw_fd()])?;
         if let Some(place) = self.binaries.get_mut(usize::from(program.0)) {
@@ -181,7 +179,7 @@ impl Spawner {
         Ok(())
     }
 
-    /// Asks for a closer. It is answered as a worker is.
+    /// Asks for a closer. The answer is as for a worker.
     pub fn start_closer(&mut self, Tools { numbers, closed }: Tools) -> io::Result<()> {
         self.tell(&[CLOSER, numbers, closed])
     }
@@ -191,7 +189,7 @@ impl Spawner {
         self.flush()
     }
 
-    /// Sends what waits, as far as there is room. An error says that the spawner is gone.
+    /// Sends waiting packets while the socket has room. An error means that the spawner is gone.
     pub fn flush(&mut self) -> io::Result<()> {
         while let Some(packet) = self.unsent.front() {
             match ancillary::send(&self.socket, packet) {
@@ -203,17 +201,17 @@ impl Spawner {
         Ok(())
     }
 
-    /// Whether something waits for room.
+    /// Whether packets wait for room.
     pub fn is_backed_up(&self) -> bool {
         !self.unsent.is_empty()
     }
 
-    /// Asks for the log.
+    /// Asks the spawner to open the log.
     pub fn reopen(&mut self) -> io::Result<()> {
         self.tell(&[REOPEN])
     }
 
-    /// The answer to a request, if it is here. That with the log has an octet more.
+    /// The next answer, if one has come. An answer about the log has one more octet.
     pub fn answer(&self) -> io::Result<Option<Answer>> {
         let mut answer = [0; 5];
         match ancillary::receive(&self.socket, &mut answer) {
@@ -223,7 +221,7 @@ impl Spawner {
                 let outcome = if number < 0 { Err(Errno::from_raw(number.saturating_neg())) } else { Ok(number) };
                 Ok(Some(match received.count {
                     4 => Answer::Worker(outcome.map(Pid::from_raw)),
-                    // SAFETY: the spawner opened it just now in the table that both share, and keeps no owner of it.
+                    // SAFETY: the spawner opened the fd just now in the shared table, and gave up ownership of it.
                     _ => Answer::Log(outcome.map(|number| unsafe { File::from_raw_fd(number) })),
                 }))
             }
@@ -244,12 +242,12 @@ impl Spawner {
         self.pid
     }
 
-    /// The fds that are its own, and what they are for. (It makes a pipe for each worker that it starts.)
+    /// The fds that it owns: each with its kind and purpose. (It also makes a pipe for each worker that it starts.)
     pub fn fds(&self) -> impl Iterator<Item = (BorrowedFd<'_>, &'static str, &'static str)> {
         let [socket, null] = &self.theirs;
         let own = [
             (self.socket.as_fd(), "socket", "the spawner"),
-            (socket.as_fd(), "socket", "the spawner's end of it"),
+            (socket.as_fd(), "socket", "the spawner's end of that socket"),
             (null.as_fd(), "null", "stdout of workers, for the spawner"),
         ];
         let binary = |binary| (AsFd::as_fd(binary), "file", "a worker's binary, for the spawner");
@@ -263,16 +261,16 @@ impl AsFd for Spawner {
     }
 }
 
-/// Forks. The child's pid, or nothing in the child, which runs on in its copy of this process's memory.
+/// Forks. Returns the child's pid, and `None` in the child, which has a copy of this process's memory.
 fn clone(flags: libc::c_int) -> nix::Result<Option<Pid>> {
-    // SAFETY: without CLONE_VM, and with 0 for the stack, clone is fork; this process has one thread, so no lock is
-    // held by another and all of Rust may be used in the child.
+    // SAFETY: without CLONE_VM and with stack 0, clone is fork. This process has one thread, so no other thread holds a
+    // lock, and the child may use all of Rust.
     let pid = Errno::result(unsafe { libc::syscall(libc::SYS_clone, flags | libc::SIGCHLD, 0, 0, 0, 0) })?;
     let pid = i32::try_from(pid).map_err(|_| Errno::ERANGE)?;
     Ok((pid != 0).then(|| Pid::from_raw(pid)))
 }
 
-/// Which file it is, as long as it is open.
+/// Identifies a file for as long as it is open.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Identity {
     device: u64,
@@ -286,40 +284,40 @@ impl Identity {
     }
 }
 
-/// A file of the table that this process shares with the supervisor, or has a copy of.
+/// A file of the table that this process shares with the supervisor, or of its copy.
 fn in_table<'f>(number: RawFd) -> Result<BorrowedFd<'f>, Errno> {
     if number < 0 {
         return Err(Errno::EBADF);
     }
-    // SAFETY: it is the supervisor's, who keeps open what it tells the spawner of until that is done with it; this
-    // process closes nothing that it did not open.
+    // SAFETY: the supervisor owns the fd, and keeps it open until the spawner has answered. This process closes only
+    // what it opened.
     Ok(unsafe { BorrowedFd::borrow_raw(number) })
 }
 
-/// What is alike for all workers.
+/// What is the same for all workers.
 struct Setting {
-    /// Where their standard output goes.
+    /// The null device, their stdout.
     null: RawFd,
-    /// Their command line.
+    /// Their arguments.
     words: Vec<CString>,
     /// Their parent.
     supervisor: Pid,
-    /// Where events go.
+    /// Path of the log.
     log: Option<PathBuf>,
 }
 
-/// What one worker is started with.
+/// What is particular to one worker.
 struct NewWorker<'n> {
     binary: RawFd,
     identity: Identity,
     stdin: RawFd,
     stderr: RawFd,
-    /// Files that it gets besides, under their own numbers.
+    /// Further files that it gets, under their own numbers.
     given: &'n [RawFd],
 }
 
-/// The spawner's life; returns its exit status. All fds are numbers here: they are closed by the supervisor alone, and
-/// this process never owns one that it did not make.
+/// The loop of the spawner; returns its exit status. Fds are plain numbers here: only the supervisor closes them, and
+/// this process owns only those that it made.
 fn serve(socket: RawFd, binary: Identity, setting: &Setting) -> i32 {
     let Ok(socket) = in_table(socket) else { return 1 };
     let _ = nix::unistd::setsid();
@@ -377,7 +375,7 @@ fn serve(socket: RawFd, binary: Identity, setting: &Setting) -> i32 {
     }
 }
 
-/// Opens the log in the table that both share and tells its number, or why it cannot be opened.
+/// Opens the log in the shared table, and answers with its number, or with the errno.
 fn answer_log(socket: BorrowedFd<'_>, log: Option<&Path>) -> io::Result<()> {
     let errno = |error: io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
     let log = log.ok_or(Errno::ENOENT).and_then(|log| event::open(log).map_err(errno));
@@ -386,7 +384,7 @@ fn answer_log(socket: BorrowedFd<'_>, log: Option<&Path>) -> io::Result<()> {
     answer(socket, &[a, b, c, d, 0])
 }
 
-/// Answers, and waits while there is no room.
+/// Sends an answer, and waits while the socket has no room.
 fn answer(socket: BorrowedFd<'_>, octets: &[u8]) -> io::Result<()> {
     loop {
         match ancillary::send(socket, octets) {
@@ -397,7 +395,7 @@ fn answer(socket: BorrowedFd<'_>, octets: &[u8]) -> io::Result<()> {
     }
 }
 
-/// Takes a binary as a program if it may be one.
+/// Checks that a binary may be a program, and returns its identity.
 fn admit(binary: RawFd) -> Result<Identity, Errno> {
     let binary = in_table(binary)?;
     let stat = rustix::fs::fstat(binary).map_err(|error| Errno::from_raw(error.raw_os_error()))?;
@@ -421,7 +419,7 @@ fn start_closer(Tools { numbers, closed }: Tools, supervisor: Pid) -> Result<Pid
     if let Some(pid) = clone(libc::CLONE_PARENT | libc::CLONE_FILES)? {
         return Ok(pid);
     }
-    let _ = nix::sys::prctl::set_name(c"sv3-undertaker");
+    let _ = nix::sys::prctl::set_name(c"sv3-closer");
     let guarded = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).is_ok();
     let _ = rustix::process::nice(NICE);
     if guarded
@@ -434,11 +432,11 @@ fn start_closer(Tools { numbers, closed }: Tools, supervisor: Pid) -> Result<Pid
     std::process::exit(1)
 }
 
-/// Starts a worker. That the pipe closes without a word says that exec succeeded.
-fn start(birth: &NewWorker<'_>, setting: &Setting) -> Result<Pid, Errno> {
+/// Starts a worker. If exec succeeds, the pipe closes without data.
+fn start(new: &NewWorker<'_>, setting: &Setting) -> Result<Pid, Errno> {
     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     let Some(pid) = clone(libc::CLONE_PARENT)? else {
-        let errno = become_worker(birth, setting);
+        let errno = become_worker(new, setting);
         let _ = File::from(write).write_all(&(errno as i32).to_ne_bytes());
         std::process::exit(127);
     };
@@ -450,23 +448,23 @@ fn start(birth: &NewWorker<'_>, setting: &Setting) -> Result<Pid, Errno> {
     }
 }
 
-/// Turns this process into a worker; returns only if that fails. The table of files is its own by now.
-fn become_worker(birth: &NewWorker<'_>, setting: &Setting) -> Errno {
+/// Turns this process into a worker; returns only if that fails. The process has its own table of files by now.
+fn become_worker(new: &NewWorker<'_>, setting: &Setting) -> Errno {
     let turn = || -> Result<std::convert::Infallible, Errno> {
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
         if nix::unistd::getppid() != setting.supervisor {
             return Err(Errno::ESRCH);
         }
-        let binary = in_table(birth.binary)?;
-        if Identity::of(binary)? != birth.identity {
+        let binary = in_table(new.binary)?;
+        if Identity::of(binary)? != new.identity {
             return Err(Errno::EPERM);
         }
-        nix::unistd::dup2_stdin(in_table(birth.stdin)?)?;
+        nix::unistd::dup2_stdin(in_table(new.stdin)?)?;
         nix::unistd::dup2_stdout(in_table(setting.null)?)?;
-        nix::unistd::dup2_stderr(in_table(birth.stderr)?)?;
+        nix::unistd::dup2_stderr(in_table(new.stderr)?)?;
         SigSet::empty().thread_set_mask()?;
         close_range(CLOSE_RANGE_CLOEXEC)?;
-        for number in birth.given {
+        for number in new.given {
             fcntl(in_table(*number)?, FcntlArg::F_SETFD(FdFlag::empty()))?;
         }
         TimeSlice::LONG.request();

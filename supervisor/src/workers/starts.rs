@@ -1,38 +1,37 @@
 //! When a worker may be started.
 //!
-//! A start takes a processor for milliseconds, so a row of deaths must not become a row of starts without end: some may
-//! come at once, then one each [`EVERY`]. A worker that dies before it has served tells of a program that cannot live;
-//! after a few of these in a row each start waits twice as long as the one before. Neither holds up a worker that is on
-//! standby already.
+//! A start takes a processor for milliseconds, so a row of deaths must not cause starts without limit: some may come at
+//! once, then one in each [`EVERY`]. If workers die before they serve, the program may be broken: after a few such
+//! deaths in a row, each start waits twice as long as the one before. Neither rule delays a standby that is ready.
 
 use std::time::{Duration, Instant};
 
-/// Starts that may come at once.
+/// Number of starts that may come at once.
 const BURST: u32 = 10;
-/// The time between two starts in the long run: one worker is started in 5 ms or less, on a processor of its own.
+/// Time between two starts in the long run. One start takes 5 ms or less, on a processor of its own.
 const EVERY: Duration = Duration::from_millis(40);
-/// Workers in a row that may die before they have served, each followed by a start without more delay.
+/// So many workers in a row may die before they serve without a longer delay.
 const QUICK: u32 = 10;
 /// The longest delay before a start.
 const DELAY_MAX: Duration = Duration::from_secs(1);
 
-/// What has been started lately.
+/// The starts of the last time.
 pub struct Starts {
-    /// When all of [`BURST`] are there again.
+    /// When all [`BURST`] starts are available again.
     full: Instant,
     /// Workers in a row that died before they served.
     failures: u32,
-    /// No start before, for those.
+    /// No start before, because of these failures.
     earliest: Option<Instant>,
 }
 
 impl Starts {
-    /// None lately.
+    /// Begins without recent starts.
     pub fn new(now: Instant) -> Starts {
         Starts { full: now, failures: 0, earliest: None }
     }
 
-    /// When the next worker may be started; now, if that was earlier.
+    /// When the next worker may be started; `now` if that time has passed.
     pub fn due(&self, now: Instant) -> Instant {
         let by_rate = self.full.checked_sub(EVERY * (BURST - 1)).unwrap_or(now);
         by_rate.max(self.earliest.unwrap_or(now)).max(now)
@@ -40,7 +39,7 @@ impl Starts {
 
     /// A worker is started.
     pub fn take(&mut self, now: Instant) {
-        // Those who do not ask when it is due cannot put it off for long.
+        // Callers that start without asking `due` cannot delay the next start for long.
         self.full = (self.full.max(now) + EVERY).min(now + EVERY * BURST);
     }
 
@@ -75,7 +74,7 @@ mod tests {
             assert_eq!(due, start + EVERY * n);
             starts.take(due);
         }
-        // Fifty deaths 80 ms apart: none waits.
+        // Fifty deaths 80 ms apart: no start waits.
         let mut starts = Starts::new(start);
         for n in 0..50 {
             let now = start + Duration::from_millis(80) * n;

@@ -1,10 +1,10 @@
-//! The succession of workers: one is started, told everything, lost, and followed by the next.
+//! The succession of workers: a worker is started, gets the replay, serves, dies, and the next one follows.
 //!
-//! While one worker serves, another one waits on standby: confined, told everything that the first was told, every
-//! client's memory mapped. When the first dies, [`Command::Promote`] makes the second serve, and a third is started
-//! to wait. Without a standby (`--no-standby`, or deaths that come faster than workers) the next worker is started
-//! when it is needed and told the same; it only takes longer. What of a port a worker on standby cannot obey it goes
-//! on without, and is told again before it serves.
+//! While one worker serves, another is on standby: it is confined, has executed the same commands, and has every
+//! client's memory mapped. When the first dies, [`Command::Promote`] makes the second serve, and a third is started as
+//! the next standby. Without a standby (`--no-standby`, or deaths that come faster than starts) the next worker is
+//! started when it is needed and gets the same commands, which only takes longer. If a standby cannot execute a command
+//! about a port, it goes on without the port, and is told of the port again before it serves.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -23,43 +23,43 @@ use crate::workers::spawner::Program;
 use crate::workers::starts::Starts;
 use crate::workers::worker::{Waiter, Worker};
 
-/// How long after a death the next standby is started. Its start takes a processor for a millisecond or two, and all
-/// that waited meanwhile in the rings comes first.
+/// The next standby is started this long after a death. Its start takes a processor for a millisecond or two, and
+/// frames that wait in the rings come first.
 const BREATH: Duration = Duration::from_millis(10);
-/// How long no new standby is started after one died or could not be.
+/// After a standby died or could not be started, no new one is started during this time.
 const STANDBY_PAUSE: Duration = Duration::from_secs(1);
 
-/// What outlives each worker.
+/// The state that outlives each worker.
 pub struct Succession {
     /// No standby is started before.
     standby_pause: Option<Instant>,
-    /// When the next worker that serves may be started.
+    /// When the next serving worker may be started.
     next_start: Option<Instant>,
     restarts: u64,
     /// Why the last one died, for status.
     pub last_death: Option<String>,
     crashes_in_a_row: u32,
     starts: Starts,
-    /// Since when nobody serves, and the process that died then, if there was one.
+    /// Since when no worker serves, and the pid of the worker that died then, if one had a process.
     gap: Option<(Instant, Option<Pid>)>,
     served: bool,
 }
 
-/// A worker serves that did not before.
+/// A completed take-over.
 pub struct TakeOver {
-    /// Its process.
+    /// The new worker's pid.
     pub pid: Pid,
-    /// How long nobody served before, and the process that died then, if one had.
+    /// The gap before, and the pid of the worker that died, if one had a process.
     pub gap: Option<(Duration, Option<Pid>)>,
-    /// It is the first one.
+    /// It is the first worker.
     pub is_first: bool,
 }
 
-/// How the worker that served is followed.
+/// How the next worker is found.
 pub enum Next {
-    /// By the one on standby, or by one that was asked for, or as soon as one may be started.
+    /// The standby serves, or a worker was asked for, or one is started as soon as that is allowed.
     Found,
-    /// One could not be started.
+    /// A worker could not be started.
     CouldNotStart(io::Error),
 }
 
@@ -83,32 +83,32 @@ impl Succession {
         self.restarts
     }
 
-    /// A worker has served since the start.
+    /// Whether a worker has served since the supervisor started.
     pub fn has_served(&self) -> bool {
         self.served
     }
 
-    /// When the next worker that serves is to be started.
+    /// When to start the next serving worker.
     pub fn next_start(&self) -> Option<Instant> {
         self.next_start
     }
 
-    /// When the next standby is to be started.
+    /// When to start the next standby.
     pub fn next_standby(&self) -> Option<Instant> {
         self.standby_pause
     }
 
-    /// The next standby may be started.
+    /// Ends the pause: the next standby may be started.
     pub fn end_standby_pause(&mut self) {
         self.standby_pause = None;
     }
 
-    /// A standby is lost: no other one is started for a while.
+    /// A standby is lost: starts no other one for a while.
     pub fn pause_standby(&mut self) {
         self.standby_pause = Some(Instant::now() + STANDBY_PAUSE);
     }
 
-    /// The worker that served is dead. If nobody served before either, it never took over.
+    /// The serving worker is dead. If a gap is open already, this worker never took over.
     pub fn worker_died(&mut self, when: Instant, pid: Option<Pid>) {
         if self.gap.replace(self.gap.unwrap_or((when, pid))).is_some() {
             self.starts.failed(when);
@@ -121,12 +121,12 @@ impl Succession {
         self.starts.failed(now);
     }
 
-    /// A worker that lived for long ends a row of crashes.
+    /// Ends a row of crashes, because a worker served for long.
     pub fn end_crashes(&mut self) {
         self.crashes_in_a_row = 0;
     }
 
-    /// One more worker died. Returns how many did in a row, and how long the next start is put off.
+    /// Counts a death. Returns how many there were in a row, and the delay of the next start.
     pub fn count_crash(&mut self, now: Instant) -> (u32, Duration) {
         self.crashes_in_a_row = self.crashes_in_a_row.saturating_add(1);
         (self.crashes_in_a_row, self.starts.due(now).saturating_duration_since(now))
@@ -134,7 +134,7 @@ impl Succession {
 }
 
 impl Workers {
-    /// Starts a worker that serves.
+    /// Starts a worker to serve.
     pub fn start<'p>(
         &mut self,
         ports: impl Iterator<Item = &'p dyn Replay> + Clone,
@@ -147,7 +147,7 @@ impl Workers {
         Ok(())
     }
 
-    /// Starts a worker that waits, if there is to be one, is none, and one may be started.
+    /// Starts a standby, if one is wanted, there is none, and one may be started.
     pub fn start_standby<'p>(
         &mut self,
         ports: impl Iterator<Item = &'p dyn Replay>,
@@ -166,7 +166,7 @@ impl Workers {
         self.start_successor(self.handover.program(), ports, reactor)
     }
 
-    /// Starts a worker on standby that runs this program.
+    /// Starts a standby that runs this program.
     pub fn start_successor<'p>(
         &mut self,
         program: Program,
@@ -177,10 +177,10 @@ impl Workers {
         Ok(())
     }
 
-    /// Asks for a worker, in the area of the ledger that the other one does not have, and tells it everything.
+    /// Asks for a worker, in the area of the ledger that the other worker does not use, and queues the replay for it.
     ///
-    /// One that is to serve at once waits as well, until it has been told of all ports: a frame from the first of
-    /// them must not meet a switch that has not heard of the second.
+    /// A worker that is to serve at once also starts on standby, until it has been told of all ports. Otherwise it
+    /// might forward a frame from the first port before it knows the second.
     fn bring_up<'p>(
         &mut self,
         program: Program,
@@ -192,21 +192,20 @@ impl Workers {
         if let Some(own) = self.area(area) {
             own.clear(self.config.threads.into());
         }
-        let (mut worker, mut starting) = Worker::unborn(program, area)?;
+        let (mut worker, mut starting) = Worker::not_started(program, area)?;
         reactor.watch(&worker.link, Token::Link(area), worker.interest)?;
         reactor.watch(&worker.stderr, Token::Stderr(area), EpollFlags::EPOLLIN)?;
         let command = Command::Start { settings: self.config.settings, area, standby: true };
-        worker.teach([WorkerCommand::with_fd(command, self.ledger_fd.clone())], &mut starting);
+        worker.queue_inherited([WorkerCommand::with_fd(command, self.ledger_fd.clone())], &mut starting);
         for port in ports {
-            worker.teach(port.replay(), &mut starting);
+            worker.queue_inherited(port.replay(), &mut starting);
         }
         starting.ask(&mut self.spawner, program)?;
         self.children.asked_for_worker(starting);
         Ok(worker)
     }
 
-    /// Lets the worker on standby serve, whatever came before; without one, starts another worker as soon as one may
-    /// be.
+    /// Lets the standby serve. Without a standby, starts another worker as soon as that is allowed.
     pub fn replace<'p>(&mut self, ports: impl Iterator<Item = &'p dyn Replay> + Clone, reactor: &Reactor) -> Next {
         let standby = match self.dismiss_unproven() {
             true => None,
@@ -228,15 +227,16 @@ impl Workers {
         self.start(ports, reactor).map_or_else(Next::CouldNotStart, |()| Next::Found)
     }
 
-    /// Whether the worker that serves has obeyed everything that came before its first client's next frame. It may
-    /// have been quicker than the spawner's word; then this is done when that comes.
+    /// Completes the take-over, if the worker has reached the barrier after its promotion. The worker may have been
+    /// faster than the spawner's answer; then this completes when the answer has come.
     pub fn take_over(&mut self) -> Option<TakeOver> {
         let worker = self.serving.as_mut().filter(|worker| worker.took_over)?;
         let pid = worker.pid?;
         worker.took_over = false;
         let number = worker.area;
         self.succession.starts.succeeded();
-        // It says that it wakes; but as long as there is traffic it may never have slept since it was promoted.
+        // A worker reports when it wakes. But under traffic it may not have slept since its promotion, so the watch
+        // begins here.
         if let Some(area) = self.ledger.workers.get(usize::from(number)) {
             self.watch.dog.watch(area, Moment::of(Some(pid)));
         }
@@ -250,16 +250,16 @@ impl Workers {
     }
 }
 
-/// Lets a worker that was told everything serve.
+/// Promotes a worker that has got the replay.
 fn promote<'p>(worker: &mut Worker, ports: impl Iterator<Item = &'p dyn Replay> + Clone) {
-    // What it has gone on without it is told once more, before it moves a frame.
+    // Ports that it went on without are told again, before it moves a frame.
     for port in ports.clone().filter(|port| !port.is_waiting()) {
         if worker.lacks(port.port().slot).is_some() {
             worker.send(port.replay(), Waiter::Nobody);
         }
     }
     worker.promote();
-    // Who waits for the position of a ring waits for this worker now, which has to start the ring for that.
+    // A client that waits for a ring's base now waits for this worker, which has to start the ring for that.
     for port in ports.filter(|port| port.is_waiting()) {
         worker.send([port.remove()], Waiter::Nobody);
         worker.send(port.replay(), Waiter::Session(port.port().slot));
@@ -281,7 +281,7 @@ mod tests {
     use crate::workers::children::News;
     use crate::workers::spawner::Spawner;
 
-    /// No process has this number (PID_MAX_LIMIT of linux/threads.h).
+    /// No process has this pid (PID_MAX_LIMIT of linux/threads.h).
     const NOBODY: i32 = 1 << 23;
 
     fn ports(ports: &[MemoryPort]) -> impl Iterator<Item = &dyn Replay> + Clone {
@@ -289,7 +289,7 @@ mod tests {
     }
 
     fn workers() -> (Workers, Reactor, OwnedFd) {
-        let (spawner, theirs) = Spawner::of_nobody(Pid::from_raw(NOBODY)).unwrap();
+        let (spawner, theirs) = Spawner::without_process(Pid::from_raw(NOBODY)).unwrap();
         let config = WorkerConfig {
             settings: Settings { version: VERSION, poll_us: 0, batch: 64 },
             path: "/nowhere".into(),
@@ -301,11 +301,11 @@ mod tests {
         (Workers::new(config, spawner, None).unwrap(), Reactor::new().unwrap(), theirs)
     }
 
-    /// The spawner starts what it was asked for; the worker's end of its link.
+    /// The spawner starts the worker that it was asked for. Returns the worker's end of its link.
     fn born(workers: &mut Workers, spawner: &OwnedFd, pid: i32) -> UnixStream {
         let socket = workers.children.next_asked().unwrap().unwrap().try_clone_to_owned().unwrap();
         nix::unistd::write(spawner, &pid.to_ne_bytes()).unwrap();
-        assert!(matches!(workers.hear_spawner(), News::Started(_, None)));
+        assert!(matches!(workers.read_spawner(), News::Started(_, None)));
         UnixStream::from(socket)
     }
 
@@ -339,7 +339,7 @@ mod tests {
         second.took_over = true;
         let TakeOver { pid, gap, is_first } = workers.take_over().unwrap();
         assert_eq!((pid.as_raw(), gap.unwrap().1, is_first), (NOBODY + 2, dead.pid, false));
-        // The next standby is started in a while.
+        // The next standby is started after a pause.
         assert_eq!(workers.succession.restarts(), 1);
         assert!(workers.succession.next_standby().is_some_and(|due| due > now) && workers.deadline().is_some());
     }

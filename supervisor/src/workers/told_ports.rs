@@ -1,25 +1,25 @@
-//! The ports that a worker has been told of, and those that a worker on standby goes on without, since it could not
-//! do what it was told of them (map their memory, above all). Orders about such a port do not go to it, until the
-//! port is told from the beginning: when another client has its slot, or when the worker is to serve.
+//! The ports that a worker has been told of, and the ports that a standby goes on without, because it could not execute
+//! a command about them (mostly, to map memory). It gets no commands about such a port until the port is told from the
+//! beginning: when another client takes the slot, or before the worker serves.
 
 use std::collections::BTreeMap;
 
 use sv3::ipc::Command;
 
-/// What one worker knows.
+/// The ports that one worker knows.
 #[derive(Debug, Default)]
 pub struct ToldPorts(BTreeMap<u16, Entry>);
 
 #[derive(Debug)]
 struct Entry {
-    /// Number of the command that it was told of the port by.
+    /// Number of the command that added the port.
     since: u64,
-    /// Why it goes on without it.
+    /// Why it goes on without the port, if it does.
     lacks: Option<String>,
 }
 
 impl ToldPorts {
-    /// Whether the worker is to have this order, which would be of this number.
+    /// Whether the worker is to get this command, which would have this number.
     pub fn passes(&mut self, command: &Command, seq: u64) -> bool {
         let lacks = command.port().and_then(|slot| self.0.get(&slot)).is_some_and(|entry| entry.lacks.is_some());
         match command {
@@ -35,7 +35,7 @@ impl ToldPorts {
         }
     }
 
-    /// Whether a command of this number is about the client that has the slot now, as far as the worker is to know it.
+    /// Whether a command of this number is about the slot's present client, and the worker knows the port.
     pub fn is_about(&self, slot: u16, seq: u64) -> bool {
         self.0.get(&slot).is_some_and(|entry| entry.lacks.is_none() && entry.since <= seq)
     }
@@ -75,7 +75,7 @@ mod tests {
         assert!(!told.passes(&COMMIT, 10) && told.passes(&Command::Barrier, 10));
         assert!(told.passes(&Command::MemoryCommit { port: 4 }, 11));
 
-        // Another client, or the same one when the worker serves.
+        // Another client, or the same one before the worker serves.
         assert!(!told.passes(&REMOVE, 12));
         assert_eq!(told.lacks(3), None);
         assert!(told.passes(&ADD, 12) && told.passes(&COMMIT, 13) && told.is_about(3, 13));

@@ -1,4 +1,5 @@
-//! The watch over the worker that serves: that it gets on, that no client blocks it, and that chaos mode kills it.
+//! The watch over the serving worker: that it makes progress and that no client blocks it. Chaos mode also kills it
+//! from here.
 
 use std::time::{Duration, Instant};
 
@@ -10,27 +11,28 @@ use crate::workers::chaos::Chaos;
 use crate::workers::cpu_time::Moment;
 use crate::workers::watchdog::{Trouble, Watchdog};
 
-/// How long the worker may be at a command until one looks what holds it up, and the time between two looks.
+/// After the worker has been busy with a command for this long, the supervisor looks for a client that blocks it. Also
+/// the time between two looks.
 const STALL_LOOK: Duration = Duration::from_millis(20);
 
-/// What is watched.
+/// The state of the watch.
 pub struct Watch {
-    /// Whether it gets on.
+    /// Watches that the worker makes progress.
     pub dog: Watchdog,
-    /// The worker was killed because this thread of it hung.
+    /// The thread that hung, if the worker was killed for that.
     pub hung: Option<usize>,
-    /// When it was last looked whether a client blocks the worker.
+    /// When the supervisor last looked for a client that blocks the worker.
     stall_look: Option<Instant>,
-    /// A client was sent away then that blocks the worker, or is about to.
+    /// At that look, a client was disconnected that blocked the worker or was about to.
     stalled: bool,
     chaos: Option<Chaos>,
 }
 
-/// What a look for a client that blocks the worker is to find out.
+/// What the supervisor knows when it looks for a client that blocks the worker.
 pub struct StallLook {
-    /// The worker gets nowhere at the moment.
+    /// The worker makes no progress at the moment.
     pub held_up: bool,
-    /// A client that was sent away at the last look may have blocked it already.
+    /// A client that was disconnected at the last look may have blocked it already.
     pub stalled_before: bool,
 }
 
@@ -41,12 +43,12 @@ impl Watch {
         Watch { dog, hung: None, stall_look: None, stalled: false, chaos: chaos.map(Chaos::new) }
     }
 
-    /// The worker is dead: another one is watched next.
+    /// The worker is dead: begins anew for the next one.
     pub fn begin_anew(&mut self, threads: u16) {
         (self.dog, self.hung, self.stalled) = (Watchdog::new(threads.into()), None, false);
     }
 
-    /// Workers are killed at random.
+    /// Whether chaos mode kills workers.
     pub fn is_chaotic(&self) -> bool {
         self.chaos.is_some()
     }
@@ -58,14 +60,14 @@ impl Watch {
 }
 
 impl Workers {
-    /// When to look next for a client that blocks the worker, if at all. While frames pass that goes by the
-    /// watchdog's time.
+    /// When to look next for a client that blocks the worker, if at all. While frames pass, the watchdog's deadline
+    /// counts.
     pub fn stall_due(&self) -> Option<Instant> {
         let asked = self.serving.as_ref()?.waits_since()?;
         Some(self.watch.stall_look.map_or(asked, |last| last.max(asked)) + STALL_LOOK)
     }
 
-    /// Begins a look for a client that blocks the worker. To be called before the watchdog has looked.
+    /// Begins a look for a client that blocks the worker. Must be called before the watchdog looks.
     pub fn begin_stall_look(&mut self, now: Instant) -> StallLook {
         let waits = self.stall_due().is_some_and(|due| due <= now);
         self.watch.stall_look = Some(now);
@@ -74,7 +76,7 @@ impl Workers {
         StallLook { held_up, stalled_before: std::mem::take(&mut self.watch.stalled) }
     }
 
-    /// Ends it: a worker that such a client holds up is replaced.
+    /// Ends the look: kills a worker that such a client blocks.
     pub fn end_stall_look(&mut self, look: &StallLook, found: bool) {
         match self.serving.as_mut().filter(|_| look.held_up && (found || look.stalled_before)) {
             Some(worker) => worker.kill("a client's call eventfd was full, and a signal blocked it"),
@@ -86,21 +88,21 @@ impl Workers {
     pub fn look_after(&mut self) {
         let Some(worker) = &mut self.serving else { return };
         let Some(area) = self.ledger.workers.get(usize::from(worker.area)) else { return };
-        // One that was killed for another reason has that one.
+        // A worker that was killed already keeps its first reason.
         match self.watch.dog.look(area, Moment::of(worker.pid)).filter(|_| worker.kill_reason().is_none()) {
             Some(Trouble::Hangs(thread)) => {
                 self.watch.hung = Some(thread);
-                let which = if self.config.threads > 1 { format!("thread {thread} of it") } else { "it".to_string() };
-                worker.kill(&format!("{which} hangs: awake and running, and no progress in half a second"));
+                let which = if self.config.threads > 1 { format!("its thread {thread}") } else { "it".to_string() };
+                worker.kill(&format!("{which} hangs: it is awake and runs, but made no progress in half a second"));
             }
-            Some(Trouble::Stuck) => worker.kill("it is stuck: awake, not running, and no progress in 10 s"),
+            Some(Trouble::Stuck) => worker.kill("it is stuck: awake, but it has not run and made no progress in 10 s"),
             None => {}
         }
     }
 
-    /// Kills a worker because chaos mode wants it dead.
+    /// Kills the worker for chaos mode.
     pub fn kill_at_random(&mut self) {
-        // Without a worker it waits for the next one.
+        // Without a worker, the kill waits for the next one.
         let (Some(worker), Some(chaos)) = (&self.serving, &mut self.watch.chaos) else { return };
         chaos.plan();
         if let Some(pid) = worker.pid {
@@ -108,8 +110,8 @@ impl Workers {
         }
     }
 
-    /// Kills workers that are late with what they were told. Returns one that was killed and that the kernel does not
-    /// say is dead: it is taken for dead.
+    /// Kills workers that are late with a command. Returns a killed worker whose death the kernel does not report in
+    /// time: it is handled as dead.
     pub fn expire_late(&mut self, now: Instant) -> Option<Pid> {
         let mut gone = None;
         for worker in self.both_mut().filter(|worker| worker.due().is_some_and(|due| due <= now)) {

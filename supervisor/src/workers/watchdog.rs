@@ -1,33 +1,33 @@
-//! Finds a worker that is awake and gets nowhere.
+//! Finds a worker that is awake and makes no progress.
 //!
 //! # Theory of operation
 //!
-//! A worker says [`sv3::ipc::ReportKind::Busy`] when it wakes and has not said so for a while. From then on, and from
-//! when it is promoted, the heartbeats of its threads in the ledger are looked at now and then, until all have slept
-//! for longer than it keeps quiet about waking. So a hang is found whenever it begins, and an idle switch has no
-//! timer.
+//! A worker reports [`sv3::ipc::ReportKind::Busy`] when it wakes, unless it reported so lately
+//! ([`sv3::ipc::BUSY_QUIET`]). From then on, and from its promotion on, the watchdog looks at the heartbeats of its
+//! threads in the ledger at intervals, until all threads have slept for longer than that. So it finds a hang whenever
+//! the hang begins, and an idle switch needs no timer.
 //!
-//! A thread *hangs* when it is awake, its heartbeat stands still, and it has *run* for [`HANG`] meanwhile. One that
-//! is not let run does not hang, however long that takes, and nobody is to blame for it. One that is kept without
-//! running for [`STARVED`] is *stuck*: in the kernel, which waits for a disk or for something that does not come, or
-//! in a frozen control group. A worker that is stuck is replaced as well, and nobody is blamed.
+//! A thread *hangs* when it is awake, its heartbeat stands still, and it has *run* for [`HANG`] meanwhile. A thread
+//! that does not get a processor does not hang, however long that lasts, and no client is blamed. A thread that has not
+//! run for [`STARVED`] is *stuck*: the kernel waits for a disk or for another event, or the control group is frozen. A
+//! stuck worker is replaced too, and no client is blamed.
 //!
-//! The kernel tells only how long all threads ran together. How long all were awake stands in the ledger
-//! ([`sv3::ledger::SleepClock`]), and a thread runs only while it is awake. So the difference is how long threads
-//! have waited for a processor, all together, and as a thread that hangs is awake all the time, it has run for at
-//! least as long as it hangs less what was waited. If that is too little since others waited, a hang is found later,
-//! or by [`STARVED`]; a thread that was not let run is never taken for one that hangs. With one thread the bound is
-//! exact.
+//! The kernel tells only how long all threads together have run. The ledger has how long each was awake
+//! ([`sv3::ledger::SleepClock`]), and a thread runs only while it is awake. So the difference is how long all threads
+//! together have waited for a processor. A thread that hangs is awake all the time, so it has run for at least the time
+//! that its heartbeat stood still, less all waiting. If other threads waited, this bound is too low and a hang is found
+//! later, or by [`STARVED`]. But a thread that did not run is never taken for one that hangs. With one thread the bound
+//! is exact.
 //!
-//! What can be wrong with it, and what is done about it:
+//! What can disturb this, and what is done about it:
 //!
-//! - All of the host stood still, the supervisor with it (a virtual machine that was paused): the time between two
-//!   looks counts for no more than [`LOOK_MAX`].
-//! - The kernel's figure comes late (see [`crate::workers::cpu_time`]), so that some of it is of the time before the
-//!   heartbeat stood still. Then it looks as if threads had run for longer than they were awake, and one begins to
-//!   measure anew.
-//! - A signal on an eventfd that is full stops a thread without using a processor. That is a fact that can be looked up
-//!   (`supervisor/stalled.rs`), whenever a heartbeat stands still from one look to the next.
+//! - The whole host, with the supervisor, stood still, such as a virtual machine that was paused: the time between two
+//!   looks counts for at most [`LOOK_MAX`].
+//! - The kernel's number is late (see [`crate::workers::cpu_time`]), so a part of it belongs to the time before the
+//!   heartbeat stood still. Then threads seem to have run for longer than they were awake, and the measurement begins
+//!   anew.
+//! - A write to a full eventfd blocks a thread, which then uses no processor time. Whenever a heartbeat stands still
+//!   from one look to the next, the supervisor asks the kernel for full eventfds (`supervisor/stalled.rs`).
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -39,18 +39,18 @@ use crate::workers::cpu_time::{Moment, STARVED};
 
 /// Time between two looks.
 const LOOK: Duration = Duration::from_millis(100);
-/// What a look counts for at most, however late it comes.
+/// Most time that a look counts for, however late it comes.
 const LOOK_MAX: Duration = LOOK.saturating_mul(2);
-/// An awake thread whose heartbeat stands still while it runs for so long hangs: some ticks less than half a second, so
-/// that the fifth look finds it.
+/// A thread hangs if it is awake and its heartbeat stands still while it runs for this long. It is a few ticks less
+/// than half a second, so that the fifth look finds it.
 const HANG: Duration = Duration::from_millis(450);
 
 /// What is wrong with a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
-    /// This thread of it runs and gets nowhere.
+    /// This thread runs and makes no progress.
     Hangs(usize),
-    /// A thread of it gets nowhere and does not run.
+    /// A thread makes no progress and does not run.
     Stuck,
 }
 
@@ -59,39 +59,39 @@ pub enum Trouble {
 pub struct Watchdog {
     threads: usize,
     watch: Option<Watch>,
-    /// When the worker last said that it had woken.
+    /// When the worker last reported that it had woken.
     said: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Watch {
     last: Instant,
-    /// How long threads had waited at the last look, as [`waited_ns`] counts.
+    /// How long threads had waited for a processor at the last look, as [`waited_ns`] counts.
     waited_ns: u64,
     hearts: Vec<Heart>,
-    /// When a thread was last known to be awake.
+    /// When a thread was last seen awake.
     awake: Instant,
 }
 
-/// A thread's heartbeat.
+/// What the watchdog knows of one thread.
 #[derive(Debug, Default)]
 struct Heart {
     beat: u64,
     /// How long it has stood still while the thread was awake.
     still: Duration,
-    /// How long of that it is known what threads waited.
+    /// The part of that time for which the waiting is known.
     measured: Duration,
-    /// How long threads waited for processors meanwhile, all together.
+    /// How long all threads together waited for a processor meanwhile.
     waited_ns: i64,
 }
 
 impl Heart {
-    /// One that has been seen just now.
+    /// A thread whose heartbeat was read just now.
     fn new(beat: u64) -> Heart {
         Heart { beat, ..Heart::default() }
     }
 
-    /// It has not moved in a while more, in which threads waited for so long.
+    /// The heartbeat stood still for `step` more, during which threads waited for so long.
     fn stand(&mut self, step: Duration, waited_ns: i64) {
         self.still += step;
         self.measured += step;
@@ -101,19 +101,20 @@ impl Heart {
         }
     }
 
-    /// How long the thread has run meanwhile, at least.
+    /// The least time that the thread has run meanwhile.
     fn ran_ns(&self) -> i64 {
         nanos(self.measured).saturating_sub(self.waited_ns)
     }
 }
 
 impl Watchdog {
-    /// A watchdog that sleeps, for workers of so many threads.
+    /// A watchdog that watches nothing yet, for workers of so many threads.
     pub fn new(threads: usize) -> Watchdog {
         Watchdog { threads, watch: None, said: None }
     }
 
-    /// The worker says that it is awake. False: it has said so just now, which an honest one does not.
+    /// The worker reports that it is awake. Returns false if it reported so just before, which an honest worker does
+    /// not.
     pub fn wake(&mut self, area: &WorkerArea, moment: Moment) -> bool {
         self.watch(area, moment);
         let last = self.said.replace(moment.now);
@@ -144,8 +145,8 @@ impl Watchdog {
         threads.any(|(heart, thread)| thread.sleep_clock().is_awake() && heart.beat == thread.heartbeat.load(Relaxed))
     }
 
-    /// Looks, if it is time to. What is wrong, if something is: of threads that hang one that serves a client
-    /// comes before one that has none, since that may only wait for the other.
+    /// Looks, if it is time to, and returns what is wrong. If several threads hang, it names one that serves a client
+    /// rather than one that does not, because the latter may only wait for the former.
     pub fn look(&mut self, area: &WorkerArea, moment: Moment) -> Option<Trouble> {
         let threads = self.threads;
         let watch = self.watch.as_mut().filter(|watch| watch.last + LOOK <= moment.now)?;
@@ -178,7 +179,7 @@ impl Watchdog {
     }
 }
 
-/// How long threads have been awake without a processor, all together and from no beginning in particular.
+/// How long all threads together have been awake without a processor, from an arbitrary origin.
 fn waited_ns(area: &WorkerArea, threads: usize, moment: Moment) -> u64 {
     let awake = area.threads.iter().take(threads).map(|thread| thread.sleep_clock().awake_ns(moment.monotonic_ns));
     awake.fold(0, u64::wrapping_add).wrapping_sub(nanos(moment.cpu).cast_unsigned())
@@ -196,7 +197,7 @@ mod tests {
 
     const MS: u64 = 1_000_000;
 
-    /// A worker whose clocks stand where the test says.
+    /// A worker whose clocks the test sets.
     struct Bench {
         ledger: LedgerMap,
         dog: Watchdog,
@@ -222,7 +223,7 @@ mod tests {
             self.dog.wake(&self.ledger.workers[0], self.moment)
         }
 
-        /// So many milliseconds pass, in which the worker has so many of processors.
+        /// Lets `wall` milliseconds pass, in which the worker uses `cpu` milliseconds of processor time.
         fn pass(&mut self, wall: u64, cpu: u64) {
             self.moment.now += Duration::from_millis(wall);
             self.moment.monotonic_ns += wall * MS;
@@ -233,7 +234,7 @@ mod tests {
             self.dog.look(&self.ledger.workers[0], self.moment)
         }
 
-        /// Looks so often, each time after a tenth of a second in which the worker has `cpu` milliseconds.
+        /// Looks `count` times, each time after 100 ms in which the worker uses `cpu` milliseconds of processor time.
         fn looks(&mut self, count: usize, cpu: u64) -> Option<Trouble> {
             (0..count).find_map(|_| {
                 self.pass(100, cpu);
@@ -261,14 +262,14 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_is_not_let_run_does_not_hang_and_is_replaced_in_the_end() {
+    fn a_worker_that_does_not_run_does_not_hang_and_is_replaced_in_the_end() {
         let mut bench = Bench::new(1);
         bench.wake_up(0);
         bench.wake();
         assert_eq!(bench.looks(99, 0), None);
         assert_eq!(bench.looks(1, 0), Some(Trouble::Stuck));
 
-        // It runs again, and is frozen again.
+        // The worker runs again, and is frozen again.
         let mut bench = Bench::new(1);
         bench.wake_up(0);
         bench.wake();
@@ -278,14 +279,14 @@ mod tests {
             assert_eq!(bench.looks(3, 100), None);
         }
 
-        // Half a processor is enough to be found by, in twice the time.
+        // With half a processor, a hang is found in twice the time.
         bench.thread(0).heartbeat.fetch_add(1, Relaxed);
         assert_eq!(bench.looks(9, 50), None);
         assert_eq!(bench.looks(1, 50), Some(Trouble::Hangs(0)));
     }
 
     #[test]
-    fn what_others_ran_is_not_held_against_a_thread_that_was_not_let_run() {
+    fn a_thread_that_did_not_run_is_not_blamed_for_the_time_of_others() {
         let mut bench = Bench::new(3);
         (0..3).for_each(|number| bench.wake_up(number));
         bench.wake();
@@ -297,9 +298,9 @@ mod tests {
                 bench.looks(1, cpu)
             })
         };
-        // Two run, the third does not.
+        // Two threads run, the third does not.
         assert_eq!(run(&mut bench, 200, 50), None);
-        // Now it does as well, and is found as soon as a single one is.
+        // Now the third runs too, and is found as soon as a single thread would be.
         bench.thread(1).heartbeat.fetch_add(1, Relaxed);
         assert_eq!(run(&mut bench, 300, 5), None);
         assert_eq!(run(&mut bench, 300, 1), Some(Trouble::Hangs(1)));
@@ -315,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_that_hang_the_one_with_a_client_in_hand_is_found() {
+    fn of_two_threads_that_hang_the_one_that_serves_a_client_is_found() {
         let mut bench = Bench::new(3);
         [0, 2].into_iter().for_each(|number| bench.wake_up(number));
         bench.thread(2).port.store(7, Relaxed);
@@ -325,7 +326,7 @@ mod tests {
 
     #[test]
     fn a_host_that_stood_still_or_whose_figures_come_late_is_no_hang() {
-        // All clocks went on while nobody ran.
+        // All clocks advanced while nothing ran.
         let mut bench = Bench::new(1);
         bench.wake_up(0);
         bench.wake();
@@ -336,7 +337,7 @@ mod tests {
             assert_eq!(bench.look(), None);
         }
 
-        // It ran for a second without a tick, and is frozen: the kernel tells only then of what was before.
+        // It ran for a second without a tick, and is then frozen: only now does the kernel's clock show the second.
         bench.thread(0).heartbeat.fetch_add(1, Relaxed);
         bench.looks(1, 0);
         assert_eq!(bench.looks(1, 1000).or_else(|| bench.looks(20, 0)), None);
@@ -346,7 +347,7 @@ mod tests {
         bench.looks(1, 0);
         let found = (0..20).position(|_| bench.looks(9, 0).or_else(|| bench.looks(1, 1000)).is_some());
         assert_eq!(found, Some(0));
-        // It hung amid two figures: the first one is of before, too.
+        // It hung between two updates of the kernel's clock: the first one includes time before the hang.
         bench.thread(0).heartbeat.fetch_add(1, Relaxed);
         bench.looks(1, 0);
         assert_eq!(bench.looks(2, 0).or_else(|| bench.looks(1, 1000)), None);

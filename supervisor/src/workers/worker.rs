@@ -1,8 +1,8 @@
 //! One worker's life, from the request to the spawner until its death is known.
 //!
-//! What a worker has to do has a time, and it must have run for that time, too, before it is killed for being late: a
-//! host that does not let it run is no fault of its own. After [`STARVED`] that does not count any more, since clients
-//! wait.
+//! Each task of a worker has a time limit. A worker is killed for being late only if it has also run for that time,
+//! because it is not at fault if the host does not let it run. After [`STARVED`] it is killed in any case, because
+//! clients wait.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -27,22 +27,22 @@ use crate::workers::pending_unmap::UnmapQueue;
 use crate::workers::spawner::{Program, Spawner};
 use crate::workers::told_ports::ToldPorts;
 
-/// How long a worker may take, and run, until it is ready.
+/// Time, and processor time, that a worker has until it is ready.
 const START_TIME: Duration = Duration::from_secs(5);
-/// How long a worker may take, and run, to do what it was told.
-const OBEY_TIME: Duration = Duration::from_secs(1);
-/// How long a worker may outlive its link, whether or not it runs: nobody is served meanwhile, and nothing is held
-/// against anybody.
+/// Time, and processor time, that a worker has to execute commands.
+const COMMAND_TIME: Duration = Duration::from_secs(1);
+/// How long a worker may live after its link has closed, whether or not it runs: guests are not served meanwhile, and
+/// no client is blamed.
 const DEATH_TIME: Duration = Duration::from_millis(100);
-/// How long the kernel may take to say that a worker is dead which was killed. After that it is taken for dead: it
-/// may be held in the kernel (by a disk, or by a frozen control group), but never runs again.
+/// How long the kernel may take to report the death of a killed worker. After that the worker is handled as dead: the
+/// kernel may still hold it (for a disk, or in a frozen control group), but it never runs again.
 const BURIAL_TIME: Duration = Duration::from_millis(100);
-/// Time between two looks whether a worker that is late has been let run.
+/// Time between two looks at the processor time of a worker that is late.
 const LOOK: Duration = Duration::from_millis(100);
-/// Lines that a worker may write to stderr in its life, and the longest of them in octets.
+/// Most lines that a worker may write to stderr in its life, and the longest of them in octets.
 const LINES_MAX: usize = 20;
 const LINE_MAX: usize = 400;
-/// Reports without news that a worker may send in its life.
+/// Most reports without news that a worker may send in its life.
 const IDLE_REPORTS_MAX: u32 = 65536;
 
 /// A worker.
@@ -51,21 +51,21 @@ pub struct Worker {
     pub area: u8,
     /// What it runs.
     pub program: Program,
-    /// Since when it serves; a worker on standby does not.
+    /// Since when it serves; `None` on standby.
     pub serving: Option<Instant>,
-    /// Number of the command that promoted it: what it did before then counts for nothing.
+    /// Number of the command that promoted it: reports about earlier commands do not count.
     pub promoted: u64,
-    /// It has reached the barrier behind its promotion.
+    /// It has reached the barrier after its promotion.
     pub took_over: bool,
-    /// The wire to it.
+    /// The link to it.
     pub link: Link,
-    /// The events that epoll is asked for on the link.
+    /// The events that epoll waits for on the link.
     pub interest: EpollFlags,
     /// Its stderr.
     pub stderr: File,
-    /// Its process, once the spawner has told.
+    /// Its pid, once the spawner has answered.
     pub pid: Option<Pid>,
-    /// When it was asked for.
+    /// When the spawner was asked for it.
     pub asked: Instant,
     /// Landlock ABI that it achieved, once it is ready.
     pub ready: Option<u32>,
@@ -76,7 +76,7 @@ pub struct Worker {
     kill_reason: Option<String>,
     killed: Option<Instant>,
     hung_up: Option<Instant>,
-    /// It is late, and was not let run: when to look again.
+    /// When to look again, because it is late and did not run.
     excused: Option<Instant>,
     told: ToldPorts,
     barriers: VecDeque<Barrier>,
@@ -88,9 +88,9 @@ pub struct Worker {
     idle_reports: u32,
 }
 
-/// What a worker is born with. It stays open until the spawner has answered.
+/// What a worker is started with. The fds stay open until the spawner has answered.
 pub struct StartingWorker {
-    /// The worker's area.
+    /// The worker's area of the ledger.
     pub area: u8,
     stdin: OwnedFd,
     stderr: OwnedFd,
@@ -104,7 +104,7 @@ impl StartingWorker {
         spawner.request(program, self.stdin.as_fd(), self.stderr.as_fd())
     }
 
-    /// Its own files.
+    /// Its stdin and stderr.
     pub fn fds(&self) -> [BorrowedFd<'_>; 2] {
         [self.stdin.as_fd(), self.stderr.as_fd()]
     }
@@ -114,47 +114,51 @@ struct Barrier {
     seq: u64,
     waiter: Waiter,
     due: Instant,
-    /// Processor time that it had used when it was told.
+    /// Processor time that the worker had used when the command was sent.
     cpu: Duration,
 }
 
-/// Who waits for a barrier.
+/// What a barrier is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waiter {
     /// The session of the port in this slot.
     Session(u16),
     /// The slot of a client that is gone.
     Leaving(u16),
-    /// Nobody: the worker is on standby, another one's word counts.
+    /// Nothing: the worker is on standby, and another worker's report counts.
     Nobody,
-    /// Those who ask how long a take-over took.
+    /// The end of a take-over, whose length is measured.
     TakeOver,
-    /// Who planned that this worker, on standby, takes over.
+    /// The planned handover to this standby.
     Planned,
 }
 
 impl Worker {
-    /// A worker that is not asked for yet, and its ends of what connects us.
-    pub fn unborn(program: Program, area: u8) -> io::Result<(Worker, StartingWorker)> {
+    /// A worker that the spawner was not asked for yet, and its ends of the link and of stderr.
+    pub fn not_started(program: Program, area: u8) -> io::Result<(Worker, StartingWorker)> {
         let (link, stdin) = Link::pair()?;
         let (read, stderr) = pipe2(OFlag::O_CLOEXEC)?;
         fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         Ok((Worker::new(program, area, link, read.into()), StartingWorker { area, stdin, stderr, given: Vec::new() }))
     }
 
-    /// Queues commands whose fds the worker is born with.
-    pub fn teach(&mut self, orders: impl IntoIterator<Item = WorkerCommand>, starting: &mut StartingWorker) {
-        for order in orders {
-            if !self.told.passes(&order.command, self.link.last_seq() + 1) {
+    /// Queues commands whose fds the worker will inherit.
+    pub fn queue_inherited(
+        &mut self,
+        commands: impl IntoIterator<Item = WorkerCommand>,
+        starting: &mut StartingWorker,
+    ) {
+        for next in commands {
+            if !self.told.passes(&next.command, self.link.last_seq() + 1) {
                 continue;
             }
-            let pushed = self.link.push_unborn(&order);
-            self.note(&order.command, pushed, Waiter::Nobody);
-            starting.given.extend(order.fd);
+            let pushed = self.link.push_inherited(&next);
+            self.note(&next.command, pushed, Waiter::Nobody);
+            starting.given.extend(next.fd);
         }
     }
 
-    /// A worker that was asked for just now.
+    /// A worker that the spawner was asked for just now.
     pub fn new(program: Program, area: u8, link: Link, stderr: File) -> Worker {
         Worker {
             area,
@@ -185,22 +189,21 @@ impl Worker {
         }
     }
 
-    /// Makes a worker on standby serve.
+    /// Promotes a standby.
     pub fn promote(&mut self) {
         self.serving = Some(Instant::now());
         self.promoted = self.link.last_seq() + 1;
         self.send([Command::Promote.into(), Command::Barrier.into()], Waiter::TakeOver);
     }
 
-    /// Queues commands, but for those about a port that the worker goes on without. A barrier among them is for
-    /// `waiter`.
-    pub fn send(&mut self, orders: impl IntoIterator<Item = WorkerCommand>, waiter: Waiter) {
-        for order in orders {
-            if !self.told.passes(&order.command, self.link.last_seq() + 1) {
+    /// Queues commands, except those about ports that the worker goes on without. A barrier among them is for `waiter`.
+    pub fn send(&mut self, commands: impl IntoIterator<Item = WorkerCommand>, waiter: Waiter) {
+        for next in commands {
+            if !self.told.passes(&next.command, self.link.last_seq() + 1) {
                 continue;
             }
-            let (command, takes) = (order.command.clone(), order.removes.clone());
-            let pushed = self.link.push(order);
+            let (command, takes) = (next.command.clone(), next.removes.clone());
+            let pushed = self.link.push(next);
             if let (Ok(seq), Some(taken)) = (&pushed, takes) {
                 self.letting_go.push(*seq, taken);
             }
@@ -212,14 +215,14 @@ impl Worker {
         match pushed {
             Ok(seq) if *command == Command::Barrier => {
                 let cpu = of_process(self.pid);
-                self.barriers.push_back(Barrier { seq, waiter, due: Instant::now() + OBEY_TIME, cpu });
+                self.barriers.push_back(Barrier { seq, waiter, due: Instant::now() + COMMAND_TIME, cpu });
             }
             Ok(_) => {}
-            Err(error) => self.kill(&format!("it cannot be told: {error}")),
+            Err(error) => self.kill(&format!("commands cannot be sent to it: {error}")),
         }
     }
 
-    /// Sends what waits. While the kernel has no room for it, the time to do what it was told does not pass.
+    /// Sends queued commands. While the kernel has no room for them, the time limit does not run.
     pub fn flush(&mut self) -> io::Result<()> {
         let was_refused = self.link.refused_until().is_some();
         self.link.flush()?;
@@ -229,20 +232,20 @@ impl Worker {
         Ok(())
     }
 
-    /// The worker says that it is ready. Returns whether that was due.
+    /// The worker reports that it is ready. Returns false if it did so before.
     pub fn became_ready(&mut self, landlock_abi: u32, offers: u64) -> bool {
         self.offers = offers;
         self.restart_clocks();
         self.ready.replace(landlock_abi).is_none()
     }
 
-    /// The time to do what it was told begins now.
+    /// Starts the time limit of queued commands now.
     fn restart_clocks(&mut self) {
-        let (due, cpu) = (Instant::now() + OBEY_TIME, of_process(self.pid));
+        let (due, cpu) = (Instant::now() + COMMAND_TIME, of_process(self.pid));
         self.barriers.iter_mut().for_each(|barrier| (barrier.due, barrier.cpu) = (due, cpu));
     }
 
-    /// The worker says that it has reached a barrier. Returns who waited, if it was the next one.
+    /// The worker reports a barrier. Returns what the barrier was for, if it was the next one.
     pub fn reached(&mut self, seq: u64) -> Option<Waiter> {
         let next = self.barriers.front().filter(|barrier| barrier.seq == seq).map(|barrier| barrier.waiter)?;
         self.barriers.pop_front();
@@ -250,41 +253,41 @@ impl Worker {
         Some(next)
     }
 
-    /// The worker says that all which the commands up to this one took away is unmapped.
+    /// The worker reports as unmapped all that the commands up to `seq` took away.
     pub fn unmapped(&mut self, seq: u64) -> Result<(), Breach> {
         self.letting_go.unmapped(seq, self.link.last_seq())
     }
 
-    /// It is dead: what it was ordered to let go of.
+    /// The worker is dead. Returns the files that it was told to unmap.
     pub fn let_go(&mut self) -> UnmapQueue {
         std::mem::take(&mut self.letting_go)
     }
 
-    /// The supervisor's files of it.
+    /// The supervisor's files of this worker.
     pub fn files(&self) -> impl Iterator<Item = OpenFile<'_>> {
-        let pid = self.pid.map_or("that is being born".to_string(), |pid| pid.to_string());
+        let pid = self.pid.map_or("that is being started".to_string(), |pid| pid.to_string());
         let own = [
             OpenFile::new(&self.link, "socket", format!("worker {pid}")),
             OpenFile::new(&self.stderr, "pipe", format!("stderr of worker {pid}")),
         ];
         let taken = self.letting_go.files().map(move |file| {
-            let purpose = format!("memory that was taken away from worker {pid} and is mapped there still");
+            let purpose = format!("memory that was removed from worker {pid} and is still mapped there");
             OpenFile::borrowed(file.as_fd(), "memory", purpose)
         });
         own.into_iter().chain(taken)
     }
 
-    /// Whether the worker has been given a command of this number and has not said yet that it is past it.
+    /// Whether the command of this number was sent after the last barrier that the worker has reported.
     pub fn is_under_way(&self, seq: u64) -> bool {
         (self.reached + 1..=self.link.last_seq()).contains(&seq)
     }
 
-    /// Whether a report on a command of this number is about the client that has the slot now.
+    /// Whether a report on a command of this number is about the slot's present client.
     pub fn is_about(&self, slot: u16, seq: u64) -> bool {
         self.told.is_about(slot, seq)
     }
 
-    /// A port that it cannot be told of: it forgets what it knows of it and goes on without it.
+    /// Makes the worker forget a port and go on without it.
     pub fn leave_out(&mut self, slot: u16, why: String) {
         self.send([Command::PortRemove { port: slot }.into()], Waiter::Nobody);
         self.told.strike(slot, self.link.last_seq(), why);
@@ -295,7 +298,7 @@ impl Worker {
         self.told.lacks(slot)
     }
 
-    /// When the worker must have done what it has to do next, or when to look again.
+    /// When the worker must have finished its next task, or when to look again.
     pub fn due(&self) -> Option<Instant> {
         let due = match (&self.kill_reason, self.hung_up, self.ready) {
             (Some(_), _, _) => return self.killed.map(|since| since + BURIAL_TIME),
@@ -306,18 +309,20 @@ impl Worker {
         due.map(|due| self.excused.map_or(due, |again| due.max(again)))
     }
 
-    /// Since when somebody waits for it to do what it was told.
+    /// Since when the oldest barrier waits.
     pub fn waits_since(&self) -> Option<Instant> {
         let ready = self.ready.is_some() && self.kill_reason.is_none();
-        self.barriers.front().filter(|_| ready).and_then(|barrier| barrier.due.checked_sub(OBEY_TIME))
+        self.barriers.front().filter(|_| ready).and_then(|barrier| barrier.due.checked_sub(COMMAND_TIME))
     }
 
-    /// What is due has not been done: kills it, unless it was not let run.
+    /// Kills a worker that is late, unless it did not run.
     pub fn is_overdue(&mut self, now: Instant) {
         let (since, time, before, late) = match (self.hung_up, self.ready, self.barriers.front()) {
-            (Some(_), _, _) => return self.kill("it closed its control socket"),
-            (None, None, _) => (Some(self.asked), START_TIME, Duration::ZERO, "it did not start in time"),
-            (None, Some(_), Some(next)) => (self.waits_since(), OBEY_TIME, next.cpu, "it did not obey in time"),
+            (Some(_), _, _) => return self.kill("it closed its link"),
+            (None, None, _) => (Some(self.asked), START_TIME, Duration::ZERO, "it was not ready in time"),
+            (None, Some(_), Some(next)) => {
+                (self.waits_since(), COMMAND_TIME, next.cpu, "it did not execute a command in time")
+            }
             (None, Some(_), None) => return,
         };
         let ran = of_process(self.pid).saturating_sub(before) >= time;
@@ -327,22 +332,23 @@ impl Worker {
         }
     }
 
-    /// The link is broken. Mostly this is the first sign of its death, and the kernel will soon say why it died.
+    /// Notes that the link is closed. Mostly this is the first sign of the worker's death, and the kernel will soon
+    /// report why it died.
     pub fn hang_up(&mut self) {
         self.hung_up.get_or_insert_with(Instant::now);
     }
 
-    /// Whether the link is broken.
+    /// Whether the link is closed.
     pub fn has_hung_up(&self) -> bool {
         self.hung_up.is_some()
     }
 
-    /// Its process, once it is ready, for status.
+    /// Its pid, once it is ready, for status.
     pub fn ready_pid(&self) -> Option<u32> {
         self.ready.and(self.pid).and_then(|pid| u32::try_from(pid.as_raw()).ok())
     }
 
-    /// Counts a report without news; too many are a reason to die.
+    /// Counts a report without news. Kills the worker after too many.
     pub fn count_idle_report(&mut self) {
         self.idle_reports += 1;
         if self.idle_reports > IDLE_REPORTS_MAX {
@@ -350,7 +356,7 @@ impl Worker {
         }
     }
 
-    /// Kills it, for this reason; the first one counts. Its death is known when the kernel says so.
+    /// Kills the worker. The first reason counts. The kernel reports the death later.
     pub fn kill(&mut self, why: &str) {
         self.kill_reason.get_or_insert_with(|| why.to_string());
         if let Some(pid) = self.pid {
@@ -363,21 +369,21 @@ impl Worker {
         self.killed.get_or_insert_with(Instant::now);
     }
 
-    /// Why we killed it, if we did.
+    /// Why the supervisor killed it, if it did.
     pub fn kill_reason(&self) -> Option<&str> {
         self.kill_reason.as_deref()
     }
 
-    /// The spawner has told the process.
-    pub fn is_born(&mut self, pid: Pid) {
+    /// Sets the pid that the spawner answered.
+    pub fn set_pid(&mut self, pid: Pid) {
         self.pid = Some(pid);
         if self.kill_reason.is_some() {
             self.end(pid);
         }
     }
 
-    /// Whole lines that it has written to stderr, made printable. Nothing more after [`LINES_MAX`] of them, and an
-    /// error when it has closed it.
+    /// Complete lines that it has written to stderr, made printable, and at most [`LINES_MAX`] in its life. An error
+    /// means that the worker has closed stderr.
     pub fn lines(&mut self) -> io::Result<Vec<String>> {
         let mut octets = [0; 4096];
         match self.stderr.read(&mut octets) {
@@ -400,7 +406,7 @@ impl Worker {
         Ok(lines)
     }
 
-    /// What it wrote to stderr last.
+    /// The last line that it wrote to stderr.
     pub fn last_line(&self) -> Option<&str> {
         self.last_line.as_deref()
     }

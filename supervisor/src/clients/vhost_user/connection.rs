@@ -1,4 +1,4 @@
-//! A client's socket: what it is in the midst of saying, and the replies that it has not read.
+//! A client's socket: the message that is incomplete so far, and the replies that the client has not read.
 
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,10 +14,10 @@ use crate::doors::listener::Peer;
 const UNREAD_MAX: usize = 64 << 10;
 /// Most writes at a time, however fast the client reads.
 const WRITES: usize = 16;
-/// How long a message that has begun may take to be complete.
+/// A message must be complete this long after it began.
 const MESSAGE_TIME: Duration = Duration::from_secs(10);
-/// How long a client may be connected and say nothing. QEMU asks its first question at once, but a front-end may as
-/// well connect before it makes a guest's memory ready, which takes some seconds for each 10 GiB.
+/// A client must begin its first message this long after it connected. QEMU sends one at once, but another front-end
+/// may connect before it prepares its guest's memory, which takes some seconds for each 10 GiB.
 const SILENCE_TIME: Duration = Duration::from_secs(600);
 
 /// The supervisor's end.
@@ -26,25 +26,25 @@ pub struct Connection {
     opened: Instant,
     decoder: Decoder,
     message_due: Option<Instant>,
-    /// The client has said something, if only a question.
+    /// The client has sent a message.
     spoke: bool,
     replies: Vec<u8>,
 }
 
-/// What reading brought.
+/// The result of one read.
 pub enum Input {
     /// A request.
     Message(Message),
-    /// Some of one; there may be more.
+    /// A part of a request; the socket may have more.
     Part,
-    /// Nothing more for now.
+    /// Nothing for now.
     Nothing,
     /// The client has closed its end.
     End,
 }
 
 impl Connection {
-    /// To a client that has just connected.
+    /// The connection to a client that has just connected.
     pub fn new(peer: Peer) -> Connection {
         Connection {
             peer,
@@ -61,12 +61,13 @@ impl Connection {
         self.opened
     }
 
-    /// Reads once: a request takes two reads, and as many as it has octets from a client that sends them one by one.
+    /// Reads once. A request takes two reads; from a client that sends octet by octet it takes as many as it has
+    /// octets.
     pub fn receive(&mut self) -> Result<Input, Refuse> {
         let received = match ancillary::receive(&self.peer.stream, self.decoder.space()) {
             Ok(received) if received.truncated => {
                 return Err(Refuse(
-                    "more fds came than may be open; raise the limit of open files (`ulimit -n`)".into(),
+                    "a message brought more fds than may be open; raise the limit of open files (`ulimit -n`)".into(),
                 ));
             }
             Ok(received) if received.count == 0 => {
@@ -87,16 +88,16 @@ impl Connection {
         Ok(message.map_or(Input::Part, Input::Message))
     }
 
-    /// When the message that has begun must be complete, or the first one must have begun.
+    /// When the current message must be complete, or the first message must begin.
     pub fn message_due(&self) -> Option<Instant> {
         self.message_due.or_else(|| (!self.spoke).then(|| self.opened + SILENCE_TIME))
     }
 
-    /// Why a client is refused that missed [`Connection::message_due`].
+    /// Why a client is refused when [`Connection::message_due`] has passed.
     pub fn lateness(&self) -> Refuse {
         let why = match self.message_due {
-            Some(_) => "a message that was begun was not finished in 10 s",
-            None => "it was connected for ten minutes and said nothing",
+            Some(_) => "the client did not finish a message within 10 s",
+            None => "the client sent no message for ten minutes",
         };
         Refuse(why.to_string())
     }
@@ -107,11 +108,11 @@ impl Connection {
         self.flush()?;
         match self.replies.len() {
             0..=UNREAD_MAX => Ok(()),
-            unread => Err(Refuse(format!("{unread} octets of replies are not being read"))),
+            unread => Err(Refuse(format!("the client does not read its replies: {unread} octets wait"))),
         }
     }
 
-    /// Sends what waits: as much as the socket takes, at most [`WRITES`] writes.
+    /// Sends waiting replies: as much as the socket takes, in at most [`WRITES`] writes.
     pub fn flush(&mut self) -> Result<(), Refuse> {
         for _ in 0..WRITES {
             if self.replies.is_empty() {
@@ -156,10 +157,10 @@ mod tests {
     }
 
     #[test]
-    fn who_says_nothing_is_waited_for_as_long_as_large_memory_takes_and_no_longer() {
+    fn a_silent_client_has_ten_minutes_for_its_first_message() {
         let (mut connection, mut client) = connection();
         assert_eq!(connection.message_due(), Some(connection.opened() + SILENCE_TIME));
-        assert!(connection.lateness().0.contains("said nothing"));
+        assert!(connection.lateness().0.contains("sent no message"));
         let question = [1u32, 1, 0].map(u32::to_ne_bytes).concat();
         client.write_all(&question).unwrap();
         while !matches!(connection.receive().unwrap(), Input::Message(_)) {}

@@ -1,4 +1,4 @@
-//! What a front-end has said, and what it may say.
+//! What a front-end has said so far, and what it may ask for.
 
 use sv3::virtio::OFFERED;
 
@@ -23,7 +23,7 @@ pub struct Frontend {
 }
 
 impl Frontend {
-    /// One that has said nothing.
+    /// A front-end that has said nothing.
     pub fn new(slot: u16) -> Frontend {
         Frontend {
             device: Device::new(slot),
@@ -35,7 +35,7 @@ impl Frontend {
         }
     }
 
-    /// What it keeps open, its connection with it.
+    /// What it holds, including its connection.
     pub fn holdings(&self) -> Holdings {
         let device = self.device.holdings();
         Holdings { fds: device.fds + 1, ..device }

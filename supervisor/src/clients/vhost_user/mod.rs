@@ -1,9 +1,9 @@
-//! vhost-user: what this protocol says, and what it does to a port's device.
+//! The vhost-user protocol, and how its requests change a port's device.
 //!
-//! - [`connection`]: the socket: requests come in, whole or in pieces, and replies go out;
-//! - [`frontend`]: what the front-end has said: the protocol's state, and the device that it changes;
-//! - [`requests`]: what each request does to that, and what a worker has to be told;
-//! - [`session`]: when a request is answered, and what is waited for before.
+//! - [`connection`]: the socket: it receives requests, whole or in pieces, and sends replies;
+//! - [`frontend`]: what the front-end has said: the protocol's state and the device;
+//! - [`requests`]: how each request changes these, and the commands for workers;
+//! - [`session`]: when a request is answered, and what must happen before.
 
 pub mod connection;
 mod frontend;

@@ -1,4 +1,4 @@
-//! What each request does to the front-end's state and its device, and what the worker has to be told of it.
+//! How each request changes the front-end's state and its device, and the commands that tell the worker.
 
 use std::os::fd::AsFd;
 use std::rc::Rc;
@@ -19,21 +19,21 @@ use crate::workers::command::WorkerCommand;
 /// Smallest MTU of IPv4 (RFC 791) and largest that a u16 config field holds.
 const MTU_RANGE: std::ops::RangeInclusive<u64> = 68..=65535;
 
-/// What a request that is served leads to.
+/// The result of a request that is served.
 pub enum Served {
-    /// This value is the answer.
+    /// The answer is this value.
     Value(u64),
-    /// The worker is told this.
+    /// These commands go to the worker.
     Told(Vec<WorkerCommand>),
-    /// The worker is told this, and then the base of this ring is the answer.
+    /// These commands go to the worker, and then the answer is the base of this ring.
     Base(u16, Vec<WorkerCommand>),
 }
 
 /// Why a request is not served.
 pub enum Refusal {
-    /// The client is told, if it wants to know, and may go on.
+    /// The client gets an error reply, if it asked for a reply, and stays connected.
     Stay(String),
-    /// The client is told and the connection is closed.
+    /// The client gets an error reply, and the connection is closed.
     Close(String),
 }
 
@@ -63,7 +63,7 @@ fn permit(code: Code) -> Option<Feature> {
 }
 
 impl Frontend {
-    /// Does what a request asks for.
+    /// Serves a request.
     pub fn serve(&mut self, request: Request, kernel: &dyn Inspect) -> Result<Served, Refusal> {
         let code = request.code();
         match permit(code) {
@@ -110,7 +110,7 @@ impl Frontend {
         Ok(Served::Told(commands))
     }
 
-    /// No client may hold so much that too little is left for the others.
+    /// Refuses a request by which the client would hold more than its share.
     fn check_allowance(&self, request: &Request) -> Result<(), Refusal> {
         let (held, ring) = (self.holdings(), |index: &u16| self.device.known_ring(*index));
         let new = |place: Option<&Option<Rc<ForeignFd>>>| usize::from(place.is_none_or(Option::is_none));
@@ -131,7 +131,10 @@ impl Frontend {
             ));
         }
         if regions > most.regions.max(held.regions) {
-            return close(format!("{code}: {regions} memory regions, and the client's share is {}", most.regions));
+            return close(format!(
+                "{code}: with it the client would hold {regions} memory regions, and its share is {}",
+                most.regions
+            ));
         }
         Ok(())
     }
@@ -230,7 +233,7 @@ impl Frontend {
         }
     }
 
-    /// The ring of a request, which the decoder has checked to be below [`MAX_RINGS`].
+    /// The ring of a request. The decoder has checked that its index is below [`MAX_RINGS`].
     fn ring(&mut self, index: u16) -> Result<&mut Ring, Refusal> {
         self.device.ring(index).ok_or_else(|| Refusal::Close(format!("ring {index}: there are at most {MAX_RINGS}")))
     }
@@ -252,20 +255,24 @@ impl Frontend {
                 Ok(num) if (1..=MAX_RING_SIZE).contains(&num) && (packed || num.is_power_of_two()) => size = Some(num),
                 _ => {
                     return close(format!(
-                        "{code}: ring {index} of {num} entries; 1 to 32768 belong, a power of two if split"
+                        "{code}: ring {index} of {num} entries; a ring has 1 to 32768, and a split ring a power of two"
                     ));
                 }
             },
             Request::SetVringAddr { flags: 0, addr: wanted, .. } => addr = Some(wanted),
             Request::SetVringAddr { flags, .. } => {
-                return close(format!("{code}: ring {index} with flags {flags:#x}, but logging was not offered"));
+                return close(format!(
+                    "{code}: ring {index} has flags {flags:#x}, but sv3 does not offer dirty page logging"
+                ));
             }
-            // A packed ring's base has the used half above; sv3 has both where the available one stands.
+            // A packed ring's base has the used index in its upper half; in sv3 it always equals the available index.
             Request::SetVringBase { base: wanted, .. } => {
                 base = match u16::try_from(if packed { wanted & 0xffff } else { wanted }) {
                     Ok(base) => base,
                     Err(_) => {
-                        return close(format!("{code}: ring {index} at {wanted:#x}, beyond a split ring's indices"));
+                        return close(format!(
+                            "{code}: ring {index}: a split ring's base is at most 0xffff, not {wanted:#x}"
+                        ));
                     }
                 }
             }
@@ -294,7 +301,7 @@ impl Frontend {
         kernel: &dyn Inspect,
     ) -> Result<Vec<WorkerCommand>, Refusal> {
         let Some(kick) = claim(Code::SET_VRING_KICK, index, fd, kernel)? else {
-            return close(format!("SET_VRING_KICK: ring {index} without an fd; sv3 sleeps when idle and needs kicks"));
+            return close(format!("SET_VRING_KICK: ring {index} has no fd; sv3 sleeps when idle and needs kicks"));
         };
         let ring = self.ring(index)?;
         ring.kick = Some(kick);
@@ -311,7 +318,7 @@ fn claim(code: Code, ring: u16, fd: Option<ForeignFd>, kernel: &dyn Inspect) -> 
         Some(fd) if !kernel.claim_eventfd(fd.as_fd()) => {
             close(format!("{code}: ring {ring}: the fd is not an eventfd"))
         }
-        // Its last close never waits.
+        // The last close of an eventfd never waits.
         fd => Ok(fd.map(ForeignFd::prompt).map(Rc::new)),
     }
 }

@@ -3,17 +3,17 @@
 //! # Theory of operation
 //!
 //! [`Session::request`] takes one decoded request and returns a [`Step`]: commands for the worker and, unless it has to
-//! wait, the reply. Some requests promise the front-end that the data path has taken them in before the answer comes.
-//! Their commands end in a [`Command::Barrier`] and the session *waits*: no further request may be handed in until
-//! [`Session::fence`] says that the worker has reached the barrier. A wait outlives the worker:
+//! wait, the reply. For some requests, the worker must have executed the commands before the front-end gets the reply.
+//! Their commands end in a [`Command::Barrier`], and the session *waits*: it takes no further request until
+//! [`Session::barrier_reached`] says that the worker has reached the barrier. A wait outlives the worker:
 //!
-//! - A dead worker touches nothing, and its successor is brought up from the device, which already has the change. So
-//!   an acknowledgement is due at once when a worker dies ([`Session::worker_died`]).
-//! - The base that `GET_VRING_BASE` asks for stands in guest memory, which only a worker reads. The successor starts
-//!   the ring and is told again to stop it ([`Session::replay`]). If workers die of that again and again, the session
-//!   takes the base from the ledger.
+//! - A dead worker touches nothing, and the next worker is told of the device, which already has the change. So when a
+//!   worker dies, the session acknowledges at once ([`Session::worker_died`]).
+//! - `GET_VRING_BASE` asks for a ring's base. It is in guest memory, which only a worker reads. So the next worker
+//!   starts the ring and is told again to stop it ([`Session::replay`]). If [`DEATHS_MAX`] workers die meanwhile, the
+//!   session takes the base from the ledger.
 //!
-//! What the worker reports is hostile: a report that answers nothing is a [`Breach`], and the worker is replaced.
+//! The worker's reports may be hostile: a report that answers no command is a [`Breach`], and the worker is replaced.
 
 use sv3::ipc::{Command, RingFault};
 use sv3::virtio::VIRTIO_F_RING_PACKED;
@@ -29,39 +29,39 @@ use crate::workers::breach::Breach;
 use crate::workers::command::WorkerCommand;
 use crate::workers::pending_unmap::PendingUnmaps;
 
-/// Commands that a client may cause before it has to wait for the worker.
+/// Most commands that a client may cause before it must wait for the worker.
 const UNFENCED_MAX: usize = 64;
-/// Deaths after which the ledger is believed about a ring's base.
+/// After this many deaths of workers, the session takes a ring's base from the ledger.
 const DEATHS_MAX: u8 = 3;
 
-/// What a request leads to. The commands end in a barrier exactly if the session waits now.
+/// The result of a request. The commands end in a barrier if and only if the session waits now.
 #[derive(Debug, Default)]
 pub struct Step {
-    /// For the worker, in order.
+    /// Commands for the worker, in order.
     pub commands: Vec<WorkerCommand>,
-    /// For the client, at once.
+    /// The reply to the client, if it is due at once.
     pub reply: Option<Reply>,
 }
 
 /// A request that is not served.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// For the log.
+    /// The reason, for the event.
     pub reason: Refuse,
-    /// For the client, if it asked for one.
+    /// The reply, if the client asked for one.
     pub reply: Option<Reply>,
-    /// The connection is to be closed.
+    /// The connection must be closed.
     pub close: bool,
 }
 
 impl From<Refuse> for Refused {
-    /// A client that is beyond answering.
+    /// Closes the connection without a reply.
     fn from(reason: Refuse) -> Refused {
         Refused { reason, reply: None, close: true }
     }
 }
 
-/// State of one client.
+/// The protocol state of one client.
 #[derive(Debug)]
 pub struct Session {
     frontend: Frontend,
@@ -82,19 +82,21 @@ enum Answer {
     VringBase(u16),
 }
 
-/// Requests whose effect the worker must have seen before the next request, whether or not the client asks.
+/// Whether the worker must have executed this request's commands before the next request, even if the client asked for
+/// no reply.
 fn is_ordered(code: Code) -> bool {
     [Code::SET_MEM_TABLE, Code::ADD_MEM_REG, Code::REM_MEM_REG].contains(&code)
         || [Code::GET_VRING_BASE, Code::RESET_DEVICE, Code::RESET_OWNER].contains(&code)
 }
 
 impl Session {
-    /// A client that has said nothing, with its port in this slot.
+    /// The session of a client that has said nothing; its port has this slot.
     pub fn new(slot: u16) -> Session {
         Session { frontend: Frontend::new(slot), wait: None, unfenced: 0 }
     }
 
-    /// Whether a request is for the supervisor alone: the worker never hears of it, and nothing is kept but a number.
+    /// Whether the supervisor alone serves a request: no command goes to the worker, and the session keeps at most a
+    /// number.
     pub fn is_question(message: &Message) -> bool {
         let code = message.request.code();
         [Code::GET_FEATURES, Code::GET_PROTOCOL_FEATURES, Code::GET_QUEUE_NUM, Code::GET_MAX_MEM_SLOTS].contains(&code)
@@ -102,32 +104,32 @@ impl Session {
             || [Code::GET_STATUS, Code::SET_STATUS].contains(&code)
     }
 
-    /// The client's port is in this slot from now on. No command may have been given before.
+    /// From now on the client's port has this slot. The session must not have returned a command before.
     pub fn take_slot(&mut self, slot: u16) {
         self.frontend.device.port.slot = slot;
     }
 
-    /// The virtio features that the client is offered from now on; among them all that it has acknowledged.
+    /// Sets the virtio features that the client is offered. They must include all that it has acknowledged.
     pub fn offer(&mut self, features: u64) {
         self.frontend.offers = features;
     }
 
-    /// Counts what was taken away from the workers and is mapped still by this from now on.
+    /// Sets the counter of removed regions that are still mapped.
     pub fn count_pending_unmaps(&mut self, pending: PendingUnmaps) {
         self.frontend.device.pending_unmaps = pending;
     }
 
-    /// What the client may hold from now on.
+    /// Sets what the client may hold.
     pub fn allow(&mut self, allowance: Holdings) {
         self.frontend.allowance = allowance;
     }
 
-    /// The device, as the client has described it so far.
+    /// The device as the client has described it so far.
     pub fn device(&self) -> &Device {
         &self.frontend.device
     }
 
-    /// What the client holds, its connection with it.
+    /// What the client holds, including its connection.
     pub fn holdings(&self) -> Holdings {
         self.frontend.holdings()
     }
@@ -176,7 +178,7 @@ impl Session {
         }
     }
 
-    /// All commands for a worker that knows nothing of this client; end in a barrier if the session waits.
+    /// All commands for a worker that knows nothing of this client. They end in a barrier if the session waits.
     pub fn replay(&self) -> Vec<WorkerCommand> {
         let mut commands = self.device().replay();
         if self.wait.is_some() {
@@ -186,11 +188,11 @@ impl Session {
     }
 
     /// The worker has reached the session's barrier. Returns the reply that was waited for.
-    pub fn fence(&mut self) -> Result<Option<Reply>, Breach> {
+    pub fn barrier_reached(&mut self) -> Result<Option<Reply>, Breach> {
         if self.device().is_stopping() {
-            return Err(Breach("it passed a barrier without having stopped a ring"));
+            return Err(Breach("it reported a barrier before it reported that the ring stopped"));
         }
-        let wait = self.wait.take().ok_or(Breach("it reached a barrier that was not set"))?;
+        let wait = self.wait.take().ok_or(Breach("it reported a barrier that it was not sent"))?;
         Ok(self.answer(wait))
     }
 
@@ -204,7 +206,7 @@ impl Session {
         self.frontend.device.faulted(index, fault)
     }
 
-    /// The worker could not do what a command says. If the client waits for one, it is refused.
+    /// The worker could not execute a command. If the client waits, its request is refused.
     pub fn command_failed(&mut self, why: String) -> Option<Refused> {
         let reply = match self.wait.take()?.answer {
             Answer::Ack(code) => Some(Reply::ack(code, false)),
@@ -213,7 +215,7 @@ impl Session {
         Some(Refused { reason: Refuse(why), reply, close: true })
     }
 
-    /// The worker is dead. Returns the reply that is due by that; `ledger` tells where a ring stood.
+    /// The worker is dead. Returns the reply that is due now. `ledger` returns a ring's base.
     pub fn worker_died(&mut self, ledger: impl Fn(u16) -> u16) -> Option<Reply> {
         self.unfenced = 0;
         let mut wait = self.wait.take()?;
@@ -243,7 +245,7 @@ impl Session {
 
     fn vring_base(&self, ring: u16) -> Reply {
         let base = u32::from(self.device().known_ring(ring).map_or(0, |ring| ring.base));
-        // Of a packed ring the used half goes above the available one.
+        // A packed ring's reply has the used index in the upper half.
         let used = if VIRTIO_F_RING_PACKED.of(self.device().features) { base << 16 } else { 0 };
         Reply::VringBase { ring, base: base | used }
     }

@@ -1,4 +1,4 @@
-//! Clients of target `live`, and the files that they give.
+//! Clients of target `live`, and the files that they send.
 
 use std::cell::RefCell;
 use std::io::{ErrorKind, IoSlice, Read};
@@ -19,12 +19,12 @@ use crate::fuzz::session::client::request;
 /// Octets of memory files.
 const SIZE: i64 = 1 << 30;
 
-/// What clients give, of which nothing may stay open.
+/// The files that clients send. None may stay open.
 pub struct Files {
     fds: Fds,
-    /// By this name the memory files of this run are found.
+    /// The name of this run's memory files, by which leaks are found.
     name: String,
-    /// Those of the clients that are not honest.
+    /// Memory files of the clients that are not honest.
     memory: RefCell<Vec<OwnedFd>>,
 }
 
@@ -46,7 +46,7 @@ impl Files {
         EventFd::from_flags(EfdFlags::EFD_CLOEXEC).unwrap().into()
     }
 
-    /// The file that a request wants, or one that it does not.
+    /// A file of the kind that the request wants, or of another kind.
     fn of(&self, code: Code, odd: bool) -> OwnedFd {
         match code {
             _ if odd => self.fds.one(),
@@ -59,14 +59,14 @@ impl Files {
         }
     }
 
-    /// A memory file becomes too short for what it was given for.
+    /// Truncates a memory file below its region's size.
     pub fn truncate(&self) {
         if let Some(fd) = self.memory.borrow_mut().pop() {
             nix::unistd::ftruncate(&fd, 0).unwrap();
         }
     }
 
-    /// Panics unless all are closed.
+    /// Panics unless the supervisor has closed all files.
     pub fn assert_closed(self) {
         drop(self.memory);
         self.fds.assert_closed();
@@ -79,29 +79,28 @@ impl Files {
 /// A client.
 pub struct Client {
     socket: Option<UnixStream>,
-    /// What it is in the midst of saying: octets, and fds with the first of them.
+    /// The rest of the current message: octets, and fds that go with the first of them.
     unsaid: Vec<u8>,
     fds: Vec<OwnedFd>,
     heard: Vec<u8>,
-    /// Answers that it is owed.
+    /// Answers that it has still to get.
     asked: usize,
 }
 
-/// `VIRTIO_F_VERSION_1` and `VHOST_USER_F_PROTOCOL_FEATURES`; `VHOST_USER_PROTOCOL_F_REPLY_ACK`; the flag that wants
-/// one.
+/// `VIRTIO_F_VERSION_1` and `VHOST_USER_F_PROTOCOL_FEATURES`; `VHOST_USER_PROTOCOL_F_REPLY_ACK`; the flag `need_reply`.
 const FEATURES: u64 = 1 << 32 | 1 << 30;
 const REPLY_ACK: u64 = 1 << 3;
 const NEED_REPLY: u32 = 1 << 3;
 
 impl Client {
-    /// A client at the door.
+    /// Connects a client to the front door.
     pub fn connect(door: &Path) -> Client {
         let socket = UnixStream::connect(door).unwrap();
         socket.set_nonblocking(true).unwrap();
         Client { socket: Some(socket), unsaid: Vec::new(), fds: Vec::new(), heard: Vec::new(), asked: 0 }
     }
 
-    /// Begins to say something, or goes on. Octets: how many are said now (1), the message.
+    /// Begins a message, or continues one. Octets: how many are sent now (1), the message.
     pub fn speak(&mut self, input: &mut Input<'_>, files: &Files) {
         let cut = usize::from(input.u8());
         if self.unsaid.is_empty()
@@ -110,13 +109,13 @@ impl Client {
             let odd = input.below(8) == 7;
             (self.unsaid, self.fds) = (octets, (0..count).map(|_| files.of(code, odd)).collect());
         }
-        // Mostly all of it.
+        // Mostly the whole message.
         self.send_some(if cut < 0x80 { usize::MAX } else { cut & 0x3f });
     }
 
-    /// Goes on with what it was saying.
+    /// Sends the rest of the message.
     pub fn send(&mut self) {
-        self.hear();
+        self.read_replies();
         self.send_some(1);
     }
 
@@ -136,8 +135,8 @@ impl Client {
         }
     }
 
-    /// Hears what it is told.
-    pub fn hear(&mut self) {
+    /// Reads replies.
+    pub fn read_replies(&mut self) {
         let Some(socket) = &mut self.socket else { return };
         let mut octets = [0; 4096];
         match socket.read(&mut octets) {
@@ -146,7 +145,7 @@ impl Client {
         }
     }
 
-    /// Goes away.
+    /// Disconnects.
     pub fn close(&mut self) {
         self.socket = None;
     }
@@ -163,7 +162,7 @@ impl Client {
         assert!(self.unsaid.is_empty(), "an honest client's message found no room");
     }
 
-    /// Says what an honest client says until its first ring runs.
+    /// Sends what an honest client sends until its first ring runs.
     pub fn start_ring(&mut self, files: &Files) {
         let user = 0x7000_0000_0000;
         self.request(Code::SET_OWNER, &[], vec![]);
@@ -176,7 +175,7 @@ impl Client {
         self.request(Code::SET_VRING_CALL, &[0], vec![files.eventfd()]);
     }
 
-    /// Starts the ring, waits until that is done, and asks where it stands, which the worker alone can tell.
+    /// Starts the ring, waits until that is done, and asks for the ring's base, which only the worker knows.
     pub fn ask(&mut self, files: &Files) {
         self.request(Code::SET_VRING_BASE, &[0], vec![]);
         self.request(Code::SET_VRING_KICK, &[0], vec![files.eventfd()]);
@@ -185,9 +184,9 @@ impl Client {
         self.asked += 1;
     }
 
-    /// All answers are here, each once.
+    /// Panics unless each answer came once.
     pub fn assert_answered(&mut self) {
-        self.hear();
+        self.read_replies();
         let answers = self.heard.chunks(20).map(|answer| u32::from_ne_bytes(*answer.first_chunk().unwrap()));
         let answers: Vec<u32> = answers.collect();
         let wanted = [Code::SET_VRING_ENABLE.id(), Code::GET_VRING_BASE.id()].repeat(self.asked);

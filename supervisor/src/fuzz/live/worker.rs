@@ -1,4 +1,4 @@
-//! A worker of target `live`: it reads orders as they are, says what it owes, and does nothing.
+//! A worker of target `live`: it reads commands and sends the reports that they need, and does nothing else.
 
 use std::io::{ErrorKind, Write};
 use std::os::fd::OwnedFd;
@@ -16,14 +16,14 @@ use crate::ancillary;
 pub struct Fake {
     /// Its process, which does not exist.
     pub pid: i32,
-    /// Its area, once it has been told.
+    /// Its area of the ledger, once the command `Start` has come.
     pub area: u8,
     socket: UnixStream,
     frame: Vec<u8>,
-    /// An order whose fd is still to come.
+    /// A command whose fd has not come yet.
     partial: Option<Envelope>,
-    /// The last order that took memory away, until that has been said to be unmapped.
-    lingers: Option<u64>,
+    /// Number of the last command that removed memory, until the worker has reported it unmapped.
+    unmaps: Option<u64>,
 }
 
 impl Fake {
@@ -31,13 +31,13 @@ impl Fake {
     pub fn new(pid: i32, socket: OwnedFd) -> Fake {
         let socket = UnixStream::from(socket);
         socket.set_nonblocking(true).unwrap();
-        Fake { pid, area: 0, socket, frame: Vec::new(), partial: None, lingers: None }
+        Fake { pid, area: 0, socket, frame: Vec::new(), partial: None, unmaps: None }
     }
 
-    /// Obeys up to so many orders; how many there were.
-    pub fn obey(&mut self, most: usize) -> usize {
+    /// Executes at most so many commands. Returns how many there were.
+    pub fn execute(&mut self, most: usize) -> usize {
         let count = (0..most).map_while(|_| self.receive().map(|envelope| self.answer(&envelope))).count();
-        if let Some(seq) = self.lingers.take() {
+        if let Some(seq) = self.unmaps.take() {
             self.write(&Report::new(ReportKind::Unmapped, seq).to_bytes());
         }
         count
@@ -55,7 +55,7 @@ impl Fake {
                 Report { port, ring, value: 7, ..Report::new(ReportKind::RingStopped, seq) }
             }
             Command::MemoryCommit { .. } | Command::RegionRemove { .. } | Command::PortRemove { .. } => {
-                self.lingers = Some(seq);
+                self.unmaps = Some(seq);
                 return;
             }
             _ => return,
@@ -63,18 +63,18 @@ impl Fake {
         self.write(&report.to_bytes());
     }
 
-    /// Says something that it was not asked for.
+    /// Sends a report that no command asked for.
     pub fn lie(&mut self, input: &mut Input<'_>) {
         let octets = input.take(Report::SIZE).to_vec();
         self.write(&octets);
     }
 
     fn write(&mut self, octets: &[u8]) {
-        // One that has been killed speaks to nobody.
+        // The supervisor does not read from a worker that it killed.
         let _ = self.socket.write_all(octets);
     }
 
-    /// The next order. Its fd, which behaves as any other, is closed at once.
+    /// The next command. Its fd is closed at once.
     fn receive(&mut self) -> Option<Envelope> {
         if self.partial.is_none() {
             self.fill(FRAME_PREFIX)?;
@@ -85,7 +85,7 @@ impl Fake {
         }
         if self.partial.as_ref().unwrap().fds() > 0 {
             let received = ancillary::receive(&self.socket, &mut [0; 4]).ok().filter(|received| received.count > 0)?;
-            assert_eq!(received.fds.len(), 1, "an order without its fd");
+            assert_eq!(received.fds.len(), 1, "a command without its fd");
         }
         self.partial.take()
     }
@@ -96,7 +96,7 @@ impl Fake {
             let mut octets = vec![0; length - have];
             match ancillary::receive(&self.socket, &mut octets) {
                 Ok(received) if received.count > 0 => {
-                    assert!(received.fds.is_empty(), "an fd that no order has");
+                    assert!(received.fds.is_empty(), "an fd that belongs to no command");
                     self.frame.extend_from_slice(&octets[..received.count]);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -107,7 +107,7 @@ impl Fake {
     }
 }
 
-/// The worker had this port in hand.
-pub fn write_hand(area: &WorkerArea, port: u8) {
+/// Writes that the worker was serving this port.
+pub fn write_serving(area: &WorkerArea, port: u8) {
     area.threads[0].port.store(u32::from(port) + 1, Relaxed);
 }

@@ -1,11 +1,11 @@
-//! Messages of target `session`: mostly of the right size, with numbers that meet one another.
+//! Messages of target `session`: mostly of the right size, with numbers that often match one another.
 
 use sv3::foreign::ForeignFd;
 use sv3::fuzz::{Fds, Input};
 use sv3::virtio::OFFERED;
 use sv3::wire::vhost_user::{Code, Decoder, Message, OFFERED_PROTOCOL_FEATURES};
 
-/// What is said most, by octet; what is not here is a raw id.
+/// The most frequent requests, by octet. Other octets are the request id itself.
 const CODES: [Code; 26] = [
     Code::SET_FEATURES,
     Code::SET_PROTOCOL_FEATURES,

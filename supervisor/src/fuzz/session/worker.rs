@@ -1,4 +1,4 @@
-//! The worker of target `session`: what it has been told.
+//! The worker of target `session`: the state that its commands led to.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use sv3::{MAX_MEM_SLOTS, MAX_RING_SIZE};
 
 use crate::workers::command::WorkerCommand;
 
-/// Rings that run: index, size, place, enabled, signalled.
+/// Rings that run: index, size, addresses, whether enabled, whether signalled.
 type Rings = Vec<(u16, u16, RingAddr, bool, bool)>;
 
 /// A worker that knows one port.
@@ -23,7 +23,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// Does what a command says, which must make sense.
+    /// Executes a command. Panics if the command makes no sense.
     pub fn execute(&mut self, told: &WorkerCommand) {
         assert_eq!(told.fd.is_some(), told.command.fds() == 1);
         match told.command {
@@ -41,7 +41,7 @@ impl Model {
                 assert_eq!(self.memory.len() + 1, before);
             }
             Command::RingStart { ring, size, addr, .. } => {
-                // A split ring of another size than a power of two is the worker's to refuse.
+                // The worker, not the session, refuses a split ring whose size is not a power of two.
                 assert!((1..=MAX_RING_SIZE).contains(&size));
                 self.rings.insert(ring, (size, addr));
             }
@@ -75,7 +75,7 @@ impl Model {
         }
     }
 
-    /// All that matters for frames.
+    /// The state that matters for frames.
     pub fn where_it_stands(&self) -> (u64, &[Region], Rings) {
         let rings = self.rings.iter();
         let rings = rings

@@ -1,5 +1,5 @@
-//! Admission against plain arithmetic that cannot overflow: every combination of addresses, sizes and offsets at which
-//! something turns over.
+//! Compares admission with arithmetic that cannot overflow, for every combination of addresses, sizes and offsets near
+//! a limit.
 
 use std::os::fd::OwnedFd;
 
@@ -9,7 +9,7 @@ use sv3::wire::vhost_user::MemoryRegion;
 use super::{CLIENT_MEMORY_MAX, Memory, admit};
 use crate::ports::kernel::Kernel;
 
-/// A file as long as can be, up to `size`.
+/// A file of `size`, or of the largest size that the kernel allows.
 fn memfd(size: u128) -> OwnedFd {
     let fd = memfd_create(c"guest", MFdFlags::MFD_CLOEXEC).unwrap();
     nix::unistd::ftruncate(&fd, i64::try_from(size).unwrap_or(i64::MAX)).unwrap();
@@ -21,7 +21,7 @@ fn ranges(a: (u64, u64), b: (u64, u64)) -> bool {
     u128::from(a.0) < end(b) && u128::from(b.0) < end(a)
 }
 
-/// Whether a region beside `held` is right, its file being of `file` octets.
+/// Whether a region is valid beside `held`, if its file has `file` octets.
 fn is_right(held: &[MemoryRegion], wanted: MemoryRegion, file: u128) -> bool {
     let MemoryRegion { guest_addr, size, user_addr, offset } = wanted;
     let end = |start: u64| u128::from(start) + u128::from(size);
@@ -58,7 +58,7 @@ fn admission_is_plain_arithmetic() {
             }
         }
     }
-    assert!(admitted > 100 && refused > 1000, "{admitted} and {refused}: the test is about nothing");
+    assert!(admitted > 100 && refused > 1000, "{admitted} and {refused}: the test covers too little");
 }
 
 fn all(a: &[u64], b: &[u64], c: &[u64]) -> Vec<(u64, u64, u64)> {

@@ -1,4 +1,4 @@
-//! Exchanges as front-ends hold them, and as they should not.
+//! Exchanges of front-ends: correct ones and wrong ones.
 
 mod client;
 mod random;
@@ -9,7 +9,7 @@ use sv3::virtio::*;
 use super::*;
 use client::*;
 
-/// QEMU's order: features, protocol features, calls, enable, features again, memory, rings.
+/// The order in which QEMU sends: features, protocol features, calls, enable, features again, memory, rings.
 #[test]
 fn a_guest_of_qemu_starts_its_rings() {
     let mut client = Client::new();
@@ -35,7 +35,7 @@ fn a_guest_of_qemu_starts_its_rings() {
     assert!(client.session.device().known_ring(0).unwrap().started);
 }
 
-/// DPDK's virtio-user tells calls before features, and enables last.
+/// DPDK's virtio-user sends calls before features, and enables last.
 #[test]
 fn a_virtio_user_starts_its_rings() {
     let mut client = Client::new();
@@ -78,7 +78,8 @@ fn a_ring_starts_with_whatever_comes_last() {
     }
 }
 
-/// The worker's position is both halves of a packed ring's base; each new start is a new run, each replay the same one.
+/// Both halves of a packed ring's base are the worker's position. Each new start is a new run; each replay is the same
+/// run.
 #[test]
 fn a_packed_ring_has_a_base_of_two_halves_and_counts_its_runs() {
     let mut client = Client::negotiated();
@@ -120,10 +121,10 @@ fn get_vring_base_answers_where_the_worker_stopped() {
     assert_eq!(client.ask(Request::GetVringBase { ring: 1 }), Some(Reply::VringBase { ring: 1, base: 41 }));
     assert_eq!(client.names(), ["RingStop", "Barrier"]);
     client.commands.clear();
-    // Stopped already: the same answer, and nothing to do.
+    // The ring is stopped already: the same answer, and no command.
     assert_eq!(client.ask(Request::GetVringBase { ring: 1 }), Some(Reply::VringBase { ring: 1, base: 41 }));
     assert!(client.commands.is_empty());
-    // Stopped means forgotten: only all of it starts it again.
+    // A stopped ring's setup is forgotten: it starts only when all of it is sent again.
     client.ask(Request::SetVringKick { ring: 1, fd: Some(fd()) });
     assert!(client.commands.is_empty());
     client.ask(addr(1, 0x1000));
@@ -170,8 +171,8 @@ fn a_new_kick_starts_a_running_ring_anew_and_a_new_call_does_not() {
     assert_eq!(client.names(), ["RingEnable", "RingStart"]);
 }
 
-/// QEMU resets the device after it has stopped the rings; other front-ends do not stop them. It then relies on what it
-/// has told before: memory, calls, protocol features.
+/// QEMU resets the device after it has stopped the rings; other front-ends do not stop them. QEMU then relies on what
+/// it sent before: memory, calls, protocol features.
 #[test]
 fn a_reset_stops_and_disables_the_rings_and_keeps_the_rest() {
     let mut client = Client::running();
@@ -314,12 +315,12 @@ fn a_base_is_asked_of_the_next_worker_and_in_the_end_of_the_ledger() {
 #[test]
 fn a_worker_that_reports_what_cannot_be_is_found_out() {
     let mut client = Client::running();
-    client.session.fence().unwrap_err();
+    client.session.barrier_reached().unwrap_err();
     client.session.ring_stopped(0, 1).unwrap_err();
     client.session.ring_stopped(9999, 1).unwrap_err();
     assert!(!client.session.ring_faulted(9999, RingFault::Unmapped));
     client.send(Request::GetVringBase { ring: 0 }, false).unwrap();
-    client.session.fence().unwrap_err();
+    client.session.barrier_reached().unwrap_err();
     client.session.ring_stopped(0, 0x1_0000).unwrap_err();
 }
 

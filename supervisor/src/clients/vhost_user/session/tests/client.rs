@@ -1,4 +1,4 @@
-//! A front-end and a worker for the exchanges, without I/O.
+//! A front-end and a worker for the tests of exchanges, without I/O.
 
 use std::cell::Cell;
 use std::io;
@@ -9,13 +9,13 @@ use sv3::foreign::ForeignFd;
 use sv3::ipc::{Command as C, RingAddr};
 use sv3::virtio::{OFFERED, VIRTIO_F_RING_PACKED};
 
-/// All that is offered, with split rings.
+/// All offered features except packed rings.
 pub const SPLIT: u64 = OFFERED & !VIRTIO_F_RING_PACKED.mask();
 
 use super::super::*;
 use crate::ports::kernel::{Extent, FileId, MemoryFile};
 
-/// Answers as told, whatever the fd.
+/// A kernel that answers as the test says, whatever the fd.
 pub struct FakeKernel {
     pub file_size: Cell<u64>,
     pub eventfd: Cell<bool>,
@@ -23,7 +23,7 @@ pub struct FakeKernel {
 
 impl Inspect for FakeKernel {
     fn memory(&self, fd: BorrowedFd<'_>) -> io::Result<Option<MemoryFile>> {
-        // Each fd is a file of its own.
+        // Each fd counts as a different file.
         let file = FileId(0, fd.as_raw_fd().unsigned_abs().into());
         let size = self.file_size.get();
         Ok(Some(MemoryFile {
@@ -44,7 +44,7 @@ impl Inspect for FakeKernel {
     }
 }
 
-/// A front-end and the worker behind the session, which does at once what it is told.
+/// A front-end, and a worker that executes commands at once.
 pub struct Client {
     pub session: Session,
     pub kernel: FakeKernel,
@@ -57,7 +57,7 @@ impl Client {
         Client { session: Session::new(7), kernel, commands: Vec::new() }
     }
 
-    /// A client of QEMU's manner that has acknowledged every feature.
+    /// A client like QEMU that has acknowledged every feature.
     pub fn negotiated() -> Client {
         let mut client = Client::new();
         client.ask(Request::SetProtocolFeatures(OFFERED_PROTOCOL_FEATURES));
@@ -67,7 +67,7 @@ impl Client {
         client
     }
 
-    /// Two rings that run and are enabled.
+    /// A client with two rings that are started and enabled.
     pub fn running() -> Client {
         let mut client = Client::negotiated();
         client.ask(table());
@@ -83,7 +83,7 @@ impl Client {
         self.session.request(Message { request, need_reply }, &self.kernel)
     }
 
-    /// Sends a request, lets the worker do what it is told, returns the reply.
+    /// Sends a request, lets the worker execute the commands, and returns the reply.
     pub fn ask(&mut self, request: Request) -> Option<Reply> {
         self.ask_with(request, false).unwrap()
     }
@@ -95,7 +95,7 @@ impl Client {
         for told in step.commands {
             assert_eq!(told.fd.is_some(), told.command.fds() == 1);
             match told.command {
-                C::Barrier => reply = self.session.fence().unwrap(),
+                C::Barrier => reply = self.session.barrier_reached().unwrap(),
                 C::RingStop { ring, .. } => self.session.ring_stopped(ring, 40 + u64::from(ring)).unwrap(),
                 _ => {}
             }

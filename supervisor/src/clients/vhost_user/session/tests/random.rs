@@ -40,8 +40,8 @@ fn any_request() -> impl Strategy<Value = Request> {
 }
 
 proptest! {
-    /// Whatever is asked in whatever state, nothing panics, each request that asks for an answer is answered, and a
-    /// replay into a new worker leads to the rings that the live commands have led to.
+    /// For any request in any state: nothing panics, each request that asks for a reply gets one, and a replay to a new
+    /// worker gives the same rings as the live commands.
     #[test]
     fn any_sequence_is_survived_and_can_be_replayed(
         requests in prop::collection::vec((any_request(), any::<bool>(), 0u8..8), 0..120),
@@ -74,7 +74,7 @@ fn request_ring(request: &Request) -> u16 {
     }
 }
 
-/// The rings that run after these commands, and whether they are enabled.
+/// The rings that are started after these commands, and whether they are enabled.
 fn running<'a>(commands: impl Iterator<Item = &'a C>) -> BTreeMap<u16, (u16, RingAddr, bool)> {
     let (mut rings, mut enabled) = (BTreeMap::new(), BTreeSet::new());
     for command in commands {
