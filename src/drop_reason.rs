@@ -5,7 +5,7 @@
 #[repr(usize)]
 pub enum DropReason {
     /// The receiver had too few buffers for the whole frame. Charged to the receiver.
-    NoRxBuffers,
+    RxNoBuffers,
     /// The receiver's ring is not started or not enabled. Charged to the receiver.
     RxDown,
     /// The frame is larger than one receive buffer and the receiver did not negotiate mergeable buffers. Charged to
@@ -39,7 +39,7 @@ impl DropReason {
 
     /// All reasons, in the order of their counters.
     pub const ALL: [DropReason; DropReason::COUNT] = [
-        DropReason::NoRxBuffers,
+        DropReason::RxNoBuffers,
         DropReason::RxDown,
         DropReason::RxTooSmall,
         DropReason::RxBadChain,
@@ -56,7 +56,7 @@ impl DropReason {
     /// The reason's stable name, as in `sv3 status --json`.
     pub fn name(self) -> &'static str {
         match self {
-            DropReason::NoRxBuffers => "no_rx_buffers",
+            DropReason::RxNoBuffers => "no_rx_buffers",
             DropReason::RxDown => "rx_down",
             DropReason::RxTooSmall => "rx_too_small",
             DropReason::RxBadChain => "rx_bad_chain",

@@ -306,13 +306,6 @@ impl PortCounters {
             counter.store(0, Relaxed);
         }
     }
-
-    /// Counts `n` frames that were dropped for `reason`.
-    pub fn drop(&self, reason: DropReason, n: u64) {
-        if let Some(counter) = self.drops.get(reason as usize) {
-            add(counter, n);
-        }
-    }
 }
 
 impl Crash {
@@ -404,7 +397,7 @@ mod tests {
     fn two_mappings_see_one_ledger_which_cannot_shrink() {
         let (fd, supervisor) = LedgerMap::create().unwrap();
         let worker = LedgerMap::map(&fd).unwrap();
-        worker.ports[1023].drop(DropReason::Hairpin, 2);
+        worker.ports[1023].drops[DropReason::Hairpin as usize].store(2, Relaxed);
         worker.workers[1].crash.write_message("index out\nof bounds");
         assert_eq!(supervisor.ports[1023].drops[DropReason::Hairpin as usize].load(Relaxed), 2);
         assert_eq!(supervisor.workers[1].crash.read_message(), "index out of bounds");

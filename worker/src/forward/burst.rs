@@ -198,7 +198,7 @@ impl Sender {
                     sent.end = End::Contended;
                     break;
                 }
-                Err(Unsent::Early(wait)) => match wait_budget.left(now_ns) {
+                Err(Unsent::Waits(wait)) => match wait_budget.left(now_ns) {
                     // The same frame again. This time it is dropped.
                     0 => {
                         sending.may_pause = false;

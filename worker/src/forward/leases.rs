@@ -61,7 +61,7 @@ pub enum Unsent {
     /// Another thread has leased a receiver's queue. Nothing was done.
     Busy,
     /// The frame may wait for the receiver. Nothing was done.
-    Early(BufferWait),
+    Waits(BufferWait),
 }
 
 impl From<DropReason> for Unsent {
@@ -163,8 +163,8 @@ impl Leases {
         };
         let Err(reason) = result else { return Ok(()) };
         let reason = match reason {
-            Undelivered::Dropped(DropReason::NoRxBuffers) if may_pause && delivery.is_worth_waiting() => {
-                return Err(Unsent::Early(BufferWait { queue: held.queue, cursor: state.missed }));
+            Undelivered::Dropped(DropReason::RxNoBuffers) if may_pause && delivery.is_worth_waiting() => {
+                return Err(Unsent::Waits(BufferWait { queue: held.queue, cursor: state.missed }));
             }
             Undelivered::Dropped(reason) => reason,
             Undelivered::Fault(fault) => {

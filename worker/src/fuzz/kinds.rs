@@ -149,7 +149,7 @@ impl Fixture {
             let mut drops: [u64; DropReason::COUNT] =
                 std::array::from_fn(|at| after[usize::from(to)][at] - before[usize::from(to)][at]);
             let of_receiver =
-                [DropReason::NoRxBuffers, DropReason::RxDown].map(|reason| std::mem::take(&mut drops[reason as usize]));
+                [DropReason::RxNoBuffers, DropReason::RxDown].map(|reason| std::mem::take(&mut drops[reason as usize]));
             assert_eq!(missing(&due, &got) as u64, of_receiver.iter().sum::<u64>(), "frames for port {to}");
             let expected = if to == slot { refused } else { [0; DropReason::COUNT] };
             assert_eq!(

@@ -37,7 +37,7 @@ const GUESTS: u16 = 3;
 const LITTLE: u64 = 4096;
 /// The drops that are charged to receivers.
 const RECEIVERS: [DropReason; 4] =
-    [DropReason::NoRxBuffers, DropReason::RxDown, DropReason::RxTooSmall, DropReason::RxBadChain];
+    [DropReason::RxNoBuffers, DropReason::RxDown, DropReason::RxTooSmall, DropReason::RxBadChain];
 
 /// Octets: frames per burst (1), options (1), features of each guest (3 times 2), then steps; see [`Fixture::step`].
 pub fn switch(octets: &[u8]) {

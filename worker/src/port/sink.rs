@@ -55,7 +55,7 @@ pub struct Delivered {
 /// Why a frame was not delivered.
 #[derive(Clone, Copy, Debug)]
 pub enum Undelivered {
-    /// Counted against the receiver.
+    /// To be counted against the receiver, unless the sender waits for its buffers.
     Dropped(DropReason),
     /// The queue is broken and must stop.
     Fault(RingFault),

@@ -93,7 +93,7 @@ impl Sink for InMemory {
         state.cost += DELIVERY + frame.len as u64;
         let Some(room) = self.room.checked_sub(1) else {
             state.missed = self.delivered;
-            return Err(Undelivered::Dropped(DropReason::NoRxBuffers));
+            return Err(Undelivered::Dropped(DropReason::RxNoBuffers));
         };
         let mut octets = vec![0; NET_HDR_LEN + frame.len];
         frame.write(&[GuestSlice::of_host(&mut octets)], NET_HDR_LEN, 1);

@@ -219,7 +219,7 @@ impl<'t, 'r, Q: Virtqueue> Filling<'_, '_, 't, 'r, Q> {
             let chain = self.queue.take(&mut cursor, &self.walker, slices).map_err(Undelivered::Fault)?;
             let Some(chain) = chain else {
                 self.state.missed = cursor;
-                return Err(Undelivered::Dropped(DropReason::NoRxBuffers));
+                return Err(Undelivered::Dropped(DropReason::RxNoBuffers));
             };
             self.state.cost += DESCRIPTOR * std::mem::take(&mut slices.walked);
             chains.push(chain);
