@@ -323,4 +323,4 @@ impl Checked {
 #[cfg(test)]
 mod pace;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

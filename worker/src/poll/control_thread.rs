@@ -54,6 +54,7 @@ pub struct ControlThread {
     requests: MapRequests,
     /// A command that cannot be executed before regions are mapped; those behind it wait, too.
     deferred: Option<CommandWithFds>,
+    announcements: rarp::Pending,
     poller: Poller,
     /// When the worker last said that it had woken, in nanoseconds.
     said_busy: u64,
@@ -70,7 +71,18 @@ impl ControlThread {
         let clients = std::iter::repeat_with(|| None).take(MAX_PORTS).collect();
         let requests = MapRequests::new(&threads.mapper);
         let (ledger, standby) = (start.ledger, start.standby);
-        ControlThread { threads, ledger, standby, link, clients, requests, deferred: None, poller, said_busy: 0 }
+        ControlThread {
+            threads,
+            ledger,
+            standby,
+            link,
+            clients,
+            requests,
+            deferred: None,
+            announcements: rarp::Pending::default(),
+            poller,
+            said_busy: 0,
+        }
     }
 
     /// Runs until the supervisor closes the control socket.
@@ -92,7 +104,9 @@ impl ControlThread {
     fn look(&mut self) -> Result<(), LinkEnd> {
         self.link.flush()?;
         self.requests.hand_over();
-        let may_block = !self.link.pending() && !self.requests.must_try_again();
+        self.announce_pending();
+        let must_try_again = self.requests.must_try_again() || !self.announcements.is_empty();
+        let may_block = !self.link.pending() && !must_try_again;
         let looked = self.poller.look(may_block);
         let looked = looked.map_err(|errno| LinkEnd::Broken(format!("epoll_wait: {errno}")))?;
         if looked.blocked && !self.standby {
@@ -233,6 +247,7 @@ impl ControlThread {
                 lease.reset();
             }
         }
+        self.announcements.forget(slot);
         let client = self.clients.get_mut(usize::from(slot)).and_then(Option::take);
         let tables = client.into_iter().flat_map(|client| [client.memory, client.staged]);
         self.requests.unmap(tables.flat_map(GuestMemory::into_mappings), seq);
@@ -259,10 +274,19 @@ impl ControlThread {
         let now_ns = self.poller.forwarder.now_ns;
         if self.client(slot)?.rarp.is_over(now_ns)
             && let Some(port) = self.port(slot)
+            && !rarp::announce(&mut self.poller.forwarder, port, mac)
         {
-            rarp::announce(&mut self.poller.forwarder, port, mac);
+            self.announcements.add(slot, mac, now_ns);
         }
         Ok(())
+    }
+
+    /// Tries again to send an announcement for which another thread had a receiver's queue.
+    fn announce_pending(&mut self) {
+        let (forwarder, ports) = (&mut self.poller.forwarder, &self.threads.ports);
+        self.announcements.retry(forwarder.now_ns, |slot, mac| {
+            ports.get(slot).is_none_or(|port| rarp::announce(forwarder, port, mac))
+        });
     }
 
     /// Has a transmit queue polled by its thread.
