@@ -14,7 +14,6 @@ use memmap2::{MmapOptions, MmapRaw};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use crate::drop_reason::DropReason;
 use crate::ids::QueueId;
 use crate::{MAX_PORTS, MAX_RINGS};
 
@@ -392,6 +391,7 @@ impl std::ops::Deref for LedgerMap {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::drop_reason::DropReason;
 
     #[test]
     fn two_mappings_see_one_ledger_which_cannot_shrink() {

@@ -1,8 +1,8 @@
 //! How far two processors are from each other: the time that a cache line takes there and back.
 //!
-//! A virtual machine's processors may be cores that share a cache now and cores that do not a second later, as its host
-//! pleases. Whatever exchanges cache lines between them, as a switch and its guests do, is then several times slower. So
-//! rates are comparable only where the distance was the same.
+//! The host may move a virtual machine's processors between cores that share a cache and cores that do not, from one
+//! second to the next. A switch and its guests, which exchange cache lines, are then several times slower. So rates are
+//! comparable only where the distance was the same.
 
 use std::sync::atomic::{AtomicU64, Ordering::*};
 use std::thread;
@@ -21,8 +21,8 @@ pub enum Distance {
     Far,
 }
 
-/// Above that a round trip is not one within a shared cache: 60 to 100 ns there, 350 to 450 ns beyond, on the machines
-/// where this was measured.
+/// A longer round trip is not within a shared cache: 60 to 100 ns there, 350 to 450 ns beyond, on the machines where
+/// this was measured.
 const NEAR: Duration = Duration::from_nanos(200);
 /// Round trips of one measurement. The other processor may be taken away meanwhile, so the shortest counts.
 const TRIPS: u32 = 100;

@@ -1,4 +1,4 @@
-//! Why a scenario could not go on, as text for a person.
+//! Why a scenario cannot go on, as text for a person.
 
 use std::fmt;
 

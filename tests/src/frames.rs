@@ -21,7 +21,8 @@ pub fn frame(dst: Mac, src: Mac, payload: &[u8]) -> Vec<u8> {
     [dst.as_slice(), &src, &[0x88, 0xb5], payload].concat()
 }
 
-/// A frame of exactly `octets`, at least 14, with a payload that is not the same at any two places or for any two seeds.
+/// A frame of exactly `octets`, at least 14, with a payload that is not the same at any two places or for any two
+/// seeds.
 pub fn noise(dst: Mac, src: Mac, octets: usize, seed: u32) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9) | 1;
     let mut out = frame(dst, src, &[]);

@@ -1,9 +1,9 @@
 //! A guest in software: a vhost-user front-end and a virtio-net driver in one, in this process.
 //!
-//! It is written from the specifications and shares no code with the switch, so that what both do wrong in the same way
-//! is less likely. It checks all that a device owes a driver (see [`split`] and [`Guest::receive_into`]), and panics where a
-//! scenario's line breaks that. It sleeps by the call eventfd, so that a signal that is owed and does not come is a
-//! failure, and kicks only when asked to.
+//! It is written from the specifications and shares no code with the switch, so that both rarely have the same error.
+//! It checks all that a device owes a driver (see [`split`] and [`Guest::receive_into`]), and panics at the scenario's
+//! line. It sleeps by the call eventfd, so that a missing signal is a failure, and kicks only when the device asks for
+//! it.
 
 mod config;
 pub mod feature;
@@ -43,7 +43,7 @@ pub struct Received {
     pub buffers: usize,
 }
 
-/// A guest. When it is dropped its connection closes without a word.
+/// A guest. When it is dropped its connection closes without stopping the rings.
 pub struct Guest {
     config: Config,
     wire: Wire,
@@ -66,7 +66,7 @@ impl Guest {
         Config::default().connect(socket)
     }
 
-    /// How a guest shall be built.
+    /// How a guest is built.
     pub fn config() -> Config {
         Config::default()
     }
@@ -90,7 +90,7 @@ impl Guest {
         self.finish_start()
     }
 
-    /// What QEMU says before the guest's driver is there, and the features.
+    /// What QEMU sends before the guest's driver starts, and the features.
     fn negotiate(&mut self) -> Result<()> {
         self.wire.acknowledged = false;
         let offered = self.wire.get(GET_FEATURES)?;

@@ -1,4 +1,4 @@
-//! Two honest guests on a switch that somebody else attacks: they must not notice, and nothing must be left behind.
+//! Two honest guests on a switch that another client attacks: they must not notice, and nothing may be left behind.
 
 use std::ops::Deref;
 
@@ -34,7 +34,7 @@ impl Deref for Honest {
 }
 
 impl Honest {
-    /// A switch on which the two have talked.
+    /// A switch on which the two have exchanged frames.
     #[track_caller]
     pub fn new() -> Result<Honest> {
         Honest::with(&[])
@@ -51,7 +51,7 @@ impl Honest {
         Ok(honest)
     }
 
-    /// Compares with the present from now on, so that what allocators keep for the next time is no leak.
+    /// Compares with the present from now on, so that memory that allocators keep does not count as a leak.
     pub fn remember(&mut self) -> Result<()> {
         self.switch.await_ports(2)?;
         self.before = footprint(&self.switch)?;
@@ -74,7 +74,7 @@ impl Honest {
         b.await_sent();
     }
 
-    /// The next frame between the two; what an attacker has broadcast is passed over.
+    /// The next frame between the two; skips broadcasts of attackers.
     #[track_caller]
     fn expect(guest: &mut Guest, wanted: &[u8]) {
         loop {
@@ -91,7 +91,7 @@ impl Honest {
         &mut self.guests[index]
     }
 
-    /// The attackers are gone; all is as before.
+    /// The attackers are gone; waits until all is as before.
     #[track_caller]
     pub fn assert_unharmed(&mut self) -> Result<()> {
         self.switch.await_ports(2)?;
@@ -99,7 +99,7 @@ impl Honest {
         let mut last = before;
         let same = |now: Footprint| {
             let grown = now.memory.saturating_sub(before.memory);
-            // Fewer is no leak: what was remembered may have counted one that was about to be closed.
+            // Fewer is no leak: the count before may have had one that was about to be closed.
             now.supervisor_fds <= before.supervisor_fds && now.worker_fds <= before.worker_fds && grown < GROWTH
         };
         let back = until("fds and memory back", || {

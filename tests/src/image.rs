@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use crate::failure::{Failure, Result};
 
-/// A Debian release whose packages lie unpacked in the cache.
+/// A Debian release with its packages unpacked in the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Suite {
     /// Debian 12: QEMU 7.2, DPDK 22.11, the guest's kernel and tools.

@@ -5,10 +5,9 @@ pub mod failure;
 #[allow(clippy::panic)]
 pub mod flow;
 pub mod frames;
-// These assert what a scenario takes for granted, at the scenario's line.
+// These assert what a scenario relies on, at the scenario's line.
 #[allow(clippy::panic, clippy::expect_used)]
 pub mod guest;
-pub mod held;
 pub mod honest;
 pub mod hostile;
 pub mod image;
@@ -20,6 +19,7 @@ pub mod peers;
 pub mod pingpong;
 #[allow(clippy::panic)]
 pub mod silence;
+pub mod stopped;
 pub mod switch;
 pub mod testpmd;
 pub mod vm;

@@ -1,4 +1,4 @@
-//! Neighbours that take what they can: guests whose rings are always full, at next to no cost to whom they belong to.
+//! Neighbours that take what they can: guests whose rings are always full, at nearly no cost to the test.
 //!
 //! A ring is filled once. What comes back is made available again as it is: one index to read, one to write, and the
 //! switch has as much to do as it can.
@@ -24,11 +24,11 @@ pub enum Kind {
     Pieces,
     /// Frames of 64 KiB.
     Long,
-    /// Frames to a receiver that takes none and whose call eventfd is full.
+    /// Frames to a receiver that takes none and has a full call eventfd.
     Slow,
-    /// Frames to everybody, 16 ports and the honest two.
+    /// Broadcasts to 16 ports and the honest two.
     Broadcast,
-    /// Frames to everybody, 16 ports that ask to be called for each and the honest two.
+    /// Broadcasts to 16 ports that ask to be called for each, and the honest two.
     Called,
     /// Chains of as many descriptors as there are, none of which has an octet, and which never end.
     Loops,
@@ -39,7 +39,7 @@ pub struct Neighbour {
     kind: Kind,
     sender: Guest,
     receivers: Vec<Guest>,
-    /// The receiver that is looked after next.
+    /// The receiver whose turn is next.
     next: usize,
 }
 
@@ -103,7 +103,7 @@ impl Neighbour {
         if self.kind == Kind::Silent {
             return;
         }
-        // One receiver a time, lest looking after many takes longer than what is measured.
+        // One receiver a time: serving many would take longer than what is measured.
         if refill(&self.sender, TX) {
             self.sender.kick(TX);
         }

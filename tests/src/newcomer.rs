@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 use crate::failure::{Failure, Result};
 use crate::switch::Switch;
 
-/// Such a guest. It ends when this is dropped.
+/// A guest in a process of its own. It ends when this is dropped.
 pub struct Newcomer(Child);
 
 impl Newcomer {

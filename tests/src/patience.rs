@@ -1,4 +1,4 @@
-//! Waiting for something to become so, with a deadline instead of a fixed sleep.
+//! Waiting for a condition, with a deadline instead of a fixed sleep.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 
 const STEP: Duration = Duration::from_millis(2);
 
-/// Looks again and again until there is something.
+/// Calls `look` again and again until it returns something.
 pub fn until<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -17,7 +17,7 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Resu
             return Ok(found);
         }
         if Instant::now() >= deadline {
-            return Err(Failure::new(format!("waited {PATIENCE:?} in vain for {what}")));
+            return Err(Failure::new(format!("waited {PATIENCE:?} for {what}, which did not come")));
         }
         std::thread::sleep(STEP);
     }

@@ -1,7 +1,7 @@
 //! Another vhost-user back-end, to be measured as sv3 is: Open vSwitch with DPDK, of Debian sid.
 //!
-//! Each runs in the foreground in a folder of its own, serves as many sockets as it can, and is killed when the [`Peer`]
-//! is dropped. It needs no huge pages, unless it is told to take some.
+//! Each runs in the foreground in a folder of its own, serves as many sockets as it can, and is killed when the
+//! [`Peer`] is dropped. It needs no huge pages, unless it is told to take some.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::failure::{Failure, Result};
 use crate::image::{self, Suite};
 use crate::patience::until;
 
-/// A running back-end that is not ours.
+/// A running back-end of another project.
 pub struct Peer {
     name: &'static str,
     /// The one that serves is the last one.
@@ -22,17 +22,17 @@ pub struct Peer {
     folder: TempDir,
 }
 
-/// How an Open vSwitch shall run.
+/// How an Open vSwitch runs.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OvsTuning {
-    /// The data path spins on this processor alone.
+    /// The data path spins on this processor only.
     pub spins_on: Option<usize>,
     /// Its memory is of huge pages, 512 MiB of them and more as it likes; else of ordinary ones.
     pub huge_pages: bool,
-    /// Largest IP packet; 1500 unless told.
+    /// Largest IP packet; 1500 by default.
     pub mtu: Option<u32>,
-    /// It connects to sockets on which QEMUs listen, from time to time until they do, and not they to it. Only then it can
-    /// have TSO.
+    /// It connects to sockets on which QEMUs listen, again and again until they do. Only as such a client it can have
+    /// TSO.
     pub connects: bool,
     /// More of its `other_config`, each `NAME=VALUE`.
     pub other_config: &'static [&'static str],
@@ -92,7 +92,8 @@ impl Peer {
         let mut switch = peer.program("usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk")?;
         switch.arg(&remote).arg(peer.control("switch"));
         peer.spawn(switch)?;
-        // A client that comes before the bridge knows the port is never served. This waits until the switch has taken note.
+        // A client that comes before the bridge knows the port is never served. This waits until the switch has taken
+        // note.
         let mut settled = peer.program("usr/bin/ovs-vsctl")?;
         run(settled.args([
             "--timeout=20",
@@ -182,7 +183,7 @@ impl Drop for Peer {
     }
 }
 
-/// Whether somebody listens there, seen without a connection, which might be the only one that is let in.
+/// Whether a process listens there, seen without a connection, which might be the only one that it accepts.
 fn is_listening(socket: &Path) -> Result<bool> {
     const ACCEPTS: &str = "00010000";
     let (sockets, path) = (fs::read_to_string("/proc/net/unix")?, socket.display().to_string());
@@ -196,7 +197,7 @@ fn run(command: &mut Command) -> Result<()> {
     if output.status.success() { Ok(()) } else { Err(Failure::new(format!("{command:?}: {}", said()))) }
 }
 
-/// The folder's entry whose name begins so.
+/// The folder's entry with a name that begins so.
 fn find(folder: &Path, prefix: &str) -> Result<PathBuf> {
     let entries = fs::read_dir(folder)?.filter_map(|entry| Some(entry.ok()?.path()));
     let named = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix));

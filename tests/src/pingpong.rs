@@ -1,4 +1,4 @@
-//! Two guests that ask and answer, looked after by one processor that never sleeps: what is measured is the switch.
+//! Two guests that ask and answer, both driven by one processor that never sleeps: the measured time is the switch's.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::switch::{Switch, activity};
 /// Stations of the two, beyond those that neighbours use.
 const STATIONS: [u8; 2] = [201, 202];
 const OCTETS: usize = 64;
-/// A frame that has not come until then is lost: its receiver had no buffer.
+/// A frame that takes longer is lost: its receiver had no buffer.
 pub const LOST: Duration = Duration::from_millis(100);
 /// Processors of the switch and of its guests.
 const CORES: [usize; 2] = [0, 1];
@@ -76,7 +76,7 @@ impl PingPong {
                     return true;
                 }
             }
-            // What neighbours send to everybody, lest it take all buffers.
+            // Takes neighbours' broadcasts, which would take all buffers.
             drain(sender, octets);
             meanwhile();
             if sent.elapsed() > LOST {
@@ -135,7 +135,7 @@ impl Effort {
     }
 }
 
-/// Lets what was begun come to its end.
+/// Waits until earlier work has ended.
 pub fn settle() {
     thread::sleep(Duration::from_millis(300));
 }

@@ -1,4 +1,5 @@
-//! Two honest guests that talk without a pause, in a thread of their own, and how long one of them heard nothing.
+//! Two honest guests that exchange frames without a pause, in a thread of their own, and how long one of them received
+//! nothing.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ const LISTENER: u8 = 212;
 /// The time from one frame to the next.
 const PACE: Duration = Duration::from_millis(1);
 
-/// The pair. It is gone when this is dropped.
+/// The pair. It ends when this is dropped.
 pub struct Pair {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
@@ -31,7 +32,7 @@ struct Shared {
 }
 
 impl Pair {
-    /// Connects the two and lets them talk; they have when this returns.
+    /// Connects the two and waits until they have exchanged frames.
     #[track_caller]
     pub fn start(socket: &Path) -> Pair {
         let shared = Arc::new(Shared::default());
@@ -39,17 +40,17 @@ impl Pair {
         let pair = Pair { shared, thread: Some(std::thread::spawn(move || talk(&theirs, &socket))) };
         let deadline = Instant::now() + PATIENCE;
         while pair.shared.heard.load(SeqCst) < 100 {
-            assert!(Instant::now() < deadline, "the pair does not talk");
+            assert!(Instant::now() < deadline, "the pair exchanges no frames");
             std::thread::sleep(PACE);
         }
         pair.longest();
         pair
     }
 
-    /// The longest time since the last call in which nothing was heard.
+    /// The longest time without a frame since the last call.
     #[track_caller]
     pub fn longest(&self) -> Duration {
-        // A silence that lasts still is to count.
+        // A silence that still lasts counts.
         let (heard, deadline) = (self.shared.heard.load(SeqCst), Instant::now() + PATIENCE);
         while self.shared.heard.load(SeqCst) < heard + 2 {
             assert!(!self.thread.as_ref().is_some_and(JoinHandle::is_finished), "the pair has failed");
@@ -81,7 +82,7 @@ fn talk(shared: &Shared, socket: &Path) {
             sender.send(&frame);
             sent = Instant::now();
         }
-        // What others broadcast is passed over.
+        // Skips broadcasts of others.
         while let Some(received) = listener.try_receive() {
             if received.frame == frame {
                 let silence = u64::try_from(last.elapsed().as_nanos()).unwrap_or(u64::MAX);

@@ -1,6 +1,6 @@
 //! A real switch: `sv3 run` by an unprivileged user in a folder of its own.
 //!
-//! Tests run as root in CI, where a missing permission is never missed; so the switch never runs as root: it gets another
+//! Tests run as root in CI, and root would hide a missing permission. So the switch never runs as root: it gets another
 //! user id, no capability and no way to new ones. Its binaries are those of the target folder that this test was built
 //! to.
 
@@ -24,10 +24,10 @@ use tempfile::TempDir;
 use crate::failure::{Failure, Result};
 use crate::patience::{PATIENCE, until};
 
-/// Who runs the switch when root tests it: `nobody`.
+/// The user that runs the switch when root tests it: `nobody`.
 const USER: u32 = 65534;
 
-/// Names a folder with other binaries than those of the target folder: other builds, to be tried by the same scenarios.
+/// Names a folder with binaries of another build, for the same scenarios.
 const OTHER_BINARIES: &str = "SV3_TEST_BINARIES";
 
 /// Names a worker with crash points that is built already.
@@ -65,7 +65,7 @@ impl Home {
         Ok(Rc::new(home))
     }
 
-    /// A fresh folder whose worker is built with crash points: it dies by itself, now here, now there.
+    /// A fresh folder with a worker that is built with crash points: it dies by itself at one of them.
     pub fn with_crash_points() -> Result<Rc<Home>> {
         let home = Home::new()?;
         let worker = std::env::var_os(CRASH_POINTS).map_or_else(build_with_crash_points, |worker| Ok(worker.into()))?;
@@ -96,8 +96,8 @@ impl Home {
         Ok(self.by_user(&copy))
     }
 
-    /// The command behind others, with signals as a shell in the foreground has them: whoever runs the tests in the background
-    /// may ignore some, which sv3 would go on to do.
+    /// The command behind others, with signals as a shell in the foreground has them: a shell that runs the tests in
+    /// the background may ignore some, and sv3 would inherit that.
     fn with_signals(&self, behind: &[String], command: &Command) -> Command {
         let mut all = Command::new("env");
         all.arg("--default-signal=HUP,INT,QUIT").args(behind).arg(command.get_program()).args(command.get_args());
@@ -136,7 +136,7 @@ impl Home {
         self.start_by(command, options)
     }
 
-    /// As [`Home::start`], behind a command: a tracer, or one that makes another world for it.
+    /// As [`Home::start`], behind a command: a tracer, or one that changes its environment.
     pub fn start_behind(self: &Rc<Home>, command: &[String], options: &[&str]) -> Result<Switch> {
         let mut alone = self.by_user(&self.path("bin/sv3"));
         alone.arg("run");
@@ -179,12 +179,12 @@ impl Switch {
         Home::new()?.start(options)
     }
 
-    /// Where it lives.
+    /// Its folder.
     pub fn home(&self) -> &Rc<Home> {
         &self.home
     }
 
-    /// The front door.
+    /// The vhost-user socket.
     pub fn socket(&self) -> &Path {
         &self.socket
     }
@@ -265,7 +265,7 @@ impl Switch {
         self.await_restart(shot)
     }
 
-    /// Sends the worker a signal and does not wait.
+    /// Sends the worker a signal and returns at once.
     pub fn shoot_worker(&self, signal: &str) -> Result<Shot> {
         let pid = self.worker_pid()?;
         let shot = Shot { pid, restarts: self.status()?.worker.restarts };
@@ -273,14 +273,14 @@ impl Switch {
         Ok(shot)
     }
 
-    /// Waits until another worker has taken over from one that was shot.
+    /// Waits until another worker has taken over from one that was sent a signal.
     pub fn await_restart(&self, shot: Shot) -> Result<()> {
         self.await_status(&format!("a worker in place of {}", shot.pid), |status| {
             status.worker.restarts > shot.restarts && status.worker.pid.is_some_and(|pid| pid != shot.pid)
         })
     }
 
-    /// All events so far, one JSON object each; a line that is none is kept as a string.
+    /// All events so far, one JSON object each; a line that is not JSON is kept as a string.
     pub fn events(&self) -> Result<Vec<Value>> {
         let text = fs::read_to_string(self.home.path("stderr"))?;
         // The last line may still be on its way.
@@ -345,7 +345,7 @@ impl Drop for Switch {
             Some(_) => None,
             None => Some(self.finish("TERM")),
         };
-        // The harness shows it of a scenario that has failed, by a panic or else.
+        // The test harness shows it for scenarios that fail.
         if std::thread::current().name() != Some("main") {
             eprintln!("{}", self.last_events());
         }
@@ -376,8 +376,8 @@ pub fn mappings(pid: u32) -> Result<usize> {
     Ok(by_root("cat", &format!("/proc/{pid}/maps"))?.lines().count())
 }
 
-/// What a program prints of a file that only root may look into, as those of processes that are not dumpable; others ask
-/// by sudo.
+/// What a program prints of a file that only root may read, as those of processes that are not dumpable; other users
+/// use sudo.
 fn by_root(program: &str, path: &str) -> Result<String> {
     let words: &[&str] = if is_root() { &[program, path] } else { &["sudo", "-n", program, path] };
     let (command, arguments) = words.split_first().unwrap_or((&program, &[]));
@@ -393,7 +393,7 @@ pub fn rss(pid: u32) -> Result<u64> {
     Ok(status_field::<u64>(pid, "VmRSS")? * 1024)
 }
 
-/// Memory of a process that it shares with nobody, in octets: where leaks are. Guest memory and the ledger are not in it.
+/// Private memory of a process, in octets: where leaks are. Guest memory and the ledger are not in it.
 pub fn private_memory(pid: u32) -> Result<u64> {
     Ok(status_field::<u64>(pid, "RssAnon")? * 1024)
 }

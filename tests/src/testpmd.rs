@@ -1,4 +1,4 @@
-//! DPDK's testpmd: two ports of somebody else's making, as clients of a switch or as a switch.
+//! DPDK's testpmd: two ports of an independent implementation, as clients of a switch or as a switch.
 //!
 //! It is driven by its own prompt on a pseudo-terminal, since on a pipe its answers come late and out of order.
 
@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::failure::{Failure, Result};
 use crate::image::{self, Suite};
 
-/// How testpmd shall run.
+/// How testpmd runs.
 #[derive(Debug, Clone, Copy)]
 pub struct Config {
     /// The processor that both of its threads are pinned to.
@@ -150,7 +150,7 @@ impl Testpmd {
             let mut ready = [PollFd::new(self.terminal.as_fd(), PollFlags::POLLIN)];
             let mut chunk = [0; 4096];
             let read = match poll(&mut ready, PollTimeout::try_from(left)?)? {
-                0 => Err("says nothing more"),
+                0 => Err("prints nothing more"),
                 // A terminal without a process behind it is EIO, not end of file.
                 _ => self.terminal.read(&mut chunk).map_err(|_| "has ended"),
             };

@@ -24,7 +24,7 @@ use tempfile::TempDir;
 use crate::failure::{Failure, Result};
 use crate::image::{self, Suite};
 
-/// How a guest shall be built.
+/// How a guest is built.
 #[derive(Debug, Clone)]
 pub struct Config {
     number: u8,
@@ -41,17 +41,17 @@ impl Config {
         Config { device: format!(",{properties}"), ..self }
     }
 
-    /// Whose QEMU runs it; the newest unless told.
+    /// The release whose QEMU runs it; the newest by default.
     pub fn qemu(self, qemu: Suite) -> Config {
         Config { qemu, ..self }
     }
 
-    /// Queue pairs and virtual processors; one unless told.
+    /// Queue pairs and virtual processors; one by default.
     pub fn queue_pairs(self, queue_pairs: u8) -> Config {
         Config { queue_pairs, ..self }
     }
 
-    /// Empty slots for memory that is plugged in later, see [`Vm::plug_memory`]; none unless told.
+    /// Empty slots for memory that is plugged in later, see [`Vm::plug_memory`]; none by default.
     pub fn memory_slots(self, memory_slots: u8) -> Config {
         Config { memory_slots, ..self }
     }
@@ -66,7 +66,7 @@ impl Config {
         self.start_on(&Attachment::VhostUser(socket))
     }
 
-    /// The same on whatever there is to attach to.
+    /// The same on any attachment.
     pub fn start_on(self, attachment: &Attachment) -> Result<Vm> {
         let scratch = tempfile::Builder::new().prefix("sv3-vm-").tempdir()?;
         let (ours, theirs) = UnixStream::pair()?;
@@ -124,9 +124,9 @@ pub fn has_kvm() -> bool {
         && fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok()
 }
 
-/// The kernel's self tests would be a third of an emulated guest's boot. Its check of the timer panics where the host is
-/// busy and lets no emulated interrupt come in time. What it does against its own programs' speculation costs an emulated
-/// processor a quarter of its time, and protects nothing here.
+/// The kernel's self tests would take a third of an emulated guest's boot. Its check of the timer panics on a busy
+/// host, where emulated interrupts come late. Its mitigations of speculation cost an emulated processor a quarter of
+/// its time, and protect nothing here.
 const KERNEL_COMMAND_LINE: &str =
     "console=ttyS0 quiet panic=-1 memhp_default_state=online cryptomgr.notests no_timer_check mitigations=off";
 
@@ -143,13 +143,13 @@ pub struct Vm {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Job(u32);
 
-/// Long enough for every command that does not say otherwise.
+/// Default time limit of a command.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// A guest boots in about 4 s under TCG on an idle machine.
 const BOOT_PATIENCE: Duration = Duration::from_secs(90);
 
 impl Vm {
-    /// A guest with 512 MiB whose address is 10.0.0.NUMBER, also fd00::NUMBER, and 52:54:00:00:00:NUMBER.
+    /// A guest with 512 MiB and the addresses 10.0.0.NUMBER, fd00::NUMBER, and 52:54:00:00:00:NUMBER.
     pub fn number(number: u8) -> Config {
         let (qemu, device) = (Suite::Sid, String::new());
         Config { number, qemu, device, queue_pairs: 1, memory_mib: 512, memory_slots: 0 }
@@ -301,7 +301,7 @@ impl Vm {
         Ok(text.lines().filter(|line| line.contains("RIP") || line.contains("CPU#")).collect::<Vec<_>>().join("\n"))
     }
 
-    /// What failed, with what QEMU and the guest's kernel last said.
+    /// What failed, with the last output of QEMU and the guest's kernel.
     fn explain(&self, what: &str, failure: &Failure) -> Failure {
         let said = |file: &str| {
             let text = fs::read(self.scratch.path().join(file)).unwrap_or_default();

@@ -1,5 +1,5 @@
-//! Scenarios that want the machine for themselves, or a world of their own. A plain `cargo test` ignores them; `scripts/check`
-//! runs a module after the other: `cargo test --test alone qemu:: -- --ignored --test-threads=1`.
+//! Scenarios that need the machine for themselves, or a namespace of their own. A plain `cargo test` ignores them;
+//! `scripts/check` runs one module after the other: `cargo test --test alone qemu:: -- --ignored --test-threads=1`.
 
 mod crash_points;
 mod drift;

@@ -1,4 +1,4 @@
-//! `sv3 audit`: what is declared is what is, and what is not is found.
+//! `sv3 audit` finds that the processes are confined as they declare, and finds it when they are not.
 
 use std::process::Output;
 
@@ -92,7 +92,7 @@ fn without_landlock_it_runs_unless_it_must_not() -> Result<()> {
         said.contains("this kernel has no landlock") && said.contains("--require-landlock asks for ABI 1"),
         "{said}"
     );
-    // What this kernel has is enough for itself.
+    // The ABI that this kernel has is enough.
     let abi = Switch::start()?.status()?.worker.landlock_abi.to_string();
     Switch::with(&["--require-landlock", &abi])?;
     let output = Home::new()?.sv3_output(&["run", "--socket", "s", "--control", "c", "--require-landlock", "8"])?;

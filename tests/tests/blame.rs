@@ -1,5 +1,5 @@
-//! Who kills workers is found and stopped, and a worker that is stopped, breaks its policy or cannot live is dealt with, all
-//! beside two guests that talk on.
+//! The supervisor finds and stops clients that kill workers. It replaces a worker that is stopped, breaks its policy or
+//! dies at the start. Two guests exchange frames meanwhile.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -11,19 +11,19 @@ use sv3::status::Crashes;
 use sv3_tests::failure::{Failure, Result};
 use sv3_tests::frames::{BROADCAST, frame, mac};
 use sv3_tests::guest::Guest;
-use sv3_tests::held::hold;
 use sv3_tests::honest::Honest;
 use sv3_tests::patience::until;
+use sv3_tests::stopped::stop;
 use sv3_tests::switch::{Switch, activity, send};
 
 const TX: u16 = 1;
 
-/// A guest whose rings end where its first region does.
+/// The rings of this guest end where its first region ends.
 fn hostile(honest: &Honest) -> Guest {
     Guest::config().rings_at_region_end().ring_size(16).connect(honest.socket())
 }
 
-/// Kills the worker by a memory file that is cut off under it; the guest is sent away for that.
+/// Kills the worker by truncating a memory file; the guest loses its port for that.
 fn kill_by_truncation(honest: &mut Honest) -> Result<()> {
     let before = honest.status()?.worker.restarts;
     let guest = hostile(honest);
@@ -35,7 +35,7 @@ fn kill_by_truncation(honest: &mut Honest) -> Result<()> {
     honest.await_ports(2)
 }
 
-/// Waits until the third port is in quarantine, and returns its name and for how many seconds.
+/// Waits until the third port is in quarantine; returns its name and the quarantine's seconds.
 fn quarantine(honest: &Honest) -> Result<(String, u64)> {
     until("a quarantine", || {
         let ports = honest.status()?.ports;
@@ -65,19 +65,19 @@ fn three_deaths_mean_quarantine_which_doubles_and_can_be_ended() -> Result<()> {
         }
         let restarts = honest.status()?.worker.restarts;
 
-        // It comes again, is answered, and is not served.
+        // It connects again; the supervisor answers, and no worker serves it.
         let mut confined = hostile(&honest);
         let (name, seconds) = quarantine(&honest)?;
         assert!((length / 2..=length).contains(&seconds), "{seconds} s of quarantine should be {length}");
         confined.send(&frame(BROADCAST, mac(9), b"from quarantine"));
         confined.memory().regions()[1].truncate(0);
         honest.talk();
-        assert_eq!(honest.status()?.worker.restarts, restarts, "nobody dies of it in quarantine");
+        assert_eq!(honest.status()?.worker.restarts, restarts, "no worker dies of it in quarantine");
         assert_eq!(honest.port(&name)?.from_guest.frames, 0, "in quarantine nothing is taken");
         confined.vanish();
         honest.await_ports(2)?;
 
-        // Released, it is served as anybody is.
+        // After its release it is served like others.
         let mut reformed = hostile(&honest);
         let (name, _) = quarantine(&honest)?;
         sv3(&honest, &["port", "release", &name])?;
@@ -98,7 +98,7 @@ fn three_deaths_mean_quarantine_which_doubles_and_can_be_ended() -> Result<()> {
     Ok(())
 }
 
-/// A short `scripts/storm --truncate`: what the honest guests get through there is measured.
+/// A short `scripts/storm --truncate`, which measures how many frames the honest guests exchange.
 #[test]
 fn a_guest_that_truncates_all_the_time_is_stopped() -> Result<()> {
     let mut honest = Honest::new()?;
@@ -119,7 +119,7 @@ fn a_guest_that_truncates_all_the_time_is_stopped() -> Result<()> {
 }
 
 #[test]
-fn who_vanishes_at_once_is_blamed_all_the_same() -> Result<()> {
+fn a_client_that_vanishes_at_once_is_blamed_all_the_same() -> Result<()> {
     let mut honest = Honest::new()?;
     for _ in 0..30 {
         let guest = hostile(&honest);
@@ -127,7 +127,7 @@ fn who_vanishes_at_once_is_blamed_all_the_same() -> Result<()> {
         guest.kick(TX);
         guest.vanish();
         honest.talk();
-        // Those who die one upon the other are kept waiting.
+        // The supervisor delays the start after several deaths in a row.
         honest.await_status("a worker and its standby", |status| status.worker.standby_pid.is_some())?;
     }
     let restarts = honest.status()?.worker.restarts;
@@ -151,7 +151,7 @@ fn last_crash(switch: &Switch) -> Result<sv3::status::Crash> {
     crashes(switch)?.crashes.pop().ok_or_else(|| Failure::new("no crash"))
 }
 
-/// Only root may hold somebody else's process.
+/// Only root may stop another user's process.
 fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
@@ -163,23 +163,23 @@ fn a_forbidden_syscall_is_named() -> Result<()> {
     }
     let mut honest = Honest::new()?;
     let old = honest.worker_pid()?;
-    let held = hold(old)?;
-    // At its next syscall, another one in its place; the policy sees that.
-    ptrace::syscall(held, None)?;
+    let stopped = stop(old)?;
+    // Replaces its next syscall by one that the policy forbids.
+    ptrace::syscall(stopped, None)?;
     honest.guest(0).kick(TX);
-    while !matches!(waitpid(held, Some(WaitPidFlag::__WALL))?, WaitStatus::PtraceSyscall(_)) {
-        ptrace::syscall(held, None)?;
+    while !matches!(waitpid(stopped, Some(WaitPidFlag::__WALL))?, WaitStatus::PtraceSyscall(_)) {
+        ptrace::syscall(stopped, None)?;
     }
-    let mut registers = ptrace::getregs(held)?;
-    // The return from the one that it was in comes first.
+    let mut registers = ptrace::getregs(stopped)?;
+    // The return from its current syscall comes first.
     if registers.rax.cast_signed() != -i64::from(nix::libc::ENOSYS) {
-        ptrace::syscall(held, None)?;
-        waitpid(held, Some(WaitPidFlag::__WALL))?;
-        registers = ptrace::getregs(held)?;
+        ptrace::syscall(stopped, None)?;
+        waitpid(stopped, Some(WaitPidFlag::__WALL))?;
+        registers = ptrace::getregs(stopped)?;
     }
     registers.orig_rax = nix::libc::SYS_openat.cast_unsigned();
-    ptrace::setregs(held, registers)?;
-    ptrace::detach(held, None)?;
+    ptrace::setregs(stopped, registers)?;
+    ptrace::detach(stopped, None)?;
     let violation = honest.await_event(&["policy_violation"])?;
     assert_eq!((violation["worker_pid"].as_u64(), &violation["syscall"]), (Some(old.into()), &Value::from("openat")));
     honest.talk();
@@ -194,12 +194,12 @@ fn a_row_of_crashes_that_nobody_is_to_blame_for_is_slowed_down_and_said() -> Res
     let switch = Switch::with(&["--no-standby"])?;
     let (mut a, mut b) = (Guest::connect(switch.socket()), Guest::connect(switch.socket()));
     let supervisor = switch.supervisor_pid()?;
-    // Each dies as soon as it is seen. Starts come one after the other, and never one much later than the one before.
+    // Each worker dies as soon as it is seen. No start comes much later than the one before.
     let deadline = Instant::now() + Duration::from_secs(60);
     let mut delays = Vec::new();
     while delays.len() < 4 && Instant::now() < deadline {
         if let Some(pid) = switch.status()?.worker.pid {
-            // It may be dead already.
+            // The worker may be dead already.
             let _ = send(pid, "KILL");
         }
         let events = switch.events()?;
@@ -211,7 +211,7 @@ fn a_row_of_crashes_that_nobody_is_to_blame_for_is_slowed_down_and_said() -> Res
     let said = fs::read_to_string(switch.home().path("stderr"))?;
     assert!(said.contains("workers died in a row; the next starts in"), "{said}");
     assert!(!said.contains("\"blame\"") && !said.contains("\"quarantine\""), "{said}");
-    // Left alone, it serves, and does not spin.
+    // Without further kills it serves, and does not spin.
     let letter = frame(BROADCAST, mac(1), b"still here");
     a.send(&letter);
     assert_eq!(b.receive_frame(), letter);

@@ -1,4 +1,4 @@
-//! The command line: where sockets come from and go, who may have them, what is printed.
+//! The command line: which sockets it makes and removes, which users may connect, what it prints.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -37,7 +37,7 @@ fn it_runs_without_any_privilege() -> Result<()> {
             let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
             line.trim_start_matches(':').trim().to_string()
         };
-        // Only root, or who has CAP_SETPCAP, can empty the bounding set.
+        // Only a process with CAP_SETPCAP can empty the bounding set.
         let bounding = nix::unistd::geteuid().is_root().then_some("CapBnd");
         for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"].into_iter().chain(bounding) {
             assert_eq!(u64::from_str_radix(&field(set), 16)?, 0, "{set} of {pid}");
@@ -57,7 +57,7 @@ fn sockets_are_private_and_go_with_it() -> Result<()> {
         for path in [&socket, &control] {
             assert_eq!(fs::symlink_metadata(path)?.permissions().mode() & 0o777, 0o600);
         }
-        // Even with clients.
+        // Connected clients change nothing about that.
         let _guest = Guest::connect(&socket);
         let pids = [switch.supervisor_pid()?, switch.worker_pid()?];
         assert!(switch.end(signal)?.success());
@@ -88,9 +88,10 @@ fn a_live_socket_is_refused_and_its_owner_named() -> Result<()> {
     Ok(())
 }
 
-/// The supervisor's own children end after it, on a busy machine a moment later, and have its socket open until then.
-fn await_nobody_listens(socket: &Path) -> Result<()> {
-    until("nobody to listen", || Ok(UnixStream::connect(socket).is_err().then_some(())))
+/// The supervisor's children end after it, on a busy machine some milliseconds later, and have its socket open until
+/// then.
+fn await_no_listener(socket: &Path) -> Result<()> {
+    until("no process to listen", || Ok(UnixStream::connect(socket).is_err().then_some(())))
 }
 
 #[test]
@@ -100,12 +101,12 @@ fn a_stale_socket_is_replaced() -> Result<()> {
     let socket = switch.socket().to_path_buf();
     assert!(!switch.end("KILL")?.success());
     assert!(socket.exists(), "it had no time to remove it");
-    await_nobody_listens(&socket)?;
+    await_no_listener(&socket)?;
     let again = home.start(&[])?;
     Guest::connect(again.socket()).disconnect();
     assert!(!again.end("KILL")?.success());
-    await_nobody_listens(&socket)?;
-    // Where others may write it may be theirs by the time it is replaced.
+    await_no_listener(&socket)?;
+    // In a folder that others may write to, another user can replace the socket first.
     fs::set_permissions(home.path("."), fs::Permissions::from_mode(0o777))?;
     let failure = home.start(&[]).err().map(|failure| failure.to_string()).unwrap_or_default();
     assert!(failure.contains("--force") && failure.contains("vhost-user.sock"), "{failure}");
@@ -115,13 +116,13 @@ fn a_stale_socket_is_replaced() -> Result<()> {
 }
 
 #[test]
-fn what_is_no_socket_is_not_touched() -> Result<()> {
+fn a_file_that_is_not_a_socket_is_not_touched() -> Result<()> {
     let home = Home::new()?;
     fs::write(home.path("vhost-user.sock"), "precious")?;
     let failure = home.start(&["--force"]).err().map(|failure| failure.to_string()).unwrap_or_default();
     assert!(failure.contains("not a socket"), "{failure}");
     assert_eq!(fs::read_to_string(home.path("vhost-user.sock"))?, "precious");
-    // Somebody else's live socket neither.
+    // Another program's live socket stays as well.
     fs::remove_file(home.path("vhost-user.sock"))?;
     let theirs = UnixListener::bind(home.path("vhost-user.sock"))?;
     assert!(home.start(&["--force"]).is_err());
@@ -220,7 +221,7 @@ fn wrong_options_are_refused() -> Result<()> {
         let output = home.sv3_output(arguments)?;
         let said = said(&output);
         assert!(output.status.code() == Some(2) && said.contains(reason), "{arguments:?}: {said}");
-        assert!(!said.contains("sv3-supervisor"), "the usage of a program that people do not call: {said}");
+        assert!(!said.contains("sv3-supervisor"), "the usage of a program that users do not call: {said}");
     }
     Ok(())
 }
@@ -285,7 +286,7 @@ fn what_cannot_be_printed_is_an_error() -> Result<()> {
         assert_eq!(output.status.code(), Some(1), "{verb:?}: {}", said(&output));
         assert!(said(&output).contains("cannot print: No space left"), "{verb:?}: {}", said(&output));
     }
-    // Nor is one that cannot be told a panic.
+    // An error that cannot be printed does not panic either.
     let full = fs::File::options().write(true).open("/dev/full")?;
     let status = switch.home().sv3(&["status", "--control", "/nowhere"]).stderr(full).status()?;
     assert_eq!(status.code(), Some(1));
@@ -332,11 +333,11 @@ fn a_worker_that_does_not_come_up_is_named_with_its_reason() -> Result<()> {
     Ok(())
 }
 
-/// A stranger to the switch's user; only root can be one at will.
-const STRANGER: &str = "--reuid=12345";
+/// Another user than the switch's; only root can become one.
+const OTHER_USER: &str = "--reuid=12345";
 
 #[test]
-fn a_stranger_is_turned_away_whatever_the_modes() -> Result<()> {
+fn another_user_is_turned_away_whatever_the_modes() -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         return Ok(());
     }
@@ -347,7 +348,7 @@ fn a_stranger_is_turned_away_whatever_the_modes() -> Result<()> {
     let program = switch.home().path("bin/sv3");
     for door in [switch.socket(), switch.control()] {
         let mut command = Command::new("setpriv");
-        command.args([STRANGER, "--clear-groups", "--"]).arg(&program).args(["status", "--control"]).arg(door);
+        command.args([OTHER_USER, "--clear-groups", "--"]).arg(&program).args(["status", "--control"]).arg(door);
         let output = command.output()?;
         assert!(output.status.code() == Some(1), "{}", said(&output));
         assert!(said(&output).contains("not to you: nothing was sent"), "{}", said(&output));
@@ -355,14 +356,14 @@ fn a_stranger_is_turned_away_whatever_the_modes() -> Result<()> {
     let refused = switch.await_event(&["refuse", "of user 12345 turned away", "run a switch as user 12345"])?;
     assert!(refused.get("port").is_none(), "{refused}");
     assert!(switch.status()?.ports.is_empty());
-    // Root is no stranger, nor is the switch's own user.
+    // Root and the switch's own user are admitted.
     Guest::connect(switch.socket()).disconnect();
     Ok(())
 }
 
-/// Whoever listens at a socket by which somebody else's terminal could be taken over.
+/// A hostile program answers at the control socket with escape sequences that could take over the reader's terminal.
 #[test]
-fn words_of_a_switch_do_not_move_the_cursor() -> Result<()> {
+fn answers_of_a_switch_do_not_move_the_cursor() -> Result<()> {
     let home = Home::new()?;
     let path = home.path("puppet.sock");
     let listener = UnixListener::bind(&path)?;
@@ -376,7 +377,7 @@ fn words_of_a_switch_do_not_move_the_cursor() -> Result<()> {
         [&["status"][..], &["status", "--json"], &["crashes"], &["crashes", "--json"], &["metrics"], &["restart"]];
     let more = [&["upgrade", "/dev/null"][..], &["port", "release", "p0"], &["audit"]];
     let puppet = answers.clone();
-    // It serves as long as the test lives.
+    // It serves as long as the test runs.
     std::thread::spawn(move || {
         for answer in puppet.iter().cycle() {
             let Ok((mut caller, _)) = listener.accept() else { return };

@@ -1,5 +1,5 @@
-//! Files that clients opened: nobody waits for their last close, and what is under way in other sockets keeps nobody from
-//! starting a worker.
+//! Files that clients opened: no process of sv3 waits for their last close, and fds that are in flight in other sockets
+//! prevent no start of a worker.
 
 use std::io::{BufRead, BufReader, IoSlice, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -16,32 +16,32 @@ use sv3_tests::lingering::lingering;
 use sv3_tests::patience::until;
 use sv3_tests::switch::{Home, fds};
 
-/// Time in which everything here is done that waits for nobody.
+/// Upper bound for a status, a take-over and some frames, if nothing waits for a file that lingers.
 const PROMPT: Duration = Duration::from_secs(3);
 
-/// Closes them in a thread of its own, where the wait for a socket whose last close this is after all harms nobody.
+/// Closes them in a thread of its own, since this may be the last close of some, which waits.
 fn close_elsewhere(sockets: Vec<OwnedFd>) {
     std::thread::spawn(move || drop(sockets));
 }
 
-/// A client that sends a request with files which are its only ones from then on: the message is whole when they are closed
-/// here, so that the last close is the switch's.
+/// A client sends the first half of a message with files, closes its own fds of them, and sends the other half. So the
+/// last close is the switch's.
 fn give(honest: &Honest, request: u32, payload: &[u8], sockets: Vec<OwnedFd>) -> Result<Guest> {
     let mut guest = Guest::config().build(honest.socket())?;
     let message = [&header(request, 1, payload.len() as u32), payload].concat();
     let (begin, rest) = message.split_at(4);
     guest.raw().send_octets(begin, &sockets.iter().map(AsFd::as_fd).collect::<Vec<_>>())?;
-    // The switch holds what came with half a message, unless it is refused at once.
+    // The switch keeps files that came with half a message, unless it refuses them at once.
     match sockets.len() {
         0..=8 => drop(sockets),
         _ => close_elsewhere(sockets),
     }
-    // One that was refused already hears nothing more.
+    // A client that was refused already gets an error here.
     let _ = guest.raw().send_octets(rest, &[]);
     Ok(guest)
 }
 
-/// The switch answers, and replaces a worker that dies, at once.
+/// The switch answers and replaces a killed worker within [`PROMPT`].
 fn is_prompt(honest: &mut Honest) -> Result<()> {
     let start = Instant::now();
     honest.status()?;
@@ -52,22 +52,22 @@ fn is_prompt(honest: &mut Honest) -> Result<()> {
 }
 
 #[test]
-fn a_socket_that_lingers_holds_up_nobody() -> Result<()> {
+fn a_socket_that_lingers_delays_no_one() -> Result<()> {
     let mut honest = Honest::new()?;
-    // More of them than there are closers, by every way in which a file comes to the supervisor.
+    // More lingering sockets than closers, by every way in which a file comes to the supervisor.
     let mut peers = Vec::new();
     let mut clients = Vec::new();
     for _ in 0..4 {
-        // With a message that wants none.
+        // With a message that takes no fd.
         let (socket, peer) = lingering()?;
         clients.push(give(&honest, SET_OWNER, &[], vec![socket])?);
         peers.push(peer);
-        // More on one message than any has.
+        // More fds on one message than any request takes.
         let (sockets, others): (Vec<_>, Vec<_>) =
             (0..20).map(|_| lingering()).collect::<Result<Vec<_>>>()?.into_iter().unzip();
         clients.push(give(&honest, SET_MEM_TABLE, &[], sockets)?);
         peers.extend(others);
-        // As memory, as a kick, and unread in a connection that is over.
+        // As memory, as a kick, and in flight in a connection that is over.
         for request in [ADD_MEM_REG, SET_VRING_KICK] {
             let (socket, peer) = lingering()?;
             give(&honest, request, &[0; 8], vec![socket])?;
@@ -86,13 +86,13 @@ fn a_socket_that_lingers_holds_up_nobody() -> Result<()> {
     is_prompt(&mut honest)?;
     is_prompt(&mut honest)?;
     drop(clients);
-    // While the peers are still there, and have read nothing, all is closed and nothing is left.
+    // All is closed while the peers are still connected and have read nothing.
     honest.assert_unharmed()?;
     drop(peers);
     Ok(())
 }
 
-/// Keeps fds of the switch's user under way until it is dropped.
+/// Keeps fds of the switch's user in flight until it is dropped.
 struct InFlight(Child);
 
 impl InFlight {
@@ -104,7 +104,7 @@ impl InFlight {
         let mut line = String::new();
         BufReader::new(output).read_line(&mut line)?;
         let attacker = InFlight(child);
-        if line.is_empty() { Err(Failure::new("no fds are under way")) } else { Ok(attacker) }
+        if line.is_empty() { Err(Failure::new("no fds are in flight")) } else { Ok(attacker) }
     }
 }
 
@@ -116,7 +116,7 @@ impl Drop for InFlight {
 }
 
 #[test]
-fn fds_under_way_elsewhere_keep_nobody_from_starting_workers() -> Result<()> {
+fn fds_in_flight_elsewhere_prevent_no_start_of_a_worker() -> Result<()> {
     let files = 400;
     let home = Home::new()?;
     let switch = home.start_limited(&[], files)?;
@@ -128,13 +128,13 @@ fn fds_under_way_elsewhere_keep_nobody_from_starting_workers() -> Result<()> {
     };
     talk(&mut a);
     let attacker = InFlight::new(&home, 2 * files as usize)?;
-    // The second and all further deaths meet workers that were started, and told everything, meanwhile.
+    // From the second death on, the next worker is one that was started, and told everything, meanwhile.
     for _ in 0..4 {
         switch.await_status("a standby", |status| status.worker.standby_pid.is_some())?;
         switch.kill_worker("KILL")?;
         talk(&mut a);
     }
-    // What a client asks for now waits, and is done when the kernel has room again. No worker was taken for dead.
+    // A client's request waits until the kernel has room again. The supervisor takes no worker for dead.
     let mut late = Guest::config().build(switch.socket())?;
     late.raw().send(GET_FEATURES, 1, &[], &[])?;
     drop(attacker);

@@ -1,4 +1,4 @@
-//! The worker dies at each store of the publish sequence in turn, under traffic: exact wherever it was.
+//! The worker dies at each store of the publish sequence in turn, under traffic, and no frame is lost.
 //!
 //! Ignored by a plain `cargo test`, since it builds a worker of its own: `scripts/check` runs it.
 
@@ -13,17 +13,17 @@ use sv3_tests::guest::feature::*;
 use sv3_tests::guest::{Config, Guest};
 use sv3_tests::switch::{Home, Switch};
 
-/// The places at which it can die.
+/// The points at which it can die.
 const POINTS: usize = 11;
-/// Deaths of one switch: more in a row and the next worker is kept waiting.
+/// Deaths of one switch: after more in a row the supervisor delays the next worker.
 const DEATHS: u64 = 8;
-/// Switches that are tried until every place has been seen. Each place is missed by all with a chance of 1 in 10^8.
+/// Switches until every point has been seen. The chance that all miss a given point is 1 in 10^8.
 const SWITCHES: usize = 25;
 
 fn dies_everywhere(options: &[&str], config: &Config, octets: usize) -> Result<()> {
     let mut seen = BTreeMap::new();
     for _ in 0..SWITCHES {
-        // Whoever's frame is in hand would be blamed.
+        // Otherwise the sender of the current frame would be blamed.
         let switch = Home::with_crash_points()?.start(&[options, &["--blame", "0"]].concat())?;
         storm(&switch, config, octets)?;
         for event in switch.events()? {
@@ -39,13 +39,14 @@ fn dies_everywhere(options: &[&str], config: &Config, octets: usize) -> Result<(
     panic!("it died only at {seen:?}");
 }
 
-/// Two guests send to each other until workers have died often enough. Nothing may be lost, come thrice, or be stuck.
+/// Two guests send to each other until workers have died often enough. No frame may be lost or come three times, and no
+/// descriptor may be stuck.
 fn storm(switch: &Switch, config: &Config, octets: usize) -> Result<()> {
-    // A split and a packed ring: all places are passed.
+    // A split and a packed ring together pass all points.
     let mut a = config.clone().connect(switch.socket());
     let packed = RING_PACKED | VERSION_1;
     let mut b = config.clone().more_features(packed).connect(switch.socket());
-    // Known, without a frame that a death would send again.
+    // The switch learns the addresses without a frame that a death would send again.
     for (guest, station) in [(&mut a, 1), (&mut b, 2)] {
         guest.send(&frame(mac(station), mac(station), b"to myself"));
         guest.await_sent();

@@ -1,4 +1,4 @@
-//! Crowds at the doors: callers that come and go without pause keep nobody from what he comes for.
+//! Callers that connect and close without pause at a socket do not keep others from being served.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,10 +13,10 @@ use sv3_tests::frames::{mac, noise};
 use sv3_tests::guest::Guest;
 use sv3_tests::honest::Honest;
 
-/// Callers at each door.
+/// Callers at each socket.
 const CALLERS: usize = 3;
-/// What an honest client's attachment and a status may take: 50 ms where each process finds a processor, and forty times
-/// as much where ten of them and other tests share two.
+/// Longest time of an honest client's attachment and of a status: 50 ms where each process has a processor, and forty
+/// times as much where ten processes and other tests share two.
 const SOON: Duration = Duration::from_secs(2);
 
 /// Threads that do one thing without pause until they are dropped.
@@ -60,7 +60,7 @@ fn metrics_address(honest: &Honest) -> Result<SocketAddr> {
     Ok(event["address"].as_str().unwrap_or_default().parse()?)
 }
 
-/// Three callers at each door.
+/// Three callers at each socket.
 fn callers_at_each_door(honest: &Honest) -> Result<Vec<Callers>> {
     let at = |path: &std::path::Path| {
         let path = path.to_path_buf();
@@ -71,7 +71,7 @@ fn callers_at_each_door(honest: &Honest) -> Result<Vec<Callers>> {
     Ok(vec![at(honest.socket()), at(honest.control()), scrapers])
 }
 
-/// The longest of so many attachments, from connecting to the first frame that came through.
+/// The longest of so many attachments, each from connect(2) to the first frame received.
 fn slowest_attachment(honest: &mut Honest, count: u32) -> Duration {
     let attach = |n| {
         let start = Instant::now();
@@ -84,7 +84,7 @@ fn slowest_attachment(honest: &mut Honest, count: u32) -> Duration {
 }
 
 #[test]
-fn crowds_that_come_and_go_keep_nobody_out() -> Result<()> {
+fn callers_that_come_and_go_keep_no_one_out() -> Result<()> {
     let mut honest = Honest::with(&["--metrics", "127.0.0.1:0"])?;
     let callers = callers_at_each_door(&honest)?;
     let attached = slowest_attachment(&mut honest, 20);
@@ -113,10 +113,10 @@ fn crowds_that_come_and_go_keep_nobody_out() -> Result<()> {
 }
 
 #[test]
-fn who_only_stands_at_the_control_socket_keeps_nobody_out() -> Result<()> {
+fn callers_that_ask_nothing_at_the_control_socket_keep_no_one_out() -> Result<()> {
     let mut honest = Honest::new()?;
     let path = honest.control().to_path_buf();
-    // Each holds more places than there are, and gives none back before it has another one.
+    // Each has more connections than there are places, and closes one only when it has another.
     let callers = Callers::of(CALLERS, move || {
         let silent: Vec<_> = (0..50).filter_map(|_| UnixStream::connect(&path).ok()).collect();
         std::thread::sleep(Duration::from_millis(1));
@@ -144,7 +144,7 @@ fn who_only_stands_at_the_control_socket_keeps_nobody_out() -> Result<()> {
 fn a_message_octet_by_octet_is_read_for_a_turn_only() -> Result<()> {
     let mut honest = Honest::new()?;
     let path = honest.socket().to_path_buf();
-    // A message of the longest kind, and the next one at once.
+    // The longest message, over and over.
     let callers = Callers::of(CALLERS, move || {
         let Ok(mut client) = UnixStream::connect(&path) else { return };
         let message: Vec<u8> = [1u32, 1, 0].iter().flat_map(|word| word.to_ne_bytes()).collect();

@@ -3,9 +3,9 @@
 //! - no process makes a syscall that its policy does not allow (it would die of it, too);
 //! - no policy has a rule that none of the scenarios uses.
 //!
-//! The scenarios run with the C library that is here and with that of Debian sid, by the same binaries, for a policy must
-//! outlive updates of it. Both traces together must use all rules. The tracer takes the vDSO away, so that the clock is
-//! read by syscalls, as on some machines it is.
+//! The scenarios run with the C library that is here and with that of Debian sid, by the same binaries, for a policy
+//! must outlive updates of it. Both traces together must use all rules. The tracer takes the vDSO away, so that the
+//! clock is read by syscalls, as on some machines it is.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -80,7 +80,8 @@ fn parse(line: &str) -> Result<Call> {
     }
 }
 
-/// Guests come, talk and go while workers die, hang and are replaced; people ask; all ends in order.
+/// Guests attach, exchange frames and leave while workers die, hang and are replaced; programs ask at the control
+/// socket; the switch ends in order.
 fn a_day(behind: &[String]) -> Result<()> {
     a_day_of(behind, "1")
 }
@@ -113,14 +114,14 @@ fn a_day_of(behind: &[String], threads: &str) -> Result<()> {
     end.success().then_some(()).ok_or_else(|| Failure::new(format!("{end}")))
 }
 
-/// A client leaves more files than there are closers, each of whose last close waits for a peer that never reads.
+/// A client leaves more files than there are closers. The last close of each waits for a peer that never reads.
 fn leave_files_that_linger(switch: &Switch) -> Result<()> {
     switch.await_status("a standby", |status| status.worker.standby_pid.is_some())?;
     let before = fds(switch.supervisor_pid()?)?.len();
     let (sockets, peers): (Vec<_>, Vec<_>) =
         (0..5).map(|_| lingering()).collect::<Result<Vec<_>>>()?.into_iter().unzip();
     let mut guest = Guest::config().build(switch.socket())?;
-    // Half of a message that wants none: they are the switch's alone when it is whole.
+    // Half of a message that takes no fd: when it is complete the switch alone has the files.
     let message = header(SET_OWNER, 1, 0);
     let (begin, rest) = message.split_at(4);
     guest.raw().send_octets(begin, &sockets.iter().map(AsFd::as_fd).collect::<Vec<_>>())?;
@@ -131,14 +132,14 @@ fn leave_files_that_linger(switch: &Switch) -> Result<()> {
     Ok(())
 }
 
-/// More clients than there can be fds for, and people who ask for all of them.
+/// More clients than there are fds for, and programs that ask about all of them.
 fn too_many_clients(behind: &[String]) -> Result<()> {
     const FILES: usize = 500;
     let few_files = ["prlimit".to_string(), format!("--nofile={FILES}:{FILES}")];
     let switch = Home::new()?.start_behind(&[behind, &few_files].concat(), &["--no-standby"])?;
     let connect = |_| {
         let mut client = UnixStream::connect(switch.socket())?;
-        // SET_FEATURES, for which there must be a port. It may have been turned away by then.
+        // SET_FEATURES needs a port. The client may have been turned away by then.
         let message = [2u32, 1, 8, 0, 0].map(u32::to_ne_bytes).concat();
         let _ = client.write_all(&message);
         Ok(client)
@@ -160,7 +161,7 @@ fn too_many_clients(behind: &[String]) -> Result<()> {
 fn talk(a: &mut Guest, b: &mut Guest) {
     for n in 0..50 {
         let (there, back) = (noise(mac(2), mac(1), 60 + n, 1), noise(mac(1), mac(2), 60 + n, 2));
-        // Frames that were under way when a worker died may come twice.
+        // Frames that were in flight when a worker died may come twice.
         a.send(&there);
         while b.receive_frame() != there {}
         b.send(&back);
@@ -194,7 +195,7 @@ fn scrape(log: &str) -> Result<()> {
 /// The command behind which programs find a release's C library in place of the host's.
 fn with_library_of(suite: Suite) -> Result<Vec<String>> {
     let theirs = tree(suite)?.join("usr/lib/x86_64-linux-gnu");
-    // A program that needs no library itself, while they are being changed one by one.
+    // A program that needs no library, since the script replaces libraries one by one.
     let mount = shown(&tree(Suite::Bookworm)?.join("bin/busybox")) + " mount";
     let mut script = String::from("set -e; ");
     for ours in own_libraries()? {
@@ -210,7 +211,7 @@ fn with_library_of(suite: Suite) -> Result<Vec<String>> {
     Ok(unshare.iter().copied().chain(["sh", "-c", &script, "sh"]).map(str::to_string).collect())
 }
 
-/// The files of the libraries that this very program runs with: its loader, libc, libgcc_s.
+/// The files of the libraries that this program runs with: its loader, libc, libgcc_s.
 fn own_libraries() -> Result<BTreeSet<PathBuf>> {
     let maps = fs::read_to_string("/proc/self/maps")?;
     let files = maps.lines().filter_map(|line| line.find('/').and_then(|at| line.get(at..)));

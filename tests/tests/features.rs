@@ -1,4 +1,4 @@
-//! Every way in which drivers lay out rings, headers and buffers, and frames of every size: octet for octet as sent.
+//! Every layout of rings, headers and buffers, and frames of every size: each frame arrives octet for octet as sent.
 
 use sv3_tests::failure::Result;
 use sv3_tests::frames::{mac, noise};
@@ -6,7 +6,7 @@ use sv3_tests::guest::feature::*;
 use sv3_tests::guest::{Config, Guest, NetHdr, Shape};
 use sv3_tests::switch::Switch;
 
-/// The least that an Ethernet frame has, what fits in one buffer and does not any more, jumbo frames, the largest.
+/// The least Ethernet frame, the largest that fits in one buffer and one more octet, jumbo frames, the largest frame.
 const SIZES: [usize; 14] = [14, 15, 60, 64, 65, 1514, 1518, 2035, 2036, 2037, 4084, 9018, 65535, 65550];
 
 /// A frame's octets: net header of 12, Ethernet header of 14.
@@ -63,11 +63,11 @@ fn a_driver_from_before_protocol_features() -> Result<()> {
         let switch = Switch::start()?;
         let mut plain = Guest::connect(switch.socket());
         let mut old = config.connect(switch.socket());
-        // Nothing is acknowledged: the switch says when it is ready.
+        // No request is acknowledged; the switch shows when it is ready.
         switch.await_status("both links up", |status| {
             status.ports.len() == 2 && status.ports.iter().all(|port| port.link == sv3::status::Link::Up)
         })?;
-        // Up, as the supervisor has it; that the worker has it too is shown by the first frame.
+        // The supervisor says that it is up; the first frame shows that the worker has it too.
         let hello = noise(mac(1), mac(7), 100, 1);
         old.send(&hello);
         assert_eq!(plain.receive_frame(), hello);
@@ -197,7 +197,7 @@ fn rings_of_every_size() -> Result<()> {
     for log in 1..=15 {
         let config = Guest::config().features(LINUX & !INDIRECT_DESC).ring_size(1 << log).rx_buffer(2048);
         let mut other = config.connect(switch.socket());
-        // More than the ring has, and the indices wrap in the smaller ones.
+        // More frames than the ring has entries; in small rings the indices wrap.
         for n in 0..100 {
             let (there, back) = (noise(mac(2), mac(1), 500, n), noise(mac(1), mac(2), 500, n));
             plain.send(&there);
@@ -205,7 +205,7 @@ fn rings_of_every_size() -> Result<()> {
             other.send(&back);
             assert_eq!(plain.receive_frame(), back);
         }
-        // The next one has its address.
+        // The next guest has its address.
         other.vanish();
         switch.await_ports(1)?;
     }

@@ -1,4 +1,4 @@
-//! Clients that take all that there is: nobody gets so much that too little is left for the others (CVE-2020-10717).
+//! Clients that take all that they can: none gets so much that too little is left for the others (CVE-2020-10717).
 
 use std::os::fd::AsFd;
 
@@ -10,14 +10,14 @@ use sv3_tests::guest::wire::*;
 use sv3_tests::patience::until;
 use sv3_tests::switch::{Home, Switch, fds};
 
-/// A client that gives an eventfd for everything that a ring takes, until it is thrown out. True: it was.
+/// A client that gives an eventfd for everything that a ring takes, until it is disconnected. True: it was.
 fn hoard(switch: &Switch, fd: &EventFd) -> Result<(Guest, bool)> {
     let mut guest = Guest::config().build(switch.socket())?;
     guest.raw().get(GET_FEATURES)?;
     let ways = [SET_VRING_CALL, SET_VRING_ERR, SET_VRING_KICK];
     let all = (0..32u64).flat_map(|ring| ways.map(|request| (request, ring)));
     for (request, ring) in all {
-        // One that was thrown out hears of it at the next word.
+        // A client that was disconnected sees it at its next message.
         let _ = guest.raw().set(request, &ring.to_ne_bytes(), &[fd.as_fd()]);
     }
     let thrown_out = guest.raw().get(GET_FEATURES).is_err();
@@ -46,12 +46,12 @@ fn fds_are_not_for_one_client_alone() -> Result<()> {
     }
     assert!(thrown_out > 10, "{thrown_out} of 20 were thrown out");
     switch.await_event(&["refuse", "its share is"])?;
-    // Those who are there are served, and one who comes is.
+    // Clients that are connected are served, and so is a new one.
     talk(&mut a, &mut b);
     let mut late = Guest::connect(switch.socket());
     talk(&mut a, &mut late);
     b.receive();
-    // Whoever has rings may change them.
+    // A client that has rings may change them.
     let base = a.stop_ring(1);
     a.start_ring(1, base);
     talk(&mut a, &mut b);

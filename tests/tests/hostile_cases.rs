@@ -25,7 +25,7 @@ fn no_case_hangs_or_kills_the_switch() -> Result<()> {
         assert!(!finding.outcome.is_failure(), "seed {seed}: {finding:?}");
     }
     assert!(findings.len() == cases.len() && cases.len() > 50, "{} of {} cases", findings.len(), cases.len());
-    // What came for the two in between lies in their rings.
+    // Frames that came for the two meanwhile are in their rings.
     for index in [0, 1] {
         while honest.guest(index).try_receive().is_some() {}
     }
@@ -49,7 +49,7 @@ fn nobody_but_sv3_is_attacked() -> Result<()> {
     assert!(refused.as_deref().is_some_and(|words| words.contains("not by sv3-supervisor")), "{refused:?}");
     let output = Command::new(env!("CARGO_BIN_EXE_hostile_client")).arg(&path).args(["stranger", "1"]).output()?;
     assert!(!output.status.success());
-    // It has connected, to see who listens, and said nothing.
+    // It has connected, to see which process listens, and sent nothing.
     drop(other);
     Ok(())
 }

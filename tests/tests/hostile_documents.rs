@@ -1,4 +1,4 @@
-//! Documents that promise something name the tests that hold it. Here each of these tests is looked for.
+//! Documents name the tests of what they promise. This looks for each of these tests.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use sv3_tests::failure::{Failure, Result};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
-/// Where tests are, for those that are named without a folder.
+/// Where to look for tests that are named without a folder.
 const FOLDERS: [&str; 3] = ["tests/tests", "supervisor/tests", "policy/tests"];
 
 #[test]

@@ -1,4 +1,4 @@
-//! Drivers that write to a frame while it is on its way: what was decided by is what is delivered.
+//! Drivers that write to a frame while it is forwarded: the switch delivers the octets that it has checked.
 
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -18,8 +18,8 @@ const FRAMES: u16 = 64;
 /// Octets from frame to frame.
 const APART: u64 = 2048;
 
-/// A guest sends copies of a frame behind a header while octets of it, from `at` on, are `honest` and `hostile` in turns;
-/// `looked` sees what a neighbour gets. Some of the attacker's frames arrive.
+/// A guest sends copies of a frame behind a header while octets of it, from `at` on, are `honest` and `hostile` in
+/// turns; `looked` sees what a neighbour gets. Some of the attacker's frames arrive.
 fn flip(hdr: [u8; 12], octets: &[u8], at: u64, hostile: &[u8], looked: impl Fn(&NetHdr, &[u8])) -> Result<()> {
     let mut honest = Honest::new()?;
     let mut attacker = Guest::config().more_features(CSUM | HOST_TSO4).connect(honest.socket());
@@ -81,7 +81,7 @@ fn headers_that_change_after_a_segmentation_was_checked() -> Result<()> {
     packet.dst = BROADCAST;
     let (hdr, frame) = packet.unsegmented(200);
     let (tcp, udp) = (frame[PROTOCOL], 17);
-    // Whole or in segments: the neighbour is left nothing to do that was not checked.
+    // Whole or in segments: the header leaves the neighbour nothing to do that was not checked.
     flip(hdr.octets(), &frame, 12 + PROTOCOL as u64, &[udp], |hdr, frame| {
         assert_eq!(frame[PROTOCOL], tcp, "{hdr:?}");
     })

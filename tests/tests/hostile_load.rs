@@ -21,7 +21,7 @@ fn clients_vanish_within_a_burst() -> Result<()> {
             n += 1;
         }
         guest.publish(TX);
-        // Sometimes the worker is amid its frames, sometimes it has not begun.
+        // Sometimes the worker has begun with its frames, sometimes it has not.
         if round % 2 == 0 {
             std::thread::yield_now();
         }
@@ -30,7 +30,7 @@ fn clients_vanish_within_a_burst() -> Result<()> {
             while honest.guest(index).try_receive().is_some() {}
         }
         if round == 30 {
-            // Allocators keep what they have got.
+            // Allocators keep memory that they have.
             honest.remember()?;
         }
     }
@@ -48,7 +48,7 @@ fn half_a_message_is_not_waited_for_for_ever() -> Result<()> {
     }
     slow.raw().socket().set_read_timeout(Some(Duration::from_secs(30)))?;
     let (mut socket, mut heard) = (slow.raw().socket(), Vec::new());
-    // Until the end of what is said, whatever signal comes in between.
+    // Reads to the end, whatever signal comes in between.
     socket.read_to_end(&mut heard)?;
     assert!(heard.is_empty(), "it is sent away");
     assert!(start.elapsed() >= Duration::from_secs(9), "after {:?}", start.elapsed());

@@ -1,5 +1,5 @@
-//! Guest memory that is not what it is said to be, or stops being it: refused with both lengths, and when it is too late
-//! for that, one client loses its port.
+//! Guest memory that is shorter than announced is refused with both lengths. If it is truncated later, its client loses
+//! its port.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -163,23 +163,23 @@ fn files_that_could_stall_a_page_fault() -> Result<()> {
     honest.assert_undisturbed()
 }
 
-/// A guest whose rings end where its first region does; behind are its buffers.
+/// The rings of this guest end where its first region ends; its buffers are behind.
 fn victim(honest: &Honest) -> Guest {
     Guest::config().rings_at_region_end().ring_size(16).connect(honest.socket())
 }
 
-/// After its memory is gone the victim's worker may die, and the victim may lose its port; nobody else anything.
+/// When the memory is gone the worker may die and the guest may lose its port; no other guest loses anything.
 fn assert_only_the_victim_suffers(honest: &mut Honest, victim: Guest) -> Result<()> {
     for n in 0..20u8 {
-        // Floods reach the victim for as long as it has a port.
+        // Floods reach the guest for as long as it has a port.
         honest.guest(0).send(&frame(BROADCAST, mac(9), &[n; 60]));
         honest.talk();
     }
     let restarts = honest.status()?.worker.restarts;
     assert!((1..=3).contains(&restarts), "{restarts} workers died");
-    // The client is named, and that it is its memory.
+    // The reason names the client and its memory.
     honest.await_event(&["crash", "SIGBUS", "memory of p2"])?;
-    // It is over: nothing more dies of it.
+    // No further worker dies of it.
     for n in 0..20u8 {
         honest.guest(0).send(&frame(BROADCAST, mac(9), &[n; 60]));
         honest.talk();

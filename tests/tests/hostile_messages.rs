@@ -1,4 +1,4 @@
-//! Front-ends that break the protocol: each loses its own connection, is told why, and nobody else notices.
+//! Front-ends that break the protocol: each loses its own connection and is told why, and no other notices.
 
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -70,7 +70,7 @@ fn attacker(honest: &Honest) -> Guest {
 }
 
 /// A front-end that has said nothing.
-fn stranger(honest: &Honest) -> Result<Guest> {
+fn silent_client(honest: &Honest) -> Result<Guest> {
     Config::default().ring_size(16).build(honest.socket())
 }
 
@@ -101,7 +101,7 @@ fn clients_that_connect_and_close_at_once() -> Result<()> {
 }
 
 #[test]
-fn clients_that_come_and_go_by_the_thousand_hold_up_nobody() -> Result<()> {
+fn clients_that_come_and_go_by_the_thousand_delay_no_one() -> Result<()> {
     let mut honest = Honest::new()?;
     let path = honest.socket().to_path_buf();
     let over = Instant::now() + Duration::from_secs(1);
@@ -131,12 +131,12 @@ fn a_message_in_pieces_is_a_message_and_half_of_one_is_none() -> Result<()> {
     let fd = eventfd()?;
     let message = [&header(SET_VRING_CALL, VERSION, 8)[..], &0u64.to_ne_bytes()].concat();
     for length in 1..message.len() {
-        let mut guest = stranger(&honest)?;
+        let mut guest = silent_client(&honest)?;
         guest.raw().send_octets(&message[..length], &[fd.as_fd()])?;
         guest.vanish();
     }
     // Octet by octet, while others talk.
-    let mut guest = stranger(&honest)?;
+    let mut guest = silent_client(&honest)?;
     for octet in header(GET_FEATURES, VERSION, 0) {
         guest.raw().send_octets(&[octet], &[])?;
         honest.talk();
@@ -160,7 +160,7 @@ fn wrong_payload_lengths() -> Result<()> {
             if size as usize == right {
                 continue;
             }
-            let mut guest = stranger(&honest)?;
+            let mut guest = silent_client(&honest)?;
             let payload = vec![0; (size as usize).min(600)];
             // It may be refused by the header alone, before the payload is there.
             let _ = guest.raw().send_octets(&[&header(request, VERSION, size)[..], &payload].concat(), &[]);
@@ -178,12 +178,12 @@ fn wrong_payload_lengths() -> Result<()> {
 fn unknown_requests_and_wrong_flags() -> Result<()> {
     let mut honest = Honest::new()?;
     for request in [0, 44, 1000, 0x1_0000, u32::MAX] {
-        let mut guest = stranger(&honest)?;
+        let mut guest = silent_client(&honest)?;
         guest.raw().send(request, VERSION, &[], &[])?;
         guest.raw().await_close()?;
     }
     for flags in [0, 2, 3, VERSION | 4, VERSION | 0x10, u32::MAX] {
-        let mut guest = stranger(&honest)?;
+        let mut guest = silent_client(&honest)?;
         guest.raw().send(GET_FEATURES, flags, &[], &[])?;
         guest.raw().await_close()?;
     }
@@ -216,7 +216,7 @@ fn more_fds_than_any_message_has() -> Result<()> {
     let mut honest = Honest::new()?;
     let fd = eventfd()?;
     for round in 0..500 {
-        let mut guest = stranger(&honest)?;
+        let mut guest = silent_client(&honest)?;
         let fds = vec![fd.as_fd(); if round % 2 == 0 { 253 } else { 9 }];
         guest.raw().send(SET_MEM_TABLE, VERSION, &[0; 40], &fds)?;
         guest.raw().await_close()?;
@@ -255,7 +255,7 @@ fn a_call_fd_whose_write_would_block() -> Result<()> {
     }
     honest.guest(0).send(&[&[0xff; 6], &[2, 0, 0, 0, 0, 1][..], &[0; 50]].concat());
     honest.talk();
-    assert!(guest.try_receive().is_some(), "the frame is there; who polls can see it");
+    assert!(guest.try_receive().is_some(), "the frame is there, and a driver that polls sees it");
     guest.vanish();
     honest.assert_undisturbed()
 }
@@ -270,12 +270,12 @@ fn a_call_fd_that_is_made_to_block_again() -> Result<()> {
         for ring in 0..2u64 {
             guest.raw().set(SET_VRING_CALL, &ring.to_ne_bytes(), &[full.as_fd()])?;
         }
-        // The flag belongs to the open file, which is ours as well.
+        // The flag belongs to the open file, which the test has as well.
         let flags = OFlag::from_bits_retain(fcntl(full.as_fd(), FcntlArg::F_GETFL)?);
         fcntl(full.as_fd(), FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
         honest.guest(0).send(&[&[0xff; 6], &[2, 0, 0, 0, 0, 1][..], &[0; 50]].concat());
         if again {
-            // While nobody has noticed yet, the worker dies, so that the next one has to signal everybody.
+            // The worker dies before the supervisor notices, so that the next one has to signal all receivers.
             let _ = honest.shoot_worker("KILL");
         }
         honest.talk();
@@ -315,12 +315,12 @@ fn rings_that_do_not_exist() -> Result<()> {
 fn ring_settings_that_cannot_be() -> Result<()> {
     let mut honest = Honest::new()?;
     for size in [0, 3, 100, 65535, 65536, 1 << 31] {
-        let mut guest = stranger(&honest)?;
+        let mut guest = silent_client(&honest)?;
         guest.raw().send(SET_VRING_NUM, VERSION, &vring_state(0, size), &[])?;
         guest.raw().await_close()?;
     }
     for (request, number) in [(SET_VRING_BASE, 0x1_0000), (SET_VRING_BASE, u32::MAX), (SET_VRING_ENABLE, 2)] {
-        let mut guest = stranger(&honest)?;
+        let mut guest = silent_client(&honest)?;
         guest.raw().send(request, VERSION, &vring_state(0, number), &[])?;
         guest.raw().await_close()?;
     }
@@ -374,12 +374,12 @@ fn rings_outside_of_memory() -> Result<()> {
 #[test]
 fn features_that_were_not_offered() -> Result<()> {
     let mut honest = Honest::new()?;
-    let mut asks = stranger(&honest)?;
+    let mut asks = silent_client(&honest)?;
     let offered = asks.raw().get(GET_FEATURES)?;
     let offered_protocol = asks.raw().get(GET_PROTOCOL_FEATURES)?;
     for (request, offered) in [(SET_FEATURES, offered), (SET_PROTOCOL_FEATURES, offered_protocol)] {
         for bit in (0..64).map(|bit| 1u64 << bit).filter(|bit| offered & bit == 0) {
-            let mut guest = stranger(&honest)?;
+            let mut guest = silent_client(&honest)?;
             guest.raw().send(request, VERSION, &bit.to_ne_bytes(), &[])?;
             guest.raw().await_close()?;
         }
@@ -416,12 +416,12 @@ fn requests_of_features_that_do_not_exist_here() -> Result<()> {
 #[test]
 fn replies_that_nobody_reads() -> Result<()> {
     let mut honest = Honest::new()?;
-    let mut guest = stranger(&honest)?;
+    let mut guest = silent_client(&honest)?;
     guest.raw().socket().set_nonblocking(true)?;
     let many = header(GET_FEATURES, VERSION, 0).repeat(100);
     let mut octets = 0u64;
     let mut talks = 0;
-    // Until it is thrown out, or not listened to any more.
+    // Until the supervisor disconnects it or reads no more from it.
     loop {
         match guest.raw().socket().write(&many) {
             Ok(count) => octets += count as u64,
@@ -445,8 +445,8 @@ fn hundreds_of_idle_connections() -> Result<()> {
     let mut honest = Honest::new()?;
     for again in [false, true, true] {
         let one = |_| {
-            let mut one = stranger(&honest)?;
-            // Else it gives way to the next ones.
+            let mut one = silent_client(&honest)?;
+            // Otherwise it gives way to the next clients.
             one.raw().set(SET_FEATURES, &0u64.to_ne_bytes(), &[])?;
             Ok(one)
         };
@@ -455,7 +455,7 @@ fn hundreds_of_idle_connections() -> Result<()> {
         honest.talk();
         drop(strangers);
         match again {
-            // Allocators keep what they have got.
+            // Allocators keep memory that they have.
             false => honest.remember()?,
             true => honest.assert_undisturbed()?,
         }
@@ -469,9 +469,9 @@ fn noise_instead_of_messages() -> Result<()> {
     let fd = eventfd()?;
     let fds: [&[BorrowedFd<'_>]; 3] = [&[], &[fd.as_fd()], &[fd.as_fd(), fd.as_fd()]];
     for seed in 0..1000u32 {
-        let mut guest = stranger(&honest)?;
+        let mut guest = silent_client(&honest)?;
         let octets = sv3_tests::frames::noise([0; 6], [0; 6], 200, seed).split_off(14);
-        // Half of them with a header that is taken for one.
+        // Half of them begin with a valid header.
         let request = u32::from(octets[0]) % 44;
         let flags = VERSION | if seed % 2 == 0 { NEED_REPLY } else { 0 };
         for (at, chunk) in octets.chunks(40).enumerate() {

@@ -1,5 +1,5 @@
-//! Drivers that write nonsense into rings: a bad chain comes back empty and counts, the ring goes on; a ring that makes no
-//! sense as a whole stops; and nobody else notices.
+//! Drivers that write nonsense into rings: a bad chain comes back empty and is counted, and the ring goes on; a ring
+//! that makes no sense as a whole stops; no other guest notices.
 
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
@@ -51,7 +51,7 @@ impl Attacker {
         assert_eq!(self.guest.take_used(TX), Used { head, len: 0 }, "{chain:x?}");
     }
 
-    /// A good frame still passes.
+    /// A valid frame still passes.
     #[track_caller]
     fn assert_served(&mut self, honest: &mut Honest) {
         self.guest.send(&good_frame());
@@ -90,7 +90,7 @@ fn chains_that_cannot_be() -> Result<()> {
         vec![piece(u64::MAX - u64::from(GOOD) + 1, GOOD)],
         vec![piece(page, u32::MAX)],
         vec![piece(page, 1 << 31), piece(page, 1 << 31)],
-        // A frame that goes on where nothing is.
+        // A frame that continues outside of memory.
         vec![linked(page, 30, 1), piece(end + 4096, 42)],
         // Loops.
         vec![linked(page, 1, 0)],
@@ -107,7 +107,7 @@ fn chains_that_cannot_be() -> Result<()> {
     for chain in chains {
         attacker.offer(&chain);
     }
-    // A head that is no descriptor.
+    // A head beyond the descriptor table.
     for head in [256, u16::MAX] {
         attacker.guest.offer(TX, head);
         assert_eq!(attacker.guest.take_used(TX), Used { head, len: 0 });
@@ -182,7 +182,7 @@ fn chains_that_are_strange_and_right() -> Result<()> {
     let mut chains = vec![
         // The last octets of memory.
         vec![piece(end - u64::from(GOOD), GOOD)],
-        // CVE-2020-10725: nothing at an address that is none.
+        // CVE-2020-10725: an address that is in no region.
         vec![linked(nowhere, 0, 1), piece(page, GOOD)],
         vec![linked(page, 12, 1), linked(u64::MAX, 0, 2), piece(page + 12, 60)],
         vec![linked(page, GOOD, 1), piece(nowhere, 0)],
@@ -249,7 +249,7 @@ fn more_available_than_the_ring_has() -> Result<()> {
         attacker.guest.await_sent();
         let used = attacker.guest.queue(ring).ring.split().used_index(attacker.guest.memory());
         attacker.guest.claim(ring, used.wrapping_add(ahead));
-        // A receive ring is looked at when something is to be received.
+        // The switch looks at a receive ring when there is a frame for it.
         let deadline = Instant::now() + PATIENCE;
         while honest.status()?.ports.iter().flat_map(|port| &port.rings).all(|ring| ring.fault.is_none()) {
             assert!(Instant::now() < deadline, "no fault in ring {ring} that claims {ahead}");
@@ -272,7 +272,7 @@ fn receive_buffers_that_cannot_be() -> Result<()> {
     for features in [LINUX, LINUX & !MRG_RXBUF] {
         let mut honest = Honest::new()?;
         let mut guest = Guest::config().features(features).ring_size(32).connect(honest.socket());
-        // The driver has made all its buffers available: what stands in the table is changed under them.
+        // The driver has made all its buffers available; then it changes their descriptors.
         let end = guest.memory().end();
         let bad =
             [piece(guest.memory().regions()[0].guest_addr, 2048), Descriptor { flags: WRITE, ..piece(end, 2048) }];
@@ -310,7 +310,7 @@ fn a_bad_buffer_in_the_middle_of_a_frame() -> Result<()> {
         honest.guest(0).send(&large);
         honest.guest(1).receive();
     }
-    // Whatever comes back is empty or belongs to a whole frame.
+    // A buffer that comes back is empty or belongs to a whole frame.
     let mut octets = 0;
     while octets < 2 * 5012 {
         octets += guest.take_used(RX).len;
@@ -364,7 +364,7 @@ fn descriptors_that_change_while_they_are_read() -> Result<()> {
     honest.assert_undisturbed()
 }
 
-/// Takes what an attacker has flooded.
+/// Takes frames that an attacker has flooded.
 fn drain(honest: &mut Honest) {
     for index in [0, 1] {
         while honest.guest(index).try_receive().is_some() {}
@@ -386,7 +386,7 @@ fn tables_and_rings_of_noise() -> Result<()> {
                 guest.memory().write(used, &table[..256]);
                 guest.memory().write(available, &table[256..512]);
             } else {
-                // An index that makes sense, and heads that do not.
+                // A valid index and invalid heads.
                 guest.memory().write(available + 4, &table[..512]);
                 guest.memory().store16(available + 2, 200);
             }
@@ -398,7 +398,7 @@ fn tables_and_rings_of_noise() -> Result<()> {
     guest.reset_device(LINUX);
     drain(&mut honest);
     guest.send(&good_frame());
-    // What the noise has flooded may still be under way.
+    // Frames that the noise has flooded may still be in flight.
     while honest.guest(0).receive().frame != good_frame() {}
     guest.vanish();
     drain(&mut honest);
@@ -413,7 +413,7 @@ fn a_sender_that_never_stops_starves_nobody() -> Result<()> {
     let over = Instant::now() + Duration::from_secs(1);
     let flooder = std::thread::spawn(move || {
         let mut guest = Guest::connect(&path);
-        // To itself, so that only the sender's own ring is at work.
+        // To itself, so that the switch uses the sender's own ring only.
         let frame = noise(mac(66), mac(66), 60, 1);
         let mut sent = 0u64;
         while Instant::now() < over {
@@ -440,7 +440,7 @@ fn a_sender_that_never_stops_starves_nobody() -> Result<()> {
 
 #[test]
 fn a_guest_that_takes_nothing_back() -> Result<()> {
-    // CVE-2016-5403: what it does not take is dropped, and kept nowhere.
+    // CVE-2016-5403: frames that it does not take are dropped, and kept nowhere.
     let mut honest = Honest::new()?;
     let guest = Guest::config().ring_size(64).connect(honest.socket());
     for n in 0..20_000u32 {
@@ -456,7 +456,7 @@ fn a_guest_that_takes_nothing_back() -> Result<()> {
 
 #[test]
 fn two_ports_bridged_inside_a_guest() -> Result<()> {
-    // CVE-2021-3416: a loop that only broadcast can enter, and that the guest itself keeps up.
+    // CVE-2021-3416: the guest itself keeps up a loop, which only a broadcast can enter.
     let mut honest = Honest::new()?;
     let mut left = Guest::config().ring_size(32).connect(honest.socket());
     let mut right = Guest::config().ring_size(32).connect(honest.socket());

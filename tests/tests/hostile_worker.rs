@@ -1,6 +1,6 @@
-//! A worker in somebody else's hands against a real supervisor: it writes noise into the ledger and reports nonsense. The
-//! supervisor lives, says what it saw, shows figures that are wrong but no longer than right ones, and closes nobody's
-//! session; and a real worker that takes over afterwards serves.
+//! A hijacked worker against a real supervisor: it writes noise into the ledger and reports nonsense. The supervisor
+//! lives, reports what it saw, shows wrong figures in bounded answers, and closes no session. A real worker that takes
+//! over afterwards serves.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use sv3_tests::guest::wire::GET_FEATURES;
 use sv3_tests::patience::until;
 use sv3_tests::switch::{Home, Switch, private_memory};
 
-/// Most octets of any answer, however mad the figures.
+/// Most octets of any answer, whatever the figures.
 const ANSWER_MAX: usize = 1 << 20;
 
 #[test]
@@ -22,7 +22,7 @@ fn a_worker_that_reports_nonsense_and_scribbles_over_the_ledger() -> Result<()> 
     let (worker, real) = (home.path("bin/sv3-worker"), home.path("bin/real-worker"));
     fs::rename(&worker, &real)?;
     fs::copy(env!("CARGO_BIN_EXE_hostile_worker"), &worker)?;
-    // A lying worker can have clients blamed for its death; that is not what this is about.
+    // A lying worker can have clients blamed for its death; this test is about other things.
     let switch = home.start(&["--blame", "0"])?;
     let mut guests = [(), ()].map(|()| Guest::connect(switch.socket()));
     let supervisor = switch.supervisor_pid()?;
@@ -43,7 +43,7 @@ fn a_worker_that_reports_nonsense_and_scribbles_over_the_ledger() -> Result<()> 
     let status = switch.status()?;
     assert_eq!((status.supervisor.pid, status.ports.len()), (supervisor, 2), "seed {seed}");
     assert!(status.worker.restarts >= 3 && answers > 0, "{} deaths, {answers} answers", status.worker.restarts);
-    // It says what it saw, and how to see it again.
+    // A failure prints what came, and the seed to repeat it.
     switch.await_event(&["crash", "killed by the supervisor: it "])?;
     switch.await_event(&["a hostile worker with seed"])?;
     let stray = switch.events()?.into_iter().find(|event| !event.is_object());
@@ -53,7 +53,7 @@ fn a_worker_that_reports_nonsense_and_scribbles_over_the_ledger() -> Result<()> 
     let grown = private_memory(supervisor)?.saturating_sub(before);
     assert!(grown < 8 << 20, "the supervisor has grown by {grown} octets");
 
-    // The forwarding table is noise now. A worker that is what it says serves all the same.
+    // The forwarding table is noise now. A real worker serves all the same.
     fs::remove_file(&sign)?;
     let control = switch.control().display().to_string();
     let program = real.display().to_string();
@@ -74,7 +74,7 @@ fn a_worker_that_reports_nonsense_and_scribbles_over_the_ledger() -> Result<()> 
     Ok(())
 }
 
-/// All that can be asked is answered, can be read, and has an end.
+/// Each request has an answer that is valid and bounded.
 fn look(switch: &Switch) -> Result<()> {
     let control = switch.control().display().to_string();
     let ask = |verb: &[&str]| -> Result<Vec<u8>> {

@@ -1,4 +1,4 @@
-//! A switch whose guests are silent costs nothing: no processor, little memory.
+//! A switch with silent guests takes no processor time and little memory.
 
 use std::time::{Duration, Instant};
 
@@ -8,9 +8,9 @@ use sv3_tests::guest::Guest;
 use sv3_tests::patience::until;
 use sv3_tests::switch::{Switch, activity, rss};
 
-/// How long nothing must happen.
+/// For how long nothing may happen.
 const QUIET: Duration = Duration::from_secs(2);
-/// Nothing has happened for so long: whatever was begun is over, such as the supervisor's watch over an awake worker.
+/// After so long without traffic, earlier work is over, such as the supervisor's watch over an awake worker.
 const SETTLED: Duration = Duration::from_millis(700);
 /// Octets of memory of a guest.
 const GUEST: u64 = 512 << 20;
@@ -35,7 +35,8 @@ fn two_idle_guests_cost_no_processor() -> Result<()> {
     let (switch, a, b) = with_two_guests()?;
     let pids = [switch.supervisor_pid()?, switch.worker_pid()?];
     let look = || -> Result<_> { Ok([activity(pids[0])?, activity(pids[1])?]) };
-    // All that was begun has ended: a worker stands by, the last frame's polling is over, the last question answered.
+    // Earlier work has ended: a standby is ready, the polling after the last frame is over, the last request is
+    // answered.
     switch.await_status("a worker on standby", |status| status.worker.standby_pid.is_some())?;
     let mut last = look()?;
     let mut since = Instant::now();
@@ -60,9 +61,9 @@ fn two_idle_guests_cost_no_processor() -> Result<()> {
 #[test]
 fn two_large_guests_take_little_memory() -> Result<()> {
     let (switch, a, b) = with_two_guests()?;
-    for (who, pid) in [("supervisor", switch.supervisor_pid()?), ("worker", switch.worker_pid()?)] {
+    for (name, pid) in [("supervisor", switch.supervisor_pid()?), ("worker", switch.worker_pid()?)] {
         let octets = rss(pid)?;
-        assert!(octets < LIMIT, "the {who} has {} KiB in memory", octets / 1024);
+        assert!(octets < LIMIT, "the {name} has {} KiB in memory", octets / 1024);
     }
     drop((a, b));
     Ok(())

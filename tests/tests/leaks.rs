@@ -1,4 +1,4 @@
-//! Clients come and go by the thousand, most of them in bad order: whatever they brought goes with them.
+//! Clients connect and disconnect by the thousand, most of them out of order: all that they brought goes with them.
 
 use std::os::fd::AsFd;
 use std::time::Instant;
@@ -15,10 +15,10 @@ const VERSION: u32 = 1;
 const PAGE: u64 = 4096;
 /// Octets by which a process may grow: allocators keep pages, leaks grow with the number of clients.
 const GROWTH: u64 = 3 << 19;
-/// Ways in which a client goes.
+/// Ways in which a client leaves.
 const WAYS: usize = 8;
 
-/// What the processes hold: the supervisor, the worker that serves, the one on standby.
+/// Fds, mappings and memory of the supervisor, of the worker that serves and of the standby.
 #[derive(Debug)]
 struct Holdings {
     fds: [usize; 3],
@@ -53,7 +53,7 @@ impl Holdings {
     }
 }
 
-/// One client that comes and goes, each in another way.
+/// One client that connects and leaves, each in another way.
 fn visit(switch: &Switch, visit: usize, memory: &Memory) -> Result<()> {
     let config = Config::default().ring_size(16).memory(8 << 20);
     let file = memory.regions()[0].file();
@@ -61,7 +61,7 @@ fn visit(switch: &Switch, visit: usize, memory: &Memory) -> Result<()> {
     match visit % WAYS {
         // In order.
         0 => config.connect(switch.socket()).disconnect(),
-        // Killed amid traffic.
+        // Killed during traffic.
         1 => {
             let mut guest = config.connect(switch.socket());
             guest.send(&[0xff; 60]);
@@ -76,7 +76,7 @@ fn visit(switch: &Switch, visit: usize, memory: &Memory) -> Result<()> {
             let part = 1 + visit / WAYS % (message.len() - 1);
             guest.raw().send_octets(&message[..part], &[file])?;
         }
-        // Messages with fds that nobody waits for an answer to.
+        // Messages with fds, without waiting for an answer.
         5 => {
             let mut guest = config.build(switch.socket())?;
             let raw = guest.raw();
@@ -90,10 +90,10 @@ fn visit(switch: &Switch, visit: usize, memory: &Memory) -> Result<()> {
         // More fds than any message has.
         6 => {
             let mut guest = config.build(switch.socket())?;
-            // It may have been sent away already.
+            // It may have been disconnected already.
             let _ = guest.raw().send_octets(&header(GET_FEATURES, VERSION, 0), &[file; 60]);
         }
-        // Not a word.
+        // No message at all.
         _ => drop(Wire::connect(switch.socket())?),
     }
     Ok(())
@@ -102,7 +102,7 @@ fn visit(switch: &Switch, visit: usize, memory: &Memory) -> Result<()> {
 fn clients_leave_nothing(visits: usize) -> Result<()> {
     let mut honest = Honest::new()?;
     let memory = Memory::new(1, PAGE);
-    // Once each way, so that what allocators keep for the next time is there.
+    // Once each way, so that allocators have what they keep.
     for n in 0..20 * WAYS {
         visit(&honest, n, &memory)?;
     }
@@ -118,7 +118,7 @@ fn clients_leave_nothing(visits: usize) -> Result<()> {
     let took = start.elapsed();
     honest.await_ports(2)?;
     let mut after = Holdings::of(&honest)?;
-    let back = until("what they held", || {
+    let back = until("no leak", || {
         after = Holdings::of(&honest)?;
         Ok(after.is_within(&before).then_some(()))
     });
@@ -129,9 +129,9 @@ fn clients_leave_nothing(visits: usize) -> Result<()> {
     assert_every_place_is_free(&mut honest)
 }
 
-/// Lines of the ledger are of ports: as many clients as ever get one, and the next one is turned away.
+/// The ledger has a fixed number of ports: so many clients get one, and the next is turned away.
 fn assert_every_place_is_free(honest: &mut Honest) -> Result<()> {
-    // One process does not get the last ones.
+    // One process does not get the last ports.
     const PLACES: usize = sv3::MAX_PORTS - 16;
     let take = || {
         let mut wire = Wire::connect(honest.socket())?;
@@ -146,7 +146,7 @@ fn assert_every_place_is_free(honest: &mut Honest) -> Result<()> {
     drop(others);
     honest.await_ports(2)?;
     honest.talk();
-    // The first place that is free is the first one.
+    // The first port is free again.
     let guest = Guest::connect(honest.socket());
     let frames = honest.port("p2")?.from_guest.frames;
     assert_eq!(frames, 0, "its line is as new");

@@ -1,4 +1,5 @@
-//! Guests with much memory leave, or take memory away: what the kernel has to do then is nobody's time who moves frames.
+//! Guests with much memory leave, or take memory away: the kernel's work for that takes no time from threads that move
+//! frames.
 
 use std::time::Duration;
 
@@ -14,19 +15,20 @@ const TX: u16 = 1;
 const GIB: u64 = 1 << 30;
 /// The worker maps pages by so many octets at a touch.
 const STRIDE: u64 = 64 << 10;
-/// More than the pair is silent for on a busy machine, once in some times, and less than it takes to give back what leaves.
+/// Longer than the pair's longest silence on a busy machine in the best of some rounds, and shorter than the kernel
+/// takes to free what leaves.
 const SILENCE: Duration = Duration::from_millis(25);
 const TIMES: usize = 4;
 
-/// How a guest with much memory lets go of its region of that number; the guest, if it goes on.
+/// How a guest gives up its region of that number; returns the guest if it goes on.
 type Way = fn(Guest, usize) -> Option<Guest>;
 
-/// How much leaves, in GiB; more by hand.
+/// How much memory leaves, in GiB; an environment variable sets more.
 fn gib() -> u64 {
     std::env::var("SV3_TEST_GIB").ok().and_then(|gib| gib.parse().ok()).unwrap_or(1)
 }
 
-/// A guest with a region all of whose pages there are, and that the worker has touched as well.
+/// A guest with a region whose pages all exist, and that the worker has touched as well.
 fn large(switch: &Switch, gib: u64) -> Result<(Guest, usize)> {
     let mut guest = Guest::connect(switch.socket());
     let region = guest.add_region(gib * GIB);
@@ -54,7 +56,7 @@ fn large(switch: &Switch, gib: u64) -> Result<(Guest, usize)> {
     Ok((guest, region))
 }
 
-/// What each of the ways to go costs the pair, the best time counting: what the switch does it does each time.
+/// What each way to leave costs the pair. The best round counts, since work of the switch's own shows in each.
 fn leaves(options: &[&str]) -> Result<()> {
     let gib = gib();
     let switch = Switch::with(options)?;
@@ -111,7 +113,7 @@ fn a_large_guest_leaves_two_threads() -> Result<()> {
     leaves(&["--threads", "2"])
 }
 
-/// As the kernel's OOM killer does. Nobody is blamed.
+/// As the kernel's OOM killer does. No client is blamed.
 #[test]
 fn a_kill_from_outside_tells_whose_memory_grew() -> Result<()> {
     let switch = Switch::start()?;

@@ -1,5 +1,5 @@
-//! Rings stop and start, drivers come and go, memory is plugged in and out, connections end: frames pass whenever they
-//! can, and what goes leaves nothing behind.
+//! Rings stop and start, drivers change, memory is plugged in and out, connections end: frames pass whenever both rings
+//! run, and nothing is left behind.
 
 use std::collections::BTreeSet;
 
@@ -66,7 +66,7 @@ fn a_stopped_packed_ring_goes_on_where_it_stood() -> Result<()> {
     let config = Guest::config().features(LINUX | RING_PACKED).ring_size(64);
     let mut a = config.clone().connect(switch.socket());
     let mut b = config.connect(switch.socket());
-    // The wrap counter flips between two stops, and in others it does not.
+    // The wrap counter flips between some stops and not between others.
     for round in 0..100 {
         for n in 0..round % 70 {
             a.send(&noise(mac(2), mac(1), 60, n));
@@ -95,7 +95,7 @@ fn frames_wait_in_a_ring_that_is_stopped() -> Result<()> {
     let letter = frame(BROADCAST, mac(1), b"while it is stopped");
     a.send(&letter);
     a.kick(TX);
-    let other = frame(BROADCAST, mac(3), b"others talk");
+    let other = frame(BROADCAST, mac(3), b"from another port");
     c.send(&other);
     assert_eq!(b.receive_frame(), other);
     assert_eq!(a.receive_frame(), other, "it still receives");
@@ -178,7 +178,7 @@ fn drivers_come_one_after_the_other() -> Result<()> {
     let kinds =
         [VERSION_1, LINUX, VERSION_1 | EVENT_IDX, VERSION_1 | MRG_RXBUF, LINUX | IN_ORDER, VERSION_1 | INDIRECT_DESC];
     for features in kinds {
-        // What a driver leaves in the ring when it goes is nobody's any more.
+        // Buffers that a driver leaves in the ring belong to no driver any more.
         a.send(&frame(BROADCAST, mac(1), b"last words"));
         assert_eq!(b.receive_frame().len(), 24);
         a.reset_device(features);
@@ -220,7 +220,7 @@ fn a_front_end_that_reconnects_goes_on() -> Result<()> {
         }
         switch.await_ports(2)?;
     }
-    // What a driver that noticed nothing has made available meanwhile is sent.
+    // Frames that the driver made available meanwhile are sent.
     a.stop_ring(TX);
     let letter = noise(mac(2), mac(1), 1000, 1);
     a.send(&letter);
@@ -232,7 +232,7 @@ fn a_front_end_that_reconnects_goes_on() -> Result<()> {
 
 #[test]
 fn memory_comes_and_goes_amid_traffic() -> Result<()> {
-    // With slots, as QEMU of today, and by whole tables, as QEMU of yesterday.
+    // With memory slots, as new QEMUs do, and by whole tables, as old ones do.
     for protocol_features in [u64::MAX, !PROTOCOL_MEM_SLOTS] {
         let switch = Switch::start()?;
         let mut a = Guest::config().protocol_features(protocol_features).connect(switch.socket());
@@ -287,7 +287,7 @@ fn plugged_memory_is_used_and_unplugged_memory_is_not() -> Result<()> {
 
 #[test]
 fn receive_buffers_go_with_their_memory_and_come_back() -> Result<()> {
-    // CVE-2021-3748: amid frames of several buffers.
+    // CVE-2021-3748: during frames of several buffers.
     let switch = Switch::start()?;
     let mut a = Guest::connect(switch.socket());
     let mut b = Guest::config().regions(8).ring_size(32).rx_buffer(8192).connect(switch.socket());
@@ -299,7 +299,7 @@ fn receive_buffers_go_with_their_memory_and_come_back() -> Result<()> {
         send_all(&mut a, &frames);
         a.await_sent();
         b.plug(at);
-        // What was handed back empty is no frame: the driver starts afresh.
+        // Buffers that came back empty are no frames: the driver starts anew.
         b.reset_device(LINUX);
     }
     assert_talk(&mut a, &mut b);
@@ -403,7 +403,7 @@ fn kick_and_call_may_be_exchanged_while_a_ring_runs() -> Result<()> {
     for n in 0..50 {
         let letter = noise(mac(2), mac(1), 100, n);
         a.send(&letter);
-        // Fds that nobody will use, then those that the guest has.
+        // Fds that nothing will use, then those of the guest.
         let other = EventFd::from_flags(EfdFlags::EFD_NONBLOCK)?;
         b.raw().set(SET_VRING_CALL, &u64::from(RX).to_ne_bytes(), &[other.as_fd()])?;
         a.raw().set(SET_VRING_KICK, &u64::from(TX).to_ne_bytes(), &[other.as_fd()])?;
@@ -460,7 +460,7 @@ fn clients_that_go_leave_nothing_behind() -> Result<()> {
         if round % 2 == 0 { guest.vanish() } else { guest.disconnect() }
     }
     switch.await_ports(1)?;
-    // The last one's mapping goes between two bursts.
+    // The last region's mapping goes between two bursts.
     until("all fds and mappings back", || Ok((count()? == before).then_some(())))?;
     drop(stays);
     Ok(())

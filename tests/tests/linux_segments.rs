@@ -42,7 +42,7 @@ impl Tap {
         Tap { device, sender: packet_socket(&name) }
     }
 
-    /// What becomes of a frame; a marker goes behind it, so that nothing has to be waited for.
+    /// What becomes of a frame; a marker behind it shows the end.
     fn exchange(&mut self, hdr: &NetHdr, sent: &[u8]) -> Vec<Vec<u8>> {
         let marker = frame(mac(2), mac(1), &[0; 46]);
         for (hdr, frame) in [(hdr, sent), (&NetHdr::default(), &marker)] {
@@ -59,7 +59,7 @@ impl Tap {
             if octets == marker {
                 return received;
             }
-            // The kernel's own are of another station.
+            // The kernel's own frames have another source.
             if octets[..12] == sent[..12] {
                 received.push(finish(&hdr, octets.to_vec()));
             }
@@ -68,7 +68,7 @@ impl Tap {
 }
 
 fn packet_socket(name: &str) -> File {
-    // SAFETY: numbers in, an fd out that nobody else has.
+    // SAFETY: numbers in, an fd out that nothing else has.
     let socket = unsafe { OwnedFd::from_raw_fd(libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0)) };
     let on: libc::c_int = 1;
     let index = nix::net::if_::if_nametoindex(name).expect("the device's number");

@@ -1,6 +1,6 @@
 //! Every sender with every receiver: what arrives is compared octet for octet, header included, with what the
-//! specification says (virtio 1.3, 5.1.6), written down plainly in [`Kind::arrives`]. There are always two receivers, which
-//! frames are for by turns; each gets its own and nothing else, and the senders get nothing.
+//! specification says (virtio 1.3, 5.1.6), written down plainly in [`Kind::arrives`]. There are always two receivers,
+//! which frames are for by turns; each gets its own and nothing else, and the senders get nothing.
 
 use sv3_tests::failure::Result;
 use sv3_tests::frames::{ACK, CWR, FIN, PSH, Packet, finish, frame, mac};
@@ -8,9 +8,9 @@ use sv3_tests::guest::feature::*;
 use sv3_tests::guest::{Config, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, Guest, NetHdr, Received, Shape};
 use sv3_tests::switch::Switch;
 
-/// What a sender can leave to others.
+/// What a sender can leave to the receiver.
 const SENDER: [u64; 5] = [CSUM, HOST_TSO4, HOST_TSO6, HOST_ECN, HOST_USO];
-/// What a receiver can be left.
+/// What a receiver accepts to be left to do.
 const RECEIVER: [u64; 6] = [GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, GUEST_ECN, GUEST_USO4, GUEST_USO6];
 
 /// A frame with its header, and what may become of it.
@@ -23,19 +23,20 @@ struct Kind {
 }
 
 impl Kind {
-    /// Left as it is to whoever takes that: `partial`, in segments.
+    /// A receiver that accepts it gets it as it is; `partial`: in segments.
     fn new(v6: bool, sent: (NetHdr, Vec<u8>), partial: Vec<(NetHdr, Vec<u8>)>) -> Kind {
         let finished = partial.iter().map(|(hdr, frame)| (NetHdr::default(), finish(hdr, frame.clone())));
         Kind { v6, sent, done: finished.collect(), partial }
     }
 
-    /// What nobody may send: to be segmented, and its checksum is done. Its header is otherwise that of a finished frame.
+    /// What no driver may send: a frame to be segmented whose checksum is done. Otherwise it has the header of a
+    /// finished frame.
     fn refused(packet: &Packet) -> Kind {
         let hdr = NetHdr { gso_type: GSO_TCPV4, ..NetHdr::default() };
         Kind { v6: false, sent: (hdr, packet.on_the_wire()), partial: Vec::new(), done: Vec::new() }
     }
 
-    /// What a receiver gets; nothing if the sender may not send it.
+    /// What a receiver gets; none if the sender may not send it.
     fn arrives(&self, sender: u64, receiver: u64) -> &[(NetHdr, Vec<u8>)] {
         let hdr = &self.sent.0;
         let (host, guest) = match (hdr.gso_type & !GSO_ECN, self.v6) {
@@ -62,7 +63,7 @@ impl Kind {
 
 /// TCP and UDP over both versions of IP, with and without VLAN tags, options and extension headers; of all of them,
 /// frames that are finished, whose checksum is not, that are to be segmented: into one, into equal ones, with a short
-/// one last, of odd sizes; and some that are refused from everybody.
+/// one last, of odd sizes; and some that the switch refuses from any sender.
 fn kinds() -> Vec<Kind> {
     let mut kinds = Vec::new();
     for (v6, tags, options) in [
@@ -146,7 +147,7 @@ fn every_sender_with_every_receiver() -> Result<()> {
     for (round, features) in subsets(&RECEIVER).enumerate() {
         let mut receivers = [features, common | (all & !features)].map(|has| config(has).connect(switch.socket()));
         for (station, receiver) in STATIONS.into_iter().zip(&mut receivers) {
-            // Where it is, which is for nobody else to hear.
+            // Announces its address; no other guest receives this.
             receiver.send(&frame(mac(station), mac(station), b"here"));
             receiver.await_sent();
         }
@@ -157,7 +158,7 @@ fn every_sender_with_every_receiver() -> Result<()> {
                 frame[..6].copy_from_slice(&mac(station(index, pattern)));
                 assert!(sender.try_send_on(0, hdr, frame, Shape::default()), "its ring has room for all");
             }
-            // All at once, so that bursts are long.
+            // All frames at once, so that bursts are long.
             sender.publish(1);
             *refused += kinds.iter().filter(|kind| kind.arrives(from, features).is_empty()).count() as u64;
             for (station_here, receiver) in STATIONS.into_iter().zip(&mut receivers) {

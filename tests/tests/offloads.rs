@@ -1,5 +1,5 @@
-//! Checksums and segmentation that senders leave to others: a receiver gets the frame as it was sent if it negotiated
-//! that, else what it would have got from a wire. Never a wrong frame, never a part of one.
+//! Checksums and segmentation that senders leave to others: a receiver that negotiated that gets the frame as it was
+//! sent, and another gets what a wire would bring. No receiver gets a wrong frame or a part of one.
 
 use sv3_tests::failure::Result;
 use sv3_tests::frames::{ACK, CWR, ECE, FIN, PSH, Packet, mac};
@@ -12,7 +12,7 @@ use sv3_tests::switch::Switch;
 /// Payload of a segment on a link with the usual MTU.
 const MSS: u16 = 1448;
 
-/// Sends a frame and takes what arrives until a marker does.
+/// Sends a frame and a marker; returns what arrives before the marker.
 #[track_caller]
 fn exchange(from: &mut Guest, to: &mut Guest, (hdr, frame): &(NetHdr, Vec<u8>)) -> Vec<Received> {
     from.send_with(hdr, frame, Shape::default());
@@ -56,7 +56,11 @@ fn every_receiver_gets_what_it_negotiated() -> Result<()> {
                 let [received] = &received[..] else { panic!("{} frames of one", received.len()) };
                 let finished = sv3_tests::frames::finish(&received.hdr, received.frame.clone());
                 assert_eq!(finished, packet.on_the_wire(), "{features:#x}");
-                assert_eq!(received.hdr.flags == NEEDS_CSUM, features & GUEST_CSUM != 0, "left to whom it can be");
+                assert_eq!(
+                    received.hdr.flags == NEEDS_CSUM,
+                    features & GUEST_CSUM != 0,
+                    "the checksum is left to receivers that accept it"
+                );
             }
         }
         receiver.vanish();
@@ -166,7 +170,7 @@ fn a_header_that_contradicts_its_frame_is_dropped() -> Result<()> {
         assert_eq!(received, [], "{hdr:?}");
     }
     switch.await_drops("p0", "bad_offload", wrong.len() as u64)?;
-    // The header's length is a hint, and num_buffers is not the sender's to say.
+    // The header's length is a hint, and the sender's num_buffers is ignored.
     for hdr in [NetHdr { hdr_len: 0, ..good }, NetHdr { hdr_len: u16::MAX, num_buffers: 9, ..good }] {
         let received = exchange(&mut sender, &mut receiver, &(hdr, frame.clone()));
         Packet::tcp(false, 3000).assert_arrived(MSS, &received);

@@ -1,4 +1,4 @@
-//! A trickle of frames costs its wake-ups and no more; a neighbour that floods takes nothing from others but time.
+//! A trickle of frames costs its wake-ups and no more; a neighbour that floods costs others time only.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,12 +13,13 @@ use sv3_tests::switch::Switch;
 
 const TIME: Duration = Duration::from_secs(2);
 
-/// Frames from one to another with at least so much between them; what the worker did meanwhile, and how many there were.
+/// Sends frames from one guest to another at least this far apart; returns what the worker did meanwhile, and the
+/// number of frames.
 fn trickle(switch: &Switch, pace: Duration) -> Result<(Effort, f64)> {
     let [mut a, mut b] = [(), ()].map(|()| Guest::connect(switch.socket()));
     let mut flow = Flow::new(2, 1, 64);
     let (start, worker) = (Instant::now(), switch.worker_pid()?);
-    // The standby's start is over, and so is what was spun when the guests came.
+    // The standby has started, and the worker no longer spins for the guests' arrival.
     switch.await_status("a worker on standby", |status| status.worker.standby_pid.is_some())?;
     Effort::during(worker, || {
         let mut frames = 0;
@@ -36,7 +37,7 @@ fn trickle(switch: &Switch, pace: Duration) -> Result<(Effort, f64)> {
 fn a_trickle_does_not_take_a_processor() -> Result<()> {
     let switch = Switch::start()?;
     let (effort, frames) = trickle(&switch, Duration::from_millis(5))?;
-    // Each frame wakes it, and may find it still awake for the last one's receiver, who took a buffer.
+    // Each frame wakes the worker, or finds it still awake since the last receiver took a buffer.
     let most = 3.0 * frames / TIME.as_secs_f64() + 50.0;
     assert!(effort.sleeps < most, "{effort:?} for {frames} frames");
     assert!(effort.percent < 25.0, "{effort:?} for {frames} frames");
@@ -75,7 +76,8 @@ fn frames_for_others_do_not_wait_for_a_slow_receiver() -> Result<()> {
     }
     other.receive();
     let mut flow = Flow::new(1, 2, 60);
-    // In the same ring, behind frames that have no buffer: `slow` has four, of which one is taken, and takes none back.
+    // In the same ring, behind frames without a buffer: `slow` has four buffers, of which one is used, and takes none
+    // back.
     for n in 0..50 {
         sender.send(&noise(mac(3), mac(1), 60, n));
         flow.send(&mut sender, 1);

@@ -45,7 +45,7 @@ fn the_newest_and_the_oldest_qemu_talk() -> Result<()> {
     let (_switch, mut new, mut old) = network(Vm::number(1), Vm::number(2).qemu(Suite::Bookworm))?;
     let before = (new.carrier_changes()?, old.carrier_changes()?);
 
-    // Side by side, for each of them takes two seconds, most of which is waiting.
+    // Side by side, since each takes two seconds, most of it waiting.
     let there = new.start_ping(&old.address(), PINGS)?;
     let back = [new.address(), new.address6()].map(|address| (old.start_ping(&address, PINGS), address));
     assert_pinged(&mut new, &old.address(), there)?;
@@ -82,7 +82,7 @@ fn guests_do_not_notice_that_the_worker_dies() -> Result<()> {
     assert_eq!((first.carrier_changes()?, second.carrier_changes()?), before);
     assert!(stream.stalled_seconds() <= 1, "TCP goes on: {stream:?}");
     assert!(ping.longest_gap <= 3, "at most 0.3 s without an answer: {ping:?}");
-    // No ring has stalled.
+    // No ring stalls.
     let (to, from) = (second.address(), first.address());
     let (there, back) = (first.start_ping(&to, PINGS)?, second.start_ping(&from, PINGS)?);
     assert_pinged(&mut first, &to, there)?;
@@ -191,12 +191,12 @@ fn memory_is_plugged_in() -> Result<()> {
     first.plug_memory("more", 512)?;
     first.sh("until [ $(awk '/^MemTotal/ { print $2 }' /proc/meminfo) -gt 900000 ]; do usleep 50000; done")?;
     assert!(regions(&switch)? > before, "the switch has the new region");
-    // Linux takes new buffers from the highest zone, which only the new memory is in.
+    // Linux takes new buffers from the highest zone, and only the new memory is in it.
     assert_transfer(&mut second, &mut first)?;
     assert_transfer(&mut first, &mut second)
 }
 
-/// How long nothing must happen.
+/// For how long nothing may happen.
 const QUIET: Duration = Duration::from_secs(10);
 
 #[test]

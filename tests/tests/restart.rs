@@ -1,5 +1,5 @@
-//! The worker dies, by any signal and at any moment, and guests do not notice: no frame is lost, no descriptor is, and a
-//! frame that was under way may come twice.
+//! The worker dies, by any signal and at any moment, and guests do not notice: no frame and no descriptor is lost, and
+//! a frame that was in flight may come twice.
 
 use std::time::{Duration, Instant};
 
@@ -14,21 +14,21 @@ use sv3_tests::switch::Switch;
 
 const RX: u16 = 0;
 const TX: u16 = 1;
-/// A life that is no crash at start-up, after which the next worker starts at once.
+/// A worker that lives this long has not crashed at the start, so the next one starts at once.
 const LIFE: Duration = Duration::from_millis(110);
 const SIGNALS: [&str; 4] = ["KILL", "ABRT", "SEGV", "BUS"];
 
-/// Kills the worker again and again while two guests send to each other. Each death finds frames under way, after a life
-/// of at least `life`.
+/// Kills the worker again and again while two guests send to each other. Each worker lives for at least `life` and dies
+/// with frames in flight.
 fn storm(options: &[&str], config: &Config, octets: usize, (deaths, life): (u32, Duration)) -> Result<()> {
-    /// Frames each way that a death may find under way; with as many duplicates they fit in the receiver's buffers.
+    /// Most frames in flight each way; with as many duplicates they fit in the receiver's buffers.
     const WINDOW: u32 = 60;
     let switch = Switch::with(options)?;
     let mut a = config.clone().connect(switch.socket());
     let mut b = config.clone().connect(switch.socket());
     let mut bystander = Guest::connect(switch.socket());
     let (mut there, mut back) = (Flow::new(1, 2, octets), Flow::new(2, 1, octets));
-    // Both are known from now on.
+    // The switch knows both addresses from now on.
     a.send(&frame(BROADCAST, mac(1), b"hello"));
     b.send(&frame(BROADCAST, mac(2), b"hello"));
     for guest in [&mut a, &mut b, &mut bystander] {
@@ -38,12 +38,12 @@ fn storm(options: &[&str], config: &Config, octets: usize, (deaths, life): (u32,
     a.await_sent();
     b.await_sent();
     for death in 0..deaths {
-        // Each frame meets one death: the last one's were delivered, and are to be given back as well.
+        // Each frame meets one death: those of the last one were delivered, and come back as well.
         a.await_sent();
         b.await_sent();
         there.send(&mut a, WINDOW);
         back.send(&mut b, WINDOW);
-        // Sooner or later on the way through the window.
+        // At different times within the window.
         let wait = Duration::from_micros(u64::from(death * 37 % 200));
         let start = Instant::now();
         while start.elapsed() < wait {
@@ -53,7 +53,7 @@ fn storm(options: &[&str], config: &Config, octets: usize, (deaths, life): (u32,
         there.await_complete(&mut b);
         back.await_complete(&mut a);
         switch.await_restart(old)?;
-        // Those who die one upon the other are kept waiting.
+        // The supervisor delays the start after several deaths in a row.
         let start = Instant::now();
         while start.elapsed() < life {
             there.send(&mut a, 20);
@@ -95,7 +95,7 @@ fn assert_connections_lasted(switch: &Switch, guests: [&mut Guest; 3]) -> Result
     Ok(())
 }
 
-/// Learnt unicast was not flooded: the bystander saw nothing but the greetings and this.
+/// Learnt unicast was not flooded: the third guest saw only the greetings and this.
 fn assert_addresses_were_kept(a: &mut Guest, b: &mut Guest, bystander: &mut Guest) {
     let marker = frame(BROADCAST, mac(1), b"that was it");
     a.send(&marker);
@@ -104,7 +104,7 @@ fn assert_addresses_were_kept(a: &mut Guest, b: &mut Guest, bystander: &mut Gues
     a.await_sent();
 }
 
-/// The receiver's whole ring can be filled, and the sender's.
+/// The receiver's whole ring can be filled, and so can the sender's.
 fn assert_buffers_are_all_there(a: &mut Guest, b: &mut Guest) {
     let size = b.queue(RX).ring.size();
     assert_eq!((b.queue(RX).ring.in_flight(), a.queue(TX).ring.in_flight()), (size.into(), 0));
@@ -122,7 +122,7 @@ fn fifty_deaths_under_traffic() -> Result<()> {
     storm(&[], &Guest::config(), 200, (50, LIFE))
 }
 
-/// A new worker must hear of all ports before it serves one: else it forwards the first one's frames to nobody.
+/// A new worker must know all ports before it serves one: otherwise it has no receiver for the first port's frames.
 #[test]
 fn deaths_without_a_standby() -> Result<()> {
     storm(&["--no-standby"], &Guest::config(), 200, (30, LIFE))
@@ -148,7 +148,7 @@ fn deaths_with_packed_rings() -> Result<()> {
     storm(&[], &packed(VERSION_1 | MRG_RXBUF).regions(3), 200, (12, Duration::ZERO))
 }
 
-/// A row of deaths is a row of take-overs: who dies often is not followed later than who dies once.
+/// After many deaths in a row the take-over is as fast as after one.
 #[test]
 fn deaths_in_a_row_are_followed_at_once() -> Result<()> {
     let switch = Switch::start()?;
@@ -166,7 +166,7 @@ fn deaths_in_a_row_are_followed_at_once() -> Result<()> {
     let events = switch.events()?;
     let gaps: Vec<u64> = events.iter().filter_map(|event| event["gap_us"].as_u64()).collect();
     assert_eq!(gaps.len(), 50);
-    // On a machine with time to spare, 20 ms; what is told from a second of delay here is told on any.
+    // The promise is 20 ms on a machine that is free; this bound tells it from a delay of a second on any machine.
     let worst = gaps.iter().max().copied().unwrap_or(0);
     assert!(worst < 500_000, "{gaps:?}");
     Ok(())
@@ -195,7 +195,7 @@ fn a_ring_stops_exactly_while_the_worker_dies() -> Result<()> {
     for round in 0..20 {
         flow.send(&mut a, 50);
         let old = switch.shoot_worker("KILL")?;
-        // Both are exact: the guest compares with what its memory says.
+        // Both indices are exact: the guest compares them with its memory.
         let base = a.stop_ring(TX);
         let taken = b.stop_ring(RX);
         b.start_ring(RX, taken);
@@ -232,7 +232,7 @@ fn nothing_leaks_over_deaths() -> Result<()> {
     let switch = Switch::start()?;
     let mut guests = [(), ()].map(|()| Guest::connect(switch.socket()));
     switch.kill_worker("KILL")?;
-    // One that is not there yet would be counted as a leak.
+    // A standby that starts later would be counted as a leak.
     switch.await_status("a standby", |status| status.worker.standby_pid.is_some())?;
     let fds = || sv3_tests::switch::fds(switch.supervisor_pid()?).map(|fds| fds.len());
     let (fds_before, rss_before) = (fds()?, sv3_tests::switch::private_memory(switch.supervisor_pid()?)?);
@@ -243,7 +243,7 @@ fn nothing_leaks_over_deaths() -> Result<()> {
     let [a, b] = &mut guests;
     a.send(&letter);
     assert_eq!(b.receive_frame(), letter);
-    // On a busy machine the first count may have met a standby on its way.
+    // On a busy machine the first count may come while a standby starts.
     until("what was opened is closed", || Ok((fds()? <= fds_before).then_some(())))?;
     let grown = sv3_tests::switch::private_memory(switch.supervisor_pid()?)?.saturating_sub(rss_before);
     assert!(grown < 512 << 10, "the supervisor has grown by {} KiB", grown / 1024);

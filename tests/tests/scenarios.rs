@@ -1,16 +1,14 @@
-//! All scenarios that may run beside each other, in one program: it is compiled faster than forty, and keeps all processors
-//! busy. A module is a subject, and its name selects it: `cargo test --test scenarios restart::`.
+//! All scenarios that may run beside each other, in one program, which compiles faster than forty and keeps all
+//! processors busy. Each module has one subject, and its name selects it: `cargo test --test scenarios restart::`.
 
 mod architecture;
 mod audit;
 mod blame;
-mod callers;
 mod cli;
+mod client_class;
 mod closing;
-mod crowd;
 mod doors;
 mod features;
-mod holding;
 mod hostile_budgets;
 mod hostile_cases;
 mod hostile_documents;
@@ -24,6 +22,8 @@ mod idle;
 mod lifecycle;
 mod offload_matrix;
 mod offloads;
+mod pausing;
+mod pending_clients;
 mod polling;
 mod restart;
 mod signals;

@@ -1,4 +1,4 @@
-//! No signal that somebody may send by the way is a death that leaves sockets behind.
+//! No signal that people or shells commonly send ends the switch with its sockets left behind.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -46,7 +46,7 @@ fn nohup_means_what_it_says() -> Result<()> {
     Ok(())
 }
 
-/// A terminal that is closed: its processes hear of it by the kernel, whatever else a hang-up may mean.
+/// A terminal is closed: the kernel sends its processes SIGHUP.
 #[test]
 fn a_closed_terminal_ends_it_in_order_even_with_a_log() -> Result<()> {
     let home = Home::new()?;
@@ -54,7 +54,7 @@ fn a_closed_terminal_ends_it_in_order_even_with_a_log() -> Result<()> {
     let (socket, control) = (home.path("vhost-user.sock"), home.path("control.sock"));
     let OpenptyResult { master, slave } = openpty(None, None)?;
     let alone = home.sv3(&["run"]);
-    // The leader of a session on that terminal, as a shell's place is taken by `exec`.
+    // The leader of a session on that terminal, as after a shell's `exec`.
     let mut command = Command::new("setsid");
     command.arg("--ctty").arg(alone.get_program()).args(alone.get_args());
     command.arg("--socket").arg(&socket).arg("--control").arg(&control).arg("--log").arg(&log);

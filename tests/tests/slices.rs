@@ -1,5 +1,5 @@
-//! Who runs first where processors are taken (docs/understand/takeover.md): all that guests wait for has a short slice,
-//! unless somebody chose a scheduling class for it. No privilege is needed for that.
+//! On busy processors, threads that guests wait for run first (docs/understand/takeover.md): they have a short slice,
+//! unless the user chose a scheduling class. This needs no privilege.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use sv3_tests::guest::Guest;
 use sv3_tests::patience::until;
 use sv3_tests::switch::{Home, Switch};
 
-/// Nanoseconds (src/slice.rs).
+/// In nanoseconds (src/timeslice.rs).
 const SHORT: u64 = 100_000;
 /// `SCHED_OTHER`.
 const USUAL: u64 = 0;
@@ -34,7 +34,7 @@ fn slices(switch: &Switch) -> Result<Vec<(u64, u64)>> {
     Ok(slices)
 }
 
-/// Older ones take no notice of a wish.
+/// Older kernels ignore the request.
 fn kernel_grants_slices() -> Result<bool> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
@@ -42,7 +42,7 @@ fn kernel_grants_slices() -> Result<bool> {
 }
 
 #[test]
-fn everybody_whom_guests_wait_for_has_a_short_slice_even_after_deaths() -> Result<()> {
+fn threads_that_guests_wait_for_have_a_short_slice_even_after_deaths() -> Result<()> {
     if !kernel_grants_slices()? {
         return Ok(());
     }
@@ -57,7 +57,7 @@ fn everybody_whom_guests_wait_for_has_a_short_slice_even_after_deaths() -> Resul
 }
 
 #[test]
-fn a_scheduling_class_that_somebody_chose_is_kept() -> Result<()> {
+fn a_scheduling_class_that_the_user_chose_is_kept() -> Result<()> {
     if !kernel_grants_slices()? {
         return Ok(());
     }

@@ -1,5 +1,5 @@
-//! What one client does to its memory costs neither the others nor the switch the worker on standby: it can be restarted and
-//! upgraded as before.
+//! What a client does to its memory costs neither other clients nor the switch the standby: restarts and upgrades go on
+//! to work.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -39,14 +39,14 @@ fn count(switch: &Switch, name: &str) -> Result<usize> {
 }
 
 #[test]
-fn memory_that_is_sealed_later_costs_its_client_the_port_and_nobody_else_the_standby() -> Result<()> {
+fn memory_that_is_sealed_later_costs_its_client_the_port_and_no_other_the_standby() -> Result<()> {
     let mut honest = Honest::new()?;
     for round in 0..3 {
         let mut sealer = Guest::connect(honest.socket());
         standby(&honest)?;
         assert_eq!(seal(&sealer, SealFlag::F_SEAL_WRITE), Err(Errno::EBUSY), "it is mapped");
         seal(&sealer, FUTURE_WRITE)?;
-        // The one on standby has it mapped. It is the next one that cannot have it.
+        // The standby has it mapped. The next worker cannot map it.
         restart(&honest)?;
         sealer.raw().await_close()?;
         honest.await_event(&["refuse", "sealed against writing since it was admitted"])?;
@@ -87,7 +87,7 @@ fn without_a_standby_the_next_worker_finds_the_sealed_file() -> Result<()> {
     seal(&sealer, FUTURE_WRITE)?;
     switch.kill_worker("KILL")?;
     sealer.raw().await_close()?;
-    let letter = frame(BROADCAST, mac(1), b"to whom remains");
+    let letter = frame(BROADCAST, mac(1), b"to those that remain");
     a.send(&letter);
     assert_eq!(b.receive_frame(), letter);
     switch.await_event(&["refuse", "sealed against writing since it was admitted"])?;
@@ -95,14 +95,14 @@ fn without_a_standby_the_next_worker_finds_the_sealed_file() -> Result<()> {
     Ok(())
 }
 
-/// The next workers may have so much address space, and no more.
+/// The next workers get at most so much address space.
 fn limit(switch: &Switch, octets: &str) -> Result<()> {
     let mut control = UnixStream::connect(switch.control())?;
     control.write_all(b"audit\n")?;
     let mut answer = String::new();
     control.read_to_string(&mut answer)?;
     let spawner = serde_json::from_str::<AuditAnswer>(&answer)?.spawner_pid;
-    // By the switch's own user, who alone may without a privilege.
+    // By the switch's own user, which needs no privilege for it.
     let mut command = Command::new("setpriv");
     if nix::unistd::geteuid().is_root() {
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
@@ -115,7 +115,7 @@ fn limit(switch: &Switch, octets: &str) -> Result<()> {
     }
 }
 
-/// Nothing that the client did: the machine has no room.
+/// The client did nothing wrong: the machine has no room.
 #[test]
 fn a_port_that_the_standby_cannot_map_is_served_on_and_told_again() -> Result<()> {
     let mut honest = Honest::new()?;
@@ -133,19 +133,20 @@ fn a_port_that_the_standby_cannot_map_is_served_on_and_told_again() -> Result<()
     for n in 0..2 {
         large.send(&letter(n));
         (0..2).for_each(|of| assert_eq!(honest.guest(of).receive_frame(), letter(n)));
-        // It asks for things of which the standby knows nothing.
+        // It changes things that the standby does not know.
         let base = large.stop_ring(1);
         large.start_ring(1, base);
     }
 
-    // Without room a worker that serves cannot map it either; it says so, the others go on, and the session is not closed.
+    // Without room a worker that serves cannot map it either. It says so, other guests go on, and the session stays
+    // open.
     honest.kill_worker("KILL")?;
     honest.talk();
     honest.await_event(&["command_failed", "p2"])?;
     let port = honest.port("p2")?;
     assert!(port.rings.iter().any(|ring| ring.fault.is_some()), "{port:?}");
 
-    // With room for the next one all is well again.
+    // When there is room, the next worker maps it again.
     standby(&honest)?;
     limit(&honest, "unlimited")?;
     sv3_tests::switch::send(standby(&honest)?, "KILL")?;

@@ -1,15 +1,15 @@
-//! A worker that is not let run is no worker that hangs: nothing is held against it or against its clients. One that does
-//! run and gets nowhere is found, and whose ring it was at.
+//! A worker that the host does not let run does not count as hung, and no client is blamed. A worker that runs and
+//! makes no progress is found, with the ring that it was at.
 
 use std::time::{Duration, Instant};
 
 use sv3_tests::failure::Result;
 use sv3_tests::frames::{BROADCAST, frame, mac};
 use sv3_tests::guest::Guest;
-use sv3_tests::held::{Cage, spin};
+use sv3_tests::stopped::{Freezer, spin};
 use sv3_tests::switch::Switch;
 
-/// It looks for more for so long that it is awake when it is frozen.
+/// It polls for so long that it is awake when it is frozen.
 const AWAKE: [&str; 2] = ["--poll-us", "5000000"];
 
 fn letter(number: u8) -> Vec<u8> {
@@ -25,15 +25,15 @@ fn a_worker_that_is_not_let_run_is_left_alone() -> Result<()> {
     let switch = Switch::with(&AWAKE)?;
     let (mut a, mut b) = (Guest::connect(switch.socket()), Guest::connect(switch.socket()));
     let worker = switch.worker_pid()?;
-    let mut cage = Cage::around(worker)?;
+    let mut freezer = Freezer::around(worker)?;
     for round in 0..3 {
         a.send(&letter(2 * round));
         assert_eq!(b.receive_frame(), letter(2 * round));
-        cage.freeze()?;
+        freezer.freeze()?;
         a.send(&letter(2 * round + 1));
         let meanwhile = b.receive_within(Duration::from_millis(750));
-        assert!(meanwhile.is_none() || !cage.is_tight(), "it is not frozen");
-        cage.thaw()?;
+        assert!(meanwhile.is_none() || !freezer.is_tight(), "it is not frozen");
+        freezer.thaw()?;
         let heard = meanwhile.map_or_else(|| b.receive_frame(), |received| received.frame);
         assert_eq!(heard, letter(2 * round + 1));
     }
@@ -48,42 +48,42 @@ fn a_worker_that_is_never_let_run_is_replaced_and_nobody_blamed() -> Result<()> 
     let switch = Switch::with(&AWAKE)?;
     let (mut a, mut b) = (Guest::connect(switch.socket()), Guest::connect(switch.socket()));
     let worker = switch.worker_pid()?;
-    let mut cage = Cage::around(worker)?;
-    if !cage.is_tight() {
-        // It always runs a little; the supervisor's own tests hold this for it.
+    let mut freezer = Freezer::around(worker)?;
+    if !freezer.is_tight() {
+        // Without root it always runs a little; the supervisor's own tests show this.
         return Ok(());
     }
     a.send(&letter(0));
     assert_eq!(b.receive_frame(), letter(0));
     a.await_sent();
-    cage.freeze()?;
+    freezer.freeze()?;
     let start = Instant::now();
     a.send(&letter(1));
     while switch.status()?.worker.restarts == 0 && start.elapsed() < Duration::from_secs(30) {
         std::thread::sleep(Duration::from_millis(20));
     }
     assert!(start.elapsed() > Duration::from_secs(9), "after {:?}", start.elapsed());
-    // The dead one may be frozen still.
+    // The dead worker may still be frozen.
     assert_eq!(b.receive_frame(), letter(1));
     let crash = switch.await_event(&["\"crash\"", "stuck"])?;
     assert_eq!(crash["worker_pid"].as_u64(), Some(worker.into()));
     assert_eq!(count(&switch, "blame")?, 0);
-    cage.thaw()
+    freezer.thaw()
 }
 
 #[test]
 fn a_worker_that_hangs_is_found_and_replaced() -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
-        // Only root may touch somebody else's process; the supervisor's own tests hold this for others.
+        // Only root may trace another user's process; the supervisor's own tests show this for others.
         return Ok(());
     }
     let switch = Switch::with(&AWAKE)?;
     let (mut a, mut b) = (Guest::connect(switch.socket()), Guest::connect(switch.socket()));
-    // The second one is promoted, and has not slept since.
+    // The second worker is promoted, and has not slept since.
     for round in 0..2 {
         a.send(&letter(2 * round));
         assert_eq!(b.receive_frame(), letter(2 * round));
-        // If it hung before it is done with it, its successor would send it again.
+        // If it hung before it completed the frame, the next worker would send it again.
         a.await_sent();
         let worker = switch.worker_pid()?;
         let start = Instant::now();

@@ -1,6 +1,6 @@
-//! Who gets a frame: learning, flooding, and what is never forwarded (802.1Q, 8.6 to 8.8).
+//! Which ports get a frame: learning, flooding, and frames that are never forwarded (802.1Q, 8.6 to 8.8).
 //!
-//! That a frame does not come is shown by one sent after it that does: frames of one sender stay in order.
+//! To show that a frame does not come, a test sends a marker after it: frames of one sender stay in order.
 
 use sv3_tests::failure::Result;
 use sv3_tests::frames::{BROADCAST, Mac, frame, mac};
@@ -14,7 +14,7 @@ fn three() -> Result<(Switch, Guest, Guest, Guest)> {
     Ok((switch, a, b, c))
 }
 
-/// Station `n` makes itself known, and everybody else takes the frame.
+/// Station `n` broadcasts a frame, and all others receive it.
 fn announce(guest: &mut Guest, n: u8, others: [&mut Guest; 2]) {
     let hello = frame(BROADCAST, mac(n), b"hello");
     guest.send(&hello);
@@ -112,7 +112,7 @@ fn a_port_that_goes_takes_its_addresses_with_it() -> Result<()> {
     a.send(&letter);
     assert_eq!(c.receive_frame(), letter, "unknown again, hence flooded");
 
-    // Who comes next in its place has none of them.
+    // The next client on that port has none of its addresses.
     let mut d = Guest::connect(switch.socket());
     a.send(&letter);
     assert_eq!(d.receive_frame(), letter);
@@ -135,7 +135,7 @@ fn what_no_bridge_forwards_is_dropped_and_counted() -> Result<()> {
     switch.await_drops("p0", "link_local", 16)?;
     switch.await_drops("p0", "bad_source", 3)?;
     switch.await_drops("p0", "short_frame", 2)?;
-    // The receivers have nothing to do with it.
+    // No drop is counted against the receivers.
     assert!(switch.port("p1")?.drops.is_empty());
     Ok(())
 }
@@ -179,7 +179,7 @@ fn a_flood_of_source_addresses_does_not_evict_a_neighbour() -> Result<()> {
     announce(&mut b, 2, [&mut a, &mut c]);
     for n in 0..100_000u32 {
         let [x, y, z, w] = n.to_be_bytes();
-        // To itself, so that only learning is at work.
+        // To itself, so that the switch only learns.
         let station = [2, 0, x, y, z, w];
         c.send(&frame(station, station, b""));
     }

@@ -1,4 +1,4 @@
-//! What the switch tells of itself: crashes, metrics, events.
+//! What the switch reports: crashes, metrics, events.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -94,7 +94,7 @@ fn a_crash_is_told_with_its_cause_and_its_gap() -> Result<()> {
         assert!(gap > 0 && u128::from(gap) < PATIENCE.as_micros(), "{gap}");
         let row = table.lines().find(|row| row.contains(&pid.to_string())).ok_or_else(|| Failure::new("no row"))?;
         assert!(row.contains(&format!("{gap} us")) && row.ends_with(&crash.cause), "{table}");
-        // Events tell the same.
+        // Events say the same.
         let event = switch.await_event(&["\"crash\"", &format!("\"worker_pid\":{pid}")])?;
         assert_eq!(event["signal"].as_str(), crash.signal.as_deref(), "{event}");
         assert_eq!(event["uptime_ms"].as_u64(), Some(crash.uptime_ms), "{event}");
@@ -208,7 +208,7 @@ fn a_scraper_gets_metrics_and_nothing_else() -> Result<()> {
     }
     let (head, body) = http(address, "HEAD /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && body.is_empty(), "{head}");
-    // A crash changes nothing about it.
+    // A crash does not change it.
     switch.kill_worker("KILL")?;
     let (_, body) = http(address, "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
     assert_eq!(parse(&body)?["sv3_worker_restarts_total"], 1.0);
@@ -275,7 +275,7 @@ fn events_go_to_a_file_if_one_is_named() -> Result<()> {
     Ok(())
 }
 
-/// A page of a web site whose name leads to loopback, to its reader's surprise (DNS rebinding), asks under that name.
+/// DNS rebinding: a web page asks under its own name, which resolves to a loopback address.
 #[test]
 fn a_web_page_reads_no_metrics() -> Result<()> {
     let switch = Switch::with(&["--metrics", "127.0.0.1:0"])?;
@@ -369,7 +369,7 @@ fn a_client_whose_memory_is_not_shared_is_told() -> Result<()> {
     assert_eq!(count, 1, "once for a connection");
     client.tell_memory()?;
     assert_eq!(switch.port("p0")?.hint, None);
-    // One that shares its memory is told nothing.
+    // A guest that shares its memory gets no warning.
     drop(client);
     Guest::connect(switch.socket()).disconnect();
     assert_eq!(switch.events()?.iter().filter(|event| event["event"] == "no_memory").count(), 1);

@@ -1,16 +1,16 @@
-//! DPDK's virtio-user as a client: somebody else's front-end, polling, in bursts.
+//! DPDK's virtio-user as a client: an independent front-end that polls and sends bursts.
 //!
 //! Ignored by a plain `cargo test`, since it needs DPDK and both processors: `scripts/check` runs it.
 
 use std::time::Duration;
 
 use sv3_tests::failure::Result;
-use sv3_tests::held::Cage;
+use sv3_tests::stopped::Freezer;
 use sv3_tests::switch::Switch;
 use sv3_tests::testpmd::{Config, Testpmd};
 
-/// Two ports of testpmd pass 128 frames each way to and fro, each port sending on what it was sent, until some hundred
-/// thousand have gone; then they only receive, until not one frame is missing.
+/// Two ports of testpmd send 128 frames each way to and fro, each port returning what it receives, until some hundred
+/// thousand have passed; then they only receive, until no frame is missing.
 fn frames_circulate(config: Config) -> Result<()> {
     let switch = Switch::start()?;
     let mut testpmd = Testpmd::clients([switch.socket(), switch.socket()], config)?;
@@ -57,7 +57,7 @@ fn two_queue_pairs() -> Result<()> {
     frames_circulate(Config { queue_pairs: 2, ..Config::default() })
 }
 
-/// The host does not let the worker run, again and again: nobody is blamed, and not a frame is lost.
+/// The host does not let the worker run, again and again: no client is blamed, and no frame is lost.
 #[test]
 #[ignore = "scripts/check runs it"]
 fn a_worker_that_is_not_let_run() -> Result<()> {
@@ -66,11 +66,11 @@ fn a_worker_that_is_not_let_run() -> Result<()> {
     testpmd.command("start tx_first 4")?;
     testpmd.await_received(0, 10_000)?;
     let worker = switch.worker_pid()?;
-    let mut cage = Cage::around(worker)?;
+    let mut freezer = Freezer::around(worker)?;
     for _ in 0..3 {
-        cage.freeze()?;
+        freezer.freeze()?;
         std::thread::sleep(Duration::from_millis(750));
-        cage.thaw()?;
+        freezer.thaw()?;
         let before = testpmd.counters(0)?.received;
         testpmd.await_received(0, before + 10_000)?;
     }

@@ -1,5 +1,5 @@
-//! Several data-path threads: whatever rings meet in which threads, frames of one ring stay in order, nothing is lost, and
-//! deaths are as harmless as with one.
+//! Several data-path threads: however rings are spread over threads, frames of one ring stay in order, nothing is lost,
+//! and deaths do no more harm than with one thread.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -10,11 +10,12 @@ use sv3_tests::flow::Flow;
 use sv3_tests::frames::{BROADCAST, frame, mac, noise};
 use sv3_tests::guest::Guest;
 use sv3_tests::guest::feature::*;
-use sv3_tests::held::{hold, spin, threads};
 use sv3_tests::patience::{PATIENCE, until};
+use sv3_tests::stopped::{spin, stop, threads};
 use sv3_tests::switch::{Switch, activity};
 
-/// Guests by turns with a split and a packed ring. With two threads, transmit rings of neighbours are different threads'.
+/// Guests by turns with a split and a packed ring. With two threads, transmit rings of neighbours belong to different
+/// threads.
 fn connect(switch: &Switch, count: u8) -> Vec<Guest> {
     let config = |n: u8| match n % 2 {
         0 => Guest::config(),
@@ -22,20 +23,20 @@ fn connect(switch: &Switch, count: u8) -> Vec<Guest> {
     };
     let mut guests: Vec<Guest> = (0..count).map(|n| config(n).connect(switch.socket())).collect();
     for (n, guest) in (0..).zip(&mut guests) {
-        // Known, without a frame that anybody gets.
+        // The switch learns its address without a frame to any receiver.
         guest.send(&frame(mac(n), mac(n), b"to myself"));
         guest.await_sent();
     }
     guests
 }
 
-/// A flow whose frames come in the order in which they were sent, but for those that come again.
+/// A flow whose frames come in the order in which they were sent, except for duplicates.
 struct Ordered {
     flow: Flow,
     newest: Option<u32>,
 }
 
-/// Flows from everybody to everybody else: by sender, by receiver.
+/// Flows from each guest to each other one: by sender, by receiver.
 struct Mesh(Vec<Vec<Ordered>>);
 
 impl Mesh {
@@ -44,7 +45,7 @@ impl Mesh {
         Mesh((0..count).map(|from| (0..count).map(|to| ordered(from, to)).collect()).collect())
     }
 
-    /// Everybody sends so many frames to everybody else.
+    /// Each guest sends so many frames to each other one.
     fn send(&mut self, guests: &mut [Guest], count: u32) {
         for (from, flows) in self.0.iter_mut().enumerate() {
             for (to, ordered) in flows.iter_mut().enumerate() {
@@ -84,7 +85,7 @@ impl Mesh {
     }
 }
 
-/// Everybody sends to everybody, so that each receive ring is wanted by all threads; the worker dies again and again.
+/// Each guest sends to all others, so all threads want each receive ring; the worker dies again and again.
 fn storm(threads: &str, count: u8, deaths: u32) -> Result<()> {
     const SIGNALS: [&str; 4] = ["KILL", "ABRT", "SEGV", "BUS"];
     let switch = Switch::with(&["--threads", threads])?;
@@ -103,7 +104,7 @@ fn storm(threads: &str, count: u8, deaths: u32) -> Result<()> {
         let shot = switch.shoot_worker(SIGNALS[death as usize % SIGNALS.len()])?;
         mesh.await_complete(&mut guests);
         switch.await_restart(shot)?;
-        // A life that is no crash at start-up.
+        // A worker that lives this long has not crashed at the start.
         let start = Instant::now();
         while start.elapsed() < Duration::from_millis(110) {
             mesh.send(&mut guests, 4);
@@ -122,7 +123,7 @@ fn storm(threads: &str, count: u8, deaths: u32) -> Result<()> {
 }
 
 #[test]
-fn everybody_talks_to_everybody_on_two_threads_while_workers_die() -> Result<()> {
+fn all_send_to_all_on_two_threads_while_workers_die() -> Result<()> {
     storm("2", 4, 20)
 }
 
@@ -164,7 +165,7 @@ fn floods_meet() -> Result<()> {
     })
 }
 
-/// Commands change ports and rings while all threads are busy with the others'.
+/// Commands change ports and rings while all threads are busy with other rings.
 #[test]
 fn guests_come_and_go_while_others_talk() -> Result<()> {
     const TX: u16 = 1;
@@ -178,7 +179,7 @@ fn guests_come_and_go_while_others_talk() -> Result<()> {
         guest.await_sent();
         guest.vanish();
         mesh.receive(&mut guests);
-        // One of those who talk stops and goes on, with a split ring, whose base is exact whatever has been taken back.
+        // One of the senders stops and goes on, with a split ring, whose base is exact whatever has been taken back.
         let talker = &mut guests[round % 2 * 2];
         let base = talker.stop_ring(TX);
         talker.start_ring(TX, base);
@@ -189,7 +190,7 @@ fn guests_come_and_go_while_others_talk() -> Result<()> {
     Ok(())
 }
 
-/// Each thread is confined as the first one is, and pinned where it should be.
+/// Each thread is confined as the first one is, and runs on the processor that `--cpus` names.
 #[test]
 fn threads_are_confined_one_and_all() -> Result<()> {
     let switch = Switch::with(&["--threads", "2", "--cpus", "0-1"])?;
@@ -210,7 +211,7 @@ fn threads_are_confined_one_and_all() -> Result<()> {
     Ok(())
 }
 
-/// Nobody's thread runs when there is nothing to do.
+/// No thread runs when there is nothing to do.
 #[test]
 fn idle_threads_sleep() -> Result<()> {
     let switch = Switch::with(&["--threads", "4"])?;
@@ -248,21 +249,21 @@ fn the_cause_of_a_death_is_told() -> Result<()> {
     Ok(())
 }
 
-/// One of two threads gets nowhere while the other goes on: it is found, and told which one it is.
+/// One of two threads makes no progress while the other goes on: the supervisor finds and names it.
 #[test]
 fn a_thread_that_hangs_is_found_and_named() -> Result<()> {
-    // Only root may touch somebody else's process.
+    // Only root may trace another user's process.
     if !nix::unistd::geteuid().is_root() {
         return Ok(());
     }
     for number in 0..2 {
-        // It looks for more for so long that it is awake when it begins to hang.
+        // It polls for so long that it is awake when it begins to hang.
         let switch = Switch::with(&["--threads", "2", "--poll-us", "5000000"])?;
         let mut guests = [(), ()].map(|()| Guest::connect(switch.socket()));
         let letters: Vec<_> = (0..2).map(|n| noise(BROADCAST, mac(1), 60, n)).collect();
         guests[number].send(&letters[0]);
         assert_eq!(guests[1 - number].receive_frame(), letters[0]);
-        // If it hung before it is done with it, its successor would send it again.
+        // If it hung before it completed the frame, the next worker would send it again.
         guests[number].await_sent();
         let control = switch.control().display().to_string();
         spin(threads(switch.worker_pid()?)?[number])?;
@@ -279,7 +280,7 @@ fn a_thread_that_hangs_is_found_and_named() -> Result<()> {
     Ok(())
 }
 
-/// One of two threads is not let run while the other goes on.
+/// The host does not let one of two threads run while the other goes on.
 #[test]
 fn a_thread_that_is_not_let_run_does_not_hang() -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
@@ -292,10 +293,10 @@ fn a_thread_that_is_not_let_run_does_not_hang() -> Result<()> {
         let other = 1 - number;
         guests[number].send(&letters[2 * number]);
         assert_eq!(guests[other].receive_frame(), letters[2 * number]);
-        let held = hold(threads(switch.worker_pid()?)?[number])?;
+        let stopped = stop(threads(switch.worker_pid()?)?[number])?;
         guests[number].send(&letters[2 * number + 1]);
-        assert!(guests[other].receive_within(Duration::from_secs(2)).is_none(), "it is not held");
-        nix::sys::ptrace::detach(held, None)?;
+        assert!(guests[other].receive_within(Duration::from_secs(2)).is_none(), "it is not stopped");
+        nix::sys::ptrace::detach(stopped, None)?;
         assert_eq!(guests[other].receive_frame(), letters[2 * number + 1]);
     }
     assert_eq!(switch.status()?.worker.restarts, 0, "{:?}", switch.status()?.worker.last_death);

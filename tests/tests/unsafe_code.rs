@@ -1,4 +1,4 @@
-//! Unsafe code is little, and `docs/develop/unsafe.md` tells of each file that has some.
+//! There is little unsafe code, and `docs/develop/unsafe.md` lists each file that has some.
 
 #![allow(clippy::unwrap_used, reason = "a tree that cannot be read has failed the test")]
 
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 const DOCUMENT: &str = include_str!("../../docs/develop/unsafe.md");
 const CRATES: [&str; 5] = [".", "cli", "policy", "supervisor", "worker"];
-/// Compiled for tests and fuzzers alone.
+/// Compiled for tests and fuzzers only.
 const FOR_TESTS: [&str; 5] = [
     "worker/src/forward/burst/pace.rs",
     "worker/src/port/vring/driver.rs",

@@ -1,4 +1,4 @@
-//! Planned hand-overs: to a fresh worker, to another binary and back, and what a restart of the whole switch costs.
+//! Planned hand-overs: to a new worker, to another binary and back, and what a restart of the whole switch costs.
 
 #![allow(clippy::panic, reason = "a scenario that cannot go on has failed")]
 
@@ -17,7 +17,7 @@ use sv3_tests::patience::{PATIENCE, until};
 use sv3_tests::switch::{Home, Switch};
 use sv3_tests::vm::Vm;
 
-/// Frames that may be under way.
+/// Most frames in flight.
 const WINDOW: u32 = 60;
 
 /// Two guests; one sends numbered frames to the other.
@@ -25,7 +25,7 @@ struct Traffic {
     a: Guest,
     b: Guest,
     sent: u32,
-    /// Frames that came at least once: those under way must fit in the receiver's buffers, duplicates and all.
+    /// Frames that came at least once. Frames in flight must fit in the receiver's buffers with all duplicates.
     came: u32,
     seen: Vec<u32>,
     last: Instant,
@@ -58,7 +58,7 @@ impl Traffic {
         self.last = Instant::now();
     }
 
-    /// Sends and receives for as long as this is so.
+    /// Sends and receives for as long as the condition is true.
     fn flow_while(&mut self, mut goes_on: impl FnMut() -> Result<bool>) -> Result<()> {
         self.last = Instant::now();
         while goes_on()? {
@@ -101,7 +101,7 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-/// Puts a binary of that name into the home.
+/// Puts a binary of that name into the folder.
 fn install(home: &Home, binary: impl AsRef<Path>, name: &str) -> Result<String> {
     let path = home.path(name);
     fs::copy(binary, &path)?;
@@ -148,7 +148,7 @@ fn an_upgrade_under_traffic_loses_nothing_and_the_new_binary_stays() -> Result<(
     let new = install(switch.home(), switch.home().path("bin/sv3-worker"), "new-worker")?;
     let output = under_traffic(&switch, &mut traffic, &["upgrade", &new])?;
     assert!(output.status.success() && said(&output).contains("after a gap of"), "{}", said(&output));
-    // On trial the next upgrade has to wait.
+    // During a trial the next upgrade has to wait.
     let output = under_traffic(&switch, &mut traffic, &["upgrade", &new])?;
     assert!(!output.status.success() && said(&output).contains("on trial"), "{}", said(&output));
     // The switch keeps the binary; its name may go.
@@ -173,7 +173,7 @@ fn an_upgrade_under_traffic_loses_nothing_and_the_new_binary_stays() -> Result<(
 }
 
 #[test]
-fn a_binary_that_is_no_worker_is_refused_and_the_old_one_goes_on() -> Result<()> {
+fn a_binary_that_is_not_a_worker_is_refused_and_the_old_one_goes_on() -> Result<()> {
     let switch = Switch::start()?;
     let mut traffic = Traffic::on(&switch);
     let worker = switch.worker_pid()?;
@@ -202,7 +202,7 @@ fn a_binary_that_is_no_worker_is_refused_and_the_old_one_goes_on() -> Result<()>
 }
 
 #[test]
-fn a_binary_that_drops_a_feature_is_refused_and_who_uses_it_named() -> Result<()> {
+fn a_binary_that_drops_a_feature_is_refused_and_its_user_named() -> Result<()> {
     let switch = Switch::start()?;
     let mut traffic = Traffic::on(&switch);
     let worker = switch.worker_pid()?;
@@ -223,13 +223,13 @@ fn a_binary_that_dies_on_trial_is_rolled_back() -> Result<()> {
     let output = under_traffic(&switch, &mut traffic, &["upgrade", &new])?;
     assert!(output.status.success(), "{}", said(&output));
     let short_lived = switch.worker_pid()?;
-    // It takes no frame; all wait in their rings for the worker that comes back.
+    // It takes no frame; all wait in their rings for the old worker.
     switch.await_event(&["rollback", &short_lived.to_string()])?;
     switch.await_status("a worker of the old binary", |status| {
         status.worker.restarts == 1 && status.worker.pid.is_some_and(|pid| pid != short_lived)
     })?;
     traffic.assert_complete();
-    // Nothing is on trial any more.
+    // The trial is over.
     let output = under_traffic(&switch, &mut traffic, &["restart"])?;
     assert!(output.status.success(), "{}", said(&output));
     traffic.assert_complete();
@@ -293,7 +293,7 @@ fn files_that_nobody_asked_for_are_closed() -> Result<()> {
         sendmsg::<()>(control.as_raw_fd(), &[IoSlice::new(request.as_bytes())], rights, MsgFlags::empty(), None)?;
         control.shutdown(std::net::Shutdown::Write)?;
         let mut answer = String::new();
-        // A conversation that is broken off with something unread is a reset.
+        // The kernel resets a connection that is closed with unread data.
         let _ = control.read_to_string(&mut answer);
         assert!(answer.contains(wanted) && (answer.is_empty() || !wanted.is_empty()), "{request}{files}: {answer}");
     }

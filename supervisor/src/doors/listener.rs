@@ -17,7 +17,9 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{Backlog, getsockopt, listen, sockopt::PeerCredentials};
 use nix::sys::stat::{Mode, umask};
-use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::net::{
+    AddressFamily, RecvFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType, connect, shutdown, socket_with,
+};
 use sv3::foreign::ForeignFd;
 
 /// After accept(2) has failed, mostly for lack of fds, no connection is accepted for this long.
@@ -47,6 +49,13 @@ pub struct Peer {
     pub pid: i32,
     /// Its user.
     pub uid: u32,
+}
+
+impl Drop for Peer {
+    /// The peer hears at once that the connection is over: the close may wait behind other files that are closed slowly.
+    fn drop(&mut self) {
+        let _ = shutdown(&self.stream, Shutdown::Both);
+    }
 }
 
 /// The result of accepting one connection.
@@ -252,6 +261,7 @@ fn check_stale(path: &Path) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
@@ -268,6 +278,21 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         replaced.remove();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_connection_is_over_before_its_socket_is_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let mut listener = Listener::bind(&path, false).unwrap();
+        let mut client = UnixStream::connect(&path).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        client.write_all(b"x").unwrap();
+        let Incoming::Peer(peer) = listener.accept() else { panic!("nobody came") };
+        let _open = peer.stream.as_fd().try_clone_to_owned().unwrap();
+        drop(peer);
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
+        assert_eq!(client.write(b"x").unwrap_err().kind(), ErrorKind::BrokenPipe);
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! A hostile client of a switch, for `hostile_cases.rs`: makes one attack and stays until its stdin ends, so that the test
-//! can look meanwhile. `hostile_client SOCKET CASE SEED`. It attacks nobody but sv3, see [`Target`].
+//! A hostile client of a switch, for `hostile_cases.rs`: makes one attack and stays until its stdin ends, so that the
+//! test can look meanwhile. `hostile_client SOCKET CASE SEED`. It attacks sv3 only, see [`Target`].
 
 use std::path::Path;
 use std::time::Duration;
@@ -22,7 +22,7 @@ fn main() -> Result<()> {
     };
     let case = cases::all().into_iter().find(|case| case.name == name);
     let case = case.ok_or_else(|| Failure::new(format!("there is no case {name}")))?;
-    // Some cases hold hundreds of connections.
+    // Some cases have hundreds of connections.
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
     attacker::serve(&Target::new(Path::new(socket), PATIENCE, DURATION, seed.parse()?)?, &case)

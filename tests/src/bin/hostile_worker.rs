@@ -1,5 +1,5 @@
-//! A worker in somebody else's hands. It obeys, so that it lives for a while, and once the file `hostile` lies next to its
-//! binary it writes random octets all over the ledger, and reports what comes to its mind. The file holds a seed.
+//! A hijacked worker. It confirms commands, so that the supervisor keeps it. When the file `hostile` is next to its
+//! binary, it writes random octets all over the ledger and sends random reports. The file has a seed.
 #![allow(unsafe_code)] // fd hand-over
 
 use std::fs::File;
@@ -26,11 +26,11 @@ fn main() -> std::io::Result<()> {
         let mut body = vec![0; u32::from_le_bytes(prefix) as usize];
         socket.read_exact(&mut body)?;
         let envelope = Envelope::decode(&body).map_err(std::io::Error::other)?;
-        // SAFETY: this process was born with it, and it is named once.
+        // SAFETY: the supervisor passes it at the start, and it is taken once.
         let inherited = envelope.inherited.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
         let mut fds: Vec<OwnedFd> = inherited.into_iter().collect();
         for _ in 0..envelope.fds() {
-            // SAFETY: received just now and held by nobody else.
+            // SAFETY: received just now and owned by nothing else.
             fds.push(socket.recv_fd().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })?);
         }
         let Envelope { seq, command, .. } = envelope;
@@ -55,7 +55,7 @@ fn main() -> std::io::Result<()> {
     }
 }
 
-/// Goes mad in a thread of its own, when it is told to.
+/// Turns hostile in a thread of its own, when it is told to.
 fn attack(ledger: &Option<File>, socket: &UnixStream) -> std::io::Result<()> {
     let Some(ledger) = ledger else { return Ok(()) };
     let (ledger, mut socket) = (ledger.try_clone()?, socket.try_clone()?);
@@ -72,7 +72,7 @@ fn attack(ledger: &Option<File>, socket: &UnixStream) -> std::io::Result<()> {
         loop {
             scribble(&ledger, &mut random);
             if random.next().is_multiple_of(4) {
-                // Nobody hears those who were found out.
+                // The supervisor no longer reads from a worker that it has found out.
                 let _ = socket.write_all(&report(&mut random));
             }
             std::thread::sleep(Duration::from_millis(random.next() % 10));
@@ -96,7 +96,7 @@ fn scribble(ledger: &File, random: &mut Random) {
     let _ = ledger.write_all_at(&octets[..count], begin);
 }
 
-/// A report of a right kind with wrong particulars, mostly small ones; now and then mere noise.
+/// A report of a valid kind with wrong values, mostly small ones; now and then mere noise.
 fn report(random: &mut Random) -> [u8; Report::SIZE] {
     use ReportKind::*;
     let mut small = || random.next() % 70;

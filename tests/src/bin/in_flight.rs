@@ -1,5 +1,5 @@
-//! A process of the switch's user that keeps fds under way in a socket pair of its own, as many as its first argument says, until
-//! its standard input ends. The kernel counts them for the user ([`sv3-supervisor`'s `spawner.rs`]).
+//! A process of the switch's user that keeps fds in flight in a socket pair of its own, as many as its first argument
+//! says, until its standard input ends. The kernel counts them for the user ([`sv3-supervisor`'s `spawner.rs`]).
 
 use std::io::{IoSlice, Read, Write};
 use std::os::fd::AsRawFd;
@@ -18,7 +18,7 @@ fn main() -> std::io::Result<()> {
         let rights = [ControlMessage::ScmRights(&fds)];
         sendmsg::<()>(ours.as_raw_fd(), &[IoSlice::new(&[1])], &rights, MsgFlags::MSG_DONTWAIT, None)?;
     }
-    println!("{wanted} fds are under way");
+    println!("{wanted} fds are in flight");
     std::io::stdout().flush()?;
     std::io::stdin().read_to_end(&mut Vec::new()).map(drop)
 }

@@ -1,8 +1,8 @@
 //! A guest in a process of its own, until its standard input ends. `newcomer SOCKET WHAT`, where WHAT is
 //!
-//! - `cut`: cuts its memory off under the worker at once,
-//! - `sealed`: has memory that cannot be cut off, and sends one frame,
-//! - `open`: has memory that could be, and sends one frame.
+//! - `cut`: truncates its memory under the worker at once,
+//! - `sealed`: has memory that cannot be truncated, and sends one frame,
+//! - `open`: has memory that can be truncated, and sends one frame.
 
 use std::io::{Read, Write};
 use std::path::Path;

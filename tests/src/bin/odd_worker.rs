@@ -1,11 +1,10 @@
-//! A worker without a data path, for the scenarios of `sv3 upgrade`. It obeys and says so; what is odd about it is told by
-//! the name of its file, since a worker gets neither arguments nor environment:
+//! A worker without a data path, for the scenarios of `sv3 upgrade`. It confirms all commands. The name of its file
+//! says what is odd about it, since a worker gets neither arguments nor environment:
 //!
 //! - `short-lived` dies a second after it took over,
-//! - `fewer-features` does not serve what a Linux guest uses,
-//! - `other-version` speaks another version of the protocol, and has said more than is read at once before anybody can
-//!   stop it,
-//! - `mute` never says a word.
+//! - `fewer-features` lacks features that a Linux guest uses,
+//! - `other-version` speaks another version of the protocol, and sends more than the supervisor reads at once,
+//! - `mute` sends nothing.
 #![allow(unsafe_code)] // fd hand-over
 
 use std::io::{Read, Write};
@@ -30,11 +29,11 @@ fn main() -> std::io::Result<()> {
         let mut body = vec![0; u32::from_le_bytes(prefix) as usize];
         socket.read_exact(&mut body)?;
         let envelope = Envelope::decode(&body).map_err(std::io::Error::other)?;
-        // SAFETY: this process was born with it, and it is named once.
+        // SAFETY: the supervisor passes it at the start, and it is taken once.
         let inherited = envelope.inherited.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
         drop(inherited);
         for _ in 0..envelope.fds() {
-            // SAFETY: received just now and held by nobody else.
+            // SAFETY: received just now and owned by nothing else.
             drop(socket.recv_fd().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })?);
         }
         let Envelope { seq, command, .. } = envelope;

@@ -1,11 +1,11 @@
-//! `trace FILE COMMAND...`: becomes the command, and writes down every syscall that it and its children make from the
-//! moment on when they are under a seccomp policy: a line each with the program's name, the number and six arguments,
-//! hexadecimal, none twice. The last line is `end`.
+//! `trace FILE COMMAND...`: becomes the command, and records every syscall that it and its children make under a
+//! seccomp policy: one line with the program's name, the number and six arguments, hexadecimal, none twice. The last
+//! line is `end`.
 //!
-//! Each program runs without the kernel's vDSO, as on machines whose clock it cannot read, so that syscalls are seen that
-//! are rare elsewhere. Why not strace: it cannot take the vDSO away.
+//! Each program runs without the kernel's vDSO, as on machines whose clock the vDSO cannot read, so that the trace has
+//! syscalls that are rare elsewhere. strace cannot take the vDSO away.
 //!
-//! The command keeps its process id: a child of it becomes the tracer, which nobody signals.
+//! The command keeps its process id: a child of it becomes the tracer, which gets no signals.
 #![allow(unsafe_code)] // fork, before there are threads
 
 use std::collections::{HashMap, HashSet};
@@ -39,7 +39,7 @@ fn run() -> Result<()> {
     let program = command.first().ok_or_else(|| Failure::new("no command"))?;
     let (ready, tell) = pipe()?;
     let traced = getpid();
-    // SAFETY: takes numbers alone. It helps where only parents may trace, and fails elsewhere.
+    // SAFETY: takes only numbers. It helps where only parents may trace, and fails elsewhere.
     unsafe { libc::prctl(libc::PR_SET_PTRACER, libc::PR_SET_PTRACER_ANY) };
     // SAFETY: this process has one thread.
     match unsafe { fork() }? {
@@ -87,7 +87,7 @@ impl Tracer {
                 Err(nix::errno::Errno::ECHILD) => break,
                 Err(nix::errno::Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
-                // What happens to one that has been killed meanwhile is of no interest.
+                // An error means that the thread was killed meanwhile.
                 Ok(status) => drop(self.attend(status, &mut out)),
             }
         }

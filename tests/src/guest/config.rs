@@ -1,4 +1,4 @@
-//! How a guest shall be built.
+//! How a guest is built.
 
 use std::path::Path;
 
@@ -14,8 +14,8 @@ const LARGEST: u32 = 66_000;
 /// Most pieces of one chain.
 const PIECES: u16 = 64;
 
-/// How a guest shall be built. Unless told otherwise: like Linux's driver under QEMU, with one queue pair of 256 entries,
-/// one memory region, and receive buffers of 2 KiB.
+/// How a guest is built. By default: like Linux's driver under QEMU, with one queue pair of 256 entries, one memory
+/// region, and receive buffers of 2 KiB.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub(super) features: u64,
@@ -70,13 +70,13 @@ impl Config {
         Config { features: self.features & !PROTOCOL_FEATURES, acknowledged: false, ..self }
     }
 
-    /// The protocol features to take where they are offered; all unless told.
+    /// The protocol features to take where they are offered; all by default.
     pub fn protocol_features(self, protocol_features: u64) -> Config {
         Config { protocol_features, ..self }
     }
 
-    /// Like QEMU, asks for an acknowledgement of nothing but changes of memory. Unless told every request is
-    /// acknowledged, so that it is in force when the verb returns.
+    /// Like QEMU, asks for an acknowledgement of memory changes only. By default every request is acknowledged, so that
+    /// it is in force when the method returns.
     pub fn without_acknowledgements(self) -> Config {
         Config { acknowledged: false, ..self }
     }
@@ -101,7 +101,7 @@ impl Config {
         Config { ring_size, ..self }
     }
 
-    /// Octets of a receive buffer. Unless told 2 KiB, or, without MRG_RXBUF, as large as a frame can be.
+    /// Octets of a receive buffer. By default 2 KiB, or, without MRG_RXBUF, as large as a frame can be.
     pub fn rx_buffer(self, octets: u32) -> Config {
         Config { rx_buffer: Some(octets), ..self }
     }
@@ -116,7 +116,7 @@ impl Config {
         Config { rx_shape: (self.rx_shape.0, true), ..self }
     }
 
-    /// Looks, at each receive buffer, whether the device wrote where it should not. A worker that was killed may have.
+    /// Checks at each receive buffer whether the device wrote outside of it. A worker that was killed may have.
     pub fn guarded(self) -> Config {
         Config { guarded: true, ..self }
     }
@@ -126,7 +126,7 @@ impl Config {
         Config { regions, ..self }
     }
 
-    /// Octets of memory; as much as the rings and buffers take, and a little, unless told.
+    /// Octets of memory; by default a little more than the rings and buffers take.
     pub fn memory(self, octets: u64) -> Config {
         Config { octets: Some(octets), ..self }
     }
@@ -142,8 +142,8 @@ impl Config {
         self.try_connect(socket).unwrap_or_else(|(failure, _)| panic!("a guest cannot connect: {failure}"))
     }
 
-    /// As [`Config::connect`]; when the back-end refuses, or the front-end is to vanish on the way, the guest is returned
-    /// as far as it got.
+    /// As [`Config::connect`]; when the back-end refuses, or the front-end is to vanish on the way, the guest is
+    /// returned as far as it got.
     pub fn try_connect(self, socket: &Path) -> std::result::Result<Guest, (crate::failure::Failure, Box<Guest>)> {
         let mut guest = self.build(socket).unwrap_or_else(|failure| panic!("a guest cannot connect: {failure}"));
         match guest.bring_up() {
@@ -152,7 +152,7 @@ impl Config {
         }
     }
 
-    /// A guest that is connected and has said nothing.
+    /// A guest that is connected and has sent nothing.
     pub fn build(mut self, socket: &Path) -> Result<Guest> {
         if self.pairs > 1 {
             self.features |= MQ;

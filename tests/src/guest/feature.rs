@@ -1,4 +1,4 @@
-//! Bits, written down from virtio 1.3 and vhost-user.rst once more, so that a wrong bit in sv3 shows.
+//! Bits, taken from virtio 1.3 and vhost-user.rst independently of sv3, so that a wrong bit in sv3 shows.
 #![allow(missing_docs, reason = "the specifications' names")]
 
 /// Virtio and vhost features.
@@ -25,7 +25,7 @@ pub const HOST_USO: u64 = 1 << 56;
 /// All offloads of a sender, and all of a receiver.
 pub const HOST_OFFLOADS: u64 = CSUM | HOST_TSO4 | HOST_TSO6 | HOST_ECN;
 pub const GUEST_OFFLOADS: u64 = GUEST_CSUM | GUEST_TSO4 | GUEST_TSO6 | GUEST_ECN;
-/// UDP segmentation, which QEMU keeps from guests where the device is of vhost-user.
+/// UDP segmentation, which QEMU hides from guests of a vhost-user device.
 pub const USO: u64 = HOST_USO | GUEST_USO4 | GUEST_USO6;
 /// What Linux's driver takes of a modern device, but for that.
 pub const LINUX: u64 = HOST_OFFLOADS | GUEST_OFFLOADS | MRG_RXBUF | MQ | INDIRECT_DESC | EVENT_IDX | VERSION_1;

@@ -1,4 +1,4 @@
-//! `struct virtio_net_hdr` (virtio 1.3, 5.1.6), written down once more.
+//! `struct virtio_net_hdr` (virtio 1.3, 5.1.6), independently of sv3's.
 
 /// `flags`: the checksum is partial.
 pub const NEEDS_CSUM: u8 = 1;

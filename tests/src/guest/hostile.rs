@@ -1,4 +1,4 @@
-//! What no honest guest does: descriptors and indices by hand, messages of any kind.
+//! What only a hostile guest does: descriptors and indices by hand, messages of any kind.
 
 use std::time::Instant;
 

@@ -4,7 +4,8 @@
 //! that for the back-end they are not. The back-end writes the same pages at any time: octets are copied in and out,
 //! indices are atomics.
 //!
-//! A scenario that truncates a file must not touch the memory behind it any more: the touch is a SIGBUS for us as well.
+//! A scenario that truncates a file must not touch the memory behind its end any more: the touch is a SIGBUS for the
+//! test too.
 #![allow(unsafe_code)] // shared memory is written by two processes, which Rust's references cannot say
 
 use std::cell::Cell;
@@ -51,7 +52,7 @@ impl Region {
 /// All memory of one guest.
 pub struct Memory {
     regions: Vec<Region>,
-    /// Guest address of the next octet that nobody has been given.
+    /// Guest address of the next octet that is free.
     free: Cell<u64>,
 }
 
@@ -71,7 +72,7 @@ impl Memory {
             Some(last) => (last.guest_addr + last.size, last.user_addr + last.size + USER_GAP),
             None => (GUEST_BASE, USER_BASE),
         };
-        // The region begins inside of its file, so that an offset that is not heeded shows.
+        // The region begins inside of its file, so that an ignored offset shows.
         let offset = 4096;
         let file = memfd_create("sv3-guest", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).expect("a memfd");
         ftruncate(&file, (offset + size).cast_signed()).expect("a memfd can be grown");
@@ -92,12 +93,12 @@ impl Memory {
         &self.regions
     }
 
-    /// The end of all memory: the first guest address that is none.
+    /// The end of all memory: the first guest address behind it.
     pub fn end(&self) -> u64 {
         self.regions.last().map_or(GUEST_BASE, |last| last.guest_addr + last.size)
     }
 
-    /// Gives out octets that nobody else uses, beginning at a multiple of `align`.
+    /// Gives out free octets, beginning at a multiple of `align`.
     #[track_caller]
     pub fn allocate(&self, octets: u64, align: u64) -> u64 {
         let start = self.free.get().next_multiple_of(align);

@@ -194,8 +194,8 @@ impl PackedRing {
         match memory.load16(device + 2) & 3 {
             DISABLE => false,
             DESC if self.event_idx => {
-                let wish = memory.load16(device);
-                (0..added).any(|by| first.ahead(by, self.size).word() == wish)
+                let event = memory.load16(device);
+                (0..added).any(|by| first.ahead(by, self.size).word() == event)
             }
             _ => true,
         }
@@ -216,8 +216,8 @@ impl PackedRing {
         if wanted && self.event_idx {
             memory.store16(driver, self.next_used.word());
         }
-        let wish = if self.event_idx { DESC } else { ENABLE };
-        memory.store16(driver + 2, if wanted { wish } else { DISABLE });
+        let event = if self.event_idx { DESC } else { ENABLE };
+        memory.store16(driver + 2, if wanted { event } else { DISABLE });
         fence(Ordering::SeqCst);
         self.has_used(memory)
     }

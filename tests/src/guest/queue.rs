@@ -13,7 +13,7 @@ use super::split::{Piece, Used};
 
 /// Octets between two pieces.
 const GAP: u64 = 16;
-/// Octets that nobody should write.
+/// Octets that the device must not write.
 const CANARY: u8 = 0xa5;
 
 /// How a chain is built.

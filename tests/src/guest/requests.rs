@@ -39,7 +39,8 @@ impl Guest {
         must("bring up after a reset", self.begin_anew(features));
     }
 
-    /// Stops all rings and brings the device up with these features, as QEMU does when the back-end has no RESET_DEVICE.
+    /// Stops all rings and brings the device up with these features, as QEMU does when the back-end has no
+    /// RESET_DEVICE.
     #[track_caller]
     pub fn renegotiate(&mut self, features: u64) {
         for ring in 0..self.queues.len() {

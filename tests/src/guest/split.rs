@@ -233,7 +233,7 @@ impl SplitRing {
         let old = std::mem::replace(&mut self.published, self.next_available);
         let new = self.published;
         memory.store16(self.available + 2, new);
-        // 2.7.13.4: the index must be visible before the device's wish is read.
+        // 2.7.13.4: the index must be visible before the device's event suppression is read.
         fence(Ordering::SeqCst);
         if self.event_idx {
             let event = memory.load16(self.used + 4 + 8 * u64::from(self.size));

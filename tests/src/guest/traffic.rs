@@ -1,4 +1,4 @@
-//! What a driver does all day: it sends frames, receives frames, and checks what the device owes it.
+//! A driver's usual work: it sends frames, receives frames, and checks what the device owes it.
 
 use std::time::{Duration, Instant};
 
@@ -157,7 +157,7 @@ impl Guest {
         check_header(&hdr, features);
         let buffers = if features & MRG_RXBUF != 0 { usize::from(hdr.num_buffers) } else { 1 };
         for at in 1..buffers {
-            // 5.1.6.4: the driver may take it for granted that all of them are there.
+            // 5.1.6.4: the driver may rely on all of them being there.
             let next = queue.ring.take(memory);
             let next = next.unwrap_or_else(|| panic!("a frame has {buffers} buffers, but only {at} came back"));
             assert!(next.len > 0, "buffer {at} of {buffers} is empty");

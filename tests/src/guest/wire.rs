@@ -51,14 +51,14 @@ const REPLY: u32 = 4;
 /// `flags`: the message is to be acknowledged.
 pub const NEED_REPLY: u32 = 8;
 
-/// How long a reply may take, unless told.
+/// How long a reply may take by default.
 const PATIENCE: Duration = Duration::from_secs(10);
 const STEP: Duration = Duration::from_millis(2);
 
 /// What [`Wire::connect_within`] says of a back-end that listens and does not accept.
 pub const NOT_ACCEPTED: &str = "no connection is accepted";
 
-/// What a back-end says.
+/// What a back-end sends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Heard {
     /// A message of this request's number, with this payload.
@@ -86,7 +86,8 @@ impl Wire {
         Ok(Wire { socket, acknowledged: false, budget: None })
     }
 
-    /// Connects to what may be dead or too busy to accept, and waits no longer than that for it or for anything later.
+    /// Connects to a back-end that may be dead or too busy to accept; waits at most so long for this and for anything
+    /// later.
     pub fn connect_within(path: &Path, patience: Duration) -> Result<Wire> {
         let deadline = Instant::now() + patience;
         let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
@@ -219,14 +220,14 @@ impl Wire {
                 Ok(0) => return Ok(()),
                 Ok(_) => {}
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                // Closed with something of ours unread.
+                // Closed before it has read all that was sent.
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return Ok(()),
                 Err(error) => return Err(Failure::new(format!("the back-end does not close the connection: {error}"))),
             }
         }
     }
 
-    /// The socket, for what no verb does.
+    /// The socket, for what no method does.
     pub fn socket(&self) -> &UnixStream {
         &self.socket
     }

@@ -19,7 +19,7 @@ impl<F: Fn(&Target, &Case) -> Command> Attacker for Processes<F> {
             BufReader::new(output).read_line(&mut line)?;
         }
         if line.is_empty() {
-            // It did something to its own memory that it should not have touched again.
+            // The attacker touched memory that it had truncated itself.
             let status = process.0.wait()?;
             return Err(Failure::new(format!("the attacker ended: {status}")));
         }
@@ -27,7 +27,7 @@ impl<F: Fn(&Target, &Case) -> Command> Attacker for Processes<F> {
     }
 }
 
-/// An attacker, who goes away with this.
+/// An attacker. It ends when this is dropped.
 struct Process(Child);
 
 impl Drop for Process {
@@ -37,7 +37,7 @@ impl Drop for Process {
     }
 }
 
-/// Makes one attack, prints what it came to, and stays until the other end goes away.
+/// Makes one attack, prints the outcome, and stays until the other end disconnects.
 pub fn serve(target: &Target, case: &Case) -> Result<()> {
     let mut attack = Attack::new(target);
     let ran = (case.run)(&mut attack);

@@ -15,10 +15,10 @@ use crate::hostile::peer::Peer;
 use crate::hostile::reaction::{Reaction, Tally};
 use crate::hostile::ring::Descriptor;
 
-/// How long a silence lasts until it counts as one, in the middle of a case.
+/// After how long without an answer a back-end counts as silent, in the middle of a case.
 const SILENCE: Duration = Duration::from_millis(250);
 
-/// Who must listen at a socket that is attacked.
+/// The program that must listen at a socket that is attacked.
 const SUPERVISOR: &str = "sv3-supervisor";
 
 /// One kind of attack.
@@ -26,7 +26,7 @@ const SUPERVISOR: &str = "sv3-supervisor";
 pub struct Case {
     /// What it is called.
     pub name: &'static str,
-    /// Where it was first seen: a CVE, or "sv3 2013", which is sv3's predecessor; "own" is of our own devising.
+    /// Where it was first seen: a CVE, or "sv3 2013", which is sv3's predecessor; "own": made for this test.
     pub origin: &'static str,
     /// What is done.
     pub what: &'static str,
@@ -44,9 +44,9 @@ pub struct Target {
 }
 
 impl Target {
-    /// The front door of a switch. Refused where anybody but sv3's supervisor listens: what is known to end other back-ends
-    /// is not for them. A well-behaved client waits so long before it calls the switch hung, a race or a flood goes on so
-    /// long, and the seed is for everything random.
+    /// The socket of a switch. Refused where another program than sv3's supervisor listens: cases that end other
+    /// back-ends are not for them. `patience`: after how long without service the switch counts as hung; `duration`: how
+    /// long a race or a flood goes on; `seed`: for everything random.
     pub fn new(socket: &Path, patience: Duration, duration: Duration, seed: u64) -> Result<Target> {
         let listener = Peer::of(Wire::connect_within(socket, patience)?.socket());
         match listener.program.as_str() {
@@ -55,7 +55,7 @@ impl Target {
         }
     }
 
-    /// The front door.
+    /// The vhost-user socket.
     pub fn socket(&self) -> &Path {
         &self.socket
     }
@@ -71,7 +71,7 @@ impl Target {
     }
 }
 
-/// What an attack came to.
+/// The outcome of an attack.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Attacked {
     /// What the back-end did.
@@ -91,7 +91,7 @@ pub struct Attack<'a> {
     pub not_offered: bool,
     /// Random numbers.
     pub random: Random,
-    held: Vec<Client>,
+    kept: Vec<Client>,
 }
 
 impl<'a> Attack<'a> {
@@ -102,11 +102,11 @@ impl<'a> Attack<'a> {
             tally: Tally::default(),
             not_offered: false,
             random: Random(target.seed | 1 << 63),
-            held: Vec::new(),
+            kept: Vec::new(),
         }
     }
 
-    /// When a race or a flood is over that begins now.
+    /// When a race or a flood that begins now is over.
     pub fn over(&self) -> Instant {
         Instant::now() + self.target.duration
     }
@@ -116,7 +116,7 @@ impl<'a> Attack<'a> {
         self.target.patience
     }
 
-    /// A front-end that has said nothing.
+    /// A front-end that has sent nothing.
     pub fn stranger(&self) -> Result<Client> {
         Client::connect(&self.target.socket, self.target.patience)
     }
@@ -177,7 +177,7 @@ impl<'a> Attack<'a> {
         self.await_chains(client) == Reaction::Returned
     }
 
-    /// Offers a good frame and notes what the back-end does with it, likewise.
+    /// Offers a valid frame and notes what the back-end does with it, likewise.
     pub fn transmit_good(&mut self, client: &mut Client) -> bool {
         let chain = [Descriptor::of(client.page, GOOD)];
         self.transmit(client, &chain)
@@ -212,19 +212,19 @@ impl<'a> Attack<'a> {
                 client = Some(current);
             }
         }
-        self.held.extend(client);
+        self.kept.extend(client);
         Ok(())
     }
 
-    /// What the attack came to.
+    /// The outcome of the attack.
     pub fn result(&self, ran: Result<()>) -> Attacked {
         let stopped = ran.err().map(|failure| failure.to_string());
         Attacked { tally: self.tally.clone(), not_offered: self.not_offered, stopped }
     }
 
-    /// Stays connected until a well-behaved client has been looked after.
-    pub fn hold(&mut self, client: Client) {
-        self.held.push(client);
+    /// Keeps a client connected until the check with a well-behaved client is over.
+    pub fn keep(&mut self, client: Client) {
+        self.kept.push(client);
     }
 }
 

@@ -1,4 +1,4 @@
-//! A front-end that can be well-behaved, so far as an attack wants it to be.
+//! A front-end that behaves as well as an attack needs.
 
 use std::path::Path;
 use std::time::Duration;
@@ -20,10 +20,10 @@ const WANTED: u64 = (LINUX & !(EVENT_IDX | MQ)) | PROTOCOL_FEATURES;
 /// Octets of a region; rings lie in the first one, buffers in the second.
 const REGION: u64 = 1 << 20;
 const RX_BUFFER: u32 = 2048;
-/// Octets of the good frame with its header.
+/// Octets of the valid frame with its header.
 pub const GOOD: u32 = 12 + 60;
 
-/// A connection with the memory and rings that it may tell of.
+/// A connection with the memory and rings that it may announce.
 pub struct Client {
     /// The connection.
     pub wire: Wire,
@@ -37,12 +37,12 @@ pub struct Client {
     pub features: u64,
     /// Offered protocol features.
     pub offered_protocol: u64,
-    /// Guest address of octets in the second region, a page of which begins with a good frame.
+    /// Guest address of octets in the second region, whose page begins with a valid frame.
     pub page: u64,
 }
 
 impl Client {
-    /// Connects and says nothing.
+    /// Connects and sends nothing.
     pub fn connect(socket: &Path, patience: Duration) -> Result<Client> {
         let wire = Wire::connect_within(socket, patience)?;
         let memory = Memory::new(2, REGION);
@@ -56,8 +56,8 @@ impl Client {
         Ok(Client { wire, memory, rings, offered: 0, features: 0, offered_protocol: 0, page })
     }
 
-    /// Negotiates: all virtio features that are offered and wanted, REPLY_ACK, and these protocol features. False: one of
-    /// them is not offered.
+    /// Negotiates: all virtio features that are offered and wanted, REPLY_ACK, and these protocol features. False: one
+    /// of them is not offered.
     pub fn negotiate(&mut self, protocol_features: u64) -> Result<bool> {
         self.wire.acknowledged = false;
         self.offered = self.wire.get(GET_FEATURES)?;
@@ -143,7 +143,7 @@ impl Client {
         tx.offer(&self.memory, 0);
     }
 
-    /// Offers one good frame and waits until it is taken.
+    /// Offers one valid frame and waits until it is taken.
     pub fn transmit_good(&mut self, patience: Duration) -> bool {
         self.transmit(&[Descriptor::of(self.page, GOOD)]);
         self.rings[1].await_all(&self.memory, patience)

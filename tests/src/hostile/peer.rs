@@ -1,4 +1,4 @@
-//! The back-end's process, as far as one can see it from outside.
+//! The back-end's process, as seen from outside.
 
 use std::fs;
 use std::os::unix::net::UnixStream;
@@ -12,16 +12,16 @@ pub struct Peer {
     pub pid: i32,
     /// Its name, as `ps` shows it.
     pub program: String,
-    /// When it started, in clock ticks since the machine did: a number is given to another process in time.
+    /// When it started, in clock ticks since boot: the kernel reuses process ids.
     start: Option<u64>,
 }
 
-/// What a process holds; nothing of what cannot be seen.
+/// Open fds and memory of a process; 0 for what cannot be seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Holdings {
     /// Open fds.
     pub fds: Option<u64>,
-    /// Memory that it shares with nobody, in octets.
+    /// Private memory, in octets.
     pub memory: Option<u64>,
 }
 
@@ -42,7 +42,7 @@ impl Peer {
         }
     }
 
-    /// What it holds now.
+    /// Its open fds and memory now.
     pub fn holdings(&self) -> Holdings {
         if self.start.is_none() {
             return Holdings::default();

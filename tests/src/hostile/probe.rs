@@ -7,11 +7,11 @@ use crate::failure::{Failure, Result};
 use crate::hostile::client::Client;
 use crate::hostile::peer::Peer;
 
-/// Attempts to be served are apart by this.
+/// Time between attempts to be served.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Is served, by this process, or says at which step it is not. It is tried again within the patience: a back-end may need
-/// a moment until it is done with the client before.
+/// Is served, by this process, or says at which step it is not. It is tried again within the patience: a back-end may
+/// need a moment until it is done with the client before.
 pub fn probe(socket: &Path, patience: Duration) -> Result<Peer> {
     let deadline = Instant::now() + patience;
     loop {

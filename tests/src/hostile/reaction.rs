@@ -1,4 +1,4 @@
-//! What a back-end did with what it was given, in words.
+//! What a back-end did with a message or a chain, in words.
 
 use std::collections::BTreeMap;
 
@@ -9,15 +9,15 @@ use serde::{Deserialize, Serialize};
 pub enum Reaction {
     /// It closed the connection.
     Closed,
-    /// It answered that it did not obey.
+    /// It answered that the request failed.
     Refused,
-    /// It answered that it obeyed.
+    /// It answered that the request succeeded.
     Acknowledged,
     /// It answered with a value.
     Answered,
-    /// It said nothing and goes on listening.
+    /// It sent nothing and goes on listening.
     Wordless,
-    /// It said nothing, not even to the next request.
+    /// It sent nothing, not even to the next request.
     Silent,
     /// It gave the chain back.
     Returned,
@@ -29,11 +29,11 @@ impl Reaction {
     fn words(self) -> &'static str {
         match self {
             Reaction::Closed => "closed the connection",
-            Reaction::Refused => "replied that it does not obey",
-            Reaction::Acknowledged => "replied that it obeyed",
+            Reaction::Refused => "replied that the request failed",
+            Reaction::Acknowledged => "replied that the request succeeded",
             Reaction::Answered => "answered",
-            Reaction::Wordless => "said nothing and listens",
-            Reaction::Silent => "says nothing more",
+            Reaction::Wordless => "sent nothing and listens",
+            Reaction::Silent => "sends nothing more",
             Reaction::Returned => "returned the chain",
             Reaction::Left => "left the chain",
         }
@@ -48,12 +48,12 @@ impl Reaction {
     }
 }
 
-/// What a case comes to, in one word.
+/// The outcome of a case, in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
     /// It was refused, mostly.
     Refused,
-    /// It was answered or obeyed, mostly.
+    /// It was answered or executed, mostly.
     Answered,
     /// Nothing came of it, mostly.
     Ignored,
@@ -127,13 +127,14 @@ mod tests {
         let mut tally = Tally::default();
         assert_eq!((tally.outcome(), tally.words()), (Outcome::Ignored, String::new()));
         tally.note(Reaction::Wordless);
-        assert_eq!((tally.outcome(), tally.words().as_str()), (Outcome::Ignored, "said nothing and listens"));
+        assert_eq!((tally.outcome(), tally.words().as_str()), (Outcome::Ignored, "sent nothing and listens"));
         for reaction in [Reaction::Closed, Reaction::Refused] {
             tally.note(reaction);
         }
         assert_eq!(tally.outcome(), Outcome::Refused);
         tally.note(Reaction::Closed);
-        let words = "closed the connection 2 times, replied that it does not obey once, said nothing and listens once";
+        let words =
+            "closed the connection 2 times, replied that the request failed once, sent nothing and listens once";
         assert_eq!(tally.words(), words);
     }
 }

@@ -1,5 +1,5 @@
-//! The driver's half of a split ring (virtio 1.3, 2.7), without any scruple: what is written is written, what the device
-//! does is looked at and never relied on.
+//! The driver's half of a split ring (virtio 1.3, 2.7), without checks: it writes what the case says, and never relies
+//! on what the device does.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};

@@ -14,7 +14,7 @@ use crate::hostile::reaction::Outcome;
 /// How long a back-end may take to close what a client has left behind.
 const SETTLE: Duration = Duration::from_secs(1);
 const STEP: Duration = Duration::from_millis(20);
-/// Memory by which a process may grow without its being worth a word.
+/// Growth of a process, in octets, that is not worth reporting.
 const GROWTH: u64 = 16 << 20;
 
 /// What became of one case.
@@ -30,14 +30,14 @@ pub struct Finding {
     pub words: String,
 }
 
-/// Where an attack comes from: a process of its own, so that what the back-end holds against the attacker it does not hold
-/// against who looks after it, and so that an attacker may die of what it does.
+/// Where an attack comes from: a process of its own, so that the back-end blames only the attacker and not the process
+/// that checks, and so that an attacker may die of what it does.
 pub trait Attacker {
     /// Makes the attack. Its connections last until the returned guard is dropped.
     fn attack(&self, target: &Target, case: &Case) -> Result<(Attacked, Box<dyn Any>)>;
 }
 
-/// Runs the cases. After a death or a hang that does not pass no more cases are run. Fails if nobody is served even before.
+/// Runs the cases. Stops after a death, or a hang that does not pass. Fails if no client is served even before.
 pub fn run(target: &Target, cases: &[Case], attacker: &dyn Attacker) -> Result<Vec<Finding>> {
     let before = |failure| Failure::new(format!("a well-behaved client is not served, before any attack: {failure}"));
     let mut peer = probe(target.socket(), target.patience()).map_err(before)?;
@@ -95,14 +95,14 @@ fn judge(target: &Target, before: &Peer, after: Option<&Peer>, failure: String) 
             (Outcome::Died, format!("{name} ended; process {} serves now", now.pid))
         }
         None if before.is_gone() => (Outcome::Died, format!("{name} ended")),
-        None if is_deserted(target.socket()) => (Outcome::Died, format!("nobody listens any more: {failure}")),
+        None if is_unattended(target.socket()) => (Outcome::Died, format!("no process listens any more: {failure}")),
         None => (Outcome::Hung, format!("a well-behaved client is not served afterwards: {failure}")),
         Some(_) => (Outcome::Hung, format!("while the attacker stays, a well-behaved client is not served: {failure}")),
     }
 }
 
-/// Whether the socket refuses every connection, which one of a process that is only busy does not.
-fn is_deserted(socket: &Path) -> bool {
+/// Whether the socket refuses every connection. A process that is only busy refuses none.
+fn is_unattended(socket: &Path) -> bool {
     match Wire::connect_within(socket, STEP) {
         Ok(_) => false,
         Err(failure) => !failure.to_string().contains(NOT_ACCEPTED),

@@ -36,7 +36,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Speaks over `line`; the guest need not run yet.
+    /// Uses `line`; the guest need not run yet.
     pub fn new(line: UnixStream) -> Agent {
         Agent { line, received: Vec::new(), last_id: 0 }
     }

@@ -42,7 +42,7 @@ impl Ping {
         Ok(ping)
     }
 
-    /// Requests that nobody answered.
+    /// Requests without an answer.
     pub fn lost(&self) -> u32 {
         self.sent - self.answered
     }
@@ -78,7 +78,7 @@ impl Stream {
         })
     }
 
-    /// How many seconds passed in which not one byte was transferred.
+    /// How many seconds passed without a byte transferred.
     pub fn stalled_seconds(&self) -> usize {
         self.intervals.iter().filter(|rate| **rate == 0.0).count()
     }

@@ -324,4 +324,4 @@ impl Checked {
 #[cfg(test)]
 mod pace;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

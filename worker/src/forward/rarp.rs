@@ -1,9 +1,12 @@
 //! RARP announcements (vhost-user `SEND_RARP`). After a live migration the worker broadcasts the guest's address in
 //! its name, so that switches learn its new port (the frame of RFC 903, as QEMU sends it).
 //!
-//! An announcement is a frame to all ports that costs the client one message and no buffer, and it does not count in
-//! the shares by which the loop divides its turns. So a port may send one in each [`PAUSE_NS`], and the worker
-//! ignores others. QEMU sends five, at least 50 ms apart, since any of them may be lost.
+//! An announcement is a frame to all ports that costs its client a message and no buffer, and is sent outside of the
+//! shares by which the loop divides its turns. So a port has one in [`PAUSE_NS`], and those between are passed over:
+//! QEMU sends five, 50 ms and more apart. While another thread has a receiver's queue, an announcement is [`Pending`]
+//! and the control thread tries again in its next turn.
+
+use std::collections::VecDeque;
 
 use sv3::frame::MacAddr;
 
@@ -21,9 +24,9 @@ const LEN: usize = 60;
 
 /// Shortest time between two announcements of a port, in nanoseconds.
 pub const PAUSE_NS: u64 = 10_000_000;
-/// How often the worker tries an announcement while other threads lease receivers' rings. Each try waits some
-/// microseconds. After the last try the announcement is lost, like one that finds no buffers.
-const TRIES: usize = 16;
+/// Longest time for which an announcement is pending, in nanoseconds. An older one is lost: its station may be
+/// elsewhere.
+const KEEP_NS: u64 = 1_000_000_000;
 
 /// When a port may announce itself again.
 #[derive(Default)]
@@ -42,8 +45,52 @@ impl Pause {
     }
 }
 
-/// Broadcasts a RARP request for `mac` from a port.
-pub fn announce(forwarder: &mut Forwarder, port: &'static Port, mac: [u8; 6]) {
+/// Announcements that wait for a receiver's queue, the oldest first; at most one for each port.
+#[derive(Default)]
+pub struct Pending {
+    waiting: VecDeque<Announcement>,
+}
+
+struct Announcement {
+    slot: u16,
+    mac: [u8; 6],
+    until_ns: u64,
+}
+
+impl Pending {
+    /// None waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// An announcement waits from `now_ns` on, in the place of an earlier one of the same port.
+    pub fn add(&mut self, slot: u16, mac: [u8; 6], now_ns: u64) {
+        let announcement = Announcement { slot, mac, until_ns: now_ns.saturating_add(KEEP_NS) };
+        match self.waiting.iter_mut().find(|one| one.slot == slot) {
+            Some(earlier) => *earlier = announcement,
+            None => self.waiting.push_back(announcement),
+        }
+    }
+
+    /// The port is gone.
+    pub fn forget(&mut self, slot: u16) {
+        self.waiting.retain(|one| one.slot != slot);
+    }
+
+    /// Tries the oldest one again; it stays if `send` returns false.
+    pub fn retry(&mut self, now_ns: u64, send: impl FnOnce(u16, [u8; 6]) -> bool) {
+        self.waiting.retain(|one| now_ns < one.until_ns);
+        if let Some(Announcement { slot, mac, .. }) = self.waiting.front()
+            && send(*slot, *mac)
+        {
+            self.waiting.pop_front();
+        }
+    }
+}
+
+/// Broadcasts a RARP request for `mac` from a port. False: another thread has a receiver's queue, and nothing was sent.
+#[must_use]
+pub fn announce(forwarder: &mut Forwarder, port: &'static Port, mac: [u8; 6]) -> bool {
     let mut octets = frame(mac);
     let frame = Frame {
         dst: MacAddr::new([0xff; 6]),
@@ -56,17 +103,13 @@ pub fn announce(forwarder: &mut Forwarder, port: &'static Port, mac: [u8; 6]) {
         snapshot: Snapshot::NOTHING,
         plain: None,
     };
-    for _ in 0..TRIES {
-        let mut sending = Sending::begin(forwarder, port, false);
-        let sent = sending.forward(&frame);
-        if let Err(Unsent::Dropped(reason)) = sent {
-            sending.count_drop(reason);
-        }
-        sending.publish();
-        if sent != Err(Unsent::Busy) {
-            return;
-        }
+    let mut sending = Sending::begin(forwarder, port, false);
+    let sent = sending.forward(&frame);
+    if let Err(Unsent::Dropped(reason)) = sent {
+        sending.count_drop(reason);
     }
+    sending.publish();
+    sent != Err(Unsent::Busy)
 }
 
 fn frame(mac: [u8; 6]) -> [u8; LEN] {
@@ -85,11 +128,49 @@ fn frame(mac: [u8; 6]) -> [u8; LEN] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::forward::burst::tests::{fixture, run_split};
+
+    const STATION: [u8; 6] = [2, 0, 0, 0, 0, 7];
 
     #[test]
     fn a_port_announces_itself_once_in_a_pause() {
         let mut pause = Pause::default();
         let sent = (0..1000).filter(|n| pause.is_over(5 + n * PAUSE_NS / 100)).count();
         assert_eq!(sent, 10);
+    }
+
+    #[test]
+    fn an_announcement_needs_the_queues_of_all_receivers() {
+        let (mut fixture, driver) = fixture(2, 2048);
+        run_split(&fixture, 0, 1, &driver);
+        let sender = fixture.ports.get(0).unwrap();
+        let lease_of_another_thread = fixture.ports.get(2).unwrap().receive(0).unwrap().lease(1).unwrap();
+        assert!(!announce(&mut fixture.forwarder, sender, STATION));
+        assert_eq!(fixture.delivered(), 0);
+        drop(lease_of_another_thread);
+        assert!(announce(&mut fixture.forwarder, sender, STATION));
+        assert_eq!(fixture.delivered(), 2);
+    }
+
+    #[test]
+    fn an_announcement_is_pending_until_it_is_sent_or_too_old_or_its_port_is_gone() {
+        let mut pending = Pending::default();
+        for (slot, last) in [(1, 1), (2, 2), (3, 3), (1, 4)] {
+            pending.add(slot, [2, 0, 0, 0, 0, last], u64::from(last));
+        }
+        pending.forget(2);
+        let retry = |pending: &mut Pending, now_ns, sent| {
+            let mut tried = None;
+            pending.retry(now_ns, |slot, mac| {
+                tried = Some((slot, mac[5]));
+                sent
+            });
+            tried
+        };
+        assert_eq!(retry(&mut pending, 10, false), Some((1, 4)), "the later one of port 1");
+        assert_eq!(retry(&mut pending, 10, true), Some((1, 4)), "it was kept");
+        assert_eq!(retry(&mut pending, 2 + KEEP_NS, false), Some((3, 3)));
+        assert_eq!(retry(&mut pending, 3 + KEEP_NS, false), None, "too old");
+        assert!(pending.is_empty());
     }
 }

@@ -56,6 +56,7 @@ pub struct ControlThread {
     requests: MapRequests,
     /// A command that must wait until regions are mapped. Later commands wait behind it.
     deferred: Option<CommandWithFds>,
+    announcements: rarp::Pending,
     poller: Poller,
     /// When the worker last reported that it woke, in nanoseconds.
     said_busy: u64,
@@ -72,7 +73,18 @@ impl ControlThread {
         let clients = std::iter::repeat_with(|| None).take(MAX_PORTS).collect();
         let requests = MapRequests::new(&threads.mapper);
         let (ledger, standby) = (start.ledger, start.standby);
-        ControlThread { threads, ledger, standby, link, clients, requests, deferred: None, poller, said_busy: 0 }
+        ControlThread {
+            threads,
+            ledger,
+            standby,
+            link,
+            clients,
+            requests,
+            deferred: None,
+            announcements: rarp::Pending::default(),
+            poller,
+            said_busy: 0,
+        }
     }
 
     /// Runs until the supervisor closes the control socket, or breaks the protocol.
@@ -94,7 +106,9 @@ impl ControlThread {
     fn look(&mut self) -> Result<(), LinkEnd> {
         self.link.flush()?;
         self.requests.hand_over();
-        let may_block = !self.link.pending() && !self.requests.must_try_again();
+        self.announce_pending();
+        let must_try_again = self.requests.must_try_again() || !self.announcements.is_empty();
+        let may_block = !self.link.pending() && !must_try_again;
         let looked = self.poller.look(may_block);
         let looked = looked.map_err(|errno| LinkEnd::Broken(format!("epoll_wait: {errno}")))?;
         if looked.blocked && !self.standby {
@@ -246,6 +260,7 @@ impl ControlThread {
                 lease.reset(Endpoint::default());
             }
         }
+        self.announcements.forget(slot);
         let client = self.clients.get_mut(usize::from(slot)).and_then(Option::take);
         let tables = client.into_iter().flat_map(|client| [client.memory, client.staged]);
         self.requests.unmap(tables.flat_map(GuestMemory::into_mappings), seq);
@@ -272,8 +287,9 @@ impl ControlThread {
         let now_ns = self.poller.forwarder.now_ns;
         if self.client(slot)?.rarp.is_over(now_ns)
             && let Some(port) = self.port(slot)
+            && !rarp::announce(&mut self.poller.forwarder, port, mac)
         {
-            rarp::announce(&mut self.poller.forwarder, port, mac);
+            self.announcements.add(slot, mac, now_ns);
         }
         Ok(())
     }
@@ -292,6 +308,14 @@ impl ControlThread {
         } else if runs {
             self.poll(queue);
         }
+    }
+
+    /// Tries again to send an announcement for which another thread had a receiver's queue.
+    fn announce_pending(&mut self) {
+        let (forwarder, ports) = (&mut self.poller.forwarder, &self.threads.ports);
+        self.announcements.retry(forwarder.now_ns, |slot, mac| {
+            ports.get(slot).is_none_or(|port| rarp::announce(forwarder, port, mac))
+        });
     }
 
     /// Lets the owner thread poll a transmit queue.

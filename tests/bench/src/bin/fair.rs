@@ -1,6 +1,6 @@
-//! What a neighbour does to a pair that asks and answers: round trips beside each kind of neighbour, and beside none.
+//! What a neighbour costs a pair that asks and answers: round trips beside each kind of neighbour, and beside none.
 //!
-//! Wants two idle processors: one is the switch's, the other one all guests'.
+//! Needs two idle processors: one for the switch, the other for all guests.
 
 use std::process::ExitCode;
 use std::time::Duration;

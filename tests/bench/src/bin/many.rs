@@ -1,4 +1,5 @@
-//! How long many ports take to attach, and how long a take-over takes with them: `many PORTS DEATHS [OPTIONS OF SV3 RUN...]`.
+//! How long many ports take to attach, and how long a take-over takes with them: `many PORTS DEATHS [OPTIONS OF SV3
+//! RUN...]`.
 //!
 //! The guests are idle, so what is measured is what the switch does for each port that there is.
 
@@ -27,7 +28,7 @@ fn main() -> Result<()> {
     let mut gaps: Vec<u64> = Vec::new();
     let (mut works, mut worker, supervisor) = (Vec::new(), switch.worker_pid()?, switch.supervisor_pid()?);
     for death in 0..deaths {
-        // Status with so many ports is work, too: it is asked for seldom.
+        // A status with so many ports costs time, so it is asked for seldom.
         let standby = loop {
             std::thread::sleep(PAUSE);
             if let Some(standby) = switch.status()?.worker.standby_pid {

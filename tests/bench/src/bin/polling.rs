@@ -1,7 +1,7 @@
 //! What `--poll-us` costs and gives: `polling [MICROSECONDS...]`; without, the bounds of `docs/measured/polling.md`.
 //!
 //! Two guests ask and answer with pauses of several lengths; round trip, processor time and wake-ups of the worker.
-//! Then frames go one way at a steady pace. Wants two idle processors.
+//! Then frames go one way at a steady pace. Needs two idle processors.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};

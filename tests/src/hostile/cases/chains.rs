@@ -1,4 +1,4 @@
-//! Descriptor chains that cannot be, or that are strange and right.
+//! Descriptor chains that are invalid, or unusual and valid.
 
 use crate::failure::Result;
 use crate::hostile::case::{Attack, Case};
@@ -174,7 +174,7 @@ fn chain_head_range(attack: &mut Attack<'_>) -> Result<()> {
         let [_, tx] = &mut client.rings;
         tx.offer(&client.memory, head);
         attack.await_chains(&mut client);
-        attack.hold(client);
+        attack.keep(client);
     }
     Ok(())
 }
@@ -234,7 +234,7 @@ fn offload_sweep(attack: &mut Attack<'_>) -> Result<()> {
             client = attack.served()?;
         }
     }
-    attack.hold(client);
+    attack.keep(client);
     Ok(())
 }
 

@@ -40,7 +40,7 @@ pub const CASES: &[Case] = &[
     Case {
         name: "call-would-block",
         origin: "own",
-        what: "a call eventfd that is full and blocks who writes to it",
+        what: "a call eventfd that is full and blocks its writer",
         run: call_would_block,
     },
 ];
@@ -78,7 +78,7 @@ fn fds_hoarded(attack: &mut Attack<'_>) -> Result<()> {
         let all = (0..32u64).flat_map(|ring| requests.map(|request| (request, ring)));
         let mut sent = all.map(|(request, ring)| client.wire.set(request, &ring.to_ne_bytes(), &[fd.as_fd()]));
         attack.tally.note(if sent.all(|result| result.is_ok()) { Reaction::Acknowledged } else { Reaction::Closed });
-        attack.hold(client);
+        attack.keep(client);
     }
     Ok(())
 }
@@ -102,12 +102,12 @@ fn kick_zero(attack: &mut Attack<'_>) -> Result<()> {
     client.transmit_good(attack.patience());
     attack.say(&mut client, SET_VRING_KICK, &1u64.to_ne_bytes(), &[zero.as_fd()]);
     attack.transmit_good(&mut client);
-    attack.hold(client);
+    attack.keep(client);
     Ok(())
 }
 
 fn call_would_block(attack: &mut Attack<'_>) -> Result<()> {
-    // Who makes it non-blocking is told better: the flag is the file's, and the file is ours too.
+    // A back-end that makes it non-blocking shows: the flag belongs to the file, which the attacker has too.
     let full = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC)?;
     full.write(u64::MAX - 1)?;
     let mut client = attack.served()?;
@@ -120,7 +120,7 @@ fn call_would_block(attack: &mut Attack<'_>) -> Result<()> {
             break;
         }
     }
-    attack.hold(client);
+    attack.keep(client);
     Ok(())
 }
 

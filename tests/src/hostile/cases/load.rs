@@ -44,7 +44,7 @@ pub const CASES: &[Case] = &[
 fn idle_connections(attack: &mut Attack<'_>) -> Result<()> {
     for _ in 0..120 {
         match attack.stranger() {
-            Ok(client) => attack.hold(client),
+            Ok(client) => attack.keep(client),
             Err(_) => attack.tally.note(Reaction::Closed),
         }
         attack.tally.note(Reaction::Wordless);
@@ -52,7 +52,7 @@ fn idle_connections(attack: &mut Attack<'_>) -> Result<()> {
     Ok(())
 }
 
-/// A good frame is sent while the ring is kept full by the attacker.
+/// A valid frame is sent while the attacker keeps the ring full.
 fn flood(attack: &mut Attack<'_>) -> Result<()> {
     let mut client = attack.served()?;
     let mut bystander = attack.bystander()?;
@@ -78,7 +78,7 @@ fn flood(attack: &mut Attack<'_>) -> Result<()> {
         };
         attack.tally.note(if served { Reaction::Returned } else { Reaction::Left });
     }
-    attack.hold(client);
+    attack.keep(client);
     Ok(())
 }
 
@@ -105,7 +105,7 @@ fn never_returns(attack: &mut Attack<'_>) -> Result<()> {
         let taken = bystander.transmit_good(attack.patience());
         attack.tally.note(if taken { Reaction::Returned } else { Reaction::Left });
     }
-    attack.hold(client);
+    attack.keep(client);
     Ok(())
 }
 
@@ -127,7 +127,7 @@ fn address_flood(attack: &mut Attack<'_>) -> Result<()> {
             break;
         }
     }
-    attack.hold(client);
+    attack.keep(client);
     Ok(())
 }
 
@@ -140,6 +140,6 @@ fn to_itself(attack: &mut Attack<'_>) -> Result<()> {
             break;
         }
     }
-    attack.hold(client);
+    attack.keep(client);
     Ok(())
 }

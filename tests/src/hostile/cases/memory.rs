@@ -1,6 +1,6 @@
-//! Memory that is not what it is said to be, or stops being it.
+//! Memory that is shorter than announced, or is truncated later.
 //!
-//! What was truncated must not be touched by us either: no ring of it is looked at afterwards.
+//! The attacker must not touch truncated memory either: it looks at no ring in it afterwards.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -57,7 +57,7 @@ pub const DEADLY_CASES: &[Case] = &[
     Case {
         name: "memory-short-table",
         origin: "sv3 2013",
-        what: "files shorter than their regions, said before any ring",
+        what: "files shorter than their regions, sent before any ring",
         run: memory_short,
     },
     Case {
@@ -140,7 +140,7 @@ fn regions_many(attack: &mut Attack<'_>) -> Result<()> {
             break;
         }
     }
-    attack.hold(client);
+    attack.keep(client);
     Ok(())
 }
 
@@ -151,10 +151,10 @@ fn memory_hole(attack: &mut Attack<'_>) -> Result<()> {
         let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         fallocate(region.file(), mode, region.offset.cast_signed(), region.size.cast_signed())?;
     }
-    // Indices begin at 0 again, for us at least.
+    // The attacker's indices begin at 0 again.
     client.rings[1].index = 0;
     attack.transmit_good(&mut client);
-    attack.hold(client);
+    attack.keep(client);
     Ok(())
 }
 
@@ -175,7 +175,7 @@ fn memory_replaced(attack: &mut Attack<'_>) -> Result<()> {
             return Ok(());
         }
     }
-    attack.hold(client);
+    attack.keep(client);
     Ok(())
 }
 
@@ -215,7 +215,7 @@ fn region_removed(attack: &mut Attack<'_>) -> Result<()> {
         attack.say(&mut client, REM_MEM_REG, &single, &[]);
         flood(&mut client, None);
     }
-    attack.hold(client);
+    attack.keep(client);
     Ok(())
 }
 
@@ -242,7 +242,7 @@ fn memory_short_buffer(attack: &mut Attack<'_>) -> Result<()> {
     client.enable_rings()?;
     let far = client.page + 32 * PAGE;
     attack.transmit(&mut client, &[Descriptor::of(far, GOOD)]);
-    attack.hold(client);
+    attack.keep(client);
     Ok(())
 }
 
@@ -251,7 +251,7 @@ fn memory_truncated_buffers(attack: &mut Attack<'_>) -> Result<()> {
     client.transmit_good(attack.patience());
     truncate(&client, 1, 0);
     attack.transmit_good(&mut client);
-    attack.hold(client);
+    attack.keep(client);
     Ok(())
 }
 
@@ -269,7 +269,7 @@ fn memory_truncated_receiving(attack: &mut Attack<'_>) -> Result<()> {
         _ if rx.used_index(&client.memory) > 0 => Reaction::Returned,
         _ => Reaction::Left,
     });
-    attack.hold(client);
+    attack.keep(client);
     Ok(())
 }
 
@@ -284,7 +284,7 @@ fn memory_truncated_rings(attack: &mut Attack<'_>) -> Result<()> {
         Heard::Closed => Reaction::Closed,
         _ => Reaction::Left,
     });
-    attack.hold(client);
+    attack.keep(client);
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! Octets on the socket that are no messages, or no good ones.
+//! Octets on the socket that are no messages, or invalid ones.
 
 use std::io::Write;
 use std::os::fd::AsFd;
@@ -24,7 +24,7 @@ pub const CASES: &[Case] = &[
     },
     Case { name: "vanish", origin: "sv3 2013", what: "clients vanish at every step of the handshake", run: vanish },
     Case { name: "pieces", origin: "own", what: "a request octet by octet; two requests at once", run: pieces },
-    Case { name: "slow-loris", origin: "own", what: "a client says half a message and stays", run: slow_loris },
+    Case { name: "slow-loris", origin: "own", what: "a client sends half a message and stays", run: slow_loris },
     Case {
         name: "payload-length",
         origin: "CVE-2020-10724",
@@ -114,7 +114,7 @@ fn pieces(attack: &mut Attack<'_>) -> Result<()> {
 }
 
 fn slow_loris(attack: &mut Attack<'_>) -> Result<()> {
-    // Within the header, and within the payload, for which some wait by other means.
+    // Within the header, and within the payload, for which some back-ends wait differently.
     for length in [5, 14] {
         let mut client = attack.stranger()?;
         let message = [&header(SET_FEATURES, VERSION, 8)[..], &[0; 8]].concat();
@@ -123,7 +123,7 @@ fn slow_loris(attack: &mut Attack<'_>) -> Result<()> {
             Heard::Closed => Reaction::Closed,
             _ => Reaction::Silent,
         });
-        attack.hold(client);
+        attack.keep(client);
     }
     Ok(())
 }
@@ -195,6 +195,6 @@ fn replies_unread(attack: &mut Attack<'_>) -> Result<()> {
         Heard::Closed => Reaction::Closed,
         _ => Reaction::Silent,
     });
-    attack.hold(client);
+    attack.keep(client);
     Ok(())
 }

@@ -65,7 +65,7 @@ fn head_twice(attack: &mut Attack<'_>) -> Result<()> {
     }
     tx.claim(&client.memory, tx.index);
     attack.await_chains(&mut client);
-    attack.hold(client);
+    attack.keep(client);
     Ok(())
 }
 
@@ -81,7 +81,7 @@ fn available_overrun(attack: &mut Attack<'_>) -> Result<()> {
                 client.rings[1].index = ring.used_index(memory).wrapping_add(ahead);
                 attack.await_chains(&mut client);
             }
-            attack.hold(client);
+            attack.keep(client);
         }
     }
     Ok(())
@@ -118,7 +118,7 @@ fn descriptor_flips(attack: &mut Attack<'_>) -> Result<()> {
         }
     }
     flipper.join().map_err(|_| Failure::new("the thread that rewrites descriptors failed"))?;
-    attack.hold(client);
+    attack.keep(client);
     Ok(())
 }
 
@@ -141,7 +141,7 @@ fn ring_noise(attack: &mut Attack<'_>) -> Result<()> {
         if round % 10 == 0 {
             attack.await_chains(&mut client);
         }
-        attack.hold(client);
+        attack.keep(client);
     }
     Ok(())
 }
@@ -169,7 +169,7 @@ fn ring_packed_noise(attack: &mut Attack<'_>) -> Result<()> {
             crate::guest::wire::Heard::Closed => Reaction::Closed,
             _ => Reaction::Left,
         });
-        attack.hold(client);
+        attack.keep(client);
     }
     Ok(())
 }
@@ -217,7 +217,7 @@ fn receive(attack: &mut Attack<'_>, place: impl Fn(&Client, u16) -> u64, count: 
         0 => Reaction::Left,
         _ => Reaction::Returned,
     });
-    attack.hold(client);
+    attack.keep(client);
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! Well-formed requests that ask for what cannot be.
+//! Well-formed requests for something impossible.
 
 use std::os::fd::AsFd;
 
@@ -111,7 +111,7 @@ fn ring_moved(attack: &mut Attack<'_>) -> Result<()> {
         for _ in 0..300 {
             client.transmit(&[Descriptor::of(client.page, crate::hostile::client::GOOD)]);
         }
-        attack.hold(client);
+        attack.keep(client);
     }
     Ok(())
 }
@@ -148,7 +148,7 @@ fn ring_outside(attack: &mut Attack<'_>) -> Result<()> {
         }
         let _ = client.start_ring(RX).and_then(|()| client.enable_rings());
         fd.write(1)?;
-        attack.hold(client);
+        attack.keep(client);
     }
     Ok(())
 }
@@ -196,7 +196,7 @@ fn log_malformed(attack: &mut Attack<'_>) -> Result<()> {
     for (addr, len) in [(0, 64), (u64::MAX, 64), (client.page, u32::MAX), (client.memory.end() - 1, 64)] {
         attack.transmit(&mut client, &[Descriptor::of(addr, len)]);
     }
-    attack.hold(client);
+    attack.keep(client);
     Ok(())
 }
 
@@ -213,7 +213,7 @@ fn inflight_get(attack: &mut Attack<'_>) -> Result<()> {
             break;
         }
     }
-    attack.hold(client);
+    attack.keep(client);
     Ok(())
 }
 

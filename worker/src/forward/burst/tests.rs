@@ -23,8 +23,15 @@ pub(super) const SIZE: u16 = 256;
 pub(super) const DATA: u64 = BASE + 0x2_0000;
 const UNKNOWN: [u8; 6] = [2, 0, 0, 0, 0, 99];
 
-/// Starts a vring: ring 0 of a port receives, ring 1 transmits.
-pub(super) fn run_at(fixture: &Fixture, slot: u16, ring: u16, queue: Queue, memory: &GuestMemory, features: u64) {
+/// Has a vring run: ring 0 of a port receives, ring 1 transmits.
+pub(in crate::forward) fn run_at(
+    fixture: &Fixture,
+    slot: u16,
+    ring: u16,
+    queue: Queue,
+    memory: &GuestMemory,
+    features: u64,
+) {
     let port = fixture.ports.make(slot, fixture.ledger).unwrap();
     assert!(port.make_pair(0));
     let mut lease = port.seize(QueueId::new(slot, ring), || ()).unwrap();
@@ -36,12 +43,12 @@ pub(super) fn run_at(fixture: &Fixture, slot: u16, ring: u16, queue: Queue, memo
 }
 
 /// The same with a split ring.
-pub(super) fn run_split(fixture: &Fixture, slot: u16, ring: u16, driver: &Driver) {
+pub(in crate::forward) fn run_split(fixture: &Fixture, slot: u16, ring: u16, driver: &Driver) {
     let features = VIRTIO_F_VERSION_1.mask();
     run_at(fixture, slot, ring, Queue::Split(driver.ring(features)), &driver.memory, features);
 }
 
-pub(super) struct Fixture {
+pub(in crate::forward) struct Fixture {
     pub ledger: &'static LedgerMap,
     pub ports: &'static Ports,
     pub forwarder: Forwarder,
@@ -49,8 +56,8 @@ pub(super) struct Fixture {
     pub receivers: Vec<Driver>,
 }
 
-/// A forwarder, receivers whose buffers have `buffer` octets, and the driver of port 0.
-pub(super) fn fixture(receivers: u16, buffer: u32) -> (Fixture, Driver) {
+/// A forwarder of receivers with buffers of that many octets, and the driver that port 0 is.
+pub(in crate::forward) fn fixture(receivers: u16, buffer: u32) -> (Fixture, Driver) {
     let ledger: &LedgerMap = Box::leak(Box::new(LedgerMap::create().unwrap().1));
     let ports: &Ports = Box::leak(Box::new(Ports::new()));
     let view = View { ports, number: 0, counting: Counting { single_threaded: true } };
@@ -89,8 +96,8 @@ impl Fixture {
         self.burst.serve(&mut self.forwarder, (port, id), &mut queue, budget, false).unwrap()
     }
 
-    /// Number of frames that the receivers got.
-    fn delivered(&self) -> u64 {
+    /// Frames that receivers have got.
+    pub fn delivered(&self) -> u64 {
         self.receivers.iter().map(|receiver| u64::from(receiver.used_idx())).sum()
     }
 }

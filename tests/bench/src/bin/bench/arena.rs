@@ -1,7 +1,7 @@
-//! Who is measured against whom: the same guests and the same load in front of each, round by round.
+//! Which switches are compared: each gets the same guests and the same load, round by round.
 //!
-//! All switches live through all rounds, each with its own guests attached. Those that spin are stopped while others have
-//! their turn. All of a switch is on one processor and the guests' one thread is on the other.
+//! All switches run through all rounds, each with its own guests attached. Those that spin are stopped while others
+//! have their turn. A switch is on one processor and the guests' one thread is on the other.
 
 use std::fs;
 use std::thread::scope;
@@ -20,13 +20,13 @@ use crate::report::{Case, Sample};
 use crate::ring::Ring;
 use crate::switch::{Kind, Needs, Switch};
 
-/// More rounds are not tried when the processors never stay as far from each other as they are.
+/// Most rounds, for processors whose distance never stays the same.
 const MOST_ROUNDS: usize = 3;
 
 /// An Open vSwitch sometimes refuses a client when it is new; another one does not.
 const ATTEMPTS: usize = 3;
 
-/// Share of a processor that others may have.
+/// Share of a processor that other programs may have.
 const MOST_FOREIGN: f64 = 0.05;
 
 /// A switch, or what stands for one, with its guests.
@@ -38,11 +38,11 @@ pub struct Contestant<R> {
     /// Its guests.
     pub guests: Vec<Guest<R>>,
     engine: Engine,
-    /// It has failed, and takes no further part.
+    /// It has failed, and is not measured any more.
     out: bool,
 }
 
-/// What a measurement is told of whom it measures.
+/// What a measurement knows of the switch that it measures.
 pub struct Subject {
     /// The switch; none: the model.
     pub kind: Option<Kind>,
@@ -84,7 +84,8 @@ impl<R: Ring> Contestant<R> {
         }
     }
 
-    /// Seconds that processors have worked, but not for the switch or for this process. Only differences tell something.
+    /// Seconds that processors have worked, but not for the switch or for this process. Only differences have a
+    /// meaning.
     fn foreign_seconds(&self) -> Result<f64> {
         let stat = fs::read_to_string("/proc/stat")?;
         // `cpu`, then ticks in user, nice, system, idle, iowait, irq, softirq, steal.
@@ -132,7 +133,8 @@ impl<R: Ring> Contestant<R> {
     }
 }
 
-/// Starts all switches that are wanted and can do it, with so many guests, each by its plan; says of the others why not.
+/// Starts all switches that are wanted and can do it, with so many guests, each by its plan; says of the others why
+/// not.
 pub fn enter<R: Ring>(
     kinds: &[Kind],
     ports: usize,
@@ -157,8 +159,8 @@ pub fn enter<R: Ring>(
     Ok(contestants)
 }
 
-/// Measures everybody in turn until enough rounds had the processors at the same distance. The measurement has the
-/// guests' processor for itself, and knows whom it measures.
+/// Measures all switches in turn until enough rounds had the processors at the same distance. The measurement has the
+/// guests' processor for itself, and knows which switch it measures.
 pub fn compete<R: Ring + Send>(
     options: &Options,
     mut case: Case,

@@ -44,7 +44,7 @@ pub fn flood<R: Ring + Send>(options: &Options) -> Result<Vec<Case>> {
 fn measure<R: Ring>(guests: &mut [Guest<R>], shape: Shape, options: &Options) -> Result<Vec<f64>> {
     drain(guests);
     let window = options.window(options.plan(shape));
-    let [from, others @ ..] = guests else { return Err(Failure::new("nobody floods")) };
+    let [from, others @ ..] = guests else { return Err(Failure::new("no guest floods")) };
     let stations = Stations { ports: (0, 1), count: 1 };
     let mut streams: Vec<Stream> = others.iter().map(|_| Stream::new(from, stations, shape, window)).collect();
     run(from, others, &mut streams, cycles_of(SETTLE));

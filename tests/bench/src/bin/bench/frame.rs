@@ -1,4 +1,4 @@
-//! What goes over the rings: frames whose head says who and which, and whose rest says which buffer it was sent from.
+//! What goes over the rings: frames with addresses and a number in the head, and with the sender's buffer in the rest.
 //!
 //! A buffer is looked at in words of eight octets. Words 0 to 3 are the net header, the addresses and the begin of what
 //! follows; one more is the frame's number; the others were written once and tell which buffer and place they are of.
@@ -22,7 +22,7 @@ const MSS: u64 = 1448;
 pub struct Shape {
     /// Octets of the Ethernet frame.
     pub octets: usize,
-    /// One TCP segment that is to be cut up by whoever needs it so.
+    /// One TCP segment, for the receiver's side to cut up where needed.
     pub tso: bool,
 }
 
@@ -32,7 +32,7 @@ impl Shape {
         Shape { octets, tso: false }
     }
 
-    /// Those that one wants to know of.
+    /// Those of most interest.
     pub fn usual() -> Vec<Shape> {
         let plain = [64, 256, 512, 1518, 9000].map(Shape::plain);
         plain.into_iter().chain([Shape::large_segment()]).collect()
@@ -53,7 +53,8 @@ impl Shape {
         if self.tso { CSUM | GUEST_CSUM | HOST_TSO4 | GUEST_TSO4 } else { 0 }
     }
 
-    /// How many buffers a sender has for so many entries: of large ones fewer, lest the caches' size is what is measured.
+    /// How many buffers a sender has for so many entries: fewer large ones, so that the caches' size is not what is
+    /// measured.
     pub fn buffers(self, entries: u16) -> usize {
         if self.tso { 32 } else { usize::from(entries) }
     }
@@ -122,7 +123,7 @@ impl Shape {
 pub struct Station(u64);
 
 impl Station {
-    /// To all.
+    /// Broadcast.
     pub const ALL: Station = Station(0xffff_ffff_ffff);
 
     /// Station `n` behind a port.

@@ -1,7 +1,7 @@
-//! A guest for measurements: a vhost-user front-end and a driver that spares itself all that a switch need not have done.
+//! A guest for measurements: a vhost-user front-end and a driver that does only what the switch needs.
 //!
-//! One queue pair. Rings are polled and calls are not asked for; the device is kicked only if it asks to be. Nothing is
-//! allocated and no syscall made for a frame: buffers stay where they are and are used in turn.
+//! One queue pair. The guest polls its rings and asks for no calls; it kicks the device only if the device asks for it.
+//! It allocates nothing and makes no syscall for a frame: buffers stay where they are and are used in turn.
 
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
@@ -19,7 +19,7 @@ use crate::ring::{Place, Ring, Shelf};
 /// Most frames that are sent or received at a time, as DPDK has it.
 pub const BATCH: u32 = 32;
 
-/// How a guest shall be built.
+/// How a guest is built.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     /// Frames that it sends.
@@ -62,7 +62,7 @@ pub struct Arrival {
 }
 
 impl<R: Ring> Guest<R> {
-    /// A guest that nobody serves yet; all receive buffers are offered.
+    /// A guest that is not connected yet; all receive buffers are offered.
     pub fn new(plan: Plan) -> Result<Guest<R>> {
         let sends = Shelf { count: plan.shape.buffers(plan.entries), room: plan.shape.total() };
         let receives = Shelf { count: plan.rx_buffers, room: plan.rx_buffer };
@@ -123,14 +123,14 @@ impl<R: Ring> Guest<R> {
         for index in [0, 1] {
             wire.set(SET_VRING_ENABLE, &vring_state(index, 1), &[])?;
         }
-        // One request that is answered: all before it were obeyed.
+        // One request that is answered: all before it were executed.
         wire.get(GET_FEATURES)?;
         self.wire = Some(wire);
         Ok(())
     }
 
-    /// Sends frames, at most a batch and no more than there is room for: all of them if any. `between` names receiver and
-    /// sender of a frame by its number. Returns how many.
+    /// Sends frames, at most a batch and no more than there is room for: all of them if any. `between` names receiver
+    /// and sender of a frame by its number. Returns how many.
     #[inline(always)]
     pub fn send(&mut self, wanted: u32, between: impl Fn(u32) -> (Station, Station)) -> u32 {
         let sent = self.stage(wanted, between);
@@ -219,7 +219,7 @@ impl<R: Ring> Guest<R> {
 
     #[cold]
     fn kick(&self, ring: usize) {
-        // An eventfd that is full has been seen by nobody, which then wakes up anyway.
+        // A full eventfd has not been read, and wakes its reader anyway.
         let _ = self.kick[ring & 1].write(1);
     }
 }

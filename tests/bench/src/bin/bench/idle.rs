@@ -1,4 +1,4 @@
-//! What guests cost that do nothing: a busy pair beside many of them, and a switch with nobody else.
+//! The cost of guests that do nothing: beside a busy pair, and alone on a switch.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -30,7 +30,8 @@ const COSTS: &[Figure] = &[
 /// Idle ports beside the pair.
 const IDLE: [usize; 4] = [0, 1, 16, 128];
 
-/// A pair beside 0, 1, 16 and 128 idle ports: four sv3 by turns, then each number beside the peers that can have as many.
+/// A pair beside 0, 1, 16 and 128 idle ports: four sv3 by turns, then each number beside the peers that can have as
+/// many.
 pub fn beside_a_pair<R: Ring + Send>(options: &Options) -> Result<Vec<Case>> {
     let shape = Shape::plain(64);
     let (busy, load) = (options.plan(shape), Load::new(options, shape));
@@ -103,7 +104,7 @@ fn costs_of<R: Ring>(options: &Options, kinds: &[Kind], ports: usize) -> Result<
     Ok(case)
 }
 
-/// The distance of processors does not matter to who does nothing.
+/// The distance of processors does not matter to idle guests.
 fn look(switch: &Switch) -> Result<Sample> {
     let (begin, before) = (Instant::now(), worked(switch)?);
     std::thread::sleep(LOOK);

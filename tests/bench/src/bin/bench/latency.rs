@@ -1,4 +1,4 @@
-//! How long a frame takes there and back: two guests play ping-pong, beside nothing, or beside two others with a load.
+//! How long a frame takes there and back: two guests play ping-pong, alone or beside two others with a load.
 //!
 //! The one thread of the guests plays, and sends and receives the load between two looks. What that takes is in the
 //! figures, the same for every switch. The load is in an open loop: a frame is due each so many cycles.
@@ -29,7 +29,7 @@ const FIGURES: &[Figure] = &[
 ];
 /// How long a frame is waited for.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// The measurement that tells what half of the load is.
+/// The measurement that determines half of the load.
 const CAPACITY: Duration = Duration::from_millis(100);
 
 /// What goes on beside the ping-pong.
@@ -68,7 +68,7 @@ fn case<R: Ring + Send>(options: &Options, scenario: &'static str, beside: Besid
 impl Beside {
     fn words(self) -> String {
         match self {
-            Beside::Nothing => "nothing else under way".to_string(),
+            Beside::Nothing => "nothing else in flight".to_string(),
             Beside::Rate(rate) => format!("beside {} Mframes/s between two others", rate / 1e6),
             Beside::Half => "beside half of what the switch can do between two others".to_string(),
             Beside::Rest(time) => format!("after {time:?} of nothing"),
@@ -135,7 +135,7 @@ impl Trips {
             while cycles().wrapping_sub(end) < rest {
                 std::hint::spin_loop();
             }
-            // What the load has missed meanwhile, if anything, is not this trip's.
+            // Frames that the load has missed meanwhile do not count in this trip.
             traffic.turn();
         }
         trips
@@ -204,7 +204,7 @@ impl<'a, R: Ring> Traffic<'a, R> {
         let [from, to] = &mut *self.guests else { return };
         let due = (cycles().wrapping_sub(self.begin) as f64 / self.interval) as u64;
         if due > self.due {
-            // More than a batch is due only if this thread did not run, which is not the switch's doing.
+            // More than a batch is due only if this thread did not run, which the switch does not cause.
             let wanted = (due - self.due).min(BATCH.into()) as u32;
             let stations = Stations { ports: (2, 3), count: 1 };
             let sent = from.send(wanted, |number| stations.between(number));

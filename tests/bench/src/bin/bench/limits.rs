@@ -112,7 +112,8 @@ fn copy([from, to]: &[Memory; 2], shelf: Shelf, time: u64) -> Result<f64> {
                 let count = done.0.load(Acquire);
                 if wanted < count + CHUNKS as u64 / 2 {
                     wanted = count + CHUNKS as u64;
-                    // What a guest does at least: it writes the begin of what it sends and reads that of what came.
+                    // The least that a guest does: it writes the begin of frames that it sends and reads that of frames
+                    // that came.
                     for at in count..wanted {
                         from.word64(shelf.at(at as usize)).store(at, Relaxed);
                     }

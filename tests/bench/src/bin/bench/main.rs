@@ -1,6 +1,6 @@
 //! `scripts/bench`: sv3 beside other switches and beside what the machine can do, in the same run.
 //!
-//! The load comes from guests of our own ([`guest`]), so that a generator is not what is measured; see
+//! The load comes from sv3's own guests ([`guest`]), so that a traffic generator is not what is measured; see
 //! docs/develop/measuring.md for the scenarios.
 
 mod arena;
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<()> {
-    // What is started from here on runs on the switch's processor; the guests' thread goes to the other.
+    // Processes that start from here on run on the switch's processor; the guests' thread goes to the other.
     place::pin(place::SWITCH)?;
     let (cases, failed) = if options.packed { scenarios::<Packed>(options) } else { scenarios::<Split>(options) };
     if let Some(path) = &options.csv {
@@ -75,7 +75,7 @@ fn run(options: &Options) -> Result<()> {
 /// Measures all of its loads.
 type Scenario = fn(&Options) -> Result<Vec<Case>>;
 
-/// Everybody's figures, and which scenarios could not go on.
+/// The figures of all switches, and which scenarios could not go on.
 fn scenarios<R: Ring + Send>(options: &Options) -> (Vec<Case>, Vec<String>) {
     let scenarios: [(&str, Scenario); 11] = [
         ("model", limits::limits),

@@ -1,7 +1,7 @@
 //! Memory of a guest that is driven for speed: one memfd, of huge pages or ordinary ones, mapped whole.
 //!
-//! Places are octets from its begin. All of it is shared with another process, so words of it are atomics, and octets are
-//! copied in and out; there is never a Rust slice of it.
+//! Places are octets from its begin. All of it is shared with another process, so words of it are atomics, and octets
+//! are copied in and out; there is never a Rust slice of it.
 #![allow(unsafe_code)] // shared memory is written by two processes, which Rust's references cannot say
 
 use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};

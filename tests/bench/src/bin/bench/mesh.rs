@@ -1,8 +1,8 @@
 //! Frames among several guests, in one of several patterns.
 //!
 //! Either all at once, by a thread on each processor, which lets the switch run when it has nothing to do; or in turns:
-//! frames are laid ready, the switch moves them while the guests sleep, and the guests take them. The time of the switch's
-//! turns is what it needs for itself, with all processors its own.
+//! the guests make frames available, the switch moves them while the guests sleep, and the guests take them. So the
+//! time of the switch's turns is its own, with all processors for itself.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::{scope, sleep, yield_now};
@@ -22,12 +22,12 @@ use crate::switch::run_times;
 pub const GUESTS: usize = 4;
 /// Every receiver but the sender gets as many of so many frames.
 const OTHERS: u32 = GUESTS as u32 - 1;
-/// Between two looks whether the switch is done.
+/// Between two checks whether the switch is done.
 const LOOK: Duration = Duration::from_millis(1);
 /// Longest that the switch may take for what fits into its rings.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Who sends to whom.
+/// Which guests send to which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pattern {
     /// Guests 0 and 2 to each other, and 1 and 3: with two threads each pair is one thread's.
@@ -38,7 +38,7 @@ pub enum Pattern {
     Merge,
 }
 
-/// What has come to pass.
+/// What has happened so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Moved {
     /// Frames that came.
@@ -93,7 +93,7 @@ impl Pattern {
     }
 }
 
-/// Lets the switch learn who is where: each guest says something to all.
+/// Lets the switch learn all addresses: each guest broadcasts.
 pub fn introduce<R: Ring>(guests: &mut [Guest<R>]) -> Result<()> {
     drain(guests);
     for (at, guest) in guests.iter_mut().enumerate() {
@@ -112,8 +112,8 @@ pub fn introduce<R: Ring>(guests: &mut [Guest<R>]) -> Result<()> {
     Ok(())
 }
 
-/// In turns, for about so long, by a switch that consists of these processes. The time of a turn is that which the busiest
-/// of its threads has run: looks at whether it is done would cost one of them more than the others.
+/// In turns, for about so long, by a switch that consists of these processes. The time of a turn is what the busiest of
+/// its threads has run: measured from outside, checks whether it is done would cost one thread more than the others.
 pub fn in_turns<R: Ring>(guests: &mut [Guest<R>], pattern: Pattern, time: Duration, switch: &[u32]) -> Result<Moved> {
     let window = pattern.window(guests.first().map_or(0, |guest| guest.rx.place().size));
     let mut moved = Moved::default();
@@ -201,7 +201,7 @@ fn of_core(guest: usize, core: usize) -> bool {
     place::ALL.get(guest % place::ALL.len()) == Some(&core)
 }
 
-/// A guest in the hands of its thread.
+/// A guest that its thread drives.
 struct Hand<'a, R> {
     at: usize,
     guest: &'a mut Guest<R>,
@@ -244,7 +244,7 @@ fn drive<R: Ring>(hands: &mut [Hand<'_, R>], pattern: Pattern, came: &[AtomicU64
     }
 }
 
-/// Takes what is still under way; how many frames that was.
+/// Takes the frames that are still in flight; returns how many.
 fn settle<R: Ring>(guests: &mut [Guest<R>]) -> u64 {
     let (mut late, mut last) = (0, cycles());
     while cycles().wrapping_sub(last) < cycles_of(Duration::from_millis(10)) {

@@ -1,5 +1,5 @@
-//! What no switch on two processors can do better: a device that copies frames from one split ring to another and does
-//! nothing else. No look at headers, no table, no check, one source and one destination; batches of 32.
+//! The upper bound for a switch on two processors: a device that copies frames from one split ring to another and does
+//! nothing else. It reads no headers, has no table and makes no checks; one source, one destination, batches of 32.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -180,7 +180,7 @@ mod tests {
         for shape in [Shape::plain(64), Shape::plain(1518), Shape::plain(9000), Shape::large_segment()] {
             let mut model = model(shape);
             let tally = run(&mut model, shape);
-            // On a busy machine some may be given up, and then come.
+            // On a busy machine some frames may be counted as lost, and come later.
             assert!(tally.sampled >= 20 && tally.damaged == 0 && tally.lost == tally.late, "{tally:?}");
             assert_eq!(model.guests.iter().map(|guest| guest.strange()).sum::<u64>(), 0);
         }

@@ -60,7 +60,7 @@ pub struct Options {
     pub packed: bool,
     /// In huge pages.
     pub huge: bool,
-    /// Who takes part, sv3 first.
+    /// The switches to compare, sv3 first.
     pub kinds: Vec<Kind>,
     /// Rounds that count.
     pub rounds: usize,
@@ -131,7 +131,7 @@ impl Options {
         Plan { shape, entries: self.entries, rx_buffer, rx_buffers: self.entries.into(), huge: self.huge }
     }
 
-    /// Most frames under way: as many as fit into the receiver's ring.
+    /// Most frames in flight: as many as fit into the receiver's ring.
     pub fn window(&self, plan: Plan) -> u32 {
         let buffers = (plan.shape.octets + HEADER).div_ceil(plan.rx_buffer);
         u32::from(plan.entries) / buffers as u32

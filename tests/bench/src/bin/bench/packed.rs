@@ -1,4 +1,4 @@
-//! A packed ring (virtio 1.3, 2.8) in a driver's hands, without EVENT_IDX.
+//! The driver's side of a packed ring (virtio 1.3, 2.8), without EVENT_IDX.
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::fence;

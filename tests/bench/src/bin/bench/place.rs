@@ -1,4 +1,4 @@
-//! Who runs where.
+//! Which processor runs what.
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;

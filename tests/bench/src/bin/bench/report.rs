@@ -29,7 +29,7 @@ pub struct Sample {
     pub distance: Option<Distance>,
 }
 
-/// A load, and how everybody did with it.
+/// A load, and the results of all switches.
 pub struct Case {
     /// Name of the scenario.
     pub scenario: &'static str,
@@ -39,7 +39,7 @@ pub struct Case {
     pub conditions: String,
     /// What is measured. The first is what is compared.
     pub figures: &'static [Figure],
-    /// Everybody's samples, by round; ours first.
+    /// The samples of all switches, by round; sv3's first.
     pub entries: Vec<(String, Vec<Sample>)>,
 }
 
@@ -97,7 +97,7 @@ impl Case {
         }
     }
 
-    /// The fewest rounds that anybody has at a distance.
+    /// The fewest rounds that any switch has at a distance.
     pub fn rounds(&self, distance: Distance) -> usize {
         let counts = self.entries.iter().map(|(_, samples)| column(samples, 0, distance).len());
         counts.min().unwrap_or(0)
@@ -108,11 +108,12 @@ impl Case {
         self.entries.iter().flat_map(move |(name, samples)| {
             samples.iter().enumerate().map(move |(round, sample)| {
                 let names = self.figures.iter().map(|figure| figure.name.to_string());
-                let figures = names.zip(sample.figures.iter().map(|value| json!(value))).collect::<serde_json::Map<_, _>>();
+                let values = sample.figures.iter().map(|value| json!(value));
+                let figures = names.zip(values).collect::<serde_json::Map<_, _>>();
+                let distance = sample.distance.map(|distance| format!("{distance:?}").to_lowercase());
                 json!({
                     "scenario": self.scenario, "load": self.load, "conditions": self.conditions, "switch": name,
-                    "round": round + 1, "distance": sample.distance.map(|distance| format!("{distance:?}").to_lowercase()),
-                    "figures": figures,
+                    "round": round + 1, "distance": distance, "figures": figures,
                 })
             })
         })

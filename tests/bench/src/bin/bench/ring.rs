@@ -1,8 +1,8 @@
-//! What a driver in a hurry asks of a ring, of either kind.
+//! What a fast driver needs of a ring, of either kind.
 //!
-//! Each entry has a buffer of its own for ever, and the device uses buffers in the order in which it got them, as every
-//! switch that is measured here does; so entries are told apart by counting. A device that does otherwise is counted
-//! ([`Ring::strange`]) and makes a measurement worthless.
+//! Each entry keeps its own buffer, and the device uses buffers in the order in which it got them, as every switch that
+//! is measured here does; so the driver identifies entries by counting. It counts where a device does otherwise
+//! ([`Ring::strange`]), which makes a measurement worthless.
 
 use crate::memory::Memory;
 
@@ -97,8 +97,8 @@ pub trait Ring {
     /// Buffers that came back so far.
     fn back_count(&self) -> u32;
 
-    /// Offers the next buffer with so many octets. The device does not see it before [`Ring::publish`], and there must be a
-    /// buffer left.
+    /// Offers the next buffer with so many octets. The device does not see it before [`Ring::publish`], and there must
+    /// be a buffer left.
     fn put(&mut self, memory: &Memory, octets: u32);
 
     /// Shows the device what was put in. True: it wants a kick.
@@ -107,11 +107,11 @@ pub trait Ring {
     /// How many buffers can be taken, at least as far as it was seen; looks again when it was none.
     fn ready(&mut self, memory: &Memory) -> u32;
 
-    /// Takes the next buffer that came back, which [`Ring::ready`] or the device's word says is there; octets that the
-    /// device wrote.
+    /// Takes the next buffer that came back, after [`Ring::ready`] has said so; returns the octets that the device
+    /// wrote.
     fn take(&mut self, memory: &Memory) -> u32;
 
-    /// Whether so many buffers more than were taken have come back; for who does not take them yet.
+    /// Whether so many buffers more than were taken have come back; takes none.
     fn has_come(&self, memory: &Memory, count: u32) -> bool;
 
     /// How often the device broke the order.

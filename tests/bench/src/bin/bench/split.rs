@@ -1,7 +1,7 @@
-//! A split ring (virtio 1.3, 2.7) in a driver's hands, without EVENT_IDX.
+//! The driver's side of a split ring (virtio 1.3, 2.7), without EVENT_IDX.
 //!
-//! Entry N of the available ring always names descriptor N, as it does with a device that works in order, and is written
-//! once. Descriptors are written for each buffer, as drivers do that have others each time.
+//! Entry N of the available ring always names descriptor N, as with a device that works in order, and is written once.
+//! Descriptors are written for each buffer, as by drivers with other buffers each time.
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::fence;
@@ -62,7 +62,7 @@ impl Ring for Split {
     #[inline(always)]
     fn publish(&mut self, memory: &Memory) -> bool {
         memory.word16(self.place.driver + 2).store((self.put as u16).to_le(), Release);
-        // The device stores its wish and then looks at avail.idx; we do it the other way round.
+        // The device stores its event suppression and then reads avail.idx; the driver does it the other way round.
         fence(SeqCst);
         u16::from_le(memory.word16(self.place.device).load(Relaxed)) & NO_NOTIFY == 0
     }

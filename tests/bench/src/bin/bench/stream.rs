@@ -1,19 +1,20 @@
-//! Frames from one guest to another, as fast as they go but never more under way than fit: a closed loop.
+//! Frames from one guest to another, as fast as possible but never more in flight than fit: a closed loop.
 //!
-//! The one thread drives all guests. Frames bear the numbers of the sender's ring, so a receiver sees what is missing and what comes out of turn. One of
-//! [`SAMPLE`] is looked at octet by octet.
+//! One thread drives all guests. Frames have the numbers of the sender's ring, so a receiver sees what is missing and
+//! what comes out of order. One of [`SAMPLE`] is compared octet by octet.
 
 use crate::clock::cycles;
 use crate::frame::{Shape, Station};
 use crate::guest::{BATCH, Guest};
 use crate::ring::Ring;
 
-/// Of so many frames one is compared with what was sent; no divisor of a ring's size, lest it is always the same buffers.
+/// Of so many frames one is compared with what was sent; no divisor of a ring's size, so that it is not always the same
+/// buffers.
 const SAMPLE: u32 = 61;
-/// Cycles without an arrival after which what is under way is taken for lost: about 100 ms, longer than the kernel lets
+/// Cycles without an arrival after which frames in flight count as lost: about 100 ms, longer than the kernel lets
 /// another process have the switch's processor.
 const GIVE_UP: u64 = 250_000_000;
-/// Cycles without an arrival after which nothing is under way any more.
+/// Cycles without an arrival after which nothing is in flight any more.
 const SILENCE: u64 = 25_000_000;
 
 /// Addresses behind two ports: so many on either side, used in turn.
@@ -34,7 +35,7 @@ impl Stations {
     }
 }
 
-/// What a stream has come to.
+/// The results of a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Frames that came.
@@ -64,11 +65,11 @@ impl Tally {
 
 /// One direction.
 pub struct Stream {
-    /// Who sends to whom.
+    /// Which guests send to which.
     pub stations: Stations,
-    /// What has come to pass.
+    /// What has happened so far.
     pub tally: Tally,
-    /// Cycles without an arrival after which what is under way is taken for lost.
+    /// Cycles without an arrival after which frames in flight count as lost.
     pub patience: u64,
     shape: Shape,
     /// Most frames under way, and sent at a time.
@@ -105,7 +106,7 @@ impl Stream {
         self.next.wrapping_sub(self.expected) + self.batch <= self.window
     }
 
-    /// Takes note of frames that somebody else sent.
+    /// Notes frames that others have sent.
     #[inline(always)]
     pub fn sent(&mut self, count: u32) {
         self.next = self.next.wrapping_add(count);
@@ -141,7 +142,7 @@ impl Stream {
         came
     }
 
-    /// To be called now and then: frames that do not come for long are given up.
+    /// To be called now and then: frames that do not come for long count as lost.
     #[inline]
     pub fn check(&mut self, now: u64) {
         let (since, before) = self.came;
@@ -156,15 +157,15 @@ impl Stream {
 
 /// A stream and the places of its sender and its receiver among the guests.
 pub struct Flow {
-    /// Who sends.
+    /// The sender.
     pub from: usize,
-    /// Who receives.
+    /// The receiver.
     pub to: usize,
-    /// What.
+    /// The stream.
     pub stream: Stream,
 }
 
-/// How a while went.
+/// The results of a period.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Pace {
     /// Cycles that it took.
@@ -197,7 +198,7 @@ pub fn flow<R: Ring>(guests: &mut [Guest<R>], flows: &mut [Flow], time: u64) -> 
     Pace { cycles: now.wrapping_sub(start), waited }
 }
 
-/// Takes what is still under way, until nothing has come for long.
+/// Takes frames that are still in flight, until none has come for long.
 pub fn drain<R: Ring>(guests: &mut [Guest<R>]) {
     let mut came = cycles();
     while cycles().wrapping_sub(came) < SILENCE {

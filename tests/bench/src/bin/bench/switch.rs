@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::place::SWITCH;
 
-/// Who can be measured.
+/// The switches that can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Ours.
@@ -61,7 +61,7 @@ pub enum Switch {
     /// Ours.
     Sv3(Sv3),
     /// testpmd, its sockets, and their folder, which goes with it.
-    Vhost(Testpmd, Vec<PathBuf>, #[allow(dead_code, reason = "held")] TempDir),
+    Vhost(Testpmd, Vec<PathBuf>, #[allow(dead_code, reason = "keeps the folder")] TempDir),
     /// Open vSwitch.
     Ovs(Peer),
 }

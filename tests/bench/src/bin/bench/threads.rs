@@ -25,13 +25,14 @@ const TEAMS: [(&str, &[&str]); 3] = [
     ("sv3, 1 thread", &["--threads", "1", "--cpus", "0"]),
     ("sv3, 1, anywhere", &["--threads", "1", "--cpus", "0,1"]),
 ];
-/// The same that never spin: a thread that has nothing to do leaves its processor to who looks whether all is done.
+/// The same that never spin: a thread that has nothing to do leaves its processor to the thread that checks whether all
+/// is done.
 const SLEEPERS: [(&str, &[&str]); 2] = [
     ("sv3, 2 threads", &["--threads", "2", "--cpus", "0,1", "--poll-us", "0"]),
     ("sv3, 1 thread", &["--threads", "1", "--cpus", "0", "--poll-us", "0"]),
 ];
 
-/// Entries of rings: as much work as can be laid ready at a time. (Split rings; packed ones have fewer.)
+/// Entries of rings: the most work that can be prepared at a time. (Split rings; packed ones have fewer.)
 const SPLIT_ENTRIES: u16 = 4096;
 const PACKED_ENTRIES: u16 = 1024;
 
@@ -71,7 +72,7 @@ fn by_pattern<R: Ring + Send>(
             measure(guests, pattern, time, turns.then_some(subject.processes.as_slice()))
         })
     };
-    // Threads that wait for each other do not work at the same time, so the busiest one's time would not tell.
+    // Threads that wait for each other do not work at the same time, so the busiest one's time would mislead.
     Pattern::ALL.into_iter().filter(|pattern| !turns || *pattern != Pattern::Merge).map(of_pattern).collect()
 }
 

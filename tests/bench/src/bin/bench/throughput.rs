@@ -1,8 +1,8 @@
 //! How many frames a second: one way, both ways, between many addresses.
 //!
-//! The loop is closed: a batch is sent when fewer frames are under way than the receiver has buffers. So nothing needs be
-//! lost, and the rate is that of the slower processor; `waited` says how much of its time the guests' one had nothing to
-//! do.
+//! The loop is closed: a batch is sent when fewer frames are in flight than the receiver has buffers. So no frame need
+//! be lost, and the rate is that of the slower processor; `waited` says how much of its time the guests' processor had
+//! nothing to do.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use crate::switch::{Kind, Needs};
 
 /// Before a measurement.
 const SETTLE: Duration = Duration::from_millis(100);
-/// In which a switch learns who is where.
+/// In which a switch learns the addresses.
 const LEARN: Duration = Duration::from_millis(50);
 /// Frames of each side that are enough for that.
 const HEARD: u64 = 1_000;
@@ -40,7 +40,7 @@ pub const FIGURES: &[Figure] = &[
 pub struct Load {
     /// What is sent.
     pub shape: Shape,
-    /// Who sends to whom.
+    /// Which guests send to which.
     pub pair: (usize, usize),
     /// The second guest sends as well.
     pub both_ways: bool,
@@ -133,7 +133,7 @@ pub fn figures(tally: Tally, pace: Pace, shape: Shape) -> Vec<f64> {
     vec![rate / 1e6, bits / 1e9, clock::per_second() / rate, share(pace.waited), tally.lost as f64]
 }
 
-/// Two of the guests talk for a while, once the switch knows them and has come to its pace.
+/// Two of the guests exchange frames for a while, once the switch knows them and has warmed up.
 pub fn closed_loop<R: Ring>(
     guests: &mut [Guest<R>],
     load: Load,
@@ -154,7 +154,7 @@ pub fn closed_loop<R: Ring>(
     let pace = flow(guests, &mut flows, clock::cycles_of(time));
     let tally = flows.iter().fold(Tally::default(), |sum, flow| sum.plus(flow.stream.tally));
     let strange = guests.iter().map(Guest::strange).sum::<u64>();
-    // What was taken for lost may come late, when another process had the switch's processor.
+    // Frames that count as lost may come late, when another process had the switch's processor.
     if strange > 0 || tally.damaged > 0 || tally.late > tally.lost {
         return Err(Failure::new(format!("frames did not come as sent: {tally:?}, {strange} buffers out of order")));
     }
@@ -164,8 +164,8 @@ pub fn closed_loop<R: Ring>(
     Ok((tally, pace))
 }
 
-/// Both talk until each has heard the other for a while, so that a switch knows who is where; nothing is under way
-/// afterwards. A switch may lose what it gets before it is ready.
+/// Both send until each has received for a while, so that a switch knows the addresses; nothing is in flight
+/// afterwards. A switch may lose frames before it is ready.
 pub fn introduce<R: Ring>(guests: &mut [Guest<R>], load: Load) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {

@@ -53,7 +53,7 @@ impl Contender {
         }
     }
 
-    /// Makes interfaces, which shall not be the host's.
+    /// Makes interfaces, which must not be the host's.
     pub fn needs_namespace(self) -> bool {
         self == Contender::Bridge
     }
@@ -63,7 +63,7 @@ impl Contender {
         self.start(rx_ring).or_else(|_| self.start(rx_ring)).or_else(|_| self.start(rx_ring))
     }
 
-    /// Starts it, and two guests on it whose receive rings are of that size; QEMU's own unless told.
+    /// Starts it, and two guests on it with receive rings of that size; QEMU's own by default.
     fn start(self, rx_ring: Option<u16>) -> Result<Pair> {
         match self {
             Contender::Sv3 => {
@@ -99,12 +99,12 @@ pub struct Pair {
     pub first: Vm,
     /// The one that serves iperf3 and netperf.
     pub second: Vm,
-    /// Whose time is whose.
+    /// Which processes and threads belong to which part.
     pub meter: Meter,
     _switch: Running,
 }
 
-/// Looks at whether guests reach each other that are in vain; each takes seconds.
+/// Most failed attempts of guests to reach each other; each takes seconds.
 const MOST_SILENT: u32 = 3;
 
 /// Kept for as long as it shall run.

@@ -1,11 +1,11 @@
 //! `scripts/bench-guests`: two QEMU guests that stream and ask over sv3, the kernel's bridge and OVS-DPDK.
 //!
-//! A round boots two guests on each switch in turn and puts each [`workload`] on them, so that what drifts on the machine
-//! drifts for all. Beside the rate it tells whose processor time went into it: the [`meter`] keeps the switch, QEMU's
-//! devices and the guests' own processors apart, since the rate alone tells little where guests are emulated: there all of
-//! the machine's processors are busy, mostly with emulation, whichever switch it is.
+//! A round boots two guests on each switch in turn and runs each [`workload`] on them, so that changes of the machine
+//! meet all switches. Beside the rate it reports the processor time of the switch, of QEMU's devices and of the guests'
+//! own processors apart ([`meter`]). Where guests are emulated the rate alone says little: all of the machine's
+//! processors are busy, mostly with emulation, whichever switch it is.
 //!
-//! The kernel's bridge lies in a network namespace of this program's own, which ends with it.
+//! The kernel's bridge is in a network namespace of this program's own, which ends with it.
 
 mod bridge;
 mod contender;
@@ -42,7 +42,7 @@ fn run() -> Result<()> {
         None => Vec::new(),
     };
     for round in 0..options.rounds {
-        // Nobody is always the first.
+        // No switch is always the first.
         for place in 0..options.contenders.len() {
             let Some(contender) = options.contenders.get((place + round) % options.contenders.len()) else { continue };
             let mut pair = match contender.start_surely(options.rx_ring) {

@@ -1,8 +1,8 @@
-//! Whose processor time it was: the switch's, that of QEMU's devices, or the guests' own.
+//! Processor time of the switch, of QEMU's devices, and of the guests' own processors.
 //!
 //! The kernel's bridge has no process: its work is done in the system calls of QEMU's thread that serves the tap, or in
-//! vhost-net's threads, which are of QEMU's process too. So its time is among that of the devices, and to compare switches
-//! is to compare the sum of both. The time of a vhost-user switch's devices goes into interrupts.
+//! vhost-net's threads, which belong to QEMU's process too. So its time is among that of the devices; compare switches
+//! by the sum of both. The time of a vhost-user switch's devices goes into interrupts.
 
 use std::fs;
 use std::ops::Sub;
@@ -28,7 +28,7 @@ pub struct Cpu {
     pub devices: f64,
     /// In the guests' processors.
     pub guests: f64,
-    /// That nobody wanted.
+    /// Time without work.
     pub idle: f64,
 }
 

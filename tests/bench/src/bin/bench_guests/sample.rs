@@ -10,7 +10,7 @@ use crate::workload::Workload;
 
 const HEAD: &str = "switch,workload,value,unit,switch_cpu,device_cpu,guest_cpu,idle_processors,resent";
 
-/// What one load on one switch came to.
+/// The result of one load on one switch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
     /// The switch's name.
@@ -38,7 +38,8 @@ impl Sample {
         let [switch, devices, guests] = [self.switch, self.devices, self.guests].map(|time| time * scale);
         let Sample { value, idle, resent, .. } = self;
         format!(
-            "{value:9.2} {}; {unit} of switch {switch:.1}, devices {devices:.1}, guests {guests:.1}; idle {idle:.2}; resent {resent:.0}",
+            "{value:9.2} {}; {unit} of switch {switch:.1}, devices {devices:.1}, guests {guests:.1}; idle {idle:.2}; \
+             resent {resent:.0}",
             workload.unit()
         )
     }

@@ -38,7 +38,8 @@ pub fn text(samples: &[Sample]) -> String {
         let (work, unit, _) = workload.work();
         let title = format!("{}, {}", workload.words(), workload.unit());
         text += &format!("{title:<66}|  {unit} of processor for a {work}\n");
-        text += "  switch                    rounds      min   median      max  sv3/it  |  switch devices  guests  idle resent\n";
+        text += "  switch                    rounds      min   median      max  sv3/it  ";
+        text += "|  switch devices  guests  idle resent\n";
         rows.iter().for_each(|row| text += &row.line());
         text += "\n";
     }
@@ -100,7 +101,8 @@ impl Row {
         let behind = self.behind.map_or(String::new(), |behind| format!("{behind:.2}"));
         let switch = if self.contender == Contender::Bridge { "-".into() } else { format!("{switch:.1}") };
         format!(
-            "  {:<25} {rounds:>6} {min:>8.digits$} {median:>8.digits$} {max:>8.digits$} {behind:>7}  | {switch:>7} {devices:>7.1} {guests:>7.1} {idle:>5.2} {resent:>6.0}\n",
+            "  {:<25} {rounds:>6} {min:>8.digits$} {median:>8.digits$} {max:>8.digits$} {behind:>7}  \
+             | {switch:>7} {devices:>7.1} {guests:>7.1} {idle:>5.2} {resent:>6.0}\n",
             self.contender.words()
         )
     }
@@ -108,7 +110,8 @@ impl Row {
     fn json(&self, workload: Workload) -> Value {
         let (work, unit, _) = workload.work();
         json!({
-            "workload": workload.name(), "unit": workload.unit(), "switch": self.contender.name(), "rounds": self.rounds,
+            "workload": workload.name(), "unit": workload.unit(), "switch": self.contender.name(),
+            "rounds": self.rounds,
             "min": self.min, "median": self.median, "max": self.max, "sv3_is_better_by": self.behind,
             "processor_time": {
                 "unit": format!("{unit}/{work}"), "switch": self.switch, "devices": self.devices, "guests": self.guests,
@@ -120,14 +123,15 @@ impl Row {
 
 fn remarks() -> String {
     let mut text = String::from(
-        "sv3/it: how many times better sv3 is by the medians. Processor time: of the switch's processes, of QEMU's device\n\
-         threads (the kernel's bridge works in them), of the guests' own processors; idle: processors without work;\n\
-         resent: TCP segments for a GiB that were sent again.\n",
+        "sv3/it: how many times better sv3 is by the medians. Processor time: of the switch's processes, of QEMU's\n\
+         device threads (the kernel's bridge works in them), of the guests' own processors; idle: processors without\n\
+         work; resent: TCP segments for a GiB that were sent again.\n",
     );
     if !has_kvm() {
         text += &format!(
-            "Emulated guests (TCG) on {} processors: where idle is near 0, the rate is what emulation leaves, and switches that\n\
-             cost nothing at all would not reach much more; the processor time beside it is what they cost.\n",
+            "Emulated guests (TCG) on {} processors: where idle is near 0, the rate is what emulation leaves, and\n\
+             switches that cost nothing at all would not reach much more; the processor time beside it is what they\n\
+             cost.\n",
             processors()
         );
     }

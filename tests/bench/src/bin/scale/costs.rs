@@ -1,4 +1,4 @@
-//! What things cost, in nanoseconds, and where that is known from.
+//! Costs in nanoseconds, and their sources.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,7 +20,7 @@ pub struct Costs {
     pub octet: f64,
     /// A lease that the thread had last.
     pub lease: f64,
-    /// What a lease costs more if another thread had it, whose processor is near or far.
+    /// The extra cost of a lease that another thread had, on a near or a far processor.
     pub handover: Apart,
     /// Half of a cache line's way there and back.
     pub line: Apart,
@@ -52,7 +52,7 @@ impl Apart {
 }
 
 impl Costs {
-    /// As measured in the run that docs/measured/scaling.md tells of.
+    /// As measured in the run of docs/measured/scaling.md.
     pub const MEASURED: Costs = Costs {
         burst: 450.0,
         receiver: 500.0,
@@ -152,7 +152,7 @@ fn rows(csv: &Path) -> Result<Vec<Row>> {
     Ok(text.lines().filter_map(parse).collect())
 }
 
-/// Fields between commas, of which some are in quotes that hold no quotes.
+/// Fields between commas, some of them in quotes; no quotes within quotes.
 fn fields(line: &str) -> Vec<String> {
     let (mut fields, mut quoted) = (vec![String::new()], false);
     for letter in line.chars() {

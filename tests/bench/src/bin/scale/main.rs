@@ -1,6 +1,6 @@
-//! What several threads will do on more processors than this machine has: a simulation of the switch's threads, bursts and
-//! leases ([`sim`]), with what these cost as the benchmark measured it ([`costs`]) and as this program measures it here
-//! ([`measure`]). See docs/measured/scaling.md.
+//! What several threads will do on more processors than this machine has: a simulation of the switch's threads, bursts
+//! and leases ([`sim`]), with what these cost as the benchmark measured it ([`costs`]) and as this program measures it
+//! here ([`measure`]). See docs/measured/scaling.md.
 
 mod costs;
 mod lease;
@@ -44,7 +44,7 @@ fn run(options: &Options) -> Result<()> {
     table::costs(&costs, options.octets);
     if options.measure {
         table::rivals(&costs, &measure::rivals(options.lines)?);
-        table::crowds(&costs, &measure::crowds(options.lines)?);
+        table::several_receivers(&costs, &measure::several_receivers(options.lines)?);
     }
     if let Some(csv) = &options.bench {
         table::measured(&costs, &costs::points(csv)?);

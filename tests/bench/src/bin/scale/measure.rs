@@ -13,7 +13,7 @@ use sv3_tests::distance::{distance, round_trip};
 use sv3_tests::failure::{Failure, Result};
 
 use crate::costs::{Apart, Costs, median};
-use crate::lease::{Leased, PAUSES, Wishes};
+use crate::lease::{Leased, PAUSES, Waiters};
 use crate::traffic::Dice;
 
 /// Two processors.
@@ -46,7 +46,7 @@ pub fn all(costs: &mut Costs, lines: usize) -> Result<()> {
     costs.pause = times(1000, || (0..PAUSES).for_each(|_| spin_loop()));
     let alone = Leased::new([0u64; 8]);
     costs.lease = times(1000, || {
-        if let Some(mut lease) = alone.lease(0, Wishes::Expire) {
+        if let Some(mut lease) = alone.lease(0, Waiters::Expire) {
             lease[0] += 1;
         }
     });
@@ -54,7 +54,7 @@ pub fn all(costs: &mut Costs, lines: usize) -> Result<()> {
         (0..MANY).map(|_| (Leased::new([0u64; 32]), Box::new((Line::default(), AtomicU16::new(0))))).collect();
     costs.look = times(1, || {
         for (ring, avail) in &rings {
-            black_box(ring.lease(0, Wishes::Expire).map(|ring| ring[0] + u64::from(avail.1.load(Acquire))));
+            black_box(ring.lease(0, Waiters::Expire).map(|ring| ring[0] + u64::from(avail.1.load(Acquire))));
         }
     }) / MANY as f64;
     costs.kernel = kernel()?;
@@ -96,7 +96,7 @@ fn kernel() -> Result<f64> {
     }))
 }
 
-/// Two threads take a lease in turns, and change so many lines of what it is for: the time of one turn.
+/// Two threads take a lease in turns, and change so many cache lines of its value: the time of one turn.
 fn handover(lines: usize) -> Result<f64> {
     let leased = &Leased::new((0..lines).map(|_| Line::default()).collect::<Vec<_>>());
     #[repr(align(128))]
@@ -109,7 +109,7 @@ fn handover(lines: usize) -> Result<f64> {
             if turn.0.load(Acquire) != me {
                 continue;
             }
-            if let Some(mut lease) = leased.lease(me as u32, Wishes::Expire) {
+            if let Some(mut lease) = leased.lease(me as u32, Waiters::Expire) {
                 lease.iter_mut().for_each(|line| line.0 += 1);
             }
             turn.0.store(1 - me, Release);
@@ -137,7 +137,7 @@ fn compete(own: f64, held: f64, lines: usize) -> Result<Rivals> {
         let (start, (mut had, mut refused)) = (Instant::now(), (0, 0));
         while pinned.is_ok() && start.elapsed() < 4 * ROUND {
             busy(own);
-            match leased.lease(me as u32, Wishes::Expire) {
+            match leased.lease(me as u32, Waiters::Expire) {
                 Some(mut lease) => {
                     lease.iter_mut().for_each(|line| line.0 += 1);
                     busy(held);
@@ -158,31 +158,31 @@ fn compete(own: f64, held: f64, lines: usize) -> Result<Rivals> {
     Ok(Rivals { own, held, rate: had / seconds, refused: refused / (had + refused) })
 }
 
-/// Two threads whose bursts are each to several of some receivers; leases are had one after the other, held to the end of the
-/// burst, and all given back when one is not to be had, as the worker does. Each thread has two senders.
+/// Two threads with bursts to several of some receivers each. As the worker does, a thread takes leases one after the
+/// other, keeps them to the end of the burst, and gives all back when it does not get one. Each thread has two senders.
 #[derive(Clone, Copy, Debug)]
-pub struct Crowd {
+pub struct Several {
     /// Receivers, and how many of them a burst has.
     pub ports: usize,
     pub spread: usize,
-    /// What a wish is worth.
-    pub wishes: Wishes,
+    /// How a waiter counts.
+    pub waiters: Waiters,
     /// Leases that were had, in a second, and the share of those asked for that were not.
     pub rate: f64,
     pub refused: f64,
 }
 
 /// Nanoseconds of a burst before its first lease, and with each.
-pub const CROWD: (f64, f64) = (400.0, 600.0);
+pub const SEVERAL: (f64, f64) = (400.0, 600.0);
 
 /// Few receivers and more.
-pub fn crowds(lines: usize) -> Result<Vec<Crowd>> {
+pub fn several_receivers(lines: usize) -> Result<Vec<Several>> {
     let loads = [(8, 1), (8, 4), (8, 7), (64, 4), (64, 16)];
-    let loads = loads.into_iter().flat_map(|load| [Wishes::Last, Wishes::Expire].map(|wishes| (load, wishes)));
-    loads.map(|(load, wishes)| crowd(load, wishes, lines)).collect()
+    let loads = loads.into_iter().flat_map(|load| [Waiters::Last, Waiters::Expire].map(|waiters| (load, waiters)));
+    loads.map(|(load, waiters)| several(load, waiters, lines)).collect()
 }
 
-fn crowd((ports, spread): (usize, usize), wishes: Wishes, lines: usize) -> Result<Crowd> {
+fn several((ports, spread): (usize, usize), waiters: Waiters, lines: usize) -> Result<Several> {
     let ring = || Leased::new((0..lines).map(|_| Line::default()).collect::<Vec<_>>());
     let rings = &(0..ports).map(|_| ring()).collect::<Vec<_>>();
     let counts = &[const { (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0)) }; 2];
@@ -204,19 +204,19 @@ fn crowd((ports, spread): (usize, usize), wishes: Wishes, lines: usize) -> Resul
                     wanted.push(to);
                 }
             }
-            busy(CROWD.0);
+            busy(SEVERAL.0);
             let mut held = Vec::with_capacity(spread);
             for to in wanted.iter() {
                 asked += 1;
-                let Some(mut lease) = rings.get(*to).and_then(|ring| ring.lease(me as u32, wishes)) else {
+                let Some(mut lease) = rings.get(*to).and_then(|ring| ring.lease(me as u32, waiters)) else {
                     refused += 1;
                     break;
                 };
                 lease.iter_mut().for_each(|line| line.0 += 1);
-                busy(CROWD.1);
+                busy(SEVERAL.1);
                 held.push(lease);
             }
-            // What was sent is sent; the burst goes on with the rest the next time.
+            // The next burst goes on with the frames that are left.
             had += held.len();
             wanted.drain(..held.len());
         }
@@ -230,7 +230,7 @@ fn crowd((ports, spread): (usize, usize), wishes: Wishes, lines: usize) -> Resul
         counts.iter().map(|count| of(count).load(Relaxed) as f64).sum::<f64>()
     };
     let (had, asked, refused) = (sum(|count| &count.0), sum(|count| &count.1), sum(|count| &count.2));
-    Ok(Crowd { ports, spread, wishes, rate: had / seconds, refused: refused / asked })
+    Ok(Several { ports, spread, waiters, rate: had / seconds, refused: refused / asked })
 }
 
 /// Runs it on both processors; the first one's answer.

@@ -7,20 +7,20 @@ use lexopt::{Arg, ValueExt};
 use sv3_tests::distance::Distance;
 
 use crate::costs::Costs;
-use crate::lease::Wishes;
+use crate::lease::Waiters;
 
 /// What `--help` prints.
 pub const HELP: &str = "\
 scale [OPTION...]: how much 1 to 64 threads move between 2 and 1,000 ports, by a simulation
 
-  --bench FILE       costs of bursts and frames from `scripts/bench bursts threads --csv FILE`, whose figures for one and two
-                     threads are shown beside the simulation's; else costs are those of docs/measured/scaling.md
+  --bench FILE       costs of bursts and frames from `scripts/bench bursts threads --csv FILE`; its figures for one and
+                     two threads are shown beside the simulation's; else costs are those of docs/measured/scaling.md
   --distance WHICH   bursts' and frames' costs when the guests' processors are `near` or `far` (far)
   --octets N         of a frame (64)
   --lines N          cache lines that go over with a lease (10)
   --no-measure       leases' costs are not measured here either, but those of docs/measured/scaling.md;
                      else give it two idle processors
-  --wishes-last      a lease that is free but wished for by another thread is not to be had, as was tried once
+  --waiters-last     a thread leaves a free lease to another thread that waits for it, as was tried once
   --csv FILE         all outcomes, one a line";
 
 /// What is wanted.
@@ -34,8 +34,8 @@ pub struct Options {
     pub octets: usize,
     /// Cache lines that go over with a lease.
     pub lines: usize,
-    /// What a wish is worth.
-    pub wishes: Wishes,
+    /// How a waiter counts.
+    pub waiters: Waiters,
     /// Measure leases here.
     pub measure: bool,
     /// Where outcomes go.
@@ -50,7 +50,7 @@ impl Options {
             distance: Distance::Far,
             octets: 64,
             lines: 10,
-            wishes: Wishes::Expire,
+            waiters: Waiters::Expire,
             measure: true,
             csv: None,
         };
@@ -61,7 +61,7 @@ impl Options {
                 Arg::Long("distance") => options.distance = parser.value()?.parse_with(distance)?,
                 Arg::Long("octets") => options.octets = parser.value()?.parse::<usize>()?.clamp(60, 65_000),
                 Arg::Long("lines") => options.lines = parser.value()?.parse::<usize>()?.clamp(1, 1000),
-                Arg::Long("wishes-last") => options.wishes = Wishes::Last,
+                Arg::Long("waiters-last") => options.waiters = Waiters::Last,
                 Arg::Long("no-measure") => options.measure = false,
                 Arg::Long("csv") => options.csv = Some(parser.value()?.into()),
                 Arg::Long("help") | Arg::Short('h') => return Ok(None),

@@ -2,33 +2,34 @@
 //!
 //! # Theory of operation
 //!
-//! Every transmit ring that is busy has always more to send, and belongs to one thread, which goes round its own (port plus
-//! queue pair modulo threads, as `worker/src/poll/threads.rs` has it). A burst has a cost of its own and one for each frame; for
-//! each receiver it needs the lease of that ring, which costs more if another thread had it, and is held to the burst's
-//! end. A thread that does not get a lease tries again after pauses; in the end it leaves its wish behind, ends the burst
-//! with what it has, and goes on to its next ring, as `worker/src/sync/lease.rs` and `burst.rs` have it. Frames of the first
-//! receivers are few and those of the last one many: as when each frame is for another one, all leases are taken early.
+//! Every transmit ring that is busy always has more to send, and belongs to one thread, which serves its own rings in
+//! turn (port plus queue pair modulo threads, as in `worker/src/poll/threads.rs`). A burst has a cost of its own and
+//! one for each frame. For each receiver it needs the lease of that ring, which costs more if another thread had it,
+//! and keeps it to the burst's end. A thread that does not get a lease tries again after pauses; in the end it becomes
+//! the waiter, ends the burst with the frames that it has sent, and goes on to its next ring, as in
+//! `worker/src/sync/lease.rs` and `burst.rs`. The first receivers get few frames and the last one many, so all leases
+//! are taken early, as when each frame is for another receiver.
 //!
 //! How many frames a burst has is what the ring may spend in a turn, as `worker/src/poll/fair_share.rs` has it.
 //!
-//! Left out: the time that taken frames cost a burst that is turned away, broadcasts, memory's own bounds, and the receivers'
-//! pace, who always have room.
+//! Left out: the time that taken frames cost a burst that gets no lease, broadcasts, the memory's bandwidth, and the
+//! receivers' pace: they always have buffers.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use crate::costs::Costs;
-use crate::lease::{TRIES, Wishes};
+use crate::lease::{TRIES, Waiters};
 use crate::traffic::{Dice, Pattern, Sender, Traffic};
 
-/// Threads whose processors share a cache: cores of a complex of the processor that this was measured on.
+/// Threads on processors that share a cache: cores of a complex of the processor that this was measured on.
 const NEIGHBOURS: usize = 8;
 /// How long is simulated, in nanoseconds, and how much of it does not count.
 const TIME: f64 = 3e6;
 const WARM_UP: f64 = 0.5e6;
 
-/// What `worker/src/poll/fair_share.rs` lets a turn spend, and what things count there: a frame that is taken, one that is delivered,
-/// beside its octets, and a ring.
+/// What `worker/src/poll/fair_share.rs` lets a turn spend, and what things count there: a frame that is taken, one that
+/// is delivered, beside its octets, and a ring.
 const TURN: f64 = 48.0 * 1024.0;
 const TAKEN: f64 = 192.0 + 96.0;
 const DELIVERED: f64 = 256.0 + 96.0;
@@ -41,15 +42,15 @@ const BATCH: f64 = 64.0;
 pub struct Setup {
     /// Threads, each with a processor of its own.
     pub threads: usize,
-    /// Who sends to whom.
+    /// Which guests send to which.
     pub traffic: Traffic,
     /// Octets of a frame.
     pub octets: usize,
-    /// What a wish is worth.
-    pub wishes: Wishes,
+    /// How a waiter counts.
+    pub waiters: Waiters,
 }
 
-/// What came of it.
+/// The outcome.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Outcome {
     /// Millions of frames a second.
@@ -63,8 +64,8 @@ pub struct Outcome {
     pub fairness: f64,
 }
 
-/// Frames of a burst to so many receivers when the thread has so many busy rings. What it costs more than the ring's share
-/// of the turn, the ring pays by turns without a burst, which cost no time.
+/// Frames of a burst to so many receivers when the thread has so many busy rings. What it costs more than the ring's
+/// share of the turn, the ring pays by turns without a burst, which cost no time.
 pub fn burst_of(octets: usize, receivers: usize, rings: usize) -> f64 {
     let (octets, receivers) = (octets as f64, receivers as f64);
     let share = (TURN / rings.max(1) as f64).max(TURN / 3.0);
@@ -83,7 +84,7 @@ pub fn burst_of(octets: usize, receivers: usize, rings: usize) -> f64 {
 #[derive(Clone, Copy, Default)]
 struct Lease {
     holder: Option<usize>,
-    wish: Option<usize>,
+    waiter: Option<usize>,
     last: Option<usize>,
 }
 
@@ -93,7 +94,7 @@ struct Thread {
     /// Indices of its senders, and which one's turn it is.
     senders: Vec<usize>,
     turn: usize,
-    /// Receivers of the burst and the next of them; those before it are held.
+    /// Receivers of the burst and the next of them; the thread has the leases of those before it.
     receivers: Vec<usize>,
     next: usize,
     tries: u32,
@@ -142,7 +143,7 @@ pub fn run(costs: &Costs, setup: Setup) -> Outcome {
     };
     let mut events = BinaryHeap::new();
     for (number, thread) in threads.iter_mut().enumerate().filter(|(_, thread)| !thread.senders.is_empty()) {
-        // Nobody begins at the same time as another one.
+        // No two begin at the same time.
         let start = sim.dice.below(2000) as f64 + sim.begin(thread);
         events.push(Reverse((to_ps(start), number)));
     }
@@ -181,12 +182,12 @@ impl Sim<'_> {
         (thread.next, thread.tries, thread.sent) = (0, 0, 0.0);
         let spread = self.setup.traffic.spread(from);
         thread.frames = match self.setup.traffic.pattern {
-            Pattern::Crowd(_) => thread.receivers.len() as f64,
+            Pattern::Several(_) => thread.receivers.len() as f64,
             _ => burst_of(self.setup.octets, spread, thread.senders.len()),
         };
         // A burst of few frames does not come to all of them.
         thread.receivers.truncate(thread.frames as usize);
-        // The sender's own ring has a lease as well, which nobody else wants.
+        // The sender's own ring has a lease as well, which no other thread wants.
         self.costs.burst + if self.setup.threads > 1 { self.costs.lease } else { 0.0 }
     }
 
@@ -197,8 +198,8 @@ impl Sim<'_> {
             self.counts.asked += 1.0;
         }
         let mut lease = self.leases[wanted];
-        let expired = self.setup.wishes == Wishes::Expire && thread.tries == TRIES;
-        if lease.holder.is_some() || (lease.wish.is_some_and(|wish| wish != number) && !expired) {
+        let expired = self.setup.waiters == Waiters::Expire && thread.tries == TRIES;
+        if lease.holder.is_some() || (lease.waiter.is_some_and(|waiter| waiter != number) && !expired) {
             if thread.tries == 0 {
                 self.counts.waited += 1.0;
             }
@@ -207,11 +208,11 @@ impl Sim<'_> {
                 return self.costs.pause;
             }
             self.counts.refused += 1.0;
-            self.leases[wanted].wish = Some(number);
+            self.leases[wanted].waiter = Some(number);
             return self.end(thread);
         }
         let last = lease.last.replace(number).unwrap_or(number);
-        (lease.holder, lease.wish) = (Some(number), None);
+        (lease.holder, lease.waiter) = (Some(number), None);
         self.leases[wanted] = lease;
         self.counts.had += 1.0;
         self.counts.moved += f64::from(last != number);
@@ -223,7 +224,7 @@ impl Sim<'_> {
         later + self.cost_of_lease(last, number) + frames * self.costs.of_frame(self.setup.octets)
     }
 
-    /// Gives back what is held, and begins the next burst.
+    /// Gives the leases back, and begins the next burst.
     fn end(&mut self, thread: &mut Thread) -> f64 {
         let at = thread.senders[thread.turn];
         self.by_sender[at] += thread.sent;
@@ -266,7 +267,7 @@ mod tests {
     fn simulate(threads: usize, ports: usize, pattern: Pattern) -> Outcome {
         run(
             &Costs::MEASURED,
-            Setup { threads, traffic: Traffic { pattern, ports }, octets: 64, wishes: Wishes::Expire },
+            Setup { threads, traffic: Traffic { pattern, ports }, octets: 64, waiters: Waiters::Expire },
         )
     }
 
@@ -289,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_forgotten() {
+    fn every_sender_gets_a_share() {
         for pattern in [Pattern::AllToAll(8), Pattern::Uplink(1, false), Pattern::AllToOne] {
             let outcome = simulate(16, 64, pattern);
             assert!(outcome.fairness > 0.02, "{pattern:?}: {outcome:?}");

@@ -7,8 +7,8 @@ use sv3_tests::distance::Distance;
 use sv3_tests::failure::Result;
 
 use crate::costs::{Apart, Costs, Point};
-use crate::lease::Wishes;
-use crate::measure::{CROWD, Crowd, Rivals};
+use crate::lease::Waiters;
+use crate::measure::{Rivals, SEVERAL, Several};
 use crate::options::Options;
 use crate::sim::{Outcome, Setup, burst_of, run};
 use crate::traffic::{Pattern, Traffic};
@@ -30,7 +30,7 @@ const PATTERNS: [Pattern; 8] = [
 pub fn costs(costs: &Costs, octets: usize) {
     let Costs { burst, receiver, lease, handover, line, pause, look, kernel, .. } = costs;
     println!("Costs in ns");
-    println!("  {:7.1}  a frame of {octets} octets, in a burst that is already under way", costs.of_frame(octets));
+    println!("  {:7.1}  a frame of {octets} octets, in a burst that has begun", costs.of_frame(octets));
     println!("  {burst:7.0}  a burst with one receiver, beside its frames");
     println!("  {receiver:7.0}  another receiver in a burst");
     println!("  {lease:7.1}  a lease that the thread had last");
@@ -58,7 +58,7 @@ pub fn rivals(costs: &Costs, measured: &[Rivals]) {
         // Both are of one complex in the simulation.
         let costs =
             Costs { handover: Apart { near: costs.handover.far.min(costs.handover.near), ..costs.handover }, ..costs };
-        let simulated = run(&costs, Setup { threads: 2, traffic, octets: 64, wishes: Wishes::Expire });
+        let simulated = run(&costs, Setup { threads: 2, traffic, octets: 64, waiters: Waiters::Expire });
         println!(
             "  {own:12.0} ns  {held:9.0} ns  {:22}  {rate:9.0} {:7.1} %  {:9.0} {:7.1} %",
             "",
@@ -69,16 +69,16 @@ pub fn rivals(costs: &Costs, measured: &[Rivals]) {
     }
 }
 
-/// Two threads whose bursts are to several receivers, in fact and in the simulation.
-pub fn crowds(costs: &Costs, measured: &[Crowd]) {
+/// Two threads with bursts to several receivers, in fact and in the simulation.
+pub fn several_receivers(costs: &Costs, measured: &[Several]) {
     println!("\nTwo threads whose bursts are to several receivers each       measured           simulated");
-    println!("  receivers  of a burst  a wish is worth                 leases/s  refused   leases/s  refused");
-    for Crowd { ports, spread, wishes, rate, refused } in measured {
+    println!("  receivers  of a burst  how a waiter counts                leases/s  refused   leases/s  refused");
+    for Several { ports, spread, waiters, rate, refused } in measured {
         // A frame for each lease.
-        let costs = Costs { burst: CROWD.0, receiver: 0.0, frame: CROWD.1, ..*costs };
-        let traffic = Traffic { pattern: Pattern::Crowd(*spread), ports: *ports };
-        let simulated = run(&costs, Setup { threads: 2, traffic, octets: 64, wishes: *wishes });
-        let words = if *wishes == Wishes::Last { "the last one counts" } else { "it expires" };
+        let costs = Costs { burst: SEVERAL.0, receiver: 0.0, frame: SEVERAL.1, ..*costs };
+        let traffic = Traffic { pattern: Pattern::Several(*spread), ports: *ports };
+        let simulated = run(&costs, Setup { threads: 2, traffic, octets: 64, waiters: *waiters });
+        let words = if *waiters == Waiters::Last { "the last one counts" } else { "it expires" };
         println!(
             "  {ports:9}  {spread:10}  {words:<28} {rate:11.0} {:7.1} %  {:9.0} {:7.1} %",
             refused * 100.0,
@@ -107,7 +107,7 @@ pub fn measured(costs: &Costs, points: &[Point]) {
         let at = *handover.at(one.distance);
         let costs = Costs { handover: Apart { near: at, far: at }, ..*costs };
         let simulated = [1, 2].map(|threads| {
-            run(&costs, Setup { threads, traffic: Traffic { pattern, ports: 4 }, octets: 64, wishes: Wishes::Expire })
+            run(&costs, Setup { threads, traffic: Traffic { pattern, ports: 4 }, octets: 64, waiters: Waiters::Expire })
                 .rate
         });
         let distance = if one.distance == Distance::Near { "near" } else { "far" };
@@ -130,10 +130,10 @@ pub fn scale(costs: &Costs, options: &Options) -> Result<()> {
         writeln!(csv, "pattern,octets,ports,threads,mframes_per_s,speed_up,waited,refused,moved,slowest_to_mean")?;
     }
     println!(
-        "\nFrames of {} octets, all ports busy all the time. With N threads on N processors: as much as how many single",
+        "\nFrames of {} octets, all ports busy all the time. With N threads on N processors: the rate in multiples of",
         options.octets
     );
-    println!("threads, and of the leases that were asked for the share that was not to be had");
+    println!("that of one thread, and the share of the leases asked for that a thread did not get");
     for pattern in PATTERNS {
         print!("\n{}\n  {:>5} {:>9}", pattern.words(), "ports", "1: Mf/s");
         THREADS.iter().skip(1).for_each(|threads| print!(" {threads:>12}"));
@@ -146,7 +146,7 @@ pub fn scale(costs: &Costs, options: &Options) -> Result<()> {
                         threads,
                         traffic: Traffic { pattern, ports },
                         octets: options.octets,
-                        wishes: options.wishes,
+                        waiters: options.waiters,
                     },
                 )
             };

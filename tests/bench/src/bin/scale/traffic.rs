@@ -1,4 +1,4 @@
-//! Who sends to whom: for each transmit ring, which receive rings its next burst is for.
+//! Traffic patterns: for each transmit ring, which receive rings its next burst is for.
 
 /// A pattern of traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,12 +11,13 @@ pub enum Pattern {
     AllToAll(usize),
     /// The benchmark's: each to all others in turn.
     Round,
-    /// The crowd of `measure.rs`: four senders, a frame to each of so many ports.
-    Crowd(usize),
+    /// As `measure.rs` measures it: four senders, a frame to each of so many ports.
+    Several(usize),
     /// All to port 0.
     AllToOne,
-    /// Half of each burst to port 0, half to a neighbour; port 0 to 8 ports a burst. It has so many queue pairs, and the
-    /// ring that it receives by is chosen by the sender's queue pair (`false`), of which a guest has one, or by its port.
+    /// Half of each burst to port 0, half to a neighbour; port 0 to 8 ports a burst. It has so many queue pairs, and
+    /// the ring that it receives by is chosen by the sender's queue pair (`false`), of which a guest has one, or by its
+    /// port.
     Uplink(usize, bool),
 }
 
@@ -29,7 +30,7 @@ impl Pattern {
             Pattern::Round => "each to three others in turn".to_string(),
             Pattern::AllToAll(1) => "all to all, a burst to one port".to_string(),
             Pattern::AllToAll(count) => format!("all to all, a burst to {count} ports"),
-            Pattern::Crowd(count) => format!("a frame to {count} ports"),
+            Pattern::Several(count) => format!("a frame to {count} ports"),
             Pattern::AllToOne => "all to one port".to_string(),
             Pattern::Uplink(1, _) => "half of all to an uplink that has 1 queue pair".to_string(),
             Pattern::Uplink(pairs, false) => {
@@ -70,7 +71,7 @@ impl Traffic {
             let pairs = if let (Pattern::Uplink(pairs, _), 0) = (self.pattern, port) { pairs } else { 1 };
             (0..pairs).map(move |pair| Sender { port, pair })
         };
-        let last = if let Pattern::Crowd(_) = self.pattern { 4 } else { self.ports };
+        let last = if let Pattern::Several(_) = self.pattern { 4 } else { self.ports };
         (first..last).flat_map(of).collect()
     }
 
@@ -83,7 +84,7 @@ impl Traffic {
     pub fn spread(self, from: Sender) -> usize {
         let most = self.ports.saturating_sub(1).max(1);
         match (self.pattern, from.port) {
-            (Pattern::AllToAll(count) | Pattern::Crowd(count), _) => count.min(most),
+            (Pattern::AllToAll(count) | Pattern::Several(count), _) => count.min(most),
             (Pattern::Uplink(..), 0) => 8.min(most),
             (Pattern::Uplink(..), _) => 2.min(most),
             (Pattern::Round, _) => most,
@@ -106,10 +107,10 @@ impl Traffic {
                     into.push(if neighbour == 0 { ports - 1 - usize::from(port == ports - 1) } else { neighbour });
                 }
             }
-            Pattern::AllToAll(_) | Pattern::Crowd(_) | Pattern::Uplink(..) => {
+            Pattern::AllToAll(_) | Pattern::Several(_) | Pattern::Uplink(..) => {
                 while into.len() < spread {
                     let to = dice.below(ports);
-                    if (to != port || matches!(self.pattern, Pattern::Crowd(_))) && !into.contains(&to) {
+                    if (to != port || matches!(self.pattern, Pattern::Several(_))) && !into.contains(&to) {
                         into.push(to);
                     }
                 }

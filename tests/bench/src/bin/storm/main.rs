@@ -1,11 +1,12 @@
 //! `scripts/storm`: workers die again and again under traffic, and the gap that guests see is measured.
 //!
-//! - `storm [N]`: N deaths between two guests in software, with and without a worker on standby ([`soft`]); `--paced`: the
-//!   guests rest 50 µs after each look for frames, else they and the worker take both processors of a small machine, and
-//!   the gap is how long its scheduler makes the supervisor and the next worker wait; `--pinned`: the guests keep one
-//!   processor and sv3 another, as people have it who care for the last millisecond;
+//! - `storm [N]`: N deaths between two guests in software, with and without a standby ([`soft`]); `--paced`: the guests
+//!   rest 50 µs after each look for frames, since otherwise they and the worker take both processors of a small
+//!   machine, and the gap is how long its scheduler makes the supervisor and the next worker wait; `--pinned`: the
+//!   guests keep one processor and sv3 another, as for the shortest gaps;
 //! - `storm --qemu [N]`: N deaths by each signal between two QEMU guests that ping and stream ([`vms`]);
-//! - `storm --truncate [SECONDS]`: a guest truncates its memory all the time beside two that talk ([`truncate`]).
+//! - `storm --truncate [SECONDS]`: a guest truncates its memory all the time beside two that exchange frames
+//!   ([`truncate`]).
 //!
 //! `--json` prints one JSON object instead of tables.
 
@@ -20,7 +21,7 @@ use std::process::ExitCode;
 use serde_json::Value;
 use sv3_tests::failure::{Failure, Result};
 
-/// The rest of guests that rest.
+/// Time between two looks for frames with `--paced`.
 const PACE: std::time::Duration = std::time::Duration::from_micros(50);
 
 /// How guests in software run.
@@ -76,14 +77,14 @@ fn run() -> Result<bool> {
     Ok(kept)
 }
 
-/// Where results go: to people line by line, or to programs as one object.
+/// Where results go: line by line as text, or as one JSON object.
 struct Paper {
     json: bool,
     result: serde_json::Map<String, Value>,
 }
 
 impl Paper {
-    /// A line for people.
+    /// A line of text.
     fn line(&self, text: &str) {
         if !self.json {
             println!("{text}");
@@ -96,7 +97,7 @@ impl Paper {
     }
 }
 
-/// Progress, for people who wait.
+/// Progress while it runs.
 fn progress(text: &str) {
     eprintln!("{text}");
 }

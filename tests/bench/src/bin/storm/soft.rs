@@ -1,10 +1,10 @@
 //! Deaths between two guests in software.
 //!
-//! One thread exchanges frames and does nothing else. Another one kills, and looks at the switch only when the guests'
-//! frames flow again, since whoever asks the supervisor takes a processor from somebody. The gap of a death is the longest
-//! time without a frame that any part of the [`BLINK`] after the kill belongs to. What comes later, up to [`SPAN`], is the
-//! start of the next standby, for which a small machine takes a processor from the guests or from the worker. The same
-//! without a death tells how much of either is the machine's doing.
+//! One thread exchanges frames and does nothing else. Another one kills, and asks the supervisor only when the guests'
+//! frames flow again, since each request takes processor time. The gap of a death is the longest time without a frame
+//! that overlaps the [`BLINK`] after the kill. A later gap, up to [`SPAN`], is the start of the next standby, for which
+//! a small machine takes a processor from the guests or from the worker. The same without a death shows how much of
+//! either the machine causes.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -19,16 +19,16 @@ use crate::figures::{HEAD, Times};
 use crate::traffic::{Counts, Traffic};
 use crate::{Manner, Paper, SIGNALS, progress};
 
-/// A gap that begins later than this after the kill is not that of the death: frames under way are through by then.
+/// A gap that begins later than this after the kill is not that of the death: all frames in flight have passed by then.
 const BLINK: Duration = Duration::from_millis(1);
 /// By then the next standby is up as well.
 const SPAN: Duration = Duration::from_millis(50);
-/// How long a worker lives before it is killed, lest the supervisor take it for a row of crashes.
+/// How long a worker lives before it is killed, so that the supervisor does not see a row of crashes.
 const LIFE: Duration = Duration::from_millis(110);
 /// Spans without a death.
 const CALM: u32 = 100;
 
-/// What one storm showed.
+/// The results of one storm.
 struct Storm {
     by_signal: BTreeMap<&'static str, Times>,
     /// The longest gaps within [`SPAN`] after each death.
@@ -69,7 +69,7 @@ fn strike(options: &[&str], deaths: u32, manner: Manner) -> Result<Storm> {
         counts: Counts::default(),
         supervisor: [(0, 0); 2],
     };
-    // What allocators keep after a first death is no leak.
+    // Memory that allocators keep after a first death is no leak.
     switch.kill_worker("KILL")?;
     settle(&switch, standby)?;
     let supervisor = switch.supervisor_pid()?;
@@ -105,7 +105,7 @@ fn strike(options: &[&str], deaths: u32, manner: Manner) -> Result<Storm> {
     Ok(storm)
 }
 
-/// All take-overs, as the switch tells of them.
+/// All take-overs, as the switch reports them.
 pub fn told(switch: &Switch) -> Result<Times> {
     let mut times = Times::default();
     for event in switch.events()?.iter().filter(|event| event["event"] == "restart") {

@@ -1,6 +1,6 @@
-//! A thread that does nothing but exchange frames between two guests, and notes when none came for a while.
+//! A thread that only exchanges frames between two guests, and notes when none came for a while.
 //!
-//! Guest A sends numbered frames to guest B, the next one for each that has come, so that some are always under way.
+//! Guest A sends numbered frames to guest B, the next one for each that has come, so that some are always in flight.
 //! Frames of one sender to one receiver stay in order: a number that was seen before is a duplicate, a number that is
 //! left out is lost.
 
@@ -16,16 +16,16 @@ use sv3_tests::guest::Guest;
 
 use crate::Manner;
 
-/// Frames under way.
+/// Frames in flight.
 const WINDOW: u64 = 16;
 const OCTETS: usize = 200;
-/// What is shorter is no gap.
+/// A shorter time is no gap.
 const NOTABLE: Duration = Duration::from_micros(20);
-/// Frames that have not come by then are lost, and others are sent.
+/// Frames that have not come by then count as lost, and others are sent.
 const PATIENCE: Duration = Duration::from_secs(2);
 const RX: u16 = 0;
 
-/// Traffic under way.
+/// Traffic that runs.
 pub struct Traffic {
     thread: JoinHandle<Counts>,
     shared: Arc<Shared>,
@@ -48,7 +48,7 @@ pub struct Counts {
     pub lost: u64,
     /// Those that came once more.
     pub duplicates: u64,
-    /// Those that came otherwise than they were sent.
+    /// Those that came changed.
     pub damaged: u64,
     /// Descriptors that the switch did not give back, of both guests.
     pub stuck: usize,
@@ -62,7 +62,7 @@ impl Counts {
 }
 
 impl Traffic {
-    /// Connects two guests and lets them talk.
+    /// Connects two guests and lets them exchange frames.
     pub fn start(socket: &Path, manner: Manner) -> Traffic {
         let shared = Arc::new(Shared::default());
         let (theirs, path) = (shared.clone(), socket.to_path_buf());
@@ -94,7 +94,7 @@ impl Traffic {
         touching.map(|(_, length)| *length).max().unwrap_or_default()
     }
 
-    /// Sends no more, waits for all that is under way, and looks whether all descriptors are there.
+    /// Sends no more, waits for all that is in flight, and checks that all descriptors are there.
     pub fn finish(self) -> Result<Counts> {
         self.shared.over.store(true, Relaxed);
         self.thread.join().map_err(|_| Failure::new("the guests found something wrong, see above"))
@@ -124,7 +124,7 @@ impl Flow {
     }
 
     fn run(mut self, shared: &Shared, manner: Manner) -> Counts {
-        // A rest is as long as was asked for; else the kernel adds 50 µs.
+        // Without this the kernel adds 50 µs to each rest.
         let _ = nix::sys::prctl::set_timerslack(1);
         if manner.pinned {
             let mut cpus = nix::sched::CpuSet::new();

@@ -1,8 +1,8 @@
-//! A guest that truncates its memory file and attaches anew, ten times a second, beside two guests that talk.
+//! A guest that truncates its memory file and attaches anew, ten times a second, beside two guests that exchange
+//! frames.
 //!
-//! Workers die by it until it is in quarantine, by its process, which is another one of this program. When its time is over it
-//! does so again, and is in quarantine for longer. What the two get through meanwhile is compared with what they did
-//! before it came.
+//! It kills workers until its process, another one of this program, is in quarantine. When the time is over it does so
+//! again, and is in quarantine for longer. The rate of the two meanwhile is compared with their rate before.
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -18,14 +18,14 @@ use sv3_tests::switch::Switch;
 use crate::traffic::{Counts, Traffic};
 use crate::{Manner, Paper};
 
-/// Seconds without the hostile guest, before it comes.
+/// Seconds before the hostile guest attaches.
 const CALM: u32 = 10;
 /// Time between two attacks.
 const PERIOD: Duration = Duration::from_millis(100);
 const SECOND: Duration = Duration::from_secs(1);
 const TX: u16 = 1;
 
-/// What the two honest guests have in quarantine, of what they had before.
+/// The honest guests' rate during a quarantine, as a share of that before.
 const PROMISED: f64 = 0.95;
 
 /// One second of the timeline.
@@ -72,7 +72,7 @@ pub fn storm(paper: &mut Paper, seconds: u32) -> Result<bool> {
     Ok(conclude(paper, calm, &timeline, (restarts, counts)))
 }
 
-/// A second of traffic, and what the switch tells of it. Appends the events.
+/// A second of traffic, and what the switch reports of it. Appends the events.
 fn watch(switch: &Switch, traffic: &Traffic, events: &mut Vec<Value>) -> Result<Second> {
     let (start, before) = (Instant::now(), traffic.received());
     std::thread::sleep(SECOND);
@@ -105,7 +105,10 @@ fn conclude(paper: &mut Paper, calm: f64, timeline: &[Second], (restarts, counts
     paper.line(&format!("at large        {:.1}% of calm, in {free} seconds", at_large * 100.0));
     paper.line(&format!("all             {:.1}% of calm; {restarts} workers died", overall * 100.0));
     let Counts { sent, lost, duplicates, damaged, stuck } = counts;
-    paper.line(&format!("frames          {sent} sent, {lost} lost, {damaged} damaged, {duplicates} came twice, {stuck} descriptors stuck"));
+    paper.line(&format!(
+        "frames          {sent} sent, {lost} lost, {damaged} damaged, {duplicates} came twice, \
+         {stuck} descriptors stuck"
+    ));
     paper.keep("calm_frames_per_second", json!(calm));
     let rows = timeline.iter().map(|second| {
         json!({
@@ -155,11 +158,11 @@ impl Drop for Hostile {
     }
 }
 
-/// What the hostile process does: now it cuts its rings off, now a frame that it sends.
+/// What the hostile process does: by turns it truncates its rings and a frame that it sends.
 pub fn attack_without_end(socket: &Path) -> Result<bool> {
     for cut in [0, 1].into_iter().cycle() {
         let start = Instant::now();
-        // In quarantine it is served as far as requests go.
+        // In quarantine only its requests are served.
         let Ok(mut guest) = Guest::config().rings_at_region_end().ring_size(16).try_connect(socket) else { continue };
         let Some(region) = guest.memory().regions().get(cut) else { continue };
         let addr = region.guest_addr;

@@ -1,8 +1,8 @@
 //! Deaths between two QEMU guests that ping and stream.
 //!
-//! Around each death guest 1 pings guest 2 a hundred times a second. The gap that it sees is the longest time between two
-//! answers beyond the interval: what a request waited that fell into the death. Many deaths fall between two requests, and
-//! an emulated guest is a noisy clock, so the same is done without a death.
+//! Around each death guest 1 pings guest 2 a hundred times a second. The gap that it sees is the longest time between
+//! two answers beyond the interval: how long a request waited during the death. Many deaths fall between two requests,
+//! and an emulated guest is a noisy clock, so the same is done without a death.
 
 use std::time::{Duration, Instant};
 
@@ -38,7 +38,7 @@ struct Seen {
     carrier_changes: [u32; 2],
 }
 
-/// So many deaths by each signal, with a worker on standby and without. False: a guest's link went down.
+/// So many deaths by each signal, with a standby and without. False: a guest's link went down.
 pub fn storm(paper: &mut Paper, deaths: u32) -> Result<bool> {
     let mut kept = true;
     paper.keep("kvm", json!(has_kvm()));
@@ -92,7 +92,7 @@ fn strike(switch: &Switch, first: &mut Vm, second: &mut Vm, deaths: u32) -> Resu
     Ok(seen)
 }
 
-/// Pings, does something amid it; the longest gap beyond the interval, and how many requests were lost.
+/// Pings, and calls `act` in between; the longest gap beyond the interval, and how many requests were lost.
 fn ping_around(from: &mut Vm, address: &str, act: impl FnOnce() -> Result<()>) -> Result<(Duration, u32)> {
     let job = from.start(&format!("ping -i {} -W 2 -c {REQUESTS} {address}", INTERVAL.as_secs_f64()))?;
     std::thread::sleep(AFTER);
@@ -106,8 +106,8 @@ fn ping_around(from: &mut Vm, address: &str, act: impl FnOnce() -> Result<()>) -
     Ok((gaps.max().unwrap_or_default().saturating_sub(INTERVAL), REQUESTS.saturating_sub(arrivals.len() as u32)))
 }
 
-/// When each request that was answered was answered, from the first request on: a request's number tells when it was
-/// sent, and busybox tells how long the answer took.
+/// When each answer came, from the first request on: a request's number gives the time when it was sent, and busybox
+/// prints how long the answer took.
 fn arrivals(text: &str) -> Vec<Duration> {
     let after = |line: &str, label: &str| line.split_once(label)?.1.split(' ').next()?.parse::<f64>().ok();
     let lines = text.lines().filter(|line| line.contains("bytes from") && !line.contains("DUP"));
@@ -140,7 +140,8 @@ impl Seen {
         paper.keep(
             &name.replace(' ', "_"),
             json!({
-                "gap": all.json(), "gap_by_signal": by_signal, "no_death": self.calm.json(), "take_over": self.told.json(),
+                "gap": all.json(), "gap_by_signal": by_signal, "no_death": self.calm.json(),
+                "take_over": self.told.json(),
                 "pings": { "sent": sent, "lost": lost },
                 "tcp_bits_per_second": { "calm": calm, "storm": storm, "deaths": stream_deaths },
                 "carrier_changes": { "before": before, "after": after },

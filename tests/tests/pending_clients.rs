@@ -1,4 +1,4 @@
-//! Who connects and asks for nothing takes nobody's place, and a process leaves places for the others.
+//! A connection that asks for nothing takes no port, and a process leaves ports for others.
 
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
@@ -21,7 +21,7 @@ fn take_place(wire: &mut Wire) -> Result<()> {
     wire.set(SET_FEATURES, &0u64.to_ne_bytes(), &[])
 }
 
-/// A guest comes, sends a frame to the two, and goes.
+/// A guest connects, sends a frame to the two, and disconnects.
 fn visit(honest: &mut Honest) -> Result<()> {
     let mut guest = Guest::connect(honest.socket());
     let letter = frame(BROADCAST, mac(9), b"here I am");
@@ -42,7 +42,7 @@ fn silent_connections_take_no_port_and_give_way() -> Result<()> {
     until("a full room", || Ok((honest.status()?.pending_clients == CALLERS).then_some(())))?;
     assert_eq!(honest.status()?.ports.len(), 2);
     visit(&mut honest)?;
-    // Asking makes no difference.
+    // Requests that need no port make no difference.
     for _ in 0..CALLERS {
         let mut guest = Guest::config().build(honest.socket())?;
         guest.raw().get(GET_FEATURES)?;
@@ -52,12 +52,12 @@ fn silent_connections_take_no_port_and_give_way() -> Result<()> {
     until("an empty room", || Ok((honest.status()?.pending_clients == 0).then_some(())))?;
     let events = honest.events()?;
     let of = |name: &str| events.iter().filter(|event| event["event"] == name).count();
-    assert_eq!(of("attach"), 3 + CALLERS, "no event tells of those who asked for nothing");
+    assert_eq!(of("attach"), 3 + CALLERS, "no event is about clients that asked for nothing");
     honest.assert_undisturbed()
 }
 
 #[test]
-fn who_comes_and_goes_all_the_time_takes_nobody_s_place() -> Result<()> {
+fn clients_that_come_and_go_all_the_time_keep_no_one_out() -> Result<()> {
     let mut honest = Honest::new()?;
     let (over, count, path) = (AtomicBool::new(false), AtomicU32::new(0), honest.socket().to_path_buf());
     std::thread::scope(|scope| {
@@ -88,7 +88,7 @@ fn the_last_places_are_for_processes_that_have_none() -> Result<()> {
         connections.push(wire);
     }
     assert_eq!(connections.len(), sv3::MAX_PORTS - 16 - 2 + 1);
-    // More processes than there are places left: what only holds a place gives way.
+    // There are more processes than ports left: ports on which nothing ran give way.
     let mut newcomers = Vec::new();
     for _ in 0..20 {
         newcomers.push(Newcomer::start(&honest, NEWCOMER, "open")?);

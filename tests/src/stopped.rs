@@ -1,7 +1,7 @@
-//! Processes that are kept from running, and threads that run for ever.
+//! Keeps processes from running, and makes threads spin.
 //!
-//! A worker is not dumpable, so that only root may hold it. Others can but make it stand back behind somebody who takes all
-//! of its processor; then it runs for some milliseconds in a second.
+//! A worker is not dumpable, so only root may stop it. Other users can only give it the lowest priority and keep its
+//! processor busy; then it runs for some milliseconds in a second.
 
 use std::fs;
 use std::path::PathBuf;
@@ -20,11 +20,10 @@ const LOOP: [u8; 2] = [0xeb, 0xfe];
 /// Where the first instruction of a program is, in its auxiliary vector.
 const AT_ENTRY: u64 = 9;
 
-/// Has one thread of a process run for ever and get nowhere, at the first instruction of its program, where no other one
-/// comes by. For root.
+/// Makes one thread of a process spin at the first instruction of its program, which no other thread reaches. For root.
 pub fn spin(thread: u32) -> Result<()> {
     let entry = entry(thread)?;
-    let thread = hold(thread)?;
+    let thread = stop(thread)?;
     let address = entry as ptrace::AddressType;
     let mut word = ptrace::read(thread, address)?.to_ne_bytes();
     word[..2].copy_from_slice(&LOOP);
@@ -36,8 +35,8 @@ pub fn spin(thread: u32) -> Result<()> {
     Ok(ptrace::detach(thread, None)?)
 }
 
-/// Stops a thread; who waits for it sees that, and nobody else. For root.
-pub fn hold(thread: u32) -> Result<Pid> {
+/// Stops a thread; only the tracer, this process, sees that. For root.
+pub fn stop(thread: u32) -> Result<Pid> {
     let thread = Pid::from_raw(i32::try_from(thread)?);
     ptrace::seize(thread, ptrace::Options::PTRACE_O_TRACESYSGOOD)?;
     ptrace::interrupt(thread)?;
@@ -68,22 +67,22 @@ pub fn threads(pid: u32) -> Result<Vec<u32>> {
     Ok(threads)
 }
 
-/// A process that can be kept from running, by the best means that there is here.
-pub struct Cage {
+/// A process that can be kept from running, by the best means that the machine offers.
+pub struct Freezer {
     pid: u32,
     means: Means,
 }
 
 enum Means {
-    Freezer(Freezer),
-    /// Its threads are held, by us.
-    Hold(Vec<Pid>),
-    /// It gives way to all, and somebody takes its processor.
+    ControlGroup(ControlGroup),
+    /// This process stops its threads by ptrace.
+    Stop(Vec<Pid>),
+    /// It has the lowest priority, and a child of the test takes its processor.
     Starve(Option<Child>),
 }
 
 /// A control group with one process.
-struct Freezer {
+struct ControlGroup {
     folder: PathBuf,
     /// The file that freezes it, and what to write there to freeze and to thaw.
     switch: &'static str,
@@ -92,33 +91,33 @@ struct Freezer {
     tells: (&'static str, &'static str),
 }
 
-impl Cage {
-    /// Makes one.
-    pub fn around(pid: u32) -> Result<Cage> {
-        let means = match (nix::unistd::geteuid().is_root(), Freezer::around(pid)?) {
-            (true, Some(freezer)) => Means::Freezer(freezer),
-            (true, None) => Means::Hold(Vec::new()),
+impl Freezer {
+    /// For this process.
+    pub fn around(pid: u32) -> Result<Freezer> {
+        let means = match (nix::unistd::geteuid().is_root(), ControlGroup::around(pid)?) {
+            (true, Some(group)) => Means::ControlGroup(group),
+            (true, None) => Means::Stop(Vec::new()),
             (false, _) => {
                 run("chrt", &["--idle", "--all-tasks", "--pid", "0", &pid.to_string()])?;
                 run("taskset", &["--all-tasks", "--cpu-list", "--pid", "0", &pid.to_string()])?;
                 Means::Starve(None)
             }
         };
-        Ok(Cage { pid, means })
+        Ok(Freezer { pid, means })
     }
 
-    /// Whether nothing of it runs while it is frozen.
+    /// Whether it does not run at all while it is frozen.
     pub fn is_tight(&self) -> bool {
         !matches!(self.means, Means::Starve(_))
     }
 
-    /// Keeps it from running from now on.
+    /// Stops it.
     pub fn freeze(&mut self) -> Result<()> {
         match &mut self.means {
-            Means::Freezer(freezer) => freezer.freeze(),
-            Means::Hold(held) => {
+            Means::ControlGroup(group) => group.freeze(),
+            Means::Stop(stopped) => {
                 for thread in threads(self.pid)? {
-                    held.push(hold(thread)?);
+                    stopped.push(stop(thread)?);
                 }
                 Ok(())
             }
@@ -134,11 +133,11 @@ impl Cage {
     /// Lets it run again.
     pub fn thaw(&mut self) -> Result<()> {
         match &mut self.means {
-            Means::Freezer(freezer) => freezer.thaw(),
-            Means::Hold(held) => {
-                for thread in held.drain(..) {
+            Means::ControlGroup(group) => group.thaw(),
+            Means::Stop(stopped) => {
+                for thread in stopped.drain(..) {
                     match ptrace::detach(thread, None) {
-                        // It was killed meanwhile; its parent sees it when we have.
+                        // It was killed meanwhile; its parent sees that after its tracer.
                         Err(Errno::ESRCH) => drop(waitpid(thread, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG))),
                         detached => detached?,
                     }
@@ -156,15 +155,15 @@ impl Cage {
     }
 }
 
-impl Drop for Cage {
+impl Drop for Freezer {
     fn drop(&mut self) {
         let _ = self.thaw();
     }
 }
 
-impl Freezer {
-    /// One of either version, if there is one that we may use.
-    fn around(pid: u32) -> Result<Option<Freezer>> {
+impl ControlGroup {
+    /// One of either version, if the machine has one that the test may use.
+    fn around(pid: u32) -> Result<Option<ControlGroup>> {
         for (kind, option, switch, words, tells) in [
             ("cgroup2", "", "cgroup.freeze", ["1", "0"], ("cgroup.events", "frozen 1")),
             ("cgroup", "freezer", "freezer.state", ["FROZEN", "THAWED"], ("freezer.state", "FROZEN")),
@@ -175,11 +174,11 @@ impl Freezer {
             if fs::create_dir(&folder).is_err() {
                 continue;
             }
-            let freezer = Freezer { folder, switch, words, tells };
-            if fs::write(freezer.folder.join("cgroup.procs"), pid.to_string()).is_ok()
-                && freezer.folder.join(switch).exists()
+            let group = ControlGroup { folder, switch, words, tells };
+            if fs::write(group.folder.join("cgroup.procs"), pid.to_string()).is_ok()
+                && group.folder.join(switch).exists()
             {
-                return Ok(Some(freezer));
+                return Ok(Some(group));
             }
         }
         Ok(None)
@@ -198,10 +197,10 @@ impl Freezer {
     }
 }
 
-impl Drop for Freezer {
+impl Drop for ControlGroup {
     fn drop(&mut self) {
         let _ = self.thaw();
-        // It can go when nobody is in it: who lives goes back to where it came from.
+        // It can be removed when it is empty: a process that lives goes back to the group above.
         let inside = fs::read_to_string(self.folder.join("cgroup.procs")).unwrap_or_default();
         let above = self.folder.with_file_name("cgroup.procs");
         inside.lines().for_each(|pid| drop(fs::write(&above, pid)));

@@ -1,4 +1,4 @@
-//! What a fork does not change: guests of one user, each in a process of its own, that kill a worker each.
+//! A fork does not avoid quarantine: guests of one user, each a process of its own, kill one worker each.
 
 use serde_json::Value;
 use sv3_tests::failure::Result;
@@ -13,7 +13,7 @@ fn count(honest: &Honest, name: &str) -> Result<usize> {
     Ok(honest.events()?.iter().filter(|event| event["event"] == name).count())
 }
 
-/// Processes that each cut their memory off, until newcomers are in quarantine.
+/// Processes truncate their memory, one after the other, until newcomers are in quarantine.
 fn row_of_deaths(honest: &mut Honest) -> Result<()> {
     for deaths in 1..=3 {
         let newcomer = Newcomer::start(honest, NEWCOMER, "cut")?;
@@ -32,18 +32,18 @@ fn processes_that_kill_a_worker_each_are_stopped_and_sealed_memory_is_served() -
     row_of_deaths(&mut honest)?;
     for _ in 0..10 {
         let newcomer = Newcomer::start(&honest, NEWCOMER, "cut")?;
-        let held = until("its quarantine", || {
+        let quarantined = until("its quarantine", || {
             Ok(honest.status()?.ports.into_iter().find(|port| port.quarantine_s.is_some()))
         })?;
-        let why = held.quarantine_why.unwrap_or_default();
+        let why = quarantined.quarantine_why.unwrap_or_default();
         assert!(why.contains("can be truncated") && why.contains("F_SEAL_SHRINK"), "{why}");
         drop(newcomer);
         honest.talk();
         honest.await_ports(2)?;
     }
-    assert_eq!(honest.status()?.worker.restarts, 3, "nobody dies of those in quarantine");
+    assert_eq!(honest.status()?.worker.restarts, 3, "no worker dies of clients in quarantine");
 
-    // Who cannot do what they did is served meanwhile.
+    // A client whose memory is sealed is served meanwhile.
     let sealed = Newcomer::start(&honest, NEWCOMER, "sealed")?;
     let letter = frame(BROADCAST, mac(9), b"sealed");
     assert_eq!(honest.guest(0).receive_frame(), letter);
@@ -51,7 +51,7 @@ fn processes_that_kill_a_worker_each_are_stopped_and_sealed_memory_is_served() -
     drop(sealed);
     honest.await_ports(2)?;
 
-    // Who can, and did nothing, is served when somebody says so.
+    // A client that could truncate its memory is served after a release.
     let open = Newcomer::start(&honest, NEWCOMER, "open")?;
     let port =
         until("its quarantine", || Ok(honest.status()?.ports.into_iter().find(|port| port.quarantine_s.is_some())))?;
@@ -70,7 +70,8 @@ fn processes_that_kill_a_worker_each_are_stopped_and_sealed_memory_is_served() -
     Ok(())
 }
 
-/// Two who kill in turn are two processes, not a crowd: each has its own quarantine, and newcomers are served.
+/// Two processes that kill by turns do not make their class suspect: each has its own quarantine, and newcomers are
+/// served.
 #[test]
 fn a_process_alone_makes_nobody_else_suspect() -> Result<()> {
     let mut honest = Honest::new()?;

@@ -17,16 +17,16 @@ const SENDER: u8 = 1;
 const SLOW: u8 = 2;
 const OTHER: u8 = 3;
 
-/// What a hold may take at most, and what may be saved up for holds (worker/src/poll/pause.rs).
+/// The longest pause, and the most that a queue saves up for pauses, in microseconds (worker/src/poll/pause.rs).
 const LONGEST_US: u64 = 20_000;
 const SAVED_US: u64 = 50_000;
 
-/// Most rings that a thread holds at a time.
+/// Most rings that a thread pauses at a time.
 const MOST: usize = 16;
-/// Stations of pairs from here on, by turns a sender and its slow receiver.
+/// Stations of pairs from this number on: a sender, its slow receiver, the next sender and so on.
 const PAIRS: u8 = 10;
 
-/// One thread, whom receivers kick, or two, of whom the one that is not also obeying commands serves the sender.
+/// One thread, which receivers kick; or two, of which the one that executes no commands serves the sender.
 const THREADS: [&str; 2] = ["1", "2"];
 
 /// Guests with split rings, and some with packed rings; with one thread and two.
@@ -42,7 +42,7 @@ fn three((config, threads): (Config, &str)) -> Result<(Switch, [Guest; 3])> {
     let mut guests = sizes.map(|size| config.clone().ring_size(size).connect(switch.socket()));
     let stations = [SLOW, SENDER, OTHER];
     for (at, station) in stations.into_iter().enumerate() {
-        // To an address that nobody has: all others take it.
+        // To an unknown address: all others receive it.
         guests[at].send(&noise(mac(99), mac(station), 60, 0));
         for (other, guest) in guests.iter_mut().enumerate() {
             if other != at {
@@ -58,7 +58,7 @@ fn three((config, threads): (Config, &str)) -> Result<(Switch, [Guest; 3])> {
 fn a_receiver_that_is_slow_but_takes_frames_loses_none() -> Result<()> {
     for kind in kinds() {
         let (switch, [mut sender, mut slow, _other]) = three(kind)?;
-        // A test's processor may be taken away for longer than frames wait, so that one of some rounds must do.
+        // The host may take the test's processor away for longer than frames wait, so one good round of some is enough.
         let start = Instant::now();
         for round in 0.. {
             let before = switch.port("p0")?;
@@ -95,10 +95,10 @@ fn a_receiver_that_takes_nothing_is_waited_for_once() -> Result<()> {
             flow.await_complete(&mut other);
         }
         switch.await_drops("p0", "no_rx_buffers", 500 - 8)?;
-        let (held, awaited) = (switch.port("p1")?.paused, switch.port("p0")?.paused_others);
-        assert_eq!(held, awaited);
-        // A command in the meantime ends a hold, and the next one begins.
-        assert!(held.times <= 3 && held.us >= LONGEST_US, "{held:?}");
+        let (paused, paused_others) = (switch.port("p1")?.paused, switch.port("p0")?.paused_others);
+        assert_eq!(paused, paused_others);
+        // A command in the meantime ends a pause, and the next one begins.
+        assert!(paused.times <= 3 && paused.us >= LONGEST_US, "{paused:?}");
     }
     Ok(())
 }
@@ -115,7 +115,7 @@ fn a_receiver_that_trickles_takes_no_more_than_its_share_of_a_senders_time() -> 
             sender.send(&noise(mac(SLOW), mac(SENDER), 60, n));
             flow.send(&mut sender, 1);
             n += 1;
-            // It gives a buffer just often enough that waiting for it is not in vain.
+            // It gives a buffer just often enough that the sender goes on waiting for it.
             while !flow.is_complete() {
                 if let Some(received) = other.try_receive() {
                     flow.note(&received);
@@ -125,18 +125,18 @@ fn a_receiver_that_trickles_takes_no_more_than_its_share_of_a_senders_time() -> 
                 }
             }
         }
-        let held = switch.port("p1")?.paused.us - before.us;
+        let paused = switch.port("p1")?.paused.us - before.us;
         let passed = start.elapsed().as_micros() as u64;
-        assert!(held > passed / 10, "{held} us of {passed}: it was not waited for");
-        assert!(held <= passed / 2 + SAVED_US + LONGEST_US, "{held} us of {passed}");
+        assert!(paused > passed / 10, "{paused} us of {passed}: it was not waited for");
+        assert!(paused <= passed / 2 + SAVED_US + LONGEST_US, "{paused} us of {passed}");
         assert!(n > 100, "{n} frames for others");
     }
     Ok(())
 }
 
 #[test]
-fn a_ring_that_is_held_stops_at_once_and_goes_on_where_it_stopped() -> Result<()> {
-    // Of a packed ring only its driver knows what it has taken back.
+fn a_ring_that_is_paused_stops_at_once_and_goes_on_where_it_stopped() -> Result<()> {
+    // Only the driver of a packed ring knows what it has taken back.
     for threads in THREADS {
         let (switch, [mut sender, mut slow, _other]) = three((Guest::config(), threads))?;
         let (mut sent, mut came) = (0, 0);
@@ -145,7 +145,7 @@ fn a_ring_that_is_held_stops_at_once_and_goes_on_where_it_stopped() -> Result<()
                 sender.send(&noise(mac(SLOW), mac(SENDER), 60, round * 12 + n));
                 sent += 1;
             }
-            // Most of these come while the ring is held: the receiver has had eight frames and took none.
+            // Most of these come while the ring is paused: the receiver has eight frames and took none.
             let start = Instant::now();
             let base = sender.stop_ring(1);
             assert!(start.elapsed() < PATIENCE / 10, "{:?}", start.elapsed());
@@ -164,7 +164,7 @@ fn a_ring_that_is_held_stops_at_once_and_goes_on_where_it_stopped() -> Result<()
 }
 
 #[test]
-fn a_receiver_that_goes_while_it_is_waited_for_holds_nobody() -> Result<()> {
+fn a_receiver_that_goes_while_it_is_waited_for_pauses_no_one() -> Result<()> {
     for kind in kinds() {
         let (switch, [mut sender, slow, mut other]) = three(kind)?;
         for n in 0..50 {
@@ -173,7 +173,7 @@ fn a_receiver_that_goes_while_it_is_waited_for_holds_nobody() -> Result<()> {
         slow.vanish();
         let last = noise(mac(OTHER), mac(SENDER), 60, 99);
         sender.send(&last);
-        // What is for an address that nobody has comes as well.
+        // Frames to an unknown address come as well.
         while other.receive_frame() != last {}
         sender.await_sent();
         assert_eq!(switch.status()?.worker.restarts, 0);
@@ -182,7 +182,7 @@ fn a_receiver_that_goes_while_it_is_waited_for_holds_nobody() -> Result<()> {
 }
 
 #[test]
-fn a_worker_that_dies_while_a_ring_is_held_loses_nothing_of_it() -> Result<()> {
+fn a_worker_that_dies_while_a_ring_is_paused_loses_nothing_of_it() -> Result<()> {
     for kind in kinds() {
         let (switch, [mut sender, mut slow, _other]) = three(kind)?;
         for n in 0..12 {
@@ -200,11 +200,12 @@ fn a_worker_that_dies_while_a_ring_is_held_loses_nothing_of_it() -> Result<()> {
     Ok(())
 }
 
-/// Connects pairs, each of a sender and a receiver of eight buffers, whose addresses are known: ports `p0` and `p1`, ...
+/// Connects pairs, each of a sender and a receiver of eight buffers, whose addresses are known: ports `p0` and `p1`,
+/// ...
 fn pairs(switch: &Switch, config: &Config, count: u8) -> Vec<[Guest; 2]> {
     let connect = |station: u8, size: u16| {
         let mut guest = config.clone().ring_size(size).connect(switch.socket());
-        // To itself, which nobody else hears.
+        // To itself, so that no other guest receives it.
         guest.send(&noise(mac(station), mac(station), 60, 0));
         guest.await_sent();
         guest
@@ -220,7 +221,7 @@ fn frame_of(pair: usize, number: u32) -> Vec<u8> {
 }
 
 #[test]
-fn pairs_that_fill_all_that_a_thread_holds_harm_no_others() -> Result<()> {
+fn pairs_that_fill_all_that_a_thread_pauses_harm_no_others() -> Result<()> {
     for threads in 1..=2 {
         let switch = Switch::with(&["--threads", &threads.to_string()])?;
         let mut colluding = pairs(&switch, &Guest::config(), 3 * MOST as u8);
@@ -238,7 +239,8 @@ fn pairs_that_fill_all_that_a_thread_holds_harm_no_others() -> Result<()> {
         let mut asked = 0;
         while start.elapsed() < Duration::from_secs(2) {
             for (pair, [sender, receiver]) in colluding.iter_mut().enumerate() {
-                // As many as its ring takes, to one who gives a buffer just often enough that waiting is not in vain.
+                // As many as its ring takes, to a receiver that gives a buffer just often enough that the sender goes
+                // on waiting.
                 while sender.try_send_on(0, &NetHdr::default(), &frame_of(pair, sent[pair] as u32), Shape::default()) {
                     sent[pair] += 1;
                 }
@@ -261,11 +263,11 @@ fn pairs_that_fill_all_that_a_thread_holds_harm_no_others() -> Result<()> {
         flow.await_complete(&mut honest[1]);
 
         let port = |at: usize| status.ports.iter().find(|port| port.name == format!("p{at}")).expect("it is there");
-        let held: Vec<_> = (0..colluding.len()).map(|pair| port(2 * pair).paused.us).collect();
-        for held in &held {
-            assert!(*held <= passed / 2 + SAVED_US + LONGEST_US, "{held} us of {passed}");
+        let paused: Vec<_> = (0..colluding.len()).map(|pair| port(2 * pair).paused.us).collect();
+        for paused in &paused {
+            assert!(*paused <= passed / 2 + SAVED_US + LONGEST_US, "{paused} us of {passed}");
         }
-        let together: u64 = held.iter().sum();
+        let together: u64 = paused.iter().sum();
         assert!(together <= (MOST * threads) as u64 * passed, "{together} us of {passed}: more than {MOST} at a time");
         assert!(together > passed, "{together} us of {passed}: they were not waited for");
         let [from, to] = [0, 1].map(|at| port(2 * colluding.len() + at));
@@ -284,7 +286,7 @@ fn pairs_that_fill_all_that_a_thread_holds_harm_no_others() -> Result<()> {
 }
 
 #[test]
-fn workers_that_die_while_more_rings_wait_than_one_holds_lose_nothing_of_them() -> Result<()> {
+fn workers_that_die_while_more_rings_wait_than_a_thread_pauses_lose_nothing_of_them() -> Result<()> {
     for (config, threads) in kinds() {
         let switch = Switch::with(&["--threads", threads])?;
         let mut pairs = pairs(&switch, &config, MOST as u8 + 4);
@@ -309,8 +311,8 @@ fn workers_that_die_while_more_rings_wait_than_one_holds_lose_nothing_of_them() 
     Ok(())
 }
 
-/// Waits until what came over each pair and what was dropped there are so many frames; how many they are. `came`: takes
-/// what has come for a pair's receiver, and says how many frames came in all.
+/// Waits until for each pair the frames that came and those that were dropped are so many together; returns the counts.
+/// `came` receives for a pair and says how many frames came in all.
 fn await_known(switch: &Switch, sent: &[u64], mut came: impl FnMut(usize) -> u64) -> Result<Vec<u64>> {
     until("what was sent", || {
         let came: Vec<u64> = (0..sent.len()).map(&mut came).collect();
@@ -324,10 +326,10 @@ fn await_known(switch: &Switch, sent: &[u64], mut came: impl FnMut(usize) -> u64
 }
 
 #[test]
-fn a_sender_that_is_reset_while_it_is_held_starts_afresh() -> Result<()> {
+fn a_sender_that_is_reset_while_it_is_paused_starts_anew() -> Result<()> {
     for kind in kinds() {
         let (switch, mut guests) = three(kind)?;
-        // What has come back to its sender is counted.
+        // Counts what has come back to the sender.
         guests.iter_mut().for_each(Guest::await_sent);
         let [mut sender, mut slow, mut other] = guests;
         // From the sender; to the receiver, and dropped there; to the other one.
@@ -341,7 +343,7 @@ fn a_sender_that_is_reset_while_it_is_held_starts_afresh() -> Result<()> {
         for round in 0..10 {
             fill(&mut sender, &mut slow, round * 12)?;
             sender.reset_device(sender.features());
-            // What it has not got back it may send again, and what it sends now does not stand behind that.
+            // The guest may send again what it has not got back, and sends nothing behind it.
             flow.send(&mut sender, 8);
             flow.await_complete(&mut other);
             sender.await_sent();
@@ -359,7 +361,7 @@ fn a_sender_that_is_reset_while_it_is_held_starts_afresh() -> Result<()> {
 }
 
 #[test]
-fn a_receiver_that_is_reset_while_it_is_waited_for_holds_nobody_and_gets_what_comes_then() -> Result<()> {
+fn a_receiver_that_is_reset_while_it_is_waited_for_pauses_no_one_and_gets_later_frames() -> Result<()> {
     for kind in kinds() {
         let (switch, [mut sender, mut slow, mut other]) = three(kind)?;
         let mut flow = Flow::new(SENDER, OTHER, 60);
@@ -368,7 +370,7 @@ fn a_receiver_that_is_reset_while_it_is_waited_for_holds_nobody_and_gets_what_co
             slow.reset_device(slow.features());
             flow.send(&mut sender, 8);
             while !flow.is_complete() {
-                // While it was away, frames for it may have come here.
+                // Frames for it may have come here in its absence.
                 let received = other.receive();
                 if received.frame[..6] == mac(OTHER) {
                     flow.note(&received);
@@ -389,7 +391,7 @@ fn a_receiver_that_is_reset_while_it_is_waited_for_holds_nobody_and_gets_what_co
     Ok(())
 }
 
-/// Sends twelve frames at once to the one of eight buffers, until it has some of them; so the others wait.
+/// Sends twelve frames at once to the receiver of eight buffers, until some are delivered; so the others wait.
 fn fill(sender: &mut Guest, slow: &mut Guest, first: u32) -> Result<()> {
     for n in first..first + 12 {
         let frame = noise(mac(SLOW), mac(SENDER), 60, n);
