@@ -6,8 +6,6 @@ mod audit;
 mod blame;
 mod cli;
 mod client_class;
-mod closing;
-mod doors;
 mod features;
 mod hostile_budgets;
 mod hostile_cases;
