@@ -14,7 +14,8 @@ use crate::port::batch::PlainFrame;
 use crate::port::sink::{Delivered, DeliveryState};
 
 /// A burst of one port's frames, which stay in their buffers for `'t`. Receivers see nothing of it before
-/// [`Sending::publish`]. If it is dropped unpublished, its deferred copies are abandoned.
+/// [`Sending::publish`]. Each burst that is begun must be published: if it is dropped before, its deferred copies are
+/// abandoned and its leases stay until the next burst. Only a panic does that, and a panic ends the worker.
 pub struct Sending<'f, 't> {
     forwarder: &'f mut Forwarder,
     state: DeliveryState<'t>,
