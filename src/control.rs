@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::attachment::Attachment;
+
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ControlRequest {
@@ -19,6 +21,11 @@ pub enum ControlRequest {
     Upgrade,
     /// Ends the quarantine of the port of this name.
     Release(String),
+    /// Makes a port of open files, which come with the request; or gives a port of this name, whose files are gone,
+    /// new ones. The answer is [`crate::status::AttachAnswer`].
+    Attach(Attachment),
+    /// Ends a port that was made by [`ControlRequest::Attach`], by its name.
+    Detach(String),
 }
 
 impl ControlRequest {
@@ -33,6 +40,8 @@ impl ControlRequest {
             "restart" => ControlRequest::Restart,
             "upgrade" => ControlRequest::Upgrade,
             "release" => ControlRequest::Release(rest.to_string()),
+            "attach" => ControlRequest::Attach(Attachment::parse(rest)?),
+            "detach" => ControlRequest::Detach(rest.to_string()),
             _ => return None,
         })
     }
@@ -48,6 +57,8 @@ impl fmt::Display for ControlRequest {
             ControlRequest::Restart => "restart",
             ControlRequest::Upgrade => "upgrade",
             ControlRequest::Release(name) => return write!(f, "release {name}"),
+            ControlRequest::Attach(attachment) => return write!(f, "attach {attachment}"),
+            ControlRequest::Detach(name) => return write!(f, "detach {name}"),
         })
     }
 }
@@ -60,6 +71,10 @@ mod tests {
     fn what_is_written_is_read() {
         let plain = [ControlRequest::Status, ControlRequest::Crashes, ControlRequest::Metrics, ControlRequest::Audit];
         let others = [ControlRequest::Restart, ControlRequest::Upgrade, ControlRequest::Release("p7".to_string())];
+        let others = others.into_iter().chain([
+            ControlRequest::Attach(Attachment::parse("tap up0 learning=uplink").unwrap()),
+            ControlRequest::Detach("up0".to_string()),
+        ]);
         for request in plain.into_iter().chain(others) {
             assert_eq!(ControlRequest::parse(&request.to_string()), Some(request));
         }

@@ -31,11 +31,19 @@ pub enum DropReason {
     LinkLocal,
     /// The frame would be flooded and no other port is up. Charged to the sender.
     NoDestination,
+    /// The frame came from an uplink, and its source is the address of a guest of this switch that runs: the network
+    /// sent the guest's own frame back. Charged to the sender.
+    UplinkEcho,
+    /// The source address belongs to another port that runs, and the sender's port may not take it. Charged to the
+    /// sender.
+    AddressConflict,
+    /// The frame looks for loops and is not for guests. Charged to the sender.
+    LoopProbe,
 }
 
 impl DropReason {
     /// Number of reasons.
-    pub const COUNT: usize = 12;
+    pub const COUNT: usize = 15;
 
     /// All reasons, in the order of their counters.
     pub const ALL: [DropReason; DropReason::COUNT] = [
@@ -51,6 +59,9 @@ impl DropReason {
         DropReason::Hairpin,
         DropReason::LinkLocal,
         DropReason::NoDestination,
+        DropReason::UplinkEcho,
+        DropReason::AddressConflict,
+        DropReason::LoopProbe,
     ];
 
     /// The reason's stable name, as in `sv3 status --json`.
@@ -68,6 +79,9 @@ impl DropReason {
             DropReason::Hairpin => "hairpin",
             DropReason::LinkLocal => "link_local",
             DropReason::NoDestination => "no_destination",
+            DropReason::UplinkEcho => "uplink_echo",
+            DropReason::AddressConflict => "address_conflict",
+            DropReason::LoopProbe => "loop_probe",
         }
     }
 }

@@ -12,6 +12,8 @@
 use bincode::config;
 use serde::{Deserialize, Serialize};
 
+use crate::attachment::{FrameForm, Learning, Transport};
+
 /// Octets of a frame's length prefix.
 pub const FRAME_PREFIX: usize = 4;
 /// Most octets of one encoded [`Envelope`]. A larger one is an error of the peer.
@@ -19,7 +21,7 @@ pub const FRAME_MAX: usize = 4096;
 /// After a report that it has woken ([`ReportKind::Busy`]), a worker sends no further one for this long.
 pub const BUSY_QUIET: std::time::Duration = std::time::Duration::from_millis(200);
 /// The protocol's version, checked in [`Command::Start`]: a worker of another version refuses to start.
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 
 /// A numbered command.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -79,9 +81,29 @@ pub struct RingAddr {
 pub enum PortKind {
     /// Virtqueues in a client's memory (virtio 1.3, 2.6 to 2.8).
     Vrings,
+    /// Open files: a tap or sockets ([`Command::FileOpen`]).
+    Files,
     /// Frames in the worker's own memory, for tests.
     #[cfg(any(test, feature = "fuzzing"))]
     Memory,
+}
+
+/// How the worker uses the file of a queue pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileSettings {
+    /// How frames pass through it.
+    pub transport: Transport,
+    /// What is in front of each frame.
+    pub form: FrameForm,
+    /// Most octets of a frame's payload that the other side accepts.
+    pub mtu: u32,
+    /// Octets of the socket's send buffer (SO_SNDBUF as the kernel tells it); 0 for a tap.
+    pub send_buffer: u32,
+    /// Index of its input in [`crate::ledger::Ledger::inputs`]. No other file has it.
+    pub input: u16,
+    /// Counts the openings of that input, from 1. A replay to another worker has the same number, and the input then
+    /// goes on where it was.
+    pub run: u32,
 }
 
 /// A command of the supervisor to a worker. `port` is a slot below [`crate::MAX_PORTS`]; `ring` is a vring index below
@@ -106,6 +128,8 @@ pub enum Command {
         port: u16,
         /// What is behind it.
         kind: PortKind,
+        /// Which addresses it may take.
+        learning: Learning,
     },
     /// Removes a port: the worker forgets what is behind it, its addresses and its mappings.
     PortRemove {
@@ -190,6 +214,30 @@ pub enum Command {
         /// Whether an fd follows.
         call: bool,
     },
+    /// Gives a port of files the file of a queue pair, in the place of an earlier one. Fd: the file, which does not
+    /// block. Both queues of the pair start. They stop with a [`RingFault`] when the other side is gone.
+    FileOpen {
+        /// Slot.
+        port: u16,
+        /// Queue pair, below [`crate::MAX_QUEUE_PAIRS`].
+        pair: u16,
+        /// How to use the file.
+        settings: FileSettings,
+    },
+    /// Closes the file of a queue pair. The port stays.
+    FileClose {
+        /// Slot.
+        port: u16,
+        /// Queue pair.
+        pair: u16,
+    },
+    /// Sends a frame out of an uplink that comes back only by a loop ([`ReportKind::LoopFound`]).
+    LoopProbe {
+        /// Slot.
+        port: u16,
+        /// A number that nobody can guess.
+        token: u64,
+    },
     /// Broadcasts a RARP for `mac` in the port's name (`SEND_RARP`, after a live migration).
     SendRarp {
         /// Slot.
@@ -209,6 +257,7 @@ impl Command {
             | Command::RegionStage { .. }
             | Command::RegionAdd { .. }
             | Command::RingStart { .. }
+            | Command::FileOpen { .. }
             | Command::RingCall { call: true, .. } => 1,
             _ => 0,
         }
@@ -229,6 +278,9 @@ impl Command {
             | Command::RingStop { port, .. }
             | Command::RingEnable { port, .. }
             | Command::RingCall { port, .. }
+            | Command::FileOpen { port, .. }
+            | Command::FileClose { port, .. }
+            | Command::LoopProbe { port, .. }
             | Command::SendRarp { port, .. } => Some(*port),
         }
     }
@@ -293,9 +345,15 @@ pub enum ReportKind {
     /// All memory that the commands up to `seq` removed ([`Command::MemoryCommit`], [`Command::RegionRemove`],
     /// [`Command::PortRemove`]) is unmapped. No barrier waits for this report. Each later one has a higher `seq`.
     Unmapped = 7,
+    /// The frame of a [`Command::LoopProbe`] came in at an uplink. `port`: that uplink. `value`: its token.
+    LoopFound = 8,
+    /// A port tried to take an address that belongs to another port ([`Learning::Guarded`]). Sent once for each port
+    /// that is added. `port`: the one that tried; `ring`: the slot of the owner; `value`: the address, first octet
+    /// highest.
+    AddressConflict = 9,
 }
 
-/// Why a ring stopped by itself.
+/// Why a ring or a file stopped by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 pub enum RingFault {
@@ -313,14 +371,23 @@ pub enum RingFault {
     BadBase = 6,
     /// A chain of a packed ring does not end.
     EndlessChain = 7,
+    /// The device behind a file does not exist any more, or the peer of a socket is gone.
+    Gone = 8,
+    /// A stream gave a length that no frame has, so the next frame cannot be found.
+    BadLength = 9,
+    /// A stream's frame was not complete for too long.
+    Unfinished = 10,
+    /// A file cannot be read, written or waited for.
+    BadFile = 11,
 }
 
 impl RingFault {
     /// Decodes a report's value.
     pub fn from_value(value: u64) -> Option<RingFault> {
         use RingFault::*;
-        let all = [Unmapped, Misaligned, AvailOverrun, BadSize, BadKick, BadBase, EndlessChain];
-        all.into_iter().find(|fault| *fault as u64 == value)
+        let rings = [Unmapped, Misaligned, AvailOverrun, BadSize, BadKick, BadBase, EndlessChain];
+        let files = [Gone, BadLength, Unfinished, BadFile];
+        rings.into_iter().chain(files).find(|fault| *fault as u64 == value)
     }
 
     /// In words, for events.
@@ -333,6 +400,10 @@ impl RingFault {
             RingFault::BadKick => "the kick fd cannot be waited for",
             RingFault::BadBase => "the ring's base is beyond its size",
             RingFault::EndlessChain => "a chain of the packed ring does not end",
+            RingFault::Gone => "the device or the peer is gone",
+            RingFault::BadLength => "the stream has a frame of a length that no frame has",
+            RingFault::Unfinished => "the stream has a frame that did not become complete",
+            RingFault::BadFile => "the file cannot be read, written or waited for",
         }
     }
 }
@@ -406,7 +477,7 @@ impl Report {
         use ReportKind::*;
         let word = |at: usize| u16::from_le_bytes([b[at], b[at + 1]]);
         let long = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| b[at + i]));
-        let all = [Ready, Done, RingStopped, RingFault, Failed, Busy, Unmapped];
+        let all = [Ready, Done, RingStopped, RingFault, Failed, Busy, Unmapped, LoopFound, AddressConflict];
         let kind = all.into_iter().find(|kind| *kind as u16 == word(0))?;
         Some(Report { kind, port: word(2), ring: word(4), seq: long(8), value: long(16), detail: long(24) })
     }

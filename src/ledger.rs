@@ -32,6 +32,11 @@ pub const FRAME_HEAD: usize = 26;
 /// Longest panic message that is kept, in octets.
 pub const MESSAGE_MAX: usize = 256;
 
+/// Number of inputs.
+pub const INPUTS: usize = MAX_PORTS;
+/// Octets of one half of an input: more than the largest frame, so that a frame that has begun always fits.
+pub const INPUT_HALF: usize = 128 * 1024;
+
 /// The whole file.
 #[repr(C, align(4096))]
 pub struct Ledger {
@@ -45,6 +50,8 @@ pub struct Ledger {
     pub ports: [PortCounters; MAX_PORTS],
     /// What packed rings are about to publish.
     pub journals: [PortJournals; MAX_PORTS],
+    /// What was read from taps and sockets and is not forwarded yet.
+    pub inputs: [Input; INPUTS],
 }
 
 /// State of one worker.
@@ -183,6 +190,21 @@ pub type PortJournals = [PublishJournal; MAX_RINGS];
 pub struct PublishJournal {
     /// Octets written (bits 0 to 31), buffer id (bits 32 to 47) and descriptors (bits 48 to 63) of each chain.
     pub entries: [AtomicU64; JOURNAL_LEN],
+}
+
+/// What was read from a tap or a socket and is not forwarded yet. So a worker's death loses no octet of a stream. Only
+/// the worker knows how it is used.
+#[repr(C, align(4096))]
+pub struct Input {
+    /// The run ([`crate::ipc::FileSettings::run`]) to which the rest belongs; 0: none.
+    pub run: AtomicU32,
+    /// Which octets are waiting, in one word, so that a new worker never sees half of a change.
+    pub state: AtomicU64,
+    /// Two messages (`struct mmsghdr`), used by turns. The kernel stores in it how many octets it gave, before the
+    /// process can die.
+    pub messages: [[AtomicU64; 8]; 2],
+    /// The octets.
+    pub halves: [[AtomicU8; INPUT_HALF]; 2],
 }
 
 impl WorkerArea {

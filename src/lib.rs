@@ -17,6 +17,7 @@
 //! copies the frame once into buffers of another guest. Counters, drops by reason ([`drop_reason::DropReason`]), the
 //! forwarding table and the crash record are in the [`ledger`].
 
+pub mod attachment;
 pub mod audit;
 pub mod control;
 pub mod cpus;

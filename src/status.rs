@@ -77,6 +77,17 @@ pub struct HandoverAnswer {
     pub ports: usize,
 }
 
+/// The answer to the request `attach` at the control socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachAnswer {
+    /// Name of the port.
+    pub name: String,
+    /// Its slot.
+    pub slot: u16,
+    /// Whether the port was there and waited for new files.
+    pub resumed: bool,
+}
+
 /// What `sv3 crashes --json` prints, the answer to the request `crashes`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Crashes {
@@ -171,8 +182,11 @@ pub struct Serving {
 /// One connected client.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PortStatus {
-    /// Name, as in events: `p0`, `p1`, ...
+    /// Name, as in events: `p0`, `p1`, ... or as given to `sv3 attach --name`.
     pub name: String,
+    /// The open files behind the port; absent for a vhost-user client.
+    #[serde(default)]
+    pub files: Option<FilesStatus>,
     /// Slot.
     pub slot: u16,
     /// Process id of the client when it connected.
@@ -222,6 +236,28 @@ pub struct PortStatus {
     /// Pauses in which frames of other guests waited for this guest's buffers.
     #[serde(default)]
     pub paused_others: Pauses,
+}
+
+/// The open files behind a port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilesStatus {
+    /// `tap`, `packets` or `stream`.
+    pub transport: String,
+    /// `plain`, `net-header` or `implied`: what is in front of each frame.
+    pub form: String,
+    /// `free`, `guarded` or `uplink`: which addresses the port may take.
+    pub learning: String,
+    /// Number of files: one for each queue pair; 0 while the port waits for new ones.
+    pub queues: usize,
+    /// Name of the tap or macvtap device, as the kernel tells it; absent for a socket.
+    #[serde(default)]
+    pub device: Option<String>,
+    /// Why the port does not run, in words; absent if it runs.
+    #[serde(default)]
+    pub stopped: Option<String>,
+    /// The port that owns an address which this port tried to take, and the address; absent if it tried none.
+    #[serde(default)]
+    pub conflict: Option<String>,
 }
 
 /// State of a port's link.

@@ -228,6 +228,7 @@ mod tests {
     use std::io::Read;
     use std::os::unix::net::UnixStream;
 
+    use sv3::attachment::Learning;
     use sv3::ipc::{Command, Envelope, FRAME_PREFIX, PortKind};
 
     use super::*;
@@ -262,7 +263,10 @@ mod tests {
             worker.link.flush().unwrap();
             let mut socket = UnixStream::from(theirs);
             let heard = [receive(&mut socket), receive(&mut socket)];
-            assert_eq!(heard, [0, 2].map(|port| Command::PortAdd { port, kind: PortKind::Memory }));
+            assert_eq!(
+                heard,
+                [0, 2].map(|port| Command::PortAdd { port, kind: PortKind::Memory, learning: Learning::Free })
+            );
             assert!(worker.is_about(2, 2) && !worker.is_about(1, 2));
         }
     }

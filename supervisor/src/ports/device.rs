@@ -6,6 +6,7 @@
 
 use nix::fcntl::SealFlag;
 use sv3::MAX_RINGS;
+use sv3::attachment::Learning;
 use sv3::ipc::{Command, PortKind, RingFault};
 
 use crate::ports::admission::Memory;
@@ -38,7 +39,7 @@ impl Device {
     /// A device without memory and rings; its port has this slot.
     pub fn new(slot: u16) -> Device {
         Device {
-            port: Port { slot, kind: PortKind::Vrings },
+            port: Port { slot, kind: PortKind::Vrings, learning: Learning::Free },
             features: 0,
             starts_enabled: true,
             memory: Vec::new(),
@@ -303,7 +304,7 @@ mod tests {
         let device = running();
         let addr = RingAddr { desc: 0, avail: 0x100, used: 0x200 };
         let wanted = [
-            Command::PortAdd { port: 3, kind: PortKind::Vrings },
+            Command::PortAdd { port: 3, kind: PortKind::Vrings, learning: Learning::Free },
             Command::PortFeatures { port: 3, features: 0 },
             Command::RegionStage { port: 3, region: device.memory[0].region },
             Command::MemoryCommit { port: 3 },

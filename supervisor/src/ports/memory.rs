@@ -1,6 +1,7 @@
 //! A port whose frames are in the worker's own memory. Only tests use it. It has no client, and the only command about
 //! it is `PortAdd`.
 
+use sv3::attachment::Learning;
 use sv3::ipc::PortKind;
 
 use crate::ports::port::{Port, Replay};
@@ -20,7 +21,7 @@ impl MemoryPort {
 
 impl Replay for MemoryPort {
     fn port(&self) -> Port {
-        Port { slot: self.slot, kind: PortKind::Memory }
+        Port { slot: self.slot, kind: PortKind::Memory, learning: Learning::Free }
     }
 
     fn replay(&self) -> Vec<WorkerCommand> {

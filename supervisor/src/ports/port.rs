@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use sv3::attachment::Learning;
 use sv3::ipc::{Command, PortKind};
 
 use crate::workers::command::WorkerCommand;
@@ -13,12 +14,14 @@ pub struct Port {
     pub slot: u16,
     /// What is behind it.
     pub kind: PortKind,
+    /// Which addresses it may take.
+    pub learning: Learning,
 }
 
 impl Port {
     /// The command that adds the port to a worker. Further commands describe what is behind it.
     pub fn add(self) -> WorkerCommand {
-        Command::PortAdd { port: self.slot, kind: self.kind }.into()
+        Command::PortAdd { port: self.slot, kind: self.kind, learning: self.learning }.into()
     }
 }
 

@@ -43,6 +43,7 @@ impl Supervisor {
             {
                 error("`upgrade` needs one open file beside the request, and no other request may have one".to_string())
             }
+            ControlRequest::Attach(_) | ControlRequest::Detach(_) => error("this is not served yet".to_string()),
             ControlRequest::Restart | ControlRequest::Upgrade => error(self.plan_handover(place, fd).err()?),
         })
     }

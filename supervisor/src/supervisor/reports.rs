@@ -93,6 +93,10 @@ impl Supervisor {
                 self.command_failed(report);
                 Ok(())
             }
+            ReportKind::LoopFound | ReportKind::AddressConflict => {
+                self.count_idle_report();
+                Ok(())
+            }
         }
     }
 
@@ -114,7 +118,9 @@ impl Supervisor {
                 worker.count_idle_report();
                 Ok(())
             }
-            ReportKind::RingFault | ReportKind::Busy => Err(Breach("it reported work on rings while on standby")),
+            ReportKind::RingFault | ReportKind::Busy | ReportKind::LoopFound | ReportKind::AddressConflict => {
+                Err(Breach("it reported work on rings while on standby"))
+            }
             ReportKind::Failed => {
                 self.standby_failed(report);
                 Ok(())

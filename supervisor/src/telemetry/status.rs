@@ -24,6 +24,7 @@ pub fn port(client: &Client, ledger: &Ledger) -> Option<PortStatus> {
     let counters = ledger.ports.get(usize::from(device.port.slot))?;
     Some(PortStatus {
         name: device.port.to_string(),
+        files: None,
         slot: device.port.slot,
         client_pid: client.id.pid,
         client_uid: client.uid,

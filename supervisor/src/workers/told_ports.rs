@@ -53,11 +53,12 @@ impl ToldPorts {
 
 #[cfg(test)]
 mod tests {
+    use sv3::attachment::Learning;
     use sv3::ipc::PortKind;
 
     use super::*;
 
-    const ADD: Command = Command::PortAdd { port: 3, kind: PortKind::Vrings };
+    const ADD: Command = Command::PortAdd { port: 3, kind: PortKind::Vrings, learning: Learning::Free };
     const REMOVE: Command = Command::PortRemove { port: 3 };
     const COMMIT: Command = Command::MemoryCommit { port: 3 };
 

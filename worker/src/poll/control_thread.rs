@@ -173,7 +173,7 @@ impl ControlThread {
                 self.promote();
                 Ok(())
             }
-            Command::PortAdd { port, kind } => self.add(port, kind, seq),
+            Command::PortAdd { port, kind, .. } => self.add(port, kind, seq),
             Command::PortRemove { port } => self.remove(port, seq),
             Command::PortFeatures { port, features } => self.client(port).map(|client| client.features = features),
             Command::RegionStage { port, region } => self.map(seq, port, true, region, fds.next()),
@@ -191,6 +191,9 @@ impl ControlThread {
             Command::RingEnable { port, ring, enable } => self.enable(QueueId::new(port, ring), enable),
             Command::RingCall { port, ring, .. } => self.set_call(QueueId::new(port, ring), fds.next()),
             Command::SendRarp { port, mac } => self.send_rarp(port, mac),
+            Command::FileOpen { .. } | Command::FileClose { .. } | Command::LoopProbe { .. } => {
+                Err(nix::errno::Errno::ENOTSUP)
+            }
             Command::Barrier => return self.link.report(Report::new(ReportKind::Done, seq)),
         };
         self.tell_failure(seq, about, result)

@@ -72,6 +72,7 @@ impl Endpoint {
             PortKind::Vrings => Some(Endpoint::Vring(Vring::default())),
             #[cfg(any(test, feature = "fuzzing"))]
             PortKind::Memory => Some(Endpoint::InMemory(InMemory::new(0, 1024))),
+            PortKind::Files => None,
             #[allow(unreachable_patterns, reason = "the contract may have been built with kinds for tests")]
             _ => None,
         }

@@ -51,7 +51,7 @@ impl Model {
             Command::RingEnable { ring, enable, .. } => put(&mut self.enabled, ring, enable),
             Command::RingCall { ring, call, .. } => put(&mut self.calls, ring, call),
             Command::Barrier | Command::SendRarp { .. } => {}
-            Command::Start { .. } | Command::Promote | Command::PortRemove { .. } => panic!("not a session's command"),
+            _ => panic!("not a session's command"),
         }
         assert!(self.here, "a command for a port that is not there");
         self.check_memory();

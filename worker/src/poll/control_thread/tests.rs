@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
+use sv3::attachment::Learning;
 use sv3::ipc::{Envelope, Settings, VERSION};
 use sv3::ledger::LedgerMap;
 
@@ -79,7 +80,7 @@ impl Worker {
 }
 
 fn add(port: u16) -> Command {
-    Command::PortAdd { port, kind: PortKind::Memory }
+    Command::PortAdd { port, kind: PortKind::Memory, learning: Learning::Free }
 }
 
 #[test]
@@ -100,7 +101,7 @@ fn a_port_of_another_kind_is_served_from_the_moment_it_is_added() {
     assert_eq!(worker.tell(Command::Barrier), None);
     assert_eq!(worker.received(0), 1);
     // The slot has a guest's port again.
-    assert_eq!(worker.tell(Command::PortAdd { port: 2, kind: PortKind::Vrings }), None);
+    assert_eq!(worker.tell(Command::PortAdd { port: 2, kind: PortKind::Vrings, learning: Learning::Free }), None);
     assert!(worker.thread.queue(QueueId::receive(2, 0)).unwrap().vring().is_some());
 }
 

@@ -139,6 +139,9 @@ pub fn name(command: &C) -> &'static str {
         C::RingEnable { enable: true, .. } => "RingEnable",
         C::RingEnable { enable: false, .. } => "RingDisable",
         C::RingCall { .. } => "RingCall",
+        C::FileOpen { .. } => "FileOpen",
+        C::FileClose { .. } => "FileClose",
+        C::LoopProbe { .. } => "LoopProbe",
         C::SendRarp { .. } => "SendRarp",
         C::Barrier => "Barrier",
     }
