@@ -18,20 +18,22 @@
 //! Files that wait to be closed take fd numbers. While too many wait, the supervisor does not read from the clients
 //! that dropped them ([`Closers::is_behind`]).
 //!
-//! A new worker begins with a copy of the table of files. Until it has closed the copies, closers close nothing
-//! ([`Closers::pause`]), so that a copy is never the last reference to a file.
+//! A new worker begins with a copy of the table of files. Until it has closed the copies, closers close nothing, so that
+//! a copy is never the last reference to a file: the supervisor takes the numbers in the pipe back ([`Closers::pause`]).
+//! A close that has begun does not matter: its number is no longer in the table.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
 use nix::unistd::{Pid, pipe2, read, write};
 
 /// Number of closers, and the largest number while some wait.
@@ -82,11 +84,13 @@ pub struct Tools {
 /// The supervisor's side.
 pub struct Closers {
     numbers: [OwnedFd; 2],
+    /// The same pipe, for the supervisor's own reads, which do not wait.
+    taken_back: OwnedFd,
     closed: EventFd,
     /// Files whose numbers are not yet in the pipe.
     waiting: VecDeque<Rc<OwnedFd>>,
-    /// Files whose numbers are in the pipe or with a closer.
-    told: usize,
+    /// Files whose numbers are in the pipe or with a closer, those in the pipe last. The closers close them.
+    told: VecDeque<Rc<OwnedFd>>,
     /// When the last of these was closed, or the first was written.
     progress: Instant,
     /// A worker is being started, so nothing may be closed.
@@ -111,11 +115,16 @@ impl Closers {
     pub fn new() -> io::Result<Closers> {
         let (theirs, ours) = pipe2(OFlag::O_CLOEXEC)?;
         fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        // Opened anew: closers that read wait, and the flag belongs to the open file.
+        let same = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&theirs));
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let taken_back = open(same.as_str(), flags, Mode::empty())?;
         Ok(Closers {
             numbers: [theirs, ours],
+            taken_back,
             closed: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
             waiting: VecDeque::new(),
-            told: 0,
+            told: VecDeque::new(),
             progress: Instant::now(),
             paused: false,
             pids: Vec::new(),
@@ -162,7 +171,7 @@ impl Closers {
             Some(left) => self.dismissed = left,
             None => {
                 // Another process killed it, and it may have been closing a file.
-                self.told = self.told.saturating_sub(1);
+                self.let_go(1);
                 self.pause_until = Some(Instant::now() + PAUSE);
             }
         }
@@ -175,11 +184,12 @@ impl Closers {
     }
 
     /// The fds that it owns: each with its kind and purpose.
-    pub fn fds(&self) -> [(BorrowedFd<'_>, &'static str, &'static str); 3] {
+    pub fn fds(&self) -> [(BorrowedFd<'_>, &'static str, &'static str); 4] {
         let [theirs, ours] = &self.numbers;
         [
             (theirs.as_fd(), "pipe", "numbers of files to close, for the closers"),
             (ours.as_fd(), "pipe", "the same, to write them"),
+            (self.taken_back.as_fd(), "pipe", "the same, to take them back"),
             (self.closed.as_fd(), "eventfd", "what the closers have closed"),
         ]
     }
@@ -189,9 +199,45 @@ impl Closers {
         self.waiting.iter().map(|fd| fd.as_fd())
     }
 
-    /// Pauses or continues closing.
+    /// Pauses or continues closing. A pause begins before the spawner is asked for a worker.
     pub fn pause(&mut self, paused: bool) {
+        if paused && !self.paused {
+            self.take_back();
+        }
         self.paused = paused;
+    }
+
+    /// Takes the numbers back that no closer has read.
+    fn take_back(&mut self) {
+        let (mut octets, mut unread) = ([0; PIECE * NUMBER], HashMap::<RawFd, usize>::new());
+        while let Ok(count @ 1..) = read(&self.taken_back, &mut octets) {
+            let (numbers, _) = octets.get(..count).unwrap_or(&[]).as_chunks::<NUMBER>();
+            for number in numbers {
+                match RawFd::from_ne_bytes(*number) {
+                    // That closer stays.
+                    DISMISSED => {
+                        self.wanted += 1;
+                        self.dismissed = self.dismissed.saturating_sub(1);
+                    }
+                    number => *unread.entry(number).or_default() += 1,
+                }
+            }
+        }
+        // The last file of a number: an earlier one may be closed and not counted yet, so that the number was free.
+        for at in (0..self.told.len()).rev() {
+            let number = self.told.get(at).map(|fd| std::os::fd::AsRawFd::as_raw_fd(&**fd));
+            if let Some(left) = number.and_then(|number| unread.get_mut(&number)).filter(|left| **left > 0) {
+                *left -= 1;
+                self.waiting.extend(self.told.remove(at));
+            }
+        }
+    }
+
+    /// So many files are closed. A closer has closed each of them.
+    fn let_go(&mut self, count: usize) {
+        for fd in self.told.drain(..count.min(self.told.len())) {
+            let _ = Rc::try_unwrap(fd).map(IntoRawFd::into_raw_fd);
+        }
     }
 
     /// Takes a file to be closed. No other [`Rc`] of it may exist.
@@ -207,21 +253,18 @@ impl Closers {
             let octets: Vec<u8> = self.waiting.iter().take(count).flat_map(raw).collect();
             // A pipe takes a piece of this size whole or not at all.
             let Ok(written) = write(&self.numbers[1], &octets) else { return };
-            for fd in self.waiting.drain(..written / NUMBER) {
-                // From here on a closer owns the number.
-                let _ = Rc::try_unwrap(fd).map(IntoRawFd::into_raw_fd);
-            }
-            if self.told == 0 {
+            if self.told.is_empty() {
                 self.progress = Instant::now();
             }
-            self.told += written / NUMBER;
+            // From here on a closer closes the number, unless it is taken back.
+            self.told.extend(self.waiting.drain(..written / NUMBER));
         }
     }
 
     /// Reads how many files closers have closed.
     pub fn read_closed(&mut self) {
         let Ok(count) = self.closed.read() else { return };
-        self.told = self.told.saturating_sub(usize::try_from(count).unwrap_or(usize::MAX));
+        self.let_go(usize::try_from(count).unwrap_or(usize::MAX));
         (self.progress, self.nudges) = (Instant::now(), 0);
         self.rounds += u64::from(self.backlog() == 0);
         while self.backlog() == 0 && self.wanted > CLOSERS {
@@ -235,7 +278,7 @@ impl Closers {
 
     /// How many files wait to be closed.
     pub fn backlog(&self) -> usize {
-        self.told + self.waiting.len()
+        self.told.len() + self.waiting.len()
     }
 
     /// A number that changes whenever all files are closed. It tells which clients have dropped files since then.
@@ -250,14 +293,14 @@ impl Closers {
 
     /// When to look whether all closers wait, or to ask for more closers.
     pub fn due(&self) -> Option<Instant> {
-        let stall = (self.told > self.pids.len()).then(|| self.progress + STALL);
+        let stall = (self.told.len() > self.pids.len()).then(|| self.progress + STALL);
         stall.into_iter().chain(self.pause_until).min()
     }
 
     /// Signals the closers if all wait while more files wait. Returns true if that does not help, so that one more
     /// closer is started.
     pub fn expire(&mut self, now: Instant) -> bool {
-        if self.told <= self.pids.len() || self.progress + STALL > now {
+        if self.told.len() <= self.pids.len() || self.progress + STALL > now {
             return false;
         }
         for pid in &self.pids {
@@ -274,9 +317,8 @@ impl Closers {
 
     /// Ends all closers. The kernel closes the remaining files when the last process that shares the table ends.
     pub fn end(&mut self) {
-        for fd in self.waiting.drain(..) {
-            let _ = Rc::try_unwrap(fd).map(IntoRawFd::into_raw_fd);
-        }
+        self.told.append(&mut self.waiting);
+        self.let_go(usize::MAX);
         for pid in self.pids.drain(..) {
             let _ = kill(pid, Signal::SIGKILL);
         }
@@ -303,5 +345,55 @@ pub fn work(numbers: BorrowedFd<'_>, closed: BorrowedFd<'_>) {
             number => drop(nix::unistd::close(number)),
         }
         let _ = write(closed, &1u64.to_ne_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    fn file() -> Rc<OwnedFd> {
+        Rc::new(OwnedFd::from(std::fs::File::open("/dev/null").unwrap()))
+    }
+
+    /// Reads a number as a closer does.
+    fn next(closers: &Closers) -> RawFd {
+        let mut octets = [0; NUMBER];
+        assert_eq!(read(&closers.numbers[0], &mut octets), Ok(NUMBER));
+        RawFd::from_ne_bytes(octets)
+    }
+
+    #[test]
+    fn what_no_closer_has_begun_is_taken_back_before_a_worker_starts() {
+        let mut closers = Closers::new().unwrap();
+        let files: Vec<_> = (0..2000).map(|_| file()).collect();
+        let numbers: Vec<_> = files.iter().map(|fd| fd.as_raw_fd()).collect();
+        files.into_iter().for_each(|fd| closers.take(fd));
+        closers.tell();
+        let begun = [next(&closers), next(&closers)];
+        closers.pause(true);
+        closers.tell();
+        let mut kept: Vec<_> = closers.waiting.iter().map(|fd| fd.as_raw_fd()).collect();
+        kept.sort_unstable();
+        let mut rest: Vec<_> = numbers.into_iter().filter(|number| !begun.contains(number)).collect();
+        rest.sort_unstable();
+        assert_eq!((kept, closers.told.len(), closers.backlog()), (rest, 2, 2000));
+        // The closers close theirs, and one number is used again and waits behind the others.
+        for number in begun {
+            nix::unistd::close(number).unwrap();
+            closers.closed.write(1).unwrap();
+        }
+        let again = file();
+        assert!(begun.contains(&again.as_raw_fd()));
+        closers.take(again);
+        closers.pause(false);
+        closers.tell();
+        assert_eq!((closers.waiting.len(), closers.told.len()), (0, 2001));
+        closers.pause(true);
+        assert_eq!((closers.waiting.len(), closers.told.len()), (1999, 2), "two are closed and not counted yet");
+        closers.read_closed();
+        assert_eq!(closers.backlog(), 1999);
     }
 }

@@ -200,6 +200,7 @@ impl Workers {
         for port in ports {
             worker.queue_inherited(port.replay(), &mut starting);
         }
+        self.closers.pause(true);
         starting.ask(&mut self.spawner, program)?;
         self.children.asked_for_worker(starting);
         Ok(worker)
