@@ -1,15 +1,17 @@
 //! Sends requests to a running switch: one line out, one line of JSON back.
 
 use std::io::{ErrorKind, IoSlice, Read, Write};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags, getsockopt, sendmsg, sockopt::PeerCredentials};
 
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use sv3::control::ControlRequest;
 
 use crate::output::harmless;
@@ -30,7 +32,59 @@ pub struct Control {
     control: Option<PathBuf>,
 }
 
+/// A switch that runs.
+pub struct Running(OwnedFd);
+
+impl Running {
+    /// Whether it has ended.
+    pub fn has_ended(&self) -> bool {
+        let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+
+    fn of(pid: i32) -> Result<Running, String> {
+        let gone = || "the switch has ended".to_string();
+        let pid = Pid::from_raw(pid).ok_or_else(gone)?;
+        pidfd_open(pid, PidfdFlags::empty()).map(Running).map_err(|_| gone())
+    }
+}
+
+impl AsFd for Running {
+    /// Readable when the switch has ended.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 impl Control {
+    /// The switch that runs at the control socket.
+    pub fn running(&self) -> Result<Running, String> {
+        let path = self.path();
+        let socket = UnixStream::connect(&path).map_err(|error| explain(&path, &error))?;
+        self.check_owner(&socket, &path)?;
+        let peer = getsockopt(&socket, PeerCredentials).map_err(|errno| explain(&path, &errno.into()))?;
+        Running::of(peer.pid())
+    }
+
+    /// Waits until the process `pid` serves the control socket, for at most `time`.
+    pub fn wait_for(&self, pid: i32, time: Duration) -> Result<Running, String> {
+        let (switch, until) = (Running::of(pid)?, Instant::now() + time);
+        let serves = |socket: UnixStream| getsockopt(&socket, PeerCredentials).is_ok_and(|peer| peer.pid() == pid);
+        loop {
+            // It answers only when it has begun to serve.
+            if UnixStream::connect(self.path()).is_ok_and(serves) && self.ask(&ControlRequest::Status).is_ok() {
+                return Ok(switch);
+            }
+            if switch.has_ended() {
+                return Err("the switch has ended before it served".to_string());
+            }
+            if Instant::now() > until {
+                return Err("the switch does not serve".to_string());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// The control socket of the switch.
     pub fn path(&self) -> PathBuf {
         self.control.clone().unwrap_or_else(|| place::folder().join(place::CONTROL))

@@ -12,6 +12,7 @@ mod restart;
 mod run;
 mod status;
 mod upgrade;
+mod uplink;
 
 use std::process::ExitCode;
 
@@ -38,6 +39,7 @@ enum Verb {
     Port(port::Port),
     Attach(attach::Attach),
     Detach(attach::Detach),
+    Uplink(uplink::Uplink),
 }
 
 fn main() -> ExitCode {
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Verb::Port(port) => port.exec(),
         Verb::Attach(attach) => attach.exec(),
         Verb::Detach(detach) => detach.exec(),
+        Verb::Uplink(uplink) => uplink.exec(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

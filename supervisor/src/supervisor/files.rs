@@ -217,7 +217,9 @@ impl Supervisor {
         }
         self.workers.config.files = true;
         let lacks = self.workers.serving.as_ref().is_some_and(|worker| !worker.serves_files);
-        if lacks && let Err(why) = self.plan_own_handover() {
+        // After any handover this is looked at again.
+        let waits = self.workers.handover.stage().is_some();
+        if lacks && !waits && let Err(why) = self.plan_own_handover() {
             self.telemetry.events.say("role", format!("ports of open files wait for the next worker: {why}"));
         }
     }
