@@ -62,7 +62,8 @@ impl Show {
     fn audit(&self) -> Result<Audit, String> {
         let worker = self.worker.clone().map_or_else(|| place::sibling("sv3-worker"), Ok)?;
         let supervisor = place::sibling("sv3-supervisor")?;
-        let live = self.ask_supervisor()?.processes.first().map_or(0, |told| told.pid);
+        let told = self.ask_supervisor()?.processes;
+        let live = told.first().map_or(0, |told| told.pid);
         let (first, second) = std::thread::scope(|scope| {
             let first = scope.spawn(|| proof::prove("supervisor", &supervisor, live));
             let second = scope.spawn(|| proof::prove("worker", &worker, live));
@@ -72,6 +73,13 @@ impl Show {
         let (mut proofs, mut differences) = (Vec::new(), Vec::new());
         for tried in tried {
             let (proof, differs) = tried?;
+            proofs.push(proof);
+            differences.extend(differs);
+        }
+        // Workers that may have ports of files have another policy.
+        let has_other = |told: &ProcessInventory| proofs.iter().all(|proof| proof.policy != told.policy);
+        if told.iter().any(has_other) {
+            let (proof, differs) = proof::prove("worker-files", &worker, live)?;
             proofs.push(proof);
             differences.extend(differs);
         }
@@ -128,7 +136,8 @@ fn process(told: ProcessInventory, proofs: &[Proof]) -> Result<Process, String> 
     let ProcessInventory { role, pid, landlock_abi, policy, threads, fds } = told;
     let mut facts = kernel::facts(pid, threads, true)?;
     let (binary, teller) = if role == "supervisor" { ("supervisor", "supervisor") } else { ("worker", "worker") };
-    let proof = proofs.iter().find(|proof| proof.role == binary);
+    let mut of_binary = proofs.iter().filter(|proof| proof.role.starts_with(binary));
+    let proof = of_binary.clone().find(|proof| proof.policy == policy).or_else(|| of_binary.next());
     let proved = |of: fn(&Proof) -> String| proof.map(of);
     facts.push(fact("landlock ABI", proved(|proof| proof.landlock_abi.to_string()), &landlock_abi.to_string(), teller));
     facts.push(fact("seccomp policy", proved(|proof| proof.policy.clone()), &policy, teller));

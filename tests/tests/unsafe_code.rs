@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 const DOCUMENT: &str = include_str!("../../docs/develop/unsafe.md");
 const CRATES: [&str; 5] = [".", "cli", "policy", "supervisor", "worker"];
 /// Compiled for tests and fuzzers only.
-const FOR_TESTS: [&str; 5] = [
+const FOR_TESTS: [&str; 6] = [
     "worker/src/forward/burst/pace.rs",
+    "worker/src/port/files/tests",
     "worker/src/port/vring/driver.rs",
     "src/fuzz",
     "supervisor/src/fuzz",

@@ -1,6 +1,7 @@
 //! Fuzz targets of the worker; see [`sv3::fuzz`].
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a target panics when something is wrong")]
 
+mod framing;
 mod kinds;
 mod offload;
 mod packed;
@@ -8,6 +9,7 @@ mod reference;
 mod ring;
 mod switch;
 
+pub use framing::framing;
 pub use kinds::kinds;
 pub use offload::offload;
 pub use packed::packed;
@@ -20,6 +22,7 @@ mod tests {
 
     #[test]
     fn corpora() {
+        replay("framing", super::framing);
         replay("kinds", super::kinds);
         replay("offload", super::offload);
         replay("packed", super::packed);

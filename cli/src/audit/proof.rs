@@ -9,12 +9,15 @@ use sv3_policy::prove::Line;
 /// Groups whose trials are shown one by one.
 const ATTEMPTS: [(&str, &str); 2] = [("attempts", ""), ("the same under landlock alone", ", under landlock alone")];
 
-/// Runs `binary --prove`, which also tries to signal the live supervisor. Returns the proof and all differences, in
+/// Runs `binary --prove` for a role of its own, which also tries to signal the live supervisor. Returns the proof and all differences, in
 /// words.
 pub fn prove(role: &str, binary: &Path, supervisor: u32) -> Result<(Proof, Vec<String>), String> {
     let fail = |what: String| format!("{} --prove: {what}", binary.display());
     let mut command = Command::new(binary);
     command.arg("--prove").arg(supervisor.to_string()).stdin(Stdio::null());
+    if role == "worker-files" {
+        command.arg("--files");
+    }
     let output = command.output().map_err(|e| fail(e.to_string()))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);

@@ -275,6 +275,13 @@ impl Poller {
         notify::until(paused.into_iter().chain(unfinished).min(), self.now_ns)
     }
 
+    /// How long the loop would sleep now, in milliseconds; for ever: `None`. Outside: it would not.
+    #[cfg(test)]
+    pub fn may_sleep(&self) -> Option<Option<u32>> {
+        let timeout = self.timeout();
+        self.may_block().then(|| (timeout != EpollTimeout::NONE).then(|| u32::try_from(timeout).unwrap_or(0)))
+    }
+
     fn read_clock(&mut self) {
         self.now_ns = clock::now_ns();
         self.forwarder.now_ns = self.now_ns;

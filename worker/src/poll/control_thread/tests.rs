@@ -132,3 +132,5 @@ fn commands_about_vrings_are_refused_for_a_port_that_has_none() {
     assert_eq!(worker.tell(Command::Barrier), None);
     assert_eq!(worker.received(1), 1, "it is served on");
 }
+
+mod files;

@@ -27,7 +27,7 @@
 //! read at most once to decide something.
 
 mod failure;
-mod implied;
+pub mod implied;
 mod input;
 mod open_file;
 mod outbox;

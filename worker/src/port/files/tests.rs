@@ -5,6 +5,7 @@ mod hostile;
 mod kills;
 mod room;
 mod splits;
+mod truncated;
 
 use std::io::{Read, Write};
 
