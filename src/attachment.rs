@@ -37,11 +37,11 @@ pub enum Learning {
     /// Any: an address belongs to the port that it spoke from last (802.1Q, 8.7).
     #[default]
     Free,
-    /// Any that no other running port has. A frame with such an address is dropped: its sender is a second machine
-    /// with one address.
+    /// Any that no other running port has, except for uplinks: a guest that came here from the network takes its address
+    /// along. A frame with another port's address is dropped: its sender is a second machine with one address.
     Guarded,
-    /// The same, but an uplink may take the address of another uplink: stations behind both move. Only an uplink gets
-    /// the announcements of guests' addresses and the frames that find loops.
+    /// The same, so stations that move between uplinks take their addresses along. Only an uplink gets the announcements
+    /// of guests' addresses and the frames that find loops.
     Uplink,
 }
 

@@ -219,7 +219,10 @@ impl Supervisor {
         let lacks = self.workers.serving.as_ref().is_some_and(|worker| !worker.serves_files);
         // After any handover this is looked at again.
         let waits = self.workers.handover.stage().is_some();
-        if lacks && !waits && let Err(why) = self.plan_own_handover() {
+        if lacks
+            && !waits
+            && let Err(why) = self.plan_own_handover()
+        {
             self.telemetry.events.say("role", format!("ports of open files wait for the next worker: {why}"));
         }
     }

@@ -31,13 +31,35 @@
 //! Several threads learn at the same time, without a lock. One exchange of the key changes the owner of an entry. A
 //! thread that is too late loses what it learnt until the next frame of that address. So an address may stand in two
 //! entries of its bucket: the first one counts and is kept up to date; the other one is not seen again and ages.
+//!
+//! **Which port may take an address** depends on the port ([`Learning`]). A port that is guarded, or an uplink, takes no
+//! address of a *guest that runs*: whose entry has not aged, and whose port is no uplink and has a receive queue that
+//! runs. It looks at the entry and exchanges its key only if the key is still the one that it looked at; otherwise it
+//! looks again. So it never takes what another thread has just given to a guest. Addresses of an uplink are anybody's:
+//! a station of the network may have come here, and a guest takes back what the network has claimed in its name.
+//!
+//! A guest whose receive queues stop has gone, for all that the switch knows: before a live migration ends, the rings
+//! here stop, and then the guest speaks elsewhere. If it only restarts its rings, its address may be taken in between.
+//! Its next frame takes the address back from an uplink, but not from a guarded port's guest: there the first one to
+//! speak has it. An address that was not seen for [`AGE_S`] seconds is nobody's as well. If two ports speak for it at
+//! the same moment, one of them gets it, and the frames of that moment are forwarded from both.
+//!
+//! **Marks.** While there is an uplink, the entry of an address that is new at a guest's port is *marked*: the address
+//! is to be announced to the network ([`super::announcer`]). The mark is a bit of the time, so that the next worker goes
+//! on with it.
+
+pub mod marks;
 
 use std::cmp::Reverse;
-use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicI32, Ordering::*, fence};
 
 use sv3::MAX_PORTS;
+use sv3::attachment::Learning;
 use sv3::frame::MacAddr;
 use sv3::ledger::{FDB_ENTRIES, FdbEntry, Ledger};
+
+use crate::port::Ports;
 
 /// Seconds after which an address that was not seen is forgotten (802.1Q, 8.8.3: ageing time).
 pub const AGE_S: u64 = 300;
@@ -45,6 +67,23 @@ pub const AGE_S: u64 = 300;
 const WAYS: usize = 8;
 const BUCKETS: usize = FDB_ENTRIES / WAYS;
 const MAC_BITS: u64 = (1 << 48) - 1;
+/// In [`FdbEntry::seen`]: the address is to be announced. The other bits are the time.
+const MARK: u64 = 1 << 63;
+/// How often a port that may not take any address looks at an entry that other threads change meanwhile.
+const TRIES: u32 = 8;
+
+/// What became of an address that was seen on a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Learnt {
+    /// The answer of [`Fdb::find`] is the same as before.
+    Same,
+    /// The answer of [`Fdb::find`] has changed.
+    Changed,
+    /// It has changed, and the address is to be announced.
+    Marked,
+    /// The port may not take the address. This is the key of its entry; 0: the entry changed too often to tell.
+    Refused(u64),
+}
 
 /// A view of the ledger's entries.
 #[derive(Clone, Copy)]
@@ -81,37 +120,75 @@ impl<'l> Fdb<'l> {
         fresh(entry, now_s).then(|| port_of(entry.key.load(Relaxed)))
     }
 
-    /// Notes that `mac` was seen on `port`. True: the answer of [`Fdb::find`] has changed.
+    /// Notes that `mac` was seen on `port`, if the port may take it.
     #[inline]
-    pub fn learn(&self, mac: MacAddr, port: u16, now_s: u64) -> bool {
-        let key = mac.bits() | u64::from(port) << 48;
-        let known = self.entry_of(mac);
-        let Some(entry) = known.or_else(|| self.victim(mac, port, now_s)) else { return false };
-        // Written only when it changes: other processors have this entry in their caches.
-        let mut news = false;
-        if entry.seen.load(Relaxed) != now_s {
-            news = !fresh(entry, now_s);
-            entry.seen.store(now_s, Relaxed);
+    pub fn learn(&self, mac: MacAddr, port: u16, now_s: u64, ports: &Ports) -> Learnt {
+        let key = key_of(mac, port);
+        // Most addresses were seen at this port in this second.
+        match self.entry_of(mac) {
+            Some(entry) if entry.key.load(Relaxed) == key && seconds(entry) == now_s => Learnt::Same,
+            _ => self.take(mac, port, now_s, ports),
         }
-        let before = entry.key.load(Relaxed);
-        if before != key {
-            news = true;
-            if entry.key.compare_exchange(before, key, Relaxed, Relaxed).is_ok() {
-                self.count(before, -1);
-                self.count(key, 1);
+    }
+
+    /// The rest of [`Fdb::learn`].
+    #[inline(never)]
+    fn take(&self, mac: MacAddr, port: u16, now_s: u64, ports: &Ports) -> Learnt {
+        let (key, learning) = (key_of(mac, port), ports.learning(port));
+        for _ in 0..TRIES {
+            let known = self.entry_of(mac);
+            let Some(entry) = known.or_else(|| self.victim(mac, port, now_s)) else { return Learnt::Same };
+            // Whoever sees a new key sees its time as well: the time is written first.
+            let before = entry.key.load(Acquire);
+            let (is_fresh, is_same) = (fresh(entry, now_s), before & MAC_BITS == mac.bits());
+            if known.is_some() && !is_same {
+                continue;
+            }
+            if before == key && is_fresh {
+                refresh(entry, now_s);
+                return Learnt::Same;
+            }
+            let is_anothers = is_same && before != key && is_fresh;
+            if is_anothers && learning != Learning::Free && ports.is_guest(port_of(before)) {
+                return Learnt::Refused(before);
+            }
+            let is_announced = || learning != Learning::Uplink && ports.uplinks().next().is_some();
+            entry.seen.store(now_s | if is_announced() { MARK } else { 0 }, Relaxed);
+            match entry.key.compare_exchange(before, key, AcqRel, Relaxed) {
+                Ok(_) => {
+                    self.count(before, -1);
+                    self.count(key, 1);
+                    return mark(entry, is_announced);
+                }
+                // The next frame learns what this one lost.
+                Err(_) if learning == Learning::Free => return Learnt::Changed,
+                Err(_) => {}
             }
         }
-        news
+        if learning == Learning::Free { Learnt::Changed } else { Learnt::Refused(0) }
     }
 
     /// Removes all addresses of `port`.
     pub fn forget(&self, port: u16) {
+        self.retain(|other| other != port);
+    }
+
+    /// Removes all addresses of other ports than these.
+    pub fn retain(&self, keep: impl Fn(u16) -> bool) {
         for entry in self.entries {
             let key = entry.key.load(Relaxed);
-            if key != 0 && port_of(key) == port && entry.key.compare_exchange(key, 0, Relaxed, Relaxed).is_ok() {
+            if key != 0 && !keep(port_of(key)) && entry.key.compare_exchange(key, 0, Relaxed, Relaxed).is_ok() {
                 self.count(key, -1);
             }
         }
+    }
+
+    /// 24 bits for a port that differ between switches, and are the same for each worker of one. They tell nothing of
+    /// the secret.
+    pub fn pseudonym(&self, port: u16) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.key, port).hash(&mut hasher);
+        hasher.finish() >> 40
     }
 
     /// An entry with this key was added or removed.
@@ -150,7 +227,7 @@ impl<'l> Fdb<'l> {
             let all = self.held.get(usize::from(of)).map_or(0, |held| held.load(Relaxed));
             (here + more, all.saturating_add(more as i32))
         };
-        let oldest = |entry: &&FdbEntry| Reverse(entry.seen.load(Relaxed));
+        let oldest = |entry: &&FdbEntry| Reverse(seconds(entry));
         let own = bucket.iter().filter(|entry| owner(entry) == port).max_by_key(oldest);
         let others = bucket.iter().filter(|entry| owner(entry) != port);
         match others.max_by_key(|entry| (greed(owner(entry), 0), oldest(entry))) {
@@ -167,125 +244,44 @@ fn fold(a: u64, b: u64) -> u64 {
     (product >> u64::BITS) as u64 ^ product as u64
 }
 
+fn key_of(mac: MacAddr, port: u16) -> u64 {
+    mac.bits() | u64::from(port) << 48
+}
+
 fn port_of(key: u64) -> u16 {
     (key >> 48) as u16
 }
 
+/// When the address was seen last, in seconds.
+fn seconds(entry: &FdbEntry) -> u64 {
+    entry.seen.load(Relaxed) & !MARK
+}
+
 fn fresh(entry: &FdbEntry, now_s: u64) -> bool {
-    now_s.saturating_sub(entry.seen.load(Relaxed)) < AGE_S
+    now_s.saturating_sub(seconds(entry)) < AGE_S
+}
+
+/// The address was seen again. Keeps the mark, which another thread may change meanwhile.
+fn refresh(entry: &FdbEntry, now_s: u64) {
+    let seen = entry.seen.load(Relaxed);
+    // Written only when it changes: other processors have this entry in their caches.
+    if seen & !MARK != now_s {
+        let _ = entry.seen.compare_exchange(seen, now_s | seen & MARK, Relaxed, Relaxed);
+    }
+}
+
+/// Marks an entry that is new, if it is to be announced.
+fn mark(entry: &FdbEntry, is_announced: impl Fn() -> bool) -> Learnt {
+    // An uplink that began to run before it marked all entries is seen here, or its look at all entries sees this one.
+    fence(SeqCst);
+    match is_announced() {
+        true => {
+            entry.seen.fetch_or(MARK, Relaxed);
+            Learnt::Marked
+        }
+        false => Learnt::Changed,
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use sv3::ledger::LedgerMap;
-
-    use super::*;
-
-    fn mac(n: u64) -> MacAddr {
-        MacAddr::from_bits(0x0200_0000_0000 | n)
-    }
-
-    fn counts(ledger: &Ledger) -> [i32; MAX_PORTS] {
-        ledger.fdb_head.held.each_ref().map(|held| held.load(Relaxed))
-    }
-
-    #[test]
-    fn learns_moves_ages_and_forgets() {
-        let (_fd, ledger) = LedgerMap::create().unwrap();
-        let fdb = Fdb::new(&ledger);
-        assert_eq!((fdb.find(mac(1), 10), fdb.find(MacAddr::from_bits(0), 10)), (None, None));
-        assert!(fdb.learn(mac(1), 0, 10));
-        assert!(!fdb.learn(mac(1), 0, 11));
-        assert_eq!(fdb.find(mac(1), 12), Some(0));
-        assert!(fdb.learn(mac(1), 7, 13));
-        assert_eq!(fdb.find(mac(1), 13 + AGE_S - 1), Some(7));
-        assert_eq!(fdb.find(mac(1), 13 + AGE_S), None);
-        assert!(fdb.learn(mac(1), 7, 13 + AGE_S), "what had been forgotten is known again");
-        fdb.learn(mac(2), 7, 20);
-        fdb.learn(mac(3), 8, 20);
-        fdb.forget(7);
-        assert_eq!((fdb.find(mac(2), 20), fdb.find(mac(3), 20)), (None, Some(8)));
-    }
-
-    #[test]
-    fn threads_learn_at_the_same_time() {
-        let (_fd, ledger) = LedgerMap::create().unwrap();
-        let fdb = Fdb::new(&ledger);
-        let pass = |port: u64| (0..250).filter(|n| !fdb.learn(mac(n * 4 + port), port as u16, 5)).count();
-        // The next frame learns what a race lost.
-        for _ in 0..10 {
-            std::thread::scope(|scope| (0..4).for_each(|port| drop(scope.spawn(move || pass(port)))));
-        }
-        for n in 0..1000 {
-            assert_eq!(fdb.find(mac(n), 6), Some((n % 4) as u16), "{n}");
-        }
-        // An address that is seen on all ports at once is known on one of them.
-        std::thread::scope(|scope| {
-            (0..4u16)
-                .for_each(|port| drop(scope.spawn(move || (0..10_000).filter(|_| fdb.learn(mac(1), port, 7)).count())))
-        });
-        assert!(fdb.find(mac(1), 8).is_some());
-        // Each entry is counted once, whichever thread changed it.
-        let counted = counts(&ledger);
-        fdb.recount();
-        assert_eq!(counts(&ledger), counted);
-        (0..4).for_each(|port| fdb.forget(port));
-        assert_eq!(counts(&ledger), [0; MAX_PORTS]);
-        assert!((0..1000).all(|n| fdb.find(mac(n), 6).is_none()));
-    }
-
-    #[test]
-    fn a_flood_of_addresses_crowds_out_only_the_flooder() {
-        let (_fd, ledger) = LedgerMap::create().unwrap();
-        let fdb = Fdb::new(&ledger);
-        for n in 0..1000 {
-            fdb.learn(mac(n), (n % 500) as u16, 5);
-        }
-        for n in 0..2_000_000 {
-            fdb.learn(mac(0x1_0000_0000 + n), 999, 6);
-        }
-        let lost = (0..1000).filter(|n| fdb.find(mac(*n), 7) != Some((n % 500) as u16)).count();
-        assert_eq!(lost, 0);
-    }
-
-    /// An attacker that knows everything but the secret. It has as many ports as a bucket has entries; each port has
-    /// one address more than there are neighbours, all seen later than theirs.
-    #[test]
-    fn several_ports_of_one_who_does_not_know_the_secret_push_nobody_out() {
-        let (_fd, ledger) = LedgerMap::create().unwrap();
-        let (fdb, (_fd, theirs)) = (Fdb::new(&ledger), LedgerMap::create().unwrap());
-        let (neighbours, guess) = (500u16, Fdb::new(&theirs));
-        assert!((0..neighbours).all(|port| fdb.learn(mac(port.into()), port, 5)));
-        let held =
-            |fdb: &Fdb<'_>| (0..neighbours).filter(|port| fdb.find(mac((*port).into()), 9) == Some(*port)).count();
-        // Addresses that would displace each neighbour if the attacker's guess of the secret were right.
-        for port in 0..neighbours {
-            let bucket = guess.bucket(mac(port.into())).as_ptr();
-            let falls_there = |n: &u64| guess.bucket(mac(*n)).as_ptr() == bucket;
-            for (own, n) in (0..2 * WAYS as u16).zip((0x1_0000..).filter(falls_there)) {
-                fdb.learn(mac(n), 600 + own % WAYS as u16, 8);
-                guess.learn(mac(n), 600 + own % WAYS as u16, 8);
-            }
-        }
-        assert_eq!(held(&fdb), usize::from(neighbours));
-        // And addresses that fill the table, from each of the attacker's ports.
-        for n in 0..200_000 {
-            fdb.learn(mac(0x1_0000_0000 + n), 600 + (n % 8) as u16, 8);
-        }
-        assert_eq!(held(&fdb), usize::from(neighbours));
-    }
-
-    #[test]
-    fn a_worker_that_died_between_line_and_count_leaves_no_count_wrong_for_ever() {
-        let (_fd, ledger) = LedgerMap::create().unwrap();
-        let fdb = Fdb::new(&ledger);
-        assert!((0..100).all(|n| fdb.learn(mac(n), (n % 3) as u16, 5)));
-        let right = counts(&ledger);
-        assert_eq!(right[..4], [34, 33, 33, 0]);
-        for (port, wrong) in [(0, -1), (1, 1000), (2, i32::MAX), (9, i32::MIN)] {
-            ledger.fdb_head.held[port].store(wrong, Relaxed);
-        }
-        Fdb::new(&ledger).recount();
-        assert_eq!(counts(&ledger), right);
-    }
-}
+mod tests;

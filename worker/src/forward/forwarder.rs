@@ -23,23 +23,47 @@ pub struct Forwarder {
     pub now_s: u64,
     /// Current time in nanoseconds.
     pub now_ns: u64,
+    /// Something was noted for the control thread.
+    pub(super) has_noted: bool,
 }
 
 impl Forwarder {
     /// The forwarder of one thread. It uses the forwarding table of the ledger.
     pub fn new(ledger: &'static Ledger, thread: &'static ThreadState, view: View, leases: Leases) -> Forwarder {
-        Forwarder { view, fdb: Fdb::new(ledger), thread, leases, now_s: 0, now_ns: 0 }
+        Forwarder { view, fdb: Fdb::new(ledger), thread, leases, now_s: 0, now_ns: 0, has_noted: false }
     }
 
     /// Notes that an address was seen on a port.
     #[cfg(test)]
     pub fn learn(&self, mac: MacAddr, port: u16) {
-        self.fdb.learn(mac, port, self.now_s);
+        self.fdb.learn(mac, port, self.now_s, self.view.ports);
+    }
+
+    /// The port that an address was last seen on.
+    #[cfg(test)]
+    pub fn find(&self, mac: MacAddr) -> Option<u16> {
+        self.fdb.find(mac, self.now_s)
     }
 
     /// Forgets the addresses of a port.
     pub fn forget(&self, slot: u16) {
         self.fdb.forget(slot);
+    }
+
+    /// Forgets the addresses of all other ports than these.
+    pub fn retain(&self, keep: impl Fn(u16) -> bool) {
+        self.fdb.retain(keep);
+    }
+
+    /// Marks the addresses of these ports, to be announced to the network. True: there are some.
+    pub fn mark_all(&self, of: impl Fn(u16) -> bool) -> bool {
+        self.fdb.mark_all(self.now_s, of)
+    }
+
+    /// Whether something was noted for the control thread since the last call: a port's notes
+    /// ([`crate::port::rules`]), or a mark.
+    pub fn take_noted(&mut self) -> bool {
+        std::mem::take(&mut self.has_noted)
     }
 
     /// Counts the entries of the forwarding table again, before the worker serves: the last worker may have died

@@ -29,3 +29,11 @@ pub struct Frame<'a, 't, 'm> {
     /// The same frame, if it lies in one piece with a header of [`sv3::virtio::NET_HDR_LEN`] octets.
     pub plain: Option<PlainFrame<'t>>,
 }
+
+impl<'a, 'm> Frame<'a, '_, 'm> {
+    /// A frame of the worker's own memory.
+    pub fn complete(dst: MacAddr, src: MacAddr, slices: &'a [GuestSlice<'m>], len: usize) -> Self {
+        let (offload, snapshot) = (Offload::NONE, Snapshot::NOTHING);
+        Frame { dst, src, flow: 0, offload, slices, skip: 0, len, snapshot, plain: None }
+    }
+}

@@ -1,12 +1,15 @@
 //! The life of a frame: [`burst`] takes it from a source, [`sending`] looks up its egress, [`leases`] has the
-//! receivers' queues, and the kind of each queue delivers it.
+//! receivers' queues, and the kind of each queue delivers it. The worker's own frames are announcements ([`rarp`],
+//! [`announcer`]) and probes ([`loop_probe`]).
 
+pub mod announcer;
 pub mod burst;
 pub mod checksum;
 pub mod fdb;
 pub mod forwarder;
 pub mod frame;
 pub mod leases;
+pub mod loop_probe;
 pub mod offload;
 pub mod rarp;
 pub mod sending;

@@ -14,13 +14,14 @@ use super::forwarder::Forwarder;
 use super::frame::Frame;
 use super::leases::Unsent;
 use super::sending::Sending;
-use crate::forward::offload::Offload;
-use crate::memory::frame_head::Snapshot;
 use crate::memory::slice::GuestSlice;
 use crate::port::Port;
 
 /// Octets of the frame, padded to the minimum of Ethernet.
 const LEN: usize = 60;
+
+/// The broadcast address.
+const ALL: MacAddr = MacAddr::new([0xff; 6]);
 
 /// Shortest time between two announcements of a port, in nanoseconds.
 pub const PAUSE_NS: u64 = 10_000_000;
@@ -92,17 +93,8 @@ impl Pending {
 #[must_use]
 pub fn announce(forwarder: &mut Forwarder, port: &'static Port, mac: [u8; 6]) -> bool {
     let mut octets = frame(mac);
-    let frame = Frame {
-        dst: MacAddr::new([0xff; 6]),
-        src: MacAddr::new(mac),
-        flow: 0,
-        offload: Offload::NONE,
-        slices: &[GuestSlice::of_host(&mut octets)],
-        skip: 0,
-        len: LEN,
-        snapshot: Snapshot::NOTHING,
-        plain: None,
-    };
+    let slices = [GuestSlice::of_host(&mut octets)];
+    let frame = Frame::complete(ALL, MacAddr::new(mac), &slices, LEN);
     let mut sending = Sending::begin(forwarder, port, false);
     let sent = sending.forward(&frame);
     if let Err(Unsent::Dropped(reason)) = sent {
@@ -110,6 +102,33 @@ pub fn announce(forwarder: &mut Forwarder, port: &'static Port, mac: [u8; 6]) ->
     }
     sending.publish();
     sent != Err(Unsent::Busy)
+}
+
+/// What became of an announcement to the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Announced {
+    /// It was sent, to uplinks that had room for it.
+    Sent,
+    /// Another thread has an uplink's queue. Nothing was sent.
+    Busy,
+    /// No uplink runs, or no guest that runs has the address at this port any more.
+    Pointless,
+}
+
+/// Sends a RARP request for an address of port `slot` out of all uplinks.
+pub fn announce_to_uplinks(forwarder: &mut Forwarder, slot: u16, mac: MacAddr) -> Announced {
+    let ports = forwarder.view.ports;
+    let (port, is_here) = (ports.get(slot), forwarder.fdb.find(mac, forwarder.now_s) == Some(slot));
+    let Some(port) = port.filter(|_| is_here && ports.is_guest(slot) && ports.uplinks().next().is_some()) else {
+        return Announced::Pointless;
+    };
+    let mut octets = frame(mac.octets());
+    let slices = [GuestSlice::of_host(&mut octets)];
+    let frame = Frame::complete(ALL, mac, &slices, LEN);
+    let mut sending = Sending::begin(forwarder, port, false);
+    let sent = sending.deliver_all(&frame, || ports.uplinks());
+    sending.publish();
+    if sent == Err(Unsent::Busy) { Announced::Busy } else { Announced::Sent }
 }
 
 fn frame(mac: [u8; 6]) -> [u8; LEN] {

@@ -6,9 +6,11 @@
 use sv3::drop_reason::DropReason;
 use sv3::frame::MacAddr;
 
+use super::fdb::Learnt;
 use super::forwarder::Forwarder;
 use super::frame::Frame;
 use super::leases::Unsent;
+use super::loop_probe;
 use crate::port::Port;
 use crate::port::batch::PlainFrame;
 use crate::port::sink::{Delivered, DeliveryState};
@@ -59,7 +61,7 @@ impl<'f, 't> Sending<'f, 't> {
         self.forwarder.view.counting.drop(self.from.counters(), reason);
     }
 
-    /// Learns the sender's address and delivers the frame to its receivers. A returned drop is charged to the sender;
+    /// Learns the sender's address, if its port may take it, and delivers the frame to its receivers. A returned drop is charged to the sender;
     /// drops charged to receivers are counted here.
     #[inline(always)]
     pub fn forward(&mut self, frame: &Frame<'_, 't, '_>) -> Result<(), Unsent> {
@@ -67,10 +69,12 @@ impl<'f, 't> Sending<'f, 't> {
         if frame.src.is_group() || frame.src.is_zero() {
             return Err(DropReason::BadSource.into());
         }
-        if frame.dst.is_link_local() {
-            return Err(DropReason::LinkLocal.into());
+        if frame.dst.is_group()
+            && let Some(reason) = self.refuses_group(frame)
+        {
+            return Err(reason.into());
         }
-        self.learn(frame.src);
+        self.learn(frame.src)?;
         match self.find(frame.dst) {
             Some(to) if to == self.from.slot() => Err(DropReason::Hairpin.into()),
             Some(to) => self.unicast(to, frame),
@@ -78,14 +82,50 @@ impl<'f, 't> Sending<'f, 't> {
         }
     }
 
-    #[inline]
-    fn learn(&mut self, src: MacAddr) {
-        if self.last_learnt != Some(src) {
-            self.last_learnt = Some(src);
-            if self.forwarder.fdb.learn(src, self.from.slot(), self.forwarder.now_s) {
-                self.last_found = None;
-            }
+    /// Why a frame to this group is not forwarded, if it is not.
+    #[inline(never)]
+    fn refuses_group(&mut self, frame: &Frame<'_, 't, '_>) -> Option<DropReason> {
+        if frame.dst.is_link_local() {
+            return Some(DropReason::LinkLocal);
         }
+        if frame.dst != loop_probe::GROUP || !self.from.rules.is_uplink() {
+            return None;
+        }
+        let token = loop_probe::token(frame)?;
+        let Forwarder { view, now_ns, .. } = *self.forwarder;
+        if view.ports.sent_token(token) && self.from.rules.note_loop(token, now_ns) {
+            self.forwarder.has_noted = true;
+        }
+        Some(DropReason::LoopProbe)
+    }
+
+    /// Learns a source address. A frame whose source is refused must not be forwarded.
+    #[inline]
+    fn learn(&mut self, src: MacAddr) -> Result<(), DropReason> {
+        if self.last_learnt != Some(src) {
+            let Forwarder { fdb, now_s, view, .. } = &*self.forwarder;
+            match fdb.learn(src, self.from.slot(), *now_s, view.ports) {
+                Learnt::Same => {}
+                news => self.take_news(news)?,
+            }
+            self.last_learnt = Some(src);
+        }
+        Ok(())
+    }
+
+    /// The table has changed, or the source was refused.
+    #[inline(never)]
+    fn take_news(&mut self, news: Learnt) -> Result<(), DropReason> {
+        self.last_found = None;
+        let Learnt::Refused(key) = news else {
+            self.forwarder.has_noted |= news == Learnt::Marked && self.forwarder.view.ports.marked.set();
+            return Ok(());
+        };
+        if self.from.rules.is_uplink() {
+            return Err(DropReason::UplinkEcho);
+        }
+        self.forwarder.has_noted |= self.from.rules.note_conflict(key);
+        Err(DropReason::AddressConflict)
     }
 
     #[inline]
@@ -104,22 +144,33 @@ impl<'f, 't> Sending<'f, 't> {
     }
 
     fn flood(&mut self, frame: &Frame<'_, 't, '_>) -> Result<(), Unsent> {
+        let (ports, from) = (self.forwarder.view.ports, self.from.slot());
+        match self.deliver_all(frame, || ports.receivers().filter(|to| *to != from))? {
+            0 => Err(DropReason::NoDestination.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Delivers to all these ports or to none, and learns nothing. Returns how many receive.
+    pub fn deliver_all<I: Iterator<Item = u16>>(
+        &mut self,
+        frame: &Frame<'_, 't, '_>,
+        ports: impl Fn() -> I,
+    ) -> Result<usize, Unsent> {
         let Forwarder { view, leases, .. } = &mut *self.forwarder;
-        let from = self.from.slot();
-        let others = || view.ports.receivers().filter(|to| *to != from);
         let mut receivers = 0;
         // All receivers get the frame now, or none: so nobody must remember which ones got it. All threads lease in
         // the same order.
-        for to in others() {
+        for to in ports() {
             receivers += usize::from(leases.lease(view, to, frame.flow, &mut self.state)?.is_some());
         }
-        for to in others() {
+        for to in ports() {
             if let Some(at) = leases.find(to) {
                 // A flooded frame does not wait for one receiver: the others would wait too.
                 leases.deliver(at, &mut self.state, frame, false, view.counting)?;
             }
         }
-        if receivers > 0 { Ok(()) } else { Err(DropReason::NoDestination.into()) }
+        Ok(receivers)
     }
 
     /// Delivers to one port.
@@ -156,8 +207,7 @@ impl<'f, 't> Sending<'f, 't> {
         if dst.is_group() || self.last_learnt != Some(src) && !is_known() {
             return false;
         }
-        self.learn(src);
-        egress.to != from && self.find(dst) == Some(egress.to)
+        self.learn(src).is_ok() && egress.to != from && self.find(dst) == Some(egress.to)
     }
 
     /// Delivers up to `most` frames without offloads to this egress. Stops at the first frame that needs more work.
@@ -182,3 +232,6 @@ impl Drop for Sending<'_, '_> {
         self.forwarder.leases.deferred.end(&mut self.state.deferred);
     }
 }
+
+#[cfg(test)]
+mod tests;

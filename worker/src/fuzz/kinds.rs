@@ -12,7 +12,7 @@ use sv3::ipc::RingFault;
 use sv3::ledger::LedgerMap;
 use sv3::virtio::NET_HDR_LEN;
 
-use super::switch::bridge::{Bridge, Got, Sent, missing};
+use super::switch::bridge::{Bridge, Got, PROBES, RULES, Sent, missing};
 use super::switch::guest::features;
 use crate::forward::burst::{Burst, End};
 use crate::forward::fdb::AGE_S;
@@ -79,6 +79,7 @@ impl Fixture {
                 lease.reset(Endpoint::InMemory(queue));
             }
             ports.note_receiver(QueueId::receive(slot, 0), true);
+            ports.set_learning(slot, RULES[0]);
         }
         let (bridge, up, sent) = (Bridge::new(), [true; PORTS as usize], Default::default());
         Fixture { ledger, ports, forwarder, burst, bridge, features, up, sent, serial: 0 }
@@ -94,7 +95,8 @@ impl Fixture {
             11 => self.with(QueueId::receive(slot, 0), |queue| queue.room = input.below(ROOM)),
             12 => self.forwarder.now_s += u64::from(input.u8()) * AGE_S / 64,
             13 => self.with(QueueId::receive(slot, 0), |queue| queue.room = ROOM),
-            _ => self.open_or_close(slot),
+            14 => self.open_or_close(slot),
+            _ => self.set_rule(slot, input.below(3)),
         }
     }
 
@@ -104,7 +106,8 @@ impl Fixture {
         let hdr = if hdr[0] & 0x10 == 0 { [0; 10] } else { hdr };
         self.serial = self.serial.wrapping_add(1);
         let mut frame = [mac(addresses & 15), mac(addresses >> 4)].concat();
-        frame.extend([8, 0].into_iter().chain((self.serial..=255).cycle().take(tail)));
+        let ether_type = if tail & 7 == 5 { [0x88, 0xb5] } else { [8, 0] };
+        frame.extend(ether_type.into_iter().chain((self.serial..=255).cycle().take(tail)));
         frame.truncate(if addresses == 0x77 { 13 } else { usize::MAX });
         let octets = [&hdr[..], &[0; 2], &frame].concat();
         self.with(QueueId::transmit(slot, 0), |queue| queue.to_send.push(octets));
@@ -118,6 +121,11 @@ impl Fixture {
         let (up, queue) = (*up, QueueId::receive(slot, 0));
         self.with(queue, |queue| queue.closed = (!up).then_some(RingFault::Unmapped));
         self.ports.note_receiver(queue, up);
+    }
+
+    fn set_rule(&mut self, slot: u16, rule: usize) {
+        self.ports.set_learning(slot, RULES[rule]);
+        self.bridge.rules.insert(slot, RULES[rule]);
     }
 
     fn serve(&mut self, slot: u16, may_pause: bool) {
@@ -188,7 +196,7 @@ fn mac(n: u8) -> [u8; 6] {
         8 => [0xff; 6],
         9 => [0; 6],
         10 => [1, 0x80, 0xc2, 0, 0, 3],
-        11 => [3, 0, 0, 0, 0, 1],
+        11 => PROBES,
         _ => [2, 0, 0, 0, n, 1],
     }
 }

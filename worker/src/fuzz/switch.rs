@@ -4,7 +4,6 @@
 //! its reason, and every descriptor comes back once. All of this also holds if the sender overwrites the head of each
 //! frame as soon as the switch has read it: what was checked is what is delivered. Beside a guest that scribbles,
 //! honest guests still get well-formed frames, and each of their frames is forwarded or counted.
-//! theirs is forwarded or counted.
 
 pub mod bridge;
 pub mod guest;
@@ -27,7 +26,7 @@ use crate::poll::fair_share::TURN;
 use crate::port::counting::Counting;
 use crate::port::view::View;
 use crate::port::{Ports, QueueLease};
-use bridge::{Bridge, Got, Sent, missing};
+use bridge::{Bridge, Got, RULES, Sent, missing};
 use guest::{Guest, Kind};
 use sv3::ids::QueueId;
 use waits::{LATE_NS, Waits};
@@ -39,7 +38,8 @@ const LITTLE: u64 = 4096;
 const RECEIVERS: [DropReason; 4] =
     [DropReason::RxNoBuffers, DropReason::RxDown, DropReason::RxTooSmall, DropReason::RxBadChain];
 
-/// Octets: frames per burst (1), options (1), features of each guest (3 times 2), then steps; see [`Fixture::step`].
+/// Octets: frames per burst (1), options (1), features of each guest (3 times 2), if bit 7 of the options is set the
+/// rule of each guest for addresses (1, two bits each), then steps; see [`Fixture::step`].
 pub fn switch(octets: &[u8]) {
     let mut input = Input::new(octets);
     let mut fixture = Fixture::new(&mut input);
@@ -81,7 +81,8 @@ thread_local! {
 
 impl Fixture {
     /// Options: budget (bit 0), which guests have packed rings (bits 1 to 3), guests give buffers again at once (bit
-    /// 4), frames wait for buffers (bit 5), senders overwrite frames as soon as the switch has read them (bit 6).
+    /// 4), frames wait for buffers (bit 5), senders overwrite frames as soon as the switch has read them (bit 6),
+    /// not all ports may take any address (bit 7).
     fn new(input: &mut Input<'_>) -> Fixture {
         let ledger = LEDGER.with(|cell| *cell.get_or_init(|| Box::leak(Box::new(LedgerMap::create().unwrap().1))));
         let ports = PORTS.with(|ports| *ports);
@@ -102,7 +103,13 @@ impl Fixture {
         let mut burst = Burst::new();
         burst.set_batch(batch.into());
         let budget = if has(0) { TURN } else { LITTLE };
-        let (waits, bridge) = (Waits::new(), Bridge::new());
+        let (waits, mut bridge) = (Waits::new(), Bridge::new());
+        let rules = if has(7) { input.u8() } else { 0 };
+        for slot in 0..GUESTS {
+            let rule = RULES[usize::from(rules >> (2 * slot) & 3) % RULES.len()];
+            ports.set_learning(slot, rule);
+            bridge.rules.insert(slot, rule);
+        }
         let (may_pause, meddles) = (has(5), has(6));
         Fixture { ledger, ports, forwarder, burst, budget, may_pause, meddles, waits, guests, bridge }
     }

@@ -7,9 +7,11 @@ mod files;
 mod memory;
 #[cfg(test)]
 mod tests;
+mod uplinks;
 mod vrings;
 
 use sv3::MAX_PORTS;
+use sv3::attachment::Learning;
 use sv3::ids::QueueId;
 use sv3::ipc::{BUSY_QUIET, Command, PortKind, Report, ReportKind, RingFault};
 use sv3::ledger::Ledger;
@@ -60,6 +62,7 @@ pub struct ControlThread {
     /// A command that must wait until regions are mapped. Later commands wait behind it.
     deferred: Option<CommandWithFds>,
     announcements: rarp::Pending,
+    uplinks: uplinks::Uplinks,
     poller: Poller,
     /// When the worker last reported that it woke, in nanoseconds.
     said_busy: u64,
@@ -86,6 +89,7 @@ impl ControlThread {
             requests,
             deferred: None,
             announcements: rarp::Pending::default(),
+            uplinks: uplinks::Uplinks::new(),
             poller,
             said_busy: 0,
         }
@@ -103,6 +107,9 @@ impl ControlThread {
             while let Some((queue, fault)) = self.poller.forwarder.next_fault() {
                 self.fault(queue, fault);
             }
+            if self.poller.forwarder.take_noted() {
+                self.take_notes();
+            }
         }
     }
 
@@ -111,7 +118,8 @@ impl ControlThread {
         self.link.flush()?;
         self.requests.hand_over();
         self.announce_pending();
-        let must_try_again = self.requests.must_try_again() || !self.announcements.is_empty();
+        let has_more = self.tend_uplinks();
+        let must_try_again = has_more || self.requests.must_try_again() || !self.announcements.is_empty();
         let may_block = !self.link.pending() && !must_try_again;
         let looked = self.poller.look(may_block);
         let looked = looked.map_err(|errno| LinkEnd::Broken(format!("epoll_wait: {errno}")))?;
@@ -120,6 +128,7 @@ impl ControlThread {
         }
         if looked.nudged {
             self.stop_broken();
+            self.take_notes();
         }
         let mut changed = looked.commands && self.deferred.is_none();
         while let Some(mapped) = self.requests.next_mapped() {
@@ -177,7 +186,7 @@ impl ControlThread {
                 self.promote();
                 Ok(())
             }
-            Command::PortAdd { port, kind, .. } => self.add(port, kind, seq),
+            Command::PortAdd { port, kind, learning } => self.add((port, kind), learning, seq),
             Command::PortRemove { port } => self.remove(port, seq),
             Command::PortFeatures { port, features } => self.client(port).map(|client| client.features = features),
             Command::RegionStage { port, region } => self.map(seq, port, true, region, fds.next()),
@@ -197,7 +206,7 @@ impl ControlThread {
             Command::SendRarp { port, mac } => self.send_rarp(port, mac),
             Command::FileOpen { port, pair, settings } => self.open_file((port, pair), settings, fds.next()),
             Command::FileClose { port, pair } => self.close_file(port, pair),
-            Command::LoopProbe { .. } => Err(nix::errno::Errno::ENOTSUP),
+            Command::LoopProbe { port, token } => self.probe(port, token),
             Command::Barrier => return self.link.report(Report::new(ReportKind::Done, seq)),
         };
         self.tell_failure(seq, about, result)
@@ -230,10 +239,11 @@ impl ControlThread {
         port.seize(queue, || self.poller.beat()).ok_or(NO_PORT)
     }
 
-    fn add(&mut self, slot: u16, kind: PortKind, seq: u64) -> nix::Result<()> {
+    fn add(&mut self, (slot, kind): (u16, PortKind), learning: Learning, seq: u64) -> nix::Result<()> {
         // The place may still hold an earlier port that was not removed.
         self.clear(slot, seq);
         self.threads.ports.make(slot, self.ledger).ok_or(NO_PORT)?;
+        self.threads.ports.set_learning(slot, learning);
         let place = self.clients.get_mut(usize::from(slot)).ok_or(NO_PORT)?;
         *place = Some(Box::default());
         // The client of a port of vrings starts them, and files come by commands. A port of any other kind has one queue
@@ -269,22 +279,29 @@ impl ControlThread {
             }
         }
         self.announcements.forget(slot);
+        self.uplinks.forget(slot);
+        self.threads.ports.set_learning(slot, Learning::Free);
         let client = self.clients.get_mut(usize::from(slot)).and_then(Option::take);
         let tables = client.into_iter().flat_map(|client| [client.memory, client.staged]);
         self.requests.unmap(tables.flat_map(GuestMemory::into_mappings), seq);
     }
 
     /// Takes over from the worker that served. All receive queues start first: other threads begin with a transmit
-    /// queue at once, and its first frame must find every receiver started.
+    /// queue at once, and its first frame must find every receiver started. So an uplink's first frame finds every guest
+    /// running, and takes no guest's address.
     fn promote(&mut self) {
         self.standby = false;
-        let threads = self.threads;
+        let (threads, clients) = (self.threads, &self.clients);
+        // The last worker may have died before it forgot a port that was removed.
+        self.poller.forwarder.retain(|slot| clients.get(usize::from(slot)).is_some_and(Option::is_some));
         self.poller.forwarder.recount();
+        self.uplinks.takes_over = true;
         for transmit in [false, true] {
             for port in threads.ports.all() {
                 port.used().filter(|queue| queue.transmits() == transmit).for_each(|queue| self.bring_up(queue));
             }
         }
+        self.uplinks.takes_over = false;
         threads.promote();
     }
 
@@ -312,7 +329,13 @@ impl ControlThread {
         }
         drop(lease);
         if !queue.transmits() {
-            self.threads.ports.note_receiver(queue, runs);
+            let ports = &self.threads.ports;
+            let receives = || ports.get(queue.slot).is_some_and(|port| port.receiver(0).is_some());
+            let received = receives();
+            ports.note_receiver(queue, runs);
+            if !received && receives() {
+                self.receives_again(queue.slot);
+            }
         } else if runs {
             self.poll(queue);
         }

@@ -172,6 +172,8 @@ pub struct Poller {
     now_ns: u64,
     /// When the next look at the kernel is due, in nanoseconds; 0: now.
     look_at: u64,
+    /// When the thread must not sleep any longer, in nanoseconds.
+    pub alarm: Option<u64>,
 }
 
 impl Poller {
@@ -196,6 +198,7 @@ impl Poller {
             events: [EpollEvent::empty(); MAX_EVENTS],
             now_ns: 0,
             look_at: 0,
+            alarm: None,
         }
     }
 
@@ -236,16 +239,21 @@ impl Poller {
                 }
             }
             self.turn();
-            let mut broke = false;
-            while let Some((queue, _)) = self.forwarder.next_fault() {
-                if let Some(port) = self.threads.ports.get(queue.slot) {
-                    port.break_queue(queue.index);
-                    broke = true;
-                }
+            self.tell_control();
+        }
+    }
+
+    /// Tells the control thread of queues that broke and of what was noted, if there is something.
+    pub fn tell_control(&mut self) {
+        let mut has_news = self.forwarder.take_noted();
+        while let Some((queue, _)) = self.forwarder.next_fault() {
+            if let Some(port) = self.threads.ports.get(queue.slot) {
+                port.break_queue(queue.index);
+                has_news = true;
             }
-            if broke {
-                self.threads.first().nudge();
-            }
+        }
+        if has_news {
+            self.threads.first().nudge();
         }
     }
 
@@ -272,7 +280,7 @@ impl Poller {
             1 => until,
             _ => until.min(self.now_ns + NAP_NS),
         });
-        notify::until(paused.into_iter().chain(unfinished).min(), self.now_ns)
+        notify::until(paused.into_iter().chain(unfinished).chain(self.alarm).min(), self.now_ns)
     }
 
     /// How long the loop would sleep now, in milliseconds; for ever: `None`. Outside: it would not.

@@ -13,6 +13,7 @@ pub mod in_memory;
 pub mod kind;
 mod ports;
 mod queue;
+pub mod rules;
 pub mod sink;
 pub mod source;
 pub mod view;

@@ -5,12 +5,15 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use sv3::attachment::Learning;
 use sv3::ids::{Direction, QueueId};
 use sv3::ledger::{Ledger, PortCounters};
 use sv3::{MAX_PORTS, MAX_QUEUE_PAIRS, MAX_RINGS};
 
 use super::queue::{QueueLease, ReceiveQueue, TransmitQueue};
+use super::rules::Rules;
 use crate::sync::bits::Bits;
+use crate::sync::flag::Flag;
 use crate::sync::lease::Leased;
 
 /// All ports, by slot.
@@ -18,12 +21,18 @@ pub struct Ports {
     slots: Box<[OnceLock<Box<Port>>]>,
     /// Ports that get floods: those with a receive queue that runs. One bit for each slot.
     up: [AtomicU64; MAX_PORTS / 64],
+    /// Ports that are uplinks. One bit for each slot.
+    uplinks: [AtomicU64; MAX_PORTS / 64],
+    /// An entry of the forwarding table is marked: its address is to be announced.
+    pub marked: Flag,
 }
 
 /// One port.
 pub struct Port {
     slot: u16,
     counters: &'static PortCounters,
+    /// Which addresses it may take.
+    pub rules: Rules,
     /// Queue pairs whose receive queues run, one bit for each.
     receivers: AtomicU32,
     /// Queue pairs whose transmit queues must be polled without a kick, one bit for each.
@@ -47,7 +56,8 @@ impl Ports {
     /// No ports.
     pub fn new() -> Ports {
         let slots = std::iter::repeat_with(OnceLock::new).take(MAX_PORTS).collect();
-        Ports { slots, up: [const { AtomicU64::new(0) }; MAX_PORTS / 64] }
+        let none = || [const { AtomicU64::new(0) }; MAX_PORTS / 64];
+        Ports { slots, up: none(), uplinks: none(), marked: Flag::default() }
     }
 
     /// The port of a slot, if the slot was ever used.
@@ -70,14 +80,45 @@ impl Ports {
     /// The ports that receive.
     #[inline]
     pub fn receivers(&self) -> impl Iterator<Item = u16> {
-        (0..).step_by(64).zip(&self.up).flat_map(|(first, word)| {
-            let mut bits = word.load(Relaxed);
-            std::iter::from_fn(move || {
-                let bit = (bits != 0).then(|| bits.trailing_zeros())?;
-                bits &= bits - 1;
-                Some(first + bit as u16)
-            })
-        })
+        (0..).step_by(64).zip(&self.up).flat_map(|(first, word)| slots(first, word.load(Relaxed)))
+    }
+
+    /// The uplinks that receive.
+    pub fn uplinks(&self) -> impl Iterator<Item = u16> {
+        let words = self.up.iter().zip(&self.uplinks);
+        (0..)
+            .step_by(64)
+            .zip(words)
+            .flat_map(|(first, (up, uplinks))| slots(first, up.load(Relaxed) & uplinks.load(Relaxed)))
+    }
+
+    /// Whether the addresses of a port are those of a guest that runs: it is no uplink, and it receives.
+    pub fn is_guest(&self, slot: u16) -> bool {
+        self.get(slot).is_some_and(|port| !port.rules.is_uplink() && port.receiver(0).is_some())
+    }
+
+    /// Which addresses a port may take.
+    pub fn learning(&self, slot: u16) -> Learning {
+        self.get(slot).map_or(Learning::Free, |port| port.rules.learning())
+    }
+
+    /// Sets which addresses a port may take, and forgets its notes. Called while none of its queues runs.
+    pub fn set_learning(&self, slot: u16, learning: Learning) {
+        let (Some(port), Some(word)) = (self.get(slot), self.uplinks.get(usize::from(slot / 64))) else { return };
+        port.rules.begin(learning);
+        let bit = 1 << (slot % 64);
+        if learning == Learning::Uplink {
+            word.fetch_or(bit, Relaxed)
+        } else {
+            word.fetch_and(!bit, Relaxed)
+        };
+    }
+
+    /// Whether a frame with this token was the last one that looked for loops out of an uplink.
+    pub fn sent_token(&self, token: u64) -> bool {
+        let all = self.uplinks.iter().map(|word| word.load(Relaxed));
+        let mut uplinks = (0..).step_by(64).zip(all).flat_map(|(first, word)| slots(first, word));
+        token != 0 && uplinks.any(|slot| self.get(slot).is_some_and(|port| port.rules.token() == token))
     }
 
     /// Notes whether a receive queue runs. Called after each change.
@@ -94,6 +135,16 @@ impl Ports {
             };
         }
     }
+}
+
+/// The slots whose bits are set in a word that begins with slot `first`.
+#[inline]
+fn slots(first: u16, mut bits: u64) -> impl Iterator<Item = u16> {
+    std::iter::from_fn(move || {
+        let bit = (bits != 0).then(|| bits.trailing_zeros())?;
+        bits &= bits - 1;
+        Some(first + bit as u16)
+    })
 }
 
 fn set(bits: &AtomicU32, bit: u16, value: bool) {
@@ -116,8 +167,9 @@ fn bits(mut word: u32) -> impl Iterator<Item = u16> {
 
 impl Port {
     fn new(slot: u16, counters: &'static PortCounters) -> Port {
-        let (receivers, wake, broken, events) = Default::default();
-        Port { slot, counters, receivers, wake, broken, events, pairs: [const { OnceLock::new() }; MAX_QUEUE_PAIRS] }
+        let (receivers, rules, wake, broken, events) = Default::default();
+        let pairs = [const { OnceLock::new() }; MAX_QUEUE_PAIRS];
+        Port { slot, counters, rules, receivers, wake, broken, events, pairs }
     }
 
     /// Its slot.
@@ -251,6 +303,26 @@ mod tests {
         assert_eq!(ports.receivers().collect::<Vec<_>>(), [3, 70]);
         [0, 2, 15].into_iter().for_each(|pair| note(70, pair, false));
         assert_eq!(ports.receivers().collect::<Vec<_>>(), [3]);
+    }
+
+    #[test]
+    fn uplinks_are_those_that_run_and_guests_are_the_others() {
+        let (ports, ledger) = places();
+        for slot in [2, 64, 65, 900] {
+            ports.make(slot, ledger);
+            ports.note_receiver(QueueId::receive(slot, 0), slot != 65);
+        }
+        ports.set_learning(64, Learning::Uplink);
+        ports.set_learning(65, Learning::Uplink);
+        ports.set_learning(900, Learning::Guarded);
+        assert_eq!(ports.uplinks().collect::<Vec<_>>(), [64]);
+        assert_eq!([2, 3, 64, 65, 900].map(|slot| ports.is_guest(slot)), [true, false, false, false, true]);
+        ports.note_receiver(QueueId::receive(900, 0), false);
+        ports.get(65).unwrap().rules.set_token(77);
+        assert_eq!((ports.is_guest(900), ports.sent_token(77), ports.sent_token(0)), (false, true, false));
+        ports.set_learning(64, Learning::Free);
+        ports.set_learning(65, Learning::Free);
+        assert_eq!((ports.uplinks().count(), ports.is_guest(64), ports.sent_token(77)), (0, true, false));
     }
 
     #[test]

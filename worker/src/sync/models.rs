@@ -1,6 +1,6 @@
 //! Models of how threads interact: loom tries every order of their steps that the memory model allows.
 //!
-//! The models compile the same files, `lease.rs` and `bits.rs`, with loom's atomics and locks instead of the standard
+//! The models compile the same files, `lease.rs`, `bits.rs` and `flag.rs`, with loom's atomics and locks instead of the standard
 //! library's, and with fewer tries. docs/understand/threads.md says what they show.
 
 use loom::model::Builder;
@@ -10,7 +10,7 @@ use loom::thread;
 
 mod primitives {
     pub use loom::hint::spin_loop;
-    pub use loom::sync::atomic::{AtomicU32, Ordering::Relaxed};
+    pub use loom::sync::atomic::{AtomicU32, Ordering, Ordering::Relaxed};
     pub use loom::sync::{Mutex, MutexGuard};
 
     pub const TRIES: u32 = 1;
@@ -19,11 +19,14 @@ mod primitives {
 
 #[path = "bits.rs"]
 mod bits;
+#[path = "flag.rs"]
+mod flag;
 #[allow(dead_code)] // The type for leases with a static lifetime.
 #[path = "lease.rs"]
 mod lease;
 
 use bits::Bits;
+use flag::Flag;
 use lease::Leased;
 
 /// Tries all orders in which at most `preemptions` threads are interrupted.
@@ -144,5 +147,39 @@ fn no_bit_is_lost_and_none_is_taken_twice() {
         assert_eq!(taken, 0b11, "lost");
         setters.into_iter().for_each(|setter| setter.join().unwrap());
         assert_eq!((bits.take(0xff), bits.take(u32::MAX)), (0, 0b11 << 8));
+    });
+}
+
+/// Two threads leave work and set a flag. Only who sets it first nudges. A third thread clears the flag after a nudge
+/// and looks for work: after the last nudge it has found all of it.
+#[test]
+fn no_work_behind_a_flag_is_lost() {
+    explore(3, || {
+        let shared = Arc::new((Flag::default(), [AtomicUsize::new(0), AtomicUsize::new(0)], AtomicUsize::new(0)));
+        let workers: Vec<_> = (0..2usize)
+            .map(|number| {
+                let shared = shared.clone();
+                thread::spawn(move || {
+                    let (flag, work, nudges) = &*shared;
+                    work[number].store(1, Relaxed);
+                    if flag.set() {
+                        nudges.fetch_add(1, Release);
+                    }
+                })
+            })
+            .collect();
+        let (flag, work, nudges) = &*shared;
+        let mut seen = 0;
+        let mut look = || {
+            let count = nudges.load(Acquire);
+            let nudged = std::mem::replace(&mut seen, count) != count;
+            if nudged && flag.take() {
+                work.iter().for_each(|work| work.store(2, Relaxed));
+            }
+        };
+        look();
+        workers.into_iter().for_each(|worker| worker.join().unwrap());
+        look();
+        assert!(work.iter().all(|work| work.load(Relaxed) == 2), "lost");
     });
 }

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use sv3::attachment::Learning;
 use sv3::drop_reason::DropReason;
 use sv3::frame::{ETHERNET_LEN, MAX_FRAME};
 use sv3::virtio::*;
@@ -12,6 +13,11 @@ use crate::forward::offload;
 
 /// An Ethernet address.
 pub type Mac = [u8; 6];
+
+/// The destination of frames that look for loops.
+pub const PROBES: Mac = [0x73, 0x76, 0x33, 0, 0, 1];
+/// Every rule, to choose one by its number.
+pub const RULES: [Learning; 3] = [Learning::Free, Learning::Guarded, Learning::Uplink];
 
 /// A frame as it was sent.
 pub struct Sent {
@@ -34,12 +40,14 @@ pub type Got = ([u8; 10], Vec<u8>);
 pub struct Bridge {
     /// Port and second of each address's last frame.
     learnt: HashMap<Mac, (u16, u64)>,
+    /// Which addresses each port may take. Free, if it is not there.
+    pub rules: HashMap<u16, Learning>,
 }
 
 impl Bridge {
     /// A bridge that has learnt nothing.
     pub fn new() -> Bridge {
-        Bridge { learnt: HashMap::new() }
+        Bridge { learnt: HashMap::new(), rules: HashMap::new() }
     }
 
     /// The ports that a frame is for, or why it is refused, in second `now`. `up`: the ports that take floods.
@@ -68,6 +76,19 @@ impl Bridge {
         }
         if dst[..5] == [1, 0x80, 0xc2, 0, 0] && dst[5] < 16 {
             return Err(DropReason::LinkLocal);
+        }
+        let rule = |port: u16| self.rules.get(&port).copied().unwrap_or_default();
+        let of_sender = rule(sent.from);
+        if of_sender == Learning::Uplink && *dst == PROBES && frame[12..14] == [0x88, 0xb5] {
+            return Err(DropReason::LoopProbe);
+        }
+        // A guest that runs keeps its address, if the sender is not free.
+        let owner = self.learnt.get(&src).filter(|(_, seen)| now - seen < AGE_S).map(|(owner, _)| *owner);
+        let is_guest = |port: &u16| *port != sent.from && up.contains(port) && rule(*port) != Learning::Uplink;
+        match (owner.filter(is_guest), of_sender) {
+            (Some(_), Learning::Uplink) => return Err(DropReason::UplinkEcho),
+            (Some(_), Learning::Guarded) => return Err(DropReason::AddressConflict),
+            _ => {}
         }
         self.learn(sent, now);
         match self.learnt.get(dst).filter(|(_, seen)| dst[0] & 1 == 0 && now - seen < AGE_S) {

@@ -8,7 +8,7 @@ use sv3::fuzz::Input;
 use sv3::ledger::LedgerMap;
 use sv3::virtio::*;
 
-use super::bridge::{Got, Mac, Sent};
+use super::bridge::{Got, Mac, PROBES, Sent};
 use super::rings::{CHAINS, Half, OCTETS, PIECES, SIZE};
 use crate::port::Port;
 use crate::port::endpoint::Endpoint;
@@ -284,7 +284,7 @@ impl Guest {
             4 => [0; 6],
             5 => [1, 0x80, 0xc2, 0, 0, 5],
             n @ 6..8 => [2, 0, 0, 0, 1, n],
-            8 => [3, 0, 0, 0, 0, 0],
+            8 => PROBES,
             9 => [2, 0, 0, 1, 0, 0],
             10 => [0x82, 0, 0, 0, 0, 1],
             11 => [0xff, 0xff, 0xff, 0xff, 0xff, 0xfe],

@@ -1,5 +1,7 @@
 //! The control thread with in-memory ports: commands as the supervisor sends them, and no guest.
 
+mod uplinks;
+
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
@@ -15,19 +17,25 @@ struct Worker {
     supervisor: UnixStream,
     seq: u64,
     thread: ControlThread,
+    /// What it reported of itself.
+    heard: Vec<Report>,
 }
 
 impl Worker {
     fn new(standby: bool) -> Worker {
+        Worker::with_threads(standby, 1)
+    }
+
+    fn with_threads(standby: bool, threads: usize) -> Worker {
         let (supervisor, socket) = UnixStream::pair().unwrap();
         socket.set_nonblocking(true).unwrap();
         let ledger: &LedgerMap = Box::leak(Box::new(LedgerMap::create().unwrap().1));
         let settings = Settings { version: VERSION, poll_us: 0, batch: 64 };
         let start = Start { settings, ledger, area: &ledger.workers[0], standby, files: true };
-        let (threads, link) = (Threads::new(1).unwrap(), Link::new(socket));
+        let (threads, link) = (Threads::new(threads).unwrap(), Link::new(socket));
         threads.first().watch_control(&link).unwrap();
         let thread = ControlThread::new(threads, &start, link, Buffers::new());
-        Worker { supervisor, seq: 0, thread }
+        Worker { supervisor, seq: 0, thread, heard: Vec::new() }
     }
 
     /// Sends a command, runs the loop, and returns the errno if the worker reported a failure.
@@ -39,16 +47,24 @@ impl Worker {
         }
         let mut failed = None;
         loop {
-            self.thread.poller.begin_turn();
-            self.thread.look().unwrap();
-            self.thread.poller.turn();
+            self.turn();
             while let Some(report) = self.hear() {
                 match (report.kind, report.seq, report.value) {
                     (ReportKind::Done, seq, _) if seq == self.seq => return failed,
                     (ReportKind::Failed, _, errno) => failed = Some(errno as i32),
-                    _ => {}
+                    _ => self.heard.push(report),
                 }
             }
+        }
+    }
+
+    /// One turn of the loop, as in [`ControlThread::run`], but with a look.
+    fn turn(&mut self) {
+        self.thread.poller.begin_turn();
+        self.thread.look().unwrap();
+        self.thread.poller.turn();
+        if self.thread.poller.forwarder.take_noted() {
+            self.thread.take_notes();
         }
     }
 
