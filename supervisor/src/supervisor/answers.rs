@@ -32,6 +32,13 @@ impl Supervisor {
             let other: String = line.chars().take(40).collect();
             return Some(error(format!("unknown request {other:?}")));
         };
+        let asks = matches!(
+            request,
+            ControlRequest::Status | ControlRequest::Crashes | ControlRequest::Metrics | ControlRequest::Audit
+        );
+        if !asks && self.is_frozen() {
+            return Some(error("another process is taking over the switch; try again".to_string()));
+        }
         Some(match request {
             ControlRequest::Status => to_json(&self.status()),
             ControlRequest::Crashes => to_json(&self.telemetry.crash_log.crashes()),
@@ -45,6 +52,10 @@ impl Supervisor {
             }
             ControlRequest::Attach(_) | ControlRequest::Detach(_) => error("this is not served yet".to_string()),
             ControlRequest::Restart | ControlRequest::Upgrade => error(self.plan_handover(place, fd).err()?),
+            ControlRequest::Succeed(version) => {
+                self.begin_handing_over(place, version);
+                return None;
+            }
         })
     }
 

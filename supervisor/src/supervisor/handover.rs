@@ -61,6 +61,9 @@ impl Supervisor {
 
     /// The successor has executed all commands: kills the serving worker, unless a client would lose a feature.
     pub(super) fn successor_is_ready(&mut self) {
+        if self.taking_over.is_some() {
+            return self.is_ready_to_take_over();
+        }
         let Some(Stage::Replaying) = self.workers.handover.stage() else { return };
         let Some(offers) = self.workers.standby.as_ref().map(|successor| successor.offers) else { return };
         let unserved = self.clients.slots.clients().find_map(|client| {

@@ -3,8 +3,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant, SystemTime};
 
+use nix::sys::signal::Signal;
 use sv3::status::{Crash, Crashes};
 
+use crate::estate::Clock;
+use crate::estate::record::CrashLogRecord;
 use crate::telemetry::event::rfc3339;
 use crate::workers::death::Death;
 
@@ -129,6 +132,35 @@ impl CrashLog {
     /// The histogram of gaps.
     pub fn gaps(&self) -> &Gaps {
         &self.gaps
+    }
+
+    /// What the next supervisor must know of deaths: those that are kept, their causes, and the gaps.
+    pub fn record(&self, clock: Clock) -> CrashLogRecord {
+        CrashLogRecord {
+            deaths: self.deaths.iter().map(|entry| (clock.number(entry.at), entry.crash.clone())).collect(),
+            causes: self.causes.iter().map(|(cause, count)| (cause.to_string(), *count)).collect(),
+            classes: self.gaps.classes.to_vec(),
+            gaps: self.gaps.count,
+            gaps_ns: u64::try_from(self.gaps.sum.as_nanos()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Goes on with the log of the last supervisor.
+    pub fn restore(&mut self, record: CrashLogRecord, clock: Clock) {
+        let skipped = record.deaths.len().saturating_sub(KEPT);
+        let deaths = record.deaths.into_iter().skip(skipped);
+        self.deaths = deaths.map(|(at, crash)| Entry { at: clock.time(at), crash }).collect();
+        let signals = Signal::iterator().map(Signal::as_str);
+        let known: Vec<&'static str> = CAUSES.into_iter().chain(["not_started"]).chain(signals).collect();
+        for (cause, count) in record.causes {
+            if let Some(cause) = known.iter().find(|known| **known == cause) {
+                self.causes.insert(cause, count);
+            }
+        }
+        for (class, count) in self.gaps.classes.iter_mut().zip(record.classes) {
+            *class = count;
+        }
+        (self.gaps.count, self.gaps.sum) = (record.gaps, Duration::from_nanos(record.gaps_ns));
     }
 
     fn add(&mut self, at: Instant, cause: &'static str, crash: Crash) -> Crash {
