@@ -321,12 +321,13 @@ impl Switch {
 
     /// How it ended, if it has ended by itself.
     pub fn has_ended(&mut self) -> Result<Option<ExitStatus>> {
-        Ok(self.process.try_wait()?)
+        self.ended = self.process.try_wait()?;
+        Ok(self.ended)
     }
 
     /// From now on, the process that took over is the switch.
     pub fn adopt(&mut self, successor: Child) {
-        self.process = successor;
+        (self.process, self.ended) = (successor, None);
     }
 
     /// Lets a successor take over, and waits until the old supervisor has ended.

@@ -2,12 +2,33 @@
 
 #![allow(clippy::panic, reason = "a scenario that cannot go on has failed")]
 
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixStream;
+use std::process::Child;
 use std::time::{Duration, Instant};
 
-use sv3_tests::failure::Result;
-use sv3_tests::switch::Switch;
+use sv3_tests::failure::{Failure, Result};
+use sv3_tests::frames::{BROADCAST, frame, mac};
+use sv3_tests::guest::Guest;
+use sv3_tests::guest::wire::{GET_FEATURES, VERSION, Wire, header};
+use sv3_tests::patience::until;
+use sv3_tests::switch::{Home, Switch, send};
 
 use crate::upgrade::Traffic;
+
+/// Time in which frames flow after each change.
+const WHILE: Duration = Duration::from_millis(100);
+
+fn flow(traffic: &mut Traffic) -> Result<()> {
+    let start = Instant::now();
+    traffic.flow_while(|| Ok(start.elapsed() < WHILE))
+}
+
+fn count(switch: &Switch, name: &str) -> Result<usize> {
+    Ok(switch.events()?.iter().filter(|event| event["event"] == name).count())
+}
 
 /// Lets a successor take over while frames flow.
 fn take_over(switch: &mut Switch, traffic: &mut Traffic, options: &[&str]) -> Result<()> {
@@ -45,10 +66,7 @@ fn the_whole_switch_is_replaced_under_traffic() -> Result<()> {
         switch.await_event(&["took_over_switch", &old.to_string()])?;
         assert_eq!(names(&switch)?, ports);
         assert!(switch.port("p0")?.from_guest.frames >= sent, "counters go on");
-        traffic.flow_while({
-            let start = Instant::now();
-            move || Ok(start.elapsed() < Duration::from_millis(100))
-        })?;
+        flow(&mut traffic)?;
     }
     traffic.assert_complete();
     assert!(traffic.gap < Duration::from_secs(1), "{:?} without a frame", traffic.gap);
@@ -58,10 +76,217 @@ fn the_whole_switch_is_replaced_under_traffic() -> Result<()> {
     }
     assert_eq!(events.iter().filter(|event| event["event"] == "attach").count(), 2);
     switch.kill_worker("KILL")?;
-    traffic.flow_while({
-        let start = Instant::now();
-        move || Ok(start.elapsed() < Duration::from_millis(100))
-    })?;
+    flow(&mut traffic)?;
     traffic.assert_complete();
+    Ok(())
+}
+
+/// Waits until the successor has ended by itself, which must be a failure.
+fn await_failure(mut successor: Child) -> Result<()> {
+    let status = until("the end of the successor", || Ok(successor.try_wait()?))?;
+    assert_eq!(status.code(), Some(1), "{status}");
+    Ok(())
+}
+
+/// A successor that dies at any moment leaves the old supervisor serving, or has served itself before it died.
+#[test]
+fn a_successor_is_killed_at_any_moment() -> Result<()> {
+    let (mut served, mut failed) = (0, 0);
+    let mut left = 20;
+    while left > 0 {
+        let mut switch = Switch::start()?;
+        let mut traffic = Traffic::on(&switch);
+        flow(&mut traffic)?;
+        while left > 0 {
+            left -= 1;
+            let mut successor = switch.start_successor(&[])?;
+            // From the start of its process until after it serves, in steps that share no factor with anything.
+            let (start, life) = (Instant::now(), Duration::from_micros(left * 2_713));
+            traffic.flow_while(|| Ok(start.elapsed() < life))?;
+            send(successor.id(), "KILL")?;
+            successor.wait()?;
+            // It is known within a second which of them had the switch.
+            let (start, known) = (Instant::now(), count(&switch, "handover_failed")?);
+            let mut ended = None;
+            let came = traffic.came();
+            traffic.flow_while(|| {
+                ended = switch.has_ended()?;
+                let goes_on = traffic_goes_on(start, ended.is_some());
+                Ok(goes_on)
+            })?;
+            match ended {
+                None => {
+                    assert!(traffic.came() > came, "nobody serves");
+                    failed += usize::from(count(&switch, "handover_failed")? > known.saturating_sub(1));
+                }
+                Some(status) => {
+                    assert!(status.success(), "{status}");
+                    assert_eq!(count(&switch, "handed_over")?, 1, "it serves before the old one ends");
+                    served += 1;
+                    break;
+                }
+            }
+        }
+        if switch.has_ended()?.is_none() {
+            traffic.assert_complete();
+            // The old one can still hand over.
+            take_over(&mut switch, &mut traffic, &[])?;
+            traffic.assert_complete();
+        }
+    }
+    eprintln!("{served} successors served before they died, {failed} did not");
+    assert!(served > 0 && failed > 0);
+    Ok(())
+}
+
+fn traffic_goes_on(since: Instant, has_ended: bool) -> bool {
+    !has_ended && since.elapsed() < Duration::from_millis(300)
+}
+
+#[test]
+fn a_successor_that_cannot_serve_costs_nothing() -> Result<()> {
+    let mut switch = Switch::start()?;
+    let mut traffic = Traffic::on(&switch);
+    let worker = switch.worker_pid()?;
+    let installed = switch.home().path("bin/sv3-worker");
+    let kept = switch.home().path("kept-worker");
+    fs::rename(&installed, &kept)?;
+    for (name, words) in [
+        ("fewer-features", "which this worker does not serve"),
+        ("other-version", "the old supervisor serves on"),
+        ("mute", "old supervisor"),
+    ] {
+        let odd = crate::upgrade::install(switch.home(), env!("CARGO_BIN_EXE_odd_worker"), name)?;
+        symlink(odd, &installed)?;
+        let mut successor = switch.start_successor(&[])?;
+        let start = Instant::now();
+        traffic.flow_while(|| Ok(successor.try_wait()?.is_none() && start.elapsed() < Duration::from_secs(9)))?;
+        await_failure(successor)?;
+        let text = fs::read_to_string(switch.home().path("stderr"))?;
+        assert!(text.lines().any(|line| line.starts_with("sv3: ") && line.contains(words)), "{name}: {text}");
+        fs::remove_file(&installed)?;
+    }
+    switch.await_status("a standby", |status| status.worker.standby_pid.is_some())?;
+    assert_eq!((count(&switch, "handover_failed")?, switch.worker_pid()?), (3, worker), "the worker has not changed");
+    traffic.assert_complete();
+    assert!(traffic.gap < Duration::from_secs(1), "{:?} without a frame", traffic.gap);
+    fs::rename(&kept, &installed)?;
+    take_over(&mut switch, &mut traffic, &[])?;
+    traffic.assert_complete();
+    Ok(())
+}
+
+#[test]
+fn who_may_not_take_over_is_told_why() -> Result<()> {
+    let switch = Switch::start()?;
+    let ask = |line: &str| -> Result<String> {
+        let mut control = UnixStream::connect(switch.control())?;
+        control.write_all(line.as_bytes())?;
+        let mut answer = String::new();
+        control.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = ask("succeed 999\n")?;
+    assert!(answer.contains("reads version 999"), "{answer}");
+    assert!(ask("succeed x\n")?.contains("unknown request"));
+    if nix::unistd::geteuid().is_root() {
+        let answer = ask("succeed 1\n")?;
+        assert!(answer.contains("take over from it as that user"), "{answer}");
+    }
+    let control = switch.control().display().to_string();
+    let output = switch.home().sv3_output(&["run", "--take-over", "--socket", "/tmp/x", "--control", &control])?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let socket = format!("--socket {} --control {control}", switch.socket().display());
+    assert!(!output.status.success() && said.contains(&socket), "{said}");
+    let output = switch.home().sv3_output(&["run", "--take-over", "--socket", "/tmp/x", "--control", "/tmp/y"])?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("start without --take-over"), "{said}");
+    // The failed ones have removed nothing.
+    Guest::connect(switch.socket()).disconnect();
+    Ok(())
+}
+
+#[test]
+fn what_clients_were_doing_goes_on() -> Result<()> {
+    let mut switch = Switch::with(&["--blame", "1", "--metrics", "127.0.0.1:0"])?;
+    let metrics = switch.await_event(&["\"metrics\""])?["address"].as_str().unwrap_or_default().to_string();
+    let _guests = [(), ()].map(|()| Guest::connect(switch.socket()));
+    // One is in quarantine, one is amid a message, one has said nothing.
+    let bad = Guest::config().rings_at_region_end().ring_size(16).connect(switch.socket());
+    bad.memory().regions()[0].truncate(0);
+    bad.kick(1);
+    switch.await_status("a death", |status| status.worker.restarts > 0)?;
+    bad.vanish();
+    switch.await_ports(2)?;
+    let _confined = Guest::config().rings_at_region_end().ring_size(16).connect(switch.socket());
+    let (mut half, mut silent) = (Wire::connect(switch.socket())?, Wire::connect(switch.socket())?);
+    let question = header(GET_FEATURES, VERSION, 0);
+    half.send_octets(&question[..5], &[])?;
+    switch.await_status("all of them", |status| status.ports.len() == 3 && status.pending_clients == 2)?;
+
+    let restarts = switch.status()?.worker.restarts;
+    for _ in 0..2 {
+        switch.hand_over(&["--blame", "1", "--metrics", &metrics])?;
+        let status = switch.status()?;
+        let port = status.ports.iter().find(|port| port.name == "p2").ok_or(Failure::new("no p2"))?;
+        assert!(port.quarantine_s.is_some_and(|left| left > 0), "{port:?}");
+        assert_eq!((status.worker.restarts, status.pending_clients), (restarts, 2));
+    }
+    half.send_octets(&question[5..], &[])?;
+    half.reply(GET_FEATURES)?;
+    silent.get(GET_FEATURES)?;
+    let mut late = Guest::connect(switch.socket());
+    late.send(&frame(BROADCAST, mac(9), b"late"));
+    late.await_sent();
+    assert_eq!(switch.port("p3")?.from_guest.frames, 1);
+    UnixStream::connect(switch.control())?;
+    std::net::TcpStream::connect(&metrics)?;
+    let control = switch.control().display().to_string();
+    let mut crashes = std::process::Command::new(switch.home().path("bin/sv3"));
+    let output = output_of(crashes.args(["crashes", "--control", &control]))?;
+    assert!(output.contains("SIGBUS"), "{output}");
+    if nix::unistd::geteuid().is_root() {
+        switch.await_status("a standby", |status| status.worker.standby_pid.is_some())?;
+        let mut audit = std::process::Command::new(switch.home().path("bin/sv3"));
+        let audit = output_of(audit.args(["audit", "--control", &control]))?;
+        assert!(audit.contains("all listed by the supervisor"), "{audit}");
+    }
+    Ok(())
+}
+
+fn output_of(command: &mut std::process::Command) -> Result<String> {
+    let output = command.output()?;
+    match output.status.success() {
+        true => Ok(String::from_utf8(output.stdout)?),
+        false => Err(Failure::new(String::from_utf8_lossy(&output.stderr).into_owned())),
+    }
+}
+
+/// What a take-over costs is printed; the bound is for busy machines.
+#[test]
+fn twenty_in_a_row() -> Result<()> {
+    let mut switch = Home::new()?.start(&[])?;
+    let mut traffic = Traffic::on(&switch);
+    let mut gaps = Vec::new();
+    for _ in 0..20 {
+        flow(&mut traffic)?;
+        traffic.gap = Duration::ZERO;
+        take_over(&mut switch, &mut traffic, &[])?;
+        gaps.push(traffic.gap);
+    }
+    traffic.assert_complete();
+    let median = |gaps: &mut Vec<Duration>| {
+        gaps.sort_unstable();
+        (gaps[gaps.len() / 2], gaps[gaps.len() - 1])
+    };
+    let told = |event: &serde_json::Value| Some(Duration::from_micros(event.get("gap_us")?.as_u64()?));
+    let mut unserved: Vec<_> = switch.events()?.iter().filter_map(told).collect();
+    eprintln!(
+        "without a frame: median and longest {:?}; without a worker: {:?}",
+        median(&mut gaps),
+        median(&mut unserved)
+    );
+    assert!(gaps[gaps.len() - 1] < Duration::from_secs(2));
+    assert_eq!((count(&switch, "attach")?, count(&switch, "detach")?), (2, 0));
     Ok(())
 }

@@ -74,6 +74,11 @@ impl Traffic {
         Ok(())
     }
 
+    /// How many frames have come.
+    pub fn came(&self) -> u32 {
+        self.came
+    }
+
     /// Every frame that was sent has come, at most twice.
     pub fn assert_complete(&mut self) {
         let deadline = Instant::now() + PATIENCE;
@@ -102,7 +107,7 @@ fn said(output: &Output) -> String {
 }
 
 /// Puts a binary of that name into the folder.
-fn install(home: &Home, binary: impl AsRef<Path>, name: &str) -> Result<String> {
+pub fn install(home: &Home, binary: impl AsRef<Path>, name: &str) -> Result<String> {
     let path = home.path(name);
     fs::copy(binary, &path)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;

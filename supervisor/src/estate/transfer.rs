@@ -246,3 +246,92 @@ impl Inbox<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::estate::record::{CrashLogRecord, DoorRecord, DoorsRecord, TelemetryRecord};
+    use crate::estate::{FileNumber, Files};
+
+    fn record(files: usize) -> Record {
+        let null = File::open("/dev/null").unwrap();
+        let (mut numbers, mut number) = (Files::default(), None);
+        (0..files.max(1)).for_each(|_| number = Some(numbers.add(&null)));
+        let file: FileNumber = number.unwrap();
+        let door = || DoorRecord { file, place: "/a".repeat(1000) };
+        let crash_log = CrashLogRecord { deaths: vec![], causes: vec![], classes: vec![], gaps: 0, gaps_ns: 0 };
+        Record {
+            version: "1".into(),
+            pid: 7,
+            ledger: file,
+            free_area: 1,
+            doors: DoorsRecord { front: door(), control: door(), http: None },
+            clients: vec![],
+            blames: vec![],
+            classes: vec![],
+            telemetry: TelemetryRecord { started: -1, events_lost: 0, restarts: 3, last_death: None, crash_log },
+        }
+    }
+
+    #[test]
+    fn a_record_and_its_files_arrive_and_then_words() {
+        for count in [0, 1, 253, 254, 700] {
+            let record = record(count);
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let (theirs, expected) = (OwnedFd::from(theirs), record.clone());
+            let receiver = std::thread::spawn(move || {
+                let (heard, files) = receive(&theirs).unwrap();
+                (heard == expected, files.left(), theirs)
+            });
+            let null = File::open("/dev/null").unwrap();
+            let files = vec![null.as_fd(); count];
+            let mut outbox = Outbox::new(record.encode().unwrap(), count).unwrap();
+            while !outbox.flush(&ours, &files).unwrap() {
+                std::thread::yield_now();
+            }
+            say(&ours, Word::Go, Some(null.as_fd())).unwrap();
+            let (is_same, left, theirs) = receiver.join().unwrap();
+            assert!(is_same && left == count, "{count}");
+            assert!(matches!(hear(&theirs), Heard::Word(Word::Go, Some(_))));
+            assert!(matches!(hear(&theirs), Heard::Nothing));
+            drop(ours);
+            assert!(matches!(hear(&theirs), Heard::End));
+        }
+    }
+
+    #[test]
+    fn the_words_of_a_refusal_reach_people_and_nonsense_is_an_error() {
+        let answers: [(&[u8], &str); 8] = [
+            (b"{\"error\":\"a handover is under way; try again\"}\n", "a handover is under way; try again"),
+            (b"{\"error\":\"x\"}\n", "x"),
+            (b"", "no answer that this version understands"),
+            (b"\xff\xff\xff\xff", "no answer that this version understands"),
+            (b"sv3heir\x01\x00\x00\x00\x00\xff\xff\xff\xff", "too large"),
+            (b"sv3heir\x01\xff\xff\xff\xff\x02\x00\x00\x00", "too large"),
+            (b"sv3heir\x01\x01\x00\x00\x00\x02\x00\x00\x00\x00{}", "0 files came"),
+            (b"sv3heir\x01\x00\x00\x00\x00\x02\x00\x00\x00{}", "the record cannot be read"),
+        ];
+        for (answer, words) in answers {
+            let (mut ours, theirs) = UnixStream::pair().unwrap();
+            ours.write_all(answer).unwrap();
+            ours.shutdown(std::net::Shutdown::Write).unwrap();
+            let why = receive(&OwnedFd::from(theirs)).unwrap_err();
+            assert!(why.contains(words), "{why}");
+            let mut asked = String::new();
+            ours.read_to_string(&mut asked).unwrap();
+            assert_eq!(asked, format!("succeed {}\n", super::super::VERSION));
+        }
+    }
+
+    #[test]
+    fn files_that_change_meanwhile_are_an_error() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let null = File::open("/dev/null").unwrap();
+        let mut outbox = Outbox::new(vec![0; 1 << 20], 2).unwrap();
+        assert!(outbox.flush(&ours, &[null.as_fd()]).is_err());
+    }
+}

@@ -207,6 +207,26 @@ mod tests {
     }
 
     #[test]
+    fn the_next_supervisor_goes_on_with_the_log() {
+        let (mut before, mut after) = (CrashLog::default(), CrashLog::default());
+        let start = Instant::now();
+        (0..KEPT + 3).for_each(|_| drop(before.died(start, (Some(7), Duration::from_millis(1)), &segv())));
+        before.could_not_start(start, "no memory");
+        before.took_over(start + Duration::from_micros(700), 2);
+        let clock = Clock::new();
+        let mut record = before.record(clock);
+        record.causes.push(("nonsense".to_string(), 1));
+        record.classes.push(9);
+        after.restore(record, clock);
+        assert_eq!(after.crashes().crashes, before.crashes().crashes);
+        assert!(after.causes().eq(before.causes()));
+        assert_eq!((after.gaps().classes, after.gaps().count, after.gaps().sum), {
+            let gaps = before.gaps();
+            (gaps.classes, gaps.count, gaps.sum)
+        });
+    }
+
+    #[test]
     fn deaths_in_one_gap_each_know_their_own_and_the_gap_is_counted_once() {
         let mut crash_log = CrashLog::default();
         let start = Instant::now();
