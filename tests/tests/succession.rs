@@ -91,22 +91,27 @@ fn await_failure(mut successor: Child) -> Result<()> {
 /// A successor that dies at any moment leaves the old supervisor serving, or has served itself before it died.
 #[test]
 fn a_successor_is_killed_at_any_moment() -> Result<()> {
-    let (mut served, mut failed) = (0, 0);
-    let mut left = 20;
+    let (mut served, mut failed, mut resumed) = (0, 0, 0);
+    let mut left: u32 = std::env::var("SV3_TEST_KILLS").map_or(Ok(20), |kills| kills.parse())?;
     while left > 0 {
         let mut switch = Switch::start()?;
         let mut traffic = Traffic::on(&switch);
+        let usual = Instant::now();
+        take_over(&mut switch, &mut traffic, &[])?;
+        let usual = usual.elapsed();
         flow(&mut traffic)?;
         while left > 0 {
             left -= 1;
+            let before = restarts(&switch)?;
             let mut successor = switch.start_successor(&[])?;
-            // From the start of its process until after it serves, in steps that share no factor with anything.
-            let (start, life) = (Instant::now(), Duration::from_micros(left * 2_713));
+            // From the start of its process until after it serves. The fractions are spread evenly.
+            let fraction = (f64::from(left) * 0.618_034).fract();
+            let (start, life) = (Instant::now(), usual.mul_f64(0.3 + fraction));
             traffic.flow_while(|| Ok(start.elapsed() < life))?;
             send(successor.id(), "KILL")?;
             successor.wait()?;
             // It is known within a second which of them had the switch.
-            let (start, known) = (Instant::now(), count(&switch, "handover_failed")?);
+            let start = Instant::now();
             let mut ended = None;
             let came = traffic.came();
             traffic.flow_while(|| {
@@ -117,11 +122,12 @@ fn a_successor_is_killed_at_any_moment() -> Result<()> {
             match ended {
                 None => {
                     assert!(traffic.came() > came, "nobody serves");
-                    failed += usize::from(count(&switch, "handover_failed")? > known.saturating_sub(1));
+                    failed += 1;
+                    resumed += usize::from(restarts(&switch)? > before);
                 }
                 Some(status) => {
                     assert!(status.success(), "{status}");
-                    assert_eq!(count(&switch, "handed_over")?, 1, "it serves before the old one ends");
+                    assert!(count(&switch, "handed_over")? > 1, "it serves before the old one ends");
                     served += 1;
                     break;
                 }
@@ -134,9 +140,15 @@ fn a_successor_is_killed_at_any_moment() -> Result<()> {
             traffic.assert_complete();
         }
     }
-    eprintln!("{served} successors served before they died, {failed} did not");
+    eprintln!(
+        "{served} successors served before they died, {failed} did not, {resumed} of them after the commit point"
+    );
     assert!(served > 0 && failed > 0);
     Ok(())
+}
+
+fn restarts(switch: &Switch) -> Result<u64> {
+    Ok(switch.status()?.worker.restarts)
 }
 
 fn traffic_goes_on(since: Instant, has_ended: bool) -> bool {
