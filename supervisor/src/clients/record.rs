@@ -2,16 +2,15 @@
 //!
 //! What the kernel or the budget says anew is not in it: a client's process and user, and what clients hold together.
 
-use std::collections::BTreeSet;
-
 use sv3::MAX_PORTS;
 
 use crate::clients::class::{ClientClass, MemoryClass};
 use crate::clients::client::Client;
 use crate::clients::registry::Clients;
 use crate::doors::listener::Peer;
-use crate::estate::record::{ClassRecord, ClientRecord, OffenderRecord};
+use crate::estate::record::{ClassRecord, ClientRecord, FilePortRecord, OffenderRecord};
 use crate::estate::{Clock, Files, Heirlooms, Unfit, unfit};
+use crate::ports::files::FilePort;
 use crate::ports::holdings::Holdings;
 use crate::ports::kernel::{Inspect, Kernel};
 
@@ -19,6 +18,13 @@ impl Clients {
     /// What the successor must know of clients. None of them may wait for the worker.
     pub fn record<'c>(&'c self, files: &mut Files<'c>, clock: Clock) -> Result<Vec<ClientRecord>, Unfit> {
         self.slots.connected().map(|client| client.record(files, clock)).collect()
+    }
+
+    /// What it must know of ports of open files.
+    pub fn files_record<'c>(&'c self, files: &mut Files<'c>) -> Vec<FilePortRecord> {
+        let mut ports: Vec<_> = self.slots.all_files().map(|port| port.record(files)).collect();
+        ports.sort_by_key(|port| port.serial);
+        ports
     }
 
     /// What it must know of blame by process.
@@ -31,15 +37,30 @@ impl Clients {
         self.classes.record(clock)
     }
 
-    /// Takes over clients. There must be none yet.
+    /// Takes over ports of open files.
+    pub fn restore_files(&mut self, records: Vec<FilePortRecord>, files: &mut Heirlooms) -> Result<(), Unfit> {
+        for record in records {
+            self.check_slot(record.slot)?;
+            let port = FilePort::restore(record, self.next_serial(), files)?;
+            if self.slots.all_files().any(|other| other.name() == port.name()) {
+                return unfit(format!("two ports named {}", port.name()));
+            }
+            self.slots.insert_files(port);
+        }
+        Ok(())
+    }
+
+    /// Errs unless there is such a slot, and it is free.
+    fn check_slot(&self, slot: u16) -> Result<(), Unfit> {
+        let is_taken = self.slots.holder(slot).is_some();
+        if usize::from(slot) >= MAX_PORTS || is_taken { unfit(format!("slot {slot}")) } else { Ok(()) }
+    }
+
+    /// Takes over clients.
     pub fn restore(&mut self, records: Vec<ClientRecord>, files: &mut Heirlooms, clock: Clock) -> Result<(), Unfit> {
-        let mut slots = BTreeSet::new();
         for record in records {
             let number = match record.slot {
-                Some(slot) if usize::from(slot) >= MAX_PORTS || !slots.insert(slot) => {
-                    return unfit(format!("slot {slot}"));
-                }
-                Some(slot) => slot,
+                Some(slot) => self.check_slot(slot).map(|()| slot)?,
                 None => self.slots.free_pending_number().ok_or_else(|| Unfit("too many pending clients".into()))?,
             };
             let serial = self.next_serial();

@@ -21,6 +21,9 @@ pub struct Record {
     pub doors: DoorsRecord,
     /// Clients that have a port, by slot, and pending clients.
     pub clients: Vec<ClientRecord>,
+    /// Ports of open files, in the order in which they were attached.
+    #[serde(default)]
+    pub files: Vec<FilePortRecord>,
     /// Blame by process.
     pub blames: Vec<OffenderRecord<i32>>,
     /// Blame by client class.
@@ -165,6 +168,27 @@ pub struct RingRecord {
     pub started: bool,
     /// Why it stopped by itself.
     pub fault: Option<u64>,
+}
+
+/// A port of open files.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FilePortRecord {
+    /// Its slot.
+    pub slot: u16,
+    /// What was asked for, as [`sv3::attachment::Attachment`] writes it.
+    pub attachment: String,
+    /// Process and user that attached it.
+    pub owner: (i32, u32),
+    /// The later of two ports has the higher number.
+    pub serial: u64,
+    /// Why it does not run.
+    pub stopped: Option<String>,
+    /// The address that it tried to take.
+    pub conflict: Option<String>,
+    /// The file of each queue pair.
+    pub files: Vec<FileNumber>,
+    /// How often files were opened.
+    pub run: u32,
 }
 
 /// A client class.

@@ -271,6 +271,7 @@ mod tests {
             free_area: 1,
             doors: DoorsRecord { front: door(), control: door(), http: None },
             clients: vec![],
+            files: vec![],
             blames: vec![],
             classes: vec![],
             telemetry: TelemetryRecord { started: -1, events_lost: 0, restarts: 3, last_death: None, crash_log },

@@ -140,6 +140,8 @@ impl Supervisor {
             other => return unfit(format!("area {other} of the ledger")),
         });
         self.clients.restore(record.clients, &mut files, clock)?;
+        self.clients.restore_files(record.files, &mut files)?;
+        self.workers.config.files = self.clients.slots.all_files().next().is_some();
         self.clients.blames.restore(record.blames, clock);
         self.clients.classes.restore(record.classes, clock);
         let (restarts, last_death) = self.telemetry.restore(record.telemetry, clock);

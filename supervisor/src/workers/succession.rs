@@ -203,6 +203,7 @@ impl Workers {
             own.clear(self.config.threads.into());
         }
         let (mut worker, mut starting) = Worker::not_started(program, area)?;
+        worker.serves_files = self.config.files;
         reactor.watch(&worker.link, Token::Link(area), worker.interest)?;
         reactor.watch(&worker.stderr, Token::Stderr(area), EpollFlags::EPOLLIN)?;
         let command = Command::Start { settings: self.config.settings, area, standby: true };
@@ -211,7 +212,7 @@ impl Workers {
             worker.queue_inherited(port.replay(), &mut starting);
         }
         self.closers.pause(true);
-        starting.ask(&mut self.spawner, program)?;
+        starting.ask(&mut self.spawner, program, self.config.files)?;
         self.children.asked_for_worker(starting);
         Ok(worker)
     }
@@ -308,6 +309,7 @@ mod tests {
             threads: 1,
             cpus: None,
             standby: true,
+            files: false,
             require_landlock: 0,
         };
         let ledger = LedgerMap::create().map(|(fd, map)| (fd.into(), map)).unwrap();
