@@ -3,14 +3,16 @@
 #![allow(clippy::panic, reason = "a scenario that cannot go on has failed")]
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{IoSlice, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use sv3_tests::failure::{Failure, Result};
-use sv3_tests::frames::{BROADCAST, frame, mac};
+use sv3_tests::frames::{BROADCAST, frame, mac, noise};
 use sv3_tests::guest::Guest;
 use sv3_tests::guest::wire::{GET_FEATURES, VERSION, Wire, header};
 use sv3_tests::patience::until;
@@ -300,5 +302,139 @@ fn twenty_in_a_row() -> Result<()> {
     );
     assert!(gaps[gaps.len() - 1] < Duration::from_secs(2));
     assert_eq!((count(&switch, "attach")?, count(&switch, "detach")?), (2, 0));
+    Ok(())
+}
+
+/// Attaches an open file.
+fn attach(switch: &Switch, words: &str, file: BorrowedFd<'_>) -> Result<()> {
+    let mut control = UnixStream::connect(switch.control())?;
+    let (line, fds) = (format!("attach {words}\n"), [file.as_raw_fd()]);
+    let (octets, rights) = ([IoSlice::new(line.as_bytes())], [ControlMessage::ScmRights(&fds)]);
+    sendmsg::<()>(control.as_raw_fd(), &octets, &rights, MsgFlags::empty(), None)?;
+    let mut answer = String::new();
+    control.read_to_string(&mut answer)?;
+    if answer.contains("error") { Err(Failure::new(answer)) } else { Ok(()) }
+}
+
+/// Two peers of stream ports; one sends numbered frames to the other, as fast as the socket takes octets.
+struct Streams {
+    peers: [UnixStream; 2],
+    unsent: Vec<u8>,
+    unread: Vec<u8>,
+    sent: u32,
+    /// Number of each frame that came.
+    came: Vec<u32>,
+}
+
+impl Streams {
+    fn on(switch: &Switch) -> Result<Streams> {
+        let mut peers = Vec::new();
+        for name in ["a", "b"] {
+            let (peer, ours) = UnixStream::pair()?;
+            attach(switch, &format!("stream {name}"), ours.as_fd())?;
+            peer.set_nonblocking(true)?;
+            peers.push(peer);
+        }
+        let peers = peers.try_into().map_err(|_| Failure::new("two peers"))?;
+        let mut streams = Streams { peers, unsent: Vec::new(), unread: Vec::new(), sent: 0, came: Vec::new() };
+        streams.peers[1].write_all(&Streams::framed(&frame(BROADCAST, mac(2), b"hello")))?;
+        until("the first frame", || {
+            let mut heard = [0; 4096];
+            Ok(streams.peers[0].read(&mut heard).ok().filter(|count| *count > 0))
+        })?;
+        Ok(streams)
+    }
+
+    fn framed(frame: &[u8]) -> Vec<u8> {
+        [&u32::try_from(frame.len()).unwrap_or(0).to_be_bytes(), frame].concat()
+    }
+
+    fn flow_while(&mut self, mut goes_on: impl FnMut() -> Result<bool>) -> Result<()> {
+        while goes_on()? {
+            if self.unsent.is_empty() {
+                let mut frame = noise(mac(2), mac(1), 60 + self.sent as usize % 1400, self.sent);
+                frame[14..18].copy_from_slice(&self.sent.to_ne_bytes());
+                self.unsent = Streams::framed(&frame);
+                self.sent += 1;
+            }
+            if let Ok(count) = self.peers[0].write(&self.unsent) {
+                self.unsent.drain(..count);
+            }
+            self.read()?;
+        }
+        Ok(())
+    }
+
+    fn read(&mut self) -> Result<()> {
+        let mut octets = [0; 1 << 16];
+        match self.peers[1].read(&mut octets) {
+            Ok(0) => return Err(Failure::new("the connection was closed")),
+            Ok(count) => self.unread.extend_from_slice(&octets[..count]),
+            Err(_) => {}
+        }
+        let mut at = 0;
+        while let Some(length) = self.unread.get(at..at + 4) {
+            let length = u32::from_be_bytes(std::array::from_fn(|octet| length[octet])) as usize;
+            let Some(frame) = self.unread.get(at + 4..at + 4 + length) else { break };
+            let number = u32::from_ne_bytes(std::array::from_fn(|octet| frame[14 + octet]));
+            let mut wanted = noise(mac(2), mac(1), 60 + number as usize % 1400, number);
+            wanted[14..18].copy_from_slice(&number.to_ne_bytes());
+            assert!(frame == wanted, "frame {number} was changed, or the stream is out of step");
+            self.came.push(number);
+            at += 4 + length;
+        }
+        self.unread.drain(..at);
+        Ok(())
+    }
+
+    /// Each frame has come, and frames came again only in whole rows: what was under way at a take-over.
+    fn assert_complete(&mut self) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.came.last() != Some(&(self.sent - 1)) && Instant::now() < deadline {
+            if let Ok(count) = self.peers[0].write(&self.unsent) {
+                self.unsent.drain(..count);
+            }
+            self.read()?;
+        }
+        let mut seen = vec![0; self.sent as usize];
+        self.came.iter().for_each(|number| seen[*number as usize] += 1);
+        let (lost, again) = (seen.iter().filter(|times| **times == 0).count(), self.came.len() - seen.len());
+        eprintln!("{} frames, {lost} lost, {again} twice", self.sent);
+        assert!(lost == 0 && seen.iter().all(|times| *times <= 2));
+        Ok(())
+    }
+}
+
+/// Ten take-overs: no connection closes, no octet is lost, and a half frame stays a half frame.
+#[test]
+fn streams_go_on() -> Result<()> {
+    let mut switch = Switch::start()?;
+    let mut streams = Streams::on(&switch)?;
+    for _ in 0..10 {
+        let start = Instant::now();
+        streams.flow_while(|| Ok(start.elapsed() < WHILE))?;
+        let successor = switch.start_successor(&[])?;
+        let (start, mut ended) = (Instant::now(), None);
+        streams.flow_while(|| {
+            ended = switch.has_ended()?;
+            Ok(ended.is_none() && start.elapsed() < Duration::from_secs(10))
+        })?;
+        assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
+        switch.adopt(successor);
+    }
+    streams.assert_complete()?;
+    let status = switch.status()?;
+    assert!(status.ports.iter().all(|port| port.files.as_ref().is_some_and(|files| files.stopped.is_none())));
+    // The names are taken, and can be detached.
+    let (_, other) = UnixStream::pair()?;
+    assert!(attach(&switch, "stream a", other.as_fd()).is_err());
+    let control = switch.control().display().to_string();
+    let mut detach = std::process::Command::new(switch.home().path("bin/sv3"));
+    output_of(detach.args(["detach", "a", "--control", &control]))?;
+    until("the end of the connection", || {
+        let mut octets = [0; 4096];
+        Ok(matches!(streams.peers[0].read(&mut octets), Ok(0)).then_some(()))
+    })?;
+    assert_eq!((count(&switch, "crash")?, count(&switch, "file_fault")?), (0, 0));
     Ok(())
 }

@@ -54,5 +54,5 @@ mod tests {
         assert_eq!((VERSION, size_of::<Ledger>()), (1, LEDGER_SIZE));
     }
 
-    const LEDGER_SIZE: usize = 0;
+    const LEDGER_SIZE: usize = 4_635_058_176;
 }
