@@ -1,8 +1,9 @@
 //! What `scripts/setup` keeps in the cache: the guest's kernel and initramfs, and programs of two Debian releases.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::failure::{Failure, Result};
 
@@ -17,6 +18,10 @@ pub enum Suite {
     Peers,
     /// gnuplot of Debian 12.
     Plot,
+    /// slirp4netns, gvproxy and passt of Debian's development branch.
+    Uplinks,
+    /// FRR of Debian's development branch.
+    Routers,
 }
 
 impl Suite {
@@ -26,6 +31,8 @@ impl Suite {
             Suite::Sid => "sid",
             Suite::Peers => "sid-peers",
             Suite::Plot => "bookworm-plot",
+            Suite::Uplinks => "sid-uplinks",
+            Suite::Routers => "sid-routers",
         }
     }
 }
@@ -36,16 +43,15 @@ pub fn cache() -> Result<&'static Path> {
     CACHE.get_or_init(|| set_up(&[])).as_deref().map_err(Clone::clone)
 }
 
-/// The same, with the tree of [`Suite::Peers`].
-fn cache_with_peers() -> Result<&'static Path> {
-    static CACHE: OnceLock<Result<PathBuf>> = OnceLock::new();
-    CACHE.get_or_init(|| set_up(&["peers"])).as_deref().map_err(Clone::clone)
-}
-
-/// The same, with the tree of [`Suite::Plot`].
-fn cache_with_plot() -> Result<&'static Path> {
-    static CACHE: OnceLock<Result<PathBuf>> = OnceLock::new();
-    CACHE.get_or_init(|| set_up(&["plot"])).as_deref().map_err(Clone::clone)
+/// The cache with a tree that not every test needs: `word` has `scripts/setup` make it.
+fn cache_with(word: &'static str) -> Result<&'static Path> {
+    static MADE: Mutex<BTreeSet<&str>> = Mutex::new(BTreeSet::new());
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    if !made.contains(word) {
+        set_up(&[word])?;
+        made.insert(word);
+    }
+    cache()
 }
 
 fn set_up(arguments: &[&str]) -> Result<PathBuf> {
@@ -60,8 +66,10 @@ fn set_up(arguments: &[&str]) -> Result<PathBuf> {
 /// The folder of an unpacked release, laid out like its `/`.
 pub fn tree(suite: Suite) -> Result<PathBuf> {
     let cache = match suite {
-        Suite::Peers => cache_with_peers(),
-        Suite::Plot => cache_with_plot(),
+        Suite::Peers => cache_with("peers"),
+        Suite::Plot => cache_with("plot"),
+        Suite::Uplinks => cache_with("uplinks"),
+        Suite::Routers => cache_with("routers"),
         Suite::Bookworm | Suite::Sid => cache(),
     };
     Ok(cache?.join(suite.name()))

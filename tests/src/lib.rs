@@ -13,6 +13,7 @@ pub mod hostile;
 pub mod image;
 pub mod lingering;
 pub mod neighbour;
+pub mod network;
 pub mod newcomer;
 pub mod patience;
 pub mod peers;

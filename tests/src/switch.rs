@@ -6,7 +6,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{IoSlice, Read, Write};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -16,16 +17,20 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::Pid;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
-use sv3::status::{PortStatus, Status};
+use sv3::attachment::Attachment;
+use sv3::control::ControlRequest;
+use sv3::status::{AttachAnswer, PortStatus, Status};
 use tempfile::TempDir;
 
 use crate::failure::{Failure, Result};
 use crate::patience::{PATIENCE, until};
 
 /// The user that runs the switch when root tests it: `nobody`.
-const USER: u32 = 65534;
+pub const USER: u32 = 65534;
 
 /// Names a folder with binaries of another build, for the same scenarios.
 const OTHER_BINARIES: &str = "SV3_TEST_BINARIES";
@@ -211,6 +216,33 @@ impl Switch {
         let mut answer = String::new();
         control.read_to_string(&mut answer)?;
         Ok(answer)
+    }
+
+    /// Attaches open files, as `sv3 attach` does. An error: why the switch refuses them.
+    pub fn attach(&self, attachment: &Attachment, files: &[BorrowedFd<'_>]) -> Result<AttachAnswer> {
+        self.request(&ControlRequest::Attach(attachment.clone()), files)
+    }
+
+    /// Ends a port of open files.
+    pub fn detach(&self, name: &str) -> Result<Value> {
+        self.request(&ControlRequest::Detach(name.to_string()), &[])
+    }
+
+    fn request<T: DeserializeOwned>(&self, request: &ControlRequest, files: &[BorrowedFd<'_>]) -> Result<T> {
+        let mut control = UnixStream::connect(&self.control)?;
+        control.set_read_timeout(Some(PATIENCE))?;
+        let (line, files) = (format!("{request}\n"), files.iter().map(|file| file.as_raw_fd()).collect::<Vec<_>>());
+        let rights = [ControlMessage::ScmRights(&files)];
+        let rights = if files.is_empty() { &[] } else { rights.as_slice() };
+        sendmsg::<()>(control.as_raw_fd(), &[IoSlice::new(line.as_bytes())], rights, MsgFlags::empty(), None)?;
+        let mut text = String::new();
+        control.read_to_string(&mut text)?;
+        let answer: Value =
+            serde_json::from_str(&text).map_err(|error| Failure::new(format!("{request}: {text:?}: {error}")))?;
+        match answer["error"].as_str() {
+            Some(error) => Err(Failure::new(error)),
+            None => Ok(serde_json::from_value(answer)?),
+        }
     }
 
     /// The port of that name (`p0`, `p1`, ... in the order of connecting).

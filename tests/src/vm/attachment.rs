@@ -27,7 +27,7 @@ impl Attachment<'_> {
             Attachment::VhostUser(socket) => {
                 let reconnect = match qemu {
                     Suite::Bookworm => "reconnect=1",
-                    Suite::Sid | Suite::Peers | Suite::Plot => "reconnect-ms=100",
+                    _ => "reconnect-ms=100",
                 };
                 vhost_user(socket, reconnect, queue_pairs)
             }
