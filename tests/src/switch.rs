@@ -364,8 +364,11 @@ impl Switch {
 
     /// Lets a successor take over, and waits until the old supervisor has ended.
     pub fn hand_over(&mut self, options: &[&str]) -> Result<()> {
-        let successor = self.start_successor(options)?;
-        let status = until("the end of the old supervisor", || self.has_ended());
+        let mut successor = self.start_successor(options)?;
+        let status = until("the end of the old supervisor", || match (self.has_ended()?, successor.try_wait()?) {
+            (None, Some(status)) => Err(Failure::new(format!("the successor: {status}"))),
+            (ended, _) => Ok(ended),
+        });
         let status = status.map_err(|failure| self.explain("hand_over", &failure))?;
         self.adopt(successor);
         match status.success() {

@@ -3,18 +3,19 @@
 #![allow(clippy::panic, reason = "a scenario that cannot go on has failed")]
 
 use std::fs;
-use std::io::{IoSlice, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use sv3::attachment::Transport;
 use sv3_tests::failure::{Failure, Result};
 use sv3_tests::frames::{BROADCAST, frame, mac, noise};
 use sv3_tests::guest::Guest;
 use sv3_tests::guest::wire::{GET_FEATURES, VERSION, Wire, header};
+use sv3_tests::network::ports::attachment;
 use sv3_tests::patience::until;
 use sv3_tests::switch::{Home, Switch, send};
 
@@ -305,17 +306,6 @@ fn twenty_in_a_row() -> Result<()> {
     Ok(())
 }
 
-/// Attaches an open file.
-fn attach(switch: &Switch, words: &str, file: BorrowedFd<'_>) -> Result<()> {
-    let mut control = UnixStream::connect(switch.control())?;
-    let (line, fds) = (format!("attach {words}\n"), [file.as_raw_fd()]);
-    let (octets, rights) = ([IoSlice::new(line.as_bytes())], [ControlMessage::ScmRights(&fds)]);
-    sendmsg::<()>(control.as_raw_fd(), &octets, &rights, MsgFlags::empty(), None)?;
-    let mut answer = String::new();
-    control.read_to_string(&mut answer)?;
-    if answer.contains("error") { Err(Failure::new(answer)) } else { Ok(()) }
-}
-
 /// Two peers of stream ports; one sends numbered frames to the other, as fast as the socket takes octets.
 struct Streams {
     peers: [UnixStream; 2],
@@ -331,7 +321,7 @@ impl Streams {
         let mut peers = Vec::new();
         for name in ["a", "b"] {
             let (peer, ours) = UnixStream::pair()?;
-            attach(switch, &format!("stream {name}"), ours.as_fd())?;
+            switch.attach(&attachment(Transport::Stream, name), &[ours.as_fd()])?;
             peer.set_nonblocking(true)?;
             peers.push(peer);
         }
@@ -427,10 +417,8 @@ fn streams_go_on() -> Result<()> {
     assert!(status.ports.iter().all(|port| port.files.as_ref().is_some_and(|files| files.stopped.is_none())));
     // The names are taken, and can be detached.
     let (_, other) = UnixStream::pair()?;
-    assert!(attach(&switch, "stream a", other.as_fd()).is_err());
-    let control = switch.control().display().to_string();
-    let mut detach = std::process::Command::new(switch.home().path("bin/sv3"));
-    output_of(detach.args(["detach", "a", "--control", &control]))?;
+    assert!(switch.attach(&attachment(Transport::Stream, "a"), &[other.as_fd()]).is_err());
+    switch.detach("a")?;
     until("the end of the connection", || {
         let mut octets = [0; 4096];
         Ok(matches!(streams.peers[0].read(&mut octets), Ok(0)).then_some(()))

@@ -268,7 +268,7 @@ impl Supervisor {
     /// The successor serves: this supervisor ends, and leaves the names of the sockets.
     fn handed_over(&mut self, but: &str) {
         let Some(handing) = self.handing_over.take() else { return };
-        let (pid, ports) = (handing.peer.pid, self.clients.slots.taken().len());
+        let (pid, ports) = (handing.peer.pid, self.clients.slots.told().count());
         let gap_us = handing.killed.map_or(0, |(since, _)| u64::try_from(since.elapsed().as_micros()).unwrap_or(0));
         let message = format!("process {pid} has taken over the switch with {ports} ports, after {gap_us} us{but}");
         let fields = json!({ "successor_pid": pid, "ports": ports, "gap_us": gap_us });

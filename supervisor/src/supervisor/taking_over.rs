@@ -210,7 +210,7 @@ impl Supervisor {
         let _ = say(&taking.socket, Word::Done, None);
         self.reactor.forget(&taking.socket);
         self.workers.spare_none();
-        let (old, ports) = (taking.old_pid, self.clients.slots.taken().len());
+        let (old, ports) = (taking.old_pid, self.clients.slots.told().count());
         let message =
             format!("took over the switch from process {old}, version {}, with {ports} ports", taking.old_version);
         self.telemetry.events.say_with("took_over_switch", message, json!({ "before_pid": old, "ports": ports }));
