@@ -81,11 +81,11 @@ fn run(args: Args) -> Result<(), String> {
         return Err(too_few_files(most));
     }
     // A confined process cannot bind a TCP socket. The spawner inherits this one and closes it when it ends.
-    let http = match args.take_over {
-        // The running switch may have it.
-        true => args.metrics.and_then(|address| Http::bind(address).ok()),
-        false => args.metrics.map(Http::bind).transpose()?,
-    };
+    // With --take-over, the running switch may have it.
+    let http = args.metrics.map(Http::bind);
+    if let (Some(Err(why)), false) = (&http, args.take_over) {
+        return Err(why.clone());
+    }
     let achieved = confine::family()?.landlock_abi;
     if achieved < args.require_landlock {
         return Err(too_little_landlock(achieved, args.require_landlock));
@@ -124,10 +124,15 @@ fn run(args: Args) -> Result<(), String> {
 }
 
 /// The listening sockets: those of the running switch, or new ones.
-fn sockets(args: &Args, inherited: Option<&mut Inherited>, http: Option<Http>) -> Result<Sockets, String> {
+fn sockets(
+    args: &Args,
+    inherited: Option<&mut Inherited>,
+    http: Option<Result<Http, String>>,
+) -> Result<Sockets, String> {
     if let Some(inherited) = inherited {
-        return inherited.sockets((&args.socket, &args.control), args.metrics, http);
+        return inherited.sockets((&args.socket, &args.control), args.metrics.zip(http));
     }
+    let http = http.transpose()?;
     let door = Listener::bind(&args.socket, args.force)?;
     let control = Listener::bind(&args.control, args.force).inspect_err(|_| door.remove())?;
     Ok(Sockets { door, control, http })

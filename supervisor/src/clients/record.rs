@@ -103,7 +103,9 @@ impl Client {
         kernel: &dyn Inspect,
     ) -> Result<Client, Unfit> {
         let socket = files.take(record.connection.socket)?;
-        let peer = Peer::of(socket).map_err(|error| Unfit(format!("a client's socket: {error}")))?;
+        let mut peer = Peer::of(socket).map_err(|error| Unfit(format!("a client's socket: {error}")))?;
+        // If the handover fails, the old supervisor goes on with it.
+        peer.is_lent = true;
         let mut client = Client::new(number, serial, peer);
         client.connection.restore(record.connection, files, clock)?;
         client.session.restore(&record.session);

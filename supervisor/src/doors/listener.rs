@@ -49,20 +49,24 @@ pub struct Peer {
     pub pid: i32,
     /// Its user.
     pub uid: u32,
+    /// The connection is still another supervisor's: it goes on when this is dropped.
+    pub is_lent: bool,
 }
 
 impl Peer {
     /// The peer of a non-blocking socket.
     pub fn of(stream: ForeignFd) -> io::Result<Peer> {
         let credentials = getsockopt(&stream, PeerCredentials)?;
-        Ok(Peer { stream, pid: credentials.pid(), uid: credentials.uid() })
+        Ok(Peer { stream, pid: credentials.pid(), uid: credentials.uid(), is_lent: false })
     }
 }
 
 impl Drop for Peer {
     /// The peer hears at once that the connection is over: the close may wait behind other files that are closed slowly.
     fn drop(&mut self) {
-        let _ = shutdown(&self.stream, Shutdown::Both);
+        if !self.is_lent {
+            let _ = shutdown(&self.stream, Shutdown::Both);
+        }
     }
 }
 

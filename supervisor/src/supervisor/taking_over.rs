@@ -77,13 +77,12 @@ impl Inherited {
         Ok(Inherited { socket, record, files })
     }
 
-    /// Takes the listening sockets. `metrics` is the address of `--metrics`, and `http` the socket that listens there
-    /// already.
+    /// Takes the listening sockets. `metrics` is the address of `--metrics`, and the socket that was bound to it, or why
+    /// there is none.
     pub fn sockets(
         &mut self,
         (front, control): (&Path, &Path),
-        metrics: Option<SocketAddr>,
-        http: Option<Http>,
+        metrics: Option<(SocketAddr, Result<Http, String>)>,
     ) -> Result<Sockets, String> {
         let DoorsRecord { front: theirs, control: asked, http: old } = self.record.doors.clone();
         if Path::new(&theirs.place) != front || Path::new(&asked.place) != control {
@@ -92,14 +91,12 @@ impl Inherited {
         }
         let mut take = |file| self.files.take(file).map_err(|why| why.to_string());
         let (door, asked) = (take(theirs.file)?, take(asked.file)?);
-        let http = match (metrics, http, old) {
-            (None, _, _) => None,
-            (Some(_), Some(http), _) => Some(http),
-            (Some(address), None, Some(old)) if old.place == address.to_string() => {
+        let http = match (metrics, old) {
+            (Some((address, Err(_))), Some(old)) if old.place == address.to_string() => {
                 Some(Http::inherited(&take(old.file)?).map_err(|error| format!("the socket of --metrics: {error}"))?)
             }
-            // Says why.
-            (Some(address), None, _) => Some(Http::bind(address)?),
+            (Some((_, bound)), _) => Some(bound?),
+            (None, _) => None,
         };
         Ok(Sockets { door: Listener::inherited(door, front)?, control: Listener::inherited(asked, control)?, http })
     }
@@ -193,6 +190,7 @@ impl Supervisor {
             Heard::Nothing => {}
             Heard::Word(Word::Go, _) if !taking.is_told => {
                 taking.is_told = true;
+                self.clients.slots.own_connections();
                 self.workers.succession.begin_to_serve();
                 self.recheck_memory();
                 self.send_away_stalled(true);

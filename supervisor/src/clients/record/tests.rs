@@ -107,6 +107,24 @@ fn a_record_that_does_not_fit_is_an_error() {
 }
 
 #[test]
+fn a_handover_that_fails_ends_no_connection() {
+    let (before, mut theirs) = client();
+    theirs.set_nonblocking(true).unwrap();
+    let goes_on = |theirs: &mut UnixStream| theirs.read(&mut [0]).is_err();
+    let (mut record, mut files) = recorded(&before);
+    record.device.rings = vec![RingRecord::default(); 33];
+    assert!(Client::restore(record, (3, 2), &mut files, Clock::new(), &Kernel).is_err() && goes_on(&mut theirs));
+    drop(handed_over(&before));
+    assert!(goes_on(&mut theirs));
+    let mut clients = Clients::new(3);
+    let (record, mut files) = recorded(&before);
+    clients.restore(vec![record], &mut files, Clock::new()).unwrap();
+    clients.slots.own_connections();
+    drop(clients.slots.remove(3));
+    assert!(!goes_on(&mut theirs), "now it ends with the client");
+}
+
+#[test]
 fn a_client_needs_a_slot_of_its_own() {
     let (before, _theirs) = client();
     for slots in [vec![3, 3], vec![1024], vec![u16::MAX]] {

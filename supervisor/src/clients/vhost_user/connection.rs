@@ -155,6 +155,11 @@ impl Connection {
         Ok(())
     }
 
+    /// The connection is this supervisor's, no longer that of the one which lent it.
+    pub fn own(&mut self) {
+        self.peer.is_lent = false;
+    }
+
     /// Whether replies wait for room.
     pub fn has_replies(&self) -> bool {
         !self.replies.is_empty()
@@ -180,7 +185,7 @@ mod tests {
     fn connection() -> (Connection, UnixStream) {
         let (client, stream) = UnixStream::pair().unwrap();
         stream.set_nonblocking(true).unwrap();
-        (Connection::new(Peer { stream: OwnedFd::from(stream).into(), pid: 1, uid: 1 }), client)
+        (Connection::new(Peer { stream: OwnedFd::from(stream).into(), pid: 1, uid: 1, is_lent: false }), client)
     }
 
     #[test]

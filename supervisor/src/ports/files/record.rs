@@ -55,3 +55,44 @@ impl FilePort {
         Ok(port)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::ports::port::Replay;
+
+    #[test]
+    fn the_next_supervisor_gives_workers_the_same_commands() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let attachment = Attachment::parse("stream up0 mtu=65520 learning=uplink").unwrap();
+        let mut before = FilePort::new(5, attachment, (7, 8), 3);
+        before.open(vec![std::os::fd::OwnedFd::from(ours).into()]).unwrap();
+        before.conflict = Some("an address".to_string());
+        let recorded = || {
+            let mut files = Files::default();
+            let record = before.record(&mut files);
+            let copies = files.all().iter().map(|fd| fd.try_clone_to_owned().unwrap().into()).collect();
+            (record, Heirlooms::new(copies))
+        };
+        let commands = |port: &FilePort| port.replay().into_iter().map(|told| told.command).collect::<Vec<_>>();
+        let (record, mut files) = recorded();
+        let after = FilePort::restore(record, 9, &mut files).unwrap();
+        assert_eq!((commands(&after), after.status()), (commands(&before), before.status()));
+        assert_eq!((after.owner, after.serial), (before.owner, 9));
+        // A record that says that the file is a tap: the port is there without files.
+        let (mut record, mut files) = recorded();
+        record.attachment = "tap up0".to_string();
+        let after = FilePort::restore(record, 9, &mut files).unwrap();
+        assert!(after.is_empty() && after.stopped.is_some() && after.name() == "up0");
+        for spoil in ["tap p0", "", "nonsense"] {
+            let (mut record, mut files) = recorded();
+            record.attachment = spoil.to_string();
+            assert!(FilePort::restore(record, 9, &mut files).is_err());
+        }
+        drop(theirs);
+        let (record, mut files) = recorded();
+        assert!(FilePort::restore(record, 9, &mut files).is_ok(), "its end is for the worker to find");
+    }
+}
