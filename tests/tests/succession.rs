@@ -426,3 +426,20 @@ fn streams_go_on() -> Result<()> {
     assert_eq!((count(&switch, "crash")?, count(&switch, "file_fault")?), (0, 0));
     Ok(())
 }
+
+/// More files than one message carries.
+#[test]
+fn many_ports_are_handed_over() -> Result<()> {
+    const PORTS: usize = 64;
+    let mut switch = Switch::start()?;
+    let mut guests: Vec<_> = (0..PORTS).map(|_| Guest::config().ring_size(16).connect(switch.socket())).collect();
+    let start = Instant::now();
+    switch.hand_over(&[])?;
+    eprintln!("{PORTS} ports within {:?}", start.elapsed());
+    switch.await_ports(PORTS)?;
+    guests[0].send(&frame(BROADCAST, mac(1), b"hello"));
+    for guest in &mut guests[1..] {
+        assert_eq!(guest.receive().frame, frame(BROADCAST, mac(1), b"hello"));
+    }
+    Ok(())
+}
