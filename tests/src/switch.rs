@@ -343,7 +343,10 @@ impl Switch {
     pub fn start_successor(&self, options: &[&str]) -> Result<Child> {
         let mut command = self.home.sv3(&["run", "--take-over"]);
         command.arg("--socket").arg(&self.socket).arg("--control").arg(&self.control).args(options);
-        if let Ok(more) = std::env::var(OPTIONS) {
+        // An option may be given once.
+        if let Ok(more) = std::env::var(OPTIONS)
+            && !options.iter().any(|option| more.contains(option))
+        {
             command.args(more.split_whitespace());
         }
         let output =

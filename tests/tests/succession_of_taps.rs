@@ -1,4 +1,5 @@
-//! `sv3 run --take-over` beside taps and uplinks: no carrier falls, no connection closes. Makes networks, so it needs root.
+//! `sv3 run --take-over` beside taps and uplinks: no carrier falls, no connection closes. Makes networks, so it needs
+//! root.
 
 use std::os::fd::AsFd;
 

@@ -16,7 +16,8 @@
 //!    because the successor promotes its worker only when it has heard the word. From here on this supervisor starts no
 //!    worker, unless the successor *and its worker* are dead: the duplicate of the link says so of the worker, because
 //!    a socket hangs up when the last process that holds its other end has ended.
-//! 6. The successor says [`Word::Done`] when its worker serves, and this supervisor ends. The names of the sockets stay.
+//! 6. The successor says [`Word::Done`] when its worker serves, and this supervisor ends. The names of the sockets
+//!    stay.
 //!
 //! If anything fails up to the fourth step, or the successor is silent for too long, clients are read from again and
 //! the worker serves on. If the successor is silent after the commit point, the switch is its own all the same.

@@ -77,8 +77,8 @@ impl Inherited {
         Ok(Inherited { socket, record, files })
     }
 
-    /// Takes the listening sockets. `metrics` is the address of `--metrics`, and the socket that was bound to it, or why
-    /// there is none.
+    /// Takes the listening sockets. `metrics` is the address of `--metrics`, and the socket that was bound to it, or
+    /// why there is none.
     pub fn sockets(
         &mut self,
         (front, control): (&Path, &Path),
