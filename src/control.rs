@@ -26,6 +26,8 @@ pub enum ControlRequest {
     Attach(Attachment),
     /// Ends a port that was made by [`ControlRequest::Attach`], by its name.
     Detach(String),
+    /// Asks, as the next supervisor, for all sockets and files, in a record of this version.
+    Succeed(u32),
 }
 
 impl ControlRequest {
@@ -42,6 +44,7 @@ impl ControlRequest {
             "release" => ControlRequest::Release(rest.to_string()),
             "attach" => ControlRequest::Attach(Attachment::parse(rest)?),
             "detach" => ControlRequest::Detach(rest.to_string()),
+            "succeed" => ControlRequest::Succeed(rest.parse().ok()?),
             _ => return None,
         })
     }
@@ -59,6 +62,7 @@ impl fmt::Display for ControlRequest {
             ControlRequest::Release(name) => return write!(f, "release {name}"),
             ControlRequest::Attach(attachment) => return write!(f, "attach {attachment}"),
             ControlRequest::Detach(name) => return write!(f, "detach {name}"),
+            ControlRequest::Succeed(version) => return write!(f, "succeed {version}"),
         })
     }
 }
@@ -74,6 +78,7 @@ mod tests {
         let others = others.into_iter().chain([
             ControlRequest::Attach(Attachment::parse("tap up0 learning=uplink").unwrap()),
             ControlRequest::Detach("up0".to_string()),
+            ControlRequest::Succeed(1),
         ]);
         for request in plain.into_iter().chain(others) {
             assert_eq!(ControlRequest::parse(&request.to_string()), Some(request));

@@ -408,6 +408,16 @@ impl LedgerMap {
         Ok((fd, map))
     }
 
+    /// Maps a ledger that another supervisor made, after a look whether it is one: of this size, and sealed.
+    pub fn inherit(fd: &impl AsFd) -> std::io::Result<LedgerMap> {
+        let seals = SealFlag::from_bits_retain(fcntl(fd.as_fd(), FcntlArg::F_GET_SEALS)?);
+        let size = nix::sys::stat::fstat(fd.as_fd())?.st_size;
+        if !seals.contains(SealFlag::F_SEAL_SHRINK) || size != size_of::<Ledger>() as i64 {
+            return Err(std::io::Error::other(format!("a file of {size} octets and seals {seals:?} is no ledger")));
+        }
+        LedgerMap::map(fd)
+    }
+
     /// Maps a ledger that the supervisor made. The fd may be closed afterwards.
     pub fn map(fd: &impl AsFd) -> std::io::Result<LedgerMap> {
         use std::os::fd::AsRawFd;

@@ -62,6 +62,11 @@ pub const CONTROL: RunOption = path(
 /// Replace stale sockets.
 pub const FORCE: RunOption =
     switch("force", "Replace sockets that a dead switch left behind even if other users may write to their folder");
+/// Take over from the running switch.
+pub const TAKE_OVER: RunOption = switch(
+    "take-over",
+    "Take over from the switch that runs at the same sockets, with all its guests; see docs/operate/upgrade.md",
+);
 /// Run without a standby.
 pub const NO_STANDBY: RunOption = switch(
     "no-standby",
@@ -133,10 +138,11 @@ pub const CPUS: RunOption = text(
 );
 
 /// All of them, in the order of `--help`.
-pub const ALL: [&RunOption; 13] = [
+pub const ALL: [&RunOption; 14] = [
     &SOCKET,
     &CONTROL,
     &FORCE,
+    &TAKE_OVER,
     &NO_STANDBY,
     &BLAME,
     &CHAOS,

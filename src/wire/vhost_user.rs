@@ -76,6 +76,28 @@ impl Decoder {
         Decoder { buffer: [0; HEADER_LEN + PAYLOAD_MAX], filled: 0, header: None, fds: Vec::new() }
     }
 
+    /// The octets of the message that has begun, and the fds that came with them.
+    pub fn part(&self) -> (&[u8], &[ForeignFd]) {
+        (self.buffer.get(..self.filled).unwrap_or_default(), &self.fds)
+    }
+
+    /// A decoder that has received a part of a message. It is an error if the part is a whole message or more.
+    pub fn amid(octets: &[u8], fds: Vec<ForeignFd>) -> Result<Decoder, Refuse> {
+        let (mut decoder, mut rest, mut fds) = (Decoder::new(), octets, Some(fds));
+        while !rest.is_empty() {
+            let space = decoder.space();
+            let count = rest.len().min(space.len());
+            for (to, from) in space.iter_mut().zip(rest) {
+                *to = *from;
+            }
+            rest = rest.get(count..).unwrap_or_default();
+            if decoder.advance(count, fds.take().unwrap_or_default())?.is_some() {
+                return Err(Refuse("a part of a message is a whole message".to_string()));
+            }
+        }
+        Ok(decoder)
+    }
+
     /// Where the next octets of the stream go. Never empty, and never beyond the current message.
     pub fn space(&mut self) -> &mut [u8] {
         let end = HEADER_LEN + self.header.map_or(0, |header| header.size);

@@ -24,6 +24,8 @@ pub struct Args {
     pub worker: PathBuf,
     /// Replace stale sockets.
     pub force: bool,
+    /// Take over from the switch that runs at these sockets.
+    pub take_over: bool,
     /// How the worker runs.
     pub settings: Settings,
     /// A second worker waits to take over.
@@ -68,6 +70,7 @@ impl Args {
             control,
             worker: given.path(&options::WORKER)?,
             force: given.has(&options::FORCE),
+            take_over: given.has(&options::TAKE_OVER),
             settings,
             standby: !given.has(&options::NO_STANDBY),
             blame: given.number::<u32>(&options::BLAME)? as usize,

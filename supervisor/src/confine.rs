@@ -9,7 +9,8 @@
 //!    workers inherit it, and a process may signal only processes in its domain. So the supervisor can kill its
 //!    workers, and no other process.
 //!
-//! [`supervisor`] runs when the sockets listen and before the first client:
+//! [`supervisor`] runs when the sockets listen and before the first client. A supervisor that takes over from another
+//! one has read its record by then, and nothing from a client:
 //!
 //! 4. landlock: no access to files, except that it may remove its own sockets. Files that are open stay open;
 //! 5. seccomp, last. The kernel ends the process at a violation.

@@ -6,7 +6,7 @@ mod control;
 mod ledger;
 mod live;
 mod reports;
-mod session;
+pub(crate) mod session;
 
 pub use config::config;
 pub use control::control;

@@ -8,6 +8,7 @@ mod args;
 mod clients;
 mod confine;
 mod doors;
+mod estate;
 mod fd_inventory;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
@@ -29,7 +30,10 @@ use clients::budget::Budget;
 use doors::http::Http;
 use doors::listener::Listener;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use supervisor::taking_over::{Inherited, Sockets};
 use supervisor::{Parts, Supervisor};
+use sv3::foreign::ForeignFd;
+use sv3::ledger::LedgerMap;
 use sv3::timeslice::TimeSlice;
 use workers::WorkerConfig;
 use workers::spawner::Spawner;
@@ -77,15 +81,23 @@ fn run(args: Args) -> Result<(), String> {
         return Err(too_few_files(most));
     }
     // A confined process cannot bind a TCP socket. The spawner inherits this one and closes it when it ends.
-    let http = args.metrics.map(Http::bind).transpose()?;
+    // With --take-over, the running switch may have it.
+    let http = args.metrics.map(Http::bind);
+    if let (Some(Err(why)), false) = (&http, args.take_over) {
+        return Err(why.clone());
+    }
     let achieved = confine::family()?.landlock_abi;
     if achieved < args.require_landlock {
         return Err(too_little_landlock(achieved, args.require_landlock));
     }
     let spawner = Spawner::clone(&args.worker, &args.of_worker(), args.log.as_deref())?;
     let log = args.log.as_deref().map(telemetry::event::open_log).transpose()?.zip(args.log.clone());
-    let door = Listener::bind(&args.socket, args.force)?;
-    let control = Listener::bind(&args.control, args.force).inspect_err(|_| door.remove())?;
+    let mut inherited = if args.take_over { Some(Inherited::ask(&args.control)?) } else { None };
+    let Sockets { door, control, http } = sockets(&args, inherited.as_mut(), http)?;
+    let ledger = match &mut inherited {
+        Some(inherited) => inherited.ledger()?,
+        None => new_ledger().map_err(|error| format!("cannot make the ledger: {error}"))?,
+    };
     let announcement = announcement(&args.socket);
     let workers = WorkerConfig {
         settings: args.settings,
@@ -97,13 +109,37 @@ fn run(args: Args) -> Result<(), String> {
         require_landlock: args.require_landlock,
     };
     let (blame, chaos) = (args.blame, args.chaos);
-    let parts = Parts { door, control, http, signals, spawner, workers, chaos, blame, log, announcement };
-    let remove_sockets = || [&args.socket, &args.control].map(std::fs::remove_file);
+    let parts =
+        Parts { door, control, http, signals, spawner, workers, chaos, blame, log, announcement, ledger, inherited };
+    let remove_sockets = || {
+        if !args.take_over {
+            let _ = [&args.socket, &args.control].map(std::fs::remove_file);
+        }
+    };
     let supervisor = Supervisor::new(parts).map_err(|error| format!("cannot start: {error}"));
-    let supervisor = supervisor.inspect_err(|_| drop(remove_sockets()))?;
+    let supervisor = supervisor.inspect_err(|_| remove_sockets())?;
     let dirs: Vec<&Path> = [&args.socket, &args.control].into_iter().filter_map(|path| path.parent()).collect();
-    let achieved = confine::supervisor(&dirs).inspect_err(|_| drop(remove_sockets()))?;
+    let achieved = confine::supervisor(&dirs).inspect_err(|_| remove_sockets())?;
     supervisor.run(achieved.landlock_abi)
+}
+
+/// The listening sockets: those of the running switch, or new ones.
+fn sockets(
+    args: &Args,
+    inherited: Option<&mut Inherited>,
+    http: Option<Result<Http, String>>,
+) -> Result<Sockets, String> {
+    if let Some(inherited) = inherited {
+        return inherited.sockets((&args.socket, &args.control), args.metrics.zip(http));
+    }
+    let http = http.transpose()?;
+    let door = Listener::bind(&args.socket, args.force)?;
+    let control = Listener::bind(&args.control, args.force).inspect_err(|_| door.remove())?;
+    Ok(Sockets { door, control, http })
+}
+
+fn new_ledger() -> std::io::Result<(ForeignFd, LedgerMap)> {
+    LedgerMap::create().map(|(fd, map)| (fd.into(), map))
 }
 
 fn too_few_files(most: u64) -> String {

@@ -19,6 +19,7 @@ mod clients;
 mod closing;
 mod deaths;
 mod files;
+mod handing_over;
 mod handover;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod live;
@@ -27,6 +28,7 @@ mod reports;
 mod shortage;
 mod stalled;
 mod succession;
+pub mod taking_over;
 
 use std::fs::File;
 use std::io;
@@ -37,6 +39,8 @@ use std::time::{Duration, Instant};
 use nix::sys::epoll::EpollFlags;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use sv3::foreign::ForeignFd;
+use sv3::ledger::LedgerMap;
 
 use crate::clients::registry::Clients;
 use crate::clients::registry::Timer as ClientTimer;
@@ -51,6 +55,8 @@ use crate::token::Token;
 use crate::workers::closers;
 use crate::workers::spawner::Spawner;
 use crate::workers::{Timer as WorkerTimer, WorkerConfig, Workers};
+use handing_over::HandingOver;
+use taking_over::{Inherited, TakingOver};
 
 /// Most signals that are read in one turn. Each kind is pending at most once, but more may come meanwhile.
 const SIGNALS_MAX: usize = 8;
@@ -67,6 +73,12 @@ pub struct Supervisor {
     clients: Clients,
     workers: Workers,
     telemetry: Telemetry,
+    /// The handover to the next supervisor.
+    handing_over: Option<HandingOver>,
+    /// The next supervisor serves.
+    is_handed_over: bool,
+    /// The taking over from the last supervisor.
+    taking_over: Option<TakingOver>,
     ending: Option<Ending>,
     over: Option<Result<(), String>>,
 }
@@ -100,22 +112,32 @@ pub struct Parts {
     pub log: Option<(File, PathBuf)>,
     /// Printed to stdout when clients can be served.
     pub announcement: String,
+    /// The ledger and its file.
+    pub ledger: (ForeignFd, LedgerMap),
+    /// All else that the last supervisor left.
+    pub inherited: Option<Inherited>,
 }
 
 impl Supervisor {
     /// Makes the supervisor. It serves no client before [`Supervisor::run`].
     pub fn new(parts: Parts) -> io::Result<Supervisor> {
-        let supervisor = Supervisor {
+        let mut supervisor = Supervisor {
             reactor: Reactor::new()?,
             signals: SignalFd::with_flags(&parts.signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?,
             doors: Doors::new(parts.door, parts.control, parts.http),
             clients: Clients::new(parts.blame),
-            workers: Workers::new(parts.workers, parts.spawner, parts.chaos)?,
+            workers: Workers::new(parts.workers, parts.spawner, parts.ledger, parts.chaos)?,
             telemetry: Telemetry::new(parts.log, parts.announcement),
+            handing_over: None,
+            is_handed_over: false,
+            taking_over: None,
             ending: None,
             over: None,
         };
-        supervisor.doors.open_control(&supervisor.reactor)?;
+        match parts.inherited {
+            Some(inherited) => supervisor.inherit(inherited).map_err(|why| io::Error::other(why.to_string()))?,
+            None => supervisor.doors.open_control(&supervisor.reactor)?,
+        }
         supervisor.reactor.watch(supervisor.signals.as_fd(), Token::Signals, EpollFlags::EPOLLIN)?;
         supervisor.workers.listen(&supervisor.reactor)?;
         Ok(supervisor)
@@ -126,8 +148,13 @@ impl Supervisor {
         sv3::foreign::close_by(closers::keep_for_later);
         let limits = (self.clients.budget.files(), self.clients.budget.ports());
         self.telemetry.say_start(landlock_abi, limits);
-        self.open_http();
-        self.start_worker();
+        match self.taking_over {
+            Some(_) => self.prepare_to_take_over(),
+            None => {
+                self.open_http();
+                self.start_worker();
+            }
+        }
         let outcome = loop {
             if let Some(outcome) = self.over.take() {
                 break outcome;
@@ -136,9 +163,13 @@ impl Supervisor {
                 break Err(format!("epoll: {error}"));
             }
         };
-        self.doors.remove();
+        self.remove_names();
         self.workers.closers.end();
         self.workers.spawner.end();
+        if self.is_handed_over {
+            std::mem::forget(self);
+            return outcome;
+        }
         let by = self.ending.as_ref().map_or(String::new(), |ending| format!(" by {}", ending.by));
         let reason = outcome.as_ref().err().cloned().unwrap_or(format!("asked to end{by}"));
         self.telemetry.events.say("stop", reason);
@@ -159,7 +190,15 @@ impl Supervisor {
             self.dispatch(token, flags);
         }
         self.expire(Instant::now());
+        self.go_on_handing_over(Instant::now());
         Ok(())
+    }
+
+    /// Removes the names of the sockets, unless they are another supervisor's.
+    fn remove_names(&self) {
+        if !self.is_handed_over && self.taking_over.as_ref().is_none_or(TakingOver::is_told) {
+            self.doors.remove();
+        }
     }
 
     fn dispatch(&mut self, token: Token, flags: EpollFlags) {
@@ -181,21 +220,27 @@ impl Supervisor {
                     self.serve_client(number, flags);
                 }
             }
+            Token::Heir if self.handing_over.is_some() => self.hear_successor(),
+            Token::Heir => self.hear_predecessor(),
         }
     }
 
     /// The wait until the next deadline; without end if there is none.
     fn until_due(&self) -> Wait {
         let ending = self.ending.as_ref().map(|ending| ending.since + END_TIME);
-        let owners = [self.doors.deadline(), self.clients.deadline(), self.workers.deadline()];
+        let clients = self.clients.deadline().filter(|_| !self.is_frozen());
+        let handing = self.handing_over.as_ref().and_then(HandingOver::due);
+        let taking = self.taking_over.as_ref().filter(|taking| !taking.is_told()).map(TakingOver::due);
+        let owners = [self.doors.deadline(), clients, self.workers.deadline(), handing, taking];
         owners.into_iter().chain([ending]).flatten().min().map_or(Wait::Forever, Wait::Until)
     }
 
     /// Does all that is due.
     fn expire(&mut self, now: Instant) {
         self.doors.expire(now, &self.reactor);
+        self.expire_taking_over(now);
         for timer in Clients::TIMERS {
-            if self.clients.is_due(*timer, now) {
+            if !self.is_frozen() && self.clients.is_due(*timer, now) {
                 match timer {
                     ClientTimer::Message => self.refuse_late(now),
                     ClientTimer::Quarantine => self.end_quarantines(now),
@@ -261,8 +306,17 @@ impl Supervisor {
 
     /// Begins to end: accepts no new clients, and lets the worker end.
     fn end(&mut self, by: Signal) {
+        match (&self.handing_over, &self.taking_over) {
+            // Another supervisor is about to have the switch.
+            (Some(handing), _) if handing.is_committing() => return,
+            (Some(_), _) => self.handing_over_fails("the switch was asked to end"),
+            (None, Some(taking)) if !taking.is_told() => {
+                return self.over = Some(Err(format!("asked to end by {by}, before it took over")));
+            }
+            _ => {}
+        }
         self.ending = Some(Ending { since: Instant::now(), by });
-        self.doors.remove();
+        self.remove_names();
         self.reactor.forget(self.doors.front.listener());
         if !self.workers.let_go() {
             self.over = Some(Ok(()));

@@ -28,6 +28,8 @@ pub enum Token {
     /// The pending client with this serial number. A number is never used again, so an event is never taken for another
     /// client's.
     Pending(u64),
+    /// The connection to the supervisor that takes over, or that is taken over from.
+    Heir,
 }
 
 /// Position of the kind in a token's number. The bits below it tell which one of the kind.
@@ -50,6 +52,7 @@ impl Token {
             Token::Http(place) => (9, place as u64),
             Token::Client(slot) => (10, slot.into()),
             Token::Pending(serial) => (11, serial),
+            Token::Heir => (12, 0),
         };
         kind << KIND_SHIFT | which & WHICH
     }
@@ -70,13 +73,14 @@ impl Token {
             (9, _) => Token::Http(which.try_into().ok()?),
             (10, _) => Token::Client(which.try_into().ok()?),
             (11, _) => Token::Pending(which),
+            (12, 0) => Token::Heir,
             _ => return None,
         })
     }
 
     /// Whether the event is about a worker: these come before any number of clients' events.
     pub fn is_urgent(self) -> bool {
-        matches!(self, Token::Signals | Token::Spawner | Token::Link(_))
+        matches!(self, Token::Signals | Token::Spawner | Token::Link(_) | Token::Heir)
     }
 }
 
@@ -86,7 +90,7 @@ mod tests {
 
     #[test]
     fn each_token_has_a_number_of_its_own() {
-        let one = [Token::Signals, Token::Spawner, Token::Closers, Token::FrontDoor];
+        let one = [Token::Signals, Token::Spawner, Token::Closers, Token::FrontDoor, Token::Heir];
         let doors = [Token::ControlDoor, Token::HttpDoor];
         let areas = [0, 1, u8::MAX].into_iter().flat_map(|area| [Token::Link(area), Token::Stderr(area)]);
         let places = [0, 15, 1 << 40].into_iter().flat_map(|place| [Token::Control(place), Token::Http(place)]);

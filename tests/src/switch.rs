@@ -155,7 +155,11 @@ impl Home {
         if let Ok(more) = std::env::var(OPTIONS) {
             command.args(more.split_whitespace());
         }
-        let output = |name: &str| Ok::<_, Failure>(Stdio::from(fs::File::create(self.path(name))?));
+        // Appended, since the next supervisor writes to the same file.
+        let output = |name: &str| {
+            fs::File::create(self.path(name))?;
+            Ok::<_, Failure>(Stdio::from(fs::File::options().append(true).open(self.path(name))?))
+        };
         command.stdout(output("stdout")?).stderr(output("stderr")?);
         let process = command.spawn()?;
         let mut switch = Switch { home: self.clone(), process, ended: None, socket, control };
@@ -333,6 +337,47 @@ impl Switch {
     /// What it printed to standard output.
     pub fn output(&self) -> Result<String> {
         Ok(fs::read_to_string(self.home.path("stdout"))?)
+    }
+
+    /// Starts `sv3 run --take-over` with these options. It writes to the same files.
+    pub fn start_successor(&self, options: &[&str]) -> Result<Child> {
+        let mut command = self.home.sv3(&["run", "--take-over"]);
+        command.arg("--socket").arg(&self.socket).arg("--control").arg(&self.control).args(options);
+        // An option may be given once.
+        if let Ok(more) = std::env::var(OPTIONS)
+            && !options.iter().any(|option| more.contains(option))
+        {
+            command.args(more.split_whitespace());
+        }
+        let output =
+            |name: &str| -> Result<Stdio> { Ok(fs::File::options().append(true).open(self.home.path(name))?.into()) };
+        Ok(command.stdout(output("stdout")?).stderr(output("stderr")?).spawn()?)
+    }
+
+    /// How it ended, if it has ended by itself.
+    pub fn has_ended(&mut self) -> Result<Option<ExitStatus>> {
+        self.ended = self.process.try_wait()?;
+        Ok(self.ended)
+    }
+
+    /// From now on, the process that took over is the switch.
+    pub fn adopt(&mut self, successor: Child) {
+        (self.process, self.ended) = (successor, None);
+    }
+
+    /// Lets a successor take over, and waits until the old supervisor has ended.
+    pub fn hand_over(&mut self, options: &[&str]) -> Result<()> {
+        let mut successor = self.start_successor(options)?;
+        let status = until("the end of the old supervisor", || match (self.has_ended()?, successor.try_wait()?) {
+            (None, Some(status)) => Err(Failure::new(format!("the successor: {status}"))),
+            (ended, _) => Ok(ended),
+        });
+        let status = status.map_err(|failure| self.explain("hand_over", &failure))?;
+        self.adopt(successor);
+        match status.success() {
+            true => Ok(()),
+            false => Err(self.explain("hand_over", &Failure::new(format!("the old supervisor: {status}")))),
+        }
     }
 
     /// Ends it by a signal; how it ended.

@@ -6,4 +6,5 @@ mod drift;
 mod leaks;
 mod linux_segments;
 mod qemu;
+mod succession_of_taps;
 mod testpmd;

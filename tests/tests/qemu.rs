@@ -92,6 +92,32 @@ fn guests_do_not_notice_that_the_worker_dies() -> Result<()> {
 
 #[test]
 #[ignore = "scripts/check runs it"]
+fn guests_do_not_notice_that_the_whole_switch_is_replaced() -> Result<()> {
+    let (mut switch, mut first, mut second) = network(Vm::number(1), Vm::number(2).qemu(Suite::Bookworm))?;
+    let before = (first.carrier_changes()?, second.carrier_changes()?);
+    let (seconds, pings) = (10, 100);
+
+    second.serve_iperf3()?;
+    let stream = first.start_iperf3(&second.address(), seconds, "")?;
+    let ping = second.start_ping(&first.address(), pings)?;
+    for options in [&[][..], &["--threads", "2"], &[]] {
+        std::thread::sleep(Duration::from_millis(2000));
+        switch.hand_over(options)?;
+    }
+    let stream = first.finish_iperf3(stream, seconds)?;
+    let ping = second.finish_ping(ping, pings)?;
+
+    assert_eq!((first.carrier_changes()?, second.carrier_changes()?), before);
+    assert_eq!((ping.lost(), ping.duplicates), (0, 0), "{ping:?}");
+    assert!(stream.stalled_seconds() <= 1, "TCP goes on: {stream:?}");
+    assert!(switch.events()?.iter().all(|event| event["event"] != "detach"));
+    // The guests can be told things by the new supervisor as well.
+    first.reboot()?;
+    assert_pings(&mut first, &second.address())
+}
+
+#[test]
+#[ignore = "scripts/check runs it"]
 fn a_guest_reboots_and_rebinds_its_driver() -> Result<()> {
     let (switch, mut first, mut second) = network(Vm::number(1), Vm::number(2).qemu(Suite::Bookworm))?;
     let (address1, address2) = (first.address(), second.address());

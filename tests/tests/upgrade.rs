@@ -21,20 +21,20 @@ use sv3_tests::vm::Vm;
 const WINDOW: u32 = 60;
 
 /// Two guests; one sends numbered frames to the other.
-struct Traffic {
-    a: Guest,
-    b: Guest,
+pub struct Traffic {
+    pub a: Guest,
+    pub b: Guest,
     sent: u32,
     /// Frames that came at least once. Frames in flight must fit in the receiver's buffers with all duplicates.
     came: u32,
     seen: Vec<u32>,
     last: Instant,
     /// The longest time between two frames that came.
-    gap: Duration,
+    pub gap: Duration,
 }
 
 impl Traffic {
-    fn on(switch: &Switch) -> Traffic {
+    pub fn on(switch: &Switch) -> Traffic {
         let [mut a, mut b] = [(), ()].map(|()| Guest::connect(switch.socket()));
         a.send(&frame(BROADCAST, mac(1), b"hello"));
         b.receive();
@@ -59,7 +59,7 @@ impl Traffic {
     }
 
     /// Sends and receives for as long as the condition is true.
-    fn flow_while(&mut self, mut goes_on: impl FnMut() -> Result<bool>) -> Result<()> {
+    pub fn flow_while(&mut self, mut goes_on: impl FnMut() -> Result<bool>) -> Result<()> {
         self.last = Instant::now();
         while goes_on()? {
             if self.sent < self.came + WINDOW {
@@ -74,8 +74,13 @@ impl Traffic {
         Ok(())
     }
 
+    /// How many frames have come.
+    pub fn came(&self) -> u32 {
+        self.came
+    }
+
     /// Every frame that was sent has come, at most twice.
-    fn assert_complete(&mut self) {
+    pub fn assert_complete(&mut self) {
         let deadline = Instant::now() + PATIENCE;
         while self.seen.contains(&0) {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -102,7 +107,7 @@ fn said(output: &Output) -> String {
 }
 
 /// Puts a binary of that name into the folder.
-fn install(home: &Home, binary: impl AsRef<Path>, name: &str) -> Result<String> {
+pub fn install(home: &Home, binary: impl AsRef<Path>, name: &str) -> Result<String> {
     let path = home.path(name);
     fs::copy(binary, &path)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;

@@ -6,6 +6,8 @@
 use std::time::Instant;
 
 use crate::clients::offences::Offences;
+use crate::estate::Clock;
+use crate::estate::record::OffenderRecord;
 
 /// Processes that are remembered.
 const KNOWN_MAX: usize = 1024;
@@ -35,6 +37,16 @@ impl Blames {
     /// Ends the quarantine of `pid`. The next one is still twice as long as this one.
     pub fn release(&mut self, pid: i32, now: Instant) {
         self.offences.release(pid, now);
+    }
+
+    /// The blamed processes, for the next supervisor.
+    pub fn record(&self, clock: Clock) -> Vec<OffenderRecord<i32>> {
+        self.offences.record(clock)
+    }
+
+    /// Takes over the blamed processes of the last supervisor.
+    pub fn restore(&mut self, records: Vec<OffenderRecord<i32>>, clock: Clock) {
+        self.offences.restore(records, clock);
     }
 }
 

@@ -13,6 +13,8 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use crate::clients::offences::{Death, Offences};
+use crate::estate::Clock;
+use crate::estate::record::{ClassRecord, OffenderRecord};
 
 /// How long a released newcomer still counts as a newcomer.
 pub const PROBATION: Duration = Duration::from_secs(60);
@@ -89,6 +91,16 @@ impl ClassBlames {
         let held = self.offences.known().filter(|known| known.offender.has(client) && since >= known.began);
         held.filter_map(|known| Some((known.until.filter(|until| *until > now)?, known.offender)))
             .max_by_key(|(until, _)| *until)
+    }
+
+    /// The blamed classes, for the next supervisor.
+    pub fn record(&self, clock: Clock) -> Vec<OffenderRecord<ClassRecord>> {
+        self.offences.record(clock)
+    }
+
+    /// Takes over the blamed classes of the last supervisor.
+    pub fn restore(&mut self, records: Vec<OffenderRecord<ClassRecord>>, clock: Clock) {
+        self.offences.restore(records, clock);
     }
 }
 

@@ -14,6 +14,7 @@ pub mod holder;
 pub mod number;
 pub mod offences;
 pub mod protocol;
+pub mod record;
 pub mod registry;
 pub mod slots;
 pub mod vhost_user;

@@ -7,6 +7,9 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::estate::Clock;
+use crate::estate::record::OffenderRecord;
+
 /// Deaths within this time count together.
 pub const WINDOW: Duration = Duration::from_secs(10);
 /// Length of the first quarantine.
@@ -78,6 +81,31 @@ impl<Offender: Copy + PartialEq> Offences<Offender> {
     pub fn release(&mut self, offender: Offender, now: Instant) {
         if let Some(known) = self.known.iter_mut().find(|known| known.offender == offender) {
             known.until = known.until.map(|until| until.min(now));
+        }
+    }
+
+    /// The records, for the next supervisor.
+    pub fn record<Told: From<Offender>>(&self, clock: Clock) -> Vec<OffenderRecord<Told>> {
+        let record = |known: &Known<Offender>| OffenderRecord {
+            offender: known.offender.into(),
+            began: clock.number(known.began),
+            until: known.until.map(|until| clock.number(until)),
+            deaths: known.deaths.iter().map(|(death, pid)| (clock.number(*death), *pid)).collect(),
+            quarantines: known.quarantines,
+        };
+        self.known.iter().map(record).collect()
+    }
+
+    /// Takes over the records of the last supervisor: as many of the latest as are remembered.
+    pub fn restore<Told: Into<Offender>>(&mut self, records: Vec<OffenderRecord<Told>>, clock: Clock) {
+        for OffenderRecord { offender, began, until, deaths, quarantines } in records {
+            let skipped = deaths.len().saturating_sub(DEATHS_MAX.max(self.limit));
+            let deaths = deaths.into_iter().skip(skipped).map(|(death, pid)| (clock.time(death), pid)).collect();
+            let (began, until) = (clock.time(began), until.map(|until| clock.time(until)));
+            if self.known.len() >= self.known_max {
+                self.known.pop_front();
+            }
+            self.known.push_back(Known { offender: offender.into(), began, until, deaths, quarantines });
         }
     }
 }

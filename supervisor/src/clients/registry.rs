@@ -165,7 +165,7 @@ mod tests {
         assert_eq!(clients.deadline(), None);
         for slot in 0..2 {
             let (stream, _) = UnixStream::pair().unwrap();
-            let peer = Peer { stream: OwnedFd::from(stream).into(), pid: 7, uid: 8 };
+            let peer = Peer { stream: OwnedFd::from(stream).into(), pid: 7, uid: 8, is_lent: false };
             let serial = clients.next_serial();
             clients.slots.insert(Client::new(slot, serial, peer));
         }

@@ -184,6 +184,16 @@ impl Slots {
         self.clients().chain(self.pending())
     }
 
+    /// The connections that another supervisor lent are this supervisor's from now on.
+    pub fn own_connections(&mut self) {
+        for slot in &mut self.slots {
+            if let Slot::Taken(client) = slot {
+                client.connection.own();
+            }
+        }
+        self.pending.iter_mut().flatten().for_each(|client| client.connection.own());
+    }
+
     /// Whether a process has a slot.
     pub fn has_slot(&self, pid: i32) -> bool {
         self.clients().any(|client| client.id.pid == pid)

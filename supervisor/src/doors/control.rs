@@ -178,6 +178,11 @@ impl Control {
         Some(Ticket { index, number: exchange.number })
     }
 
+    /// Ends an exchange whose connection goes on as something else.
+    pub fn take(&mut self, index: usize) -> Option<Peer> {
+        self.exchanges.get_mut(index)?.take().map(|exchange| exchange.peer)
+    }
+
     /// Whether the peer still waits for the answer.
     pub fn awaits(&self, ticket: &Ticket) -> bool {
         let exchange = self.exchanges.get(ticket.index).and_then(Option::as_ref);

@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::EpollFlags;
+use sv3::foreign::ForeignFd;
 
 use crate::doors::control::STAY;
 
@@ -80,6 +81,13 @@ impl Http {
             Ok(Http { listener, address, exchanges: [const { None }; PLACES], paused: None })
         };
         bind().map_err(|error| format!("cannot serve metrics at {address}: {error}; choose another port by --metrics"))
+    }
+
+    /// A listening socket of the last supervisor.
+    pub fn inherited(socket: &ForeignFd) -> io::Result<Http> {
+        let listener = TcpListener::from(socket.as_fd().try_clone_to_owned()?);
+        let address = listener.local_addr()?;
+        Ok(Http { listener, address, exchanges: [const { None }; PLACES], paused: None })
     }
 
     /// Where it listens.

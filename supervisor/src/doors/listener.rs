@@ -49,12 +49,24 @@ pub struct Peer {
     pub pid: i32,
     /// Its user.
     pub uid: u32,
+    /// The connection is still another supervisor's: it goes on when this is dropped.
+    pub is_lent: bool,
+}
+
+impl Peer {
+    /// The peer of a non-blocking socket.
+    pub fn of(stream: ForeignFd) -> io::Result<Peer> {
+        let credentials = getsockopt(&stream, PeerCredentials)?;
+        Ok(Peer { stream, pid: credentials.pid(), uid: credentials.uid(), is_lent: false })
+    }
 }
 
 impl Drop for Peer {
     /// The peer hears at once that the connection is over: the close may wait behind other files that are closed slowly.
     fn drop(&mut self) {
-        let _ = shutdown(&self.stream, Shutdown::Both);
+        if !self.is_lent {
+            let _ = shutdown(&self.stream, Shutdown::Both);
+        }
     }
 }
 
@@ -106,6 +118,18 @@ impl Listener {
         let inode = inode(path).map_err(fail)?;
         let owner = nix::unistd::geteuid().as_raw();
         Ok(Listener { listener, path: path.to_path_buf(), inode, owner })
+    }
+
+    /// A listening socket that the last supervisor has bound to this path.
+    pub fn inherited(socket: ForeignFd, path: &Path) -> Result<Listener, String> {
+        let fail = |error: io::Error| format!("the socket of {}: {error}", path.display());
+        let listener = UnixListener::from(socket.as_fd().try_clone_to_owned().map_err(fail)?);
+        let address = listener.local_addr().map_err(fail)?;
+        if address.as_pathname() != Some(path) {
+            return Err(fail(io::Error::other("it is bound to another path")));
+        }
+        let inode = inode(path).map_err(fail)?;
+        Ok(Listener { listener, path: path.to_path_buf(), inode, owner: nix::unistd::geteuid().as_raw() })
     }
 
     /// The user that may connect, besides root.
@@ -183,8 +207,7 @@ fn peer(stream: UnixStream) -> io::Result<Peer> {
     let flagged = stream.set_nonblocking(true);
     let stream = ForeignFd::from(OwnedFd::from(stream));
     flagged?;
-    let credentials = getsockopt(&stream, PeerCredentials)?;
-    Ok(Peer { stream, pid: credentials.pid(), uid: credentials.uid() })
+    Peer::of(stream)
 }
 
 /// An error, and what the user can do about it.

@@ -10,10 +10,13 @@ pub mod listener;
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
 use nix::sys::epoll::EpollFlags;
 
+use crate::estate::record::{DoorRecord, DoorsRecord};
+use crate::estate::{Files, Unfit};
 use crate::fd_inventory::OpenFile;
 use crate::reactor::Reactor;
 use crate::timers::Timers;
@@ -21,7 +24,7 @@ use crate::token::Token;
 use control::{Control, Request, Ticket};
 use front::FrontDoor;
 use http::{Ask, Http};
-use listener::{Listener, PAUSE};
+use listener::{Listener, PAUSE, Peer};
 
 /// The doors.
 pub struct Doors {
@@ -147,6 +150,44 @@ impl Doors {
             reactor.change(fd, Token::Control(place), EpollFlags::empty());
         }
         Some(ticket)
+    }
+
+    /// Ends an exchange whose connection goes on as something else.
+    pub fn take_control(&mut self, place: usize, reactor: &Reactor) -> Option<Peer> {
+        let peer = self.control.take(place)?;
+        reactor.forget(&peer.stream);
+        Some(peer)
+    }
+
+    /// Accepts no connections any more at the Unix sockets, until [`Doors::thaw`].
+    pub fn freeze(&self, reactor: &Reactor) {
+        reactor.forget(self.front.listener());
+        reactor.forget(&self.control.listener);
+    }
+
+    /// Accepts connections again at both Unix sockets.
+    pub fn thaw(&self, reactor: &Reactor) -> io::Result<()> {
+        let flags = |open: bool| if open { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
+        reactor.watch(self.front.listener(), Token::FrontDoor, flags(self.front.opens().is_none()))?;
+        reactor.watch(&self.control.listener, Token::ControlDoor, flags(self.listened.control))
+    }
+
+    /// What the next supervisor must know.
+    pub fn record<'d>(&'d self, files: &mut Files<'d>) -> Result<DoorsRecord, Unfit> {
+        let mut door = |file: BorrowedFd<'d>, place: Option<String>| {
+            let place = place.ok_or_else(|| Unfit("the path of a socket is not UTF-8 text".to_string()))?;
+            Ok(DoorRecord { file: files.add_borrowed(file), place })
+        };
+        let path = |listener: &Listener| listener.path().to_str().map(str::to_string);
+        let (front, control) = (self.front.listener(), &self.control.listener);
+        Ok(DoorsRecord {
+            front: door(front.as_fd(), path(front))?,
+            control: door(control.as_fd(), path(control))?,
+            http: match &self.http {
+                Some(http) => Some(door(http.door(), Some(http.address().to_string()))?),
+                None => None,
+            },
+        })
     }
 
     /// Gives a deferred answer, if the peer still waits for it.

@@ -17,6 +17,8 @@ use sv3::virtio::OFFERED;
 use sv3::wire::vhost_user::{Code, Message, Reply, VHOST_USER_PROTOCOL_F_REPLY_ACK};
 
 use crate::clients::vhost_user::session::Session;
+use crate::estate::record::{DeviceRecord, SessionRecord};
+use crate::estate::{Files, Heirlooms};
 use crate::ports::kernel::{Extent, FileId, Inspect, MemoryFile};
 use crate::workers::breach::Breach;
 use crate::workers::command::WorkerCommand;
@@ -160,7 +162,14 @@ impl Fixture {
         }
     }
 
-    /// The worker dies, and another one gets the replay.
+    /// The next supervisor goes on with what this one left.
+    fn hand_over(&mut self) {
+        if !self.session.is_waiting() {
+            self.session = handed_over(&self.session);
+        }
+    }
+
+    /// The worker dies, and another one gets the replay. Then the supervisor is replaced as well.
     fn die(&mut self) {
         let waited = self.session.is_waiting();
         let reply = self.session.worker_died(|ring| ring.wrapping_mul(3));
@@ -169,6 +178,7 @@ impl Fixture {
         } else {
             assert!(reply.is_none());
         }
+        self.hand_over();
         self.commands = self.session.replay().into();
         self.worker = Model::default();
     }
@@ -205,6 +215,30 @@ impl Fixture {
         self.session.replay().iter().for_each(|next| fresh.execute(next));
         assert_eq!(self.worker.where_it_stands(), fresh.where_it_stands());
     }
+}
+
+/// The session that the next supervisor makes from the record of this one. It is the same in all that a worker or a
+/// client can see.
+pub(crate) fn handed_over(session: &Session) -> Session {
+    let device = |session: &Session| {
+        let mut files = Files::default();
+        let record = session.device().record(&mut files);
+        let copies = files.all().iter().map(|fd| fd.try_clone_to_owned().unwrap().into()).collect();
+        (record, Heirlooms::new(copies))
+    };
+    let (wanted, mut files) = device(session);
+    let text = serde_json::to_vec(&(session.record(), &wanted)).unwrap();
+    let (said, record): (SessionRecord, DeviceRecord) = serde_json::from_slice(&text).unwrap();
+    let mut next = Session::new(session.device().port.slot);
+    next.restore(&said);
+    let kernel = FakeKernel { size: Cell::new(Some(1 << 30)), eventfd: Cell::new(true) };
+    next.restore_device(record, &mut files, &kernel).unwrap();
+    assert_eq!((files.left(), next.record(), device(&next).0), (0, session.record(), wanted));
+    let commands = |session: &Session| session.replay().into_iter().map(|told| told.command).collect::<Vec<_>>();
+    assert_eq!(commands(&next), commands(session));
+    let seen = |session: &Session| (session.holdings(), session.device().is_sealed(), session.device().is_running());
+    assert_eq!(seen(&next), seen(session));
+    next
 }
 
 fn check_reply(reply: Reply, code: Code) {

@@ -4,6 +4,8 @@
 //! [`Device::replay`] tells a new worker everything. It uses the same methods, so a ring starts after a crash as it did
 //! before.
 
+mod record;
+
 use nix::fcntl::SealFlag;
 use sv3::MAX_RINGS;
 use sv3::attachment::Learning;

@@ -4,6 +4,8 @@
 //! the other side ends, the port that was attached at the control socket stays, without files, until it gets new ones
 //! or is detached. A stream client's port ends with its connection.
 
+mod record;
+
 use std::os::fd::AsFd;
 use std::rc::Rc;
 

@@ -33,6 +33,13 @@ impl Supervisor {
             let other: String = line.chars().take(40).collect();
             return Some(error(format!("unknown request {other:?}")));
         };
+        let asks = matches!(
+            request,
+            ControlRequest::Status | ControlRequest::Crashes | ControlRequest::Metrics | ControlRequest::Audit
+        );
+        if !asks && self.is_frozen() {
+            return Some(error("another process is taking over the switch; try again".to_string()));
+        }
         let wanted = match request {
             ControlRequest::Upgrade => 1..=1,
             ControlRequest::Attach(_) => 1..=FDS_MAX,
@@ -57,6 +64,10 @@ impl Supervisor {
             }
             ControlRequest::Detach(name) => self.detach_files(&name).map_or_else(error, |answer| to_json(&answer)),
             ControlRequest::Restart | ControlRequest::Upgrade => error(self.plan_handover(place, fds.pop()).err()?),
+            ControlRequest::Succeed(version) => {
+                self.begin_handing_over(place, version);
+                return None;
+            }
         })
     }
 

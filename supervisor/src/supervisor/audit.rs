@@ -54,7 +54,9 @@ impl Supervisor {
             OpenFile::borrowed(self.signals.as_fd(), "signalfd", "signals"),
         ];
         let doors = self.doors.files().chain(self.telemetry.files());
-        let files = own.into_iter().chain(self.workers.files()).chain(doors).chain(self.clients.files());
+        let heirs = self.handing_over.iter().flat_map(|handing| handing.files());
+        let own = own.into_iter().chain(heirs).chain(self.taking_over.iter().map(|taking| taking.file()));
+        let files = own.chain(self.workers.files()).chain(doors).chain(self.clients.files());
         standard.into_iter().chain(files.map(Fd::from)).collect()
     }
 

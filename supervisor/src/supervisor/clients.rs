@@ -38,6 +38,11 @@ impl Supervisor {
         if let Err(error) = self.doors.open_front(&self.reactor) {
             self.over = Some(Err(format!("the front door cannot be watched: {error}")));
         }
+        self.say_listen();
+    }
+
+    /// Says that clients are served.
+    pub(super) fn say_listen(&mut self) {
         let path = self.doors.front.listener().path().display();
         self.telemetry.events.say("listen", format!("clients are served at {path}"));
     }

@@ -114,6 +114,10 @@ impl Supervisor {
         let Some(mut dead) = self.examine(status) else { return };
         let _files = dead.worker.let_go();
         self.workers.watch.begin_anew(self.workers.config.threads);
+        self.took_over_switch();
+        if self.died_for_successor() {
+            return;
+        }
         if self.workers.handover.predecessor_died() {
             drop(dead);
             self.end_waits();

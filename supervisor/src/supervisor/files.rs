@@ -105,6 +105,11 @@ impl Supervisor {
         }
     }
 
+    /// Watches every socket. Those that are watched already stay as they are.
+    pub(super) fn watch_all_files(&self) {
+        self.clients.slots.all_files().for_each(|port| self.watch_files(port));
+    }
+
     fn rewatch(&mut self, slot: u16) {
         let port = self.clients.slots.all_files().find(|port| port.slot == slot);
         if let Some(port) = port {

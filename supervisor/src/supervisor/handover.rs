@@ -44,6 +44,9 @@ impl Supervisor {
     fn check_handover(&self) -> Result<(), String> {
         let serves = |worker: &Worker| worker.ready.is_some() && worker.pid.is_some() && worker.kill_reason().is_none();
         let is_served = self.workers.serving.as_ref().is_some_and(serves);
+        if self.is_frozen() {
+            return Err("another process is taking over the switch; try again".to_string());
+        }
         if self.ending.is_some() || !self.workers.succession.has_served() || !is_served {
             return Err("no worker serves at the moment; try again".to_string());
         }
@@ -82,6 +85,9 @@ impl Supervisor {
 
     /// The successor has executed all commands: kills the serving worker, unless a client would lose a feature.
     pub(super) fn successor_is_ready(&mut self) {
+        if self.taking_over.is_some() {
+            return self.is_ready_to_take_over();
+        }
         let Some(Stage::Replaying) = self.workers.handover.stage() else { return };
         let Some(offers) = self.workers.standby.as_ref().map(|successor| successor.offers) else { return };
         let unserved = self.clients.slots.clients().find_map(|client| {

@@ -10,7 +10,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use sv3::ipc::{Settings, VERSION};
-use sv3::ledger::WorkerArea;
+use sv3::ledger::{LedgerMap, WorkerArea};
 
 use crate::doors::listener::Listener;
 use crate::ports::holdings::Holdings;
@@ -70,6 +70,8 @@ impl Live {
             http: None,
             announcement: String::new(),
             signals: SigSet::empty(),
+            ledger: LedgerMap::create().map(|(fd, map)| (fd.into(), map)).unwrap(),
+            inherited: None,
         })
         .unwrap();
         supervisor.start_worker();

@@ -21,7 +21,7 @@ impl Supervisor {
 
     /// Starts a standby, if one is wanted and there is none.
     pub(super) fn start_standby(&mut self) {
-        if self.ending.is_some() {
+        if self.ending.is_some() || self.is_frozen() {
             return;
         }
         if let Err(error) = self.workers.start_standby(self.clients.slots.told(), &self.reactor) {
@@ -75,12 +75,19 @@ impl Supervisor {
             self.open_door();
         }
         self.end_handover();
+        self.took_over_switch();
         self.start_standby();
         self.ensure_role();
     }
 
     /// The standby is lost. Another one is started: at once for a planned handover, otherwise after a pause.
     pub(super) fn standby_lost(&mut self, program: Program, loss: &Loss) {
+        if self.handing_over.is_some() {
+            return;
+        }
+        if self.taking_over.as_ref().is_some_and(|taking| !taking.is_told()) {
+            return self.cannot_take_over(loss);
+        }
         let is_unproven = program != self.workers.handover.program();
         match self.workers.handover.standby_lost(program, loss) {
             AfterLoss::StartSuccessor => return self.prepare_successor(),

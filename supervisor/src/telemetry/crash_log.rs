@@ -3,8 +3,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant, SystemTime};
 
+use nix::sys::signal::Signal;
 use sv3::status::{Crash, Crashes};
 
+use crate::estate::Clock;
+use crate::estate::record::CrashLogRecord;
 use crate::telemetry::event::rfc3339;
 use crate::workers::death::Death;
 
@@ -131,6 +134,35 @@ impl CrashLog {
         &self.gaps
     }
 
+    /// What the next supervisor must know of deaths: those that are kept, their causes, and the gaps.
+    pub fn record(&self, clock: Clock) -> CrashLogRecord {
+        CrashLogRecord {
+            deaths: self.deaths.iter().map(|entry| (clock.number(entry.at), entry.crash.clone())).collect(),
+            causes: self.causes.iter().map(|(cause, count)| (cause.to_string(), *count)).collect(),
+            classes: self.gaps.classes.to_vec(),
+            gaps: self.gaps.count,
+            gaps_ns: u64::try_from(self.gaps.sum.as_nanos()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Goes on with the log of the last supervisor.
+    pub fn restore(&mut self, record: CrashLogRecord, clock: Clock) {
+        let skipped = record.deaths.len().saturating_sub(KEPT);
+        let deaths = record.deaths.into_iter().skip(skipped);
+        self.deaths = deaths.map(|(at, crash)| Entry { at: clock.time(at), crash }).collect();
+        let signals = Signal::iterator().map(Signal::as_str);
+        let known: Vec<&'static str> = CAUSES.into_iter().chain(["not_started"]).chain(signals).collect();
+        for (cause, count) in record.causes {
+            if let Some(cause) = known.iter().find(|known| **known == cause) {
+                self.causes.insert(cause, count);
+            }
+        }
+        for (class, count) in self.gaps.classes.iter_mut().zip(record.classes) {
+            *class = count;
+        }
+        (self.gaps.count, self.gaps.sum) = (record.gaps, Duration::from_nanos(record.gaps_ns));
+    }
+
     fn add(&mut self, at: Instant, cause: &'static str, crash: Crash) -> Crash {
         *self.causes.entry(cause).or_default() += 1;
         let crash = Crash { time: rfc3339(SystemTime::now()), ..crash };
@@ -172,6 +204,26 @@ mod tests {
 
     fn segv() -> Death {
         Death { words: "killed by SIGSEGV".to_string(), signal: Some("SIGSEGV"), ..Death::default() }
+    }
+
+    #[test]
+    fn the_next_supervisor_goes_on_with_the_log() {
+        let (mut before, mut after) = (CrashLog::default(), CrashLog::default());
+        let start = Instant::now();
+        (0..KEPT + 3).for_each(|_| drop(before.died(start, (Some(7), Duration::from_millis(1)), &segv())));
+        before.could_not_start(start, "no memory");
+        before.took_over(start + Duration::from_micros(700), 2);
+        let clock = Clock::new();
+        let mut record = before.record(clock);
+        record.causes.push(("nonsense".to_string(), 1));
+        record.classes.push(9);
+        after.restore(record, clock);
+        assert_eq!(after.crashes().crashes, before.crashes().crashes);
+        assert!(after.causes().eq(before.causes()));
+        assert_eq!((after.gaps().classes, after.gaps().count, after.gaps().sum), {
+            let gaps = before.gaps();
+            (gaps.classes, gaps.count, gaps.sum)
+        });
     }
 
     #[test]

@@ -130,6 +130,11 @@ impl Events {
         self.lost_ever
     }
 
+    /// Counts events that the last supervisor lost.
+    pub fn add_lost(&mut self, lost: u64) {
+        self.lost_ever = self.lost_ever.saturating_add(lost);
+    }
+
     fn lose(&mut self) {
         self.lost += 1;
         self.lost_ever += 1;

@@ -14,6 +14,8 @@ use nix::errno::Errno;
 use serde_json::json;
 use sv3::status::{Crash, Status, SupervisorStatus};
 
+use crate::estate::Clock;
+use crate::estate::record::TelemetryRecord;
 use crate::fd_inventory::OpenFile;
 use crate::workers::death;
 use crash_log::CrashLog;
@@ -46,6 +48,25 @@ impl Telemetry {
             landlock_abi: 0,
             announcement: Some(announcement),
         }
+    }
+
+    /// What the next supervisor must know.
+    pub fn record(&self, clock: Clock, (restarts, last_death): (u64, Option<String>)) -> TelemetryRecord {
+        TelemetryRecord {
+            started: clock.number(self.started),
+            events_lost: self.events.lost_ever(),
+            restarts,
+            last_death,
+            crash_log: self.crash_log.record(clock),
+        }
+    }
+
+    /// Goes on where the last supervisor was. Returns how many workers were replaced, and why the last one died.
+    pub fn restore(&mut self, record: TelemetryRecord, clock: Clock) -> (u64, Option<String>) {
+        self.started = clock.time(record.started).min(self.started);
+        self.events.add_lost(record.events_lost);
+        self.crash_log.restore(record.crash_log, clock);
+        (record.restarts, record.last_death)
     }
 
     /// Writes the event `start`, and `few_files` if the limit of open files is low.

@@ -87,6 +87,8 @@ pub struct Workers {
     /// The ledger, which workers write.
     pub ledger: LedgerMap,
     ledger_fd: Rc<ForeignFd>,
+    /// The area of the ledger that a worker of another supervisor has.
+    spared: Option<u8>,
     /// How they are started.
     pub config: WorkerConfig,
 }
@@ -118,8 +120,12 @@ pub enum Timer {
 
 impl Workers {
     /// No worker yet.
-    pub fn new(config: WorkerConfig, spawner: Spawner, chaos: Option<Duration>) -> io::Result<Workers> {
-        let (ledger_fd, ledger) = LedgerMap::create()?;
+    pub fn new(
+        config: WorkerConfig,
+        spawner: Spawner,
+        (ledger_fd, ledger): (ForeignFd, LedgerMap),
+        chaos: Option<Duration>,
+    ) -> io::Result<Workers> {
         Ok(Workers {
             serving: None,
             standby: None,
@@ -130,7 +136,8 @@ impl Workers {
             spawner,
             closers: Closers::new()?,
             ledger,
-            ledger_fd: Rc::new(ForeignFd::from(ledger_fd).prompt()),
+            ledger_fd: Rc::new(ledger_fd.prompt()),
+            spared: None,
             config,
         })
     }
@@ -139,6 +146,21 @@ impl Workers {
     pub fn listen(&self, reactor: &Reactor) -> io::Result<()> {
         reactor.watch(&self.spawner, Token::Spawner, EpollFlags::EPOLLIN)?;
         reactor.watch(&self.closers, Token::Closers, EpollFlags::EPOLLIN)
+    }
+
+    /// Uses one area of the ledger no more, until [`Workers::spare_none`].
+    pub fn spare(&mut self, area: u8) {
+        self.spared = Some(area);
+    }
+
+    /// Uses all areas of the ledger.
+    pub fn spare_none(&mut self) {
+        self.spared = None;
+    }
+
+    /// The ledger's file.
+    pub fn ledger_fd(&self) -> BorrowedFd<'_> {
+        self.ledger_fd.as_fd()
     }
 
     /// The existing workers.

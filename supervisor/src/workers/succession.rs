@@ -83,6 +83,16 @@ impl Succession {
         self.restarts
     }
 
+    /// Goes on with the counts of the last supervisor.
+    pub fn inherit(&mut self, restarts: u64, last_death: Option<String>) {
+        (self.restarts, self.last_death) = (restarts, last_death);
+    }
+
+    /// The last supervisor's worker has served.
+    pub fn begin_to_serve(&mut self) {
+        self.served = true;
+    }
+
     /// Whether a worker has served since the supervisor started.
     pub fn has_served(&self) -> bool {
         self.served
@@ -188,7 +198,7 @@ impl Workers {
         reactor: &Reactor,
     ) -> io::Result<Worker> {
         self.succession.starts.take(Instant::now());
-        let area = u8::from(self.both().any(|worker| worker.area == 0));
+        let area = u8::from(self.spared == Some(0) || self.both().any(|worker| worker.area == 0));
         if let Some(own) = self.area(area) {
             own.clear(self.config.threads.into());
         }
@@ -275,6 +285,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use sv3::ipc::{Settings, VERSION};
+    use sv3::ledger::LedgerMap;
 
     use super::*;
     use crate::ports::memory::MemoryPort;
@@ -301,7 +312,8 @@ mod tests {
             files: false,
             require_landlock: 0,
         };
-        (Workers::new(config, spawner, None).unwrap(), Reactor::new().unwrap(), theirs)
+        let ledger = LedgerMap::create().map(|(fd, map)| (fd.into(), map)).unwrap();
+        (Workers::new(config, spawner, ledger, None).unwrap(), Reactor::new().unwrap(), theirs)
     }
 
     /// The spawner starts the worker that it was asked for. Returns the worker's end of its link.

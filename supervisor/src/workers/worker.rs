@@ -324,6 +324,11 @@ impl Worker {
         due.map(|due| self.excused.map_or(due, |again| due.max(again)))
     }
 
+    /// Whether it is ready and has executed all that it was asked to report.
+    pub fn is_settled(&self) -> bool {
+        self.ready.is_some() && self.pid.is_some() && self.barriers.is_empty() && self.kill_reason.is_none()
+    }
+
     /// Since when the oldest barrier waits.
     pub fn waits_since(&self) -> Option<Instant> {
         let ready = self.ready.is_some() && self.kill_reason.is_none();

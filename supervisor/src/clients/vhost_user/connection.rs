@@ -9,6 +9,8 @@ use sv3::wire::vhost_user::{Decoder, Message, Reply};
 
 use crate::ancillary;
 use crate::doors::listener::Peer;
+use crate::estate::record::ConnectionRecord;
+use crate::estate::{Clock, Files, Heirlooms, Unfit};
 
 /// Most octets of replies that a client may leave unread.
 const UNREAD_MAX: usize = 64 << 10;
@@ -128,6 +130,36 @@ impl Connection {
         Ok(())
     }
 
+    /// What the next supervisor must know.
+    pub fn record<'c>(&'c self, files: &mut Files<'c>, clock: Clock) -> ConnectionRecord {
+        let (octets, fds) = self.decoder.part();
+        ConnectionRecord {
+            socket: files.add(&self.peer.stream),
+            opened: clock.number(self.opened),
+            message_due: self.message_due.map(|due| clock.number(due)),
+            spoke: self.spoke,
+            part: (octets.to_vec(), fds.iter().map(|fd| files.add(fd)).collect()),
+            replies: self.replies.clone(),
+        }
+    }
+
+    /// Goes on where the last supervisor was, with the connection of a record.
+    pub fn restore(&mut self, record: ConnectionRecord, files: &mut Heirlooms, clock: Clock) -> Result<(), Unfit> {
+        let (octets, fds) = record.part;
+        let fds: Vec<_> = fds.into_iter().map(|fd| files.take(fd)).collect::<Result<_, _>>()?;
+        self.decoder = Decoder::amid(&octets, fds).map_err(|refuse| Unfit(refuse.0))?;
+        self.opened = clock.time(record.opened);
+        self.message_due = record.message_due.map(|due| clock.time(due));
+        self.spoke = record.spoke;
+        self.replies = record.replies;
+        Ok(())
+    }
+
+    /// The connection is this supervisor's, no longer that of the one which lent it.
+    pub fn own(&mut self) {
+        self.peer.is_lent = false;
+    }
+
     /// Whether replies wait for room.
     pub fn has_replies(&self) -> bool {
         !self.replies.is_empty()
@@ -153,7 +185,7 @@ mod tests {
     fn connection() -> (Connection, UnixStream) {
         let (client, stream) = UnixStream::pair().unwrap();
         stream.set_nonblocking(true).unwrap();
-        (Connection::new(Peer { stream: OwnedFd::from(stream).into(), pid: 1, uid: 1 }), client)
+        (Connection::new(Peer { stream: OwnedFd::from(stream).into(), pid: 1, uid: 1, is_lent: false }), client)
     }
 
     #[test]

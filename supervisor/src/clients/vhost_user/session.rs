@@ -22,6 +22,8 @@ use sv3::wire::vhost_user::*;
 
 use super::frontend::Frontend;
 use super::requests::{Refusal, Served};
+use crate::estate::record::{DeviceRecord, SessionRecord};
+use crate::estate::{Heirlooms, Unfit};
 use crate::ports::device::Device;
 use crate::ports::holdings::Holdings;
 use crate::ports::kernel::Inspect;
@@ -176,6 +178,30 @@ impl Session {
             Err(Refusal::Stay(why)) => Err(Refused { reason: Refuse(why), reply: ack(false), close: !wants_ack }),
             Err(Refusal::Close(why)) => Err(Refused { reason: Refuse(why), reply: ack(false), close: true }),
         }
+    }
+
+    /// What the next supervisor must know, beside the device. The session must not wait.
+    pub fn record(&self) -> SessionRecord {
+        let Frontend { protocol_features, mtu, status, .. } = self.frontend;
+        SessionRecord { protocol_features, mtu, status, unfenced: self.unfenced }
+    }
+
+    /// Goes on where the last supervisor was.
+    pub fn restore(&mut self, record: &SessionRecord) {
+        self.frontend.protocol_features = record.protocol_features;
+        self.frontend.mtu = record.mtu;
+        self.frontend.status = record.status;
+        self.unfenced = record.unfenced;
+    }
+
+    /// Makes the device that of a record.
+    pub fn restore_device(
+        &mut self,
+        record: DeviceRecord,
+        files: &mut Heirlooms,
+        kernel: &dyn Inspect,
+    ) -> Result<(), Unfit> {
+        self.frontend.device.restore(record, files, kernel)
     }
 
     /// All commands for a worker that knows nothing of this client. They end in a barrier if the session waits.

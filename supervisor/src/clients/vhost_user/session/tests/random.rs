@@ -41,7 +41,7 @@ fn any_request() -> impl Strategy<Value = Request> {
 
 proptest! {
     /// For any request in any state: nothing panics, each request that asks for a reply gets one, and a replay to a new
-    /// worker gives the same rings as the live commands.
+    /// worker gives the same rings as the live commands, also if supervisors replace each other meanwhile.
     #[test]
     fn any_sequence_is_survived_and_can_be_replayed(
         requests in prop::collection::vec((any_request(), any::<bool>(), 0u8..8), 0..120),
@@ -61,6 +61,9 @@ proptest! {
                 prop_assert!(answered.is_some(), "{code} was not answered");
             }
             prop_assert!(!client.session.is_waiting());
+            if accident == 2 {
+                client.session = crate::fuzz::session::handed_over(&client.session);
+            }
         }
         let replayed = client.session.replay();
         prop_assert_eq!(running(client.commands.iter()), running(replayed.iter().map(|told| &told.command)));
