@@ -9,6 +9,10 @@
 //! - at most [`SLICE`] are sent between two turns of the loop.
 //!
 //! An address that is announced too late costs little: the guest's own frames teach the network as well.
+//!
+//! One announcement may be lost: a bridge that has just got its port back does not forward for some milliseconds, and a
+//! fabric that still moves an address elsewhere forgets the newer news. So the addresses of a port that had one are
+//! announced [`REPEATS`] times more, [`REPEAT_NS`] apart. QEMU sends five after a migration.
 
 use sv3::MAX_PORTS;
 
@@ -24,6 +28,11 @@ pub const EACH_NS: u64 = 1_000_000;
 const BURST_NS: u64 = 100_000_000;
 /// Most announcements between two turns of the loop.
 pub const SLICE: usize = 16;
+
+/// How often an announcement is repeated.
+pub const REPEATS: u8 = 2;
+/// Time between two of them, in nanoseconds.
+pub const REPEAT_NS: u64 = 350_000_000;
 
 /// When the announcer wants to go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,13 +57,18 @@ pub struct Announcer {
     spent_until_ns: u64,
     /// By slot: the pass has announced an address of the port.
     served: Box<[bool]>,
+    /// By slot: how many more times, plus one, its addresses are looked at for repeats.
+    repeats: Box<[u8]>,
+    /// When they are looked at next, in nanoseconds.
+    repeat_ns: Option<u64>,
 }
 
 impl Announcer {
     /// Looks for marks that an earlier worker left.
     pub fn new() -> Announcer {
         let served = vec![false; MAX_PORTS].into_boxed_slice();
-        Announcer { is_due: true, at: None, began_ns: 0, spent_until_ns: 0, served }
+        let repeats = vec![0; MAX_PORTS].into_boxed_slice();
+        Announcer { is_due: true, at: None, began_ns: 0, spent_until_ns: 0, served, repeats, repeat_ns: None }
     }
 
     /// An entry was marked.
@@ -64,6 +78,28 @@ impl Announcer {
 
     /// Announces some addresses, if it is time for that.
     pub fn go_on(&mut self, forwarder: &mut Forwarder) -> Next {
+        self.repeat(forwarder);
+        match (self.announce(forwarder), self.repeat_ns) {
+            (Next::WhenMarked, Some(at)) => Next::At(at),
+            (Next::At(next), Some(at)) => Next::At(next.min(at)),
+            (next, _) => next,
+        }
+    }
+
+    /// Marks the addresses whose announcements are to be repeated now.
+    fn repeat(&mut self, forwarder: &mut Forwarder) {
+        if self.repeat_ns.is_none_or(|at| forwarder.now_ns < at) {
+            return;
+        }
+        let repeats = &mut self.repeats;
+        repeats.iter_mut().for_each(|left| *left = left.saturating_sub(1));
+        let is_repeated = |port: u16| repeats.get(usize::from(port)).is_some_and(|left| *left > 0);
+        self.is_due |= forwarder.mark_all(is_repeated);
+        let more = self.repeats.iter().any(|left| *left > 0);
+        self.repeat_ns = more.then(|| forwarder.now_ns.saturating_add(REPEAT_NS));
+    }
+
+    fn announce(&mut self, forwarder: &mut Forwarder) -> Next {
         let now_ns = forwarder.now_ns;
         let mut at = match self.at.take() {
             Some(at) => at,
@@ -98,6 +134,10 @@ impl Announcer {
                     self.spent_until_ns = from;
                     if let Some(served) = self.served.get_mut(usize::from(port)) {
                         *served = true;
+                    }
+                    if let Some(left) = self.repeats.get_mut(usize::from(port)).filter(|left| **left == 0) {
+                        *left = REPEATS + 1;
+                        self.repeat_ns.get_or_insert(now_ns.saturating_add(REPEAT_NS));
                     }
                 }
             }

@@ -8,7 +8,7 @@ use sv3::ledger::LedgerMap;
 use sv3::virtio::NET_HDR_LEN;
 
 use super::*;
-use crate::forward::announcer::{Announcer, EACH_NS, Next, PASS_NS, SLICE};
+use crate::forward::announcer::{Announcer, EACH_NS, Next, PASS_NS, REPEAT_NS, REPEATS, SLICE};
 use crate::forward::burst::Burst;
 use crate::forward::leases::Leases;
 use crate::poll::fair_share::TURN;
@@ -256,12 +256,18 @@ fn guests_are_announced_out_of_all_uplinks_and_stations_of_the_network_are_not()
     let lease = switch.ports.get(UPLINK).unwrap().receive(0).unwrap().lease(1).unwrap();
     assert_eq!(announcer.go_on(&mut switch.forwarder), Next::Now, "another thread has an uplink");
     drop(lease);
-    assert_eq!(announcer.go_on(&mut switch.forwarder), Next::WhenMarked);
-    for slot in [UPLINK, SECOND_UPLINK] {
-        let mut announced = switch.announced(slot);
-        announced.sort_unstable();
-        assert_eq!(announced, [GUEST, STREAM].map(u64::from));
+    // One may be lost, so each is repeated.
+    for left in (0..=REPEATS).rev() {
+        let next = switch.forwarder.now_ns + REPEAT_NS;
+        assert_eq!(announcer.go_on(&mut switch.forwarder), Next::At(next));
+        for slot in [UPLINK, SECOND_UPLINK] {
+            let mut announced = switch.announced(slot);
+            announced.sort_unstable();
+            assert_eq!(announced, [GUEST, STREAM].map(u64::from), "{left} are left");
+        }
+        switch.forwarder.now_ns = next;
     }
+    assert_eq!(announcer.go_on(&mut switch.forwarder), Next::WhenMarked);
     assert_eq!(switch.receivers().len(), 0);
     // Guests that have gone, and addresses that uplinks took, are not announced.
     switch.send(GUEST, &[(BROADCAST, mac(70)), (BROADCAST, mac(71))]);
@@ -294,15 +300,17 @@ fn a_flood_of_addresses_is_announced_slowly_and_delays_nobody() {
         }
         while announcer.go_on(&mut switch.forwarder) == Next::Now {}
         let announced = switch.announced(UPLINK);
-        total += announced.len();
-        if announced.iter().any(|mac| (9000..10_000).contains(mac)) {
-            let since = waits.take().expect("twice");
+        total += announced.iter().filter(|mac| (1000..9000).contains(*mac)).count();
+        let announced_again = announced.iter().filter(|mac| (9000..10_000).contains(*mac));
+        if let Some(since) =
+            announced_again.map(|mac| mac - 9000).max().and_then(|step| waits.take_if(|at| *at == step))
+        {
             assert!(step - since <= 2 * PASS_NS / 1_000_000, "announced after {} ms", step - since);
         }
     }
     assert_eq!(waits, None, "one is not announced");
     let passes = 1_000_000_000 / PASS_NS as usize;
-    assert!((passes..=passes + 11).contains(&total), "{total} announcements in a second");
+    assert!((passes - 2..=passes + 1).contains(&total), "{total} announcements in a second");
 }
 
 #[test]
