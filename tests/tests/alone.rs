@@ -6,4 +6,5 @@ mod drift;
 mod leaks;
 mod linux_segments;
 mod qemu;
+mod taps;
 mod testpmd;

@@ -28,6 +28,7 @@ mod signals;
 mod slices;
 mod standby;
 mod starved;
+mod streams;
 mod switching;
 mod telemetry;
 mod threads;
