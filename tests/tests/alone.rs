@@ -7,4 +7,5 @@ mod leaks;
 mod linux_segments;
 mod qemu;
 mod succession_of_taps;
+mod taps;
 mod testpmd;

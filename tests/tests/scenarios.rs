@@ -28,6 +28,7 @@ mod signals;
 mod slices;
 mod standby;
 mod starved;
+mod streams;
 mod succession;
 mod switching;
 mod telemetry;

@@ -33,6 +33,11 @@ impl Namespace {
         Ok(namespace)
     }
 
+    /// The network that this thread is in.
+    pub fn own() -> Result<Namespace> {
+        Ok(Namespace { handle: File::open("/proc/thread-self/ns/net")? })
+    }
+
     /// Its name for programs, while this process lives.
     pub fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.handle.as_raw_fd())

@@ -11,6 +11,10 @@ pub enum Attachment<'a> {
     VhostUser(&'a Path),
     /// A socket on which QEMU listens, and to which a vhost-user back-end connects.
     VhostUserListen(&'a Path),
+    /// A socket of a program that takes frames behind their lengths, such as gvproxy.
+    Stream(&'a Path),
+    /// A socket on which QEMU listens for such a program.
+    StreamListen(&'a Path),
     /// A tap device that exists in QEMU's network namespace.
     Tap {
         /// The interface's name.
@@ -32,6 +36,8 @@ impl Attachment<'_> {
                 vhost_user(socket, reconnect, queue_pairs)
             }
             Attachment::VhostUserListen(socket) => vhost_user(socket, "server=on,wait=off", queue_pairs),
+            Attachment::Stream(socket) => stream(socket, "off"),
+            Attachment::StreamListen(socket) => stream(socket, "on"),
             Attachment::Tap { name, vhost } => {
                 let vhost = if *vhost { "on" } else { "off" };
                 let netdev = format!("tap,id=net,ifname={name},script=no,downscript=no,vhost={vhost}");
@@ -39,6 +45,11 @@ impl Attachment<'_> {
             }
         }
     }
+}
+
+fn stream(socket: &Path, server: &str) -> Vec<String> {
+    let netdev = format!("stream,id=net,server={server},addr.type=unix,addr.path={}", socket.display());
+    vec!["-netdev".into(), netdev]
 }
 
 fn vhost_user(socket: &Path, options: &str, queue_pairs: u8) -> Vec<String> {

@@ -44,13 +44,13 @@ impl Relay {
         })
     }
 
-    /// Between two streams, on a processor: at most so many octets at a time, which need not be whole frames.
-    pub fn between_streams(streams: [UnixStream; 2], octets: usize, core: usize) -> Result<Relay> {
+    /// Between two streams, on a processor or anywhere: at most so many octets at a time, which need not be whole frames.
+    pub fn between_streams(streams: [UnixStream; 2], octets: usize, core: Option<usize>) -> Result<Relay> {
         for stream in &streams {
             stream.set_nonblocking(true)?;
         }
         let mut buffer = vec![0; octets];
-        Relay::start(Some(core), move |over| {
+        Relay::start(core, move |over| {
             while !over.load(Relaxed) {
                 let [a, b] = &streams;
                 if !move_octets(a, b, &mut buffer) & !move_octets(b, a, &mut buffer) {

@@ -66,7 +66,7 @@ fn between_two(options: &Options) -> Result<Case> {
     right.send(&frame(1, 2))?;
     left.receive()?;
     let [a, b, c, d] = pairs()?;
-    let _relay = Relay::between_streams([b, c], BATCH * SMALL_FRAME, SWITCH)?;
+    let _relay = Relay::between_streams([b, c], BATCH * SMALL_FRAME, Some(SWITCH))?;
     let mut peers = [[left.socket().try_clone()?, right.socket().try_clone()?], [a, d]];
     for socket in peers.iter().flatten() {
         socket.set_nonblocking(true)?;
