@@ -28,6 +28,7 @@ use args::Args;
 use clients::budget::Budget;
 use doors::http::Http;
 use doors::listener::Listener;
+use doors::stream::StreamForm;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use supervisor::{Parts, Supervisor};
 use sv3::timeslice::TimeSlice;
@@ -86,24 +87,37 @@ fn run(args: Args) -> Result<(), String> {
     let log = args.log.as_deref().map(telemetry::event::open_log).transpose()?.zip(args.log.clone());
     let door = Listener::bind(&args.socket, args.force)?;
     let control = Listener::bind(&args.control, args.force).inspect_err(|_| door.remove())?;
+    let streams = bind_streams(&args).inspect_err(|_| [&door, &control].into_iter().for_each(Listener::remove))?;
     let announcement = announcement(&args.socket);
     let workers = WorkerConfig {
         settings: args.settings,
         path: args.worker.clone(),
         threads: args.threads,
-        cpus: args.cpus.map(|cpus| cpus.to_string()),
+        cpus: args.cpus.as_ref().map(ToString::to_string),
         standby: args.standby,
-        files: false,
+        files: !args.streams.is_empty(),
         require_landlock: args.require_landlock,
     };
     let (blame, chaos) = (args.blame, args.chaos);
-    let parts = Parts { door, control, http, signals, spawner, workers, chaos, blame, log, announcement };
-    let remove_sockets = || [&args.socket, &args.control].map(std::fs::remove_file);
+    let parts = Parts { door, streams, control, http, signals, spawner, workers, chaos, blame, log, announcement };
+    let paths: Vec<&Path> = args.sockets().collect();
+    let remove_sockets = || paths.iter().map(std::fs::remove_file).for_each(drop);
     let supervisor = Supervisor::new(parts).map_err(|error| format!("cannot start: {error}"));
-    let supervisor = supervisor.inspect_err(|_| drop(remove_sockets()))?;
-    let dirs: Vec<&Path> = [&args.socket, &args.control].into_iter().filter_map(|path| path.parent()).collect();
-    let achieved = confine::supervisor(&dirs).inspect_err(|_| drop(remove_sockets()))?;
+    let supervisor = supervisor.inspect_err(|_| remove_sockets())?;
+    let dirs: Vec<&Path> = paths.iter().filter_map(|path| path.parent()).collect();
+    let achieved = confine::supervisor(&dirs).inspect_err(|_| remove_sockets())?;
     supervisor.run(achieved.landlock_abi)
+}
+
+/// Binds the doors for streams: all of them, or none.
+fn bind_streams(args: &Args) -> Result<Vec<(Listener, StreamForm)>, String> {
+    let mut bound: Vec<(Listener, StreamForm)> = Vec::new();
+    for door in &args.streams {
+        let remove_all = |_: &String| bound.iter().for_each(|(listener, _)| listener.remove());
+        let listener = Listener::bind(&door.path, args.force).inspect_err(remove_all)?;
+        bound.push((listener, door.form));
+    }
+    Ok(bound)
 }
 
 fn too_few_files(most: u64) -> String {

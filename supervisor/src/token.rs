@@ -15,6 +15,8 @@ pub enum Token {
     Stderr(u8),
     /// The front door.
     FrontDoor,
+    /// The door for streams at this place.
+    StreamDoor(u16),
     /// The control socket.
     ControlDoor,
     /// The control socket's connection at this place.
@@ -50,6 +52,7 @@ impl Token {
             Token::Http(place) => (9, place as u64),
             Token::Client(slot) => (10, slot.into()),
             Token::Pending(serial) => (11, serial),
+            Token::StreamDoor(place) => (12, place.into()),
         };
         kind << KIND_SHIFT | which & WHICH
     }
@@ -70,6 +73,7 @@ impl Token {
             (9, _) => Token::Http(which.try_into().ok()?),
             (10, _) => Token::Client(which.try_into().ok()?),
             (11, _) => Token::Pending(which),
+            (12, _) => Token::StreamDoor(which.try_into().ok()?),
             _ => return None,
         })
     }
@@ -90,7 +94,7 @@ mod tests {
         let doors = [Token::ControlDoor, Token::HttpDoor];
         let areas = [0, 1, u8::MAX].into_iter().flat_map(|area| [Token::Link(area), Token::Stderr(area)]);
         let places = [0, 15, 1 << 40].into_iter().flat_map(|place| [Token::Control(place), Token::Http(place)]);
-        let slots = [0, 1023, u16::MAX].into_iter().map(Token::Client);
+        let slots = [0, 1023, u16::MAX].into_iter().flat_map(|slot| [Token::Client(slot), Token::StreamDoor(slot)]);
         let pending = [0, 1, WHICH].into_iter().map(Token::Pending);
         let all: Vec<Token> =
             one.into_iter().chain(doors).chain(areas).chain(places).chain(slots).chain(pending).collect();

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -42,19 +43,30 @@ pub struct Listener {
 }
 
 /// A connection, its process and its user.
+#[derive(Debug)]
 pub struct Peer {
-    /// A non-blocking stream socket. Its last close also closes the files that are in flight in it.
-    pub stream: ForeignFd,
+    /// A non-blocking stream socket. Its last close also closes the files that are in flight in it. A stream client's is
+    /// shared with the commands that give it to workers.
+    pub stream: Rc<ForeignFd>,
     /// Process that connected; 0 if its pid namespace is not visible from here.
     pub pid: i32,
     /// Its user.
     pub uid: u32,
 }
 
+impl Peer {
+    /// The socket was read to its end.
+    pub fn has_ended(&mut self) {
+        if let Some(stream) = Rc::get_mut(&mut self.stream) {
+            stream.has_ended();
+        }
+    }
+}
+
 impl Drop for Peer {
     /// The peer hears at once that the connection is over: the close may wait behind other files that are closed slowly.
     fn drop(&mut self) {
-        let _ = shutdown(&self.stream, Shutdown::Both);
+        let _ = shutdown(&*self.stream, Shutdown::Both);
     }
 }
 
@@ -125,7 +137,7 @@ impl Listener {
         match self.listener.accept() {
             Ok((stream, _)) => match peer(stream) {
                 Ok(mut peer) if self.permits(&peer) && has_left(&peer.stream) => {
-                    peer.stream.has_ended();
+                    peer.has_ended();
                     Incoming::Gone
                 }
                 Ok(peer) => Incoming::Peer(peer),
@@ -181,9 +193,9 @@ fn has_left(stream: &ForeignFd) -> bool {
 
 fn peer(stream: UnixStream) -> io::Result<Peer> {
     let flagged = stream.set_nonblocking(true);
-    let stream = ForeignFd::from(OwnedFd::from(stream));
+    let stream = Rc::new(ForeignFd::from(OwnedFd::from(stream)));
     flagged?;
-    let credentials = getsockopt(&stream, PeerCredentials)?;
+    let credentials = getsockopt(&*stream, PeerCredentials)?;
     Ok(Peer { stream, pid: credentials.pid(), uid: credentials.uid() })
 }
 

@@ -145,7 +145,8 @@ fn show(ledger: &LedgerMap, death: &Death) {
     }
 
     let stream = UnixStream::pair().unwrap().0;
-    let port = Client::new(0, 0, Peer { stream: std::os::fd::OwnedFd::from(stream).into(), pid: 3, uid: 4 });
+    let port =
+        Client::new(0, 0, Peer { stream: std::rc::Rc::new(std::os::fd::OwnedFd::from(stream).into()), pid: 3, uid: 4 });
     let status = Status {
         pending_clients: 0,
         version: String::new(),
