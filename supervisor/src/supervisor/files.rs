@@ -122,7 +122,10 @@ impl Supervisor {
         self.telemetry.events.say_of_port(&port.named(), "detach", message, json!({}));
         port.files().for_each(|fd| self.reactor.forget(&**fd));
         self.clients.budget.change(port.holder().pid, port.held, Holdings::NONE);
-        if !self.workers.send(vec![port.remove(), Command::Barrier.into()], Waiter::Leaving(slot)) {
+        // Workers do not know a port in quarantine, but may still have its removal before them.
+        let remove = port.quarantine.is_none().then(|| port.remove());
+        let commands = remove.into_iter().chain([Command::Barrier.into()]).collect();
+        if !self.workers.send(commands, Waiter::Leaving(slot)) {
             self.clients.slots.release(slot);
         }
     }
@@ -201,8 +204,11 @@ impl Supervisor {
             return self.remove_files(slot, "was sent away");
         }
         port.files().for_each(|fd| self.reactor.forget(&**fd));
+        let told = port.quarantine.is_none();
         let commands = port.close(why.to_string());
-        self.workers.send(commands, Waiter::Nobody);
+        if told {
+            self.workers.send(commands, Waiter::Nobody);
+        }
         self.count_files(slot);
         let message = format!("{name}: stopped: {why}; attach it again with new files, or detach it");
         self.telemetry.events.say_of_port(&named, "file_fault", message, json!({ "why": why }));
@@ -266,6 +272,10 @@ impl Supervisor {
             return;
         }
         self.workers.config.files = true;
+        if self.workers.handover.stage().is_some() {
+            // Looks again when that is over.
+            return;
+        }
         let lacks = self.workers.serving.as_ref().is_some_and(|worker| !worker.serves_files);
         if lacks && let Err(why) = self.plan_own_handover() {
             self.telemetry.events.say("role", format!("ports of open files wait for the next worker: {why}"));
