@@ -28,6 +28,9 @@ pub struct ProcessInventory {
     pub policy: String,
     /// Number of its threads.
     pub threads: usize,
+    /// Whether it is a worker that may use the files of ports: its policy has more syscalls.
+    #[serde(default)]
+    pub files: bool,
     /// Its open fds.
     pub fds: Vec<Fd>,
 }

@@ -23,6 +23,8 @@ pub enum Kind {
     Switch,
     /// A file name.
     Path,
+    /// A file name, and words about it behind a comma. The option may be given several times.
+    Paths,
     /// A whole number within these bounds.
     Number(u32, u32),
     /// A number of seconds.
@@ -59,6 +61,15 @@ pub const CONTROL: RunOption = path(
     "PATH",
     "The socket for `sv3 status` and other commands [default: control.sock beside the default front door]",
 );
+/// Doors for streams; may be given several times.
+pub const STREAM: RunOption = RunOption {
+    name: "stream",
+    value: Some("PATH[,mtu=N][,vnet][,implied]"),
+    kind: Kind::Paths,
+    default: "",
+    help: "One more door, where a client sends frames at once, each after its length, as QEMU's `-netdev stream` does; \
+           may be given several times; see docs/use/attach.md",
+};
 /// Replace stale sockets.
 pub const FORCE: RunOption =
     switch("force", "Replace sockets that a dead switch left behind even if other users may write to their folder");
@@ -138,9 +149,10 @@ pub const CPUS: RunOption = text(
 );
 
 /// All of them, in the order of `--help`.
-pub const ALL: [&RunOption; 14] = [
+pub const ALL: [&RunOption; 15] = [
     &SOCKET,
     &CONTROL,
+    &STREAM,
     &FORCE,
     &TAKE_OVER,
     &NO_STANDBY,

@@ -20,6 +20,8 @@ use crate::control::Control;
 use crate::output::{harmless, print};
 use crate::place;
 
+/// The role of a worker that may use the files of ports.
+const WORKER_FILES: &str = "worker-files";
 /// Most looks at the processes, if they change meanwhile because clients or workers come and go.
 const LOOKS: u32 = 5;
 
@@ -64,12 +66,18 @@ impl Show {
         let supervisor = place::sibling("sv3-supervisor")?;
         let told = self.ask_supervisor()?.processes;
         let live = told.first().map_or(0, |told| told.pid);
-        let (first, second) = std::thread::scope(|scope| {
-            let first = scope.spawn(|| proof::prove("supervisor", &supervisor, live));
-            let second = scope.spawn(|| proof::prove("worker", &worker, live));
-            (first.join(), second.join())
+        let mut roles: Vec<&str> = told.iter().map(role_of_policy).collect();
+        roles.sort_unstable();
+        roles.dedup();
+        let tried: Vec<_> = std::thread::scope(|scope| {
+            let prove = |role| {
+                let binary = if role == "supervisor" { &supervisor } else { &worker };
+                scope.spawn(move || proof::prove(role, binary, live))
+            };
+            let provers: Vec<_> = roles.into_iter().map(prove).collect();
+            provers.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
         });
-        let tried = [first, second].map(|tried| tried.unwrap_or_else(|_| Err("a thread panicked".to_string())));
+        let tried = tried.into_iter().map(|tried| tried.unwrap_or_else(|_| Err("a thread panicked".to_string())));
         let (mut proofs, mut differences) = (Vec::new(), Vec::new());
         for tried in tried {
             let (proof, differs) = tried?;
@@ -132,12 +140,21 @@ impl Show {
     }
 }
 
+/// The role whose policy a process has.
+fn role_of_policy(told: &ProcessInventory) -> &'static str {
+    match (&*told.role, told.files) {
+        ("supervisor", _) => "supervisor",
+        (_, false) => "worker",
+        (_, true) => WORKER_FILES,
+    }
+}
+
 fn process(told: ProcessInventory, proofs: &[Proof]) -> Result<Process, String> {
-    let ProcessInventory { role, pid, landlock_abi, policy, threads, fds } = told;
+    let of_policy = role_of_policy(&told);
+    let ProcessInventory { role, pid, landlock_abi, policy, threads, fds, files: _ } = told;
     let mut facts = kernel::facts(pid, threads, true)?;
-    let (binary, teller) = if role == "supervisor" { ("supervisor", "supervisor") } else { ("worker", "worker") };
-    let mut of_binary = proofs.iter().filter(|proof| proof.role.starts_with(binary));
-    let proof = of_binary.clone().find(|proof| proof.policy == policy).or_else(|| of_binary.next());
+    let teller = if role == "supervisor" { "supervisor" } else { "worker" };
+    let proof = proofs.iter().find(|proof| proof.role == of_policy);
     let proved = |of: fn(&Proof) -> String| proof.map(of);
     facts.push(fact("landlock ABI", proved(|proof| proof.landlock_abi.to_string()), &landlock_abi.to_string(), teller));
     facts.push(fact("seccomp policy", proved(|proof| proof.policy.clone()), &policy, teller));

@@ -75,16 +75,20 @@ fn argument(option: &'static RunOption) -> Arg {
         Kind::Number(..) => value_parser!(u32).into(),
         Kind::Seconds => value_parser!(f64).into(),
         Kind::Path => value_parser!(PathBuf),
-        Kind::Switch | Kind::Text => value_parser!(OsString),
+        Kind::Switch | Kind::Text | Kind::Paths => value_parser!(OsString),
     };
-    argument.value_name(value).value_parser(parser).allow_negative_numbers(option.kind == Kind::Seconds)
+    let action = if option.kind == Kind::Paths { ArgAction::Append } else { ArgAction::Set };
+    argument.action(action).value_name(value).value_parser(parser).allow_negative_numbers(option.kind == Kind::Seconds)
 }
 
 impl FromArgMatches for Options {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Options, clap::Error> {
-        let given = options::ALL.into_iter().filter_map(|option| match option.value {
-            None => matches.get_flag(option.name).then_some((option, None)),
-            Some(_) => Some((option, Some(matches.get_raw(option.name)?.next_back().map(OsStr::to_os_string)?))),
+        let given = options::ALL.into_iter().flat_map(|option| match option.value {
+            None => Vec::from_iter(matches.get_flag(option.name).then_some((option, None))),
+            Some(_) => {
+                let values = matches.get_raw(option.name).into_iter().flatten();
+                values.map(|value| (option, Some(OsStr::to_os_string(value)))).collect()
+            }
         });
         Ok(Options(given.collect()))
     }

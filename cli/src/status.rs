@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use clap::Args;
 use sv3::control::ControlRequest;
-use sv3::status::{Link, MemoryUse, PortStatus, RegionStatus, RingStatus, Status};
+use sv3::status::{FilesStatus, Link, MemoryUse, PortStatus, RegionStatus, RingStatus, Status};
 
 use crate::control::Control;
 use crate::output::{harmless, print};
@@ -80,6 +80,9 @@ fn port(out: &mut String, port: &PortStatus) {
     };
     let mtu = port.mtu.map_or(String::new(), |mtu| format!(", MTU {mtu}"));
     let _ = writeln!(out, "{}  {link}, client pid {} uid {}{mtu}", port.name, port.client_pid, port.client_uid);
+    if let Some(files) = &port.files {
+        let _ = writeln!(out, "  files       {}", files_words(files));
+    }
     if let Some(seconds) = port.quarantine_s {
         let _ = writeln!(out, "  quarantine  {seconds} s more; `sv3 port release {}` ends it", port.name);
         if let Some(why) = &port.quarantine_why {
@@ -92,8 +95,10 @@ fn port(out: &mut String, port: &PortStatus) {
     if let Some(hint) = &port.hint {
         let _ = writeln!(out, "  hint        {hint}");
     }
-    let _ = writeln!(out, "  features    {}", names(&port.features, "VIRTIO_"));
-    let _ = writeln!(out, "  protocol    {}", names(&port.protocol_features, "VHOST_USER_PROTOCOL_F_"));
+    if port.files.is_none() {
+        let _ = writeln!(out, "  features    {}", names(&port.features, "VIRTIO_"));
+        let _ = writeln!(out, "  protocol    {}", names(&port.protocol_features, "VHOST_USER_PROTOCOL_F_"));
+    }
     for ring in &port.rings {
         let _ = writeln!(out, "  ring {:<6} {}", ring.index, ring_words(ring));
     }
@@ -168,6 +173,14 @@ pub fn duration(seconds: u64) -> String {
     }
 }
 
+fn files_words(files: &FilesStatus) -> String {
+    let FilesStatus { transport, form, learning, queues, device, stopped, .. } = files;
+    let device = device.as_ref().map_or(String::new(), |device| format!(" {device}"));
+    let queues = if *queues == 1 { "1 queue".to_string() } else { format!("{queues} queues") };
+    let stopped = stopped.as_ref().map_or(String::new(), |why| format!("; stopped: {why}"));
+    format!("{transport}{device}, {form}, {learning}, {queues}{stopped}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -206,6 +219,9 @@ mod tests {
             "ring 1      transmit, split of 256, runs",
             "memory      512 MiB at 0x0, file of 512 MiB, seals: shrink, grow, seal",
             "drops       no_rx_buffers 3",
+            "host  up, client pid 5100 uid 1000",
+            "files       tap tap0, net-header, uplink, 1 queue",
+            "hint        the address 52:54:00:00:00:01 belongs to p0",
         ] {
             assert!(text.contains(shown), "{shown}\n{text}");
         }

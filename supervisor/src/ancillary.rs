@@ -38,6 +38,13 @@ pub fn receive(socket: impl AsFd, into: &mut [u8]) -> io::Result<Received> {
     Ok(Received { count: message.bytes, fds, truncated: message.flags.contains(ReturnFlags::CTRUNC) })
 }
 
+/// The first octet that waits in a socket. It stays there.
+pub fn first_octet(socket: impl AsFd) -> Option<u8> {
+    let mut octet = [0];
+    let looked = rustix::net::recv(socket, &mut octet[..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+    looked.ok().filter(|(count, _)| *count == 1).map(|_| octet[0])
+}
+
 /// Sends as many octets as the socket has room for. Returns how many.
 pub fn send(socket: impl AsFd, octets: &[u8]) -> io::Result<usize> {
     Ok(rustix::net::send(socket, octets, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?)

@@ -12,6 +12,7 @@ use sv3::ipc::{Settings, VERSION};
 use sv3::options::{self, Kind, RunOption};
 
 use crate::doors::http::parse_address;
+use crate::doors::stream::StreamDoor;
 
 /// The parsed command line. Paths are absolute.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub struct Args {
     pub socket: PathBuf,
     /// The control socket.
     pub control: PathBuf,
+    /// The doors for streams.
+    pub streams: Vec<StreamDoor>,
     /// The worker's binary.
     pub worker: PathBuf,
     /// Replace stale sockets.
@@ -65,9 +68,18 @@ impl Args {
         if socket == control {
             return Err("--socket and --control must differ".into());
         }
+        let streams = given.values(&options::STREAM, StreamDoor::parse)?;
+        let mut paths: Vec<&Path> = [&socket, &control].into_iter().map(PathBuf::as_path).collect();
+        for door in &streams {
+            if paths.contains(&&*door.path) {
+                return Err(of(&options::STREAM, &format!("{} is given twice", door.path.display())));
+            }
+            paths.push(&door.path);
+        }
         Ok(Args {
             socket,
             control,
+            streams,
             worker: given.path(&options::WORKER)?,
             force: given.has(&options::FORCE),
             take_over: given.has(&options::TAKE_OVER),
@@ -75,12 +87,18 @@ impl Args {
             standby: !given.has(&options::NO_STANDBY),
             blame: given.number::<u32>(&options::BLAME)? as usize,
             chaos: given.value(&options::CHAOS, seconds)?,
-            log: given.0.get(options::LOG.name).map(PathBuf::from),
+            log: given.last(&options::LOG).map(PathBuf::from),
             metrics: given.value(&options::METRICS, parse_address)?,
             require_landlock: given.value(&options::REQUIRE_LANDLOCK, landlock)?.unwrap_or(0),
             threads,
             cpus,
         })
+    }
+
+    /// The paths of the sockets in the file system.
+    pub fn sockets(&self) -> impl Iterator<Item = &Path> {
+        let streams = self.streams.iter().map(|door| door.path.as_path());
+        [self.socket.as_path(), self.control.as_path()].into_iter().chain(streams)
     }
 
     /// The command line of every worker, without the program's name.
@@ -91,13 +109,14 @@ impl Args {
     }
 }
 
-/// The options that were given, each with its value. If an option was given twice, the last value counts.
-struct Given(BTreeMap<&'static str, OsString>);
+/// The options that were given, each with its values. If an option was given twice, the last value counts, unless it is
+/// one that may be given several times.
+struct Given(BTreeMap<&'static str, Vec<OsString>>);
 
 impl Given {
     fn read(args: impl IntoIterator<Item = OsString>) -> Result<Given, String> {
         let mut parser = lexopt::Parser::from_args(args);
-        let mut given = BTreeMap::new();
+        let mut given = BTreeMap::<_, Vec<OsString>>::new();
         while let Some(arg) = parser.next().map_err(|error| error.to_string())? {
             let known = options::ALL.into_iter().chain([&options::WORKER]);
             let option = match &arg {
@@ -109,7 +128,7 @@ impl Given {
                 Some(_) => parser.value().map_err(|error| of(option, &error.to_string()))?,
                 None => OsString::new(),
             };
-            given.insert(option.name, value);
+            given.entry(option.name).or_default().push(value);
         }
         Ok(Given(given))
     }
@@ -118,13 +137,27 @@ impl Given {
         self.0.contains_key(option.name)
     }
 
+    fn last(&self, option: &RunOption) -> Option<&OsString> {
+        self.0.get(option.name)?.last()
+    }
+
+    /// All values of an option.
+    fn values<T>(&self, option: &RunOption, read: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
+        let values = self.0.get(option.name).into_iter().flatten();
+        let value = |value: &OsString| {
+            let text = value.to_str().ok_or_else(|| of(option, &format!("{value:?} is not UTF-8 text")))?;
+            read(text).map_err(|why| of(option, &why))
+        };
+        values.map(value).collect()
+    }
+
     /// An option's value, if it was given.
     fn value<T, E: ToString>(
         &self,
         option: &RunOption,
         read: impl Fn(&str) -> Result<T, E>,
     ) -> Result<Option<T>, String> {
-        let Some(value) = self.0.get(option.name) else { return Ok(None) };
+        let Some(value) = self.last(option) else { return Ok(None) };
         let text = value.to_str().ok_or_else(|| of(option, &format!("{value:?} is not UTF-8 text")))?;
         let read = read(text).map_err(|error| format!("cannot parse argument {text:?}: {}", error.to_string()));
         read.map(Some).map_err(|why| of(option, &why))
@@ -144,7 +177,7 @@ impl Given {
 
     /// A path. It is an error if the option was not given.
     fn path(&self, option: &RunOption) -> Result<PathBuf, String> {
-        let path = self.0.get(option.name).ok_or_else(|| format!("--{} is missing", option.name))?;
+        let path = self.last(option).ok_or_else(|| format!("--{} is missing", option.name))?;
         std::path::absolute(path).map_err(|error| format!("{}: {error}", Path::new(path).display()))
     }
 }
@@ -206,5 +239,16 @@ mod tests {
         }
         assert!(parse("--control /b --worker /c").unwrap_err().contains("--socket is missing"));
         assert!(parse("--socket /a --control /a --worker /c").is_err());
+    }
+
+    #[test]
+    fn doors_for_streams_may_be_many_and_differ() {
+        let args = parse("--socket /a --control /b --worker /c --stream /d --stream /e,vnet,mtu=9000").unwrap();
+        let doors: Vec<_> = args.streams.iter().map(|door| (door.path.to_str().unwrap(), door.form.mtu)).collect();
+        assert_eq!(doors, [("/d", 1500), ("/e", 9000)]);
+        for wrong in ["--stream /a", "--stream /d --stream /d,vnet", "--stream /d,nonsense"] {
+            let told = parse(&format!("--socket /a --control /b --worker /c {wrong}")).unwrap_err();
+            assert!(told.starts_with("--stream: "), "{told}");
+        }
     }
 }

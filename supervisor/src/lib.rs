@@ -29,6 +29,7 @@ use args::Args;
 use clients::budget::Budget;
 use doors::http::Http;
 use doors::listener::Listener;
+use doors::stream::StreamForm;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use supervisor::taking_over::{Inherited, Sockets};
 use supervisor::{Parts, Supervisor};
@@ -93,7 +94,7 @@ fn run(args: Args) -> Result<(), String> {
     let spawner = Spawner::clone(&args.worker, &args.of_worker(), args.log.as_deref())?;
     let log = args.log.as_deref().map(telemetry::event::open_log).transpose()?.zip(args.log.clone());
     let mut inherited = if args.take_over { Some(Inherited::ask(&args.control)?) } else { None };
-    let Sockets { door, control, http } = sockets(&args, inherited.as_mut(), http)?;
+    let Sockets { door, streams, control, http } = sockets(&args, inherited.as_mut(), http)?;
     let ledger = match &mut inherited {
         Some(inherited) => inherited.ledger()?,
         None => new_ledger().map_err(|error| format!("cannot make the ledger: {error}"))?,
@@ -103,22 +104,36 @@ fn run(args: Args) -> Result<(), String> {
         settings: args.settings,
         path: args.worker.clone(),
         threads: args.threads,
-        cpus: args.cpus.map(|cpus| cpus.to_string()),
+        cpus: args.cpus.as_ref().map(ToString::to_string),
         standby: args.standby,
-        files: false,
+        files: !args.streams.is_empty(),
         require_landlock: args.require_landlock,
     };
     let (blame, chaos) = (args.blame, args.chaos);
-    let parts =
-        Parts { door, control, http, signals, spawner, workers, chaos, blame, log, announcement, ledger, inherited };
+    let parts = Parts {
+        door,
+        streams,
+        control,
+        http,
+        signals,
+        spawner,
+        workers,
+        chaos,
+        blame,
+        log,
+        announcement,
+        ledger,
+        inherited,
+    };
+    let paths: Vec<&Path> = args.sockets().collect();
     let remove_sockets = || {
         if !args.take_over {
-            let _ = [&args.socket, &args.control].map(std::fs::remove_file);
+            paths.iter().map(std::fs::remove_file).for_each(drop);
         }
     };
     let supervisor = Supervisor::new(parts).map_err(|error| format!("cannot start: {error}"));
     let supervisor = supervisor.inspect_err(|_| remove_sockets())?;
-    let dirs: Vec<&Path> = [&args.socket, &args.control].into_iter().filter_map(|path| path.parent()).collect();
+    let dirs: Vec<&Path> = paths.iter().filter_map(|path| path.parent()).collect();
     let achieved = confine::supervisor(&dirs).inspect_err(|_| remove_sockets())?;
     supervisor.run(achieved.landlock_abi)
 }
@@ -130,16 +145,28 @@ fn sockets(
     http: Option<Result<Http, String>>,
 ) -> Result<Sockets, String> {
     if let Some(inherited) = inherited {
-        return inherited.sockets((&args.socket, &args.control), args.metrics.zip(http));
+        return inherited.sockets((&args.socket, &args.control), &args.streams, args.metrics.zip(http));
     }
     let http = http.transpose()?;
     let door = Listener::bind(&args.socket, args.force)?;
     let control = Listener::bind(&args.control, args.force).inspect_err(|_| door.remove())?;
-    Ok(Sockets { door, control, http })
+    let streams = bind_streams(args).inspect_err(|_| [&door, &control].into_iter().for_each(Listener::remove))?;
+    Ok(Sockets { door, streams, control, http })
 }
 
 fn new_ledger() -> std::io::Result<(ForeignFd, LedgerMap)> {
     LedgerMap::create().map(|(fd, map)| (fd.into(), map))
+}
+
+/// Binds the doors for streams: all of them, or none.
+fn bind_streams(args: &Args) -> Result<Vec<(Listener, StreamForm)>, String> {
+    let mut bound: Vec<(Listener, StreamForm)> = Vec::new();
+    for door in &args.streams {
+        let remove_all = |_: &String| bound.iter().for_each(|(listener, _)| listener.remove());
+        let listener = Listener::bind(&door.path, args.force).inspect_err(remove_all)?;
+        bound.push((listener, door.form));
+    }
+    Ok(bound)
 }
 
 fn too_few_files(most: u64) -> String {

@@ -18,6 +18,7 @@ mod audit;
 mod clients;
 mod closing;
 mod deaths;
+mod file_blame;
 mod files;
 mod handing_over;
 mod handover;
@@ -27,6 +28,7 @@ mod quarantine;
 mod reports;
 mod shortage;
 mod stalled;
+mod streams;
 mod succession;
 pub mod taking_over;
 
@@ -47,6 +49,7 @@ use crate::clients::registry::Timer as ClientTimer;
 use crate::doors::Doors;
 use crate::doors::http::Http;
 use crate::doors::listener::Listener;
+use crate::doors::stream::StreamForm;
 use crate::reactor::{Reactor, Wait};
 use crate::signals::{self, Action};
 use crate::telemetry::Telemetry;
@@ -94,6 +97,8 @@ struct Ending {
 pub struct Parts {
     /// The front door.
     pub door: Listener,
+    /// The doors for streams, and what the frames of their clients are like.
+    pub streams: Vec<(Listener, StreamForm)>,
     /// The control socket.
     pub control: Listener,
     /// The HTTP socket for metrics.
@@ -134,6 +139,7 @@ impl Supervisor {
             ending: None,
             over: None,
         };
+        supervisor.doors.add_streams(parts.streams);
         match parts.inherited {
             Some(inherited) => supervisor.inherit(inherited).map_err(|why| io::Error::other(why.to_string()))?,
             None => supervisor.doors.open_control(&supervisor.reactor)?,
@@ -208,12 +214,13 @@ impl Supervisor {
             Token::Closers => self.workers.closers.read_closed(),
             Token::Link(area) => self.read_reports(area),
             Token::Stderr(area) => self.read_stderr(area),
-            Token::FrontDoor => self.accept_clients(),
+            Token::FrontDoor => self.accept_clients(None),
+            Token::StreamDoor(at) => self.accept_clients(Some(at)),
             Token::ControlDoor => self.accept_control(),
             Token::Control(place) => self.serve_control(place),
             Token::HttpDoor => self.doors.accept_http(&self.reactor),
             Token::Http(place) => self.serve_http(place),
-            Token::Client(slot) if self.files_hung_up(slot) => {}
+            Token::Client(slot) if self.files_hung_up(slot, flags) => {}
             Token::Client(slot) => self.serve_client(slot, flags),
             Token::Pending(serial) => {
                 if let Some(number) = self.clients.slots.pending_number_of(serial) {
@@ -245,6 +252,7 @@ impl Supervisor {
                     ClientTimer::Message => self.refuse_late(now),
                     ClientTimer::Quarantine => self.end_quarantines(now),
                     ClientTimer::Loops => self.probe_for_loops(now),
+                    ClientTimer::End => self.end_hung_up(now),
                 }
             }
         }
@@ -317,7 +325,7 @@ impl Supervisor {
         }
         self.ending = Some(Ending { since: Instant::now(), by });
         self.remove_names();
-        self.reactor.forget(self.doors.front.listener());
+        self.doors.close_clients(&self.reactor);
         if !self.workers.let_go() {
             self.over = Some(Ok(()));
         }

@@ -15,6 +15,8 @@ pub enum Token {
     Stderr(u8),
     /// The front door.
     FrontDoor,
+    /// The door for streams at this place.
+    StreamDoor(u16),
     /// The control socket.
     ControlDoor,
     /// The control socket's connection at this place.
@@ -53,6 +55,7 @@ impl Token {
             Token::Client(slot) => (10, slot.into()),
             Token::Pending(serial) => (11, serial),
             Token::Heir => (12, 0),
+            Token::StreamDoor(place) => (13, place.into()),
         };
         kind << KIND_SHIFT | which & WHICH
     }
@@ -74,6 +77,7 @@ impl Token {
             (10, _) => Token::Client(which.try_into().ok()?),
             (11, _) => Token::Pending(which),
             (12, 0) => Token::Heir,
+            (13, _) => Token::StreamDoor(which.try_into().ok()?),
             _ => return None,
         })
     }
@@ -94,7 +98,7 @@ mod tests {
         let doors = [Token::ControlDoor, Token::HttpDoor];
         let areas = [0, 1, u8::MAX].into_iter().flat_map(|area| [Token::Link(area), Token::Stderr(area)]);
         let places = [0, 15, 1 << 40].into_iter().flat_map(|place| [Token::Control(place), Token::Http(place)]);
-        let slots = [0, 1023, u16::MAX].into_iter().map(Token::Client);
+        let slots = [0, 1023, u16::MAX].into_iter().flat_map(|slot| [Token::Client(slot), Token::StreamDoor(slot)]);
         let pending = [0, 1, WHICH].into_iter().map(Token::Pending);
         let all: Vec<Token> =
             one.into_iter().chain(doors).chain(areas).chain(places).chain(slots).chain(pending).collect();

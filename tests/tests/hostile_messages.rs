@@ -178,7 +178,8 @@ fn wrong_payload_lengths() -> Result<()> {
 fn unknown_requests_and_wrong_flags() -> Result<()> {
     let mut honest = Honest::new()?;
     for request in [0, 44, 1000, 0x1_0000, u32::MAX] {
-        let mut guest = silent_client(&honest)?;
+        // Octet 0 begins a stream of frames, but only as a client's first octet.
+        let mut guest = if request & 0xff == 0 { attacker(&honest) } else { silent_client(&honest)? };
         guest.raw().send(request, VERSION, &[], &[])?;
         guest.raw().await_close()?;
     }

@@ -15,7 +15,7 @@ pub fn prove(role: &str, binary: &Path, supervisor: u32) -> Result<(Proof, Vec<S
     let fail = |what: String| format!("{} --prove: {what}", binary.display());
     let mut command = Command::new(binary);
     command.arg("--prove").arg(supervisor.to_string()).stdin(Stdio::null());
-    if role == "worker-files" {
+    if role == super::WORKER_FILES {
         command.arg("--files");
     }
     let output = command.output().map_err(|e| fail(e.to_string()))?;

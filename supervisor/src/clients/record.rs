@@ -2,6 +2,8 @@
 //!
 //! What the kernel or the budget says anew is not in it: a client's process and user, and what clients hold together.
 
+use std::rc::Rc;
+
 use sv3::MAX_PORTS;
 
 use crate::clients::class::{ClientClass, MemoryClass};
@@ -21,8 +23,8 @@ impl Clients {
     }
 
     /// What it must know of ports of open files.
-    pub fn files_record<'c>(&'c self, files: &mut Files<'c>) -> Vec<FilePortRecord> {
-        let mut ports: Vec<_> = self.slots.all_files().map(|port| port.record(files)).collect();
+    pub fn files_record<'c>(&'c self, files: &mut Files<'c>, clock: Clock) -> Vec<FilePortRecord> {
+        let mut ports: Vec<_> = self.slots.all_files().map(|port| port.record(files, clock)).collect();
         ports.sort_by_key(|port| port.serial);
         ports
     }
@@ -38,10 +40,17 @@ impl Clients {
     }
 
     /// Takes over ports of open files.
-    pub fn restore_files(&mut self, records: Vec<FilePortRecord>, files: &mut Heirlooms) -> Result<(), Unfit> {
+    pub fn restore_files(
+        &mut self,
+        records: Vec<FilePortRecord>,
+        files: &mut Heirlooms,
+        clock: Clock,
+    ) -> Result<(), Unfit> {
         for record in records {
             self.check_slot(record.slot)?;
-            let port = FilePort::restore(record, self.next_serial(), files)?;
+            let mut port = FilePort::restore(record, self.next_serial(), files, clock)?;
+            port.held = port.holdings();
+            self.budget.change(port.holder().pid, Holdings::NONE, port.held);
             if self.slots.all_files().any(|other| other.name() == port.name()) {
                 return unfit(format!("two ports named {}", port.name()));
             }
@@ -103,7 +112,7 @@ impl Client {
         kernel: &dyn Inspect,
     ) -> Result<Client, Unfit> {
         let socket = files.take(record.connection.socket)?;
-        let mut peer = Peer::of(socket).map_err(|error| Unfit(format!("a client's socket: {error}")))?;
+        let mut peer = Peer::of(Rc::new(socket)).map_err(|error| Unfit(format!("a client's socket: {error}")))?;
         // If the handover fails, the old supervisor goes on with it.
         peer.is_lent = true;
         let mut client = Client::new(number, serial, peer);

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Instant;
 
-use sv3::attachment::{Learning, Transport};
+use sv3::attachment::Learning;
 use sv3::foreign::ForeignFd;
 use sv3::wire::Refuse;
 
@@ -47,6 +47,8 @@ pub enum Timer {
     Quarantine,
     /// Frames that look for loops go out of the uplinks.
     Loops,
+    /// The other side of a socket has hung up, and no worker has reported the end of the port.
+    End,
 }
 
 impl Clients {
@@ -107,25 +109,37 @@ impl Clients {
         over.map(|client| client.id.slot).collect()
     }
 
+    /// Ports of open files whose quarantine is over.
+    pub fn files_that_served_their_time(&self, now: Instant) -> Vec<u16> {
+        let over = self.slots.all_files().filter(|port| port.quarantine.is_some_and(|until| until <= now));
+        over.map(|port| port.slot).collect()
+    }
+
     /// The files that clients gave, and their connections.
     pub fn files(&self) -> impl Iterator<Item = OpenFile<'_>> {
         let ports = self.slots.all_files().flat_map(|port| {
-            let kind = if port.attachment.transport == Transport::Tap { "tap" } else { "socket" };
-            port.files().map(move |fd| OpenFile::borrowed(fd.as_fd(), kind, format!("port {}", port.name())))
+            let kind = port.kind_of_files();
+            port.files().map(move |fd| OpenFile::borrowed((**fd).as_fd(), kind, format!("frames of {}", port.name())))
         });
-        self.slots.connected().flat_map(files_of).chain(ports)
+        let leaving = self.slots.leaving_files();
+        let leaving = leaving.map(|fd| OpenFile::borrowed((**fd).as_fd(), "file", "frames of a port that is leaving"));
+        self.slots.connected().flat_map(files_of).chain(ports).chain(leaving)
     }
 }
 
 impl Timers for Clients {
     type Timer = Timer;
-    const TIMERS: &'static [Timer] = &[Timer::Message, Timer::Quarantine, Timer::Loops];
+    const TIMERS: &'static [Timer] = &[Timer::Message, Timer::Quarantine, Timer::Loops, Timer::End];
 
     fn when(&self, timer: Timer) -> Option<Instant> {
         match timer {
             Timer::Message => self.slots.connected().filter_map(|client| client.connection.message_due()).min(),
-            Timer::Quarantine => self.slots.clients().filter_map(|client| client.quarantine).min(),
+            Timer::Quarantine => {
+                let files = self.slots.all_files().filter_map(|port| port.quarantine);
+                self.slots.clients().filter_map(|client| client.quarantine).chain(files).min()
+            }
             Timer::Loops => self.loops.due(self.uplinks().count()),
+            Timer::End => self.slots.all_files().filter_map(|port| port.end_due).min(),
         }
     }
 }
@@ -165,7 +179,7 @@ mod tests {
         assert_eq!(clients.deadline(), None);
         for slot in 0..2 {
             let (stream, _) = UnixStream::pair().unwrap();
-            let peer = Peer { stream: OwnedFd::from(stream).into(), pid: 7, uid: 8, is_lent: false };
+            let peer = Peer { stream: Rc::new(OwnedFd::from(stream).into()), pid: 7, uid: 8, is_lent: false };
             let serial = clients.next_serial();
             clients.slots.insert(Client::new(slot, serial, peer));
         }

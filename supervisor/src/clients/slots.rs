@@ -6,12 +6,14 @@
 //! ([`Slots::pending_to_yield`]). So a client that says nothing takes no port.
 //!
 //! Slots are scarce too: the last [`LAST`] are for processes that have none. When half of these are taken, ports that
-//! never had a running ring give way ([`Slots::idle_to_yield`]).
+//! never had a running ring, and streams that have sent no frame, give way ([`Slots::idle_to_yield`]).
 
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::time::Instant;
 
 use sv3::MAX_PORTS;
+use sv3::foreign::ForeignFd;
 
 use crate::clients::client::Client;
 use crate::clients::holder::Holder;
@@ -25,8 +27,9 @@ enum Slot {
     #[default]
     Free,
     Taken(Box<Client>),
-    /// The client has disconnected; the worker has not yet forgotten the port.
-    Leaving(Holder),
+    /// The client has disconnected, or the port is detached; the worker has not yet forgotten the port. The files of a
+    /// port of open files stay open until it has, so that the worker's own close of them never waits.
+    Leaving(Holder, Vec<Rc<ForeignFd>>),
     /// A port of open files.
     Files(Box<FilePort>),
     /// A port for tests.
@@ -67,13 +70,14 @@ impl Slots {
     /// The pending client that gives way to the next one: the oldest of the process with the most pending clients. If
     /// several processes have as many, the user with the most pending clients decides.
     pub fn pending_to_yield(&self) -> Option<u16> {
-        first_of_most(self.pending())
+        first_of_most(self.pending().map(Candidate::of))
     }
 
-    /// The client that gives way to the next port, among those that never had a running ring. The choice is made
-    /// likewise.
-    pub fn idle_to_yield(&self) -> Option<u16> {
-        first_of_most(self.clients().filter(|client| !client.device().ever_started))
+    /// The client that gives way to the next port, among those that never had a running ring, and streams that have
+    /// sent no frame (`is_silent`). The choice is made likewise.
+    pub fn idle_to_yield(&self, is_silent: impl Fn(u16) -> bool) -> Option<u16> {
+        let idle = self.clients().filter(|client| !client.device().ever_started).map(Candidate::of);
+        first_of_most(idle.chain(self.all_files().filter(|port| is_silent(port.slot)).filter_map(Candidate::of_stream)))
     }
 
     /// Inserts a client at its number, which must be free.
@@ -126,7 +130,7 @@ impl Slots {
         let place = self.slots.get_mut(usize::from(slot))?;
         match std::mem::take(place) {
             Slot::Files(port) => {
-                *place = Slot::Leaving(port.holder());
+                *place = Slot::Leaving(port.holder(), port.files().cloned().collect());
                 Some(*port)
             }
             other => {
@@ -167,7 +171,7 @@ impl Slots {
     pub fn told(&self) -> impl Iterator<Item = &dyn Replay> + Clone {
         self.slots.iter().filter_map(|slot| match slot {
             Slot::Taken(client) if client.quarantine.is_none() => Some(&**client as &dyn Replay),
-            Slot::Files(port) => Some(&**port as &dyn Replay),
+            Slot::Files(port) if port.quarantine.is_none() => Some(&**port as &dyn Replay),
             #[cfg(test)]
             Slot::Own(port) => Some(&**port),
             _ => None,
@@ -187,8 +191,10 @@ impl Slots {
     /// The connections that another supervisor lent are this supervisor's from now on.
     pub fn own_connections(&mut self) {
         for slot in &mut self.slots {
-            if let Slot::Taken(client) = slot {
-                client.connection.own();
+            match slot {
+                Slot::Taken(client) => client.connection.own(),
+                Slot::Files(port) => port.own(),
+                _ => {}
             }
         }
         self.pending.iter_mut().flatten().for_each(|client| client.connection.own());
@@ -196,7 +202,13 @@ impl Slots {
 
     /// Whether a process has a slot.
     pub fn has_slot(&self, pid: i32) -> bool {
-        self.clients().any(|client| client.id.pid == pid)
+        let is_stream = |port: &FilePort| port.is_client() && port.owner.0 == pid;
+        self.clients().any(|client| client.id.pid == pid) || self.all_files().any(is_stream)
+    }
+
+    /// How many ports there are.
+    pub fn count(&self) -> usize {
+        self.clients().count() + self.all_files().count()
     }
 
     /// The number of the pending client of this connection.
@@ -217,7 +229,7 @@ impl Slots {
         let place = self.slots.get_mut(usize::from(slot))?;
         match std::mem::take(place) {
             Slot::Taken(client) => {
-                *place = Slot::Leaving(client.holder());
+                *place = Slot::Leaving(client.holder(), Vec::new());
                 Some(*client)
             }
             other => {
@@ -229,7 +241,15 @@ impl Slots {
 
     /// How many slots the worker has still to let go of, because their clients have disconnected.
     pub fn leaving(&self) -> usize {
-        self.slots.iter().filter(|slot| matches!(slot, Slot::Leaving(_))).count()
+        self.slots.iter().filter(|slot| matches!(slot, Slot::Leaving(..))).count()
+    }
+
+    /// The files of ports of open files that the worker has still to let go of.
+    pub fn leaving_files(&self) -> impl Iterator<Item = &Rc<ForeignFd>> {
+        self.slots.iter().flat_map(|slot| match slot {
+            Slot::Leaving(_, files) => files.as_slice(),
+            _ => &[],
+        })
     }
 
     /// The client that has the slot, or had it and the worker has not let go of it.
@@ -240,13 +260,13 @@ impl Slots {
             Slot::Own(_) => None,
             Slot::Taken(client) => Some(client.holder()),
             Slot::Files(port) => Some(port.holder()),
-            Slot::Leaving(holder) => Some(*holder),
+            Slot::Leaving(holder, _) => Some(*holder),
         }
     }
 
     /// The worker has let go of a slot.
     pub fn release(&mut self, slot: u16) {
-        if let Some(place @ Slot::Leaving(_)) = self.slots.get_mut(usize::from(slot)) {
+        if let Some(place @ Slot::Leaving(..)) = self.slots.get_mut(usize::from(slot)) {
             *place = Slot::Free;
         }
     }
@@ -254,27 +274,47 @@ impl Slots {
     /// The worker is dead: all slots of clients that have disconnected are free.
     pub fn release_all(&mut self) {
         for place in &mut self.slots {
-            if matches!(place, Slot::Leaving(_)) {
+            if matches!(place, Slot::Leaving(..)) {
                 *place = Slot::Free;
             }
         }
     }
 }
 
+/// A client that may have to give way.
+struct Candidate {
+    slot: u16,
+    pid: i32,
+    uid: u32,
+    opened: Instant,
+}
+
+impl Candidate {
+    fn of(client: &Client) -> Candidate {
+        Candidate { slot: client.id.slot, pid: client.id.pid, uid: client.uid, opened: client.connection.opened() }
+    }
+
+    /// `None`: the port was attached, and is no client's.
+    fn of_stream(port: &FilePort) -> Option<Candidate> {
+        let ((pid, uid), opened) = (port.owner, port.since.filter(|_| port.is_client())?);
+        Some(Candidate { slot: port.slot, pid, uid, opened })
+    }
+}
+
 /// The oldest client of the process that has most of these clients. If several processes have as many, the user with
 /// the most decides.
-fn first_of_most<'c>(clients: impl Iterator<Item = &'c Client>) -> Option<u16> {
-    let clients: Vec<&Client> = clients.collect();
+fn first_of_most(clients: impl Iterator<Item = Candidate>) -> Option<u16> {
+    let clients: Vec<Candidate> = clients.collect();
     let (mut by_pid, mut by_uid): (HashMap<i32, usize>, HashMap<u32, usize>) = Default::default();
     for client in &clients {
-        *by_pid.entry(client.id.pid).or_default() += 1;
+        *by_pid.entry(client.pid).or_default() += 1;
         *by_uid.entry(client.uid).or_default() += 1;
     }
-    let rank = |client: &&&Client| {
-        let of = (by_pid.get(&client.id.pid).copied(), by_uid.get(&client.uid).copied());
-        (of, std::cmp::Reverse::<Instant>(client.connection.opened()))
+    let rank = |client: &&Candidate| {
+        let of = (by_pid.get(&client.pid).copied(), by_uid.get(&client.uid).copied());
+        (of, std::cmp::Reverse::<Instant>(client.opened))
     };
-    clients.iter().max_by_key(rank).map(|client| client.id.slot)
+    clients.iter().max_by_key(rank).map(|client| client.slot)
 }
 
 #[cfg(test)]

@@ -221,7 +221,7 @@ struct Over;
 impl Exchange {
     fn proceed(&mut self) -> Result<Option<Request>, Over> {
         match &mut self.answer {
-            Some(answer) => match ancillary::send(&self.peer.stream, answer) {
+            Some(answer) => match ancillary::send(&*self.peer.stream, answer) {
                 Ok(sent) if sent >= answer.len() => Err(Over),
                 Ok(sent) => {
                     answer.drain(..sent);
@@ -236,9 +236,9 @@ impl Exchange {
     /// Reads a part of the request. Too many fds end the exchange. Fds that the request does not need are closed.
     fn listen(&mut self) -> Result<Option<Request>, Over> {
         let mut octets = [0; REQUEST_MAX];
-        let received = match ancillary::receive(&self.peer.stream, &mut octets) {
+        let received = match ancillary::receive(&*self.peer.stream, &mut octets) {
             Ok(received) if received.count == 0 => {
-                self.peer.stream.has_ended();
+                self.peer.has_ended();
                 return Err(Over);
             }
             Ok(received) if received.truncated || self.deferred => return Err(Over),

@@ -1,29 +1,48 @@
-//! The front door: the socket that clients connect to, and pauses in accepting.
+//! A door that clients connect to, and pauses in accepting: the front door, or a door for streams.
 
 use std::time::Instant;
 
 use nix::sys::epoll::EpollFlags;
 
 use crate::doors::listener::{Incoming, Listener};
+use crate::doors::stream::StreamForm;
 use crate::reactor::Reactor;
 use crate::token::Token;
 
-/// The front door.
+/// The door.
 pub struct FrontDoor {
     listener: Listener,
+    token: Token,
+    /// What the frames of its clients are like; `None`: a client may speak vhost-user, and its first octet tells.
+    form: Option<StreamForm>,
     /// No connection is accepted before.
     opens: Option<Instant>,
 }
 
 impl FrontDoor {
-    /// A front door that epoll does not watch yet.
-    pub fn new(listener: Listener) -> FrontDoor {
-        FrontDoor { listener, opens: None }
+    /// A door that epoll does not watch yet.
+    pub fn new(listener: Listener, token: Token, form: Option<StreamForm>) -> FrontDoor {
+        FrontDoor { listener, token, form, opens: None }
     }
 
     /// The socket.
     pub fn listener(&self) -> &Listener {
         &self.listener
+    }
+
+    /// Its token for epoll.
+    pub fn token(&self) -> Token {
+        self.token
+    }
+
+    /// What the frames of its clients are like, if all of them are streams.
+    pub fn form(&self) -> Option<StreamForm> {
+        self.form
+    }
+
+    /// Watches the door from now on.
+    pub fn watch(&self, reactor: &Reactor) -> std::io::Result<()> {
+        reactor.watch(&self.listener, self.token, EpollFlags::EPOLLIN)
     }
 
     /// The next connection.
@@ -34,7 +53,7 @@ impl FrontDoor {
     /// Accepts no connection until then. They wait in the socket's queue.
     pub fn close_until(&mut self, until: Instant, reactor: &Reactor) {
         self.opens = Some(until);
-        reactor.change(&self.listener, Token::FrontDoor, EpollFlags::empty());
+        reactor.change(&self.listener, self.token, EpollFlags::empty());
     }
 
     /// When connections are accepted again.
@@ -42,9 +61,10 @@ impl FrontDoor {
         self.opens
     }
 
-    /// Accepts connections again.
-    pub fn open(&mut self, reactor: &Reactor) {
-        self.opens = None;
-        reactor.change(&self.listener, Token::FrontDoor, EpollFlags::EPOLLIN);
+    /// Accepts connections again, if the pause is over.
+    pub fn expire(&mut self, now: Instant, reactor: &Reactor) {
+        if self.opens.take_if(|opens| *opens <= now).is_some() {
+            reactor.change(&self.listener, self.token, EpollFlags::EPOLLIN);
+        }
     }
 }

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -42,9 +43,11 @@ pub struct Listener {
 }
 
 /// A connection, its process and its user.
+#[derive(Debug)]
 pub struct Peer {
-    /// A non-blocking stream socket. Its last close also closes the files that are in flight in it.
-    pub stream: ForeignFd,
+    /// A non-blocking stream socket. Its last close also closes the files that are in flight in it. A stream client's is
+    /// shared with the commands that give it to workers.
+    pub stream: Rc<ForeignFd>,
     /// Process that connected; 0 if its pid namespace is not visible from here.
     pub pid: i32,
     /// Its user.
@@ -55,9 +58,18 @@ pub struct Peer {
 
 impl Peer {
     /// The peer of a non-blocking socket.
-    pub fn of(stream: ForeignFd) -> io::Result<Peer> {
-        let credentials = getsockopt(&stream, PeerCredentials)?;
+    pub fn of(stream: Rc<ForeignFd>) -> io::Result<Peer> {
+        let credentials = getsockopt(&*stream, PeerCredentials)?;
         Ok(Peer { stream, pid: credentials.pid(), uid: credentials.uid(), is_lent: false })
+    }
+}
+
+impl Peer {
+    /// The socket was read to its end.
+    pub fn has_ended(&mut self) {
+        if let Some(stream) = Rc::get_mut(&mut self.stream) {
+            stream.has_ended();
+        }
     }
 }
 
@@ -65,7 +77,7 @@ impl Drop for Peer {
     /// The peer hears at once that the connection is over: the close may wait behind other files that are closed slowly.
     fn drop(&mut self) {
         if !self.is_lent {
-            let _ = shutdown(&self.stream, Shutdown::Both);
+            let _ = shutdown(&*self.stream, Shutdown::Both);
         }
     }
 }
@@ -149,7 +161,7 @@ impl Listener {
         match self.listener.accept() {
             Ok((stream, _)) => match peer(stream) {
                 Ok(mut peer) if self.permits(&peer) && has_left(&peer.stream) => {
-                    peer.stream.has_ended();
+                    peer.has_ended();
                     Incoming::Gone
                 }
                 Ok(peer) => Incoming::Peer(peer),
@@ -205,7 +217,7 @@ fn has_left(stream: &ForeignFd) -> bool {
 
 fn peer(stream: UnixStream) -> io::Result<Peer> {
     let flagged = stream.set_nonblocking(true);
-    let stream = ForeignFd::from(OwnedFd::from(stream));
+    let stream = Rc::new(ForeignFd::from(OwnedFd::from(stream)));
     flagged?;
     Peer::of(stream)
 }

@@ -1,12 +1,13 @@
-//! The listening sockets: the front door for clients, the control socket, and the HTTP socket for metrics.
+//! The listening sockets: the front door and the doors for streams, the control socket, and the HTTP socket for metrics.
 //!
-//! [`Doors`] owns all three. It decides when connections are accepted, and lets the control socket and the HTTP socket
+//! [`Doors`] owns them all. It decides when connections are accepted, and lets the control socket and the HTTP socket
 //! each give one answer a turn.
 
 pub mod control;
 pub mod front;
 pub mod http;
 pub mod listener;
+pub mod stream;
 
 use std::io;
 use std::net::SocketAddr;
@@ -25,11 +26,14 @@ use control::{Control, Request, Ticket};
 use front::FrontDoor;
 use http::{Ask, Http};
 use listener::{Listener, PAUSE, Peer};
+use stream::StreamForm;
 
 /// The doors.
 pub struct Doors {
     /// The front door.
     pub front: FrontDoor,
+    /// The doors for streams.
+    streams: Vec<FrontDoor>,
     control: Control,
     http: Option<Http>,
     answered: Answered,
@@ -65,11 +69,31 @@ impl Doors {
     /// The doors. No connection is accepted yet.
     pub fn new(front: Listener, control: Listener, http: Option<Http>) -> Doors {
         Doors {
-            front: FrontDoor::new(front),
+            front: FrontDoor::new(front, Token::FrontDoor, None),
+            streams: Vec::new(),
             control: Control::new(control),
             http,
             answered: Answered::default(),
             listened: Listened { control: true, http: true },
+        }
+    }
+
+    /// Adds doors for streams, each with what the frames of its clients are like.
+    pub fn add_streams(&mut self, streams: Vec<(Listener, StreamForm)>) {
+        let door = |(at, (listener, form))| FrontDoor::new(listener, Token::StreamDoor(at), Some(form));
+        self.streams.extend((0..).zip(streams).map(door));
+    }
+
+    /// The doors that clients connect to: the front door, then the doors for streams.
+    pub fn of_clients(&self) -> impl Iterator<Item = &FrontDoor> {
+        [&self.front].into_iter().chain(&self.streams)
+    }
+
+    /// The door for streams at this place; `None`: the front door.
+    pub fn of_clients_at(&mut self, at: Option<u16>) -> Option<&mut FrontDoor> {
+        match at {
+            None => Some(&mut self.front),
+            Some(at) => self.streams.get_mut(usize::from(at)),
         }
     }
 
@@ -78,9 +102,14 @@ impl Doors {
         reactor.watch(&self.control.listener, Token::ControlDoor, EpollFlags::EPOLLIN)
     }
 
-    /// Watches the front door from now on.
-    pub fn open_front(&self, reactor: &Reactor) -> io::Result<()> {
-        reactor.watch(self.front.listener(), Token::FrontDoor, EpollFlags::EPOLLIN)
+    /// Watches the doors that clients connect to from now on.
+    pub fn open_clients(&self, reactor: &Reactor) -> io::Result<()> {
+        self.of_clients().try_for_each(|door| door.watch(reactor))
+    }
+
+    /// Stops watching them.
+    pub fn close_clients(&self, reactor: &Reactor) {
+        self.of_clients().for_each(|door| reactor.forget(door.listener()));
     }
 
     /// Serves metrics over HTTP from now on, if `--metrics` was given. Returns the address.
@@ -91,7 +120,7 @@ impl Doors {
 
     /// Removes the names of the sockets.
     pub fn remove(&self) {
-        self.front.listener().remove();
+        self.of_clients().for_each(|door| door.listener().remove());
         self.control.listener.remove();
     }
 
@@ -161,14 +190,16 @@ impl Doors {
 
     /// Accepts no connections any more at the Unix sockets, until [`Doors::thaw`].
     pub fn freeze(&self, reactor: &Reactor) {
-        reactor.forget(self.front.listener());
+        self.close_clients(reactor);
         reactor.forget(&self.control.listener);
     }
 
-    /// Accepts connections again at both Unix sockets.
+    /// Accepts connections again at the Unix sockets.
     pub fn thaw(&self, reactor: &Reactor) -> io::Result<()> {
         let flags = |open: bool| if open { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
-        reactor.watch(self.front.listener(), Token::FrontDoor, flags(self.front.opens().is_none()))?;
+        for door in self.of_clients() {
+            reactor.watch(door.listener(), door.token(), flags(door.opens().is_none()))?;
+        }
         reactor.watch(&self.control.listener, Token::ControlDoor, flags(self.listened.control))
     }
 
@@ -187,6 +218,11 @@ impl Doors {
                 Some(http) => Some(door(http.door(), Some(http.address().to_string()))?),
                 None => None,
             },
+            streams: self
+                .streams
+                .iter()
+                .map(|stream| door(stream.listener().as_fd(), path(stream.listener())))
+                .collect::<Result<_, _>>()?,
         })
     }
 
@@ -258,7 +294,10 @@ impl Doors {
                         http.expire(now);
                     }
                 }
-                Timer::Front => self.front.open(reactor),
+                Timer::Front => {
+                    self.front.expire(now, reactor);
+                    self.streams.iter_mut().for_each(|door| door.expire(now, reactor));
+                }
             }
         }
         self.listen(reactor);
@@ -275,9 +314,11 @@ impl Doors {
             let asker = |fd| OpenFile::borrowed(fd, "socket", "a connection for metrics");
             [door].into_iter().chain((0..http::PLACES).filter_map(|place| http.fd(place)).map(asker))
         });
+        let streams =
+            self.streams.iter().map(|door| OpenFile::new(door.listener(), "socket", "a door for streams, by --stream"));
         let askers = (0..control::EXCHANGES_MAX).filter_map(|place| self.control.fd(place));
         let asker = |fd| OpenFile::borrowed(fd, "socket", "a connection to the control socket, such as this audit's");
-        sockets.into_iter().chain(http).chain(askers.map(asker))
+        sockets.into_iter().chain(streams).chain(http).chain(askers.map(asker))
     }
 }
 
@@ -289,7 +330,7 @@ impl Timers for Doors {
         match timer {
             Timer::Control => self.control.due(),
             Timer::Http => self.http.as_ref().and_then(Http::due),
-            Timer::Front => self.front.opens(),
+            Timer::Front => self.of_clients().filter_map(FrontDoor::opens).min(),
         }
     }
 }
@@ -309,7 +350,7 @@ mod tests {
         let doors = Doors::new(bind("front"), bind("control"), None);
         let reactor = Reactor::new().unwrap();
         doors.open_control(&reactor).unwrap();
-        doors.open_front(&reactor).unwrap();
+        doors.open_clients(&reactor).unwrap();
         (folder, doors, reactor)
     }
 

@@ -53,6 +53,9 @@ pub struct DoorsRecord {
     pub control: DoorRecord,
     /// The HTTP socket for metrics, and its address.
     pub http: Option<DoorRecord>,
+    /// The doors for streams.
+    #[serde(default)]
+    pub streams: Vec<DoorRecord>,
 }
 
 /// A listening socket.
@@ -189,6 +192,18 @@ pub struct FilePortRecord {
     pub files: Vec<FileNumber>,
     /// How often files were opened.
     pub run: u32,
+    /// It is a stream client's, and its file is the connection.
+    #[serde(default)]
+    pub is_client: bool,
+    /// The end of its quarantine.
+    #[serde(default)]
+    pub quarantine: Option<i64>,
+    /// It is in quarantine because of this class.
+    #[serde(default)]
+    pub suspect: Option<ClassRecord>,
+    /// Since when it counts as a newcomer of its class.
+    #[serde(default)]
+    pub since: Option<i64>,
 }
 
 /// A client class.

@@ -269,7 +269,7 @@ mod tests {
             pid: 7,
             ledger: file,
             free_area: 1,
-            doors: DoorsRecord { front: door(), control: door(), http: None },
+            doors: DoorsRecord { front: door(), control: door(), http: None, streams: Vec::new() },
             clients: vec![],
             files: vec![],
             blames: vec![],

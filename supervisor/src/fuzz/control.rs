@@ -34,8 +34,14 @@ fn converse(control: &mut Control, octets: &[u8]) {
     stream.set_nonblocking(true).unwrap();
     client.set_nonblocking(true).unwrap();
     let uid = nix::unistd::geteuid().as_raw();
-    let index =
-        control.admit(Peer { stream: std::os::fd::OwnedFd::from(stream).into(), pid: 1, uid, is_lent: false }).unwrap();
+    let index = control
+        .admit(Peer {
+            stream: std::rc::Rc::new(std::os::fd::OwnedFd::from(stream).into()),
+            pid: 1,
+            uid,
+            is_lent: false,
+        })
+        .unwrap();
     let mut input = Input::new(octets);
     let (mut said, mut sent_fds, mut answer) = (Vec::new(), 0, None);
     while !input.is_empty() && control.fd(index).is_some() {

@@ -145,8 +145,11 @@ fn show(ledger: &LedgerMap, death: &Death) {
     }
 
     let stream = UnixStream::pair().unwrap().0;
-    let port =
-        Client::new(0, 0, Peer { stream: std::os::fd::OwnedFd::from(stream).into(), pid: 3, uid: 4, is_lent: false });
+    let port = Client::new(
+        0,
+        0,
+        Peer { stream: std::rc::Rc::new(std::os::fd::OwnedFd::from(stream).into()), pid: 3, uid: 4, is_lent: false },
+    );
     let status = Status {
         pending_clients: 0,
         version: String::new(),

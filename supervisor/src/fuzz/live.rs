@@ -1,9 +1,10 @@
 //! Target `live`: a whole supervisor with real sockets, memory files and eventfds, and many clients at a time. Their
-//! messages come in pieces and interleaved. Workers are late, die, send false reports, or cannot be started. Whatever
-//! they do, an honest client's session stays open and is answered, and when all clients have gone, no slot, no fd and
+//! messages come in pieces and interleaved. Workers are late, die, send false reports, or cannot be started. Ports
+//! of open files come and go beside them. Whatever they do, an honest client's session stays open and is answered, and when all clients have gone, no slot, no fd and
 //! no part of the budget is lost.
 
 mod client;
+mod file_ports;
 mod worker;
 
 use nix::sys::signal::Signal;
@@ -11,6 +12,7 @@ use sv3::fuzz::{Fds, Input};
 
 use crate::supervisor::live::{Asked, Live};
 use client::{Client, Files};
+use file_ports::FilePorts;
 use worker::Fake;
 
 /// Most other clients at a time.
@@ -40,6 +42,7 @@ struct Fixture {
     /// The honest client's slot.
     slot: u16,
     clients: Vec<Client>,
+    files: FilePorts,
     workers: Vec<Fake>,
     deaths: usize,
     /// So many workers cannot be started from now on.
@@ -55,8 +58,9 @@ impl Fixture {
         // The front door opens when the first worker serves.
         let workers = workers_up(&mut live);
         let honest = Client::connect(live.door());
-        let (clients, refused) = (Vec::new(), 0);
-        let mut fixture = Fixture { live, honest, slot: 0, clients, workers, deaths: 0, refused, late: false };
+        let (clients, files_of, refused) = (Vec::new(), FilePorts::default(), 0);
+        let mut fixture =
+            Fixture { live, honest, slot: 0, clients, files: files_of, workers, deaths: 0, refused, late: false };
         fixture.honest.start_ring(files);
         fixture.settle();
         fixture.slot = *fixture.live.taken().first().unwrap();
@@ -96,11 +100,12 @@ impl Fixture {
                     worker.lie(input);
                 }
             }
-            _ => match input.below(5) {
+            _ => match input.below(9) {
                 0 => self.late = true,
                 1 => self.refused = 1,
                 2 => files.truncate(),
                 3 => self.honest.ask(files),
+                4..8 => self.files.step(input, &mut self.live, files),
                 _ => self.late = false,
             },
         }
@@ -176,7 +181,11 @@ impl Fixture {
         self.honest.assert_answered();
         self.clients.clear();
         self.honest.close();
+        let ends = self.files.close(&mut self.live);
         self.settle();
+        self.live.end_hung_up();
+        self.settle();
+        ends.assert_closed();
         self.live.assert_empty();
         self.workers.clear();
     }

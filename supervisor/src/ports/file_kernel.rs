@@ -7,11 +7,16 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::fcntl::readlink;
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use sv3::attachment::Transport;
 
 /// The send and receive buffer that sockets get, in octets, if the kernel allows that much (`net.core.wmem_max`).
 const BUFFER: usize = 4 << 20;
+/// The user of a peer that a socket does not have (net/core/sock.c: `cred_to_ucred`).
+const NOBODY: u32 = u32::MAX;
+/// asm-generic/socket.h, from 6.16 on.
+const SO_PASSRIGHTS: libc::c_int = 83;
 /// Octets of the net header in front of each frame of a tap.
 const HEADER: libc::c_int = sv3::virtio::NET_HDR_LEN as libc::c_int;
 
@@ -81,11 +86,24 @@ fn socket(fd: BorrowedFd<'_>, transport: Transport) -> Result<Admitted, String> 
     if sockopt::socket_acceptconn(fd).unwrap_or(true) {
         return Err("it is a listening socket: connect to its path, or accept a connection first".to_string());
     }
+    if kind != SocketType::DGRAM && getsockopt(&fd, PeerCredentials).is_ok_and(|peer| peer.uid() == NOBODY) {
+        return Err("it is a socket without a peer: connect it first".to_string());
+    }
+    refuse_files(fd);
     // The kernel gives as much as its limit allows.
     let _ = sockopt::set_socket_send_buffer_size(fd, BUFFER);
     let _ = sockopt::set_socket_recv_buffer_size(fd, BUFFER);
     let size = sockopt::socket_send_buffer_size(fd).map_err(|error| error.to_string())?;
     Ok(Admitted { device: None, send_buffer: u32::try_from(size).unwrap_or(u32::MAX) })
+}
+
+/// From now on nobody can send open files to the socket: the worker would close them while it reads, and the last close
+/// of a file may wait ([`sv3::foreign`]). Kernels before 6.16 do not know it.
+fn refuse_files(fd: BorrowedFd<'_>) {
+    let off: libc::c_int = 0;
+    let length = size_of_val(&off) as libc::socklen_t;
+    // SAFETY: the kernel reads one number, which is there, of the length that is told.
+    unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, SO_PASSRIGHTS, (&raw const off).cast(), length) };
 }
 
 /// `struct ifreq` of linux/if.h, as TUNGETIFF fills it.
@@ -111,7 +129,9 @@ fn ioctl(fd: impl AsFd, request: u32, into: *mut libc::c_void) -> nix::Result<()
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::OpenOptionsExt;
     use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+    use std::path::Path;
 
     use super::*;
 
@@ -146,6 +166,23 @@ mod tests {
         assert!(
             why(&pipe, Transport::Packets).contains("not a socket") && why(&pipe, Transport::Tap).contains("pipe:")
         );
+        let memory = nix::sys::memfd::memfd_create("frames", nix::sys::memfd::MFdFlags::MFD_CLOEXEC).unwrap();
+        let event = nix::sys::eventfd::EventFd::new().unwrap();
+        let dir = std::fs::File::open(folder.path()).unwrap();
+        let only_path =
+            |path: &Path| std::fs::File::options().read(true).custom_flags(libc::O_PATH).open(path).unwrap();
+        let paths = [only_path(&folder.path().join("s")), only_path(Path::new("/dev/null"))];
+        let odd: [BorrowedFd<'_>; 5] = [memory.as_fd(), event.as_fd(), dir.as_fd(), paths[0].as_fd(), paths[1].as_fd()];
+        for fd in odd {
+            assert!(why(fd, Transport::Stream).contains("not a socket"));
+            assert!(why(fd, Transport::Packets).contains("not a socket"));
+            assert!(why(fd, Transport::Tap).contains("/dev/net/tun"));
+        }
+        let alone = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        assert!(why(&alone, Transport::Stream).contains("without a peer"));
+        let (local, other) = UnixStream::pair().unwrap();
+        drop(other);
+        admit(local.as_fd(), Transport::Stream).expect("a peer that has left is the worker's to find");
         if let Ok(tun) = std::fs::File::options().read(true).write(true).open("/dev/net/tun") {
             assert!(why(&tun, Transport::Tap).contains("TUNSETIFF"));
         }

@@ -8,18 +8,27 @@ mod record;
 
 use std::os::fd::AsFd;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use sv3::attachment::{Attachment, FrameForm, Learning, Transport};
 use sv3::foreign::ForeignFd;
-use sv3::ipc::{Command, FileSettings, PortKind, RingFault};
+use sv3::ipc::{Command, FileSettings, PortKind};
 use sv3::ledger::Ledger;
 use sv3::status::FilesStatus;
 
 use crate::clients::class::{ClientClass, MemoryClass};
 use crate::clients::holder::Holder;
+use crate::doors::listener::Peer;
+use crate::doors::stream::StreamForm;
 use crate::ports::file_kernel::{self, Admitted};
+use crate::ports::holdings::Holdings;
 use crate::ports::port::{Port, Replay};
+use crate::telemetry::event::{ClientId, Named};
 use crate::workers::command::WorkerCommand;
+
+/// How long after the other side of a socket has hung up the worker may take to read what is left and to report the
+/// end.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// The port.
 #[derive(Debug)]
@@ -32,10 +41,22 @@ pub struct FilePort {
     pub owner: (i32, u32),
     /// A number that no other port has: the later of two uplinks has the higher one.
     pub serial: u64,
-    /// Why it does not run, in words.
+    /// Why it was stopped, in words.
     pub stopped: Option<String>,
+    /// The end of its quarantine: workers are not told of it until then.
+    pub quarantine: Option<Instant>,
+    /// It is in quarantine because of this class.
+    pub suspect: Option<ClientClass>,
+    /// Since when it counts as a newcomer of its class; `None` if it was attached, for an owner attaches what is wanted.
+    pub since: Option<Instant>,
+    /// What it holds, as the budget counted it last.
+    pub held: Holdings,
     /// The address that it tried to take and the owner of that address, in words.
     pub conflict: Option<String>,
+    /// When the worker must have reported that the other side has hung up.
+    pub end_due: Option<Instant>,
+    /// A stream client's connection.
+    peer: Option<Peer>,
     device: Option<String>,
     /// The file of each queue pair.
     files: Vec<OpenPair>,
@@ -53,14 +74,69 @@ struct OpenPair {
 impl FilePort {
     /// A port without files.
     pub fn new(slot: u16, attachment: Attachment, owner: (i32, u32), serial: u64) -> FilePort {
-        let (stopped, conflict, device, files, run) = Default::default();
-        FilePort { slot, attachment, owner, serial, stopped, conflict, device, files, run }
+        let (stopped, conflict, device, files, run, end_due) = Default::default();
+        let (quarantine, suspect, since, peer, held) = (None, None, None, None, Holdings::NONE);
+        FilePort {
+            slot,
+            attachment,
+            owner,
+            serial,
+            stopped,
+            quarantine,
+            suspect,
+            since,
+            held,
+            conflict,
+            end_due,
+            peer,
+            device,
+            files,
+            run,
+        }
     }
 
-    /// What identifies it when it is blamed: a process id that no process has, so that it alone is blamed.
+    /// The port of a stream client, whose files are its connection. The error says what is wrong with it.
+    pub fn of_client(slot: u16, form: StreamForm, peer: Peer, serial: u64) -> Result<FilePort, String> {
+        let attachment = Attachment {
+            transport: Transport::Stream,
+            name: format!("p{slot}"),
+            form: form.frames,
+            mtu: form.mtu,
+            learning: Learning::Guarded,
+        };
+        let mut port = FilePort::new(slot, attachment, (peer.pid, peer.uid), serial);
+        port.take_files(vec![peer.stream.clone()])?;
+        (port.since, port.peer) = (Some(Instant::now()), Some(peer));
+        Ok(port)
+    }
+
+    /// The connection that another supervisor lent is this supervisor's from now on.
+    pub fn own(&mut self) {
+        self.peer.iter_mut().for_each(|peer| peer.is_lent = false);
+    }
+
+    /// Whether it is a client's: it ends with the connection.
+    pub fn is_client(&self) -> bool {
+        self.peer.is_some()
+    }
+
+    /// What identifies it when it is blamed: the client's process. For a port that was attached, a process id that no
+    /// process has, so that it alone is blamed.
     pub fn holder(&self) -> Holder {
         let class = ClientClass { uid: self.owner.1, memory: MemoryClass::Any };
-        Holder { pid: -1 - i32::from(self.slot), class }
+        let nobody = -1 - i32::try_from(self.serial & 0x3fff_ffff).unwrap_or(0);
+        Holder { pid: if self.is_client() { self.owner.0 } else { nobody }, class }
+    }
+
+    /// Its name in events, and its process if it is a client's.
+    pub fn named(&self) -> Named {
+        let client = self.is_client().then_some(ClientId { slot: self.slot, pid: self.owner.0 });
+        Named { name: self.name().to_string(), client }
+    }
+
+    /// What it holds.
+    pub fn holdings(&self) -> Holdings {
+        Holdings { fds: self.files.len(), regions: 0 }
     }
 
     /// Its name, as people see it.
@@ -68,9 +144,9 @@ impl FilePort {
         &self.attachment.name
     }
 
-    /// Whether it has files and is not stopped.
+    /// Whether it has files, and is neither stopped nor in quarantine.
     pub fn runs(&self) -> bool {
-        !self.files.is_empty() && self.stopped.is_none()
+        !self.files.is_empty() && self.stopped.is_none() && self.quarantine.is_none()
     }
 
     /// Whether it waits for new files.
@@ -80,6 +156,10 @@ impl FilePort {
 
     /// Admits its files, one for each queue pair. The error says what to do.
     pub fn open(&mut self, fds: Vec<ForeignFd>) -> Result<(), String> {
+        self.take_files(fds.into_iter().map(Rc::new).collect())
+    }
+
+    fn take_files(&mut self, fds: Vec<Rc<ForeignFd>>) -> Result<(), String> {
         let transport = self.attachment.transport;
         if fds.is_empty() || transport != Transport::Tap && fds.len() > 1 {
             return Err("a tap needs a file for each of its queue pairs, a socket is one file".to_string());
@@ -87,24 +167,24 @@ impl FilePort {
         let mut files = Vec::new();
         let mut device = None;
         for (at, fd) in fds.into_iter().enumerate() {
-            let Admitted { device: name, send_buffer } = file_kernel::admit(fd.as_fd(), transport)?;
+            let Admitted { device: name, send_buffer } = file_kernel::admit((*fd).as_fd(), transport)?;
             if at > 0 && device != name {
                 return Err("its files belong to different devices".to_string());
             }
             device = name;
-            files.push(OpenPair { fd: Rc::new(fd), send_buffer });
+            files.push(OpenPair { fd, send_buffer });
         }
-        (self.files, self.device, self.stopped, self.conflict) = (files, device, None, None);
+        (self.files, self.device, self.stopped, self.conflict, self.end_due) = (files, device, None, None, None);
         self.run = self.run.wrapping_add(1).max(1);
         Ok(())
     }
 
-    /// The other side is gone, or the port may not run: closes the files. Returns the commands for workers.
+    /// The other side is gone, or the files are useless: closes them. Returns the commands for workers.
     pub fn close(&mut self, why: String) -> Vec<WorkerCommand> {
-        let pairs = 0..u16::try_from(self.files.len()).unwrap_or(0);
+        let commands = self.stop(why);
         self.files.clear();
-        self.stopped = Some(why);
-        pairs.map(|pair| Command::FileClose { port: self.slot, pair }.into()).collect()
+        self.end_due = None;
+        commands
     }
 
     /// Stops the port and keeps its files. Returns the commands for workers.
@@ -114,9 +194,16 @@ impl FilePort {
         pairs.map(|pair| Command::FileClose { port: self.slot, pair }.into()).collect()
     }
 
+    /// The other side has hung up. The worker reads what is left, and has some time to report the end.
+    pub fn hung_up(&mut self) {
+        if !self.files.is_empty() {
+            self.end_due.get_or_insert_with(|| Instant::now() + LAST_WORDS);
+        }
+    }
+
     /// The commands that give workers its files.
     pub fn open_commands(&self) -> Vec<WorkerCommand> {
-        if self.stopped.is_some() {
+        if !self.runs() {
             return Vec::new();
         }
         let Attachment { transport, form, mtu, .. } = self.attachment;
@@ -134,13 +221,9 @@ impl FilePort {
         (0..).zip(&self.files).map(open).collect()
     }
 
-    /// Notes that a queue has stopped by itself. Returns whether that is news.
-    pub fn faulted(&mut self, fault: RingFault) -> bool {
-        let news = self.runs();
-        if news {
-            self.stopped = Some(fault.words().to_string());
-        }
-        news
+    /// The kind of its files, as /proc shows it.
+    pub fn kind_of_files(&self) -> &'static str {
+        if self.attachment.transport == Transport::Tap { "file" } else { "socket" }
     }
 
     /// Its files, for the inventory and for epoll.

@@ -22,6 +22,7 @@ impl Supervisor {
             landlock_abi: self.telemetry.landlock_abi,
             policy: digest(sv3_policy::supervisor().digest()),
             threads: 1,
+            files: false,
             fds: self.own_fds(),
         };
         let workers = [("worker", &self.workers.serving), ("standby", &self.workers.standby)];
@@ -34,6 +35,7 @@ impl Supervisor {
                 policy: digest(worker.policy),
                 // One more thread maps memory.
                 threads: usize::from(self.workers.config.threads) + 1,
+                files: worker.serves_files,
                 fds: self.fds_of(worker),
             })
         });
@@ -87,6 +89,10 @@ impl Supervisor {
                     add("eventfd", format!("calls of p{slot}, ring {index}"));
                 }
             }
+        }
+        let files = self.clients.slots.all_files().filter(|port| port.runs() && worker.serves_files);
+        for port in files.filter(|port| worker.lacks(port.slot).is_none()) {
+            port.files().for_each(|_| add(port.kind_of_files(), format!("frames of {}", port.name())));
         }
         let waits = if worker.serving.is_some() { "a command" } else { "its promotion" };
         if let Some(first) = fds.first_mut() {

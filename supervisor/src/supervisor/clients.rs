@@ -15,6 +15,7 @@ use crate::clients::number::is_pending;
 use crate::clients::protocol::{Input, Message, Refused, Reply, Session, Step};
 use crate::clients::slots::LAST;
 use crate::doors::listener::{Incoming, PAUSE, Peer};
+use crate::doors::stream::StreamForm;
 use crate::ports::holdings::Holdings;
 use crate::ports::kernel::Kernel;
 use crate::telemetry::status::NO_MEMORY;
@@ -33,9 +34,9 @@ const BREAK: Duration = Duration::from_millis(1);
 const READS: usize = 64;
 
 impl Supervisor {
-    /// Opens the front door.
-    pub(super) fn open_door(&mut self) {
-        if let Err(error) = self.doors.open_front(&self.reactor) {
+    /// Opens the doors that clients connect to.
+    pub(super) fn open_doors(&mut self) {
+        if let Err(error) = self.doors.open_clients(&self.reactor) {
             self.over = Some(Err(format!("the front door cannot be watched: {error}")));
         }
         self.say_listen();
@@ -43,23 +44,30 @@ impl Supervisor {
 
     /// Says that clients are served.
     pub(super) fn say_listen(&mut self) {
-        let path = self.doors.front.listener().path().display();
-        self.telemetry.events.say("listen", format!("clients are served at {path}"));
+        for door in self.doors.of_clients() {
+            let whom = if door.form().is_some() { "streams" } else { "clients" };
+            let path = door.listener().path().display();
+            self.telemetry.events.say("listen", format!("{whom} are served at {path}"));
+        }
     }
 
-    pub(super) fn accept_clients(&mut self) {
-        if self.clients.budget.is_short(self.workers.closers.backlog()) {
-            return self.doors.front.close_until(Instant::now() + PAUSE, &self.reactor);
-        }
+    /// Accepts clients at the front door, or at the door for streams at place `at`.
+    pub(super) fn accept_clients(&mut self, at: Option<u16>) {
+        let is_short = self.clients.budget.is_short(self.workers.closers.backlog());
         // Clients that connect and disconnect as fast as they can would take all slots.
-        if self.clients.slots.leaving() > LEAVING_MAX {
-            return self.doors.front.close_until(Instant::now() + BREAK, &self.reactor);
+        let is_leaving = self.clients.slots.leaving() > LEAVING_MAX;
+        let Some(door) = self.doors.of_clients_at(at) else { return };
+        if is_short || is_leaving {
+            let pause = if is_short { PAUSE } else { BREAK };
+            return door.close_until(Instant::now() + pause, &self.reactor);
         }
         let mut admitted = 0;
         for _ in 0..LOOKS {
-            match self.doors.front.accept() {
+            let Some(door) = self.doors.of_clients_at(at) else { return };
+            let form = door.form();
+            match door.accept() {
                 Incoming::Peer(peer) => {
-                    self.admit(peer);
+                    self.admit(peer, form);
                     admitted += 1;
                     if admitted >= TURN {
                         return;
@@ -73,15 +81,16 @@ impl Supervisor {
                 Incoming::Later(error) => {
                     let message = format!("clients wait outside for {} ms: {error}", PAUSE.as_millis());
                     self.telemetry.events.say_of(None, "refuse", message);
-                    return self.doors.front.close_until(Instant::now() + PAUSE, &self.reactor);
+                    return door.close_until(Instant::now() + PAUSE, &self.reactor);
                 }
                 Incoming::Nobody => return,
             }
         }
     }
 
-    /// Accepts a connection. If there are too many pending clients, another one is disconnected for it.
-    fn admit(&mut self, peer: Peer) {
+    /// Accepts a connection; `form`: it is a stream. If there are too many pending clients, another one is disconnected
+    /// for it.
+    fn admit(&mut self, peer: Peer, form: Option<StreamForm>) {
         let pid = peer.pid;
         if !self.doors.front.listener().permits(&peer) {
             let (uid, owner) = (peer.uid, self.doors.front.listener().owner());
@@ -103,6 +112,9 @@ impl Supervisor {
             );
             return self.telemetry.events.say_of(None, "refuse", message);
         }
+        if let Some(form) = form {
+            return self.add_stream(peer, form);
+        }
         let Some(number) = self.clients.slots.free_pending_number() else { return };
         let mut client = Client::new(number, self.clients.next_serial(), peer);
         if let Err(error) = self.reactor.watch(&client, Token::Pending(client.serial), client.interest) {
@@ -115,22 +127,36 @@ impl Supervisor {
         self.clients.slots.insert(client);
     }
 
-    /// Gives a pending client a port, if one is free. Returns its slot.
-    fn take_slot(&mut self, number: u16) -> Result<u16, Refuse> {
-        let pid = self.clients.slots.client(number).map_or(0, |client| client.id.pid);
+    /// A slot for a client of process `pid`, if one is free. A client that uses its port for nothing may lose it.
+    pub(super) fn claim_slot(&mut self, pid: i32) -> Result<u16, Refuse> {
         let free = self.clients.slots.free();
+        let ledger = &self.workers.ledger;
+        let is_silent = |slot| {
+            let line = ledger.ports.get(usize::from(slot));
+            line.is_some_and(|line| line.from_guest_frames.load(Relaxed) == 0)
+        };
         if free <= LAST / 2
-            && let Some(idle) = self.clients.slots.idle_to_yield()
+            && let Some(idle) = self.clients.slots.idle_to_yield(is_silent)
         {
-            let why = "all ports are taken, and no ring of this port has run yet: it gives way to another client";
-            self.refuse(idle, Refuse(why.to_string()).into());
+            let why = "all ports are taken, and this one has not been used yet: it gives way to another client";
+            match self.clients.slots.files(idle).is_some() {
+                true => self.end_stream(idle, why),
+                false => self.refuse(idle, Refuse(why.to_string()).into()),
+            }
         }
         if free <= LAST && self.clients.slots.has_slot(pid) {
             return Err(Refuse(format!("the last {LAST} of {MAX_PORTS} ports are for processes that have none")));
         }
         let none = || Refuse(format!("turned away: all {MAX_PORTS} ports are taken"));
-        let slot = self.clients.slots.free_slot().ok_or_else(none)?;
-        let mut client = self.clients.slots.remove(number).ok_or_else(none)?;
+        self.clients.slots.free_slot().ok_or_else(none)
+    }
+
+    /// Gives a pending client a port, if one is free. Returns its slot.
+    fn take_slot(&mut self, number: u16) -> Result<u16, Refuse> {
+        let pid = self.clients.slots.client(number).map_or(0, |client| client.id.pid);
+        let slot = self.claim_slot(pid)?;
+        let gone = || Refuse("the client is gone".to_string());
+        let mut client = self.clients.slots.remove(number).ok_or_else(gone)?;
         client.id.slot = slot;
         client.session.take_slot(slot);
         self.reactor.change(client.as_fd(), Token::Client(slot), client.interest);
@@ -164,6 +190,9 @@ impl Supervisor {
             && let Some(Err(refuse)) = self.clients.slots.client(slot).map(|client| client.connection.flush())
         {
             return self.refuse(slot, refuse.into());
+        }
+        if is_pending(slot) && self.clients.slots.client(slot).is_some_and(|client| client.connection.begins_stream()) {
+            return self.become_stream(slot);
         }
         for _ in 0..READS {
             if self.must_wait(slot) {

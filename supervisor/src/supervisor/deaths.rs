@@ -173,6 +173,8 @@ impl Supervisor {
         let found = self.send_away_stalled(true) || truncated;
         let by_memory = death.fault.as_ref().is_some_and(|fault| fault.port.is_some());
         match blamed.filter(|_| !found) {
+            // A port that was attached and is detached has no process to blame.
+            Some((_, holder)) if left && holder.pid < 0 => {}
             Some((_, holder)) if left => self.blame_process(holder, by_memory),
             Some((slot, _)) => self.blame(slot, by_memory),
             None => {}

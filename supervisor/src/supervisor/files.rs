@@ -1,6 +1,6 @@
-//! Ports of open files: attaches and detaches them, and handles what workers report of them.
+//! Ports of open files that are attached at the control socket, and what workers report of all ports of open files.
+//! Streams that come in at a door are in [`super::streams`].
 
-use std::os::fd::AsFd;
 use std::time::Instant;
 
 use nix::sys::epoll::EpollFlags;
@@ -15,12 +15,15 @@ use sv3::status::AttachAnswer;
 use super::Supervisor;
 use crate::clients::slots::Slots;
 use crate::ports::files::FilePort;
+use crate::ports::holdings::Holdings;
 use crate::ports::port::Replay;
 use crate::token::Token;
+use crate::workers::pending_unmap::PendingUnmaps;
 use crate::workers::worker::Waiter;
 
 impl Supervisor {
-    /// `attach`: makes a port of open files, or gives a port new ones. The error is for people.
+    /// `attach`: makes a port of open files, or gives a port new ones. Answered as soon as the commands are on their
+    /// way. The error is for people.
     pub(super) fn attach(
         &mut self,
         attachment: Attachment,
@@ -33,20 +36,40 @@ impl Supervisor {
         }
         let slot = self.clients.slots.free_slot().ok_or(format!("all {MAX_PORTS} ports are taken: detach one"))?;
         let mut port = FilePort::new(slot, attachment, owner, self.clients.next_serial());
+        self.afford(&port, fds.len())?;
         port.open(fds).map_err(|why| format!("{name}: {why}"))?;
+        let (pid, uid) = owner;
+        let message = format!("{name}: attached by process {pid} of user {uid}");
+        self.telemetry.events.say_of_port(&port.named(), "attach", message, json!({}));
+        self.add_files(port);
+        Ok(AttachAnswer { name, slot, resumed: false })
+    }
+
+    /// Errs if the supervisor cannot have so many more open files for a port.
+    fn afford(&self, port: &FilePort, count: usize) -> Result<(), String> {
+        let may = self.clients.budget.allowance(port.holder().pid, Holdings::NONE, &PendingUnmaps::default());
+        match may.fds < count || self.clients.budget.is_spent() {
+            true => Err("too many files are open: raise the limit of open files (`ulimit -n`)".to_string()),
+            false => Ok(()),
+        }
+    }
+
+    /// Adds a port at its slot, which is free, and tells workers of it, unless it is in quarantine.
+    pub(super) fn add_files(&mut self, port: FilePort) {
+        let (slot, told) = (port.slot, port.quarantine.is_none());
+        // The worker has let go of the slot: only the supervisor writes this now.
         if let Some(line) = self.workers.ledger.ports.get(usize::from(slot)) {
             line.reset();
         }
         self.workers.ledger.reset_inputs(slot);
-        let (pid, uid) = port.owner;
-        let message = format!("{name}: attached by process {pid} of user {uid}");
-        self.telemetry.events.say_with("attach", message, json!({ "port": name }));
-        self.watch_files(&port);
         let commands = port.replay();
         self.clients.slots.insert_files(port);
-        self.workers.send(commands, Waiter::Nobody);
+        self.watch_files(slot);
+        self.count_files(slot);
+        if told {
+            self.workers.send(commands, Waiter::Nobody);
+        }
         self.ensure_role();
-        Ok(AttachAnswer { name, slot, resumed: false })
     }
 
     /// Gives a port whose files are gone new ones.
@@ -61,19 +84,23 @@ impl Supervisor {
         }
         port.open(fds).map_err(|why| format!("{name}: {why}"))?;
         let changed = std::mem::replace(&mut port.attachment, attachment) != port.attachment;
+        let (named, told) = (port.named(), port.quarantine.is_none());
         let commands =
             if changed { [port.remove()].into_iter().chain(port.replay()).collect() } else { port.open_commands() };
-        let message = format!("{name}: attached again");
-        self.telemetry.events.say_with("attach", message, json!({ "port": name }));
-        self.workers.send(commands, Waiter::Nobody);
-        self.rewatch(slot);
+        self.telemetry.events.say_of_port(&named, "attach", format!("{name}: attached again"), json!({}));
+        if told {
+            self.workers.send(commands, Waiter::Nobody);
+        }
+        self.watch_files(slot);
+        self.count_files(slot);
         self.ensure_role();
         Ok(AttachAnswer { name, slot, resumed: true })
     }
 
-    /// `detach`: ends a port of open files.
+    /// `detach`: ends a port that was attached.
     pub(super) fn detach_files(&mut self, name: &str) -> Result<serde_json::Value, String> {
-        let slot = self.file_port(name).ok_or(format!(
+        let attached = self.clients.slots.all_files().find(|port| port.name() == name && !port.is_client());
+        let slot = attached.map(|port| port.slot).ok_or(format!(
             "no port {name:?} was attached by `sv3 attach` or `sv3 uplink`; `sv3 status` lists all ports"
         ))?;
         self.remove_files(slot, "detached");
@@ -85,57 +112,112 @@ impl Supervisor {
         self.clients.slots.all_files().find(|port| port.name() == name).map(|port| port.slot)
     }
 
-    fn remove_files(&mut self, slot: u16, how: &str) {
+    /// Removes a port. Its slot is free when the worker has forgotten it too.
+    pub(super) fn remove_files(&mut self, slot: u16, how: &str) {
         let Some(port) = self.clients.slots.remove_files(slot) else { return };
-        let name = port.name();
-        self.telemetry.events.say_with("detach", format!("{name}: {how}"), json!({ "port": name }));
+        let message = match port.is_client() {
+            true => format!("{}: process {} {how}", port.name(), port.owner.0),
+            false => format!("{}: {how}", port.name()),
+        };
+        self.telemetry.events.say_of_port(&port.named(), "detach", message, json!({}));
         port.files().for_each(|fd| self.reactor.forget(&**fd));
-        if !self.workers.send(vec![port.remove(), Command::Barrier.into()], Waiter::Leaving(slot)) {
+        self.clients.budget.change(port.holder().pid, port.held, Holdings::NONE);
+        // Workers do not know a port in quarantine, but may still have its removal before them.
+        let remove = port.quarantine.is_none().then(|| port.remove());
+        let commands = remove.into_iter().chain([Command::Barrier.into()]).collect();
+        if !self.workers.send(commands, Waiter::Leaving(slot)) {
             self.clients.slots.release(slot);
         }
     }
 
+    /// Counts what a port holds.
+    fn count_files(&mut self, slot: u16) {
+        let Some(port) = self.clients.slots.files(slot) else { return };
+        let (pid, now) = (port.holder().pid, port.holdings());
+        let before = std::mem::replace(&mut port.held, now);
+        self.clients.budget.change(pid, before, now);
+    }
+
     /// Watches only for the end of each socket: the worker alone reads.
-    fn watch_files(&self, port: &FilePort) {
-        if port.attachment.transport == Transport::Tap {
-            return;
-        }
-        for fd in port.files() {
-            let _ = self.reactor.watch(fd.as_fd(), Token::Client(port.slot), EpollFlags::EPOLLET);
+    fn watch_files(&mut self, slot: u16) {
+        let Some(port) = self.clients.slots.files(slot) else { return };
+        if port.attachment.transport != Transport::Tap {
+            for fd in port.files() {
+                let flags = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
+                let _ = self.reactor.watch(&**fd, Token::Client(slot), flags);
+            }
         }
     }
 
     /// Watches every socket. Those that are watched already stay as they are.
-    pub(super) fn watch_all_files(&self) {
-        self.clients.slots.all_files().for_each(|port| self.watch_files(port));
+    pub(super) fn watch_all_files(&mut self) {
+        let slots: Vec<u16> = self.clients.slots.all_files().map(|port| port.slot).collect();
+        slots.into_iter().for_each(|slot| self.watch_files(slot));
     }
 
-    fn rewatch(&mut self, slot: u16) {
-        let port = self.clients.slots.all_files().find(|port| port.slot == slot);
-        if let Some(port) = port {
-            self.watch_files(port);
+    /// The other side of a socket has hung up. The worker reads what is left and reports the end itself; if none does
+    /// so in time, the supervisor ends the port ([`Supervisor::end_hung_up`]). Returns false if the slot has no such
+    /// port.
+    pub(super) fn files_hung_up(&mut self, slot: u16, flags: EpollFlags) -> bool {
+        let Some(port) = self.clients.slots.files(slot) else { return false };
+        if flags.intersects(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
+            port.hung_up();
         }
+        true
     }
 
-    /// The other side of a socket has hung up. The worker reads what is left, and then reports the end itself. Without
-    /// a worker, the next one does.
-    pub(super) fn files_hung_up(&mut self, slot: u16) -> bool {
-        self.clients.slots.files(slot).is_some()
+    /// Ends ports whose other side hung up some time ago.
+    pub(super) fn end_hung_up(&mut self, now: Instant) {
+        let due = |port: &&FilePort| port.end_due.is_some_and(|due| due <= now);
+        let slots: Vec<u16> = self.clients.slots.all_files().filter(due).map(|port| port.slot).collect();
+        slots.into_iter().for_each(|slot| self.other_side_gone(slot));
     }
 
     /// A queue of a port of open files has stopped by itself. Returns false if the slot has no such port.
     pub(super) fn file_fault(&mut self, slot: u16, fault: RingFault) -> bool {
         let Some(port) = self.clients.slots.files(slot) else { return false };
-        if !port.faulted(fault) {
-            self.count_idle_report();
-            return true;
+        match (port.runs(), fault) {
+            (false, _) => self.count_idle_report(),
+            (true, RingFault::Gone) => self.other_side_gone(slot),
+            (true, _) => self.close_files_of(slot, fault.words()),
         }
-        let (name, why) = (port.name().to_string(), fault.words());
-        let commands = port.close(why.to_string());
-        self.workers.send(commands, Waiter::Nobody);
-        let message = format!("{name}: stopped: {why}; attach it again with new files, or detach it");
-        self.telemetry.events.say_with("file_fault", message, json!({ "port": name, "why": why }));
         true
+    }
+
+    /// The device or the peer of a port is gone.
+    fn other_side_gone(&mut self, slot: u16) {
+        match self.clients.slots.files(slot).is_some_and(|port| port.is_client()) {
+            true => self.remove_files(slot, "disconnected"),
+            false => self.close_files_of(slot, RingFault::Gone.words()),
+        }
+    }
+
+    /// A worker could not execute a command about a port of open files. Returns false if the slot has no such port.
+    pub(super) fn file_command_failed(&mut self, slot: u16, why: &str) -> bool {
+        let is_there = self.clients.slots.files(slot).is_some();
+        self.close_files_of(slot, why);
+        is_there
+    }
+
+    /// The files of a port are of no more use: closes them. A client's port ends; one that was attached waits for new
+    /// files.
+    fn close_files_of(&mut self, slot: u16, why: &str) {
+        let Some(port) = self.clients.slots.files(slot) else { return };
+        let (named, name) = (port.named(), port.name().to_string());
+        if port.is_client() {
+            let message = format!("{name}: stopped: {why}; the connection is closed");
+            self.telemetry.events.say_of_port(&named, "file_fault", message, json!({ "why": why }));
+            return self.remove_files(slot, "was sent away");
+        }
+        port.files().for_each(|fd| self.reactor.forget(&**fd));
+        let told = port.quarantine.is_none();
+        let commands = port.close(why.to_string());
+        if told {
+            self.workers.send(commands, Waiter::Nobody);
+        }
+        self.count_files(slot);
+        let message = format!("{name}: stopped: {why}; attach it again with new files, or detach it");
+        self.telemetry.events.say_of_port(&named, "file_fault", message, json!({ "why": why }));
     }
 
     /// A round of frames that look for loops.
@@ -155,14 +237,16 @@ impl Supervisor {
         let name = |port: Option<&mut FilePort>| port.map_or(String::new(), |port| port.name().to_string());
         let other = name(self.clients.slots.files(stays));
         let Some(port) = self.clients.slots.files(later) else { return };
-        let name = port.name().to_string();
+        let (named, name) = (port.named(), port.name().to_string());
         let commands =
             port.stop(format!("a loop: frames that leave by {other} come back here, and the other way round"));
         self.workers.send(commands, Waiter::Nobody);
         let message = format!(
-            "{name} is stopped: it leads into the same network as {other}, so frames would go round without end; detach              one of them (`sv3 detach {name}`), or part the networks and start it again (`sv3 port release {name}`)"
+            "{name} is stopped: it leads into the same network as {other}, so frames would go round without end; \
+             detach one of them (`sv3 detach {name}`), or part the networks and start it again (`sv3 port release \
+             {name}`)"
         );
-        self.telemetry.events.say_with("loop", message, json!({ "port": name, "other": other }));
+        self.telemetry.events.say_of_port(&named, "loop", message, json!({ "other": other }));
     }
 
     /// A port tried to take an address that another port has.
@@ -172,62 +256,34 @@ impl Supervisor {
             Some(port) => port.name().to_string(),
             None => format!("p{slot}"),
         };
-        let (name, owner) = (name_of(&mut self.clients.slots, port), name_of(&mut self.clients.slots, owner));
+        let owner = name_of(&mut self.clients.slots, owner);
         let told = format!("the address {address} belongs to {owner}: give this machine another one");
-        match self.clients.slots.files(port) {
-            Some(port) if port.conflict.is_none() => port.conflict = Some(told.clone()),
-            _ => return self.count_idle_report(),
-        }
-        let message = format!("{name}: {told}; its frames with this address are dropped");
-        let fields = json!({ "port": name, "owner": owner, "address": address.to_string() });
-        self.telemetry.events.say_with("address_conflict", message, fields);
-    }
-
-    /// Blames a port of open files for the death of a worker. Returns false if the slot has no such port.
-    pub(super) fn blame_files(&mut self, slot: u16) -> bool {
-        let Some(port) = self.clients.slots.files(slot) else { return false };
-        let (name, key) = (port.name().to_string(), port.holder().pid);
-        let limit = self.clients.blames.blame(key, Instant::now()).is_some();
-        let message = format!("{name}: it caused the death of a worker");
-        self.telemetry.events.say_with("blame", message, json!({ "port": name }));
-        if limit && let Some(port) = self.clients.slots.files(slot) {
-            let commands = port.stop("it caused deaths of workers".to_string());
-            self.workers.send(commands, Waiter::Nobody);
-            let message = format!(
-                "{name}: in quarantine, because it caused deaths of workers; `sv3 port release {name}` ends that"
-            );
-            self.telemetry.events.say_with("quarantine", message, json!({ "port": name }));
-        }
-        true
-    }
-
-    /// `sv3 port release NAME` for a port of open files that is stopped and has its files. `None`: no such port.
-    pub(super) fn release_files(&mut self, name: &str) -> Option<serde_json::Value> {
-        let slot = self.file_port(name)?;
-        let port = self.clients.slots.files(slot)?;
-        if port.is_empty() || port.stopped.take().is_none() {
-            return Some(json!({ "error": format!("{name} is not in quarantine") }));
-        }
-        let commands = port.open_commands();
-        self.workers.send(commands, Waiter::Nobody);
-        self.telemetry.events.say_with("release", format!("{name}: it runs again"), json!({ "port": name }));
-        Some(json!({ "released": name }))
+        let Some(port) = self.clients.slots.files(port).filter(|port| port.conflict.is_none()) else {
+            return self.count_idle_report();
+        };
+        port.conflict = Some(told.clone());
+        let (named, name) = (port.named(), port.name());
+        let message = format!(
+            "{name}: {told}, or detach one of the two (every podman machine has the same address); its frames with \
+             this address are dropped"
+        );
+        let fields = json!({ "owner": owner, "address": address.to_string() });
+        self.telemetry.events.say_of_port(&named, "address_conflict", message, fields);
     }
 
     /// Lets a worker serve that may use open files, if there are such ports and the serving worker may not: plans a
-    /// handover to one. Workers that start from now on have that role.
+    /// handover to one. Workers that start from now on have that role, until the supervisor ends.
     pub(super) fn ensure_role(&mut self) {
         if self.clients.slots.all_files().next().is_none() {
             return;
         }
         self.workers.config.files = true;
+        if self.workers.handover.stage().is_some() {
+            // Looks again when that is over.
+            return;
+        }
         let lacks = self.workers.serving.as_ref().is_some_and(|worker| !worker.serves_files);
-        // After any handover this is looked at again.
-        let waits = self.workers.handover.stage().is_some();
-        if lacks
-            && !waits
-            && let Err(why) = self.plan_own_handover()
-        {
+        if lacks && let Err(why) = self.plan_own_handover() {
             self.telemetry.events.say("role", format!("ports of open files wait for the next worker: {why}"));
         }
     }

@@ -213,7 +213,7 @@ impl Supervisor {
             free_area: u8::from(self.workers.serving.as_ref().is_some_and(|worker| worker.area == 0)),
             doors: self.doors.record(&mut files)?,
             clients: self.clients.record(&mut files, clock)?,
-            files: self.clients.files_record(&mut files),
+            files: self.clients.files_record(&mut files, clock),
             blames: self.clients.blame_record(clock),
             classes: self.clients.class_record(clock),
             telemetry: self.telemetry.record(clock, (succession.restarts(), succession.last_death.clone())),

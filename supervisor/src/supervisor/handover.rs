@@ -138,7 +138,7 @@ impl Supervisor {
             Some(None) => return self.give_up("the new worker died while it took over; one of the old binary serves"),
         };
         let gap_us = u64::try_from(gap.as_micros()).unwrap_or(u64::MAX);
-        let ports = self.clients.slots.taken().len();
+        let ports = self.clients.slots.count();
         let mut message = format!("worker {now} took over from {old}, as planned, in {gap_us} us with {ports} ports");
         if on_trial {
             message += &format!("; its new binary is on trial for {} s", GRACE.as_secs());

@@ -5,14 +5,18 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
+use sv3::control::ControlRequest;
+use sv3::foreign::ForeignFd;
 use sv3::ipc::{Settings, VERSION};
 use sv3::ledger::{LedgerMap, WorkerArea};
 
 use crate::doors::listener::Listener;
+use crate::doors::stream::StreamForm;
 use crate::ports::holdings::Holdings;
 use crate::supervisor::{Parts, Supervisor};
 use crate::workers::WorkerConfig;
@@ -27,6 +31,7 @@ pub struct Live {
     /// The spawner's end.
     spawner: OwnedFd,
     door: PathBuf,
+    stream_door: PathBuf,
     /// Pid of the next worker.
     pid: i32,
 }
@@ -52,6 +57,7 @@ impl Live {
         let null = std::fs::File::options().write(true).open("/dev/null").unwrap();
         let mut supervisor = Supervisor::new(Parts {
             door: bind("door"),
+            streams: vec![(bind("stream"), StreamForm::PLAIN)],
             control: bind("control"),
             spawner,
             workers: WorkerConfig {
@@ -76,12 +82,36 @@ impl Live {
         .unwrap();
         supervisor.start_worker();
         let door = supervisor.doors.front.listener().path().to_path_buf();
-        Live { supervisor, spawner: theirs, door, pid: NOBODY }
+        let streams = supervisor.doors.of_clients().find(|door| door.form().is_some());
+        let stream_door = streams.unwrap().listener().path().to_path_buf();
+        Live { supervisor, spawner: theirs, door, stream_door, pid: NOBODY }
     }
 
     /// Path of the front door.
     pub fn door(&self) -> &Path {
         &self.door
+    }
+
+    /// Path of the door for streams.
+    pub fn stream_door(&self) -> &Path {
+        &self.stream_door
+    }
+
+    /// Attaches a port of open files, in the words of the control socket. Returns whether it has.
+    pub fn attach(&mut self, words: &str, fds: Vec<OwnedFd>) -> bool {
+        let fds = fds.into_iter().map(ForeignFd::from).collect();
+        let Some(ControlRequest::Attach(attachment)) = ControlRequest::parse(words) else { return false };
+        self.supervisor.attach(attachment, fds, (NOBODY, 0)).is_ok()
+    }
+
+    /// Detaches a port.
+    pub fn detach(&mut self, name: &str) {
+        let _ = self.supervisor.detach_files(name);
+    }
+
+    /// Much time passes for ports whose other side has hung up.
+    pub fn end_hung_up(&mut self) {
+        self.supervisor.end_hung_up(Instant::now() + Duration::from_secs(3600));
     }
 
     /// One turn of its loop, without a wait.
@@ -135,7 +165,7 @@ impl Live {
     /// Panics unless all slots are free and nothing is held.
     pub fn assert_empty(&self) {
         let slots = &self.supervisor.clients.slots;
-        assert!(slots.taken().is_empty() && slots.leaving() == 0, "slots are lost");
+        assert!(slots.count() == 0 && slots.leaving() == 0, "slots are lost");
         assert_eq!(slots.pending().count(), 0, "pending clients are left");
         assert_eq!(slots.free_slot(), Some(0));
         let budget = &self.supervisor.clients.budget;

@@ -19,7 +19,7 @@ use crate::workers::worker::Waiter;
 impl Supervisor {
     /// Blames the client of a slot: a worker died while it served the slot, or because of the client's memory.
     pub(super) fn blame(&mut self, slot: u16, by_memory: bool) {
-        if self.blame_files(slot) {
+        if self.blame_files(slot, by_memory) {
             return;
         }
         let Some((id, holder)) = self.clients.slots.client(slot).map(|client| (client.id, client.holder())) else {
@@ -54,7 +54,7 @@ impl Supervisor {
     }
 
     /// Blames the class of a process. If the class reaches the limit, its newcomers go into quarantine.
-    fn blame_class(&mut self, holder: Holder, by_memory: bool, now: Instant) {
+    pub(super) fn blame_class(&mut self, holder: Holder, by_memory: bool, now: Instant) {
         let memory = if by_memory { holder.class.memory } else { MemoryClass::Any };
         let class = ClientClass { memory, ..holder.class };
         let Some(until) = self.clients.classes.blame(class, holder.pid, now) else { return };
@@ -64,6 +64,7 @@ impl Supervisor {
             class.remedy()
         );
         self.telemetry.events.say_with("client_class", message, json!({ "uid": class.uid, "quarantine_s": seconds }));
+        self.withdraw_newcomers(now);
         for slot in self.clients.slots.taken() {
             let Some((class, since)) = self
                 .clients
@@ -137,7 +138,7 @@ impl Supervisor {
 
     /// `sv3 port release NAME`: the answer, as JSON.
     pub(super) fn release_by_name(&mut self, name: &str) -> serde_json::Value {
-        if let Some(answer) = self.release_files(name) {
+        if let Some(answer) = self.release_files_by_name(name) {
             return answer;
         }
         let slot = name.strip_prefix('p').and_then(|number| number.parse().ok());
@@ -155,6 +156,7 @@ impl Supervisor {
 
     /// Ends quarantines that are over.
     pub(super) fn end_quarantines(&mut self, now: Instant) {
+        self.release_files_in_time(now);
         for slot in self.clients.served_their_time(now) {
             self.release_port(slot, now + PROBATION, "its time has passed");
         }

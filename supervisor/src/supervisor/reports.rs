@@ -7,6 +7,7 @@ use sv3::ipc::{Report, ReportKind, RingFault, VERSION};
 
 use super::Supervisor;
 use crate::ports::kernel::Kernel;
+use crate::telemetry::event::Named;
 use crate::workers::breach::Breach;
 use crate::workers::cpu_time::Moment;
 use crate::workers::worker::{Waiter, Worker};
@@ -109,7 +110,11 @@ impl Supervisor {
         let Some(worker) = &mut self.workers.standby else { return Ok(()) };
         handle_any_report(worker, report, self.workers.config.require_landlock)?;
         match report.kind {
-            ReportKind::Ready | ReportKind::Unmapped => Ok(()),
+            ReportKind::Ready => {
+                self.ensure_role();
+                Ok(())
+            }
+            ReportKind::Unmapped => Ok(()),
             ReportKind::Done => match worker.reached(report.seq) {
                 Some(Waiter::Planned) => {
                     self.successor_is_ready();
@@ -160,6 +165,7 @@ impl Supervisor {
         let (slot, why) = (report.port, why_it_failed(report));
         if !self.workers.serving.as_ref().is_some_and(|worker| worker.is_about(slot, report.seq))
             || self.disconnect_spoiler(slot)
+            || self.file_command_failed(slot, &why)
         {
             return;
         }
@@ -182,10 +188,13 @@ impl Supervisor {
         if !worker.is_about(slot, report.seq) || self.disconnect_spoiler(slot) {
             return;
         }
-        let (Some(worker), Some(client)) = (&mut self.workers.standby, self.clients.slots.client(slot)) else { return };
+        let client = self.clients.slots.client(slot).map(|client| client.id);
+        let named = client.map(|id| Named { name: format!("p{slot}"), client: Some(id) });
+        let named = named.or_else(|| self.clients.slots.files(slot).map(|port| port.named()));
+        let (Some(worker), Some(named)) = (&mut self.workers.standby, named) else { return };
         worker.leave_out(slot, why.clone());
-        let message = format!("p{slot}: the standby goes on without it until it is to serve: {why}");
-        self.telemetry.events.say_of(client.id, "standby_lacks", message);
+        let message = format!("{}: the standby goes on without it until it is to serve: {why}", named.name);
+        self.telemetry.events.say_of_port(&named, "standby_lacks", message, serde_json::json!({}));
     }
 
     /// Disconnects a client that has made its memory unusable since it was admitted. Returns whether it has.

@@ -64,7 +64,7 @@ impl Supervisor {
         let Some(TakeOver { pid, gap, is_first }) = self.workers.take_over() else { return };
         if let Some((gap, before)) = gap {
             let (now, before, us) = (pid.as_raw(), before.map_or(0, Pid::as_raw), gap.as_micros() as u64);
-            let (ports, ms) = (self.clients.slots.taken().len(), us as f64 / 1000.0);
+            let (ports, ms) = (self.clients.slots.count(), us as f64 / 1000.0);
             let message = format!("worker {now} took over from {before} after {ms:.3} ms with {ports} ports");
             self.telemetry.crash_log.took_over(Instant::now(), ports);
             let fields = json!({ "worker_pid": now, "before_pid": before, "gap_us": us, "ports": ports });
@@ -72,7 +72,7 @@ impl Supervisor {
         }
         if is_first {
             self.telemetry.announce();
-            self.open_door();
+            self.open_doors();
         }
         self.end_handover();
         self.took_over_switch();

@@ -22,6 +22,7 @@ use sv3::virtio::feature_names;
 use super::Supervisor;
 use crate::doors::http::Http;
 use crate::doors::listener::Listener;
+use crate::doors::stream::{StreamDoor, StreamForm};
 use crate::estate::record::DoorsRecord;
 use crate::estate::transfer::{self, Heard, Word, hear, say};
 use crate::estate::{Clock, Heirlooms, Record, Unfit, unfit};
@@ -44,6 +45,8 @@ pub struct Inherited {
 pub struct Sockets {
     /// The front door.
     pub door: Listener,
+    /// The doors for streams, and what their frames are like.
+    pub streams: Vec<(Listener, StreamForm)>,
     /// The control socket.
     pub control: Listener,
     /// The HTTP socket for metrics.
@@ -77,14 +80,15 @@ impl Inherited {
         Ok(Inherited { socket, record, files })
     }
 
-    /// Takes the listening sockets. `metrics` is the address of `--metrics`, and the socket that was bound to it, or
+    /// Takes the listening sockets. A door for streams that the running switch does not have is bound. `metrics` is the address of `--metrics`, and the socket that was bound to it, or
     /// why there is none.
     pub fn sockets(
         &mut self,
         (front, control): (&Path, &Path),
+        doors: &[StreamDoor],
         metrics: Option<(SocketAddr, Result<Http, String>)>,
     ) -> Result<Sockets, String> {
-        let DoorsRecord { front: theirs, control: asked, http: old } = self.record.doors.clone();
+        let DoorsRecord { front: theirs, control: asked, http: old, streams: known } = self.record.doors.clone();
         if Path::new(&theirs.place) != front || Path::new(&asked.place) != control {
             let (front, control) = (theirs.place, asked.place);
             return Err(format!("the running switch has other sockets: --socket {front} --control {control}"));
@@ -98,7 +102,16 @@ impl Inherited {
             (Some((_, bound)), _) => Some(bound?),
             (None, _) => None,
         };
-        Ok(Sockets { door: Listener::inherited(door, front)?, control: Listener::inherited(asked, control)?, http })
+        let mut streams = Vec::new();
+        for StreamDoor { path, form } in doors {
+            let listener = match known.iter().find(|known| Path::new(&known.place) == path) {
+                Some(known) => Listener::inherited(take(known.file)?, path)?,
+                None => Listener::bind(path, false)?,
+            };
+            streams.push((listener, *form));
+        }
+        let (door, control) = (Listener::inherited(door, front)?, Listener::inherited(asked, control)?);
+        Ok(Sockets { door, streams, control, http })
     }
 
     /// Takes the ledger.
@@ -137,7 +150,7 @@ impl Supervisor {
             other => return unfit(format!("area {other} of the ledger")),
         });
         self.clients.restore(record.clients, &mut files, clock)?;
-        self.clients.restore_files(record.files, &mut files)?;
+        self.clients.restore_files(record.files, &mut files, clock)?;
         self.workers.config.files = self.clients.slots.all_files().next().is_some();
         self.clients.blames.restore(record.blames, clock);
         self.clients.classes.restore(record.classes, clock);

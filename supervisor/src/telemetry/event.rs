@@ -31,6 +31,15 @@ pub struct ClientId {
     pub pid: i32,
 }
 
+/// Names a port in events. If a client is behind it, the client is named as well.
+#[derive(Clone, Debug)]
+pub struct Named {
+    /// The port's name.
+    pub name: String,
+    /// The client.
+    pub client: Option<ClientId>,
+}
+
 #[derive(Serialize)]
 struct Line<'a> {
     time: String,
@@ -123,6 +132,19 @@ impl Events {
         }
         self.budget -= 1.0;
         self.write(event, id.into(), message.into(), fields.into());
+    }
+
+    /// Writes an event about a port, with more fields: a JSON object. Limited in rate if a client is behind the port.
+    pub fn say_of_port(&mut self, port: &Named, event: &str, message: impl Into<String>, mut fields: Value) {
+        match port.client {
+            Some(id) => self.say_of_with(id, event, message, fields),
+            None => {
+                if let Some(fields) = fields.as_object_mut() {
+                    fields.insert("port".to_string(), port.name.clone().into());
+                }
+                self.say_with(event, message, fields);
+            }
+        }
     }
 
     /// Events lost since the start.
@@ -330,7 +352,7 @@ mod tests {
         drop(read);
     }
 
-    const FORMS: [&str; 4] = ["(", "_with(", "_of(", "_of_with("];
+    const FORMS: [&str; 5] = ["(", "_with(", "_of(", "_of_with(", "_of_port("];
 
     /// Names of the events that the source writes: the first string after each call of `say` and the other forms.
     fn names(dir: &Path, names: &mut std::collections::BTreeSet<String>) {

@@ -14,7 +14,7 @@ pub fn render(status: &Status, crash_log: &CrashLog, events_lost: u64) -> String
     deaths(&mut text, status, crash_log);
     text.counter("sv3_events_lost", "Events that could not be written or were too many.");
     text.sample("sv3_events_lost_total", "", events_lost);
-    text.gauge("sv3_ports", "Connected clients.");
+    text.gauge("sv3_ports", "Ports.");
     text.sample("sv3_ports", "", status.ports.len());
     links(&mut text, &status.ports);
     traffic(&mut text, &status.ports);
@@ -62,6 +62,20 @@ fn links(text: &mut Text, ports: &[PortStatus]) {
             let labels = format!("port=\"{}\",sv3_port_link=\"{name}\"", port.name);
             text.sample("sv3_port_link", &labels, u8::from(port.link == state));
         }
+    }
+    text.family("sv3_port_files", "info", "What is behind a port of open files.");
+    for port in ports {
+        let Some(files) = &port.files else { continue };
+        let state = match (&files.stopped, port.quarantine_s, &files.conflict) {
+            (Some(_), ..) if files.queues == 0 => "gone",
+            (Some(_), ..) => "stopped",
+            (None, Some(_), _) => "quarantine",
+            (None, None, Some(_)) => "conflict",
+            (None, None, None) => "running",
+        };
+        let (transport, learning) = (&files.transport, &files.learning);
+        let labels = format!("{},transport=\"{transport}\",learning=\"{learning}\",state=\"{state}\"", of(port));
+        text.sample("sv3_port_files_info", &labels, 1);
     }
     text.seconds("sv3_port_quarantine_seconds", "gauge", "Time for which the client is still in quarantine.");
     for port in ports {
@@ -198,6 +212,7 @@ mod tests {
             "sv3_events_lost_total 3",
             "sv3_port_drops_total{port=\"p0\",reason=\"no_rx_buffers\"} 3",
             "sv3_port_link{port=\"p0\",sv3_port_link=\"up\"} 1",
+            "sv3_port_files_info{port=\"host\",transport=\"tap\",learning=\"uplink\",state=\"conflict\"} 1",
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
         }

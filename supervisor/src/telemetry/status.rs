@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
 
 use sv3::attachment::Transport;
 use sv3::drop_reason::DropReason;
@@ -9,6 +10,7 @@ use sv3::ledger::{Ledger, PauseCounters, PortCounters};
 use sv3::status::*;
 use sv3::virtio::{VIRTIO_F_RING_PACKED, feature_names};
 
+use crate::clients::class::ClientClass;
 use crate::clients::client::Client;
 use crate::ports::admission::{Memory, present};
 use crate::ports::device::Device;
@@ -32,14 +34,9 @@ pub fn port(client: &Client, ledger: &Ledger) -> Option<PortStatus> {
         client_uid: client.uid,
         link: if client.quarantine.is_some() { Link::Down } else { link(device) },
         features: feature_names(device.features),
-        quarantine_s: client
-            .quarantine
-            .map(|until| until.saturating_duration_since(std::time::Instant::now()).as_secs()),
+        quarantine_s: client.quarantine.map(seconds_until),
         standby_lacks: None,
-        quarantine_why: client.quarantine.map(|_| match client.suspect {
-            Some(class) => format!("{class} caused deaths of workers; {}", class.remedy()),
-            None => "it caused deaths of workers".to_string(),
-        }),
+        quarantine_why: client.quarantine.map(|_| quarantine_why(client.suspect)),
         protocol_features: client.session.protocol_feature_names(),
         hint: device.lacks_memory().then(|| NO_MEMORY.to_string()),
         mtu: client.session.mtu(),
@@ -68,11 +65,11 @@ pub fn files(port: &FilePort, ledger: &Ledger) -> Option<PortStatus> {
         client_uid: port.owner.1,
         link: if port.runs() { Link::Up } else { Link::Down },
         features: Vec::new(),
-        quarantine_s: None,
+        quarantine_s: port.quarantine.map(seconds_until),
         standby_lacks: None,
-        quarantine_why: None,
+        quarantine_why: port.quarantine.map(|_| quarantine_why(port.suspect)),
         protocol_features: Vec::new(),
-        hint: port.conflict.clone(),
+        hint: hint(port),
         mtu,
         rings: Vec::new(),
         memory: Vec::new(),
@@ -85,6 +82,29 @@ pub fn files(port: &FilePort, ledger: &Ledger) -> Option<PortStatus> {
         paused: pauses(&counters.paused),
         paused_others: pauses(&counters.paused_others),
     })
+}
+
+/// What is to be done about a port of open files that does not run, or not wholly.
+fn hint(port: &FilePort) -> Option<String> {
+    let name = port.name();
+    match &port.stopped {
+        Some(_) if port.is_empty() => {
+            Some(format!("attach it again with new files, or detach it (`sv3 detach {name}`)"))
+        }
+        Some(why) => Some(format!("{why}; `sv3 port release {name}` starts it again")),
+        None => port.conflict.clone(),
+    }
+}
+
+fn seconds_until(until: Instant) -> u64 {
+    until.saturating_duration_since(Instant::now()).as_secs()
+}
+
+fn quarantine_why(suspect: Option<ClientClass>) -> String {
+    match suspect {
+        Some(class) => format!("{class} caused deaths of workers; {}", class.remedy()),
+        None => "it caused deaths of workers".to_string(),
+    }
 }
 
 fn pauses(counters: &PauseCounters) -> Pauses {

@@ -12,7 +12,7 @@ use crate::estate::record::{ConnectionRecord, DeviceRecord, RingRecord, SessionR
 fn client() -> (Client, UnixStream) {
     let (theirs, ours) = UnixStream::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
-    (Client::new(3, 1, Peer::of(OwnedFd::from(ours).into()).unwrap()), theirs)
+    (Client::new(3, 1, Peer::of(Rc::new(OwnedFd::from(ours).into())).unwrap()), theirs)
 }
 
 /// Copies of files, as the next supervisor gets them.

@@ -63,17 +63,30 @@ impl Connection {
         self.opened
     }
 
+    /// Whether the client begins with the length of a frame and not with a request: its first octet is 0. A length
+    /// below 2^24 begins so, because it is big-endian, and no request does, because their numbers are little-endian and
+    /// begin at 1. The octet stays where it is.
+    pub fn begins_stream(&self) -> bool {
+        let is_silent = !self.spoke && !self.decoder.is_amid_message();
+        is_silent && ancillary::first_octet(&*self.peer.stream) == Some(0)
+    }
+
+    /// The connection itself, for another protocol.
+    pub fn into_peer(self) -> Peer {
+        self.peer
+    }
+
     /// Reads once. A request takes two reads; from a client that sends octet by octet it takes as many as it has
     /// octets.
     pub fn receive(&mut self) -> Result<Input, Refuse> {
-        let received = match ancillary::receive(&self.peer.stream, self.decoder.space()) {
+        let received = match ancillary::receive(&*self.peer.stream, self.decoder.space()) {
             Ok(received) if received.truncated => {
                 return Err(Refuse(
                     "a message brought more fds than may be open; raise the limit of open files (`ulimit -n`)".into(),
                 ));
             }
             Ok(received) if received.count == 0 => {
-                self.peer.stream.has_ended();
+                self.peer.has_ended();
                 return Ok(Input::End);
             }
             Ok(received) => received,
@@ -120,7 +133,7 @@ impl Connection {
             if self.replies.is_empty() {
                 break;
             }
-            match ancillary::send(&self.peer.stream, &self.replies) {
+            match ancillary::send(&*self.peer.stream, &self.replies) {
                 Ok(sent) => drop(self.replies.drain(..sent.min(self.replies.len()))),
                 Err(error) if ancillary::is_later(&error) => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -185,7 +198,15 @@ mod tests {
     fn connection() -> (Connection, UnixStream) {
         let (client, stream) = UnixStream::pair().unwrap();
         stream.set_nonblocking(true).unwrap();
-        (Connection::new(Peer { stream: OwnedFd::from(stream).into(), pid: 1, uid: 1, is_lent: false }), client)
+        (
+            Connection::new(Peer {
+                stream: std::rc::Rc::new(OwnedFd::from(stream).into()),
+                pid: 1,
+                uid: 1,
+                is_lent: false,
+            }),
+            client,
+        )
     }
 
     #[test]

@@ -42,6 +42,11 @@ impl Files {
         fd
     }
 
+    /// A file that can be no port.
+    pub fn odd(&self) -> OwnedFd {
+        self.fds.one()
+    }
+
     fn eventfd(&self) -> OwnedFd {
         EventFd::from_flags(EfdFlags::EFD_CLOEXEC).unwrap().into()
     }
