@@ -34,3 +34,4 @@ mod telemetry;
 mod threads;
 mod unsafe_code;
 mod upgrade;
+mod uplinks;
