@@ -28,6 +28,7 @@ mod signals;
 mod slices;
 mod standby;
 mod starved;
+mod stream_doors;
 mod streams;
 mod switching;
 mod telemetry;
