@@ -16,7 +16,7 @@ use sv3_tests::frames::{BROADCAST, Packet, frame, mac, noise};
 use sv3_tests::guest::feature::{LINUX, USO};
 use sv3_tests::guest::{GSO_NONE, GSO_UDP_L4, Guest, NetHdr, Received, Shape};
 use sv3_tests::network::exchange::Exchange;
-use sv3_tests::network::ports::{attach_tap, attachment};
+use sv3_tests::network::ports::{attach_tap, attachment, uplink};
 use sv3_tests::network::{Namespace, RawSocket, Tap};
 use sv3_tests::patience::{PATIENCE, until};
 use sv3_tests::switch::Switch;
@@ -299,6 +299,37 @@ fn frames_that_wait_in_the_kernel_outlive_a_worker() -> Result<()> {
         assert!(lost <= 1 && came.iter().all(|times| *times <= 2), "{lost} lost of turn {turn}: {came:?}");
         before = frames;
     }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn two_uplinks_into_one_bridge_are_found_and_one_is_stopped() -> Result<()> {
+    let switch = Switch::start()?;
+    let network = Namespace::new()?;
+    network.ip("link add br0 type bridge mcast_snooping 0")?;
+    network.ip("link set br0 up")?;
+    for (tap, mac) in [("up0", "52:54:00:00:09:01"), ("up1", "52:54:00:00:09:02")] {
+        network.make_tap(tap, mac, "", "")?;
+        network.ip(&format!("link set {tap} master br0"))?;
+    }
+    let guest = Guest::connect(switch.socket());
+    attach_tap(&switch, &network, "up0", &uplink(Transport::Tap, "up0"))?;
+    let begin = Instant::now();
+    attach_tap(&switch, &network, "up1", &uplink(Transport::Tap, "up1"))?;
+    switch.await_event(&["\"loop\"", "up1", "up0"])?;
+    let found = begin.elapsed();
+    assert!(found < Duration::from_secs(3), "the loop was found after {found:?}");
+    eprintln!("the loop was found after {found:?}");
+    let stopped = |name| Ok::<_, Failure>(switch.port(name)?.files.and_then(|files| files.stopped));
+    assert!(stopped("up0")?.is_none(), "the first one goes on");
+    assert!(stopped("up1")?.is_some_and(|why| why.contains("loop")));
+    // Nothing goes round.
+    let frames = |tap| network.figure(tap, "rx_packets");
+    let before = frames("up0")?;
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(frames("up0")? < before + 100);
+    drop(guest);
     Ok(())
 }
 
