@@ -1,0 +1,136 @@
+//! A host: a network namespace with a bridge, on which there are a VXLAN device to the other host and the tap that is
+//! the uplink of this host's switch.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use sv3_tests::failure::{Failure, Result};
+use sv3_tests::network::{Namespace, Tap};
+use sv3_tests::patience::until;
+use sv3_tests::switch::{Home, Switch};
+
+use crate::front::Front;
+use crate::router::Router;
+
+/// The tap's name, and the port's.
+const UPLINK: &str = "uplink";
+/// The MTU of guests.
+const MTU: u32 = 1500;
+/// What VXLAN over IPv4 adds to a guest's MTU: 20 octets of IP, 8 of UDP, 8 of VXLAN, and the inner frame's 14.
+const OVERHEAD: u32 = 50;
+
+/// A host's address towards the other.
+pub fn underlay(number: u8) -> String {
+    format!("192.0.2.{number}")
+}
+
+/// A host.
+pub struct Host {
+    number: u8,
+    // Ends before the rest.
+    stand_in: RefCell<Option<Front>>,
+    switch: Switch,
+    home: Rc<Home>,
+    router: Router,
+    namespace: Namespace,
+}
+
+impl Host {
+    /// Two hosts that reach each other. Their switches have no uplink yet.
+    pub fn pair() -> Result<[Host; 2]> {
+        let [one, two] = [Namespace::new()?, Namespace::new()?];
+        one.cable("underlay", &two)?;
+        Ok([Host::on(one, 1)?, Host::on(two, 2)?])
+    }
+
+    fn on(namespace: Namespace, number: u8) -> Result<Host> {
+        let own = underlay(number);
+        for words in [
+            &format!("address add {own}/24 dev underlay"),
+            &format!("link set underlay mtu {}", MTU + OVERHEAD),
+            "link add bridge0 type bridge mcast_snooping 0",
+            &format!("link add vxlan100 type vxlan id 100 local {own} dstport 4789 nolearning"),
+            "link set vxlan100 master bridge0",
+            "link set vxlan100 type bridge_slave learning off neigh_suppress on",
+            "link set vxlan100 up",
+            "link set bridge0 up",
+        ] {
+            namespace.ip(words)?;
+        }
+        namespace.make_tap(UPLINK, &format!("02:00:00:00:ff:0{number}"), "", "")?;
+        namespace.ip(&format!("link set {UPLINK} master bridge0"))?;
+        let router = Router::start(&namespace, number)?;
+        let home = Home::new()?;
+        let behind = ["nsenter".to_string(), format!("--net={}", namespace.path()), "--".to_string()];
+        let switch = home.start_behind(&behind, &[])?;
+        Ok(Host { number, stand_in: RefCell::default(), switch, home, router, namespace })
+    }
+
+    /// Waits until the other host's FRR talks with this one's.
+    pub fn await_peer(&self) -> Result<()> {
+        self.router.await_peer(3 - self.number)
+    }
+
+    /// Its sv3.
+    pub fn switch(&self) -> &Switch {
+        &self.switch
+    }
+
+    /// Its network.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// Attaches the tap to the switch.
+    pub fn attach(&self) -> Result<()> {
+        if std::env::var("STAND_IN").is_ok() {
+            *self.stand_in.borrow_mut() =
+                Some(Front::connect(Tap::open(&self.namespace, UPLINK, false)?, self.switch.socket())?);
+            return Ok(());
+        }
+        self.sv3(&["attach", "tap", UPLINK])
+    }
+
+    /// Detaches it, which closes its last open file.
+    pub fn detach(&self) -> Result<()> {
+        if self.stand_in.borrow_mut().take().is_some() {
+            return Ok(());
+        }
+        self.sv3(&["detach", UPLINK])
+    }
+
+    /// Runs sv3 on this host, by the user of the switch.
+    fn sv3(&self, arguments: &[&str]) -> Result<()> {
+        let control = self.switch.control().display().to_string();
+        let mut command = self.home.sv3(arguments);
+        command.args(["--control", &control]);
+        let output = self.namespace.enclose(&command).output()?;
+        match output.status.success() {
+            true => Ok(()),
+            false => {
+                let said = String::from_utf8_lossy(&output.stderr).into_owned();
+                Err(Failure::new(format!("sv3 {}: {}", arguments.join(" "), said.trim_end())))
+            }
+        }
+    }
+
+    /// Whether its bridge sends what is for this address to the other host.
+    pub fn knows(&self, mac: &str) -> Result<bool> {
+        let table = self.namespace.run("bridge", "fdb show br bridge0")?;
+        Ok(table.lines().any(|line| line.starts_with(mac) && line.contains("vxlan100")))
+    }
+
+    /// Waits until it does, or until it does not; how long that took.
+    pub fn await_known(&self, mac: &str, known: bool) -> Result<Duration> {
+        let began = Instant::now();
+        let what = format!("the other host to {} {mac}", if known { "learn" } else { "forget" });
+        until(&what, || Ok((self.knows(mac)? == known).then_some(()))).map_err(|failure| {
+            let table = self.namespace.run("bridge", "fdb show br bridge0").unwrap_or_default();
+            let said = ["show evpn mac vni 100"].map(|what| self.router.ask("zebra", what).unwrap_or_default());
+            let routes = self.router.ask("bgpd", "show bgp l2vpn evpn route type macip").unwrap_or_default();
+            Failure::new(format!("host {}: {failure}\n{table}{}{routes}", self.number, said.join("")))
+        })?;
+        Ok(began.elapsed())
+    }
+}
