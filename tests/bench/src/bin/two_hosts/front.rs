@@ -1,7 +1,7 @@
 //! A front-end in software that carries the frames of a tap to a switch and back, with all offloads.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -91,7 +91,7 @@ impl Carrier {
                 Err(TryRecvError::Disconnected) => return,
                 Err(TryRecvError::Empty) => {}
             }
-            let busy = self.to_tap() | self.to_switch();
+            let busy = self.deliver() | self.transmit();
             if busy {
                 continue;
             }
@@ -105,7 +105,7 @@ impl Carrier {
     }
 
     /// Frames of the switch; whether there were some.
-    fn to_tap(&mut self) -> bool {
+    fn deliver(&mut self) -> bool {
         let mut octets = Vec::new();
         for turn in 0..TURN {
             if self.guest.receive_into(0, &mut octets).is_none() {
@@ -118,10 +118,10 @@ impl Carrier {
     }
 
     /// Frames of the tap; whether there were some.
-    fn to_switch(&mut self) -> bool {
+    fn transmit(&mut self) -> bool {
         let mut sent = false;
         for _ in 0..TURN {
-            let Some(octets) = self.waiting.take().or_else(|| self.from_tap()) else { break };
+            let Some(octets) = self.waiting.take().or_else(|| self.read_tap()) else { break };
             let (hdr, frame) = octets.split_at(self.guest.header_len());
             let hdr = NetHdr::parse(hdr);
             // What a driver may not say: that a checksum is known to be right, and a number of buffers.
@@ -138,15 +138,11 @@ impl Carrier {
         sent
     }
 
-    fn from_tap(&mut self) -> Option<Vec<u8>> {
+    fn read_tap(&mut self) -> Option<Vec<u8>> {
         let mut octets = vec![0; 70_000];
-        match self.tap.read(&mut octets) {
-            Ok(count) => {
-                octets.truncate(count);
-                Some(octets)
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => None,
-            Err(error) => panic!("a tap: {error}"),
-        }
+        // An error: there is nothing to read. The tap lives as long as its network, thus longer than this.
+        let count = self.tap.read(&mut octets).ok()?;
+        octets.truncate(count);
+        Some(octets)
     }
 }

@@ -77,11 +77,6 @@ impl Host {
         &self.switch
     }
 
-    /// Its network.
-    pub fn namespace(&self) -> &Namespace {
-        &self.namespace
-    }
-
     /// Attaches the tap to the switch.
     pub fn attach(&self) -> Result<()> {
         if std::env::var("STAND_IN").is_ok() {

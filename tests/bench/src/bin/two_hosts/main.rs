@@ -19,17 +19,22 @@ use report::Report;
 use serde_json::json;
 use station::Station;
 use sv3_tests::failure::{Failure, Result};
+use sv3_tests::vm::Vm;
 use traffic::{carried, gap_during};
 
-const USAGE: &str = "usage: two-hosts [--rounds N] [--json]
+const USAGE: &str = "usage: two-hosts [--rounds N] [--qemu] [--json]
   --rounds  how often a guest speaks first, and moves there and back; 3 unless told
+  --qemu    also lets a QEMU guest on each host talk with the other
   --json    one JSON object instead of lines";
 
 const PINGS: u32 = 20;
 /// How long TCP runs to be measured.
 const STREAM: Duration = Duration::from_secs(3);
-/// In what time a host must know what the other has heard, and forget what is gone.
-const SPREAD: Duration = Duration::from_secs(1);
+/// The same between QEMU guests, in seconds.
+const SECONDS: u32 = 5;
+/// In what time a host must know what the other has heard, and forget what is gone. The kernel alone may take 1 s to
+/// tell of a carrier that changed.
+const SPREAD: Duration = Duration::from_secs(2);
 /// How long TCP may stand still. After a lost frame it waits for a timer: 200 ms, then 400 ms.
 const STANDSTILL: Duration = Duration::from_secs(1);
 /// A frame of at least so many octets was not cut on its way.
@@ -48,15 +53,17 @@ fn main() -> ExitCode {
 
 struct Options {
     rounds: u8,
+    qemu: bool,
     json: bool,
 }
 
 impl Options {
     fn parse() -> Result<Options> {
-        let mut options = Options { rounds: 3, json: false };
+        let mut options = Options { rounds: 3, qemu: false, json: false };
         let mut arguments = std::env::args().skip(1);
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
+                "--qemu" => options.qemu = true,
                 "--json" => options.json = true,
                 "--rounds" => {
                     let value = arguments.next().and_then(|value| value.parse().ok());
@@ -83,6 +90,10 @@ fn run() -> Result<bool> {
     say("FRR of the hosts talk with each other");
     let mut report = Report::default();
     measure(&hosts, &options, say, &mut report)?;
+    if options.qemu {
+        say("two QEMU guests boot, one on each host");
+        qemu(&hosts, &mut report)?;
+    }
     match options.json {
         true => println!("{}", report.json()),
         false => print!("\n{}", report.text()),
@@ -176,4 +187,20 @@ fn away(hosts: &[Host; 2], near: &Station, far: &Station, rounds: u8) -> Result<
         })?;
     }
     Ok((forgotten, back))
+}
+
+/// A QEMU guest on each host: they ping and stream.
+fn qemu(hosts: &[Host; 2], report: &mut Report) -> Result<()> {
+    let [one, two] = hosts;
+    let (first, second) = (Vm::number(1).start(one.switch().socket())?, Vm::number(2).start(two.switch().socket())?);
+    let (mut first, mut second) = (first.booted()?, second.booted()?);
+    let ping = first.ping(&second.address(), PINGS)?;
+    let text = format!("{} of {} between QEMU guests", ping.answered, ping.sent);
+    report.add("qemu_pings_answered", text, json!({ "sent": ping.sent, "answered": ping.answered }), ping.lost() == 0);
+    second.serve_iperf3()?;
+    let stream = first.iperf3(&second.address(), SECONDS, "")?;
+    let text = format!("{:.2} Gbit/s between QEMU guests", stream.bits_per_second / 1e9);
+    let figures = json!({ "bits_per_second": stream.bits_per_second.round() });
+    report.add("qemu_tcp", text, figures, stream.bits_per_second > 0.0 && stream.stalled_seconds() == 0);
+    Ok(())
 }
