@@ -64,9 +64,10 @@ impl Station {
     /// Pings another guest ten times a second; how many of the pings were answered.
     pub fn ping(&self, other: &Station, count: u32) -> Result<u32> {
         let busybox = tree(Suite::Bookworm)?.join("bin/busybox");
-        let mut command = self.namespace.command(&busybox.display().to_string());
-        let output =
-            command.args(["ping", "-i", "0.1", "-W", "2", "-c", &count.to_string(), &other.address()]).output()?;
+        let mut command = self.namespace.command("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).arg(busybox);
+        command.args(["ping", "-i", "0.1", "-W", "2", "-c", &count.to_string(), &other.address()]);
+        let output = command.output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let answered = text.split(", ").find_map(|part| part.strip_suffix(" packets received")?.trim().parse().ok());
         answered.ok_or_else(|| Failure::new(format!("ping: {text}{}", String::from_utf8_lossy(&output.stderr))))
