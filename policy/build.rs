@@ -1,5 +1,6 @@
 //! Compiles the policies. Each `ROLE.json` becomes a BPF program and a table of its rules, as Rust constants: once
-//! for release builds, and once for debug builds, which have a few more rules.
+//! for release builds, and once for debug builds, which have a few more rules. A role that only adds to another one
+//! names it (`adds_to`).
 
 #![allow(clippy::expect_used, clippy::panic)] // a build script reports by panicking
 
@@ -10,7 +11,7 @@ use std::path::Path;
 use seccompiler::{BpfProgram, TargetArch};
 use serde_json::Value;
 
-const ROLES: [&str; 2] = ["worker", "supervisor"];
+const ROLES: [&str; 3] = ["worker", "worker-files", "supervisor"];
 const SYSCALLS: &str = "syscalls-x86_64.txt";
 
 fn main() {
@@ -21,10 +22,8 @@ fn main() {
     );
     let mut out = String::new();
     for role in ROLES {
-        let file = format!("{role}.json");
-        println!("cargo::rerun-if-changed={file}");
-        let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{file}: {e}"));
-        emit(&mut out, role, &text).unwrap_or_else(|e| panic!("{file}: {e}"));
+        let body = body(role).unwrap_or_else(|e| panic!("{role}.json: {e}"));
+        emit(&mut out, role, &body).unwrap_or_else(|e| panic!("{role}.json: {e}"));
     }
     println!("cargo::rerun-if-changed={SYSCALLS}");
     names(&mut out);
@@ -32,10 +31,28 @@ fn main() {
     std::fs::write(to, out).expect("OUT_DIR is writable");
 }
 
-fn emit(out: &mut String, role: &str, text: &str) -> Result<(), String> {
+/// What the file of a role says, after what it adds to.
+fn body(role: &str) -> Result<Value, String> {
+    let file = format!("{role}.json");
+    println!("cargo::rerun-if-changed={file}");
+    let text = std::fs::read_to_string(&file).map_err(|e| e.to_string())?;
+    let mut json: Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+    let added = json.get_mut(role).map(Value::take).ok_or("no such role")?;
+    let Some(base) = added.get("adds_to").and_then(Value::as_str) else { return Ok(added) };
+    if added.as_object().is_none_or(|fields| fields.len() != 2) {
+        return Err("a role that adds to another one has only adds_to and filter".to_string());
+    }
+    let mut all = body(base)?;
+    let more = added.get("filter").and_then(Value::as_array).ok_or("no filter")?;
+    let filter = all.get_mut("filter").and_then(Value::as_array_mut).ok_or("no filter")?;
+    filter.extend(more.iter().cloned());
+    Ok(all)
+}
+
+fn emit(out: &mut String, role: &str, all: &Value) -> Result<(), String> {
     for debug in [false, true] {
-        let mut json: Value = serde_json::from_str(text).map_err(|e| e.to_string())?;
-        let body = json.get_mut(role).and_then(Value::as_object_mut).ok_or("no such role")?;
+        let mut body = all.clone();
+        let body = body.as_object_mut().ok_or("no role")?;
         let unknown = action(&body.remove("unknown_action").ok_or("no unknown_action")?)?;
         let mismatch = action(&body["mismatch_action"])?;
         let filter = body.get_mut("filter").and_then(Value::as_array_mut).ok_or("no filter")?;
@@ -44,8 +61,8 @@ fn emit(out: &mut String, role: &str, text: &str) -> Result<(), String> {
         for rule in filter {
             let _ = write!(rules, "{},", emit_rule(rule).map_err(|e| format!("{e} in {rule}"))?);
         }
-        let program = compile(role, &json)?;
-        let name = role.to_uppercase() + if debug { "_DEBUG" } else { "" };
+        let program = compile(role, &serde_json::json!({ role: body }))?;
+        let name = role.to_uppercase().replace('-', "_") + if debug { "_DEBUG" } else { "" };
         let _ = write!(
             out,
             "static {name}: Policy = Policy {{ role: {role:?}, debug: {debug}, unknown: Verdict::{unknown}, \

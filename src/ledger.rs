@@ -15,7 +15,7 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::ids::QueueId;
-use crate::{MAX_PORTS, MAX_RINGS};
+use crate::{MAX_PORTS, MAX_QUEUE_PAIRS, MAX_RINGS};
 
 /// Number of entries of the forwarding table.
 pub const FDB_ENTRIES: usize = 16384;
@@ -32,8 +32,8 @@ pub const FRAME_HEAD: usize = 26;
 /// Longest panic message that is kept, in octets.
 pub const MESSAGE_MAX: usize = 256;
 
-/// Number of inputs.
-pub const INPUTS: usize = MAX_PORTS;
+/// Number of inputs: one for each queue pair of each port. Their pages exist only where something was read.
+pub const INPUTS: usize = MAX_PORTS * MAX_QUEUE_PAIRS;
 /// Octets of one half of an input: more than the largest frame, so that a frame that has begun always fits.
 pub const INPUT_HALF: usize = 128 * 1024;
 
@@ -205,6 +205,24 @@ pub struct Input {
     pub messages: [[AtomicU64; 8]; 2],
     /// The octets.
     pub halves: [[AtomicU8; INPUT_HALF]; 2],
+}
+
+impl Ledger {
+    /// Index of the input of a queue pair.
+    pub fn input_of(slot: u16, pair: u16) -> u16 {
+        slot.wrapping_mul(MAX_QUEUE_PAIRS as u16).wrapping_add(pair)
+    }
+
+    /// Forgets what was read for the port of a slot, for the next one in the slot.
+    pub fn reset_inputs(&self, slot: u16) {
+        let first = usize::from(Ledger::input_of(slot, 0));
+        for input in self.inputs.iter().skip(first).take(MAX_QUEUE_PAIRS) {
+            // A store would make the page exist.
+            if input.run.load(Relaxed) != 0 {
+                input.run.store(0, Relaxed);
+            }
+        }
+    }
 }
 
 impl WorkerArea {

@@ -23,7 +23,7 @@ const ANSWER_MAX: u64 = 64 << 20;
 const PATH_MAX: usize = 107;
 
 /// The switch to ask.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Control {
     /// The control socket of the switch [default: that of `sv3 run`]
     #[arg(long, value_name = "PATH")]
@@ -31,32 +31,38 @@ pub struct Control {
 }
 
 impl Control {
-    /// Sends a request and returns the answer, which is JSON.
-    pub fn ask(&self, request: &ControlRequest) -> Result<serde_json::Value, String> {
-        parse(&self.exchange(request, None)?)
+    /// The control socket of the switch.
+    pub fn path(&self) -> PathBuf {
+        self.control.clone().unwrap_or_else(|| place::folder().join(place::CONTROL))
     }
 
-    /// Sends a request with an open file and returns the answer, which is JSON.
-    pub fn hand(&self, request: &ControlRequest, fd: BorrowedFd<'_>) -> Result<serde_json::Value, String> {
-        parse(&self.exchange(request, Some(fd))?)
+    /// Sends a request and returns the answer, which is JSON.
+    pub fn ask(&self, request: &ControlRequest) -> Result<serde_json::Value, String> {
+        parse(&self.exchange(request, &[])?)
+    }
+
+    /// Sends a request with open files and returns the answer, which is JSON.
+    pub fn hand(&self, request: &ControlRequest, fds: &[BorrowedFd<'_>]) -> Result<serde_json::Value, String> {
+        parse(&self.exchange(request, fds)?)
     }
 
     /// Sends a request and returns the answer as it is.
     pub fn ask_text(&self, request: &ControlRequest) -> Result<String, String> {
-        self.exchange(request, None)
+        self.exchange(request, &[])
     }
 
-    fn exchange(&self, request: &ControlRequest, fd: Option<BorrowedFd<'_>>) -> Result<String, String> {
-        let path = self.control.clone().unwrap_or_else(|| place::folder().join(place::CONTROL));
+    fn exchange(&self, request: &ControlRequest, fds: &[BorrowedFd<'_>]) -> Result<String, String> {
+        let path = self.path();
         let at = |error: std::io::Error| explain(&path, &error);
         let mut socket = UnixStream::connect(&path).map_err(at)?;
         self.check_owner(&socket, &path)?;
         socket.set_read_timeout(Some(ANSWER_TIME)).map_err(at)?;
         let line = format!("{request}\n");
-        match fd {
-            None => socket.write_all(line.as_bytes()).map_err(at)?,
-            Some(fd) => {
-                let (octets, fds) = ([IoSlice::new(line.as_bytes())], [fd.as_raw_fd()]);
+        match fds {
+            [] => socket.write_all(line.as_bytes()).map_err(at)?,
+            fds => {
+                let octets = [IoSlice::new(line.as_bytes())];
+                let fds: Vec<_> = fds.iter().map(|fd| fd.as_raw_fd()).collect();
                 let rights = [ControlMessage::ScmRights(&fds)];
                 sendmsg::<()>(socket.as_raw_fd(), &octets, &rights, MsgFlags::empty(), None)
                     .map_err(|errno| at(errno.into()))?;

@@ -1,5 +1,6 @@
 //! The command line `sv3`. Each command has a file.
 
+mod attach;
 mod audit;
 mod control;
 mod crashes;
@@ -35,6 +36,8 @@ enum Verb {
     Metrics(metrics::Print),
     Audit(audit::Show),
     Port(port::Port),
+    Attach(attach::Attach),
+    Detach(attach::Detach),
 }
 
 fn main() -> ExitCode {
@@ -47,6 +50,8 @@ fn main() -> ExitCode {
         Verb::Metrics(print) => print.exec(),
         Verb::Audit(show) => show.exec(),
         Verb::Port(port) => port.exec(),
+        Verb::Attach(attach) => attach.exec(),
+        Verb::Detach(detach) => detach.exec(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -26,6 +26,6 @@ impl Upgrade {
     /// Opens the binary, because the switch may open no file, sends it, and prints the result.
     pub fn exec(&self) -> Result<(), String> {
         let binary = File::open(&self.path).map_err(|error| format!("{}: {error}", self.path.display()))?;
-        report(self.control.hand(&ControlRequest::Upgrade, binary.as_fd())?)
+        report(self.control.hand(&ControlRequest::Upgrade, &[binary.as_fd()])?)
     }
 }

@@ -39,9 +39,15 @@ pub enum Verdict {
     Kill,
 }
 
-/// The worker's policy in this build: its steady state, installed before its first command.
-pub fn worker() -> &'static Policy {
-    if cfg!(debug_assertions) { &WORKER_DEBUG } else { &WORKER }
+/// The worker's policy in this build: its steady state, installed before its first command. `files`: with what ports of
+/// files need.
+pub fn worker(files: bool) -> &'static Policy {
+    match (files, cfg!(debug_assertions)) {
+        (false, false) => &WORKER,
+        (false, true) => &WORKER_DEBUG,
+        (true, false) => &WORKER_FILES,
+        (true, true) => &WORKER_FILES_DEBUG,
+    }
 }
 
 /// The supervisor's policy in this build: its steady state, installed before its first client.
@@ -50,12 +56,13 @@ pub fn supervisor() -> &'static Policy {
 }
 
 /// The policies of all processes in release and in debug builds.
-pub fn all() -> [&'static Policy; 4] {
-    [&WORKER, &WORKER_DEBUG, &SUPERVISOR, &SUPERVISOR_DEBUG]
+pub fn all() -> [&'static Policy; 6] {
+    [&WORKER, &WORKER_DEBUG, &WORKER_FILES, &WORKER_FILES_DEBUG, &SUPERVISOR, &SUPERVISOR_DEBUG]
 }
 
 impl Policy {
-    /// The process that the policy is for.
+    /// The process that the policy is for: `supervisor`, `worker`, or `worker-files` for a worker that may have ports of
+    /// files.
     pub fn role(&self) -> &'static str {
         self.role
     }

@@ -93,6 +93,7 @@ fn run(args: Args) -> Result<(), String> {
         threads: args.threads,
         cpus: args.cpus.map(|cpus| cpus.to_string()),
         standby: args.standby,
+        files: false,
         require_landlock: args.require_landlock,
     };
     let (blame, chaos) = (args.blame, args.chaos);

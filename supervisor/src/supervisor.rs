@@ -18,6 +18,7 @@ mod audit;
 mod clients;
 mod closing;
 mod deaths;
+mod files;
 mod handover;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod live;
@@ -173,6 +174,7 @@ impl Supervisor {
             Token::Control(place) => self.serve_control(place),
             Token::HttpDoor => self.doors.accept_http(&self.reactor),
             Token::Http(place) => self.serve_http(place),
+            Token::Client(slot) if self.files_hung_up(slot) => {}
             Token::Client(slot) => self.serve_client(slot, flags),
             Token::Pending(serial) => {
                 if let Some(number) = self.clients.slots.pending_number_of(serial) {
@@ -197,6 +199,7 @@ impl Supervisor {
                 match timer {
                     ClientTimer::Message => self.refuse_late(now),
                     ClientTimer::Quarantine => self.end_quarantines(now),
+                    ClientTimer::Loops => self.probe_for_loops(now),
                 }
             }
         }

@@ -33,7 +33,7 @@ type Call = (String, i32, [u64; 6]);
 fn every_rule_is_used_and_nothing_else_is_needed() -> Result<()> {
     let here = trace(&[])?;
     let sid = trace(&with_library_of(Suite::Sid)?)?;
-    for policy in [sv3_policy::worker(), sv3_policy::supervisor()] {
+    for policy in [sv3_policy::worker(false), sv3_policy::supervisor()] {
         let program = format!("sv3-{}", policy.role());
         let calls: BTreeSet<_> = here.iter().chain(&sid).filter(|call| call.0 == program).collect();
         assert!(calls.len() > 20, "{program} was traced: {calls:?}");

@@ -34,7 +34,10 @@ use process::link::{Link, LinkEnd};
 /// Runs the worker with the supervisor's socket as stdin. Never returns.
 pub fn main() -> ! {
     let outcome = match std::env::args_os().nth(1) {
-        Some(option) if option == "--prove" => process::prove::run().map(|()| LinkEnd::Closed),
+        Some(option) if option == "--prove" => {
+            let files = std::env::args_os().any(|option| option == "--files");
+            process::prove::run(files).map(|()| LinkEnd::Closed)
+        }
         _ => Args::parse(std::env::args_os().skip(1)).and_then(run),
     };
     match outcome {
@@ -56,12 +59,12 @@ fn run(args: Args) -> Result<LinkEnd, String> {
     let threads = Threads::new(args.threads).map_err(words("epoll"))?;
     threads.first().watch_control(&control).map_err(words("epoll"))?;
     TimeSlice::SHORT.request();
-    let achieved = process::confine::worker(process::confine::memory(args.threads), || {
+    let achieved = process::confine::worker(process::confine::memory(args.threads), args.files, || {
         threads.spawn_all(args.cpus.as_ref(), Poller::live)
     })?;
     let buffers = Buffers::new();
 
-    let start = match first(&mut control, threads) {
+    let start = match first(&mut control, threads, args.files) {
         Ok(start) => start,
         Err(over) => return Ok(over),
     };
@@ -70,7 +73,7 @@ fn run(args: Args) -> Result<LinkEnd, String> {
         process::crash::hang_up_after_record(control.as_fd());
     }
     if let Err(over) =
-        control.report(Report::ready(achieved.landlock_abi, OFFERED).with_policy(sv3_policy::worker().digest()))
+        control.report(Report::ready(achieved.landlock_abi, OFFERED).with_policy(sv3_policy::worker(args.files).digest()))
     {
         return Ok(over);
     }
@@ -80,7 +83,7 @@ fn run(args: Args) -> Result<LinkEnd, String> {
 }
 
 /// Waits for the first command, which must be `Start`.
-fn first(control: &mut Link, threads: &Threads) -> Result<Start, LinkEnd> {
+fn first(control: &mut Link, threads: &Threads, files: bool) -> Result<Start, LinkEnd> {
     let mut events = [EpollEvent::empty(); MAX_EVENTS];
     loop {
         if let Some((envelope, fds)) = control.receive()? {
@@ -97,7 +100,7 @@ fn first(control: &mut Link, threads: &Threads) -> Result<Start, LinkEnd> {
             let map = LedgerMap::map(&fd).map_err(|e| LinkEnd::Broken(format!("ledger: {e}")))?;
             let ledger: &LedgerMap = Box::leak(Box::new(map));
             let area = ledger.workers.get(usize::from(area)).ok_or_else(|| LinkEnd::Broken(format!("area {area}")))?;
-            return Ok(Start { settings, ledger, area, standby });
+            return Ok(Start { settings, ledger, area, standby, files });
         }
         // The next `receive` finds out what woke the thread.
         let woken = threads.first().wait(&mut events, EpollTimeout::NONE);

@@ -8,7 +8,7 @@ use super::page::table;
 
 /// Both policies, of this build.
 pub fn page() -> String {
-    [sv3_policy::worker(), sv3_policy::supervisor()].map(policy).join("\n")
+    [sv3_policy::worker(false), sv3_policy::supervisor()].map(policy).join("\n")
 }
 
 fn policy(policy: &Policy) -> String {
@@ -38,7 +38,7 @@ mod tests {
     #[test]
     fn each_rule_is_explained() {
         let page = super::page();
-        for rule in sv3_policy::worker().rules().iter().chain(sv3_policy::supervisor().rules()) {
+        for rule in sv3_policy::worker(false).rules().iter().chain(sv3_policy::supervisor().rules()) {
             assert!(page.contains(rule.syscall) && page.contains(rule.why), "{rule:?}");
         }
         assert!(page.contains("worker: 13 syscalls"), "{page}");

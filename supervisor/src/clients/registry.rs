@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Instant;
 
+use sv3::attachment::{Learning, Transport};
 use sv3::foreign::ForeignFd;
 use sv3::wire::Refuse;
 
@@ -15,6 +16,8 @@ use crate::clients::client::Client;
 use crate::clients::number::is_pending;
 use crate::clients::slots::Slots;
 use crate::fd_inventory::OpenFile;
+use crate::ports::files::FilePort;
+use crate::ports::loop_watch::LoopWatch;
 use crate::timers::Timers;
 
 /// The clients.
@@ -27,6 +30,8 @@ pub struct Clients {
     pub blames: Blames,
     /// Blame by client class.
     pub classes: ClassBlames,
+    /// The watch for loops through uplinks.
+    pub loops: LoopWatch,
     /// Clients from which nothing is read until the work that they caused is done.
     halted: BTreeSet<u16>,
     /// How many clients have connected so far.
@@ -40,6 +45,8 @@ pub enum Timer {
     Message,
     /// A quarantine ends.
     Quarantine,
+    /// Frames that look for loops go out of the uplinks.
+    Loops,
 }
 
 impl Clients {
@@ -50,6 +57,7 @@ impl Clients {
             budget: Budget::new(),
             blames: Blames::new(blame),
             classes: ClassBlames::new(blame),
+            loops: LoopWatch::new(),
             halted: BTreeSet::new(),
             connections: 0,
         }
@@ -76,6 +84,11 @@ impl Clients {
         self.slots.clients().filter(|client| client.quarantine.is_none())
     }
 
+    /// The uplinks that run.
+    pub fn uplinks(&self) -> impl Iterator<Item = &FilePort> {
+        self.slots.all_files().filter(|port| port.attachment.learning == Learning::Uplink && port.runs())
+    }
+
     /// Whether a client's removed regions that are still mapped make its share larger than what is free.
     pub fn is_strained(&mut self, slot: u16) -> bool {
         let budget = &self.budget;
@@ -96,18 +109,23 @@ impl Clients {
 
     /// The files that clients gave, and their connections.
     pub fn files(&self) -> impl Iterator<Item = OpenFile<'_>> {
-        self.slots.connected().flat_map(files_of)
+        let ports = self.slots.all_files().flat_map(|port| {
+            let kind = if port.attachment.transport == Transport::Tap { "tap" } else { "socket" };
+            port.files().map(move |fd| OpenFile::borrowed(fd.as_fd(), kind, format!("port {}", port.name())))
+        });
+        self.slots.connected().flat_map(files_of).chain(ports)
     }
 }
 
 impl Timers for Clients {
     type Timer = Timer;
-    const TIMERS: &'static [Timer] = &[Timer::Message, Timer::Quarantine];
+    const TIMERS: &'static [Timer] = &[Timer::Message, Timer::Quarantine, Timer::Loops];
 
     fn when(&self, timer: Timer) -> Option<Instant> {
         match timer {
             Timer::Message => self.slots.connected().filter_map(|client| client.connection.message_due()).min(),
             Timer::Quarantine => self.slots.clients().filter_map(|client| client.quarantine).min(),
+            Timer::Loops => self.loops.due(self.uplinks().count()),
         }
     }
 }

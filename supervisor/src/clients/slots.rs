@@ -16,6 +16,7 @@ use sv3::MAX_PORTS;
 use crate::clients::client::Client;
 use crate::clients::holder::Holder;
 use crate::clients::number::{pending_index, pending_number};
+use crate::ports::files::FilePort;
 use crate::ports::port::Replay;
 
 /// One slot.
@@ -26,7 +27,9 @@ enum Slot {
     Taken(Box<Client>),
     /// The client has disconnected; the worker has not yet forgotten the port.
     Leaving(Holder),
-    /// A port without a client.
+    /// A port of open files.
+    Files(Box<FilePort>),
+    /// A port for tests.
     #[cfg(test)]
     Own(Box<dyn Replay>),
 }
@@ -93,7 +96,47 @@ impl Slots {
         }
     }
 
-    /// Inserts a port without a client at its slot, which must be free.
+    /// Inserts a port of open files at its slot, which must be free.
+    pub fn insert_files(&mut self, port: FilePort) {
+        let at = usize::from(port.slot);
+        self.slots.resize_with(self.slots.len().max(at + 1), Slot::default);
+        if let Some(place) = self.slots.get_mut(at) {
+            *place = Slot::Files(Box::new(port));
+        }
+    }
+
+    /// The port of open files in a slot.
+    pub fn files(&mut self, slot: u16) -> Option<&mut FilePort> {
+        match self.slots.get_mut(usize::from(slot)) {
+            Some(Slot::Files(port)) => Some(port),
+            _ => None,
+        }
+    }
+
+    /// All ports of open files, by slot.
+    pub fn all_files(&self) -> impl Iterator<Item = &FilePort> + Clone {
+        self.slots.iter().filter_map(|slot| match slot {
+            Slot::Files(port) => Some(&**port),
+            _ => None,
+        })
+    }
+
+    /// Removes a port of open files. Its slot is free after [`Slots::release`].
+    pub fn remove_files(&mut self, slot: u16) -> Option<FilePort> {
+        let place = self.slots.get_mut(usize::from(slot))?;
+        match std::mem::take(place) {
+            Slot::Files(port) => {
+                *place = Slot::Leaving(port.holder());
+                Some(*port)
+            }
+            other => {
+                *place = other;
+                None
+            }
+        }
+    }
+
+    /// Inserts a port for tests at its slot, which must be free.
     #[cfg(test)]
     pub fn insert_own(&mut self, port: impl Replay + 'static) {
         let at = usize::from(port.port().slot);
@@ -124,6 +167,7 @@ impl Slots {
     pub fn told(&self) -> impl Iterator<Item = &dyn Replay> + Clone {
         self.slots.iter().filter_map(|slot| match slot {
             Slot::Taken(client) if client.quarantine.is_none() => Some(&**client as &dyn Replay),
+            Slot::Files(port) => Some(&**port as &dyn Replay),
             #[cfg(test)]
             Slot::Own(port) => Some(&**port),
             _ => None,
@@ -185,6 +229,7 @@ impl Slots {
             #[cfg(test)]
             Slot::Own(_) => None,
             Slot::Taken(client) => Some(client.holder()),
+            Slot::Files(port) => Some(port.holder()),
             Slot::Leaving(holder) => Some(*holder),
         }
     }

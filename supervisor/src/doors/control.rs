@@ -17,6 +17,8 @@ use crate::doors::listener::{Incoming, Listener, PAUSE, Peer};
 
 /// Most exchanges at a time.
 pub const EXCHANGES_MAX: usize = 16;
+/// Most fds of a request: one for each queue pair of a tap.
+pub const FDS_MAX: usize = sv3::MAX_QUEUE_PAIRS;
 /// Most octets of a request.
 const REQUEST_MAX: usize = 256;
 /// How long an exchange may last.
@@ -40,8 +42,8 @@ pub struct Control {
     paused: Option<Instant>,
 }
 
-/// A request: a line, and the fd that came with it.
-pub type Request = (String, Option<ForeignFd>);
+/// A request: a line, and the fds that came with it, at most [`FDS_MAX`].
+pub type Request = (String, Vec<ForeignFd>);
 
 /// An exchange whose answer comes later.
 #[derive(Debug)]
@@ -67,7 +69,7 @@ struct Exchange {
     peer: Peer,
     number: u64,
     heard: Vec<u8>,
-    fd: Option<ForeignFd>,
+    fds: Vec<ForeignFd>,
     /// The answer comes later; until then nothing is read.
     deferred: bool,
     answer: Option<Vec<u8>>,
@@ -135,8 +137,14 @@ impl Control {
         let due = since + TIME;
         self.count += 1;
         let (number, heard) = (self.count, Vec::new());
-        *place = Some(Exchange { peer, number, heard, fd: None, deferred: false, answer: None, since, due });
+        *place = Some(Exchange { peer, number, heard, fds: Vec::new(), deferred: false, answer: None, since, due });
         Some(index)
+    }
+
+    /// Process and user at a place.
+    pub fn asker(&self, index: usize) -> Option<(i32, u32)> {
+        let peer = &self.exchanges.get(index)?.as_ref()?.peer;
+        Some((peer.pid, peer.uid))
     }
 
     /// The socket at a place, for epoll.
@@ -220,7 +228,7 @@ impl Exchange {
         }
     }
 
-    /// Reads a part of the request. More than one fd ends the exchange. Fds that the request does not need are closed.
+    /// Reads a part of the request. Too many fds end the exchange. Fds that the request does not need are closed.
     fn listen(&mut self) -> Result<Option<Request>, Over> {
         let mut octets = [0; REQUEST_MAX];
         let received = match ancillary::receive(&self.peer.stream, &mut octets) {
@@ -233,15 +241,14 @@ impl Exchange {
             Err(error) => return passing(error),
         };
         self.heard.extend_from_slice(octets.get(..received.count).unwrap_or_default());
-        for fd in received.fds {
-            if self.fd.replace(fd).is_some() {
-                return Err(Over);
-            }
+        self.fds.extend(received.fds);
+        if self.fds.len() > FDS_MAX {
+            return Err(Over);
         }
         match self.heard.iter().position(|octet| *octet == b'\n') {
             Some(end) => {
                 let line = self.heard.get(..end).map(|line| String::from_utf8_lossy(line).trim().to_string());
-                Ok(line.map(|line| (line, self.fd.take())))
+                Ok(line.map(|line| (line, std::mem::take(&mut self.fds))))
             }
             None if self.heard.len() > REQUEST_MAX => Err(Over),
             None => Ok(None),

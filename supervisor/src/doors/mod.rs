@@ -125,6 +125,11 @@ impl Doors {
         request
     }
 
+    /// Process and user of the control socket's connection at a place.
+    pub fn control_asker(&self, place: usize) -> Option<(i32, u32)> {
+        self.control.asker(place)
+    }
+
     /// Answers a request.
     pub fn answer_control(&mut self, place: usize, answer: Vec<u8>, reactor: &Reactor) {
         if let Some(flags) = self.control.answer(place, answer)

@@ -8,6 +8,7 @@ use sv3::status::{PortStatus, Status, WorkerStatus};
 
 use super::Supervisor;
 use crate::clients::client::Client;
+use crate::doors::control::FDS_MAX;
 use crate::workers::worker::Worker;
 
 impl Supervisor {
@@ -20,31 +21,42 @@ impl Supervisor {
 
     /// Continues an exchange at the control socket.
     pub(super) fn serve_control(&mut self, place: usize) {
-        let Some((line, fd)) = self.doors.continue_control(place, &self.reactor) else { return };
-        if let Some(answer) = self.answer(place, &line, fd) {
+        let Some((line, fds)) = self.doors.continue_control(place, &self.reactor) else { return };
+        if let Some(answer) = self.answer(place, &line, fds) {
             self.doors.answer_control(place, answer, &self.reactor);
         }
     }
 
     /// The answer to a request; `None` if it comes later.
-    fn answer(&mut self, place: usize, line: &str, fd: Option<ForeignFd>) -> Option<Vec<u8>> {
+    fn answer(&mut self, place: usize, line: &str, mut fds: Vec<ForeignFd>) -> Option<Vec<u8>> {
         let Some(request) = ControlRequest::parse(line) else {
             let other: String = line.chars().take(40).collect();
             return Some(error(format!("unknown request {other:?}")));
         };
+        let wanted = match request {
+            ControlRequest::Upgrade => 1..=1,
+            ControlRequest::Attach(_) => 1..=FDS_MAX,
+            _ => 0..=0,
+        };
+        if !wanted.contains(&fds.len()) {
+            let (least, most) = wanted.into_inner();
+            return Some(error(format!(
+                "{} open files came with the request, which takes {least} to {most}",
+                fds.len()
+            )));
+        }
         Some(match request {
             ControlRequest::Status => to_json(&self.status()),
             ControlRequest::Crashes => to_json(&self.telemetry.crash_log.crashes()),
             ControlRequest::Metrics => self.metrics().trim_end().into(),
             ControlRequest::Audit => to_json(&self.audit()),
             ControlRequest::Release(name) => to_json(&self.release_by_name(&name)),
-            ControlRequest::Restart | ControlRequest::Upgrade
-                if (request == ControlRequest::Upgrade) != fd.is_some() =>
-            {
-                error("`upgrade` needs one open file beside the request, and no other request may have one".to_string())
+            ControlRequest::Attach(attachment) => {
+                let owner = self.doors.control_asker(place)?;
+                self.attach(attachment, fds, owner).map_or_else(error, |answer| to_json(&answer))
             }
-            ControlRequest::Attach(_) | ControlRequest::Detach(_) => error("this is not served yet".to_string()),
-            ControlRequest::Restart | ControlRequest::Upgrade => error(self.plan_handover(place, fd).err()?),
+            ControlRequest::Detach(name) => self.detach_files(&name).map_or_else(error, |answer| to_json(&answer)),
+            ControlRequest::Restart | ControlRequest::Upgrade => error(self.plan_handover(place, fds.pop()).err()?),
         })
     }
 
@@ -85,9 +97,22 @@ impl Supervisor {
                 cpus: self.workers.config.cpus.clone(),
             },
             socket: self.doors.front.listener().path().display().to_string(),
-            ports: self.clients.slots.clients().filter_map(|client| self.port_status(client)).collect(),
+            ports: self.port_statuses(),
             pending_clients: self.clients.slots.pending().count(),
         }
+    }
+
+    /// All ports, by slot.
+    fn port_statuses(&self) -> Vec<PortStatus> {
+        let clients = self.clients.slots.clients().filter_map(|client| self.port_status(client));
+        let files = self.clients.slots.all_files().filter_map(|port| {
+            let lacks = self.workers.standby.as_ref().and_then(|standby| standby.lacks(port.slot));
+            let status = crate::telemetry::status::files(port, &self.workers.ledger)?;
+            Some(PortStatus { standby_lacks: lacks.map(str::to_string), ..status })
+        });
+        let mut ports: Vec<PortStatus> = clients.chain(files).collect();
+        ports.sort_by_key(|port| port.slot);
+        ports
     }
 
     fn port_status(&self, client: &Client) -> Option<PortStatus> {

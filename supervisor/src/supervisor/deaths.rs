@@ -163,7 +163,8 @@ impl Supervisor {
     /// Steps 8 and 9: blames the clients that the kernel's answers show, or else the one that the dead worker's record
     /// names.
     fn blame_for(&mut self, blamed: Option<(u16, Holder)>, death: &Death) {
-        let left = blamed.is_some_and(|(slot, _)| self.clients.slots.client(slot).is_none());
+        let mut is_there = |slot| self.clients.slots.client(slot).is_some() || self.clients.slots.files(slot).is_some();
+        let left = blamed.is_some_and(|(slot, _)| !is_there(slot));
         let truncated = self.recheck_memory();
         let found = self.send_away_stalled(true) || truncated;
         let by_memory = death.fault.as_ref().is_some_and(|fault| fault.port.is_some());

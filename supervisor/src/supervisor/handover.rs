@@ -10,6 +10,7 @@ use sv3::status::HandoverAnswer;
 use sv3::virtio::feature_names;
 
 use super::{Supervisor, answers};
+use crate::doors::control::Ticket;
 use crate::workers::handover::{Completed, GRACE, Stage};
 use crate::workers::spawner::Program;
 use crate::workers::worker::{Waiter, Worker};
@@ -17,14 +18,7 @@ use crate::workers::worker::{Waiter, Worker};
 impl Supervisor {
     /// Plans a handover, to a worker of `binary` if there is one. The answer comes later. The error is for people.
     pub(super) fn plan_handover(&mut self, asker: usize, binary: Option<ForeignFd>) -> Result<(), String> {
-        let serves = |worker: &Worker| worker.ready.is_some() && worker.pid.is_some() && worker.kill_reason().is_none();
-        let is_served = self.workers.serving.as_ref().is_some_and(serves);
-        if self.ending.is_some() || !self.workers.succession.has_served() || !is_served {
-            return Err("no worker serves at the moment; try again".to_string());
-        }
-        if let Some(why) = self.workers.handover.refusal(Instant::now()) {
-            return Err(why);
-        }
+        self.check_handover()?;
         let program = match binary {
             Some(binary) => {
                 let program = self.workers.handover.program().other();
@@ -35,14 +29,41 @@ impl Supervisor {
             None => self.workers.handover.program(),
         };
         let asker = self.doors.defer_control(asker, &self.reactor).ok_or("the exchange is over")?;
+        self.begin_handover(Some(asker), program);
+        Ok(())
+    }
+
+    /// Plans a handover for the supervisor itself: to a worker of the same binary, started as workers are started now.
+    pub(super) fn plan_own_handover(&mut self) -> Result<(), String> {
+        self.check_handover()?;
+        self.begin_handover(None, self.workers.handover.program());
+        Ok(())
+    }
+
+    /// Why no handover can be planned now, for people.
+    fn check_handover(&self) -> Result<(), String> {
+        let serves = |worker: &Worker| worker.ready.is_some() && worker.pid.is_some() && worker.kill_reason().is_none();
+        let is_served = self.workers.serving.as_ref().is_some_and(serves);
+        if self.ending.is_some() || !self.workers.succession.has_served() || !is_served {
+            return Err("no worker serves at the moment; try again".to_string());
+        }
+        match self.workers.handover.refusal(Instant::now()) {
+            Some(why) => Err(why),
+            None => Ok(()),
+        }
+    }
+
+    fn begin_handover(&mut self, asker: Option<Ticket>, program: Program) {
         self.workers.handover.plan(asker, program);
-        let cannot_succeed =
-            |standby: &Worker| standby.program != program || standby.kill_reason().is_some() || standby.has_hung_up();
+        let files = self.workers.config.files;
+        let cannot_succeed = |standby: &Worker| {
+            let is_other = standby.program != program || standby.serves_files != files;
+            is_other || standby.kill_reason().is_some() || standby.has_hung_up()
+        };
         match self.workers.standby.as_mut().filter(|standby| cannot_succeed(standby)) {
             Some(standby) => standby.kill("it makes room for the successor"),
             None => self.prepare_successor(),
         }
-        Ok(())
     }
 
     /// Starts the successor unless it is on standby already, and sends a barrier, so that it reports when it has
@@ -121,7 +142,9 @@ impl Supervisor {
         self.telemetry.events.say_with("handover", message, fields);
         let number = |pid: Pid| u32::try_from(pid.as_raw()).unwrap_or(0);
         let answer = HandoverAnswer { old_pid: number(old), new_pid: number(now), gap_us, ports };
-        self.doors.answer_deferred(&asker, answers::to_json(&answer), &self.reactor);
+        if let Some(asker) = asker {
+            self.doors.answer_deferred(&asker, answers::to_json(&answer), &self.reactor);
+        }
     }
 
     /// Ends the trial: the new binary is now the one in use.
@@ -140,7 +163,9 @@ impl Supervisor {
     pub(super) fn give_up(&mut self, why: &str) {
         let Some(asker) = self.workers.handover.give_up() else { return };
         self.telemetry.events.say("handover_failed", why);
-        self.doors.answer_deferred(&asker, answers::error(why.to_string()), &self.reactor);
+        if let Some(asker) = asker {
+            self.doors.answer_deferred(&asker, answers::error(why.to_string()), &self.reactor);
+        }
     }
 }
 

@@ -60,6 +60,7 @@ impl Live {
                 threads: 1,
                 cpus: None,
                 standby: true,
+                files: false,
                 require_landlock: 0,
             },
             blame: 3,

@@ -19,6 +19,9 @@ use crate::workers::worker::Waiter;
 impl Supervisor {
     /// Blames the client of a slot: a worker died while it served the slot, or because of the client's memory.
     pub(super) fn blame(&mut self, slot: u16, by_memory: bool) {
+        if self.blame_files(slot) {
+            return;
+        }
         let Some((id, holder)) = self.clients.slots.client(slot).map(|client| (client.id, client.holder())) else {
             return;
         };
@@ -134,6 +137,9 @@ impl Supervisor {
 
     /// `sv3 port release NAME`: the answer, as JSON.
     pub(super) fn release_by_name(&mut self, name: &str) -> serde_json::Value {
+        if let Some(answer) = self.release_files(name) {
+            return answer;
+        }
         let slot = name.strip_prefix('p').and_then(|number| number.parse().ok());
         let client = slot.and_then(|slot| self.clients.slots.client(slot));
         match client.map(|client| (client.id.slot, client.quarantine)) {

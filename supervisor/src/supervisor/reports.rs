@@ -93,8 +93,12 @@ impl Supervisor {
                 self.command_failed(report);
                 Ok(())
             }
-            ReportKind::LoopFound | ReportKind::AddressConflict => {
-                self.count_idle_report();
+            ReportKind::LoopFound => {
+                self.loop_found(report.port, report.value);
+                Ok(())
+            }
+            ReportKind::AddressConflict => {
+                self.address_conflict(report);
                 Ok(())
             }
         }
@@ -138,6 +142,9 @@ impl Supervisor {
     fn ring_fault(&mut self, report: Report) -> Result<(), Breach> {
         let fault = RingFault::from_value(report.value).ok_or(Breach("it reported an unknown fault of a ring"))?;
         let (slot, ring) = (report.port, report.ring);
+        if self.file_fault(slot, fault) {
+            return Ok(());
+        }
         match self.clients.slots.client(slot).map(|client| (client.id, client.session.ring_faulted(ring, fault))) {
             Some((id, true)) => {
                 let message = format!("p{slot}: ring {ring} stopped: {}", fault.words());
@@ -191,7 +198,7 @@ impl Supervisor {
         true
     }
 
-    fn count_idle_report(&mut self) {
+    pub(super) fn count_idle_report(&mut self) {
         if let Some(worker) = &mut self.workers.serving {
             worker.count_idle_report();
         }

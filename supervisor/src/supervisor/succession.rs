@@ -76,6 +76,7 @@ impl Supervisor {
         }
         self.end_handover();
         self.start_standby();
+        self.ensure_role();
     }
 
     /// The standby is lost. Another one is started: at once for a planned handover, otherwise after a pause.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use sv3::attachment::Transport;
 use sv3::drop_reason::DropReason;
 use sv3::ledger::{Ledger, PauseCounters, PortCounters};
 use sv3::status::*;
@@ -11,6 +12,7 @@ use sv3::virtio::{VIRTIO_F_RING_PACKED, feature_names};
 use crate::clients::client::Client;
 use crate::ports::admission::{Memory, present};
 use crate::ports::device::Device;
+use crate::ports::files::FilePort;
 use crate::ports::kernel::{Kernel, seal_names};
 use crate::ports::ring::Ring;
 
@@ -44,6 +46,37 @@ pub fn port(client: &Client, ledger: &Ledger) -> Option<PortStatus> {
         rings: rings(device, counters),
         memory: device.memory.iter().map(region).collect(),
         memory_use: memory_use(device),
+        from_guest: traffic(&counters.from_guest_frames, &counters.from_guest_bytes),
+        to_guest: traffic(&counters.to_guest_frames, &counters.to_guest_bytes),
+        drops: drops(counters),
+        calls: counters.calls.load(Relaxed),
+        kicks: counters.kicks.load(Relaxed),
+        paused: pauses(&counters.paused),
+        paused_others: pauses(&counters.paused_others),
+    })
+}
+
+/// The status of a port of open files.
+pub fn files(port: &FilePort, ledger: &Ledger) -> Option<PortStatus> {
+    let counters = ledger.ports.get(usize::from(port.slot))?;
+    let mtu = (port.attachment.transport != Transport::Tap).then_some(port.attachment.mtu.into());
+    Some(PortStatus {
+        name: port.name().to_string(),
+        files: Some(port.status()),
+        slot: port.slot,
+        client_pid: port.owner.0,
+        client_uid: port.owner.1,
+        link: if port.runs() { Link::Up } else { Link::Down },
+        features: Vec::new(),
+        quarantine_s: None,
+        standby_lacks: None,
+        quarantine_why: None,
+        protocol_features: Vec::new(),
+        hint: port.conflict.clone(),
+        mtu,
+        rings: Vec::new(),
+        memory: Vec::new(),
+        memory_use: MemoryUse::default(),
         from_guest: traffic(&counters.from_guest_frames, &counters.from_guest_bytes),
         to_guest: traffic(&counters.to_guest_frames, &counters.to_guest_bytes),
         drops: drops(counters),

@@ -37,7 +37,8 @@ pub struct Handover {
 }
 
 struct Plan {
-    asker: Ticket,
+    /// `None`: the supervisor itself.
+    asker: Option<Ticket>,
     /// The program that the successor runs.
     program: Program,
     stage: Stage,
@@ -116,8 +117,8 @@ pub enum AfterLoss {
 
 /// A worker serves as planned.
 pub struct Completed {
-    /// The exchange that asked for the handover.
-    pub asker: Ticket,
+    /// The exchange that asked for the handover; `None`: the supervisor itself did.
+    pub asker: Option<Ticket>,
     /// The process that served before.
     pub old: Pid,
     /// The gap in which no worker served.
@@ -152,7 +153,7 @@ impl Handover {
     }
 
     /// Plans a handover to a worker of this program.
-    pub fn plan(&mut self, asker: Ticket, program: Program) {
+    pub fn plan(&mut self, asker: Option<Ticket>, program: Program) {
         self.plan = Some(Plan { asker, program, stage: Stage::Clearing });
     }
 
@@ -183,8 +184,8 @@ impl Handover {
         self.plan.as_ref().map(|plan| plan.stage)
     }
 
-    /// Gives up the plan. Returns the exchange that asked for it.
-    pub fn give_up(&mut self) -> Option<Ticket> {
+    /// Gives up the plan, if there is one. Returns the exchange that asked for it.
+    pub fn give_up(&mut self) -> Option<Option<Ticket>> {
         self.plan.take().map(|plan| plan.asker)
     }
 
@@ -262,8 +263,8 @@ impl Workers {
 mod tests {
     use super::*;
 
-    fn ticket() -> Ticket {
-        Ticket::of_no_exchange()
+    fn ticket() -> Option<Ticket> {
+        Some(Ticket::of_no_exchange())
     }
 
     fn killed() -> Loss {

@@ -60,6 +60,8 @@ pub struct WorkerConfig {
     pub cpus: Option<String>,
     /// Whether there is a standby.
     pub standby: bool,
+    /// Whether a worker that is started from now on serves ports of open files. Set for good by the first such port.
+    pub files: bool,
     /// A worker with a lower landlock ABI is not used.
     pub require_landlock: u32,
 }

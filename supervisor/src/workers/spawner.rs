@@ -52,7 +52,7 @@ use crate::workers::closers::{self, Tools};
 /// From linux/close_range.h; not every C library has it.
 const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2;
 
-/// Starts a worker: a program, its stdin, its stderr.
+/// Starts a worker: a program, its stdin, its stderr, and whether it serves ports of open files.
 const START: i32 = 1;
 /// Keeps a program: which of them, its binary.
 const KEEP: i32 = 2;
@@ -162,12 +162,12 @@ impl Spawner {
         files.chunks(NUMBERS - 1).try_for_each(|files| self.tell(&[&[GIVE], files].concat()))
     }
 
-    /// Asks for a worker.
-    pub fn request(&mut self, program: Program, stdin: BorrowedFd<'_>, stderr: BorrowedFd<'_>) -> io::Result<()> {
+    /// Asks for a worker with this stdin and stderr. `files`: it serves ports of open files.
+    pub fn request(&mut self, program: Program, [stdin, stderr]: [BorrowedFd<'_>; 2], files: bool) -> io::Result<()> {
         let number = usize::from(program.0);
         let binary = self.binaries.get(number).and_then(Option::as_ref);
         let binary = binary.map_or(-1, |binary| binary.as_fd().as_raw_fd());
-        self.tell(&[START, program.0.into(), binary, stdin.as_raw_fd(), stderr.as_raw_fd()])
+        self.tell(&[START, program.0.into(), binary, stdin.as_raw_fd(), stderr.as_raw_fd(), files.into()])
     }
 
     /// Makes `binary` the program. If it cannot be one, the next start of it fails.
@@ -312,6 +312,8 @@ struct NewWorker<'n> {
     identity: Identity,
     stdin: RawFd,
     stderr: RawFd,
+    /// It serves ports of open files.
+    files: bool,
     /// Further files that it gets, under their own numbers.
     given: &'n [RawFd],
 }
@@ -353,11 +355,12 @@ fn serve(socket: RawFd, binary: Identity, setting: &Setting) -> i32 {
                 *program = admit(binary);
                 continue;
             }
-            [START, program, binary, stdin, stderr] => {
+            [START, program, binary, stdin, stderr, files] => {
                 let Some(program) = usize::try_from(program).ok().and_then(|at| programs.get(at)) else { return 1 };
                 let given = std::mem::take(&mut given);
-                program
-                    .and_then(|identity| start(&NewWorker { binary, identity, stdin, stderr, given: &given }, setting))
+                program.and_then(|identity| {
+                    start(&NewWorker { binary, identity, stdin, stderr, files: files != 0, given: &given }, setting)
+                })
             }
             [REOPEN] => {
                 if answer_log(socket, setting.log.as_deref()).is_err() {
@@ -468,7 +471,9 @@ fn become_worker(new: &NewWorker<'_>, setting: &Setting) -> Errno {
             fcntl(in_table(*number)?, FcntlArg::F_SETFD(FdFlag::empty()))?;
         }
         TimeSlice::LONG.request();
-        nix::unistd::fexecve::<_, CString, &CStr>(binary, &setting.words, &[])
+        let files = new.files.then(|| c"--files".to_owned());
+        let words: Vec<CString> = setting.words.iter().cloned().chain(files).collect();
+        nix::unistd::fexecve::<_, CString, &CStr>(binary, &words, &[])
     };
     match turn() {
         Ok(never) => match never {},

@@ -193,6 +193,7 @@ impl Workers {
             own.clear(self.config.threads.into());
         }
         let (mut worker, mut starting) = Worker::not_started(program, area)?;
+        worker.serves_files = self.config.files;
         reactor.watch(&worker.link, Token::Link(area), worker.interest)?;
         reactor.watch(&worker.stderr, Token::Stderr(area), EpollFlags::EPOLLIN)?;
         let command = Command::Start { settings: self.config.settings, area, standby: true };
@@ -201,7 +202,7 @@ impl Workers {
             worker.queue_inherited(port.replay(), &mut starting);
         }
         self.closers.pause(true);
-        starting.ask(&mut self.spawner, program)?;
+        starting.ask(&mut self.spawner, program, self.config.files)?;
         self.children.asked_for_worker(starting);
         Ok(worker)
     }
@@ -297,6 +298,7 @@ mod tests {
             threads: 1,
             cpus: None,
             standby: true,
+            files: false,
             require_landlock: 0,
         };
         (Workers::new(config, spawner, None).unwrap(), Reactor::new().unwrap(), theirs)

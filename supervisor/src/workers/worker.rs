@@ -16,7 +16,7 @@ use nix::sys::epoll::EpollFlags;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, pipe2};
 use sv3::foreign::ForeignFd;
-use sv3::ipc::Command;
+use sv3::ipc::{Command, PortKind};
 
 use crate::fd_inventory::OpenFile;
 use crate::workers::breach::Breach;
@@ -51,6 +51,8 @@ pub struct Worker {
     pub area: u8,
     /// What it runs.
     pub program: Program,
+    /// It serves ports of open files: its seccomp policy has what they need.
+    pub serves_files: bool,
     /// Since when it serves; `None` on standby.
     pub serving: Option<Instant>,
     /// Number of the command that promoted it: reports about earlier commands do not count.
@@ -98,10 +100,10 @@ pub struct StartingWorker {
 }
 
 impl StartingWorker {
-    /// Asks the spawner for the worker.
-    pub fn ask(&self, spawner: &mut Spawner, program: Program) -> io::Result<()> {
+    /// Asks the spawner for the worker. `files`: it serves ports of open files.
+    pub fn ask(&self, spawner: &mut Spawner, program: Program, files: bool) -> io::Result<()> {
         spawner.give(self.given.iter().map(|fd| fd.as_fd()))?;
-        spawner.request(program, self.stdin.as_fd(), self.stderr.as_fd())
+        spawner.request(program, self.fds(), files)
     }
 
     /// Its stdin and stderr.
@@ -149,7 +151,7 @@ impl Worker {
         starting: &mut StartingWorker,
     ) {
         for next in commands {
-            if !self.told.passes(&next.command, self.link.last_seq() + 1) {
+            if !self.passes(&next.command) {
                 continue;
             }
             let pushed = self.link.push_inherited(&next);
@@ -163,6 +165,7 @@ impl Worker {
         Worker {
             area,
             program,
+            serves_files: false,
             serving: None,
             promoted: 0,
             took_over: false,
@@ -199,7 +202,7 @@ impl Worker {
     /// Queues commands, except those about ports that the worker goes on without. A barrier among them is for `waiter`.
     pub fn send(&mut self, commands: impl IntoIterator<Item = WorkerCommand>, waiter: Waiter) {
         for next in commands {
-            if !self.told.passes(&next.command, self.link.last_seq() + 1) {
+            if !self.passes(&next.command) {
                 continue;
             }
             let (command, takes) = (next.command.clone(), next.removes.clone());
@@ -209,6 +212,18 @@ impl Worker {
             }
             self.note(&command, pushed, waiter);
         }
+    }
+
+    /// Whether the worker is to get this command.
+    fn passes(&mut self, command: &Command) -> bool {
+        let seq = self.link.last_seq() + 1;
+        if let Command::PortAdd { port, kind: PortKind::Files, .. } = command
+            && !self.serves_files
+        {
+            self.told.strike(*port, seq, "its policy has no syscalls for open files".to_string());
+            return false;
+        }
+        self.told.passes(command, seq)
     }
 
     fn note(&mut self, command: &Command, pushed: io::Result<u64>, waiter: Waiter) {

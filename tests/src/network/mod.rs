@@ -7,9 +7,13 @@
 pub mod exchange;
 mod namespace;
 mod peer;
+pub mod ports;
+#[allow(unsafe_code)] // packet sockets
+mod raw;
 #[allow(unsafe_code)] // the ioctls of a tap
 mod tap;
 
 pub use namespace::Namespace;
 pub use peer::{Form, PacketPeer, StreamPeer, packet_pair};
+pub use raw::RawSocket;
 pub use tap::{OFFLOADS, Tap};

@@ -7,7 +7,9 @@ use std::process::{Command, Stdio};
 use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::failure::{Failure, Result};
+use crate::image::{self, Suite};
 use crate::switch::USER;
+use crate::vm::Ping;
 
 /// A network of its own: a kernel's interfaces, addresses and sockets. It ends when this, every process in it and every
 /// socket of it are gone.
@@ -80,6 +82,14 @@ impl Namespace {
                 Err(Failure::new(format!("{program} {words}: {}", String::from_utf8_lossy(&output.stderr).trim_end())))
             }
         }
+    }
+
+    /// Pings an address so many times, ten times a second.
+    pub fn ping(&self, address: &str, count: u32) -> Result<Ping> {
+        let busybox = image::tree(Suite::Bookworm)?.join("bin/busybox");
+        let mut command = self.command(&busybox.display().to_string());
+        let output = command.args(["ping", "-i", "0.1", "-W", "2", "-c", &count.to_string(), address]).output()?;
+        Ping::parse(&String::from_utf8_lossy(&output.stdout))
     }
 
     /// Makes a tap that the user of the switch owns, with an Ethernet address and an IPv4 address (`10.9.0.1/24`), and

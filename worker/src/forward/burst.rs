@@ -125,7 +125,7 @@ impl Burst {
         };
         pass(CrashPoint::Taken);
         for one in &mut *taken {
-            one.head = FrameHead::read(slices.range(one.from, one.to));
+            one.head = source.head(slices.range(one.from, one.to));
         }
         // Closures take copies of the references: so the list itself stays in registers.
         let (heads, all) = (&*taken, slices.from(0));

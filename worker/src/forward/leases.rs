@@ -167,6 +167,7 @@ impl Leases {
                 return Err(Unsent::Waits(BufferWait { queue: held.queue, cursor: state.missed }));
             }
             Undelivered::Dropped(reason) => reason,
+            Undelivered::Unsendable(reason) => return Err(Unsent::Dropped(reason)),
             Undelivered::Fault(fault) => {
                 if held.lease.endpoint.fault().is_none() {
                     faults.push((held.queue, fault));
@@ -209,7 +210,11 @@ impl Leases {
             // The client of the receiver also holds the call eventfd and can make this write block. So a hang here is
             // charged to it.
             thread.port.store(u32::from(slot) + 1, Relaxed);
+            let had_fault = held.lease.endpoint.fault().is_some();
             held.lease.endpoint.publish(counters, held.queue.index, counting);
+            if let Some(fault) = held.lease.endpoint.fault().filter(|_| !had_fault) {
+                self.faults.push((held.queue, fault));
+            }
             if held.frames > 0 {
                 counting.add(&counters.to_guest_frames, held.frames);
                 counting.add(&counters.to_guest_bytes, held.octets);

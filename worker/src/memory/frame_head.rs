@@ -10,7 +10,7 @@
 //! segmentation it also reads all octets that may be headers, while that frame is the current one ([`Snapshot`]).
 
 use sv3::frame::MacAddr;
-use sv3::virtio::{NET_HDR_LEN, NetHdr};
+use sv3::virtio::{NET_HDR_LEN, NetHdr, VIRTIO_NET_HDR_F_DATA_VALID};
 
 use super::copy::gather;
 use super::slice::GuestSlice;
@@ -36,6 +36,22 @@ impl FrameHead {
             let (words, _) = octets.as_chunks::<8>();
             std::array::from_fn(|at| words.get(at).map_or(0, |word| u64::from_ne_bytes(*word)))
         }))
+    }
+
+    /// The same head with another net header, of [`NET_HDR_LEN`] octets.
+    #[inline]
+    pub fn with_net_hdr(mut self, hdr: NetHdr) -> FrameHead {
+        let (first, second) = hdr.to_words();
+        self.0[0] = first.to_le();
+        self.0[1] = (u64::from_le(self.0[1]) >> 32 << 32 | u64::from(second)).to_le();
+        self
+    }
+
+    /// The same head, which does not claim a verified checksum.
+    #[inline]
+    pub fn without_claims(mut self) -> FrameHead {
+        self.0[0] = (u64::from_le(self.0[0]) & !u64::from(VIRTIO_NET_HDR_F_DATA_VALID)).to_le();
+        self
     }
 
     /// Whether the sender asks for an offload.
@@ -123,6 +139,10 @@ mod tests {
             assert_eq!(Snapshot::Chain(&head).octets((skip, 1500), &mut room), wanted);
             assert_eq!(Snapshot::Chain(&head).octets((skip, 14), &mut room), &wanted[..14]);
         }
+        let hdr = NetHdr { flags: 3, gso_size: 7, csum_offset: 6, num_buffers: 1, ..NetHdr::NONE };
+        let other = head.with_net_hdr(hdr);
+        assert_eq!((other.net_hdr(12), other.addresses(12)), (hdr, head.addresses(12)));
+        assert_eq!(other.without_claims().net_hdr(12), NetHdr { flags: 1, ..hdr });
         assert_eq!(Snapshot::Frame(&[7, 8, 9]).octets((12, 2), &mut room), [7, 8]);
         assert!(Snapshot::NOTHING.octets((0, 60), &mut room).is_empty());
     }

@@ -2,6 +2,7 @@
 
 pub mod copy;
 pub mod deferred;
+pub mod file_io;
 pub mod frame_head;
 pub mod guest_memory;
 pub mod mapping;

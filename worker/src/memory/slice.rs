@@ -5,7 +5,7 @@
 
 use std::arch::x86_64::{__m256i, _mm256_loadu_si256, _mm256_storeu_si256};
 use std::marker::PhantomData;
-use std::sync::atomic::{Ordering::SeqCst, compiler_fence};
+use std::sync::atomic::{AtomicU8, Ordering::SeqCst, compiler_fence};
 
 /// Eight octets at any address.
 #[derive(Clone, Copy)]
@@ -43,6 +43,12 @@ impl<'m> GuestSlice<'m> {
     /// A view of the worker's own buffer, so that the worker's own frames are delivered like those of guests.
     pub fn of_host(buffer: &'m mut [u8]) -> GuestSlice<'m> {
         GuestSlice { ptr: buffer.as_mut_ptr(), len: buffer.len(), memory: PhantomData }
+    }
+
+    /// A view of memory that processes share.
+    #[inline]
+    pub fn of_shared(octets: &'m [AtomicU8]) -> GuestSlice<'m> {
+        GuestSlice { ptr: octets.as_ptr().cast_mut().cast(), len: octets.len(), memory: PhantomData }
     }
 
     /// Length in octets.

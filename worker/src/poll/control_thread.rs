@@ -3,6 +3,7 @@
 //! It executes commands between two turns of its own queues. Like any thread, it leases a queue before it changes the
 //! queue. So when it reports that a command is done, no thread still moves a frame that the command forbids.
 
+mod files;
 mod memory;
 #[cfg(test)]
 mod tests;
@@ -51,6 +52,8 @@ pub struct ControlThread {
     ledger: &'static Ledger,
     /// A standby only registers queues. Another worker serves.
     standby: bool,
+    /// The policy has the syscalls that ports of files need.
+    may_use_files: bool,
     link: Link,
     clients: Vec<Option<Box<Client>>>,
     requests: MapRequests,
@@ -77,6 +80,7 @@ impl ControlThread {
             threads,
             ledger,
             standby,
+            may_use_files: start.files,
             link,
             clients,
             requests,
@@ -191,9 +195,9 @@ impl ControlThread {
             Command::RingEnable { port, ring, enable } => self.enable(QueueId::new(port, ring), enable),
             Command::RingCall { port, ring, .. } => self.set_call(QueueId::new(port, ring), fds.next()),
             Command::SendRarp { port, mac } => self.send_rarp(port, mac),
-            Command::FileOpen { .. } | Command::FileClose { .. } | Command::LoopProbe { .. } => {
-                Err(nix::errno::Errno::ENOTSUP)
-            }
+            Command::FileOpen { port, pair, settings } => self.open_file((port, pair), settings, fds.next()),
+            Command::FileClose { port, pair } => self.close_file(port, pair),
+            Command::LoopProbe { .. } => Err(nix::errno::Errno::ENOTSUP),
             Command::Barrier => return self.link.report(Report::new(ReportKind::Done, seq)),
         };
         self.tell_failure(seq, about, result)
@@ -232,8 +236,9 @@ impl ControlThread {
         self.threads.ports.make(slot, self.ledger).ok_or(NO_PORT)?;
         let place = self.clients.get_mut(usize::from(slot)).ok_or(NO_PORT)?;
         *place = Some(Box::default());
-        // The client of a port of vrings starts them. A port of any other kind has one queue pair from the start.
-        if kind == PortKind::Vrings {
+        // The client of a port of vrings starts them, and files come by commands. A port of any other kind has one queue
+        // pair from the start.
+        if matches!(kind, PortKind::Vrings | PortKind::Files) {
             return Ok(());
         }
         for queue in [QueueId::receive(slot, 0), QueueId::transmit(slot, 0)] {
@@ -353,6 +358,10 @@ impl ControlThread {
     /// Stops a queue without a command and reports that to the supervisor.
     fn fault(&mut self, queue: QueueId, fault: RingFault) {
         self.stop(queue);
+        // What is behind a file is gone for both directions.
+        if self.queue(queue).is_some_and(|mut lease| lease.endpoint().file().is_some()) {
+            self.stop(QueueId { index: queue.index ^ 1, ..queue });
+        }
         let QueueId { slot: port, index: ring } = queue;
         let report = Report { port, ring, value: fault as u64, ..Report::new(ReportKind::RingFault, 0) };
         // The next look notices a supervisor that is gone.

@@ -28,7 +28,7 @@ pub enum Woken {
     Control,
     /// Another thread has left work for this one.
     Nudge,
-    /// A guest kicked. May be stale: the queue may have been removed.
+    /// A guest kicked, or a file has an event. May be stale: the queue may have been removed.
     Kick(QueueId),
 }
 
@@ -78,10 +78,14 @@ impl Notify {
         let _ = self.epoll().modify(control, &mut EpollEvent::new(flags, CONTROL));
     }
 
+    /// The epoll that also tells of kicks, and what it says in events of this queue.
+    pub fn events_of(&self, queue: QueueId) -> (&Epoll, u64) {
+        (&self.all, data(queue))
+    }
+
     /// Waits for kicks of a ring, once the worker serves.
     pub fn watch(&self, kick: &OwnedFd, queue: QueueId) -> nix::Result<()> {
-        let data = u64::from(queue.slot) << 16 | u64::from(queue.index);
-        self.all.add(kick, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, data))
+        self.all.add(kick, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, data(queue)))
     }
 
     /// Stops waiting for kicks of a ring. Must come before the fd is closed, since the client holds the file as well.
@@ -112,6 +116,11 @@ impl Notify {
             data => Woken::Kick(QueueId::new((data >> 16) as u16, data as u16)),
         }))
     }
+}
+
+/// What the kernel says in events of a queue.
+fn data(queue: QueueId) -> u64 {
+    u64::from(queue.slot) << 16 | u64::from(queue.index)
 }
 
 /// The timeout of a wait that ends at `until`, in nanoseconds. `None`: no timeout.

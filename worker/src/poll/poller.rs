@@ -7,6 +7,9 @@
 //! are polled, the loop asks the kernel for kicks and commands now and then. When no ring is polled, it blocks. So an
 //! idle switch uses no processor, and a busy one makes no syscall per frame.
 //!
+//! A queue whose files tell it by an event when there is more ([`WhenEmpty`]) is neither polled while it is empty nor
+//! spun for. If a part of a frame has come, the loop looks at it again when the rest is overdue.
+//!
 //! A ring whose frame finds no buffer is *paused* for a bounded time ([`crate::poll::pause`]): no turn looks at it
 //! until its receiver has buffers again. Other rings do not wait for it.
 
@@ -27,8 +30,9 @@ use super::threads::Threads;
 use crate::forward::burst::{Burst, End, Served};
 use crate::forward::forwarder::Forwarder;
 use crate::forward::leases::Leases;
+use crate::port::cost::FILE_READ;
 use crate::port::counting::Counting;
-use crate::port::kind::Kind;
+use crate::port::kind::{Kind, WhenEmpty};
 use crate::port::sink::BufferWait;
 use crate::port::view::View;
 use crate::process::clock;
@@ -47,6 +51,8 @@ const WANTS_NS: u64 = 200_000;
 /// With several threads, how long a thread that pauses rings sleeps at most, in nanoseconds: the receivers' kicks do
 /// not wake it.
 const NAP_NS: u64 = 1_000_000;
+/// What it costs to read a file often and find no whole frame ([`crate::port::cost`]).
+const LOOK_AGAIN: u64 = 4 * FILE_READ;
 
 /// A ring that is polled.
 #[derive(Clone, Copy)]
@@ -57,6 +63,16 @@ struct Polled {
     credit: Credit,
     /// It was paused, and no frame was taken from it since.
     remaining: Option<Remaining>,
+    /// While it has no frames, it is worth a look for a while.
+    lingers: bool,
+}
+
+/// A queue that rests although a part of a frame has come.
+#[derive(Clone, Copy)]
+struct Unfinished {
+    queue: QueueId,
+    /// When to look at it again, in nanoseconds.
+    until: u64,
 }
 
 /// The memory that a thread needs. Made before the thread is confined, except for the first thread's.
@@ -65,6 +81,7 @@ pub struct Buffers {
     burst: Burst,
     polled: Vec<Polled>,
     pauses: Pauses<Polled>,
+    unfinished: Vec<Unfinished>,
     listed: Box<[u32]>,
 }
 
@@ -77,6 +94,7 @@ impl Buffers {
             // Capacity for all rings: the policy has no mremap, by which the allocator grows large blocks.
             polled: Vec::with_capacity(MAX_PORTS * MAX_RINGS / 2),
             pauses: Pauses::new(),
+            unfinished: Vec::with_capacity(MAX_PORTS),
             listed: vec![0; MAX_PORTS].into_boxed_slice(),
         }
     }
@@ -86,6 +104,8 @@ impl Buffers {
 enum Outcome {
     /// There was no frame.
     Idle,
+    /// There is no frame before the next event, or this time in nanoseconds.
+    Rests(Option<u64>),
     /// Frames were taken; or none, because another thread has what the first frame needs.
     Served {
         /// How many frames were taken.
@@ -112,7 +132,7 @@ impl Outcome {
     /// Whether there was a frame, or may have been one.
     fn worked(&self) -> bool {
         match self {
-            Outcome::Idle | Outcome::Stopped => false,
+            Outcome::Idle | Outcome::Rests(_) | Outcome::Stopped => false,
             Outcome::Served { .. } => true,
             Outcome::Waits { frames, .. } => *frames > 0,
         }
@@ -143,6 +163,8 @@ pub struct Poller {
     wanting: usize,
     /// The paused rings.
     pauses: Pauses<Polled>,
+    /// The queues that rest for a time only. A queue without a place rests until its next event.
+    unfinished: Vec<Unfinished>,
     /// By slot: queue pairs whose transmit rings are in `polled` or `pauses`, a bit for each.
     listed: Box<[u32]>,
     events: Events,
@@ -155,7 +177,7 @@ pub struct Poller {
 impl Poller {
     /// The loop of thread `number`, without rings.
     pub fn new(threads: &'static Threads, number: usize, buffers: Buffers, start: &Start) -> Poller {
-        let Buffers { leases, mut burst, polled, pauses, listed } = buffers;
+        let Buffers { leases, mut burst, polled, pauses, unfinished, listed } = buffers;
         burst.set_batch(start.settings.batch);
         let counting = Counting { single_threaded: threads.count() == 1 };
         let view = View { ports: &threads.ports, number: number as u32, counting };
@@ -169,6 +191,7 @@ impl Poller {
             polled,
             wanting: 0,
             pauses,
+            unfinished,
             listed,
             events: [EpollEvent::empty(); MAX_EVENTS],
             now_ns: 0,
@@ -244,11 +267,12 @@ impl Poller {
 
     /// How long to block.
     fn timeout(&self) -> EpollTimeout {
-        let until = self.pauses.until().map(|until| match self.threads.count() {
+        let unfinished = self.unfinished.iter().map(|one| one.until).min();
+        let paused = self.pauses.until().map(|until| match self.threads.count() {
             1 => until,
             _ => until.min(self.now_ns + NAP_NS),
         });
-        notify::until(until, self.now_ns)
+        notify::until(paused.into_iter().chain(unfinished).min(), self.now_ns)
     }
 
     fn read_clock(&mut self) {
@@ -287,8 +311,9 @@ impl Poller {
         }
         let view = self.forwarder.view;
         for queue in kicked.into_iter().flatten() {
-            if let Some(counters) = view.counters(queue.slot) {
-                view.counting.add(&counters.kicks, 1);
+            if let Some(port) = view.port(queue.slot) {
+                view.counting.add(&port.counters().kicks, 1);
+                port.note_event(queue.pair());
             }
             // A receiver's kick only wakes the loop: a paused queue waits for the buffer.
             if queue.transmits() {
@@ -297,6 +322,10 @@ impl Poller {
         }
         if looked.nudged {
             self.poll_woken();
+        }
+        while let Some(at) = self.unfinished.iter().position(|one| one.until <= self.now_ns) {
+            let Unfinished { queue, .. } = self.unfinished.swap_remove(at);
+            self.poll(queue);
         }
         Ok(looked)
     }
@@ -316,10 +345,10 @@ impl Poller {
         while let Some(resumed) = self.pauses.next_due(&self.forwarder.view, now) {
             self.resume(resumed);
         }
-        let worked = self.serve_all(now);
-        if worked {
+        let (worked, spins) = self.serve_all(now);
+        if spins {
             self.spin.found(now);
-        } else if self.spin.is_over(now) {
+        } else if self.spin.is_over(now) && !worked {
             self.park_all();
         }
         if self.look_at == 0 {
@@ -329,25 +358,30 @@ impl Poller {
         }
     }
 
-    /// True: at least one ring had frames.
-    fn serve_all(&mut self, now: u64) -> bool {
+    /// Whether at least one queue had frames, and whether one had that lingers.
+    fn serve_all(&mut self, now: u64) -> (bool, bool) {
         let linger = self.spin.window().max(LINGER_NS);
         let share = fair_share::share(self.wanting);
         self.wanting = 0;
-        let mut worked = false;
+        let (mut worked, mut spins) = (false, false);
         let mut at = 0;
         while let Some(entry) = self.polled.get_mut(at) {
             self.wanting += usize::from(now.saturating_sub(entry.busy_ns) < WANTS_NS);
             let Some(budget) = entry.credit.draw(share) else {
-                worked = true;
+                (worked, spins) = (true, spins | entry.lingers);
                 at += 1;
                 continue;
             };
-            let Polled { queue, busy_ns, .. } = *entry;
+            let Polled { queue, busy_ns, lingers, .. } = *entry;
             let outcome = self.serve(queue, budget);
             worked |= outcome.worked();
+            spins |= outcome.worked() && lingers;
             let stays = match outcome {
                 Outcome::Stopped => false,
+                Outcome::Rests(until) => {
+                    self.rest(queue, until);
+                    false
+                }
                 Outcome::Idle => now.saturating_sub(busy_ns) < linger || !self.park(queue),
                 Outcome::Served { frames, cost } => {
                     self.charge(at, now, frames, cost);
@@ -364,7 +398,17 @@ impl Poller {
                 self.unlist(at);
             }
         }
-        worked
+        (worked, spins)
+    }
+
+    /// Notes how long a queue rests.
+    fn rest(&mut self, queue: QueueId, until: Option<u64>) {
+        self.unfinished.retain(|one| one.queue != queue);
+        if let Some(until) = until
+            && self.unfinished.len() < self.unfinished.capacity()
+        {
+            self.unfinished.push(Unfinished { queue, until });
+        }
     }
 
     /// Charges a polled queue that was served.
@@ -406,7 +450,11 @@ impl Poller {
                 }
                 match end {
                     End::Waits(wait, longest) => Outcome::Waits { frames, cost, wait, longest },
-                    End::Done if frames == 0 => Outcome::Idle,
+                    End::Done if frames == 0 => match queue.endpoint.when_empty() {
+                        WhenEmpty::Lingers => Outcome::Idle,
+                        WhenEmpty::Rests(until) => Outcome::Rests(until),
+                        WhenEmpty::LooksAgain => Outcome::Served { frames, cost: LOOK_AGAIN },
+                    },
                     End::Done | End::Contended => Outcome::Served { frames, cost },
                 }
             }
@@ -446,16 +494,18 @@ impl Poller {
     pub fn poll(&mut self, id: QueueId) {
         let Some(pairs) = self.listed.get_mut(usize::from(id.slot)) else { return };
         let Some(pair) = 1u32.checked_shl(u32::from(id.pair())).filter(|pair| *pairs & pair == 0) else { return };
+        let mut lingers = true;
         // A queue that a command is changing is listed as well: the next turn looks again.
         if let Some(mut queue) = self.forwarder.view.transmit(id).leased() {
             if !queue.endpoint.runs() {
                 return;
             }
             queue.endpoint.disarm();
+            lingers = queue.endpoint.when_empty() == WhenEmpty::Lingers;
         }
         *pairs |= pair;
         let (busy_ns, credit) = (clock::now_ns(), Credit::default());
-        self.polled.push(Polled { queue: id, busy_ns, credit, remaining: None });
+        self.polled.push(Polled { queue: id, busy_ns, credit, remaining: None, lingers });
     }
 
     /// The same for a queue that was started, stopped or changed. Ends its pause, if it is paused.

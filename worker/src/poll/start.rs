@@ -16,6 +16,8 @@ pub struct Start {
     pub area: &'static WorkerArea,
     /// The worker waits for [`Command::Promote`].
     pub standby: bool,
+    /// The worker's policy has the syscalls for ports of files.
+    pub files: bool,
 }
 
 impl Start {

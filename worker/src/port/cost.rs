@@ -13,3 +13,7 @@ pub const DESCRIPTOR: u64 = 96;
 pub const RING: u64 = 1024;
 /// A signal to a guest: a syscall, and usually a wake-up.
 pub const SIGNAL: u64 = 8 * 1024;
+/// A syscall that reads a frame or octets from a file, in addition to the octets: 1.2 to 1.8 us.
+pub const FILE_READ: u64 = 10 * 1024;
+/// A syscall that writes a frame or octets to a file, in addition to the octets: 1.0 to 1.9 us.
+pub const FILE_WRITE: u64 = 8 * 1024;

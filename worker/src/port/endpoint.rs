@@ -9,9 +9,10 @@ use sv3::ipc::{PortKind, RingFault};
 
 use super::batch::PlainFrame;
 use super::counting::Counting;
+use super::files::{self, FileQueue};
 #[cfg(any(test, feature = "fuzzing"))]
 use super::in_memory::InMemory;
-use super::kind::Kind;
+use super::kind::{Kind, WhenEmpty};
 use super::sink::{Delivered, DeliveryState, Outgoing, Sink, Undelivered};
 use super::vring::{self, Vring};
 use sv3::ledger::PortCounters;
@@ -21,6 +22,8 @@ use sv3::ledger::PortCounters;
 pub enum Endpoint {
     /// A virtqueue of a guest.
     Vring(Vring),
+    /// An open file.
+    Files(Box<FileQueue>),
     /// For tests.
     #[cfg(any(test, feature = "fuzzing"))]
     InMemory(InMemory),
@@ -29,6 +32,7 @@ pub enum Endpoint {
 /// What a thread needs to deliver to each kind. Made once.
 pub struct Workspaces {
     vring: vring::Workspace,
+    files: files::Workspace,
 }
 
 /// One expression for all kinds.
@@ -36,6 +40,7 @@ macro_rules! each {
     ($endpoint:expr, $it:ident => $do:expr) => {
         match $endpoint {
             Endpoint::Vring($it) => $do,
+            Endpoint::Files($it) => $do,
             #[cfg(any(test, feature = "fuzzing"))]
             Endpoint::InMemory($it) => $do,
         }
@@ -48,6 +53,10 @@ macro_rules! each_source {
         match $endpoint {
             $crate::port::endpoint::Endpoint::Vring(vring) => {
                 $crate::port::vring::each_source!(vring, $source => $do, $nothing)
+            }
+            $crate::port::endpoint::Endpoint::Files(queue) => {
+                let $source = &mut queue.source();
+                $do
             }
             #[cfg(any(test, feature = "fuzzing"))]
             $crate::port::endpoint::Endpoint::InMemory(queue) => {
@@ -66,13 +75,13 @@ impl Default for Endpoint {
 }
 
 impl Endpoint {
-    /// A queue for a port of this kind. `None`: this worker does not know the kind.
+    /// A queue for a port of this kind, from the moment that it is added. `None`: this worker does not know the kind, or
+    /// commands make its queues later.
     pub fn of(kind: PortKind) -> Option<Endpoint> {
         match kind {
             PortKind::Vrings => Some(Endpoint::Vring(Vring::default())),
             #[cfg(any(test, feature = "fuzzing"))]
             PortKind::Memory => Some(Endpoint::InMemory(InMemory::new(0, 1024))),
-            PortKind::Files => None,
             #[allow(unreachable_patterns, reason = "the contract may have been built with kinds for tests")]
             _ => None,
         }
@@ -82,8 +91,17 @@ impl Endpoint {
     pub fn vring(&mut self) -> Option<&mut Vring> {
         match self {
             Endpoint::Vring(vring) => Some(vring),
+            Endpoint::Files(_) => None,
             #[cfg(any(test, feature = "fuzzing"))]
             Endpoint::InMemory(_) => None,
+        }
+    }
+
+    /// The queue of a file, if it is one.
+    pub fn file(&mut self) -> Option<&mut FileQueue> {
+        match self {
+            Endpoint::Files(queue) => Some(queue),
+            _ => None,
         }
     }
 }
@@ -91,7 +109,7 @@ impl Endpoint {
 impl Workspaces {
     /// Room for one thread.
     pub fn new() -> Workspaces {
-        Workspaces { vring: vring::Workspace::new() }
+        Workspaces { vring: vring::Workspace::new(), files: files::Workspace::new() }
     }
 }
 
@@ -129,6 +147,11 @@ impl Kind for Endpoint {
     }
 
     #[inline]
+    fn when_empty(&self) -> WhenEmpty {
+        each!(self, it => it.when_empty())
+    }
+
+    #[inline]
     fn publish(&mut self, counters: &PortCounters, index: u16, counting: Counting) {
         each!(self, it => it.publish(counters, index, counting));
     }
@@ -151,6 +174,7 @@ impl Sink for Endpoint {
     ) -> Result<(), Undelivered> {
         match self {
             Endpoint::Vring(vring) => vring.deliver(&mut workspaces.vring, state, frame),
+            Endpoint::Files(queue) => queue.deliver(&mut workspaces.files, state, frame),
             #[cfg(any(test, feature = "fuzzing"))]
             Endpoint::InMemory(queue) => queue.deliver(&mut (), state, frame),
         }

@@ -5,6 +5,17 @@ use sv3::ledger::PortCounters;
 
 use super::counting::Counting;
 
+/// What the loop does with a queue on which the guest transmits, while it has no frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenEmpty {
+    /// It polls the queue for a while, since that costs less than a kick. Then it asks for a kick ([`Kind::arm`]).
+    Lingers,
+    /// It forgets the queue until an event comes, or until this time in nanoseconds of CLOCK_MONOTONIC.
+    Rests(Option<u64>),
+    /// It looks again in its next turn: there may be more.
+    LooksAgain,
+}
+
 /// A queue of some kind.
 pub trait Kind {
     /// Whether frames pass: it is started, enabled and not broken.
@@ -27,6 +38,12 @@ pub trait Kind {
 
     /// Asks for no kicks while the ring is polled.
     fn disarm(&mut self);
+
+    /// What the loop does while there are no frames.
+    #[inline]
+    fn when_empty(&self) -> WhenEmpty {
+        WhenEmpty::Lingers
+    }
 
     /// Makes completed and delivered frames visible, writes the position of queue `index` into `counters`, and
     /// signals the guest if it asks for that.

@@ -7,6 +7,7 @@ pub mod batch;
 pub mod cost;
 pub mod counting;
 pub mod endpoint;
+pub mod files;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod in_memory;
 pub mod kind;

@@ -30,6 +30,8 @@ pub struct Port {
     wake: Bits,
     /// Queues that broke and must be stopped, one bit for each.
     broken: Bits,
+    /// Queue pairs of which the kernel has told an event, one bit for each.
+    events: Bits,
     /// The queue pairs that were ever used. Boxed, since a port is never freed and should be small.
     pairs: [OnceLock<Box<Pair>>; MAX_QUEUE_PAIRS],
 }
@@ -114,8 +116,8 @@ fn bits(mut word: u32) -> impl Iterator<Item = u16> {
 
 impl Port {
     fn new(slot: u16, counters: &'static PortCounters) -> Port {
-        let (receivers, wake, broken) = Default::default();
-        Port { slot, counters, receivers, wake, broken, pairs: [const { OnceLock::new() }; MAX_QUEUE_PAIRS] }
+        let (receivers, wake, broken, events) = Default::default();
+        Port { slot, counters, receivers, wake, broken, events, pairs: [const { OnceLock::new() }; MAX_QUEUE_PAIRS] }
     }
 
     /// Its slot.
@@ -193,6 +195,21 @@ impl Port {
     /// Which of these pairs (one bit for each) have a transmit queue that must be polled. Clears their marks.
     pub fn woken(&self, pairs: u32) -> impl Iterator<Item = u16> + use<> {
         bits(self.wake.take(pairs))
+    }
+
+    /// Notes that the kernel has told an event of a queue pair.
+    pub fn note_event(&self, pair: u16) {
+        self.events.set(pair);
+    }
+
+    /// Whether an event of a queue pair was noted.
+    pub fn has_event(&self, pair: u16) -> bool {
+        self.events.has(pair)
+    }
+
+    /// The same. Clears the note.
+    pub fn take_event(&self, pair: u16) -> bool {
+        self.events.take(1u32.checked_shl(pair.into()).unwrap_or(0)) != 0
     }
 
     /// Asks the control thread to stop a queue that broke. The caller nudges that thread.

@@ -57,6 +57,8 @@ pub struct Delivered {
 pub enum Undelivered {
     /// To be counted against the receiver, unless the sender waits for its buffers.
     Dropped(DropReason),
+    /// To be counted against the sender: the frame can be sent to nobody.
+    Unsendable(DropReason),
     /// The queue is broken and must stop.
     Fault(RingFault),
 }

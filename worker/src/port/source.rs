@@ -3,6 +3,8 @@
 use sv3::ipc::RingFault;
 
 use super::batch::{Batch, Taken};
+use crate::memory::frame_head::FrameHead;
+use crate::memory::slice::GuestSlice;
 
 /// A transmit queue, for one burst.
 ///
@@ -13,6 +15,13 @@ pub trait Source<'m> {
     /// Takes frames, as many as there are places and as `budget` allows. Returns the cost ([`super::cost`]). The
     /// budget also limits the cost to deliver them.
     fn take(&mut self, batch: &mut Batch<'_, 'm>, budget: u64) -> Result<u64, RingFault>;
+
+    /// The first octets of a frame in these slices, read once. What is in front of the frame is a net header of
+    /// [`super::kind::Kind::header_len`] octets.
+    #[inline(always)]
+    fn head(&self, slices: &[GuestSlice<'m>]) -> FrameHead {
+        FrameHead::read(slices)
+    }
 
     /// Completes these frames: the first ones that were taken.
     fn complete(&mut self, done: &[Taken]);

@@ -30,12 +30,12 @@ pub fn memory(threads: usize) -> u64 {
 }
 
 /// Confines the process for good, with at most `memory` octets of its own memory. The order matters; see above.
-/// `spawn_all` makes the other threads.
-pub fn worker(memory: u64, spawn_all: impl FnOnce() -> Result<(), String>) -> Result<Achieved, String> {
+/// `files`: there may be ports of files. `spawn_all` makes the other threads.
+pub fn worker(memory: u64, files: bool, spawn_all: impl FnOnce() -> Result<(), String>) -> Result<Achieved, String> {
     steps::bound_memory(memory)?;
     let achieved = reach()?;
     spawn_all()?;
-    steps::restrict_syscalls(sv3_policy::worker())?;
+    steps::restrict_syscalls(sv3_policy::worker(files))?;
     Ok(achieved)
 }
 
@@ -71,7 +71,7 @@ mod tests {
         let child = match unsafe { fork() }.unwrap() {
             ForkResult::Parent { child } => child,
             ForkResult::Child => {
-                super::worker(super::memory(1), || Ok(())).unwrap();
+                super::worker(super::memory(1), false, || Ok(())).unwrap();
                 let shared = memmap2::MmapOptions::new().len(LENGTH).map_raw(&fd).is_ok();
                 let own = Vec::<u8>::new().try_reserve_exact(LENGTH).is_ok();
                 crash::end(i32::from(shared) | i32::from(own) << 1)
@@ -90,7 +90,7 @@ mod tests {
             ForkResult::Child => {
                 crash::handle_signals().unwrap();
                 crash::record_in(&ledger.workers[0]);
-                super::worker(super::memory(1), || Ok(())).unwrap();
+                super::worker(super::memory(1), false, || Ok(())).unwrap();
                 nix::unistd::getppid();
                 crash::end(0)
             }

@@ -16,6 +16,11 @@ impl Bits {
         self.0.fetch_or(1u32.checked_shl(bit.into()).unwrap_or(0), Relaxed);
     }
 
+    /// Whether a bit is set.
+    pub fn has(&self, bit: u16) -> bool {
+        self.0.load(Relaxed) & 1u32.checked_shl(bit.into()).unwrap_or(0) != 0
+    }
+
     /// The set bits among `of`. Clears them.
     pub fn take(&self, of: u32) -> u32 {
         // Usually no bit is set. Then this load leaves the cache line with the thread that has it.

@@ -23,7 +23,7 @@ impl Worker {
         socket.set_nonblocking(true).unwrap();
         let ledger: &LedgerMap = Box::leak(Box::new(LedgerMap::create().unwrap().1));
         let settings = Settings { version: VERSION, poll_us: 0, batch: 64 };
-        let start = Start { settings, ledger, area: &ledger.workers[0], standby };
+        let start = Start { settings, ledger, area: &ledger.workers[0], standby, files: true };
         let (threads, link) = (Threads::new(1).unwrap(), Link::new(socket));
         threads.first().watch_control(&link).unwrap();
         let thread = ControlThread::new(threads, &start, link, Buffers::new());
@@ -63,7 +63,7 @@ impl Worker {
     fn with<T>(&self, queue: QueueId, look: impl FnOnce(&mut InMemory) -> T) -> T {
         match self.thread.queue(queue).unwrap().endpoint() {
             Endpoint::InMemory(queue) => look(queue),
-            Endpoint::Vring(_) => panic!("a vring"),
+            _ => panic!("another kind"),
         }
     }
 

@@ -74,7 +74,7 @@ impl ControlThread {
     /// Starts a vring whose setup and kick fd are known, or a queue of another kind. Does nothing for other vrings.
     pub(super) fn bring_up(&mut self, queue: QueueId) {
         if self.queue(queue).is_some_and(|mut lease| lease.vring().is_none()) {
-            return self.changed(queue);
+            return self.begin_file(queue);
         }
         let Some(watched) = self.watch(queue) else { return };
         match (self.begin(queue), watched) {
@@ -103,6 +103,9 @@ impl ControlThread {
             if let Some(kick) = vring.kick.take() {
                 self.threads.notify(self.threads.owner(queue)).forget(&kick);
             }
+        }
+        if let Some(file) = lease.endpoint().file() {
+            file.end();
         }
         if !queue.transmits() {
             self.threads.ports.note_receiver(queue, false);

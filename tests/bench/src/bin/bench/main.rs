@@ -11,6 +11,7 @@ mod guest;
 mod idle;
 mod latency;
 mod limits;
+mod link;
 mod memory;
 mod mesh;
 mod model;
@@ -18,13 +19,18 @@ mod options;
 mod packed;
 mod place;
 mod plot;
+mod relay;
 mod report;
 mod ring;
+mod socket_ports;
 mod split;
 mod stream;
 mod switch;
+mod tap_ceiling;
 mod threads;
 mod throughput;
+mod turns;
+mod uplink;
 
 use std::process::ExitCode;
 
@@ -77,7 +83,7 @@ type Scenario = fn(&Options) -> Result<Vec<Case>>;
 
 /// The figures of all switches, and which scenarios could not go on.
 fn scenarios<R: Ring + Send>(options: &Options) -> (Vec<Case>, Vec<String>) {
-    let scenarios: [(&str, Scenario); 11] = [
+    let scenarios: [(&str, Scenario); 13] = [
         ("model", limits::limits),
         ("throughput", throughput::by_size::<R>),
         ("both-ways", throughput::both_ways::<R>),
@@ -89,6 +95,8 @@ fn scenarios<R: Ring + Send>(options: &Options) -> (Vec<Case>, Vec<String>) {
         ("idle", idle::costs::<R>),
         ("bursts", throughput::bursts::<R>),
         ("threads", threads::threads::<R>),
+        ("uplink", uplink::uplink),
+        ("streams", socket_ports::streams),
     ];
     let (mut cases, mut failed) = (Vec::new(), Vec::new());
     for (name, run) in scenarios.into_iter().filter(|(name, _)| options.wants(name)) {

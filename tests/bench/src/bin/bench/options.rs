@@ -23,6 +23,9 @@ scripts/bench [SCENARIO...] [SIZE...] [OPTION...]
   idle         processor and memory with two guests that do nothing
   bursts       the same with bursts of at most 1 to 64 frames: what a burst costs, and what a frame
   threads      sv3 with one thread and with two, guests and switch sharing both processors
+  uplink       two networks joined by two taps, and a guest on a tap, beside what a tap allows; needs root
+  streams      two stream peers, beside a loop that copies; a pair of guests beside streams and beside a tap that is
+               flooded; needs root
   model        what two processors can do at all: copy over a ring, copy, and exchange a cache line
   all          all of them
 
@@ -35,7 +38,7 @@ scripts/bench [SCENARIO...] [SIZE...] [OPTION...]
   --csv FILE, --json FILE, --plot FILE.png   every sample, and a picture of the medians";
 
 /// Names of all scenarios, in the order in which they run.
-pub const SCENARIOS: [&str; 11] = [
+pub const SCENARIOS: [&str; 13] = [
     "model",
     "throughput",
     "both-ways",
@@ -47,6 +50,8 @@ pub const SCENARIOS: [&str; 11] = [
     "idle",
     "bursts",
     "threads",
+    "uplink",
+    "streams",
 ];
 
 /// What is to be measured and how.

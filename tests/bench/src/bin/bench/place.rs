@@ -18,3 +18,12 @@ pub fn pin(core: usize) -> Result<()> {
     cores.set(core)?;
     Ok(sched_setaffinity(Pid::from_raw(0), &cores)?)
 }
+
+/// Lets this thread, and what it will start, run on either processor.
+pub fn everywhere() -> Result<()> {
+    let mut cores = CpuSet::new();
+    for core in ALL {
+        cores.set(core)?;
+    }
+    Ok(sched_setaffinity(Pid::from_raw(0), &cores)?)
+}

@@ -1,0 +1,217 @@
+//! `sv3 attach` and `sv3 detach`: ports of open files.
+//!
+//! This process opens the tap or connects the socket, because it has the right of the person who runs it, and gives the
+//! open files to the switch, which may open nothing. Then it ends. The switch keeps the files.
+
+pub mod macvtap;
+pub mod socket;
+pub mod tap;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use sv3::attachment::{Attachment, FrameForm, Learning, Transport};
+use sv3::control::ControlRequest;
+use sv3::status::AttachAnswer;
+
+use crate::control::Control;
+use crate::output::print;
+
+/// Attach a tap, a macvtap or a socket as a port of the switch.
+///
+/// Run it as the user who owns the device; root attaches root's own with --control. See docs/use/uplinks.md.
+#[derive(Args)]
+pub struct Attach {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Attach a tap device of this host
+    Tap {
+        /// The device, such as tap0
+        device: String,
+        /// Queue pairs: one for each thread of the worker that shall serve it
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
+        queues: u16,
+        #[command(flatten)]
+        port: PortOptions,
+    },
+    /// Attach a macvtap device of this host
+    Macvtap {
+        /// The device, such as macvtap0
+        device: String,
+        #[command(flatten)]
+        port: PortOptions,
+    },
+    /// Connect to a stream socket: frames with their length in front (passt, gvproxy, socket_vmnet, QEMU)
+    Stream {
+        /// The socket that the other side listens on
+        path: PathBuf,
+        #[command(flatten)]
+        frames: FrameOptions,
+        #[command(flatten)]
+        port: PortOptions,
+    },
+    /// Connect to a SOCK_SEQPACKET socket: a frame a message
+    Seqpacket {
+        /// The socket that the other side listens on
+        path: PathBuf,
+        #[command(flatten)]
+        frames: FrameOptions,
+        #[command(flatten)]
+        port: PortOptions,
+    },
+    /// Bind a SOCK_DGRAM socket and connect it to the peer's: a frame a message
+    Dgram {
+        /// The path of this side, which is made
+        local: PathBuf,
+        /// The path of the peer, which must exist
+        peer: PathBuf,
+        #[command(flatten)]
+        frames: FrameOptions,
+        #[command(flatten)]
+        port: PortOptions,
+    },
+}
+
+/// What the port is.
+#[derive(Args, Clone)]
+pub struct PortOptions {
+    /// The port's name [default: the device's or the file's]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// The port leads to a network, not to one machine [default for taps and macvtaps]
+    #[arg(long, overrides_with = "no_uplink")]
+    uplink: bool,
+    /// The port leads to one machine
+    #[arg(long)]
+    no_uplink: bool,
+    #[command(flatten)]
+    control: Control,
+}
+
+/// How frames look on a socket.
+#[derive(Args, Clone)]
+pub struct FrameOptions {
+    /// Most octets of a frame's payload that the other side takes, 68 to 65520
+    #[arg(long, value_name = "OCTETS", default_value_t = Attachment::MTU,
+        value_parser = clap::value_parser!(u32).range(i64::from(Attachment::MTU_MIN)..=i64::from(Attachment::MTU_MAX)))]
+    mtu: u32,
+    /// A net header of 12 octets is in front of each frame
+    #[arg(long, conflicts_with = "implied")]
+    vnet: bool,
+    /// The peer's guest uses offloads although no header says so (libkrun)
+    #[arg(long)]
+    implied: bool,
+}
+
+impl FrameOptions {
+    fn form(&self) -> FrameForm {
+        match (self.vnet, self.implied) {
+            (true, _) => FrameForm::NetHeader,
+            (_, true) => FrameForm::Implied,
+            _ => FrameForm::Plain,
+        }
+    }
+}
+
+impl Attach {
+    /// Opens the files, gives them to the switch, and prints the result.
+    pub fn exec(&self) -> Result<(), String> {
+        match &self.what {
+            What::Tap { device, queues, port } => {
+                let fds = tap::open(device, *queues)?;
+                port.attach(Transport::Tap, device, None, &fds)?;
+                tap::hint(device);
+                Ok(())
+            }
+            What::Macvtap { device, port } => {
+                let fds = macvtap::open(device)?;
+                port.attach(Transport::Tap, device, None, &fds)?;
+                macvtap::limits(device)
+            }
+            What::Stream { path, frames, port } => {
+                let fd = socket::stream(path)?;
+                port.attach(Transport::Stream, &name_of(path), Some(frames), &[fd])
+            }
+            What::Seqpacket { path, frames, port } => {
+                let fd = socket::seqpacket(path)?;
+                port.attach(Transport::Packets, &name_of(path), Some(frames), &[fd])
+            }
+            What::Dgram { local, peer, frames, port } => {
+                let fd = socket::dgram(local, peer)?;
+                port.attach(Transport::Packets, &name_of(local), Some(frames), &[fd])
+            }
+        }
+    }
+}
+
+impl PortOptions {
+    fn attach(
+        &self,
+        transport: Transport,
+        default: &str,
+        frames: Option<&FrameOptions>,
+        fds: &[OwnedFd],
+    ) -> Result<(), String> {
+        let uplink = !self.no_uplink && (self.uplink || transport == Transport::Tap);
+        let name = self.name.clone().unwrap_or(default.to_string());
+        if !Attachment::is_name(&name) {
+            return Err(format!(
+                "{name:?} cannot be the name of a port: use --name with up to {} letters, digits, '.', '_' and '-', \
+                 and not 'p' with a number",
+                Attachment::NAME_MAX
+            ));
+        }
+        let attachment = Attachment {
+            transport,
+            name,
+            form: frames.map_or(FrameForm::NetHeader, FrameOptions::form),
+            mtu: frames.map_or(Attachment::MTU, |frames| frames.mtu),
+            learning: match (uplink, transport) {
+                (true, _) => Learning::Uplink,
+                (false, Transport::Tap) => Learning::Free,
+                (false, _) => Learning::Guarded,
+            },
+        };
+        let answer = give(&self.control, attachment, fds)?;
+        let again = if answer.resumed { " again" } else { "" };
+        print(&format!(
+            "{} is attached{again}; `sv3 status` shows it, `sv3 detach {}` ends it\n",
+            answer.name, answer.name
+        ))
+    }
+}
+
+/// Gives open files to the switch as a port.
+pub fn give(control: &Control, attachment: Attachment, fds: &[OwnedFd]) -> Result<AttachAnswer, String> {
+    let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+    let answer = control.hand(&ControlRequest::Attach(attachment), &fds)?;
+    serde_json::from_value(answer).map_err(|error| format!("the switch's answer cannot be read: {error}"))
+}
+
+fn name_of(path: &std::path::Path) -> String {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let good = |c: char| if c.is_ascii_alphanumeric() || ['.', '_', '-'].contains(&c) { c } else { '-' };
+    stem.chars().map(good).take(Attachment::NAME_MAX).collect()
+}
+
+/// End a port that was attached by `sv3 attach` or `sv3 uplink`.
+#[derive(Args)]
+pub struct Detach {
+    /// The port's name
+    name: String,
+    #[command(flatten)]
+    control: Control,
+}
+
+impl Detach {
+    /// Asks and prints.
+    pub fn exec(&self) -> Result<(), String> {
+        self.control.ask(&ControlRequest::Detach(self.name.clone()))?;
+        print(&format!("{} is detached\n", self.name))
+    }
+}

@@ -1,0 +1,153 @@
+//! Asks the kernel about the open files of which a port is to be made: a tap, a macvtap, or a socket.
+//!
+//! A process of the switch's own user sends them. So nothing here protects the switch from that user: it protects the
+//! user from a port that cannot work, and says what to do.
+#![allow(unsafe_code)] // ioctl has no safe form
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use nix::fcntl::readlink;
+use rustix::net::{AddressFamily, SocketType, sockopt};
+use sv3::attachment::Transport;
+
+/// The send and receive buffer that sockets get, in octets, if the kernel allows that much (`net.core.wmem_max`).
+const BUFFER: usize = 4 << 20;
+/// Octets of the net header in front of each frame of a tap.
+const HEADER: libc::c_int = sv3::virtio::NET_HDR_LEN as libc::c_int;
+
+/// What the kernel says of a file that was admitted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admitted {
+    /// Name of the device; `None` for a socket.
+    pub device: Option<String>,
+    /// Octets of the socket's send buffer; 0 for a tap.
+    pub send_buffer: u32,
+}
+
+/// Examines a file and makes it non-blocking. The error says what is wrong, and what to do.
+pub fn admit(fd: BorrowedFd<'_>, transport: Transport) -> Result<Admitted, String> {
+    let admitted = match transport {
+        Transport::Tap => tap(fd),
+        Transport::Packets | Transport::Stream => socket(fd, transport),
+    }?;
+    rustix::io::ioctl_fionbio(fd, true).map_err(|error| format!("it cannot be made non-blocking: {error}"))?;
+    Ok(admitted)
+}
+
+fn tap(fd: BorrowedFd<'_>) -> Result<Admitted, String> {
+    // The name comes from the kernel alone, so that no file system is asked. A node's number tells the driver.
+    let path = readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()).as_str()).unwrap_or_default();
+    let path = path.to_string_lossy();
+    if path != "/dev/net/tun" && !path.starts_with("/dev/tap") {
+        return Err(format!("a tap is an open /dev/net/tun or /dev/tapN, and this file is {path:?}"));
+    }
+    let mut request = Ifreq { name: [0; 16], flags: 0, rest: [0; 22] };
+    ioctl(fd, TUNGETIFF, (&raw mut request).cast())
+        .map_err(|error| format!("it is attached to no device (TUNGETIFF: {error}): open it by TUNSETIFF first"))?;
+    let name = request.name.split(|octet| *octet == 0).next().unwrap_or_default();
+    let name = String::from_utf8_lossy(name).into_owned();
+    if request.flags & IFF_TAP == 0 {
+        return Err(format!(
+            "{name} is a tun device, which has no Ethernet frames: make a tap (`ip tuntap add ... mode tap`)"
+        ));
+    }
+    if request.flags & IFF_VNET_HDR == 0 {
+        return Err(format!(
+            "{name} was opened without net headers: open it with IFF_VNET_HDR (`ip tuntap add ... vnet_hdr`)"
+        ));
+    }
+    let mut header: libc::c_int = 0;
+    ioctl(fd, TUNGETVNETHDRSZ, (&raw mut header).cast())
+        .map_err(|error| format!("{name}: TUNGETVNETHDRSZ: {error}"))?;
+    if header != HEADER {
+        return Err(format!("{name} has net headers of {header} octets: set {HEADER} by TUNSETVNETHDRSZ"));
+    }
+    Ok(Admitted { device: Some(name), send_buffer: 0 })
+}
+
+fn socket(fd: BorrowedFd<'_>, transport: Transport) -> Result<Admitted, String> {
+    let family = sockopt::socket_domain(fd).map_err(|_| "it is not a socket".to_string())?;
+    if family != AddressFamily::UNIX {
+        return Err("it is a socket of another family: only unix sockets are served".to_string());
+    }
+    let kind = sockopt::socket_type(fd).map_err(|error| error.to_string())?;
+    let (fits, wanted) = match transport {
+        Transport::Stream => (kind == SocketType::STREAM, "SOCK_STREAM"),
+        _ => ([SocketType::SEQPACKET, SocketType::DGRAM].contains(&kind), "SOCK_SEQPACKET or SOCK_DGRAM"),
+    };
+    if !fits {
+        return Err(format!("it is a socket of another type: this transport needs {wanted}"));
+    }
+    if sockopt::socket_acceptconn(fd).unwrap_or(true) {
+        return Err("it is a listening socket: connect to its path, or accept a connection first".to_string());
+    }
+    // The kernel gives as much as its limit allows.
+    let _ = sockopt::set_socket_send_buffer_size(fd, BUFFER);
+    let _ = sockopt::set_socket_recv_buffer_size(fd, BUFFER);
+    let size = sockopt::socket_send_buffer_size(fd).map_err(|error| error.to_string())?;
+    Ok(Admitted { device: None, send_buffer: u32::try_from(size).unwrap_or(u32::MAX) })
+}
+
+/// `struct ifreq` of linux/if.h, as TUNGETIFF fills it.
+#[repr(C)]
+struct Ifreq {
+    name: [u8; 16],
+    flags: u16,
+    rest: [u8; 22],
+}
+
+// linux/if_tun.h.
+const TUNGETIFF: u32 = 0x8004_54d2;
+const TUNGETVNETHDRSZ: u32 = 0x8004_54d7;
+const IFF_TAP: u16 = 0x0002;
+const IFF_VNET_HDR: u16 = 0x4000;
+
+/// `into` has room for what this request writes: 40 octets for TUNGETIFF, 4 for TUNGETVNETHDRSZ.
+fn ioctl(fd: impl AsFd, request: u32, into: *mut libc::c_void) -> nix::Result<()> {
+    // SAFETY: both requests only write to `into`, and the callers have the room that each of them needs.
+    let result = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), request.into(), into) };
+    nix::errno::Errno::result(result).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+
+    use super::*;
+
+    fn why(fd: impl AsFd, transport: Transport) -> String {
+        admit(fd.as_fd(), transport).unwrap_err()
+    }
+
+    #[test]
+    fn sockets_of_the_right_kind_are_admitted_and_do_not_block() {
+        let (stream, _peer) = UnixStream::pair().unwrap();
+        let admitted = admit(stream.as_fd(), Transport::Stream).unwrap();
+        assert!(admitted.device.is_none() && admitted.send_buffer > 100_000, "{admitted:?}");
+        let error = std::io::Read::read(&mut &stream, &mut [0]).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+        let (packets, _peer) = UnixDatagram::pair().unwrap();
+        admit(packets.as_fd(), Transport::Packets).unwrap();
+        assert!(why(&packets, Transport::Stream).contains("SOCK_STREAM"));
+        assert!(why(&stream, Transport::Packets).contains("SOCK_SEQPACKET"));
+    }
+
+    #[test]
+    fn what_cannot_be_a_port_is_refused_in_words() {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(folder.path().join("s")).unwrap();
+        assert!(why(&listener, Transport::Stream).contains("listening"));
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(why(&tcp, Transport::Stream).contains("another family"));
+        let null = std::fs::File::open("/dev/null").unwrap();
+        assert!(why(&null, Transport::Stream).contains("not a socket"));
+        assert!(why(&null, Transport::Tap).contains("/dev/null"));
+        let (pipe, _other) = nix::unistd::pipe().unwrap();
+        assert!(
+            why(&pipe, Transport::Packets).contains("not a socket") && why(&pipe, Transport::Tap).contains("pipe:")
+        );
+        if let Ok(tun) = std::fs::File::options().read(true).write(true).open("/dev/net/tun") {
+            assert!(why(&tun, Transport::Tap).contains("TUNSETIFF"));
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Frames that are about to be written to a stream: collected, and written with one syscall.
+
+use std::os::fd::BorrowedFd;
+
+use nix::errno::Errno;
+use sv3::ipc::RingFault;
+
+use super::failure;
+use super::input::LENGTH;
+use super::room::Room;
+use crate::memory::copy::Writer;
+use crate::memory::file_io;
+use crate::memory::slice::GuestSlice;
+use crate::port::sink::Undelivered;
+use crate::process::crash_points::{CrashPoint, pass};
+
+/// Octets that are collected at most.
+const COLLECTED: usize = 32 * 1024;
+/// A frame of more octets is not collected: the kernel copies it from where it is.
+const LONG: usize = 4096;
+
+/// A frame for a stream.
+#[derive(Clone, Copy)]
+pub struct Piece<'a, 'm> {
+    /// What is in front of the frame, and the frame's first octets.
+    pub own: [&'a [u8]; 2],
+    /// The slices that hold the rest, the octets before it, and its octets.
+    pub rest: (&'a [GuestSlice<'m>], usize, usize),
+}
+
+/// The outbox of a stream.
+pub struct Outbox {
+    room: Room,
+    collected: Box<[u8]>,
+    len: usize,
+}
+
+impl Outbox {
+    /// An empty outbox, for a socket with this SO_SNDBUF.
+    pub fn new(send_buffer: usize) -> Outbox {
+        Outbox { room: Room::new(send_buffer), collected: vec![0; COLLECTED].into_boxed_slice(), len: 0 }
+    }
+
+    /// Whether the socket would take a frame of `octets` if its peer had received everything.
+    pub fn could_take(&self, octets: usize) -> bool {
+        self.room.is_enough(LENGTH + octets)
+    }
+
+    /// Sends a frame: now, or with the next [`Outbox::flush`]. EAGAIN: there is no room.
+    pub fn put(&mut self, socket: BorrowedFd<'_>, piece: &Piece<'_, '_>) -> Result<(), Undelivered> {
+        let octets = piece.own.iter().map(|own| own.len()).sum::<usize>() + piece.rest.2;
+        let needed = LENGTH + octets;
+        if needed <= LONG && self.len + needed > self.collected.len() {
+            self.flush(socket).map_err(Undelivered::Fault)?;
+        }
+        if !self.room.takes(socket, self.len + needed) {
+            return Err(failure::of_write(Errno::EAGAIN));
+        }
+        let length = (octets as u32).to_be_bytes();
+        if needed <= LONG {
+            self.collect(&length, piece);
+            return Ok(());
+        }
+        self.write(socket, &length, piece)
+    }
+
+    fn collect(&mut self, length: &[u8], Piece { own: [first, second], rest: (slices, skip, len) }: &Piece<'_, '_>) {
+        let to = [GuestSlice::of_host(self.collected.get_mut(self.len..).unwrap_or(&mut []))];
+        let mut writer = Writer::new(&to);
+        let own: usize = [length, first, second].into_iter().map(|octets| writer.write(octets)).sum();
+        self.len += own + writer.copy(slices, *skip, *len);
+    }
+
+    /// Writes what is collected and a long frame.
+    fn write(&mut self, socket: BorrowedFd<'_>, length: &[u8], piece: &Piece<'_, '_>) -> Result<(), Undelivered> {
+        let [first, second] = piece.own;
+        let collected = self.collected.get(..self.len).unwrap_or(&[]);
+        let all = [collected, length, first, second];
+        let whole = all.iter().map(|octets| octets.len()).sum::<usize>() + piece.rest.2;
+        let written = file_io::write(socket, &all, piece.rest).map_err(failure::of_write)?;
+        self.room.note(whole);
+        self.len = 0;
+        if written < whole {
+            return self.complete(socket, whole - written);
+        }
+        pass(CrashPoint::FileWritten);
+        Ok(())
+    }
+
+    /// The kernel wrote a part: the frame's sender has truncated its memory behind that part. The rest becomes zeroes,
+    /// so that the receiver finds the next frame.
+    #[cold]
+    fn complete(&mut self, socket: BorrowedFd<'_>, mut left: usize) -> Result<(), Undelivered> {
+        while left > 0 {
+            let zeroes = [0; LONG];
+            let written = file_io::write(socket, &[zeroes.get(..left).unwrap_or(&zeroes)], (&[], 0, 0));
+            match written {
+                Ok(written) if written > 0 => left = left.saturating_sub(written),
+                _ => return Err(Undelivered::Fault(RingFault::BadFile)),
+            }
+        }
+        // What counts in the kernel is not known.
+        self.room = self.room.unknown();
+        Ok(())
+    }
+
+    /// Writes what is collected.
+    pub fn flush(&mut self, socket: BorrowedFd<'_>) -> Result<(), RingFault> {
+        let len = std::mem::take(&mut self.len);
+        let Some(collected) = self.collected.get(..len).filter(|collected| !collected.is_empty()) else {
+            return Ok(());
+        };
+        let written = file_io::write(socket, &[collected], (&[], 0, 0)).map_err(failure::fault)?;
+        self.room.note(len);
+        if written < len {
+            return Err(RingFault::BadFile);
+        }
+        pass(CrashPoint::FileWritten);
+        Ok(())
+    }
+}
