@@ -72,8 +72,8 @@ fn run(args: Args) -> Result<LinkEnd, String> {
     if threads.count() == 1 {
         process::crash::hang_up_after_record(control.as_fd());
     }
-    if let Err(over) =
-        control.report(Report::ready(achieved.landlock_abi, OFFERED).with_policy(sv3_policy::worker(args.files).digest()))
+    if let Err(over) = control
+        .report(Report::ready(achieved.landlock_abi, OFFERED).with_policy(sv3_policy::worker(args.files).digest()))
     {
         return Ok(over);
     }

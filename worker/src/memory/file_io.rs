@@ -43,9 +43,8 @@ pub fn receive(socket: BorrowedFd<'_>, message: &Message, into: &[AtomicU8]) -> 
     }
     let header = message.as_ptr().cast_mut().cast::<libc::mmsghdr>();
     // SAFETY: `header` is one mmsghdr, made of atomics, with one piece of `into.len()` octets, which are atomics.
-    let received = unsafe {
-        libc::recvmmsg(socket.as_raw_fd(), header, 1, libc::MSG_DONTWAIT as _, std::ptr::null_mut())
-    };
+    let received =
+        unsafe { libc::recvmmsg(socket.as_raw_fd(), header, 1, libc::MSG_DONTWAIT as _, std::ptr::null_mut()) };
     Errno::result(received)?;
     Ok(message.get(MESSAGE_LEN).map_or(0, |len| len.load(Relaxed) as u32 as usize).min(into.len()))
 }

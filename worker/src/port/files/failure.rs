@@ -19,9 +19,7 @@ pub fn is_empty(errno: Errno) -> Result<bool, RingFault> {
 /// What a failed write of a frame means.
 pub fn of_write(errno: Errno) -> Undelivered {
     match errno {
-        Errno::EAGAIN | Errno::EINTR | Errno::ENOMEM | Errno::ENOBUFS => {
-            Undelivered::Dropped(DropReason::RxNoBuffers)
-        }
+        Errno::EAGAIN | Errno::EINTR | Errno::ENOMEM | Errno::ENOBUFS => Undelivered::Dropped(DropReason::RxNoBuffers),
         Errno::EIO => Undelivered::Dropped(DropReason::RxDown),
         Errno::EMSGSIZE => Undelivered::Dropped(DropReason::RxTooSmall),
         // The sender truncated its memory.

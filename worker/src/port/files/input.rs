@@ -126,10 +126,7 @@ impl Input {
 
     /// Receives octets of a stream. `receive` fills a part of the room, and stores in the message how much. Returns
     /// how many octets.
-    pub fn receive(
-        &mut self,
-        receive: impl FnOnce(&Message, &[AtomicU8]) -> nix::Result<usize>,
-    ) -> nix::Result<usize> {
+    pub fn receive(&mut self, receive: impl FnOnce(&Message, &[AtomicU8]) -> nix::Result<usize>) -> nix::Result<usize> {
         self.make_room();
         let [first, second] = &self.shared.messages;
         let message = if self.position.message == 0 { first } else { second };

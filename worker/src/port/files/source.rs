@@ -51,9 +51,8 @@ impl FileQueue {
         let FileQueue { file, input: Some(input), begun_ns, has_more, .. } = self else { return Ok(0) };
         let (mut cost, most) = (0, (budget as usize / 2).max(LEAST_READ));
         for _ in 0..READS {
-            let received = input.receive(|message, room| {
-                file_io::receive(file.fd(), message, room.get(..most).unwrap_or(room))
-            });
+            let received =
+                input.receive(|message, room| file_io::receive(file.fd(), message, room.get(..most).unwrap_or(room)));
             cost += FILE_READ;
             match received {
                 Ok(0) => return Err(RingFault::Gone),

@@ -1,16 +1,15 @@
 //! A host: a network namespace with a bridge, on which there are a VXLAN device to the other host and the tap that is
 //! the uplink of this host's switch.
 
-use std::cell::RefCell;
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use sv3::attachment::Transport;
 use sv3_tests::failure::{Failure, Result};
-use sv3_tests::network::{Namespace, Tap};
+use sv3_tests::network::Namespace;
+use sv3_tests::network::ports::{attach_tap, uplink};
 use sv3_tests::patience::until;
 use sv3_tests::switch::{Home, Switch};
 
-use crate::front::Front;
 use crate::router::Router;
 
 /// The tap's name, and the port's.
@@ -29,9 +28,7 @@ pub fn underlay(number: u8) -> String {
 pub struct Host {
     number: u8,
     // Ends before the rest.
-    stand_in: RefCell<Option<Front>>,
     switch: Switch,
-    home: Rc<Home>,
     router: Router,
     namespace: Namespace,
 }
@@ -64,7 +61,7 @@ impl Host {
         let home = Home::new()?;
         let behind = ["nsenter".to_string(), format!("--net={}", namespace.path()), "--".to_string()];
         let switch = home.start_behind(&behind, &[])?;
-        Ok(Host { number, stand_in: RefCell::default(), switch, home, router, namespace })
+        Ok(Host { number, switch, router, namespace })
     }
 
     /// Waits until the other host's FRR talks with this one's.
@@ -79,35 +76,12 @@ impl Host {
 
     /// Attaches the tap to the switch.
     pub fn attach(&self) -> Result<()> {
-        if std::env::var("STAND_IN").is_ok() {
-            *self.stand_in.borrow_mut() =
-                Some(Front::connect(Tap::open(&self.namespace, UPLINK, false)?, self.switch.socket())?);
-            return Ok(());
-        }
-        self.sv3(&["attach", "tap", UPLINK])
+        attach_tap(&self.switch, &self.namespace, UPLINK, &uplink(Transport::Tap, UPLINK))
     }
 
     /// Detaches it, which closes its last open file.
     pub fn detach(&self) -> Result<()> {
-        if self.stand_in.borrow_mut().take().is_some() {
-            return Ok(());
-        }
-        self.sv3(&["detach", UPLINK])
-    }
-
-    /// Runs sv3 on this host, by the user of the switch.
-    fn sv3(&self, arguments: &[&str]) -> Result<()> {
-        let control = self.switch.control().display().to_string();
-        let mut command = self.home.sv3(arguments);
-        command.args(["--control", &control]);
-        let output = self.namespace.enclose(&command).output()?;
-        match output.status.success() {
-            true => Ok(()),
-            false => {
-                let said = String::from_utf8_lossy(&output.stderr).into_owned();
-                Err(Failure::new(format!("sv3 {}: {}", arguments.join(" "), said.trim_end())))
-            }
-        }
+        self.switch.detach(UPLINK).map(drop)
     }
 
     /// Whether its bridge sends what is for this address to the other host.
