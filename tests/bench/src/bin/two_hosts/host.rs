@@ -86,19 +86,26 @@ impl Host {
 
     /// Whether its bridge sends what is for this address to the other host.
     pub fn knows(&self, mac: &str) -> Result<bool> {
+        // The VXLAN device's own line, which has `self` in it, may outlive the bridge's.
+        let there = format!("{mac} dev vxlan100 ");
+        Ok(self.places(mac)?.lines().any(|line| line.starts_with(&there) && line.contains("master bridge0")))
+    }
+
+    /// Where its bridge and its VXLAN device have this address, a line each.
+    fn places(&self, mac: &str) -> Result<String> {
         let table = self.namespace.run("bridge", "fdb show br bridge0")?;
-        Ok(table.lines().any(|line| line.starts_with(mac) && line.contains("vxlan100")))
+        Ok(table.lines().filter(|line| line.starts_with(mac)).collect::<Vec<_>>().join("\n"))
     }
 
     /// Waits until it does, or until it does not; how long that took.
     pub fn await_known(&self, mac: &str, known: bool) -> Result<Duration> {
         let began = Instant::now();
-        let what = format!("the other host to {} {mac}", if known { "learn" } else { "forget" });
-        until(&what, || Ok((self.knows(mac)? == known).then_some(()))).map_err(|failure| {
-            let table = self.namespace.run("bridge", "fdb show br bridge0").unwrap_or_default();
-            let said = ["show evpn mac vni 100"].map(|what| self.router.ask("zebra", what).unwrap_or_default());
-            let routes = self.router.ask("bgpd", "show bgp l2vpn evpn route type macip").unwrap_or_default();
-            Failure::new(format!("host {}: {failure}\n{table}{}{routes}", self.number, said.join("")))
+        let what = format!("host {} to {} {mac}", self.number, if known { "learn" } else { "forget" });
+        let waited = until(&what, || Ok((self.knows(mac)? == known).then_some(())));
+        waited.map_err(|failure| {
+            let places = self.places(mac).unwrap_or_else(|failure| failure.to_string());
+            let router = self.router.ask("zebra", &format!("show evpn mac vni 100 mac {mac}")).unwrap_or_default();
+            Failure::new(format!("{failure}\n{places}\n{router}"))
         })?;
         Ok(began.elapsed())
     }

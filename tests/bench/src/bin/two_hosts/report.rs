@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use sv3_tests::failure::Result;
+
+use crate::traffic::Gap;
 
 /// What is measured, in the order of measuring.
 #[derive(Default)]
@@ -23,11 +26,27 @@ impl Report {
         self.promises.push(Promise { name, text, figures, kept });
     }
 
-    /// Adds a time in which something must have happened.
-    pub fn add_times(&mut self, name: &'static str, times: &[Duration], most: Duration) {
-        let kept = !times.is_empty() && times.iter().all(|time| *time <= most);
-        let text = format!("{} (at most {} ms)", range(times), most.as_millis());
-        self.add(name, text, milliseconds(times), kept);
+    /// Adds times that must not be longer than `most`. What failed before it could be measured is a broken promise.
+    pub fn add_times(&mut self, name: &'static str, times: Result<Vec<Duration>>, most: Duration) {
+        match times {
+            Ok(times) => {
+                let kept = times.iter().all(|time| *time <= most);
+                let text = format!("{} (at most {} ms)", range(&times), most.as_millis());
+                self.add(name, text, milliseconds(&times), kept);
+            }
+            Err(failure) => {
+                let text = failure.to_string();
+                let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
+                self.add(name, lines.join("; "), json!({ "error": text }), false);
+            }
+        }
+    }
+
+    /// Adds the longest gaps of datagrams and of TCP, each under a name of its own.
+    pub fn add_gaps(&mut self, [datagrams, tcp]: [&'static str; 2], gaps: &Result<Vec<Gap>>, most: Duration) {
+        let pick = |part: fn(&Gap) -> Duration| gaps.as_ref().map(|gaps| gaps.iter().map(part).collect());
+        self.add_times(datagrams, pick(|gap| gap.datagrams).map_err(Clone::clone), most);
+        self.add_times(tcp, pick(|gap| gap.tcp).map_err(Clone::clone), most);
     }
 
     /// Whether every promise is kept.
@@ -55,7 +74,7 @@ impl Report {
 }
 
 /// Times in milliseconds, as JSON.
-pub fn milliseconds(times: &[Duration]) -> Value {
+fn milliseconds(times: &[Duration]) -> Value {
     let times = times.iter().map(|time| (time.as_secs_f64() * 10_000.0).round() / 10.0);
     json!({ "milliseconds": times.collect::<Vec<_>>() })
 }

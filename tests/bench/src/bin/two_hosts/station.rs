@@ -14,6 +14,8 @@ use crate::front::Front;
 use crate::host::Host;
 
 const DEVICE: &str = "eth0";
+/// A port at which nobody answers (RFC 863).
+const DISCARD: u16 = 9;
 
 /// A guest. It vanishes when dropped.
 pub struct Station {
@@ -51,8 +53,17 @@ impl Station {
     pub fn speak(&self) -> Result<()> {
         let socket = self.namespace.inside(|| Ok(UdpSocket::bind("0.0.0.0:0")?))?;
         socket.set_broadcast(true)?;
-        // Discard, RFC 863.
-        socket.send_to(b"hello", "198.51.100.255:9")?;
+        socket.send_to(b"hello", ("198.51.100.255", DISCARD))?;
+        Ok(())
+    }
+
+    /// Says something to another guest alone, without asking for its address. A switch that knows the other guest
+    /// shows this frame to nobody else.
+    pub fn whisper(&self, other: &Station) -> Result<()> {
+        let (there, mac) = (other.address(), other.mac());
+        self.namespace.ip(&format!("neighbour replace {there} lladdr {mac} dev {DEVICE} nud permanent"))?;
+        let socket = self.namespace.inside(|| Ok(UdpSocket::bind("0.0.0.0:0")?))?;
+        socket.send_to(b"hello", (there, DISCARD))?;
         Ok(())
     }
 
