@@ -1,8 +1,8 @@
 //! `scripts/two-hosts`: guests of two hosts are one segment, by sv3's uplinks, VXLAN and EVPN, and one of them moves.
 //!
-//! A host is a network namespace with all that a host has ([`host`]): sv3, whose uplink is a tap on the kernel's bridge, a
-//! VXLAN device on the same bridge, and FRR. A guest is a kernel behind a front-end in software ([`station`]). All of it
-//! belongs to this program and ends with it, however it ends.
+//! A host is a network namespace with all that a host has ([`host`]): sv3, whose uplink is a tap on the kernel's bridge,
+//! a VXLAN device on the same bridge, and FRR. A guest is a kernel behind a front-end in software ([`station`]). All of
+//! it belongs to this program and ends with it, however it ends.
 
 mod front;
 mod host;
@@ -151,8 +151,8 @@ fn measure(hosts: &[Host; 2], options: &Options, say: impl Fn(&str), report: &mu
     Ok(())
 }
 
-/// How long after a guest of host 1 speaks for the first time host 2 knows its address. The guests have the numbers from
-/// `first` on.
+/// How long after a guest of host 1 speaks for the first time host 2 knows its address. The guests have the numbers
+/// from `first` on.
 fn first_words(
     hosts: &[Host; 2],
     rounds: u8,

@@ -1,8 +1,8 @@
 #!/bin/sh
 # router.sh TREE FOLDER: FRR's daemons, from a tree that scripts/setup made, with all that they write in FOLDER.
 #
-# The daemons know the paths that they were built for. So they get a root of their own: the tree's /usr, and a user and a
-# group that FRR asks for. To be run in namespaces of mounts and processes of its own, with which all this ends.
+# The daemons know the paths that they were built for. So they get a root of their own: the tree's /usr, and a user and
+# a group that FRR asks for. To be run in namespaces of mounts and processes of its own, with which all this ends.
 set -eu
 tree=$1 folder=$2
 root=$folder/root
