@@ -2,6 +2,7 @@
 #![allow(unsafe_code)] // ioctl has no safe form
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
@@ -56,7 +57,7 @@ pub fn open(device: &str, queues: u16) -> Result<Vec<OwnedFd>, String> {
 
 fn queue(device: &str, multi: bool) -> Result<OwnedFd, Problem> {
     let file = File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun");
-    let fd = OwnedFd::from(file.map_err(|error| Problem::Open(error.to_string()))?);
+    let fd = OwnedFd::from(file.map_err(Problem::Open)?);
     let mut request = Ifreq { name: [0; 16], flags: IFF_TAP | IFF_NO_PI | IFF_VNET_HDR, rest: [0; 22] };
     if multi {
         request.flags |= IFF_MULTI_QUEUE;
@@ -92,7 +93,7 @@ fn ioctl(fd: &OwnedFd, request: u32, argument: libc::c_ulong) -> nix::Result<()>
 
 /// What went wrong.
 enum Problem {
-    Open(String),
+    Open(std::io::Error),
     Attach(Errno),
     Offload(Errno),
 }
@@ -100,6 +101,11 @@ enum Problem {
 /// The error in words, with the command that helps.
 fn why(device: &str, problem: Problem, exists: bool, multi: bool) -> String {
     match problem {
+        Problem::Open(error) if error.kind() == ErrorKind::PermissionDenied => {
+            "/dev/net/tun: permission denied; every user may open it where it has its usual mode (`sudo chmod 666 \
+             /dev/net/tun`)"
+                .to_string()
+        }
         Problem::Open(error) => format!("/dev/net/tun: {error}; load the driver (`sudo modprobe tun`)"),
         Problem::Attach(Errno::EPERM) if exists => {
             format!(
@@ -156,7 +162,7 @@ mod tests {
         assert!(why("tap0", Problem::Attach(Errno::EPERM), true, false).contains("another user"));
         assert!(why("tap0", Problem::Attach(Errno::EBUSY), true, false).contains("in use"));
         assert!(why("eth0", Problem::Attach(Errno::EINVAL), true, false).contains("ip link delete eth0"));
-        assert!(why("t", Problem::Open("No such file".into()), false, false).contains("modprobe tun"));
+        assert!(why("t", Problem::Open(ErrorKind::NotFound.into()), false, false).contains("modprobe tun"));
         assert!(open("a-name-that-is-too-long", 1).is_err());
     }
 }

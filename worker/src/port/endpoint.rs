@@ -18,7 +18,7 @@ use super::vring::{self, Vring};
 use sv3::ledger::PortCounters;
 
 /// A queue of a port of some kind. An unused place has a vring that was never started.
-#[cfg_attr(any(test, feature = "fuzzing"), allow(clippy::large_enum_variant, reason = "few, and never moved"))]
+#[allow(clippy::large_enum_variant, reason = "few, and never moved")]
 pub enum Endpoint {
     /// A virtqueue of a guest.
     Vring(Vring),

@@ -17,6 +17,7 @@ impl Bits {
     }
 
     /// Whether a bit is set.
+    #[cfg_attr(test, allow(dead_code, reason = "the models do not need it"))]
     pub fn has(&self, bit: u16) -> bool {
         self.0.load(Relaxed) & 1u32.checked_shl(bit.into()).unwrap_or(0) != 0
     }

@@ -124,6 +124,7 @@ fn a_frame_longer_than_the_other_side_takes_is_dropped() {
 #[test]
 fn a_sender_waits_for_a_stream_that_is_not_read_and_goes_on_when_it_is() {
     let mut fixture = Fixture::new(&[settings(Transport::Stream, FrameForm::Plain); 2]);
+    fixture.learn(1);
     let octets = framed(&frame(mac(1), mac(0), 1514));
     let mut sent = 0;
     let wait = loop {
@@ -147,6 +148,7 @@ fn a_sender_waits_for_a_stream_that_is_not_read_and_goes_on_when_it_is() {
 #[test]
 fn packets_wait_as_well() {
     let mut fixture = Fixture::new(&[settings(Transport::Packets, FrameForm::Plain); 2]);
+    fixture.learn(1);
     let octets = frame(mac(1), mac(0), 1514);
     let wait = loop {
         fixture.peer(0).write_all(&octets).unwrap();

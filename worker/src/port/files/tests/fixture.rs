@@ -127,6 +127,12 @@ impl Fixture {
         self.peers[slot].as_mut().unwrap()
     }
 
+    /// The switch learns that `mac(slot)` is at a port. A flooded frame would not wait.
+    pub fn learn(&mut self, slot: u16) {
+        let address = sv3::frame::MacAddr::new(mac(slot as u8));
+        self.forwarder.learn(address, slot);
+    }
+
     /// Closes the other end of a port's socket.
     pub fn hang_up(&mut self, slot: usize) {
         self.peers[slot] = None;
