@@ -3,10 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use sv3::attachment::Transport;
 use sv3_tests::failure::{Failure, Result};
 use sv3_tests::network::Namespace;
-use sv3_tests::network::ports::{attach_tap, uplink};
 use sv3_tests::patience::until;
 use sv3_tests::switch::{Home, Switch};
 
@@ -76,12 +74,24 @@ impl Host {
 
     /// Attaches the tap to the switch.
     pub fn attach(&self) -> Result<()> {
-        attach_tap(&self.switch, &self.namespace, UPLINK, &uplink(Transport::Tap, UPLINK))
+        self.sv3(&["attach", "tap", UPLINK])
     }
 
     /// Detaches it, which closes its last open file.
     pub fn detach(&self) -> Result<()> {
-        self.switch.detach(UPLINK).map(drop)
+        self.sv3(&["detach", UPLINK])
+    }
+
+    /// Runs a command of sv3 on this host, as the user of the switch.
+    fn sv3(&self, arguments: &[&str]) -> Result<()> {
+        let mut command = self.switch.home().sv3(arguments);
+        command.arg("--control").arg(self.switch.control());
+        let output = self.namespace.enclose(&command).output()?;
+        let said = || String::from_utf8_lossy(&output.stderr).trim_end().to_string();
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(Failure::new(format!("sv3 {}: {}", arguments.join(" "), said()))),
+        }
     }
 
     /// Whether its bridge sends what is for this address to the other host.
