@@ -213,6 +213,16 @@ impl Guest {
         must("reconnect", self.try_reconnect(socket));
     }
 
+    /// Moves to another back-end, as QEMU does when the guest moves to another host: it stops the rings at the one and
+    /// starts them at the other. Memory and rings stay as they are.
+    #[track_caller]
+    pub fn move_to(&mut self, socket: &Path) {
+        for ring in 0..self.queues.len() {
+            self.stop_ring(ring as u16);
+        }
+        self.reconnect(socket);
+    }
+
     fn try_reconnect(&mut self, socket: &Path) -> Result<()> {
         self.wire = Wire::connect(socket)?;
         self.negotiate()?;

@@ -1,5 +1,6 @@
 //! A driver's usual work: it sends frames, receives frames, and checks what the device owes it.
 
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -195,6 +196,27 @@ impl Guest {
             for queue in queues() {
                 queue.clear_calls();
             }
+        }
+    }
+
+    /// Waits for a buffer to come back on one of the rings, or for one of the files to have something to read.
+    #[track_caller]
+    pub fn await_used_or(&mut self, rings: &[u16], files: &[BorrowedFd<'_>], patience: Duration) {
+        let mut back = false;
+        for ring in rings {
+            let queue = &mut self.queues[usize::from(*ring)];
+            back |= queue.ring.has_used(&self.memory) || queue.ring.want_calls(&self.memory, true);
+        }
+        if !back {
+            let calls = rings.iter().map(|ring| self.queues[usize::from(*ring)].call_fd());
+            let mut fds: Vec<_> =
+                calls.chain(files.iter().copied()).map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+            poll(&mut fds, PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX)).expect("poll");
+        }
+        for ring in rings {
+            let queue = &mut self.queues[usize::from(*ring)];
+            queue.clear_calls();
+            queue.ring.want_calls(&self.memory, false);
         }
     }
 
