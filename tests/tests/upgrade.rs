@@ -286,7 +286,7 @@ fn files_that_nobody_asked_for_are_closed() -> Result<()> {
         ("status\n", 1, "\"ports\""),
         ("restart\n", 1, "error"),
         ("upgrade\n", 0, "error"),
-        ("upgrade\n", 2, ""),
+        ("upgrade\n", 2, "error"),
         ("upgrade\n", 30, ""),
         ("upgr", 1, ""),
         ("nonsense\n", 1, "unknown request"),

@@ -43,7 +43,9 @@ impl Supervisor {
         let wanted = match request {
             ControlRequest::Upgrade => 1..=1,
             ControlRequest::Attach(_) => 1..=FDS_MAX,
-            _ => 0..=0,
+            ControlRequest::Restart | ControlRequest::Detach(_) => 0..=0,
+            // What comes with a question is closed.
+            _ => 0..=FDS_MAX,
         };
         if !wanted.contains(&fds.len()) {
             let (least, most) = wanted.into_inner();

@@ -111,7 +111,7 @@ fn what_cannot_be_a_port_is_refused_in_words_and_closed() {
     for (request, fds, why) in [
         ("attach stream up0", vec![], "0 open files"),
         ("attach stream up0", vec![stream.as_fd(); 2], "one file"),
-        ("status", vec![stream.as_fd()], "1 open files"),
+        ("restart", vec![stream.as_fd()], "1 open files"),
         ("detach up0", vec![stream.as_fd()], "1 open files"),
         ("attach stream p3", vec![stream.as_fd()], "unknown request"),
         ("attach stream up0 mtu=7", vec![stream.as_fd()], "unknown request"),
