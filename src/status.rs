@@ -252,6 +252,10 @@ pub struct FilesStatus {
     /// Name of the tap or macvtap device, as the kernel tells it; absent for a socket.
     #[serde(default)]
     pub device: Option<String>,
+    /// Frames to this device that the kernel dropped, because 1,000 waited for the switch (`tx_dropped`). `sv3 status`
+    /// adds it where it sees the device; the switch itself cannot.
+    #[serde(default)]
+    pub kernel_drops: Option<u64>,
     /// Why the port does not run, in words; absent if it runs.
     #[serde(default)]
     pub stopped: Option<String>,

@@ -9,6 +9,7 @@ pub mod tap;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use sv3::attachment::{Attachment, FrameForm, Learning, Transport};
@@ -89,9 +90,15 @@ pub struct PortOptions {
     /// The port leads to one machine
     #[arg(long)]
     no_uplink: bool,
+    /// Wait for the switch with this process id to start
+    #[arg(long, hide = true, value_name = "PID")]
+    of: Option<i32>,
     #[command(flatten)]
     control: Control,
 }
+
+/// How long a switch may take to start.
+pub const SWITCH_TIME: Duration = Duration::from_secs(30);
 
 /// How frames look on a socket.
 #[derive(Args, Clone)]
@@ -177,6 +184,9 @@ impl PortOptions {
                 (false, _) => Learning::Guarded,
             },
         };
+        if let Some(pid) = self.of {
+            self.control.wait_for(pid, SWITCH_TIME)?;
+        }
         let answer = give(&self.control, attachment, fds)?;
         let again = if answer.resumed { " again" } else { "" };
         print(&format!(

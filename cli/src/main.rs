@@ -1,5 +1,6 @@
 //! The command line `sv3`. Each command has a file.
 
+mod aside;
 mod attach;
 mod audit;
 mod control;
@@ -40,6 +41,8 @@ enum Verb {
     Attach(attach::Attach),
     Detach(attach::Detach),
     Uplink(uplink::Uplink),
+    #[command(hide = true)]
+    Aside(aside::Start),
 }
 
 fn main() -> ExitCode {
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Verb::Attach(attach) => attach.exec(),
         Verb::Detach(detach) => detach.exec(),
         Verb::Uplink(uplink) => uplink.exec(),
+        Verb::Aside(start) => start.exec(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

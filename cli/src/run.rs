@@ -9,6 +9,7 @@ use clap::builder::ValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, value_parser};
 use sv3::options::{self, Kind, RunOption};
 
+use crate::aside::Aside;
 use crate::place;
 
 /// Run a switch in the foreground, as any user, without privileges.
@@ -19,6 +20,8 @@ use crate::place;
 pub struct Run {
     #[command(flatten)]
     options: Options,
+    #[command(flatten)]
+    aside: Aside,
 }
 
 /// The options of [`sv3::options`] that were given, each with its value.
@@ -37,6 +40,7 @@ impl Run {
         for (option, value) in self.options.0.iter().filter(|(option, _)| !paths.contains(&option.name)) {
             command.arg(dashed(option)).args(value);
         }
+        self.aside.start(&self.path(&options::CONTROL, place::CONTROL)?)?;
         Err(format!("{}: {}", supervisor.display(), command.exec()))
     }
 

@@ -22,7 +22,8 @@ pub struct Show {
 impl Show {
     /// Asks and prints.
     pub fn exec(&self) -> Result<(), String> {
-        let answer = self.control.ask(&ControlRequest::Status)?;
+        let mut answer = self.control.ask(&ControlRequest::Status)?;
+        add_kernel_drops(&mut answer);
         let text = if self.json {
             serde_json::to_string_pretty(&answer).map_err(|e| e.to_string())? + "\n"
         } else {
@@ -31,6 +32,22 @@ impl Show {
             table(&status)
         };
         print(&text)
+    }
+}
+
+/// Adds what the kernel dropped at each tap of this network namespace.
+fn add_kernel_drops(answer: &mut serde_json::Value) {
+    let ports = answer.get_mut("ports").and_then(serde_json::Value::as_array_mut);
+    for files in ports.into_iter().flatten().filter_map(|port| port.get_mut("files")?.as_object_mut()) {
+        let Some(device) = files.get("device").and_then(|device| device.as_str()) else { continue };
+        // A device's name has no slash (linux/if.h), but the answer may be of anybody.
+        if device.contains('/') || device.starts_with('.') {
+            continue;
+        }
+        let drops = std::fs::read_to_string(format!("/sys/class/net/{device}/statistics/tx_dropped"));
+        if let Some(drops) = drops.ok().and_then(|text| text.trim().parse::<u64>().ok()) {
+            files.insert("kernel_drops".to_string(), drops.into());
+        }
     }
 }
 
@@ -174,11 +191,14 @@ pub fn duration(seconds: u64) -> String {
 }
 
 fn files_words(files: &FilesStatus) -> String {
-    let FilesStatus { transport, form, learning, queues, device, stopped, .. } = files;
+    let FilesStatus { transport, form, learning, queues, device, stopped, kernel_drops, .. } = files;
     let device = device.as_ref().map_or(String::new(), |device| format!(" {device}"));
     let queues = if *queues == 1 { "1 queue".to_string() } else { format!("{queues} queues") };
     let stopped = stopped.as_ref().map_or(String::new(), |why| format!("; stopped: {why}"));
-    format!("{transport}{device}, {form}, {learning}, {queues}{stopped}")
+    let drops = kernel_drops.filter(|drops| *drops > 0).map_or(String::new(), |drops| {
+        format!("; the kernel dropped {drops} frames to it, because 1,000 waited for the switch")
+    });
+    format!("{transport}{device}, {form}, {learning}, {queues}{stopped}{drops}")
 }
 
 #[cfg(test)]
@@ -220,7 +240,7 @@ mod tests {
             "memory      512 MiB at 0x0, file of 512 MiB, seals: shrink, grow, seal",
             "drops       no_rx_buffers 3",
             "host  up, client pid 5100 uid 1000",
-            "files       tap tap0, net-header, uplink, 1 queue",
+            "files       tap tap0, net-header, uplink, 1 queue; the kernel dropped 7 frames to it",
             "hint        the address 52:54:00:00:00:01 belongs to p0",
         ] {
             assert!(text.contains(shown), "{shown}\n{text}");

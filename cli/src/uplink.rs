@@ -22,14 +22,13 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use sv3::attachment::{Attachment, FrameForm, Learning};
 
-use crate::attach::give;
+use crate::attach::{SWITCH_TIME, give};
 use crate::control::{Control, Running};
 use crate::output::complain;
-use program::{Program, Started};
-use publish::Publish;
+use program::Started;
+pub use program::{Program, choose};
+pub use publish::Publish;
 
-/// How long a switch may take to start.
-const SWITCH_TIME: Duration = Duration::from_secs(30);
 /// How long the switch may take to notice that the last program is gone.
 const GONE_TIME: Duration = Duration::from_secs(3);
 /// The pause before the program is started again: the first, and the longest.
@@ -91,7 +90,7 @@ impl Uplink {
             Some(pid) => self.control.wait_for(pid, SWITCH_TIME)?,
             None => self.control.running()?,
         };
-        let (program, path) = program::choose(self.program, self.options.path.as_deref())?;
+        let (program, path) = choose(self.program, self.options.path.as_deref())?;
         let folder = program::folder()?;
         let outcome = self.keep_up(&signals, &switch, program, &path, &folder);
         let _ = std::fs::remove_dir_all(&folder);

@@ -1,5 +1,6 @@
 //! Ports of guests that are reachable from this host.
 
+use std::fmt;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown};
 use std::os::unix::net::UnixStream;
@@ -24,6 +25,12 @@ pub struct Publish {
     pub guest: IpAddr,
     /// Its TCP port.
     pub guest_port: u16,
+}
+
+impl fmt::Display for Publish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.host_port, self.guest, self.guest_port)
+    }
 }
 
 impl FromStr for Publish {

@@ -255,6 +255,7 @@ impl FilePort {
             learning: learning.to_string(),
             queues: self.files.len(),
             device: self.device.clone(),
+            kernel_drops: None,
             stopped: self.stopped.clone(),
             conflict: self.conflict.clone(),
         }
