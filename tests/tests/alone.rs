@@ -3,6 +3,7 @@
 
 mod crash_points;
 mod drift;
+mod internet_of_taps;
 mod leaks;
 mod linux_segments;
 mod qemu;
