@@ -25,6 +25,13 @@ pub struct Status {
     pub ports: Vec<PortStatus>,
 }
 
+impl Status {
+    /// The port of this name.
+    pub fn port(&self, name: &str) -> Option<&PortStatus> {
+        self.ports.iter().find(|port| port.name == name)
+    }
+}
+
 /// The supervisor process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SupervisorStatus {

@@ -9,7 +9,8 @@ use std::str::FromStr;
 
 use clap::Args;
 
-use crate::uplink::{Program, Publish, choose};
+use crate::output::complain;
+use crate::uplink::{Program, Publish, choose, reason};
 
 /// The options of `sv3 run` about ports of open files.
 #[derive(Args)]
@@ -55,7 +56,10 @@ impl Aside {
         }
         let Some(wanted) = self.internet else { return Ok(()) };
         // What is wrong is told before the switch starts.
-        let (_, path) = choose(wanted, None)?;
+        let (program, path) = choose(wanted, None)?;
+        if wanted.is_none() {
+            complain(&reason(program));
+        }
         let published: Vec<String> =
             self.publish.iter().flat_map(|one| ["--publish".to_string(), one.to_string()]).collect();
         let program = path.to_str().ok_or_else(|| format!("{}: not UTF-8 text", path.display()))?;

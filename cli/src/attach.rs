@@ -128,35 +128,61 @@ impl FrameOptions {
 impl Attach {
     /// Opens the files, gives them to the switch, and prints the result.
     pub fn exec(&self) -> Result<(), String> {
+        let (port, default) = self.what.port();
+        if !port.is_wanted(&default)? {
+            return Ok(());
+        }
         match &self.what {
-            What::Tap { device, queues, port } => {
-                let fds = tap::open(device, *queues)?;
-                port.attach(Transport::Tap, device, None, &fds)?;
-                tap::hint(device);
+            What::Tap { device, queues, .. } => {
+                let (fds, is_new) = tap::open(device, *queues)?;
+                port.attach(Transport::Tap, &default, None, &fds)?;
+                tap::hint(device, is_new);
                 Ok(())
             }
-            What::Macvtap { device, port } => {
+            What::Macvtap { device, .. } => {
                 let fds = macvtap::open(device)?;
-                port.attach(Transport::Tap, device, None, &fds)?;
+                port.attach(Transport::Tap, &default, None, &fds)?;
                 macvtap::limits(device)
             }
-            What::Stream { path, frames, port } => {
-                let fd = socket::stream(path)?;
-                port.attach(Transport::Stream, &name_of(path), Some(frames), &[fd])
+            What::Stream { path, frames, .. } => {
+                port.attach(Transport::Stream, &default, Some(frames), &[socket::stream(path)?])
             }
-            What::Seqpacket { path, frames, port } => {
-                let fd = socket::seqpacket(path)?;
-                port.attach(Transport::Packets, &name_of(path), Some(frames), &[fd])
+            What::Seqpacket { path, frames, .. } => {
+                port.attach(Transport::Packets, &default, Some(frames), &[socket::seqpacket(path)?])
             }
-            What::Dgram { local, peer, frames, port } => {
-                let fd = socket::dgram(local, peer)?;
-                port.attach(Transport::Packets, &name_of(local), Some(frames), &[fd])
+            What::Dgram { local, peer, frames, .. } => {
+                port.attach(Transport::Packets, &default, Some(frames), &[socket::dgram(local, peer)?])
             }
         }
     }
 }
 
+impl What {
+    /// The options of the port, and its name if none is given.
+    fn port(&self) -> (&PortOptions, String) {
+        match self {
+            What::Tap { device, port, .. } | What::Macvtap { device, port } => (port, device.clone()),
+            What::Stream { path, port, .. } | What::Seqpacket { path, port, .. } => (port, name_of(path)),
+            What::Dgram { local, port, .. } => (port, name_of(local)),
+        }
+    }
+}
+
 impl PortOptions {
+    /// Whether the port is to be attached. Beside `sv3 run --take-over`, the switch may have it already.
+    fn is_wanted(&self, default: &str) -> Result<bool, String> {
+        let name = self.name.as_deref().unwrap_or(default);
+        if !Attachment::is_name(name) {
+            return Err(format!(
+                "{name:?} cannot be the name of a port: use --name with up to {} letters, digits, '.', '_' and '-', \
+                 and not 'p' with a number",
+                Attachment::NAME_MAX
+            ));
+        }
+        let Some(pid) = self.of else { return Ok(true) };
+        Ok(self.control.wait_for(pid, SWITCH_TIME)?.1.port(name).is_none())
+    }
+
     fn attach(
         &self,
         transport: Transport,
@@ -165,17 +191,9 @@ impl PortOptions {
         fds: &[OwnedFd],
     ) -> Result<(), String> {
         let uplink = !self.no_uplink && (self.uplink || transport == Transport::Tap);
-        let name = self.name.clone().unwrap_or(default.to_string());
-        if !Attachment::is_name(&name) {
-            return Err(format!(
-                "{name:?} cannot be the name of a port: use --name with up to {} letters, digits, '.', '_' and '-', \
-                 and not 'p' with a number",
-                Attachment::NAME_MAX
-            ));
-        }
         let attachment = Attachment {
             transport,
-            name,
+            name: self.name.clone().unwrap_or(default.to_string()),
             form: frames.map_or(FrameForm::NetHeader, FrameOptions::form),
             mtu: frames.map_or(Attachment::MTU, |frames| frames.mtu),
             learning: match (uplink, transport) {
@@ -184,9 +202,6 @@ impl PortOptions {
                 (false, _) => Learning::Guarded,
             },
         };
-        if let Some(pid) = self.of {
-            self.control.wait_for(pid, SWITCH_TIME)?;
-        }
         let answer = give(&self.control, attachment, fds)?;
         let again = if answer.resumed { " again" } else { "" };
         print(&format!(

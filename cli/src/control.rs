@@ -13,6 +13,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, getsockopt, sendmsg, sockopt::P
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use sv3::control::ControlRequest;
+use sv3::status::Status;
 
 use crate::output::harmless;
 use crate::place;
@@ -57,23 +58,22 @@ impl AsFd for Running {
 }
 
 impl Control {
-    /// The switch that runs at the control socket.
-    pub fn running(&self) -> Result<Running, String> {
-        let path = self.path();
-        let socket = UnixStream::connect(&path).map_err(|error| explain(&path, &error))?;
-        self.check_owner(&socket, &path)?;
-        let peer = getsockopt(&socket, PeerCredentials).map_err(|errno| explain(&path, &errno.into()))?;
-        Running::of(peer.pid())
+    /// The switch that serves the control socket, and its status. It is asked for its process id: the kernel's answer
+    /// would be who made the socket, which another supervisor may have taken over since.
+    pub fn running(&self) -> Result<(Running, Status), String> {
+        let status = serde_json::from_value::<Status>(self.ask(&ControlRequest::Status)?);
+        let status = status.map_err(|error| format!("the switch is of another version ({error})"))?;
+        let pid = i32::try_from(status.supervisor.pid).map_err(|error| error.to_string())?;
+        Ok((Running::of(pid)?, status))
     }
 
     /// Waits until the process `pid` serves the control socket, for at most `time`.
-    pub fn wait_for(&self, pid: i32, time: Duration) -> Result<Running, String> {
+    pub fn wait_for(&self, pid: i32, time: Duration) -> Result<(Running, Status), String> {
         let (switch, until) = (Running::of(pid)?, Instant::now() + time);
-        let serves = |socket: UnixStream| getsockopt(&socket, PeerCredentials).is_ok_and(|peer| peer.pid() == pid);
         loop {
-            // It answers only when it has begun to serve.
-            if UnixStream::connect(self.path()).is_ok_and(serves) && self.ask(&ControlRequest::Status).is_ok() {
-                return Ok(switch);
+            match self.running() {
+                Ok((_, status)) if i32::try_from(status.supervisor.pid) == Ok(pid) => return Ok((switch, status)),
+                _ => {}
             }
             if switch.has_ended() {
                 return Err("the switch has ended before it served".to_string());

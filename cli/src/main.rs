@@ -43,6 +43,8 @@ enum Verb {
     Uplink(uplink::Uplink),
     #[command(hide = true)]
     Aside(aside::Start),
+    #[command(hide = true)]
+    Tied(uplink::Tied),
 }
 
 fn main() -> ExitCode {
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         Verb::Detach(detach) => detach.exec(),
         Verb::Uplink(uplink) => uplink.exec(),
         Verb::Aside(start) => start.exec(),
+        Verb::Tied(tied) => tied.exec(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

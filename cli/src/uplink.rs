@@ -5,34 +5,47 @@
 //! A program in user space (slirp4netns, gvproxy, passt) talks to guests like a router and to the world by ordinary
 //! sockets of its user. This process starts the program, gives the switch the other end of its socket as a port, and
 //! stays the program's parent. If the program ends, it is started again and the same port gets the new socket: guests
-//! keep their port and talk to each other meanwhile. When the switch ends, or this process is told to end, the program
-//! ends too.
+//! keep their port and talk to each other meanwhile.
+//!
+//! The program ends with this process, however that ends, since the kernel kills it with its parent. This process ends
+//! when it is told to, when somebody detaches the port, and when the switch ends. `sv3 run --take-over` is no such end:
+//! the next supervisor has the port, with the same socket. So when the supervisor ends, this process looks for one that
+//! answers at the control socket and has the port, and watches that one. The end of a pair of sockets that the program
+//! has is open here as well, since it tells by hanging up that no switch has the other end.
 
+mod folder;
+mod process;
 mod program;
 mod publish;
+mod tied;
+mod watch;
 
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::Child;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
 use sv3::attachment::{Attachment, FrameForm, Learning};
+use sv3::control::ControlRequest;
+use sv3::status::{PortStatus, Status};
 
 use crate::attach::{SWITCH_TIME, give};
 use crate::control::{Control, Running};
 use crate::output::complain;
-use program::Started;
-pub use program::{Program, choose};
+use folder::Folder;
+use process::Process;
+pub use program::{Program, choose, reason};
 pub use publish::Publish;
+pub use tied::Tied;
+use watch::{Over, Signals};
 
 /// How long the switch may take to notice that the last program is gone.
 const GONE_TIME: Duration = Duration::from_secs(3);
 /// The pause before the program is started again: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// How long the next supervisor may take to answer, where the last one has ended.
+const SUCCESSION_TIME: Duration = Duration::from_secs(5);
+/// How often a switch is looked for.
+const LOOK: Duration = Duration::from_millis(250);
 /// A program that ran for so long is started again without a long pause.
 const HEALTHY: Duration = Duration::from_secs(10);
 /// The largest MTU that all these programs take.
@@ -49,8 +62,11 @@ pub struct Uplink {
     program: Option<Program>,
     #[command(flatten)]
     options: Options,
+    /// Wait for a switch, and for the next one when it ends
+    #[arg(long)]
+    wait: bool,
     /// Wait for the switch with this process id to start, and end with it
-    #[arg(long, hide = true, value_name = "PID")]
+    #[arg(long, hide = true, value_name = "PID", conflicts_with = "wait")]
     of: Option<i32>,
     #[command(flatten)]
     control: Control,
@@ -74,184 +90,215 @@ pub struct Options {
     publish: Vec<Publish>,
 }
 
-/// Why the watch over a running program ended.
-enum Over {
-    /// The program has ended.
-    Program,
-    /// The switch has ended, or this process is told to end.
-    All,
+/// A program with its port.
+struct Upkeep<'a> {
+    uplink: &'a Uplink,
+    program: Program,
+    path: &'a Path,
+    folder: &'a Path,
+    signals: Signals,
+    switch: Running,
 }
 
 impl Uplink {
     /// Runs until the switch ends, or until a signal.
     pub fn exec(&self) -> Result<(), String> {
-        let signals = blocked_signals()?;
-        let switch = match self.of {
-            Some(pid) => self.control.wait_for(pid, SWITCH_TIME)?,
-            None => self.control.running()?,
-        };
+        let mut signals = Signals::block()?;
         let (program, path) = choose(self.program, self.options.path.as_deref())?;
-        let folder = program::folder()?;
-        let outcome = self.keep_up(&signals, &switch, program, &path, &folder);
-        let _ = std::fs::remove_dir_all(&folder);
-        outcome
+        let switch = match (self.of, self.wait) {
+            (Some(pid), _) => match self.control.wait_for(pid, SWITCH_TIME)? {
+                // `sv3 run --take-over --internet`: who keeps the port up, goes on with the next supervisor.
+                (_, status) if status.port(&self.options.name).is_some() => return Ok(()),
+                (switch, _) => switch,
+            },
+            (None, false) => self.control.running()?.0,
+            (None, true) => match self.await_switch(&mut signals)? {
+                Some(switch) => switch,
+                None => return Ok(()),
+            },
+        };
+        if self.program.is_none() && self.options.path.is_none() {
+            complain(&reason(program));
+        }
+        let folder = Folder::new()?;
+        Upkeep { uplink: self, program, path: &path, folder: folder.path(), signals, switch }.keep_up()
     }
 
-    fn keep_up(
-        &self,
-        signals: &SignalFd,
-        switch: &Running,
-        program: Program,
-        path: &Path,
-        folder: &Path,
-    ) -> Result<(), String> {
+    /// A switch that answers. None: this process is told to end.
+    fn await_switch(&self, signals: &mut Signals) -> Result<Option<Running>, String> {
+        loop {
+            if let Ok((switch, _)) = self.control.running() {
+                return Ok(Some(switch));
+            }
+            if !signals.pause(LOOK, None)? {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+impl Upkeep<'_> {
+    fn keep_up(&mut self) -> Result<(), String> {
         let mut pause = PAUSES.0;
+        let mut process = self.start(true)?;
         let mut first = true;
         loop {
-            let began = Instant::now();
-            let started = program::start(program, path, self.options.mtu, folder);
-            let mut child = match started.and_then(|started| self.attach(program, started, first)) {
-                Ok(child) => child,
-                Err(why) if first => return Err(why),
-                Err(why) => {
-                    complain(&why);
-                    if !wait_for(signals, switch, pause)? {
-                        return Ok(());
-                    }
-                    pause = (pause * 2).min(PAUSES.1);
-                    continue;
-                }
-            };
-            if let Err(why) = self.publish(program, folder, first) {
-                complain(&why);
-                if first {
-                    end(&mut child);
-                    return Err(self.death(program, folder, &mut child));
-                }
-            }
+            let over = self.watch(&mut process)?;
+            let (age, failed) = (process.age(), first && process.failed_at_once());
+            let end = process.end();
             first = false;
-            match watch(signals, switch, &mut child)? {
-                Over::All => {
-                    end(&mut child);
-                    let _ = self.control.ask(&sv3::control::ControlRequest::Detach(self.options.name.clone()));
+            match over {
+                Over::Told => {
+                    let _ = self.uplink.control.ask(&ControlRequest::Detach(self.name().to_string()));
                     return Ok(());
                 }
-                Over::Program => {
-                    complain(&format!("{}; it is started again", self.death(program, folder, &mut child)));
-                    pause = if began.elapsed() >= HEALTHY { PAUSES.0 } else { (pause * 2).min(PAUSES.1) };
-                    if !wait_for(signals, switch, pause)? {
-                        return Ok(());
-                    }
+                Over::Switch if !self.uplink.wait => return Ok(()),
+                Over::Switch => {
+                    complain("the switch has ended; the next one is waited for");
+                    let Some(next) = self.uplink.await_switch(&mut self.signals)? else { return Ok(()) };
+                    (self.switch, pause) = (next, PAUSES.0);
                 }
+                // After `sv3 detach`, the program is of no use.
+                Over::CutOff | Over::Program if self.port().is_ok_and(|port| port.is_none()) => {
+                    complain(&format!("the port {} was detached", self.name()));
+                    return Ok(());
+                }
+                Over::Program if failed => {
+                    let _ = self.uplink.control.ask(&ControlRequest::Detach(self.name().to_string()));
+                    return Err(format!("{} has ended at once{end}", self.program));
+                }
+                Over::Program => {
+                    complain(&format!("{} has ended{end}; it is started again", self.program));
+                    pause = if age >= HEALTHY { PAUSES.0 } else { (pause * 2).min(PAUSES.1) };
+                }
+                Over::CutOff => {
+                    complain(&format!("the switch has closed the port {}{}", self.name(), self.why()));
+                    pause = if age >= HEALTHY { PAUSES.0 } else { (pause * 2).min(PAUSES.1) };
+                }
+            }
+            match self.start_again(&mut pause)? {
+                Some(next) => process = next,
+                None => return Ok(()),
             }
         }
     }
 
-    /// Attaches a program that was started. If the switch refuses, ends the program.
-    fn attach(&self, program: Program, mut started: Started, first: bool) -> Result<Child, String> {
+    /// Watches the program. A supervisor that has taken over from the switch is the switch from then on.
+    fn watch(&mut self, process: &mut Process) -> Result<Over, String> {
+        loop {
+            let over = self.signals.watch(&self.switch, process)?;
+            match over {
+                Over::Told => return Ok(over),
+                Over::Program if self.port().is_err() => {
+                    // gvproxy ends with the switch, and may be seen to end first.
+                    self.signals.pause(LOOK, Some(&self.switch))?;
+                    return Ok(if self.switch.has_ended() { Over::Switch } else { Over::Program });
+                }
+                Over::CutOff | Over::Program if self.port().is_ok() => return Ok(over),
+                Over::CutOff | Over::Program | Over::Switch => match self.successor(process)? {
+                    Some(next) => self.switch = next,
+                    None if self.signals.told() => return Ok(Over::Told),
+                    None => return Ok(Over::Switch),
+                },
+            }
+        }
+    }
+
+    /// The supervisor that has taken over from the last one, and so has the port.
+    fn successor(&mut self, process: &mut Process) -> Result<Option<Running>, String> {
+        let until = Instant::now() + SUCCESSION_TIME;
+        while Instant::now() < until && !process.is_cut_off() && process.ended().is_none() {
+            if let Ok((next, status)) = self.uplink.control.running() {
+                return Ok(self.is_in(&status).then_some(next));
+            }
+            if !self.signals.pause(LOOK, None)? {
+                break;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Starts the program again after a pause, until it runs. None: there is no need any more.
+    fn start_again(&mut self, pause: &mut Duration) -> Result<Option<Process>, String> {
+        loop {
+            if !self.signals.pause(*pause, Some(&self.switch))? && self.signals.told() {
+                return Ok(None);
+            }
+            if self.switch.has_ended() {
+                let next = self.uplink.control.running().ok();
+                let next = next.filter(|(_, status)| self.uplink.wait || self.is_in(status)).map(|(next, _)| next);
+                let next = match next {
+                    None if self.uplink.wait => self.uplink.await_switch(&mut self.signals)?,
+                    next => next,
+                };
+                let Some(next) = next else { return Ok(None) };
+                self.switch = next;
+            }
+            match self.start(false) {
+                Ok(process) => return Ok(Some(process)),
+                Err(why) => complain(&why),
+            }
+            *pause = (*pause * 2).min(PAUSES.1);
+        }
+    }
+
+    /// Starts the program and attaches it. If the switch refuses, or a port cannot be published at first, ends it.
+    fn start(&mut self, first: bool) -> Result<Process, String> {
+        let Options { mtu, publish, .. } = &self.uplink.options;
+        let (mut process, socket) = program::start(self.program, self.path, *mtu, self.folder)?;
         let attachment = Attachment {
-            transport: program.transport(),
-            name: self.options.name.clone(),
+            transport: self.program.transport(),
+            name: self.name().to_string(),
             form: FrameForm::Plain,
-            mtu: self.options.mtu,
+            mtu: *mtu,
             learning: Learning::Uplink,
         };
         let until = Instant::now() + if first { Duration::ZERO } else { GONE_TIME };
-        loop {
-            match give(&self.control, attachment.clone(), std::slice::from_ref(&started.socket)) {
-                Ok(_) => break,
-                // The switch has not noticed yet that the last program is gone.
-                Err(_) if Instant::now() < until => std::thread::sleep(Duration::from_millis(50)),
-                Err(why) => {
-                    end(&mut started.child);
-                    return Err(why);
-                }
+        // The switch may not have noticed yet that the last program is gone.
+        while let Err(why) = give(&self.uplink.control, attachment.clone(), std::slice::from_ref(&socket)) {
+            if Instant::now() >= until || !self.signals.pause(Duration::from_millis(50), Some(&self.switch))? {
+                process.end();
+                return Err(why);
             }
+        }
+        drop(socket);
+        let published = publish.iter().try_for_each(|one| publish::publish(self.program, self.folder, one));
+        match published {
+            Err(why) if first => {
+                process.listen();
+                let end = process.end();
+                let _ = self.uplink.control.ask(&ControlRequest::Detach(self.name().to_string()));
+                return Err(if end.is_empty() { why } else { format!("{why}; {}{end}", self.program) });
+            }
+            Err(why) => complain(&why),
+            Ok(()) => {}
         }
         if first {
-            complain(&format!("{}; the port is {}", program.words(), self.options.name));
-        }
-        Ok(started.child)
-    }
-
-    /// How a program ended, and what it wrote last.
-    fn death(&self, program: Program, folder: &Path, child: &mut Child) -> String {
-        let status = child.wait().map_or(String::new(), |status| format!(" ({status})"));
-        let words = program::last_words(folder).map_or(String::new(), |words| format!(": {words}"));
-        format!("{program} has ended{status}{words}")
-    }
-
-    fn publish(&self, program: Program, folder: &Path, first: bool) -> Result<(), String> {
-        self.options.publish.iter().try_for_each(|one| {
-            publish::publish(program, folder, one)?;
-            if !first {
-                return Ok(());
+            complain(&format!("{}; the port is {}", self.program.words(), self.name()));
+            for Publish { host_port, guest, guest_port } in publish {
+                complain(&format!("127.0.0.1:{host_port} leads to {guest}:{guest_port}"));
             }
-            complain(&format!("127.0.0.1:{} leads to {}:{}", one.host_port, one.guest, one.guest_port));
-            Ok(())
-        })
-    }
-}
-
-/// The signals by which this process is told to end, and the one that tells of the program's end.
-fn blocked_signals() -> Result<SignalFd, String> {
-    let mut set = SigSet::empty();
-    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD].into_iter().for_each(|signal| set.add(signal));
-    set.thread_block().map_err(|errno| format!("cannot block signals: {errno}"))?;
-    SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
-        .map_err(|errno| format!("signalfd: {errno}"))
-}
-
-/// Waits until the program or the switch ends, or a signal comes.
-fn watch(signals: &SignalFd, switch: &Running, child: &mut Child) -> Result<Over, String> {
-    loop {
-        if told_to_end(signals) || switch.has_ended() {
-            return Ok(Over::All);
         }
-        if child.try_wait().is_ok_and(|status| status.is_some()) {
-            return Ok(Over::Program);
-        }
-        wait(signals, switch, None)?;
+        Ok(process)
     }
-}
 
-/// Waits for a while. False: the switch has ended, or this process is told to end.
-fn wait_for(signals: &SignalFd, switch: &Running, time: Duration) -> Result<bool, String> {
-    let until = Instant::now() + time;
-    loop {
-        if told_to_end(signals) || switch.has_ended() {
-            return Ok(false);
-        }
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Ok(true);
-        }
-        wait(signals, switch, Some(left))?;
+    fn name(&self) -> &str {
+        &self.uplink.options.name
     }
-}
 
-fn wait(signals: &SignalFd, switch: &Running, most: Option<Duration>) -> Result<(), String> {
-    let mut fds = [signals.as_fd(), switch.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-    let most = most.map_or(PollTimeout::NONE, |most| {
-        PollTimeout::try_from(most.as_millis().saturating_add(1)).unwrap_or(PollTimeout::MAX)
-    });
-    match poll(&mut fds, most) {
-        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
-        Err(errno) => Err(format!("poll: {errno}")),
+    fn is_in(&self, status: &Status) -> bool {
+        status.port(self.name()).is_some()
     }
-}
 
-/// Reads the signals that came. True: one of them ends this process.
-fn told_to_end(signals: &SignalFd) -> bool {
-    let mut ends = false;
-    while let Ok(Some(info)) = signals.read_signal() {
-        ends |= Signal::try_from(info.ssi_signo as i32) != Ok(Signal::SIGCHLD);
+    /// The port, as the switch has it now. An error if no switch answers.
+    fn port(&self) -> Result<Option<PortStatus>, String> {
+        let (_, status) = self.uplink.control.running()?;
+        Ok(status.port(self.name()).cloned())
     }
-    ends
-}
 
-/// Ends a program.
-fn end(child: &mut Child) {
-    let _ = child.kill();
-    let _ = child.wait();
+    /// Why the switch has stopped the port, in words.
+    fn why(&self) -> String {
+        let files = self.port().ok().flatten().and_then(|port| port.files);
+        files.and_then(|files| files.stopped).map_or(String::new(), |why| format!(": {why}"))
+    }
 }

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 use nix::errno::Errno;
 
@@ -39,20 +40,52 @@ struct Ifreq {
     rest: [u8; 22],
 }
 
-/// Opens so many queue pairs of a tap.
-pub fn open(device: &str, queues: u16) -> Result<Vec<OwnedFd>, String> {
-    if device.is_empty() || device.len() > NAME_MAX {
-        return Err(format!("{device:?}: the name of a device has 1 to {NAME_MAX} octets"));
+/// What there is of a device's name in this network namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    /// A tap, the flags that it was made with, and the user that it belongs to.
+    Tap {
+        flags: u16,
+        owner: Option<u32>,
+    },
+    Tun,
+    Macvtap,
+    Other,
+}
+
+/// Opens so many queue pairs of a tap. Also tells whether the tap is new.
+pub fn open(device: &str, queues: u16) -> Result<(Vec<OwnedFd>, bool), String> {
+    if device.is_empty() || device.len() > NAME_MAX || device.contains('/') || device.starts_with('.') {
+        return Err(format!("{device:?}: the name of a device has 1 to {NAME_MAX} octets, and no '/'"));
     }
-    let made = flags_of(device);
-    let multi = made.map_or(queues > 1, |flags| flags & IFF_MULTI_QUEUE != 0);
+    let found = find(device);
+    let multi = match found {
+        Found::Tap { flags, .. } => flags & IFF_MULTI_QUEUE != 0,
+        _ => queues > 1,
+    };
     if queues > 1 && !multi {
         return Err(format!(
             "{device} has one queue: make it anew with several (`sudo ip link delete {device}`, then {})",
             make(device, true)
         ));
     }
-    (0..queues).map(|_| queue(device, multi).map_err(|errno| why(device, errno, made.is_some(), multi))).collect()
+    let fds = (0..queues).map(|_| queue(device, multi).map_err(|problem| why(device, problem, found, multi)));
+    Ok((fds.collect::<Result<_, _>>()?, found == Found::Nothing))
+}
+
+fn find(device: &str) -> Found {
+    let device = Path::new("/sys/class/net").join(device);
+    let read = |name: &str| std::fs::read_to_string(device.join(name)).ok();
+    let Some(flags) = read("tun_flags").as_deref().and_then(parse_flags) else {
+        return match (device.join("macvtap").exists(), device.exists()) {
+            (true, _) => Found::Macvtap,
+            (false, true) => Found::Other,
+            (false, false) => Found::Nothing,
+        };
+    };
+    let owner = read("owner").and_then(|owner| owner.trim().parse().ok());
+    if flags & IFF_TAP == 0 { Found::Tun } else { Found::Tap { flags, owner } }
 }
 
 fn queue(device: &str, multi: bool) -> Result<OwnedFd, Problem> {
@@ -99,31 +132,48 @@ enum Problem {
 }
 
 /// The error in words, with the command that helps.
-fn why(device: &str, problem: Problem, exists: bool, multi: bool) -> String {
-    match problem {
-        Problem::Open(error) if error.kind() == ErrorKind::PermissionDenied => {
+fn why(device: &str, problem: Problem, found: Found, multi: bool) -> String {
+    let make = make(device, multi);
+    match (problem, found) {
+        (Problem::Open(error), _) if error.kind() == ErrorKind::PermissionDenied => {
             "/dev/net/tun: permission denied; every user may open it where it has its usual mode (`sudo chmod 666 \
              /dev/net/tun`)"
                 .to_string()
         }
-        Problem::Open(error) => format!("/dev/net/tun: {error}; load the driver (`sudo modprobe tun`)"),
-        Problem::Attach(Errno::EPERM) if exists => {
+        (Problem::Open(error), _) => format!("/dev/net/tun: {error}; load the driver (`sudo modprobe tun`)"),
+        (Problem::Attach(_), Found::Macvtap) => {
+            format!("{device} is a macvtap: `sv3 attach macvtap {device}`")
+        }
+        (Problem::Attach(_), Found::Tun) => {
             format!(
-                "{device} belongs to another user: make it anew for you (`sudo ip link delete {device}`, then {}), or ask its owner",
-                make(device, multi)
+                "{device} is a tun device, which has no Ethernet frames: make a tap of another name, as {make} does"
             )
         }
-        Problem::Attach(Errno::EPERM) => format!(
-            "there is no tap {device}, and you may not make one: run {}, then `sudo ip link set {device} up`",
-            make(device, multi)
+        (Problem::Attach(_), Found::Other) => format!(
+            "{device} is no tap: make one of another name ({}), and put both into a bridge (`sudo ip link set {device} \
+             master BRIDGE`)",
+            self::make("tap0", multi)
         ),
-        Problem::Attach(Errno::EBUSY) => format!("{device} is in use by another process, and it has one queue"),
-        Problem::Attach(Errno::EINVAL) => format!(
-            "{device} is no tap, or was made in another way: make it anew (`sudo ip link delete {device}`, then {})",
-            make(device, multi)
+        (Problem::Attach(Errno::EPERM), Found::Nothing) => format!(
+            "there is no tap {device}, and you may not make one: run {make}, then `sudo ip link set {device} up`"
         ),
-        Problem::Attach(errno) => format!("{device}: TUNSETIFF: {errno}"),
-        Problem::Offload(errno) => format!("{device}: its offloads cannot be set: {errno}"),
+        (Problem::Attach(Errno::EPERM), Found::Tap { owner, .. }) => {
+            let owner = owner.map_or("root".to_string(), |uid| format!("user {uid}"));
+            format!(
+                "{device} belongs to {owner}: attach it as that user (root: `sudo sv3 attach tap {device} --control \
+                 PATH`), or make one for you by {make}, of another name or after `sudo ip link delete {device}`"
+            )
+        }
+        (Problem::Attach(Errno::EBUSY), _) => format!(
+            "{device} is in use, by another process or by this switch already (`sv3 status`); it has one queue, so only \
+             one may have it"
+        ),
+        (Problem::Attach(Errno::E2BIG), _) => format!("{device} has no more free queues: take fewer by --queues"),
+        (Problem::Attach(Errno::EINVAL), _) => {
+            format!("{device} was made in another way: make it anew (`sudo ip link delete {device}`, then {make})")
+        }
+        (Problem::Attach(errno), _) => format!("{device}: TUNSETIFF: {errno}"),
+        (Problem::Offload(errno), _) => format!("{device}: its offloads cannot be set: {errno}"),
     }
 }
 
@@ -132,17 +182,18 @@ fn make(device: &str, multi: bool) -> String {
     format!("`sudo ip tuntap add dev {device} mode tap user $USER vnet_hdr{queues}`")
 }
 
-/// How a tap was made, if there is one of this name in this network namespace.
-fn flags_of(device: &str) -> Option<u16> {
-    parse_flags(&std::fs::read_to_string(format!("/sys/class/net/{device}/tun_flags")).ok()?)
-}
-
 fn parse_flags(text: &str) -> Option<u16> {
     u16::from_str_radix(text.trim().strip_prefix("0x")?, 16).ok()
 }
 
 /// Says what is still to be done, such as that the link is down.
-pub fn hint(device: &str) {
+pub fn hint(device: &str, is_new: bool) {
+    if is_new {
+        complain(&format!(
+            "{device} is new, and goes when its port ends; {} makes one that stays",
+            make(device, false)
+        ));
+    }
     let flags = std::fs::read_to_string(format!("/sys/class/net/{device}/flags")).unwrap_or_default();
     let up = u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16).map_or(true, |flags| flags & 1 != 0);
     if !up {
@@ -156,13 +207,36 @@ mod tests {
 
     #[test]
     fn each_problem_says_which_command_helps() {
+        let owned = Found::Tap { flags: IFF_TAP, owner: Some(1001) };
+        for (errno, found, needed) in [
+            (
+                Errno::EPERM,
+                Found::Nothing,
+                "`sudo ip tuntap add dev t0 mode tap user $USER vnet_hdr`, then `sudo ip link",
+            ),
+            (Errno::EPERM, owned, "belongs to user 1001"),
+            (Errno::EPERM, Found::Tap { flags: IFF_TAP, owner: None }, "`sudo sv3 attach tap t0 --control"),
+            (Errno::EBUSY, owned, "in use"),
+            (Errno::E2BIG, owned, "--queues"),
+            (Errno::EINVAL, owned, "ip link delete t0"),
+            (Errno::EINVAL, Found::Macvtap, "`sv3 attach macvtap t0`"),
+            (Errno::EINVAL, Found::Tun, "another name"),
+            (Errno::EINVAL, Found::Other, "master BRIDGE"),
+        ] {
+            let words = why("t0", Problem::Attach(errno), found, false);
+            assert!(words.contains(needed), "{words}");
+            assert!(found != Found::Other || !words.contains("delete"), "a network card stays: {words}");
+        }
+        assert!(why("t", Problem::Attach(Errno::EPERM), Found::Nothing, true).contains("vnet_hdr multi_queue`"));
+        assert!(why("t", Problem::Open(ErrorKind::NotFound.into()), owned, false).contains("modprobe tun"));
+    }
+
+    #[test]
+    fn devices_are_told_apart() {
         assert_eq!((parse_flags("0x5102\n"), parse_flags("")), (Some(0x5102), None));
-        let none = why("tap0", Problem::Attach(Errno::EPERM), false, true);
-        assert!(none.contains("ip tuntap add dev tap0 mode tap user $USER vnet_hdr multi_queue"), "{none}");
-        assert!(why("tap0", Problem::Attach(Errno::EPERM), true, false).contains("another user"));
-        assert!(why("tap0", Problem::Attach(Errno::EBUSY), true, false).contains("in use"));
-        assert!(why("eth0", Problem::Attach(Errno::EINVAL), true, false).contains("ip link delete eth0"));
-        assert!(why("t", Problem::Open(ErrorKind::NotFound.into()), false, false).contains("modprobe tun"));
-        assert!(open("a-name-that-is-too-long", 1).is_err());
+        assert_eq!((find("lo"), find("no-such-device")), (Found::Other, Found::Nothing));
+        for wrong in ["", "a-name-that-is-too-long", "../lo", "."] {
+            assert!(open(wrong, 1).unwrap_err().contains("the name of a device"), "{wrong}");
+        }
     }
 }

@@ -1,11 +1,11 @@
 //! The programs: how each is started, and what it gives guests.
 
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
@@ -13,13 +13,16 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use sv3::attachment::Transport;
 
+use super::process::Process;
+use super::tied::Tied;
+
 /// How long a program may take until it listens.
 const START_TIME: Duration = Duration::from_secs(10);
 
 /// A program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Program {
-    /// slirp4netns: any number of guests; the fastest up
+    /// slirp4netns: any number of guests
     #[value(alias = "slirp4netns")]
     Slirp,
     /// gvproxy: any number of guests; as podman machine uses it
@@ -30,13 +33,9 @@ pub enum Program {
     Pasta,
 }
 
-/// A program that runs, and the switch's end of its socket.
-pub struct Started {
-    /// The process.
-    pub child: Child,
-    /// The socket.
-    pub socket: OwnedFd,
-}
+/// The programs that can be an uplink. slirp4netns first: it serves any number of guests, and lets none of them publish
+/// ports by itself.
+const KNOWN: [Program; 3] = [Program::Slirp, Program::Gvproxy, Program::Passt];
 
 impl Program {
     /// How frames pass through its socket.
@@ -93,19 +92,20 @@ pub fn choose(wanted: Option<Program>, path: Option<&Path>) -> Result<(Program, 
         );
     }
     if let Some(path) = path {
+        if !path.is_file() {
+            return Err(format!("{}: there is no such file", path.display()));
+        }
         let named =
             |program: &Program| path.file_name().is_some_and(|name| name.to_string_lossy().contains(program.file()));
-        let known = [Program::Slirp, Program::Gvproxy, Program::Passt];
-        let program = wanted.or_else(|| known.into_iter().find(named)).ok_or_else(|| {
+        let program = wanted.or_else(|| KNOWN.into_iter().find(named)).ok_or_else(|| {
             format!("{}: say which program this is: `sv3 uplink slirp|gvproxy|passt --program ...`", path.display())
         })?;
         return Ok((program, path.to_path_buf()));
     }
-    // slirp4netns first: it serves any number of guests, and is the faster of the two upwards.
-    let order = [Program::Slirp, Program::Gvproxy, Program::Passt];
-    let found = order.into_iter().filter(|program| wanted.is_none_or(|wanted| wanted == *program));
-    let found = found.filter_map(|program| Some((program, in_path(program.file())?)));
-    found.into_iter().next().ok_or_else(|| match wanted {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = KNOWN.into_iter().filter(|program| wanted.is_none_or(|wanted| wanted == *program));
+    let found = found.filter_map(|program| Some((program, in_path(&path, program.file())?))).next();
+    found.ok_or_else(|| match wanted {
         Some(program) => {
             format!("{program} is not installed: `sudo apt install {program}`, or name its file by --program")
         }
@@ -113,126 +113,91 @@ pub fn choose(wanted: Option<Program>, path: Option<&Path>) -> Result<(Program, 
     })
 }
 
-fn in_path(file: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
+/// Why this program was taken, if nobody asked for one.
+pub fn reason(program: Program) -> String {
+    let better = KNOWN.into_iter().take_while(|other| *other != program);
+    let better: Vec<String> = better.map(|other| other.to_string()).collect();
+    match better.is_empty() {
+        true => format!("{program} is installed, and is taken first"),
+        false => format!("{program} is taken, since {} is not installed", better.join(" or ")),
+    }
+}
+
+fn in_path(path: &OsStr, file: &str) -> Option<PathBuf> {
+    std::env::split_paths(path)
         .map(|folder| folder.join(file))
         .find(|path| path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0))
 }
 
-/// A new folder that only this user may enter, for the program's sockets.
-pub fn folder() -> Result<PathBuf, String> {
-    let folder = crate::place::folder();
-    crate::place::prepare(&folder)?;
-    let folder = folder.join(format!("uplink-{}", std::process::id()));
-    let _ = std::fs::remove_dir_all(&folder);
-    std::fs::DirBuilder::new().mode(0o700).create(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
-    Ok(folder)
-}
-
-/// Starts a program.
-pub fn start(program: Program, path: &Path, mtu: u32, folder: &Path) -> Result<Started, String> {
+/// Starts a program. Also returns the switch's end of its socket.
+pub fn start(program: Program, path: &Path, mtu: u32, folder: &Path) -> Result<(Process, OwnedFd), String> {
     match program {
-        Program::Slirp => slirp(path, mtu, folder),
+        // It reads and writes whole frames, so a SOCK_SEQPACKET socket does as well as the tap that it expects.
+        Program::Slirp => with_pair(SockType::SeqPacket, path, |end| slirp(end, mtu, folder)),
         Program::Gvproxy => gvproxy(path, mtu, folder),
-        Program::Passt | Program::Pasta => passt(path, mtu, folder),
+        Program::Passt | Program::Pasta => with_pair(SockType::Stream, path, |end| passt(end, mtu)),
     }
 }
 
-/// It reads and writes whole frames, so a SOCK_SEQPACKET socket does as well as the tap that it expects.
-fn slirp(path: &Path, mtu: u32, folder: &Path) -> Result<Started, String> {
-    let (ours, theirs) = pair(SockType::SeqPacket)?;
-    // It ends when the other end of this pipe is closed, even if this process is killed.
-    let (theirs_exit, ours_exit) =
-        nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|e| format!("pipe: {e}"))?;
-    inherit(&theirs_exit)?;
-    let mut command = Command::new(path);
-    command.arg("--netns-type=tapfd").arg(format!("--mtu={mtu}"));
-    command.arg(format!("--exit-fd={}", theirs_exit.as_raw_fd()));
-    command.arg(format!("--api-socket={}", api(folder).display()));
+/// Gives the program one end of a pair of sockets, whose number its arguments contain.
+fn with_pair(
+    kind: SockType,
+    path: &Path,
+    arguments: impl FnOnce(i32) -> Vec<OsString>,
+) -> Result<(Process, OwnedFd), String> {
+    let pair = socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC);
+    let (ours, theirs) = pair.map_err(|errno| format!("socketpair: {errno}"))?;
+    // This process starts nothing else while it has this end.
+    fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty())).map_err(|errno| format!("fcntl: {errno}"))?;
+    let command = Tied::command(path, &arguments(theirs.as_raw_fd()));
+    Ok((Process::start(command, path, Some(theirs))?, ours))
+}
+
+fn slirp(end: i32, mtu: u32, folder: &Path) -> Vec<OsString> {
     let _ = std::fs::remove_file(api(folder));
-    let child = spawn(command.arg(theirs.as_raw_fd().to_string()), path, folder)?;
-    // Kept open for the life of this process.
-    std::mem::forget(ours_exit);
-    Ok(Started { child, socket: ours })
+    let mut api_socket = OsString::from("--api-socket=");
+    api_socket.push(api(folder));
+    ["--netns-type=tapfd".into(), format!("--mtu={mtu}").into(), api_socket, end.to_string().into()].into()
+}
+
+fn passt(end: i32, mtu: u32) -> Vec<OsString> {
+    ["--foreground", "--fd", &end.to_string(), "--mtu", &mtu.to_string()].map(OsString::from).into()
 }
 
 /// It listens, takes one client ever, and ends with it.
-fn gvproxy(path: &Path, mtu: u32, folder: &Path) -> Result<Started, String> {
+fn gvproxy(path: &Path, mtu: u32, folder: &Path) -> Result<(Process, OwnedFd), String> {
     let socket = folder.join("qemu.sock");
     for stale in [&socket, &api(folder)] {
         let _ = std::fs::remove_file(stale);
     }
-    let mut command = Command::new(path);
-    command.arg("-listen-qemu").arg(format!("unix://{}", socket.display()));
-    command.arg("-listen").arg(format!("unix://{}", api(folder).display()));
-    // Its port for SSH would be taken already where another one runs.
-    command.arg("-ssh-port").arg(free_port()?.to_string()).arg("-mtu").arg(mtu.to_string());
-    let mut child = spawn(&mut command, path, folder)?;
+    let unix = |path: &Path| {
+        let mut url = OsString::from("unix://");
+        url.push(path);
+        url
+    };
+    // No port of the loopback leads to a guest's SSH unless it is asked for.
+    let rest = ["-ssh-port", "-1", "-mtu", &mtu.to_string()].map(OsString::from);
+    let words = ["-listen-qemu".into(), unix(&socket), "-listen".into(), unix(&api(folder))].into_iter().chain(rest);
+    let mut process = Process::start(Tied::command(path, &Vec::from_iter(words)), path, None)?;
     let until = Instant::now() + START_TIME;
     loop {
+        process.listen();
         if let Ok(stream) = UnixStream::connect(&socket) {
-            return Ok(Started { child, socket: stream.into() });
+            return Ok((process, stream.into()));
         }
-        if let Ok(Some(status)) = child.try_wait() {
-            return Err(format!("{} has ended at once ({status})", path.display()));
+        if process.ended().is_some() {
+            return Err(format!("{} has ended at once{}", path.display(), process.end()));
         }
         if Instant::now() > until {
-            super::end(&mut child);
-            return Err(format!("{} does not listen", path.display()));
+            return Err(format!("{} does not listen{}", path.display(), process.end()));
         }
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
-fn passt(path: &Path, mtu: u32, folder: &Path) -> Result<Started, String> {
-    let (ours, theirs) = pair(SockType::Stream)?;
-    let mut command = Command::new(path);
-    command.arg("--foreground").arg("--fd").arg(theirs.as_raw_fd().to_string()).arg("--mtu").arg(mtu.to_string());
-    let child = spawn(&mut command, path, folder)?;
-    Ok(Started { child, socket: ours })
-}
-
 /// The socket by which ports are published.
 pub fn api(folder: &Path) -> PathBuf {
     folder.join("api.sock")
-}
-
-/// A pair of sockets. The second one is for a program that is started.
-fn pair(kind: SockType) -> Result<(OwnedFd, OwnedFd), String> {
-    let pair = socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC);
-    let (ours, theirs) = pair.map_err(|errno| format!("socketpair: {errno}"))?;
-    inherit(&theirs)?;
-    Ok((ours, theirs))
-}
-
-fn inherit(fd: &OwnedFd) -> Result<(), String> {
-    fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty())).map(drop).map_err(|errno| format!("fcntl: {errno}"))
-}
-
-/// A TCP port of the loopback that is free at the moment.
-fn free_port() -> Result<u16, String> {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").map_err(|error| format!("loopback: {error}"))?;
-    listener.local_addr().map(|address| address.port()).map_err(|error| format!("loopback: {error}"))
-}
-
-/// The file with what the program writes.
-fn log(folder: &Path) -> PathBuf {
-    folder.join("log")
-}
-
-/// The last line that the program wrote, if any.
-pub fn last_words(folder: &Path) -> Option<String> {
-    let text = std::fs::read(log(folder)).ok()?;
-    let text = String::from_utf8_lossy(text.get(text.len().saturating_sub(4096)..)?).into_owned();
-    text.lines().rev().find(|line| !line.trim().is_empty()).map(str::to_string)
-}
-
-fn spawn(command: &mut Command, path: &Path, folder: &Path) -> Result<Child, String> {
-    let at = |error: std::io::Error| format!("{}: {error}", log(folder).display());
-    let log = std::fs::File::create(log(folder)).map_err(at)?;
-    command.stdin(Stdio::null()).stdout(log.try_clone().map_err(at)?).stderr(log);
-    command.spawn().map_err(|error| format!("{}: {error}", path.display()))
 }
 
 #[cfg(test)]
@@ -241,10 +206,43 @@ mod tests {
 
     #[test]
     fn the_program_is_the_one_that_is_asked_for_or_told_by_its_file() {
-        let file = |path: &str, wanted| choose(wanted, Some(Path::new(path))).map(|(program, _)| program);
-        assert_eq!(file("/opt/slirp4netns", None), Ok(Program::Slirp));
-        assert_eq!(file("/opt/wrapper", Some(Program::Gvproxy)), Ok(Program::Gvproxy));
-        assert!(file("/opt/wrapper", None).unwrap_err().contains("sv3 uplink slirp|gvproxy|passt"));
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, wanted| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, "").unwrap();
+            choose(wanted, Some(&path)).map(|(program, _)| program)
+        };
+        assert_eq!(file("slirp4netns", None), Ok(Program::Slirp));
+        assert_eq!(file("wrapper", Some(Program::Gvproxy)), Ok(Program::Gvproxy));
+        assert!(file("wrapper", None).unwrap_err().contains("sv3 uplink slirp|gvproxy|passt"));
+        assert!(choose(None, Some(Path::new("/none/passt"))).unwrap_err().contains("no such file"));
         assert!(choose(Some(Program::Pasta), None).unwrap_err().contains("DHCP server"));
+    }
+
+    #[test]
+    fn a_program_is_found_where_it_can_be_executed() {
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let [first, second] = folders.each_ref().map(|folder| folder.path().join("passt"));
+        let path = std::env::join_paths(folders.iter().map(|folder| folder.path())).unwrap();
+        std::fs::write(&first, "").unwrap();
+        assert_eq!(in_path(&path, "passt"), None);
+        std::fs::write(&second, "").unwrap();
+        std::fs::set_permissions(&second, std::fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(in_path(&path, "passt"), Some(second));
+    }
+
+    #[test]
+    fn people_hear_why_a_program_was_taken() {
+        assert_eq!(reason(Program::Slirp), "slirp4netns is installed, and is taken first");
+        assert_eq!(reason(Program::Passt), "passt is taken, since slirp4netns or gvproxy is not installed");
+    }
+
+    #[test]
+    fn each_program_gets_its_socket_and_the_mtu_in_its_own_words() {
+        let words = |words: Vec<OsString>| words.into_iter().map(|word| word.into_string().unwrap() + " ").collect();
+        let slirp: String = words(slirp(7, 65520, Path::new("/none")));
+        assert_eq!(slirp, "--netns-type=tapfd --mtu=65520 --api-socket=/none/api.sock 7 ");
+        let passt: String = words(passt(7, 1500));
+        assert_eq!(passt, "--foreground --fd 7 --mtu 1500 ");
     }
 }
