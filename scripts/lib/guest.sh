@@ -15,7 +15,7 @@ guest_image() {
     mkdir -p "$root"/{bin,modules,usr/lib/x86_64-linux-gnu,lib64}
     cp "$tree/bin/busybox" "$tree/usr/bin/iperf3" "$sid/usr/bin/"{netperf,netserver} "$root/bin/"
     cp "$ROOT"/scripts/guest/* "$root/"
-    chmod 755 "$root"/{init,configure}
+    chmod 755 "$root"/{init,configure,lease}
     # The newer C library comes last and serves both.
     guest_libraries bookworm usr/bin/iperf3 >"$out/libraries"
     guest_libraries sid usr/bin/netperf >>"$out/libraries"

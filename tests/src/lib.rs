@@ -23,4 +23,5 @@ pub mod silence;
 pub mod stopped;
 pub mod switch;
 pub mod testpmd;
+pub mod uplink;
 pub mod vm;

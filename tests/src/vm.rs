@@ -220,6 +220,26 @@ impl Vm {
         }
     }
 
+    /// Asks for an address by DHCP, beside those that the guest has; the address.
+    pub fn lease(&mut self) -> Result<String> {
+        let said = self.sh("udhcpc -i eth0 -f -n -q -t 10 -T 1 -s /lease")?;
+        let lease = said.lines().find_map(|line| line.strip_prefix("lease "));
+        lease.map(str::to_string).ok_or_else(|| Failure::new(format!("no lease: {said}")))
+    }
+
+    /// Starts to fetch a page `count` times, four times a second.
+    pub fn start_fetching(&mut self, url: &str, count: u32) -> Result<Job> {
+        self.start(&format!(
+            "for i in $(seq {count}); do timeout 5 wget -q -O - {url} && echo fetched; sleep 0.25; done"
+        ))
+    }
+
+    /// How often the page came, of that many times.
+    pub fn finish_fetching(&mut self, job: Job, count: u32) -> Result<u32> {
+        let text = self.finish(job, Duration::from_secs(u64::from(count)) + PATIENCE)?.text;
+        Ok(text.matches("fetched").count() as u32)
+    }
+
     /// Pings `count` times, ten times a second.
     pub fn ping(&mut self, address: &str, count: u32) -> Result<Ping> {
         let job = self.start_ping(address, count)?;

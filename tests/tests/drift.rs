@@ -15,13 +15,17 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::socket::SockType;
+use sv3::attachment::Transport;
 use sv3_policy::{Policy, syscall_name};
 use sv3_tests::failure::{Failure, Result};
-use sv3_tests::frames::{mac, noise};
+use sv3_tests::frames::{BROADCAST, mac, noise};
 use sv3_tests::guest::Guest;
 use sv3_tests::guest::wire::*;
 use sv3_tests::image::{Suite, tree};
 use sv3_tests::lingering::lingering;
+use sv3_tests::network::ports::{attach_packets, attach_stream, attach_tap, attachment, uplink};
+use sv3_tests::network::{Form, Namespace, StreamPeer};
 use sv3_tests::patience::until;
 use sv3_tests::switch::{Home, Switch, fds};
 
@@ -31,21 +35,39 @@ type Call = (String, i32, [u64; 6]);
 #[test]
 #[ignore = "traces the switch, which takes half a minute"]
 fn every_rule_is_used_and_nothing_else_is_needed() -> Result<()> {
-    let here = trace(&[])?;
-    let sid = trace(&with_library_of(Suite::Sid)?)?;
-    for policy in [sv3_policy::worker(false), sv3_policy::supervisor()] {
-        let program = format!("sv3-{}", policy.role());
-        let calls: BTreeSet<_> = here.iter().chain(&sid).filter(|call| call.0 == program).collect();
-        assert!(calls.len() > 20, "{program} was traced: {calls:?}");
+    let sid = with_library_of(Suite::Sid)?;
+    let [mut plain, mut files] = [Vec::new(), Vec::new()];
+    for behind in [&[], &sid[..]] {
+        plain.extend(trace(behind, &[a_day, a_day_of_threads, too_many_clients])?);
+        files.extend(trace(behind, &[a_day_of_files])?);
+    }
+    let both = [plain.as_slice(), &files].concat();
+    for (policy, program, must, may) in [
+        (sv3_policy::worker(false), "sv3-worker", &plain, &plain),
+        (sv3_policy::worker(true), "sv3-worker", &files, &both),
+        (sv3_policy::supervisor(), "sv3-supervisor", &both, &both),
+    ] {
+        let role = policy.role();
+        let of = |calls: &'static str, all: &[Call]| -> BTreeSet<Call> {
+            all.iter().filter(|call| call.0 == calls).cloned().collect()
+        };
+        let calls = of(program, must);
+        assert!(calls.len() > 20, "{role} was traced: {calls:?}");
         let outside: Vec<_> = calls.iter().filter(|call| !policy.allows(call.1, &call.2)).collect();
-        assert!(outside.is_empty(), "{program} makes syscalls without a rule: {outside:x?}");
-        let idle = unused(policy, &calls);
-        assert!(idle.is_empty(), "rules of {program} that no scenario uses: {idle:#?}");
+        assert!(outside.is_empty(), "{role} makes syscalls without a rule: {outside:x?}");
+        let mut idle = unused(policy, &of(program, may));
+        // Only root can make a tap.
+        idle.retain(|rule| is_root() || !rule.starts_with("ioctl: file_kernel"));
+        assert!(idle.is_empty(), "rules of {role} that no scenario uses: {idle:#?}");
     }
     Ok(())
 }
 
-fn unused(policy: &'static Policy, calls: &BTreeSet<&Call>) -> Vec<String> {
+fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+fn unused(policy: &'static Policy, calls: &BTreeSet<Call>) -> Vec<String> {
     let used = |rule: &sv3_policy::rule::Rule| {
         calls.iter().any(|(_, number, args)| syscall_name(*number) == Some(rule.syscall) && rule.matches(args))
     };
@@ -53,9 +75,9 @@ fn unused(policy: &'static Policy, calls: &BTreeSet<&Call>) -> Vec<String> {
 }
 
 /// Runs the scenarios behind a command and returns what was traced.
-fn trace(behind: &[String]) -> Result<Vec<Call>> {
+fn trace(behind: &[String], scenarios: &[fn(&[String]) -> Result<()>]) -> Result<Vec<Call>> {
     let mut calls = Vec::new();
-    for scenario in [a_day, a_day_of_threads, too_many_clients] {
+    for scenario in scenarios {
         let folder = tempfile::tempdir()?;
         let file = folder.path().join("trace");
         let tracer = [env!("CARGO_BIN_EXE_trace").to_string(), file.display().to_string()];
@@ -110,6 +132,40 @@ fn a_day_of(behind: &[String], threads: &str) -> Result<()> {
     switch.await_ports(1)?;
     talk(&mut Guest::connect(switch.socket()), &mut b);
     drop(b);
+    let end = switch.end("TERM")?;
+    end.success().then_some(()).ok_or_else(|| Failure::new(format!("{end}")))
+}
+
+/// Streams, packets and a tap exchange frames while workers die; one of them does not read.
+fn a_day_of_files(behind: &[String]) -> Result<()> {
+    let home = Home::new()?;
+    let door = home.path("stream.sock");
+    let switch = home.start_behind(behind, &["--stream", &door.display().to_string()])?;
+    let mut client = StreamPeer::connect(&door, Form::Plain)?;
+    let mut stream = attach_stream(&switch, &attachment(Transport::Stream, "stream"))?;
+    let mut packets = attach_packets(&switch, &attachment(Transport::Packets, "packets"), SockType::SeqPacket)?;
+    let network = is_root().then(Namespace::new).transpose()?;
+    if let Some(network) = &network {
+        network.make_tap("tap0", "52:54:00:00:01:09", "", "")?;
+        attach_tap(&switch, network, "tap0", &uplink(Transport::Tap, "tap"))?;
+    }
+    for n in 0..3 {
+        let there = noise(mac(2), mac(1), 60 + n, 1);
+        client.send(&there)?;
+        while stream.receive()?.1 != there {}
+        let back = noise(mac(1), mac(2), 60 + n, 2);
+        stream.send(&back)?;
+        while client.receive()?.1 != back {}
+        packets.send(&noise(BROADCAST, mac(3), 60 + n, 3))?;
+        switch.kill_worker("KILL")?;
+    }
+    // One that does not read.
+    until("its buffer to be full", || {
+        (0..64).try_for_each(|_| client.send(&noise(mac(2), mac(1), 1500, 4)))?;
+        Ok((switch.drops("stream", "no_rx_buffers")? > 0).then_some(()))
+    })?;
+    drop(client);
+    switch.detach("packets")?;
     let end = switch.end("TERM")?;
     end.success().then_some(()).ok_or_else(|| Failure::new(format!("{end}")))
 }

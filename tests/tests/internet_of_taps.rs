@@ -3,19 +3,16 @@
 //! loopback, which both programs lead to.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Child, Command, Stdio};
 
 use sv3::attachment::Transport;
-use sv3::status::Link;
 use sv3_tests::failure::{Failure, Result};
-use sv3_tests::image::{Suite, program, tree};
+use sv3_tests::image::{Suite, tree};
 use sv3_tests::network::Namespace;
 use sv3_tests::network::ports::{attach_tap, attachment};
 use sv3_tests::patience::until;
 use sv3_tests::switch::{Switch, send};
+use sv3_tests::uplink::{Uplink, serve};
 
 const PAGE: &str = "a page of the host";
 /// What udhcpc runs: takes the lease, and prints the address.
@@ -26,50 +23,18 @@ const LEASE: &str = "#!/bin/sh\n[ \"$1\" = bound ] || exit 0\nip address flush d
 /// A switch with a program as its uplink, and guests.
 struct World {
     switch: Switch,
-    uplink: Child,
+    uplink: Uplink,
     script: String,
 }
 
 impl World {
-    /// `sv3 uplink` runs as the user of the tests, who may read the program's tree.
     fn new(name: &str, file: &str) -> Result<World> {
         let switch = Switch::start()?;
-        let (script, wrapper) = (switch.home().path("lease"), switch.home().path(file));
-        let run = program(Suite::Uplinks, file)?;
-        let words: Vec<String> = [run.get_program()]
-            .into_iter()
-            .chain(run.get_args())
-            .map(|word| word.to_string_lossy().into_owned())
-            .collect();
-        for (path, text) in
-            [(&script, LEASE.to_string()), (&wrapper, format!("#!/bin/sh\nexec {} \"$@\"\n", words.join(" ")))]
-        {
-            fs::write(path, text)?;
-            fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
-        }
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "TERM", "--"]).arg(switch.home().path("bin/sv3")).args([
-            "uplink",
-            name,
-            "--program",
-        ]);
-        command.arg(&wrapper).arg("--control").arg(switch.control());
-        let folder = switch.home().path("run");
-        fs::create_dir(&folder)?;
-        fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))?;
-        command
-            .env("XDG_RUNTIME_DIR", folder)
-            .stdin(Stdio::null())
-            .stderr(fs::File::create(switch.home().path("said"))?);
-        let world = World { uplink: command.spawn()?, switch, script: script.display().to_string() };
-        world.await_up()?;
-        Ok(world)
-    }
-
-    fn await_up(&self) -> Result<()> {
-        self.switch.await_status("the uplink", |status| {
-            status.ports.iter().any(|port| port.name == "internet" && port.link == Link::Up)
-        })
+        let script = switch.home().path("lease");
+        fs::write(&script, LEASE)?;
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+        let uplink = Uplink::start(&switch, name, file)?;
+        Ok(World { switch, uplink, script: script.display().to_string() })
     }
 
     /// A guest with a lease; its address.
@@ -85,30 +50,10 @@ impl World {
         assert!(!dns.is_empty());
         Ok((network, address.to_string()))
     }
-
-    /// The process of the program, which is the uplink's only child.
-    fn program(&self) -> Result<u32> {
-        let pid = self.uplink.id();
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
-        children.trim().parse().map_err(|_| Failure::new(format!("children of the uplink: {children:?}")))
-    }
 }
 
 fn busybox() -> Result<String> {
     Ok(tree(Suite::Bookworm)?.join("bin/busybox").display().to_string())
-}
-
-/// Serves [`PAGE`] on the loopback, as long as the tests run. Returns its port.
-fn server() -> Result<u16> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let port = listener.local_addr()?.port();
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            let _ = stream.read(&mut [0; 4096]);
-            let _ = write!(stream, "HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n{PAGE}", PAGE.len());
-        }
-    });
-    Ok(port)
 }
 
 /// Fetches the page once.
@@ -120,7 +65,7 @@ fn fetch(network: &Namespace, url: &str) -> Result<bool> {
 /// Two guests get leases and fetch a page while worker and program die.
 fn guests_reach_the_host(name: &str, file: &str, host: &str) -> Result<()> {
     let mut world = World::new(name, file)?;
-    let url = format!("http://{host}:{}/", server()?);
+    let url = format!("http://{host}:{}/", serve(PAGE)?);
     let (first, one) = world.guest("g1", "52:54:00:00:01:01")?;
     let (second, two) = world.guest("g2", "52:54:00:00:01:02")?;
     assert_ne!(one, two, "each guest has an address of its own");
@@ -129,18 +74,18 @@ fn guests_reach_the_host(name: &str, file: &str, host: &str) -> Result<()> {
         world.switch.kill_worker("KILL")?;
         assert!(fetch(&first, &url)?);
     }
-    let before = world.program()?;
+    let before = world.uplink.program()?;
     send(before, "KILL")?;
     let between = first.ping(&two, 5)?;
     assert_eq!(between.answered, 5, "guests talk to each other meanwhile");
-    until("another program", || Ok(world.program().ok().filter(|pid| *pid != before).map(drop)))?;
-    world.await_up()?;
+    until("another program", || Ok(world.uplink.program().ok().filter(|pid| *pid != before).map(drop)))?;
+    Uplink::await_up(&world.switch)?;
     // The addresses are the same: no guest asks again.
     until("the page", || Ok(fetch(&first, &url)?.then_some(())))?;
     assert!(fetch(&second, &url)?);
-    let program = world.program()?;
-    send(world.uplink.id(), "TERM")?;
-    assert!(world.uplink.wait()?.success());
+    let program = world.uplink.program()?;
+    send(world.uplink.0.id(), "TERM")?;
+    assert!(world.uplink.0.wait()?.success());
     until("the program to end", || Ok((!fs::exists(format!("/proc/{program}"))?).then_some(())))?;
     assert!(world.switch.status()?.ports.iter().all(|port| port.name != "internet"));
     Ok(())

@@ -107,9 +107,14 @@ fn a_successor_is_killed_at_any_moment() -> Result<()> {
             left -= 1;
             let before = restarts(&switch)?;
             let mut successor = switch.start_successor(&[])?;
-            // From the start of its process until after it serves. The fractions are spread evenly.
-            let fraction = (f64::from(left) * 0.618_034).fract();
-            let (start, life) = (Instant::now(), usual.mul_f64(0.3 + fraction));
+            // From the start of its process until after it serves. The fractions are spread evenly; one dies at once, and
+            // one long after it serves, however fast this machine is.
+            let fraction = match left {
+                0 => 0.05,
+                1 => 5.0,
+                _ => 0.3 + (f64::from(left) * 0.618_034).fract(),
+            };
+            let (start, life) = (Instant::now(), usual.mul_f64(fraction));
             traffic.flow_while(|| Ok(start.elapsed() < life))?;
             send(successor.id(), "KILL")?;
             successor.wait()?;

@@ -455,6 +455,7 @@ impl Poller {
         self.state.ring.store(u32::from(id.index), Relaxed);
         self.state.port.store(u32::from(id.slot) + 1, Relaxed);
         let may_pause = !self.pauses.is_full();
+        let budget = budget.min(queue.endpoint.most_of_burst());
         let result = self.burst.serve(&mut self.forwarder, (port, id), &mut queue, budget, may_pause);
         self.state.port.store(0, Relaxed);
         match result {

@@ -157,6 +157,11 @@ impl Kind for Endpoint {
     }
 
     #[inline]
+    fn most_of_burst(&self) -> u64 {
+        each!(self, it => it.most_of_burst())
+    }
+
+    #[inline]
     fn publish_cost(&self) -> u64 {
         each!(self, it => it.publish_cost())
     }

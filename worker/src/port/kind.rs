@@ -49,6 +49,12 @@ pub trait Kind {
     /// signals the guest if it asks for that.
     fn publish(&mut self, counters: &PortCounters, index: u16, counting: Counting);
 
+    /// The most that one burst from it may cost ([`super::cost`]). A source whose frames cost a syscall each saves little
+    /// by a long burst, and others wait for its end.
+    fn most_of_burst(&self) -> u64 {
+        u64::MAX
+    }
+
     /// The cost of the last publication ([`super::cost`]). A burst cannot know it in time to end before it.
     fn publish_cost(&self) -> u64;
 }

@@ -1,10 +1,12 @@
-//! `scripts/demo`: two guests ping and stream through sv3 while its worker is killed again and again.
+//! `scripts/demo`: two guests ping, stream, and fetch pages of the host through sv3 while its worker is killed again and
+//! again.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use sv3_tests::failure::Result;
 use sv3_tests::switch::Switch;
+use sv3_tests::uplink::{Uplink, serve};
 use sv3_tests::vm::{Ping, Stream, Vm, has_kvm};
 
 /// How the worker is killed, one after the other: by hand and as its own faults would.
@@ -12,6 +14,8 @@ const DEATHS: [&str; 5] = ["KILL", "SEGV", "BUS", "ABRT", "KILL"];
 /// Seconds of the TCP streams.
 const CALM: u32 = 10;
 const STORM: u32 = 12;
+/// Pages that a guest fetches meanwhile.
+const PAGES: u32 = 30;
 
 fn main() -> ExitCode {
     match demo() {
@@ -33,6 +37,8 @@ struct Seen {
     carrier_changes: [(u32, u32); 2],
     /// After the last death.
     afterwards: Ping,
+    /// Pages of the host that guest 2 got by slirp4netns.
+    pages: u32,
 }
 
 fn demo() -> Result<bool> {
@@ -59,16 +65,23 @@ fn demo() -> Result<bool> {
     let reverse = first.iperf3(&second.address(), CALM, "-R")?;
     say(&format!("TCP from guest 2 to guest 1: {}", rate(&reverse)));
 
-    say("now the worker is killed five times, while guest 1 streams and guest 2 pings");
-    let seen = storm(&switch, &mut first, &mut second, say)?;
+    let _uplink = Uplink::start(&switch, "slirp", "slirp4netns")?;
+    let (one, two) = (first.lease()?, second.lease()?);
+    say(&format!("slirp4netns leases {one} to guest 1 and {two} to guest 2, without root"));
+    // slirp4netns leads to this host's loopback by this address.
+    let url = format!("http://10.0.2.2:{}/", serve("a page of the host\n")?);
+
+    say("now the worker is killed five times, while guest 1 streams, and guest 2 pings and fetches pages of the host");
+    let seen = storm(&switch, &mut first, &mut second, &url, say)?;
     Ok(summary(&calm, &seen))
 }
 
-fn storm(switch: &Switch, first: &mut Vm, second: &mut Vm, say: impl Fn(&str)) -> Result<Seen> {
+fn storm(switch: &Switch, first: &mut Vm, second: &mut Vm, url: &str, say: impl Fn(&str)) -> Result<Seen> {
     let before = (first.carrier_changes()?, second.carrier_changes()?);
     let pings = STORM * 10;
     let stream = first.start_iperf3(&second.address(), STORM, "")?;
     let ping = second.start_ping(&first.address(), pings)?;
+    let fetching = second.start_fetching(url, PAGES)?;
     for signal in DEATHS {
         std::thread::sleep(Duration::from_millis(1800));
         let old = switch.worker_pid()?;
@@ -79,6 +92,7 @@ fn storm(switch: &Switch, first: &mut Vm, second: &mut Vm, say: impl Fn(&str)) -
     }
     let stream = first.finish_iperf3(stream, STORM)?;
     let ping = second.finish_ping(ping, pings)?;
+    let pages = second.finish_fetching(fetching, PAGES)?;
     let afterwards = first.ping(&second.address(), 20)?;
     Ok(Seen {
         ping,
@@ -86,12 +100,13 @@ fn storm(switch: &Switch, first: &mut Vm, second: &mut Vm, say: impl Fn(&str)) -
         restarts: switch.status()?.worker.restarts,
         carrier_changes: [(before.0, first.carrier_changes()?), (before.1, second.carrier_changes()?)],
         afterwards,
+        pages,
     })
 }
 
 /// Prints what happened; whether sv3 kept its promise.
 fn summary(calm: &Stream, seen: &Seen) -> bool {
-    let Seen { ping, stream, restarts, carrier_changes, afterwards } = seen;
+    let Seen { ping, stream, restarts, carrier_changes, afterwards, pages } = seen;
     let links = carrier_changes.iter().all(|(before, after)| before == after);
     let restarted = usize::try_from(*restarts) == Ok(DEATHS.len());
     let flows = stream.bits_per_second > 0.0 && stream.stalled_seconds() <= 1;
@@ -114,8 +129,10 @@ fn summary(calm: &Stream, seen: &Seen) -> bool {
         afterwards.sent,
         verdict(answered)
     );
+    let fetched = *pages == PAGES;
+    println!("pages of the host     {pages} of {PAGES} fetched while workers died{}", verdict(fetched));
     println!();
-    let kept = links && restarted && flows && answered;
+    let kept = links && restarted && flows && answered && fetched;
     println!("{}", if kept { "The guests did not notice." } else { "The guests noticed: sv3 broke its promise." });
     kept
 }

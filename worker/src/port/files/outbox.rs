@@ -33,12 +33,19 @@ pub struct Outbox {
     room: Room,
     collected: Box<[u8]>,
     len: usize,
+    /// The kernel had no room for a frame of this burst. It is asked again in the next one, not for each frame.
+    is_full: bool,
 }
 
 impl Outbox {
     /// An empty outbox, for a socket with this SO_SNDBUF.
     pub fn new(send_buffer: usize) -> Outbox {
-        Outbox { room: Room::new(send_buffer), collected: vec![0; COLLECTED].into_boxed_slice(), len: 0 }
+        Outbox {
+            room: Room::new(send_buffer),
+            collected: vec![0; COLLECTED].into_boxed_slice(),
+            len: 0,
+            is_full: false,
+        }
     }
 
     /// Whether the socket would take a frame of `octets` if its peer had received everything.
@@ -53,7 +60,8 @@ impl Outbox {
         if needed <= LONG && self.len + needed > self.collected.len() {
             self.flush(socket).map_err(Undelivered::Fault)?;
         }
-        if !self.room.takes(socket, self.len + needed) {
+        self.is_full = self.is_full || !self.room.takes(socket, self.len + needed);
+        if self.is_full {
             return Err(failure::of_write(Errno::EAGAIN));
         }
         let length = (octets as u32).to_be_bytes();
@@ -104,8 +112,9 @@ impl Outbox {
         Ok(())
     }
 
-    /// Writes what is collected.
+    /// Writes what is collected: the burst is over, or there is no more room to collect.
     pub fn flush(&mut self, socket: BorrowedFd<'_>) -> Result<(), RingFault> {
+        self.is_full = false;
         let len = std::mem::take(&mut self.len);
         let Some(collected) = self.collected.get(..len).filter(|collected| !collected.is_empty()) else {
             return Ok(());
