@@ -36,4 +36,5 @@ mod telemetry;
 mod threads;
 mod unsafe_code;
 mod upgrade;
+mod uplink_program;
 mod uplinks;
