@@ -2,43 +2,31 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 
 use sv3::status::Link;
 
 use crate::failure::{Failure, Result};
-use crate::image::{Suite, program};
-use crate::switch::Switch;
+use crate::image::{Suite, tree};
+use crate::switch::{Home, Switch};
 
 /// The tool, which keeps the program running. It ends with the thread that started it, and the program with it.
 pub struct Uplink(pub Child);
 
 impl Uplink {
-    /// `sv3 uplink NAME` with the program `file`, as the user of the tests, who may read the program's tree. The port
-    /// is `internet`.
-    pub fn start(switch: &Switch, name: &str, file: &str) -> Result<Uplink> {
-        let wrapper = switch.home().path(file);
-        let run = program(Suite::Uplinks, file)?;
-        let words = [run.get_program()].into_iter().chain(run.get_args());
-        let words: Vec<String> = words.map(|word| word.to_string_lossy().into_owned()).collect();
-        fs::write(&wrapper, format!("#!/bin/sh\nexec {} \"$@\"\n", words.join(" ")))?;
-        fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))?;
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "TERM", "--"]).arg(switch.home().path("bin/sv3")).args([
-            "uplink",
-            name,
-            "--program",
-        ]);
-        command.arg(&wrapper).arg("--control").arg(switch.control());
-        let folder = switch.home().path("run");
-        fs::create_dir(&folder)?;
-        fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))?;
-        command
-            .env("XDG_RUNTIME_DIR", folder)
-            .stdin(Stdio::null())
-            .stderr(fs::File::create(switch.home().path("said"))?);
-        let uplink = Uplink(command.spawn()?);
-        Uplink::await_up(switch)?;
+    /// `sv3 uplink NAME` with the program `file` and more options, as the user of the switch. The port is `internet`.
+    pub fn start(switch: &Switch, name: &str, file: &str, options: &[&str]) -> Result<Uplink> {
+        let home = switch.home();
+        let (program, control) = (readable(home, file)?, switch.control().display().to_string());
+        let mut command = home.sv3(&["uplink", name, "--program", &program, "--control", &control]);
+        command.args(options).env("XDG_RUNTIME_DIR", home.path(".")).stderr(fs::File::create(home.path("said"))?);
+        let mut uplink = Uplink(command.spawn()?);
+        Uplink::await_up(switch).map_err(|failure| {
+            let ended =
+                uplink.0.try_wait().ok().flatten().map_or(String::new(), |status| format!("; it ended: {status}"));
+            let said = fs::read_to_string(home.path("said")).unwrap_or_default();
+            Failure::new(format!("{failure}; sv3 uplink: {said}{ended}"))
+        })?;
         Ok(uplink)
     }
 
@@ -55,6 +43,26 @@ impl Uplink {
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
         children.trim().parse().map_err(|_| Failure::new(format!("children of the uplink: {children:?}")))
     }
+}
+
+/// A program of the tree where the user of the switch may read it.
+fn readable(home: &Home, file: &str) -> Result<String> {
+    let (from, copy, wrapper) = (tree(Suite::Uplinks)?, home.path("tree"), home.path(file));
+    // Links are as good as copies and cost nothing, but do not cross file systems.
+    let copied = ["-al", "-a"].iter().any(|how| {
+        let _ = fs::remove_dir_all(&copy);
+        let status = Command::new("cp").arg(how).args([&from, &copy]).stderr(std::process::Stdio::null()).status();
+        status.is_ok_and(|status| status.success())
+    });
+    if !copied {
+        return Err(Failure::new(format!("{} cannot be copied", from.display())));
+    }
+    let at = |path: &str| copy.join(path).display().to_string();
+    let (loader, libraries) = (at("lib64/ld-linux-x86-64.so.2"), at("usr/lib/x86_64-linux-gnu"));
+    let program = at(&format!("usr/bin/{file}"));
+    fs::write(&wrapper, format!("#!/bin/sh\nexec {loader} --library-path {libraries} {program} \"$@\"\n"))?;
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))?;
+    Ok(wrapper.display().to_string())
 }
 
 /// Serves a page on this host's loopback, as long as the process runs. Returns its port.

@@ -65,7 +65,7 @@ fn demo() -> Result<bool> {
     let reverse = first.iperf3(&second.address(), CALM, "-R")?;
     say(&format!("TCP from guest 2 to guest 1: {}", rate(&reverse)));
 
-    let _uplink = Uplink::start(&switch, "slirp", "slirp4netns")?;
+    let _uplink = Uplink::start(&switch, "slirp", "slirp4netns", &[])?;
     let (one, two) = (first.lease()?, second.lease()?);
     say(&format!("slirp4netns leases {one} to guest 1 and {two} to guest 2, without root"));
     // slirp4netns leads to this host's loopback by this address.
