@@ -265,10 +265,10 @@ impl Upkeep<'_> {
         let published = publish.iter().try_for_each(|one| publish::publish(self.program, self.folder, one));
         match published {
             Err(why) if first => {
-                process.listen();
+                let ended = process.ended().is_some();
                 let end = process.end();
                 let _ = self.uplink.control.ask(&ControlRequest::Detach(self.name().to_string()));
-                return Err(if end.is_empty() { why } else { format!("{why}; {}{end}", self.program) });
+                return Err(if ended { format!("{why}; {} has ended{end}", self.program) } else { why });
             }
             Err(why) => complain(&why),
             Ok(()) => {}

@@ -65,7 +65,8 @@ impl Program {
             }
             Program::Gvproxy => {
                 "gvproxy gives each guest an address by DHCP (192.168.127.3 and up), the router and name server \
-                 192.168.127.1, and this host's loopback as 192.168.127.254"
+                 192.168.127.1, and this host's loopback as 192.168.127.254; a guest may publish ports of this host by \
+                 itself"
             }
             Program::Passt => {
                 "passt gives this host's own address to one guest by DHCP; with two guests the answers go to the one \
