@@ -165,8 +165,8 @@ fn why(device: &str, problem: Problem, found: Found, multi: bool) -> String {
             )
         }
         (Problem::Attach(Errno::EBUSY), _) => format!(
-            "{device} is in use, by another process or by this switch already (`sv3 status`); it has one queue, so only \
-             one may have it"
+            "{device} is in use, by another process or by this switch already (`sv3 status`); it has one queue, so \
+             only one may have it"
         ),
         (Problem::Attach(Errno::E2BIG), _) => format!("{device} has no more free queues: take fewer by --queues"),
         (Problem::Attach(Errno::EINVAL), _) => {

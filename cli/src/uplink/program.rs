@@ -60,8 +60,8 @@ impl Program {
     pub fn words(self) -> &'static str {
         match self {
             Program::Slirp => {
-                "slirp4netns gives each guest an address by DHCP (10.0.2.15 and up), the router 10.0.2.2, which is also \
-                 this host's loopback, and the name server 10.0.2.3"
+                "slirp4netns gives each guest an address by DHCP (10.0.2.15 and up), the router 10.0.2.2, which is \
+                 also this host's loopback, and the name server 10.0.2.3"
             }
             Program::Gvproxy => {
                 "gvproxy gives each guest an address by DHCP (192.168.127.3 and up), the router and name server \
