@@ -124,6 +124,8 @@ enum Outcome {
         /// For how many nanoseconds at most.
         longest: u64,
     },
+    /// Frames were taken, and there are no more before the next event.
+    Drained,
     /// The queue does not run, or has just stopped.
     Stopped,
 }
@@ -133,7 +135,7 @@ impl Outcome {
     fn worked(&self) -> bool {
         match self {
             Outcome::Idle | Outcome::Rests(_) | Outcome::Stopped => false,
-            Outcome::Served { .. } => true,
+            Outcome::Served { .. } | Outcome::Drained => true,
             Outcome::Waits { frames, .. } => *frames > 0,
         }
     }
@@ -402,6 +404,8 @@ impl Poller {
                     self.charge(at, now, frames, cost);
                     true
                 }
+                // What it has to pay is forgotten: a queue that is drained does not keep others waiting.
+                Outcome::Drained => false,
                 Outcome::Waits { frames, cost, wait, longest } => {
                     self.pause(at, now, (frames, cost), (wait, longest));
                     continue;
@@ -471,6 +475,7 @@ impl Poller {
                         WhenEmpty::Rests(until) => Outcome::Rests(until),
                         WhenEmpty::LooksAgain => Outcome::Served { frames, cost: LOOK_AGAIN },
                     },
+                    End::Done if queue.endpoint.is_drained() => Outcome::Drained,
                     End::Done | End::Contended => Outcome::Served { frames, cost },
                 }
             }

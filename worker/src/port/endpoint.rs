@@ -157,6 +157,11 @@ impl Kind for Endpoint {
     }
 
     #[inline]
+    fn is_drained(&self) -> bool {
+        each!(self, it => it.is_drained())
+    }
+
+    #[inline]
     fn most_of_burst(&self) -> u64 {
         each!(self, it => it.most_of_burst())
     }

@@ -49,6 +49,11 @@ pub trait Kind {
     /// signals the guest if it asks for that.
     fn publish(&mut self, counters: &PortCounters, index: u16, counting: Counting);
 
+    /// Whether the last burst found that there is nothing more, so that the next event tells of more.
+    fn is_drained(&self) -> bool {
+        false
+    }
+
     /// The most that one burst from it may cost ([`super::cost`]). A source whose frames cost a syscall each saves little
     /// by a long burst, and others wait for its end.
     fn most_of_burst(&self) -> u64 {

@@ -163,6 +163,11 @@ impl Input {
         self.position.end + LENGTH + self.longest <= INPUT_HALF
     }
 
+    /// Whether nothing waits, not even a part of a frame.
+    pub fn is_empty(&self) -> bool {
+        self.position.start == self.position.end
+    }
+
     /// Reads one frame. `read` fills a part of the room. Returns how many octets; no frame has none.
     pub fn read(&mut self, read: impl FnOnce(&[AtomicU8]) -> nix::Result<usize>) -> nix::Result<usize> {
         let at = self.position.end;

@@ -32,6 +32,8 @@ pub struct FileQueue {
     pub(super) input: Option<Input>,
     /// Transmit: there may be more to read than was read.
     pub(super) has_more: bool,
+    /// Transmit: the last burst read until there was nothing.
+    pub(super) was_empty: bool,
     /// Transmit: when a frame was first seen incomplete, in nanoseconds.
     pub(super) begun_ns: Option<u64>,
     /// Receive, of a stream: what is to be written.
@@ -56,6 +58,7 @@ impl FileQueue {
             fault: None,
             input: None,
             has_more: true,
+            was_empty: false,
             begun_ns: None,
             outbox,
             position: 0,
@@ -129,6 +132,10 @@ impl Kind for FileQueue {
         {
             self.fault = Some(fault);
         }
+    }
+
+    fn is_drained(&self) -> bool {
+        self.was_empty && self.begun_ns.is_none() && self.input.as_ref().is_some_and(Input::is_empty)
     }
 
     fn most_of_burst(&self) -> u64 {

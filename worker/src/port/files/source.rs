@@ -39,6 +39,8 @@ impl FileQueue {
 
     /// Reads until there is a whole frame, or nothing to read. Returns the cost.
     fn fill(&mut self, places: usize, budget: u64) -> Result<u64, RingFault> {
+        // Only a read of this burst counts: an event that came since the last one may be gone.
+        self.was_empty = false;
         let Some(input) = &self.input else { return Ok(0) };
         if let Step::Body(_) = input.step(input.start())? {
             return Ok(0);
@@ -80,7 +82,7 @@ impl FileQueue {
     }
 
     fn fill_by_frames(&mut self, places: usize, budget: u64) -> Result<u64, RingFault> {
-        let FileQueue { file, input: Some(input), has_more, .. } = self else { return Ok(0) };
+        let FileQueue { file, input: Some(input), has_more, was_empty, .. } = self else { return Ok(0) };
         let (mut cost, mut frames, mut empty) = (0, 0, 0);
         while frames < places && cost < budget && input.has_room() {
             match input.read(|room| file_io::read(file.fd(), room)) {
@@ -94,7 +96,7 @@ impl FileQueue {
                 }
                 Err(errno) => match failure::is_empty(errno) {
                     Ok(is_empty) => {
-                        *has_more = !is_empty;
+                        (*has_more, *was_empty) = (!is_empty, is_empty);
                         break;
                     }
                     // A fault waits until the frames before it are served.
