@@ -29,6 +29,8 @@ use sv3_tests::network::{Form, Namespace, StreamPeer};
 use sv3_tests::patience::until;
 use sv3_tests::switch::{Home, Switch, fds};
 
+/// What is traced, behind a command.
+type Scenario = fn(&[String]) -> Result<()>;
 /// What is traced: program, number, arguments.
 type Call = (String, i32, [u64; 6]);
 
@@ -75,7 +77,7 @@ fn unused(policy: &'static Policy, calls: &BTreeSet<Call>) -> Vec<String> {
 }
 
 /// Runs the scenarios behind a command and returns what was traced.
-fn trace(behind: &[String], scenarios: &[fn(&[String]) -> Result<()>]) -> Result<Vec<Call>> {
+fn trace(behind: &[String], scenarios: &[Scenario]) -> Result<Vec<Call>> {
     let mut calls = Vec::new();
     for scenario in scenarios {
         let folder = tempfile::tempdir()?;
