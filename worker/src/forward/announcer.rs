@@ -10,8 +10,8 @@
 //!
 //! An address that is announced too late costs little: the guest's own frames teach the network as well.
 //!
-//! One announcement may be lost: a bridge that has just got its port back does not forward for some milliseconds, and a
-//! fabric that still moves an address elsewhere forgets the newer news. So the addresses of a port that had one are
+//! One announcement may be lost: the kernel tells a bridge up to a second later that its port has a carrier again
+//! (net/core/link_watch.c), and a fabric that still moves an address elsewhere forgets the newer news. So the addresses of a port that had one are
 //! announced [`REPEATS`] times more, [`REPEAT_NS`] apart. QEMU sends five after a migration.
 
 use sv3::MAX_PORTS;
@@ -30,7 +30,7 @@ const BURST_NS: u64 = 100_000_000;
 pub const SLICE: usize = 16;
 
 /// How often an announcement is repeated.
-pub const REPEATS: u8 = 2;
+pub const REPEATS: u8 = 5;
 /// Time between two of them, in nanoseconds.
 pub const REPEAT_NS: u64 = 350_000_000;
 

@@ -305,7 +305,8 @@ fn a_flood_of_addresses_is_announced_slowly_and_delays_nobody() {
         if let Some(since) =
             announced_again.map(|mac| mac - 9000).max().and_then(|step| waits.take_if(|at| *at == step))
         {
-            assert!(step - since <= 2 * PASS_NS / 1_000_000, "announced after {} ms", step - since);
+            // It may wait behind repeats for the other addresses of its own port, of which there are ten at most.
+            assert!(step - since <= 12 * PASS_NS / 1_000_000, "announced after {} ms", step - since);
         }
     }
     assert_eq!(waits, None, "one is not announced");
