@@ -41,17 +41,31 @@ impl PingPong {
     /// Asks and answers for a while, with a pause between an answer and the next question, in which and while waiting
     /// `meanwhile` is done again and again.
     pub fn play(&mut self, time: Duration, pause: Duration, meanwhile: &mut dyn FnMut()) -> Trips {
+        self.play_parts(time, pause, meanwhile, true)
+    }
+
+    /// The same, but nothing is done while it waits: what `between` takes is no part of a trip.
+    pub fn play_apart(&mut self, time: Duration, pause: Duration, between: &mut dyn FnMut()) -> Trips {
+        self.play_parts(time, pause, between, false)
+    }
+
+    fn play_parts(&mut self, time: Duration, pause: Duration, work: &mut dyn FnMut(), always: bool) -> Trips {
+        let mut meanwhile = |waits: bool| {
+            if always || !waits {
+                work();
+            }
+        };
         let start = Instant::now();
         let mut trips = Vec::new();
         while start.elapsed() < time {
             let sent = Instant::now();
             // A lost frame makes a trip of that length.
-            let _ = self.pass(0, meanwhile) && self.pass(1, meanwhile);
+            let _ = self.pass(0, &mut meanwhile) && self.pass(1, &mut meanwhile);
             let back = Instant::now();
             trips.push(back - sent);
             while back.elapsed() < pause {
                 self.guests.iter_mut().for_each(|guest| drain(guest, &mut self.octets));
-                meanwhile();
+                meanwhile(false);
             }
         }
         trips.sort();
@@ -60,7 +74,7 @@ impl PingPong {
 
     /// One frame, from one to the other; false: it is lost.
     #[inline]
-    fn pass(&mut self, from: usize, meanwhile: &mut dyn FnMut()) -> bool {
+    fn pass(&mut self, from: usize, meanwhile: &mut dyn FnMut(bool)) -> bool {
         let PingPong { guests, frames, octets } = self;
         let (sender, receiver) = match guests {
             [a, b] if from == 0 => (a, b),
@@ -78,7 +92,7 @@ impl PingPong {
             }
             // Takes neighbours' broadcasts, which would take all buffers.
             drain(sender, octets);
-            meanwhile();
+            meanwhile(true);
             if sent.elapsed() > LOST {
                 return false;
             }

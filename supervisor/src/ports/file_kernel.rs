@@ -11,8 +11,9 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use sv3::attachment::Transport;
 
-/// The send and receive buffer that sockets get, in octets, if the kernel allows that much (`net.core.wmem_max`).
-const BUFFER: usize = 4 << 20;
+/// The send and receive buffer that sockets get, in octets, if the kernel allows that much (`net.core.wmem_max`). The
+/// kernel doubles it. A peer that reads nothing holds that much of the kernel's memory.
+const BUFFER: usize = 1 << 20;
 /// The user of a peer that a socket does not have (net/core/sock.c: `cred_to_ucred`).
 const NOBODY: u32 = u32::MAX;
 /// asm-generic/socket.h, from 6.16 on.

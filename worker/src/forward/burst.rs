@@ -273,7 +273,7 @@ impl Sender {
                 break;
             }
             last = &next.head;
-            cost += DELIVERY + DESCRIPTOR + len as u64;
+            cost += DELIVERY + DESCRIPTOR + egress.frame_cost + len as u64;
             most += 1;
         }
         sending.repeat(&egress, others.iter().map_while(|next| next.plain(slices)), most)

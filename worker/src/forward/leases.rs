@@ -136,10 +136,12 @@ impl Leases {
         Ok(Some(self.held.len() - 1))
     }
 
-    /// The port whose queue has this index, if the queue is not broken.
+    /// The port whose queue has this index, if the queue is not broken, and what a frame to it costs in addition
+    /// ([`Kind::frame_cost`]).
     #[inline]
-    pub fn receiver(&self, at: usize) -> Option<u16> {
-        self.held.get(at).filter(|held| held.lease.endpoint.fault().is_none()).map(|held| held.queue.slot)
+    pub fn receiver(&self, at: usize) -> Option<(u16, u64)> {
+        let held = self.held.get(at).filter(|held| held.lease.endpoint.fault().is_none())?;
+        Some((held.queue.slot, held.lease.endpoint.frame_cost()))
     }
 
     /// Delivers to a leased queue. Does in software what the receiver did not negotiate.

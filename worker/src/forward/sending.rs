@@ -39,6 +39,8 @@ pub struct Egress {
     at: usize,
     /// Slot of the receiver.
     to: u16,
+    /// What each frame costs in addition ([`crate::port::kind::Kind::frame_cost`]).
+    pub frame_cost: u64,
 }
 
 impl<'f, 't> Sending<'f, 't> {
@@ -195,7 +197,8 @@ impl<'f, 't> Sending<'f, 't> {
     #[inline]
     pub fn last_egress(&mut self) -> Option<Egress> {
         let at = self.last_egress.take()?;
-        Some(Egress { at, to: self.forwarder.leases.receiver(at)? })
+        let (to, frame_cost) = self.forwarder.leases.receiver(at)?;
+        Some(Egress { at, to, frame_cost })
     }
 
     /// Whether a frame with these addresses has the same egress. Its source must be known at the sender's port. A new

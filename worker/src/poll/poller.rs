@@ -163,6 +163,10 @@ pub struct Poller {
     polled: Vec<Polled>,
     /// How many of them wanted a share in the last turn.
     wanting: usize,
+    /// Those of them that linger: rings of guests.
+    wanting_rings: usize,
+    /// In this turn there are some.
+    rings_wait: bool,
     /// The paused rings.
     pauses: Pauses<Polled>,
     /// The queues that rest for a time only. A queue without a place rests until its next event.
@@ -194,6 +198,8 @@ impl Poller {
             spin: Spin::new(u64::from(start.settings.poll_us) * 1000),
             polled,
             wanting: 0,
+            wanting_rings: 0,
+            rings_wait: false,
             pauses,
             unfinished,
             listed,
@@ -379,11 +385,14 @@ impl Poller {
     fn serve_all(&mut self, now: u64) -> (bool, bool) {
         let linger = self.spin.window().max(LINGER_NS);
         let share = fair_share::share(self.wanting);
-        self.wanting = 0;
+        self.rings_wait = self.wanting_rings > 0;
+        (self.wanting, self.wanting_rings) = (0, 0);
         let (mut worked, mut spins) = (false, false);
         let mut at = 0;
         while let Some(entry) = self.polled.get_mut(at) {
-            self.wanting += usize::from(now.saturating_sub(entry.busy_ns) < WANTS_NS);
+            let wants = usize::from(now.saturating_sub(entry.busy_ns) < WANTS_NS);
+            self.wanting += wants;
+            self.wanting_rings += if entry.lingers { wants } else { 0 };
             let Some(budget) = entry.credit.draw(share) else {
                 (worked, spins) = (true, spins | entry.lingers);
                 at += 1;
@@ -459,7 +468,7 @@ impl Poller {
         self.state.ring.store(u32::from(id.index), Relaxed);
         self.state.port.store(u32::from(id.slot) + 1, Relaxed);
         let may_pause = !self.pauses.is_full();
-        let budget = budget.min(queue.endpoint.most_of_burst());
+        let budget = budget.min(queue.endpoint.most_of_burst(self.rings_wait));
         let result = self.burst.serve(&mut self.forwarder, (port, id), &mut queue, budget, may_pause);
         self.state.port.store(0, Relaxed);
         match result {

@@ -162,8 +162,13 @@ impl Kind for Endpoint {
     }
 
     #[inline]
-    fn most_of_burst(&self) -> u64 {
-        each!(self, it => it.most_of_burst())
+    fn most_of_burst(&self, others_wait: bool) -> u64 {
+        each!(self, it => it.most_of_burst(others_wait))
+    }
+
+    #[inline]
+    fn frame_cost(&self) -> u64 {
+        each!(self, it => it.frame_cost())
     }
 
     #[inline]

@@ -54,10 +54,17 @@ pub trait Kind {
         false
     }
 
-    /// The most that one burst from it may cost ([`super::cost`]). A source whose frames cost a syscall each saves little
-    /// by a long burst, and others wait for its end.
-    fn most_of_burst(&self) -> u64 {
+    /// The most that one burst from it may cost ([`super::cost`]). `others_wait`: rings are busy as well. A source whose
+    /// frames cost a syscall each saves little by a long burst, and others wait for its end.
+    fn most_of_burst(&self, others_wait: bool) -> u64 {
+        let _ = others_wait;
         u64::MAX
+    }
+
+    /// What a frame that is delivered to it costs beside its octets and [`super::cost::DELIVERY`].
+    #[inline]
+    fn frame_cost(&self) -> u64 {
+        0
     }
 
     /// The cost of the last publication ([`super::cost`]). A burst cannot know it in time to end before it.

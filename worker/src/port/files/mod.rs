@@ -33,6 +33,7 @@ mod open_file;
 mod outbox;
 mod position;
 mod queue;
+mod reads;
 mod room;
 mod sink;
 mod source;

@@ -10,6 +10,7 @@ use sv3::virtio::NET_HDR_LEN;
 use super::input::Input;
 use super::open_file::OpenFile;
 use super::outbox::Outbox;
+use super::reads::Reads;
 use super::source::UNFINISHED_NS;
 use super::waiting::Waiting;
 use crate::port::cost::FILE_WRITE;
@@ -19,6 +20,8 @@ use crate::process::crash_points::{CrashPoint, pass};
 
 /// The most that one burst from a file may cost: some 6 us, as much as several busy rings share in a turn.
 const MOST_OF_BURST: u64 = 48 * 1024;
+/// The most that one burst from a stream may cost while rings are busy: some 2 us, and the rest of a read.
+const SHORT_BURST: u64 = 16 * 1024;
 
 /// A queue of a port of files. Its direction says which fields are used.
 pub struct FileQueue {
@@ -34,6 +37,8 @@ pub struct FileQueue {
     pub(super) has_more: bool,
     /// Transmit: the last burst read until there was nothing.
     pub(super) was_empty: bool,
+    /// Transmit, of a stream: how much to read at a time.
+    pub(super) reads: Reads,
     /// Transmit: when a frame was first seen incomplete, in nanoseconds.
     pub(super) begun_ns: Option<u64>,
     /// Receive, of a stream: what is to be written.
@@ -59,6 +64,7 @@ impl FileQueue {
             input: None,
             has_more: true,
             was_empty: false,
+            reads: Reads::new(),
             begun_ns: None,
             outbox,
             position: 0,
@@ -138,8 +144,22 @@ impl Kind for FileQueue {
         self.was_empty && self.begun_ns.is_none() && self.input.as_ref().is_some_and(Input::is_empty)
     }
 
-    fn most_of_burst(&self) -> u64 {
-        MOST_OF_BURST
+    fn most_of_burst(&self, others_wait: bool) -> u64 {
+        match others_wait {
+            false => MOST_OF_BURST,
+            // One frame, or what one short read of a stream gives.
+            true => match self.file.is_stream() {
+                true => SHORT_BURST,
+                false => 1,
+            },
+        }
+    }
+
+    fn frame_cost(&self) -> u64 {
+        match &self.outbox {
+            Some(_) => 0,
+            None => FILE_WRITE,
+        }
     }
 
     fn publish_cost(&self) -> u64 {

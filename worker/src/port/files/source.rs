@@ -17,8 +17,6 @@ use crate::port::cost::{DELIVERY, DESCRIPTOR, FILE_READ, FRAME};
 use crate::port::source::Source;
 use crate::process::clock;
 
-/// Octets that one read of a stream may give in any case.
-const LEAST_READ: usize = 16 * 1024;
 /// Most reads of a stream in one burst without a whole frame. A peer can make each read give one octet.
 const READS: usize = 16;
 /// Most messages without octets in a row. At its end a socket gives nothing else.
@@ -50,16 +48,18 @@ impl FileQueue {
     }
 
     fn fill_by_octets(&mut self, budget: u64) -> Result<u64, RingFault> {
-        let FileQueue { file, input: Some(input), begun_ns, has_more, .. } = self else { return Ok(0) };
-        let (mut cost, most) = (0, (budget as usize / 2).max(LEAST_READ));
+        let FileQueue { file, input: Some(input), begun_ns, has_more, reads, .. } = self else { return Ok(0) };
+        let (mut cost, mut begin) = (0, clock::now_ns());
         for _ in 0..READS {
+            let most = reads.most();
             let received =
                 input.receive(|message, room| file_io::receive(file.fd(), message, room.get(..most).unwrap_or(room)));
-            cost += FILE_READ;
+            let end = clock::now_ns();
             match received {
                 Ok(0) => return Err(RingFault::Gone),
-                Ok(octets) => cost += octets as u64,
+                Ok(octets) => cost += reads.note(octets, end.saturating_sub(begin)),
                 Err(errno) => {
+                    cost += FILE_READ;
                     *has_more = !failure::is_empty(errno)?;
                     break;
                 }
@@ -68,6 +68,10 @@ impl FileQueue {
                 *begun_ns = None;
                 return Ok(cost);
             }
+            if cost >= budget {
+                break;
+            }
+            begin = end;
         }
         // A frame has begun, or nothing has.
         *begun_ns = match (input.step(input.start())?, *begun_ns) {

@@ -15,7 +15,9 @@ use sv3::drop_reason::DropReason;
 use sv3::ipc::RingFault;
 use sv3::virtio::*;
 
-use crate::forward::burst::End;
+use crate::forward::burst::{End, Served};
+use crate::poll::fair_share::TURN;
+use crate::port::cost::FILE_WRITE;
 use crate::port::kind::WhenEmpty;
 
 #[test]
@@ -45,6 +47,30 @@ fn packets_keep_their_borders_in_order() {
         let mut octets = [0; 2000];
         let len = fixture.peer(1).read(&mut octets).unwrap();
         assert_eq!(&octets[..len], frame);
+    }
+}
+
+#[test]
+fn a_stream_cannot_have_another_make_more_writes_than_its_budget_pays() {
+    let forms = [settings(Transport::Stream, FrameForm::Plain), settings(Transport::Packets, FrameForm::Plain)];
+    let mut fixture = Fixture::new(&forms);
+    fixture.learn(1);
+    fixture.peer(0).write_all(&framed(&frame(mac(1), mac(0), 60)).repeat(100)).unwrap();
+    let Served { frames, cost, .. } = fixture.serve(0);
+    assert!(frames as u64 * FILE_WRITE <= 4 * TURN + FILE_WRITE, "{frames} writes");
+    assert!(cost >= frames as u64 * FILE_WRITE);
+}
+
+#[test]
+fn while_rings_wait_a_file_gives_one_frame_at_a_time() {
+    let forms = [settings(Transport::Packets, FrameForm::Plain), settings(Transport::Stream, FrameForm::Plain)];
+    let mut fixture = Fixture::new(&forms);
+    assert_eq!([0, 1].map(|slot| fixture.most_of_burst(slot, true) <= 16 * 1024), [true; 2]);
+    for _ in 0..10 {
+        fixture.peer(0).write_all(&frame(mac(1), mac(0), 60)).unwrap();
+    }
+    for _ in 0..10 {
+        assert_eq!(fixture.serve_within(0, true).frames, 1);
     }
 }
 

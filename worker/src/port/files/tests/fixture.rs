@@ -145,6 +145,19 @@ impl Fixture {
         self.burst.serve(&mut self.forwarder, (port, id), &mut queue, 4 * TURN, may_pause)
     }
 
+    /// What one burst may cost.
+    pub fn most_of_burst(&self, slot: u16, others_wait: bool) -> u64 {
+        self.ports.get(slot).unwrap().transmit(0).unwrap().lease(0).unwrap().endpoint.most_of_burst(others_wait)
+    }
+
+    /// Serves one burst as the loop does, while others wait or not.
+    pub fn serve_within(&mut self, slot: u16, others_wait: bool) -> Served {
+        let budget = self.most_of_burst(slot, others_wait);
+        let (port, id) = (self.ports.get(slot).unwrap(), QueueId::transmit(slot, 0));
+        let mut queue = port.transmit(0).unwrap().lease(0).unwrap();
+        self.burst.serve(&mut self.forwarder, (port, id), &mut queue, budget, false).unwrap()
+    }
+
     /// Serves one burst. What finds no room is dropped.
     pub fn serve(&mut self, slot: u16) -> Served {
         let served = self.try_serve(slot, false).unwrap();
