@@ -50,6 +50,7 @@ use crate::doors::Doors;
 use crate::doors::http::Http;
 use crate::doors::listener::Listener;
 use crate::doors::stream::StreamForm;
+use crate::ports::file_kernel;
 use crate::reactor::{Reactor, Wait};
 use crate::signals::{self, Action};
 use crate::telemetry::Telemetry;
@@ -139,6 +140,7 @@ impl Supervisor {
             ending: None,
             over: None,
         };
+        parts.streams.iter().for_each(|(door, _)| file_kernel::refuse_files(door.as_fd()));
         supervisor.doors.add_streams(parts.streams);
         match parts.inherited {
             Some(inherited) => supervisor.inherit(inherited).map_err(|why| io::Error::other(why.to_string()))?,

@@ -4,11 +4,12 @@
 //! user from a port that cannot work, and says what to do.
 #![allow(unsafe_code)] // ioctl has no safe form
 
+use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::fcntl::readlink;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use rustix::net::{AddressFamily, SocketType, sockopt};
+use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvFlags, ReturnFlags, SocketType, recvmsg, sockopt};
 use sv3::attachment::Transport;
 
 /// The send and receive buffer that sockets get, in octets, if the kernel allows that much (`net.core.wmem_max`). The
@@ -99,12 +100,40 @@ fn socket(fd: BorrowedFd<'_>, transport: Transport) -> Result<Admitted, String> 
 }
 
 /// From now on nobody can send open files to the socket: the worker would close them while it reads, and the last close
-/// of a file may wait ([`sv3::foreign`]). Kernels before 6.16 do not know it.
-fn refuse_files(fd: BorrowedFd<'_>) {
+/// of a file may wait ([`sv3::foreign`]). A connection that is accepted later has this from its listening socket.
+/// Kernels before 6.16 do not know it.
+pub fn refuse_files(fd: BorrowedFd<'_>) {
     let off: libc::c_int = 0;
     let length = size_of_val(&off) as libc::socklen_t;
     // SAFETY: the kernel reads one number, which is there, of the length that is told.
     unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, SO_PASSRIGHTS, (&raw const off).cast(), length) };
+}
+
+/// Errs if open files wait in a socket that was admitted: they came before it refused them. What waits stays there. Of
+/// packets only the first is examined, since the kernel shows no other.
+pub fn examine_waiting(fd: BorrowedFd<'_>, transport: Transport) -> Result<(), String> {
+    let waiting = match transport {
+        Transport::Tap => return Ok(()),
+        Transport::Packets => 1,
+        Transport::Stream => rustix::io::ioctl_fionread(fd).map_err(|error| error.to_string())?,
+    };
+    let mut octets = vec![0; usize::try_from(waiting).unwrap_or(0).max(1)];
+    // Without room for fds the kernel only says that there are some.
+    let mut no_room = RecvAncillaryBuffer::default();
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    let (seen, files) = match recvmsg(fd, &mut [IoSliceMut::new(&mut octets)], &mut no_room, flags) {
+        Ok(message) => (message.bytes as u64, message.flags.contains(ReturnFlags::CTRUNC)),
+        // The worker finds out what is wrong.
+        Err(_) => (0, false),
+    };
+    match transport {
+        _ if files => Err("its peer sent open files, and a port takes frames only".to_string()),
+        // The kernel shows nothing behind such an octet.
+        Transport::Stream if seen < waiting => {
+            Err("its peer sent an urgent octet (MSG_OOB), and a port takes frames only".to_string())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// `struct ifreq` of linux/if.h, as TUNGETIFF fills it.
@@ -151,6 +180,40 @@ mod tests {
         admit(packets.as_fd(), Transport::Packets).unwrap();
         assert!(why(&packets, Transport::Stream).contains("SOCK_STREAM"));
         assert!(why(&stream, Transport::Packets).contains("SOCK_SEQPACKET"));
+    }
+
+    #[test]
+    fn open_files_that_wait_in_a_socket_are_found_and_stay_there() {
+        use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let send = |to: &UnixStream, octets: &[u8], with_file: bool, flags| {
+            let fds = [null.as_raw_fd()];
+            let file = [ControlMessage::ScmRights(&fds)];
+            let files = if with_file { &file[..] } else { &[] };
+            sendmsg::<()>(to.as_raw_fd(), &[std::io::IoSlice::new(octets)], files, flags, None)
+        };
+        let examine = |sends: &[(usize, bool, MsgFlags)]| {
+            let (local, peer) = UnixStream::pair().unwrap();
+            for (octets, with_file, flags) in sends {
+                send(&peer, &vec![0; *octets], *with_file, *flags).unwrap();
+            }
+            admit(local.as_fd(), Transport::Stream).unwrap();
+            let examined = examine_waiting(local.as_fd(), Transport::Stream);
+            let waiting: usize = sends.iter().map(|(octets, ..)| octets).sum();
+            assert_eq!(rustix::io::ioctl_fionread(&local).unwrap(), waiting as u64);
+            examined
+        };
+        let plain = MsgFlags::empty();
+        examine(&[]).unwrap();
+        examine(&[(1, false, plain)].repeat(50)).unwrap();
+        examine(&[(100_000, false, plain)]).unwrap();
+        assert!(examine(&[(1, true, plain)]).unwrap_err().contains("open files"));
+        let last = [&[(1, false, plain)].repeat(50)[..], &[(1, true, plain), (9, false, plain)]].concat();
+        assert!(examine(&last).unwrap_err().contains("open files"));
+        // The kernel shows what is before an urgent octet, not what is behind it.
+        let hidden = [(5, false, plain), (1, false, MsgFlags::MSG_OOB), (1, true, plain)];
+        assert!(examine(&hidden).unwrap_err().contains("urgent"));
+        assert!(examine(&[(5, false, plain), (1, true, MsgFlags::MSG_OOB)]).is_err());
     }
 
     #[test]

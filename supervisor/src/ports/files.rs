@@ -168,6 +168,7 @@ impl FilePort {
         let mut device = None;
         for (at, fd) in fds.into_iter().enumerate() {
             let Admitted { device: name, send_buffer } = file_kernel::admit((*fd).as_fd(), transport)?;
+            file_kernel::examine_waiting((*fd).as_fd(), transport)?;
             if at > 0 && device != name {
                 return Err("its files belong to different devices".to_string());
             }
