@@ -3,7 +3,9 @@
 use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
+use sv3::frame::MAX_FRAME;
 use sv3::ipc::RingFault;
+use sv3::virtio::NET_HDR_LEN;
 
 use super::failure;
 use super::input::LENGTH;
@@ -18,6 +20,8 @@ use crate::process::crash_points::{CrashPoint, pass};
 const COLLECTED: usize = 32 * 1024;
 /// A frame of more octets is not collected: the kernel copies it from where it is.
 const LONG: usize = 4096;
+/// Most octets of one write: what is collected, and the longest frame behind its length and its net header.
+const MOST: usize = COLLECTED + LENGTH + NET_HDR_LEN + MAX_FRAME;
 
 /// A frame for a stream.
 #[derive(Clone, Copy)]
@@ -96,20 +100,23 @@ impl Outbox {
     }
 
     /// The kernel wrote a part: the frame's sender has truncated its memory behind that part. The rest becomes zeroes,
-    /// so that the receiver finds the next frame.
+    /// so that the receiver finds the next frame. The part ends where a buffer of the kernel ends. So one write of the
+    /// rest is cut into the same buffers as the whole would have been, and there is room for them.
     #[cold]
-    fn complete(&mut self, socket: BorrowedFd<'_>, mut left: usize) -> Result<(), Undelivered> {
-        while left > 0 {
-            let zeroes = [0; LONG];
-            let written = file_io::write(socket, &[zeroes.get(..left).unwrap_or(&zeroes)], (&[], 0, 0));
-            match written {
-                Ok(written) if written > 0 => left = left.saturating_sub(written),
-                _ => return Err(Undelivered::Fault(RingFault::BadFile)),
-            }
+    fn complete(&mut self, socket: BorrowedFd<'_>, left: usize) -> Result<(), Undelivered> {
+        let zeroes = [0; LONG];
+        let mut pieces = [&zeroes[..]; MOST.div_ceil(LONG)];
+        let count = left.div_ceil(LONG);
+        if let Some(last) = count.checked_sub(1).and_then(|last| pieces.get_mut(last)) {
+            *last = zeroes.get(..left - (count - 1) * LONG).unwrap_or(&zeroes);
         }
+        let written = file_io::write(socket, pieces.get(..count).unwrap_or(&pieces), (&[], 0, 0));
         // What counts in the kernel is not known.
         self.room = self.room.unknown();
-        Ok(())
+        match written {
+            Ok(written) if written == left => Ok(()),
+            _ => Err(Undelivered::Fault(RingFault::BadFile)),
+        }
     }
 
     /// Writes what is collected: the burst is over, or there is no more room to collect.

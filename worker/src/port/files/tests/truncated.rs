@@ -60,3 +60,40 @@ fn the_frame_ends_in_zeroes_or_is_dropped_and_the_stream_stays_in_step() {
         assert_eq!(frames.last().unwrap(), &[2; 60]);
     }
 }
+
+/// Sends long frames to a peer that reads nothing until there is no room, the last one from memory that has been
+/// truncated. `small` frames are there before. Returns whether a truncated frame was completed.
+fn fill(small: usize) -> bool {
+    let file = memfd_create(c"guest", MFdFlags::empty()).unwrap();
+    ftruncate(&file, 128 * 1024).unwrap();
+    let map = MmapOptions::new().len(128 * 1024).map_raw(&file).unwrap();
+    // SAFETY: the mapping lives to the end of this function. Nothing but the kernel reads what is cut off.
+    let octets = unsafe { std::slice::from_raw_parts(map.as_mut_ptr().cast::<AtomicU8>(), LEN) };
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    [&ours, &theirs].iter().for_each(|socket| socket.set_nonblocking(true).unwrap());
+    let mut outbox = Outbox::new(212_992);
+    let one = Piece { own: [&[1; 3000], &[]], rest: (&[], 0, 0) };
+    for _ in 0..small {
+        outbox.put(ours.as_fd(), &one).unwrap();
+        outbox.flush(ours.as_fd()).unwrap();
+    }
+    ftruncate(&file, 40 * 1024).unwrap();
+    let long = Piece { own: [&[7; 20], &[]], rest: (&[GuestSlice::of_shared(octets)], 0, LEN) };
+    let mut count = 0;
+    loop {
+        match outbox.put(ours.as_fd(), &long) {
+            Ok(()) => count += 1,
+            Err(Undelivered::Dropped(DropReason::RxNoBuffers)) => break,
+            other => panic!("{other:?} after {small} small frames and {count} long ones"),
+        }
+    }
+    let lengths: Vec<usize> = frames(&stream(&mut theirs)).iter().map(Vec::len).collect();
+    assert_eq!(lengths, [vec![3000; small], vec![20 + LEN; count]].concat());
+    count > 0
+}
+
+#[test]
+fn a_sender_that_truncates_its_memory_does_not_break_a_receiver_that_is_almost_full() {
+    let completed = (0..40).filter(|small| fill(*small)).count();
+    assert!(completed > 10, "{completed}");
+}
