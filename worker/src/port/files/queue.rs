@@ -64,7 +64,7 @@ impl FileQueue {
             input: None,
             has_more: true,
             was_empty: false,
-            reads: Reads::new(),
+            reads: Reads::new(0),
             begun_ns: None,
             outbox,
             position: 0,
@@ -77,6 +77,9 @@ impl FileQueue {
         if self.direction == Direction::Transmit {
             let OpenFile { settings, input, .. } = &*self.file;
             self.input = Some(Input::open(input, settings.run, self.file.longest())?);
+            if self.file.is_stream() {
+                self.reads = Reads::begin(self.file.fd());
+            }
         }
         self.begun = true;
         Ok(())
