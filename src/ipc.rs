@@ -13,6 +13,7 @@ use bincode::config;
 use serde::{Deserialize, Serialize};
 
 use crate::attachment::{FrameForm, Learning, Transport};
+use crate::card::CardSettings;
 
 /// Octets of a frame's length prefix.
 pub const FRAME_PREFIX: usize = 4;
@@ -21,7 +22,7 @@ pub const FRAME_MAX: usize = 4096;
 /// After a report that it has woken ([`ReportKind::Busy`]), a worker sends no further one for this long.
 pub const BUSY_QUIET: std::time::Duration = std::time::Duration::from_millis(200);
 /// The protocol's version, checked in [`Command::Start`]: a worker of another version refuses to start.
-pub const VERSION: u32 = 8;
+pub const VERSION: u32 = 9;
 
 /// A numbered command.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -83,6 +84,8 @@ pub enum PortKind {
     Vrings,
     /// Open files: a tap or sockets ([`Command::FileOpen`]).
     Files,
+    /// A network card that the worker drives ([`Command::CardOpen`]).
+    Card,
     /// Frames in the worker's own memory, for tests.
     #[cfg(any(test, feature = "fuzzing"))]
     Memory,
@@ -231,6 +234,33 @@ pub enum Command {
         /// Queue pair.
         pair: u16,
     },
+    /// Gives a port its card's memory. Fd: the memory ([`crate::card`]).
+    CardMemory {
+        /// Slot.
+        port: u16,
+        /// How the card is used; the same as in [`Command::CardOpen`].
+        settings: CardSettings,
+    },
+    /// Gives a port of a card the eventfd of one of its interrupts. Fd: the eventfd.
+    CardInterrupt {
+        /// Slot.
+        port: u16,
+        /// The MSI-X vector: a queue pair, or the number of queue pairs for the link and all else.
+        vector: u16,
+    },
+    /// Gives a port its card, after its memory and its interrupts. Fd: the device (VFIO). The worker stops the card's
+    /// queues, prepares the rings and reports [`ReportKind::CardReady`]. A standby does so when it is promoted.
+    CardOpen {
+        /// Slot.
+        port: u16,
+        /// How to use the card.
+        settings: CardSettings,
+    },
+    /// The card may reach its memory: the worker starts the queues.
+    CardStart {
+        /// Slot.
+        port: u16,
+    },
     /// Sends a frame out of an uplink that comes back only by a loop ([`ReportKind::LoopFound`]).
     LoopProbe {
         /// Slot.
@@ -258,6 +288,9 @@ impl Command {
             | Command::RegionAdd { .. }
             | Command::RingStart { .. }
             | Command::FileOpen { .. }
+            | Command::CardMemory { .. }
+            | Command::CardInterrupt { .. }
+            | Command::CardOpen { .. }
             | Command::RingCall { call: true, .. } => 1,
             _ => 0,
         }
@@ -280,6 +313,10 @@ impl Command {
             | Command::RingCall { port, .. }
             | Command::FileOpen { port, .. }
             | Command::FileClose { port, .. }
+            | Command::CardMemory { port, .. }
+            | Command::CardInterrupt { port, .. }
+            | Command::CardOpen { port, .. }
+            | Command::CardStart { port }
             | Command::LoopProbe { port, .. }
             | Command::SendRarp { port, .. } => Some(*port),
         }
@@ -351,6 +388,11 @@ pub enum ReportKind {
     /// that is added. `port`: the one that tried; `ring`: the slot of the owner; `value`: the address, first octet
     /// highest.
     AddressConflict = 9,
+    /// A card's queues are stopped and its rings are prepared ([`Command::CardOpen`]). The supervisor lets the card reach
+    /// its memory, and answers with [`Command::CardStart`].
+    CardReady = 10,
+    /// A card's link changed, and once after each [`Command::CardStart`]. `value`: its speed in Mbit/s; 0: no link.
+    CardLink = 11,
 }
 
 /// Why a ring or a file stopped by itself.
@@ -379,6 +421,10 @@ pub enum RingFault {
     Unfinished = 10,
     /// A file cannot be read, written or waited for.
     BadFile = 11,
+    /// A card does not answer: it was pulled out, or its registers read as all ones.
+    CardGone = 12,
+    /// A card did not do in time what its data sheet promises, or wrote what it never writes.
+    BadCard = 13,
 }
 
 impl RingFault {
@@ -387,7 +433,7 @@ impl RingFault {
         use RingFault::*;
         let rings = [Unmapped, Misaligned, AvailOverrun, BadSize, BadKick, BadBase, EndlessChain];
         let files = [Gone, BadLength, Unfinished, BadFile];
-        rings.into_iter().chain(files).find(|fault| *fault as u64 == value)
+        rings.into_iter().chain(files).chain([CardGone, BadCard]).find(|fault| *fault as u64 == value)
     }
 
     /// In words, for events.
@@ -404,6 +450,8 @@ impl RingFault {
             RingFault::BadLength => "the stream has a frame of a length that no frame has",
             RingFault::Unfinished => "the stream has a frame that did not become complete",
             RingFault::BadFile => "the file cannot be read, written or waited for",
+            RingFault::CardGone => "the card does not answer",
+            RingFault::BadCard => "the card does not do what its data sheet says",
         }
     }
 }
@@ -478,7 +526,7 @@ impl Report {
         let word = |at: usize| u16::from_le_bytes([b[at], b[at + 1]]);
         let long = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| b[at + i]));
         let all = [Ready, Done, RingStopped, RingFault, Failed, Busy, Unmapped, LoopFound, AddressConflict];
-        let kind = all.into_iter().find(|kind| *kind as u16 == word(0))?;
+        let kind = all.into_iter().chain([CardReady, CardLink]).find(|kind| *kind as u16 == word(0))?;
         Some(Report { kind, port: word(2), ring: word(4), seq: long(8), value: long(16), detail: long(24) })
     }
 }

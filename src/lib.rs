@@ -19,6 +19,7 @@
 
 pub mod attachment;
 pub mod audit;
+pub mod card;
 pub mod control;
 pub mod cpus;
 pub mod drop_reason;

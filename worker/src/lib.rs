@@ -9,6 +9,7 @@ mod forward;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
 mod memory;
+mod nic;
 mod poll;
 mod port;
 mod process;

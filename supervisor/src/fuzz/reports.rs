@@ -72,7 +72,11 @@ fn handle(worker: &mut Worker, report: &Report, ordered: u64) {
             assert!(worker.has_hung_up());
         }
         ReportKind::Failed => worker.is_overdue(Instant::now() + Duration::from_secs(60)),
-        ReportKind::Busy | ReportKind::LoopFound | ReportKind::AddressConflict => worker.count_idle_report(),
+        ReportKind::Busy
+        | ReportKind::LoopFound
+        | ReportKind::AddressConflict
+        | ReportKind::CardReady
+        | ReportKind::CardLink => worker.count_idle_report(),
         ReportKind::Unmapped => drop(worker.unmapped(report.seq)),
         ReportKind::RingStopped => assert!(!worker.is_under_way(report.seq) || (1..=ordered).contains(&report.seq)),
     }

@@ -102,6 +102,7 @@ impl Supervisor {
                 self.address_conflict(report);
                 Ok(())
             }
+            ReportKind::CardReady | ReportKind::CardLink => Err(Breach("it reported a card that it does not have")),
         }
     }
 
@@ -127,9 +128,12 @@ impl Supervisor {
                 worker.count_idle_report();
                 Ok(())
             }
-            ReportKind::RingFault | ReportKind::Busy | ReportKind::LoopFound | ReportKind::AddressConflict => {
-                Err(Breach("it reported work on rings while on standby"))
-            }
+            ReportKind::RingFault
+            | ReportKind::Busy
+            | ReportKind::LoopFound
+            | ReportKind::AddressConflict
+            | ReportKind::CardReady
+            | ReportKind::CardLink => Err(Breach("it reported work on rings while on standby")),
             ReportKind::Failed => {
                 self.standby_failed(report);
                 Ok(())

@@ -206,6 +206,10 @@ impl ControlThread {
             Command::SendRarp { port, mac } => self.send_rarp(port, mac),
             Command::FileOpen { port, pair, settings } => self.open_file((port, pair), settings, fds.next()),
             Command::FileClose { port, pair } => self.close_file(port, pair),
+            Command::CardMemory { .. }
+            | Command::CardInterrupt { .. }
+            | Command::CardOpen { .. }
+            | Command::CardStart { .. } => Err(nix::errno::Errno::ENOTSUP),
             Command::LoopProbe { port, token } => self.probe(port, token),
             Command::Barrier => return self.link.report(Report::new(ReportKind::Done, seq)),
         };
@@ -246,9 +250,9 @@ impl ControlThread {
         self.threads.ports.set_learning(slot, learning);
         let place = self.clients.get_mut(usize::from(slot)).ok_or(NO_PORT)?;
         *place = Some(Box::default());
-        // The client of a port of vrings starts them, and files come by commands. A port of any other kind has one queue
+        // The client of a port of vrings starts them, and files and cards come by commands. A port of any other kind has one queue
         // pair from the start.
-        if matches!(kind, PortKind::Vrings | PortKind::Files) {
+        if matches!(kind, PortKind::Vrings | PortKind::Files | PortKind::Card) {
             return Ok(());
         }
         for queue in [QueueId::receive(slot, 0), QueueId::transmit(slot, 0)] {
