@@ -12,7 +12,7 @@ pub const US: u64 = 1_000;
 /// Nanoseconds of a millisecond.
 pub const MS: u64 = 1_000 * US;
 /// Most looks of one wait, if the clock stands still. One takes about 20 ns without, and 1 µs with a card's register.
-const LOOKS: u32 = 10_000_000;
+pub const LOOKS: u32 = 10_000_000;
 
 /// Reads the register `name` at `at` until `done` says so of its value, for `limit` nanoseconds. A value of all ones ends
 /// the wait: the card is gone.
