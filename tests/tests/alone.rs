@@ -4,6 +4,7 @@
 mod crash_points;
 mod drift;
 mod internet_of_taps;
+mod iommu;
 mod leaks;
 mod linux_segments;
 mod qemu;
