@@ -6,6 +6,8 @@ pub mod address;
 pub mod bar;
 pub mod device;
 pub mod event;
+#[cfg(test)]
+mod fake;
 pub mod fault;
 pub mod igb_vf;
 pub mod interrupts;

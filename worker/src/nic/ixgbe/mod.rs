@@ -18,6 +18,8 @@ mod link;
 pub mod registers;
 mod reset;
 mod statistics;
+#[cfg(test)]
+mod tests;
 
 use std::sync::atomic::Ordering::Relaxed;
 

@@ -88,12 +88,16 @@ impl<F: Family> Function<F> {
             link: 0,
             family: std::marker::PhantomData,
         };
+        function.link = if mac.is_some() { state.link.load(Relaxed) } else { 0 };
         if mac.is_some() && function.take_over(bar)? {
-            function.link = state.link.load(Relaxed);
             return Ok(function);
         }
         function.reset = true;
-        function.begin(bar, state)?;
+        match function.begin(bar, state) {
+            // A port that was there before stays, whatever the physical function is doing.
+            Err(Fault::Bad(_)) if mac.is_some() => function.lose(bar),
+            begun => begun?,
+        }
         Ok(function)
     }
 
@@ -114,9 +118,10 @@ impl<F: Family> Function<F> {
                 Ok(terms) => self.terms = terms,
             }
         }
-        // A port that was there before stays, whatever the physical function is doing.
-        self.lost = self.mailbox.is_lost() || self.mailbox.reset_bits(bar)? != 0;
         self.configure(bar)?;
+        if self.mailbox.is_lost() || self.mailbox.reset_bits(bar)? != 0 {
+            self.lose(bar);
+        }
         Ok(true)
     }
 
@@ -279,9 +284,7 @@ impl<F: Family> Function<F> {
         let reset = self.mailbox.reset_bits(bar)?;
         let found = reset != 0 || self.mailbox.is_lost() || !self.is_done(bar)?;
         if found && !self.lost {
-            bar.write(F::REGISTERS.ivar_misc, 0);
-            self.lost = true;
-            self.again = (now_ns(), AGAIN);
+            self.lose(bar);
         }
         if self.lost && reset & RSTI == 0 && now_ns() >= self.again.0 && self.again(bar, state)? {
             return Ok(Event::Reset);
@@ -293,6 +296,13 @@ impl<F: Family> Function<F> {
         }
         count(state, Statistic::LinkChanges, 1);
         Ok(Event::Link(link))
+    }
+
+    /// The physical function does not know this one any more, and the next worker must not believe that it does.
+    fn lose(&mut self, bar: &impl Bar) {
+        bar.write(F::REGISTERS.ivar_misc, 0);
+        self.lost = true;
+        self.again = (now_ns(), AGAIN);
     }
 
     /// Begins anew, if the physical function is there again.

@@ -7,5 +7,7 @@ pub mod function;
 pub mod mailbox;
 mod registers;
 mod statistics;
+#[cfg(test)]
+mod tests;
 
 pub use registers::Registers;
