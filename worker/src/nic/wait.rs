@@ -5,7 +5,6 @@
 
 use super::bar::{Bar, GONE};
 use super::fault::Fault;
-use crate::process::clock::now_ns;
 
 /// Nanoseconds of a microsecond.
 pub const US: u64 = 1_000;
@@ -23,10 +22,10 @@ pub fn until(
     limit: u64,
     done: impl Fn(u32) -> bool,
 ) -> Result<u32, Fault> {
-    let start = now_ns();
+    let start = bar.now_ns();
     for _ in 0..LOOKS {
         // The clock is read first: however late the thread runs, the register has one look after the limit.
-        let late = now_ns().wrapping_sub(start) > limit;
+        let late = bar.now_ns().wrapping_sub(start) > limit;
         match bar.read(at) {
             GONE => return Err(Fault::Gone),
             value if done(value) => return Ok(value),
@@ -46,10 +45,10 @@ pub fn read(bar: &impl Bar, at: u32) -> Result<u32, Fault> {
 }
 
 /// Lets `time` nanoseconds pass.
-pub fn pause(time: u64) {
-    let start = now_ns();
+pub fn pause(bar: &impl Bar, time: u64) {
+    let start = bar.now_ns();
     for _ in 0..LOOKS {
-        if now_ns().wrapping_sub(start) >= time {
+        if bar.now_ns().wrapping_sub(start) >= time {
             break;
         }
         std::hint::spin_loop();

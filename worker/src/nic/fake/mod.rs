@@ -28,6 +28,8 @@ pub struct Fake {
     /// All reads so far, and the one from which on the card is gone.
     pub reads: Cell<u32>,
     pub gone_at: Cell<Option<u32>>,
+    /// Nanoseconds. Each look at the clock takes one microsecond.
+    pub clock: Cell<u64>,
     /// The physical function behind a virtual one, and where the mailbox is.
     pub physical: RefCell<Option<(Physical, &'static Registers)>>,
     /// An answer that comes behind another message.
@@ -106,6 +108,11 @@ impl Fake {
 }
 
 impl Bar for Fake {
+    fn now_ns(&self) -> u64 {
+        self.clock.set(self.clock.get() + 1_000);
+        self.clock.get()
+    }
+
     fn read(&self, at: u32) -> u32 {
         let reads = self.reads.get() + 1;
         self.reads.set(reads);

@@ -13,7 +13,6 @@
 use crate::nic::bar::Bar;
 use crate::nic::fault::Fault;
 use crate::nic::wait::{self, MS};
-use crate::process::clock::now_ns;
 
 /// A message is for the physical function.
 const REQ: u32 = 1 << 0;
@@ -107,7 +106,7 @@ impl Mailbox {
 
     /// Waits until the physical function is in no reset, for `limit` nanoseconds.
     pub fn wait_for_reset(&mut self, bar: &impl Bar, limit: u64) -> Result<(), Fault> {
-        self.wait(bar, "VFMAILBOX.RSTI", now_ns(), limit, |mailbox, bar| Ok(mailbox.look(bar)? & RSTI == 0))
+        self.wait(bar, "VFMAILBOX.RSTI", bar.now_ns(), limit, |mailbox, bar| Ok(mailbox.look(bar)? & RSTI == 0))
     }
 
     /// The physical function has to be asked anew: it has forgotten this one, or does not answer.
@@ -124,7 +123,7 @@ impl Mailbox {
         done: impl Fn(&mut Mailbox, &B) -> Result<bool, Fault>,
     ) -> Result<(), Fault> {
         for _ in 0..wait::LOOKS {
-            let late = now_ns().wrapping_sub(start) > limit;
+            let late = bar.now_ns().wrapping_sub(start) > limit;
             if done(self, bar)? {
                 return Ok(());
             }
@@ -138,7 +137,7 @@ impl Mailbox {
 
     fn own(&mut self, bar: &impl Bar) -> Result<(), Fault> {
         let control = self.control;
-        self.wait(bar, "VFMAILBOX.VFU", now_ns(), OWNED, |mailbox, bar| {
+        self.wait(bar, "VFMAILBOX.VFU", bar.now_ns(), OWNED, |mailbox, bar| {
             bar.write(control, VFU);
             Ok(mailbox.look(bar)? & VFU != 0)
         })
@@ -161,7 +160,7 @@ impl Mailbox {
         for (at, word) in (self.buffer..).step_by(4).zip(message.iter().take(WORDS)) {
             bar.write(at, *word);
         }
-        let start = now_ns();
+        let start = bar.now_ns();
         bar.write(self.control, REQ);
         self.wait(bar, "VFMAILBOX.PFACK", start, ANSWER, |mailbox, bar| mailbox.take(bar, PFACK))?;
         let asked = message.first().map_or(0, |word| word & CODE);
@@ -173,7 +172,7 @@ impl Mailbox {
                 self.forgotten |= first & (MSG_NACK | MSG_CTS) == MSG_NACK && asked != RESET;
                 return Ok(Reply { done: first & MSG_ACK != 0 && first & MSG_NACK == 0, words });
             }
-            if now_ns().wrapping_sub(start) > ANSWER {
+            if bar.now_ns().wrapping_sub(start) > ANSWER {
                 return Err(Fault::Bad("VFMBMEM"));
             }
         }

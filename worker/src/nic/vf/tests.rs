@@ -1,7 +1,6 @@
 //! What a virtual function does with a physical function that is good, refuses, forgets, lies, resets, or is silent.
 
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
 
 use sv3::card::{CardModel, CardSettings, CardState, Statistic};
 
@@ -14,6 +13,7 @@ use crate::nic::fake::{self, Fake, MAC, Physical};
 use crate::nic::fault::Fault;
 use crate::nic::igb_vf::IgbVf;
 use crate::nic::ixgbe_vf::IxgbeVf;
+use crate::nic::wait::MS;
 
 const OTHER: Mac = [0x02, 1, 2, 3, 4, 5];
 const RESET: u32 = 1;
@@ -47,10 +47,9 @@ fn counted(state: &CardState, statistic: Statistic) -> u64 {
 
 /// The event of the next service that has one, within the time that a function waits before it tries again.
 fn event<F: Family>(function: &mut Function<F>, fake: &Fake, state: &CardState) -> Event {
-    let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(5) {
+    for _ in 0..20 {
         match function.service(fake, state).unwrap() {
-            Event::Nothing => std::thread::yield_now(),
+            Event::Nothing => fake.clock.set(fake.clock.get() + 100 * MS),
             event => return event,
         }
     }
@@ -214,9 +213,8 @@ fn a_physical_function_that_forgets_is_told_again() {
 
 fn silence<F: Tested>(physical: Physical, name: &'static str) {
     let fake = F::fake(physical);
-    let start = Instant::now();
     assert_eq!(F::open(&fake, &settings(), &fake::state()).err(), Some(Fault::Bad(name)));
-    assert!(start.elapsed() < Duration::from_millis(200), "{name}: {:?}", start.elapsed());
+    assert!(fake.clock.get() < 100 * MS, "{name}: {} ns", fake.clock.get());
 }
 
 #[test]
@@ -233,9 +231,9 @@ fn silence_while_it_runs<F: Tested>() {
     function.link(&fake).unwrap();
     fake.with(|physical| physical.mute = true);
     assert_eq!(function.filter(&fake, &[OTHER]), Ok(0));
-    let start = Instant::now();
+    let start = fake.clock.get();
     assert_eq!(function.filter(&fake, &[OTHER]), Ok(0));
-    assert!(start.elapsed() < Duration::from_millis(10), "it waits once");
+    assert!(fake.clock.get() - start < MS, "it waits once");
     assert_eq!(event(&mut function, &fake, &state), Event::Link(0));
     // A new worker does not give up what was there.
     let mut function = F::open(&fake, &settings(), &state).unwrap();

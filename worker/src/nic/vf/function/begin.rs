@@ -12,7 +12,6 @@ use crate::nic::vf::mailbox::RESET;
 use crate::nic::vf::registers::CTRL_RST;
 use crate::nic::vf::statistics;
 use crate::nic::wait::MS;
-use crate::process::clock::now_ns;
 
 /// How long a physical function may be in a reset that was just asked for, in nanoseconds.
 const RESET_LIMIT: u64 = 20 * MS;
@@ -70,7 +69,7 @@ impl<F: Family> Function<F> {
     /// physical function may refuse what its administrator has not chosen.
     fn address(&mut self, bar: &impl Bar, theirs: Option<Mac>) -> Result<Mac, Fault> {
         let had = (self.mac != [0; 6]).then_some(self.mac);
-        let wanted = self.settings.mac.or(theirs).or(had).unwrap_or_else(made_up);
+        let wanted = self.settings.mac.or(theirs).or(had).unwrap_or_else(|| made_up(bar.now_ns()));
         if theirs == Some(wanted) {
             return Ok(wanted);
         }
@@ -83,7 +82,7 @@ impl<F: Family> Function<F> {
 }
 
 /// An address of local use (IEEE 802, 8.2) that no other function has by chance.
-fn made_up() -> Mac {
-    let [a, b, c, d, e, ..] = now_ns().to_le_bytes();
+fn made_up(now_ns: u64) -> Mac {
+    let [a, b, c, d, e, ..] = now_ns.to_le_bytes();
     [0x02, e, d, c, b, a]
 }

@@ -11,7 +11,6 @@ use crate::nic::statistics::count;
 use crate::nic::vf::family::Family;
 use crate::nic::vf::mailbox::RSTI;
 use crate::nic::vf::statistics;
-use crate::process::clock::now_ns;
 
 /// Longest time between two attempts to begin anew, in nanoseconds.
 const AGAIN_MOST: u64 = 16 * AGAIN;
@@ -47,7 +46,7 @@ impl<F: Family> Function<F> {
         if found && !self.lost {
             self.lose(bar);
         }
-        if self.lost && reset & RSTI == 0 && now_ns() >= self.again.0 && self.again(bar, state)? {
+        if self.lost && reset & RSTI == 0 && bar.now_ns() >= self.again.0 && self.again(bar, state)? {
             return Ok(Event::Reset);
         }
         let before = self.link;
@@ -63,7 +62,7 @@ impl<F: Family> Function<F> {
     pub(super) fn lose(&mut self, bar: &impl Bar) {
         bar.write(F::REGISTERS.ivar_misc, 0);
         self.lost = true;
-        self.again = (now_ns(), AGAIN);
+        self.again = (bar.now_ns(), AGAIN);
     }
 
     /// Begins anew, if the physical function is there again.
@@ -71,7 +70,7 @@ impl<F: Family> Function<F> {
         match self.begin(bar, state) {
             Err(Fault::Gone) => Err(Fault::Gone),
             Err(Fault::Bad(_)) => {
-                self.again = (now_ns().wrapping_add(self.again.1), (2 * self.again.1).min(AGAIN_MOST));
+                self.again = (bar.now_ns().wrapping_add(self.again.1), (2 * self.again.1).min(AGAIN_MOST));
                 Ok(false)
             }
             Ok(()) => {
