@@ -7,7 +7,6 @@ use sv3_nic_model::vfio_user::{Factory, Function, Served};
 use tempfile::TempDir;
 
 use crate::failure::{Failure, Result};
-use crate::network::{Form, StreamPeer};
 
 /// A card that is served. It is gone when this is dropped.
 pub struct Nic {
@@ -30,10 +29,9 @@ impl Nic {
         self.folder.path().join("card")
     }
 
-    /// The other end of the wire; once.
-    pub fn wire(&mut self) -> Result<StreamPeer> {
-        let wire = self.wire.take().ok_or_else(|| Failure::new("the wire is in use"))?;
-        StreamPeer::of(wire, Form::Plain)
+    /// The other end of the wire, on which frames are behind their lengths; once.
+    pub fn wire(&mut self) -> Result<UnixStream> {
+        self.wire.take().ok_or_else(|| Failure::new("the wire is in use"))
     }
 
     /// Plugs the wire in, or pulls it out.
