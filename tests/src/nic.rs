@@ -3,7 +3,8 @@
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
-use sv3_nic_model::vfio_user::{Factory, Function, Served};
+use sv3_nic_model::Card;
+use sv3_nic_model::vfio_user::{Function, Served};
 use tempfile::TempDir;
 
 use crate::failure::{Failure, Result};
@@ -17,10 +18,10 @@ pub struct Nic {
 
 impl Nic {
     /// Serves a card.
-    pub fn start(function: Function, factory: Factory) -> Result<Nic> {
+    pub fn start(function: Function, card: impl Card + Send + 'static) -> Result<Nic> {
         let folder = tempfile::Builder::new().prefix("sv3-nic-").tempdir()?;
         let (ours, theirs) = UnixStream::pair()?;
-        let served = Served::start(function, factory, &folder.path().join("card"), theirs)?;
+        let served = Served::start(function, Box::new(card), &folder.path().join("card"), theirs)?;
         Ok(Nic { served, wire: Some(ours), folder })
     }
 

@@ -3,7 +3,7 @@
 //! Ignored by a plain `cargo test`, as each machine wants a processor: `scripts/check` runs it.
 
 use sv3_nic_model::vfio_user::Function;
-use sv3_nic_model::{Card, Memory};
+use sv3_nic_model::{Pf, PfSettings};
 use sv3_tests::failure::Result;
 use sv3_tests::machine::Machine;
 use sv3_tests::nic::Nic;
@@ -47,33 +47,10 @@ fn a_machine_without_an_iommu_has_no_groups() -> Result<()> {
     Ok(())
 }
 
-/// A card without any register.
-struct Blank;
-
-impl Card for Blank {
-    fn read(&mut self, _: u32, _: u8) -> u64 {
-        0
-    }
-    fn write(&mut self, _: u32, _: u8, _: u64, _: &mut dyn Memory) {}
-    fn receive(&mut self, _: &[u8], _: &mut dyn Memory) -> bool {
-        false
-    }
-    fn sent(&mut self) -> Option<Vec<u8>> {
-        None
-    }
-    fn interrupts(&mut self) -> u32 {
-        0
-    }
-    fn set_link(&mut self, _: bool, _: &mut dyn Memory) {}
-    fn complaints(&self) -> &[String] {
-        &[]
-    }
-}
-
 #[test]
 #[ignore = "scripts/check runs it"]
 fn models_of_an_82599_are_handed_over_too() -> Result<()> {
-    let cards = [Function::Physical, Function::Virtual].map(|it| Nic::start(it, Box::new(|| Box::new(Blank))));
+    let cards = [Function::Physical, Function::Virtual].map(|it| Nic::start(it, Pf::new(PfSettings::default())));
     let [physical, virtual_function] = cards;
     let (physical, virtual_function) = (physical?, virtual_function?);
     let config = Machine::config().vfio_user(&physical.socket()).vfio_user(&virtual_function.socket());

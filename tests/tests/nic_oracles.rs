@@ -4,9 +4,12 @@
 
 use std::time::Duration;
 
+use sv3_nic_model::vfio_user::Function;
+use sv3_nic_model::{Pf, PfSettings};
 use sv3_tests::failure::Result;
 use sv3_tests::machine::{Config, Machine};
 use sv3_tests::network::Cable;
+use sv3_tests::nic::Nic;
 use sv3_tests::vm::{Ping, Stream};
 
 const IPERF3: &str = "usr/bin/iperf3";
@@ -78,4 +81,15 @@ impl Link {
 #[ignore = "scripts/check runs it"]
 fn an_82576_and_a_virtio_card_talk() -> Result<()> {
     Link::boot(Machine::config().module("igb").igb(), |machine| machine.wire(0))?.works()
+}
+
+#[test]
+#[ignore = "scripts/check runs it"]
+fn linux_drives_an_82599() -> Result<()> {
+    let mut nic = Nic::start(Function::Physical, Pf::new(PfSettings::default()))?;
+    let config = Machine::config().module("ixgbe").vfio_user(&nic.socket());
+    let mut link = Link::boot(config, |_| nic.wire())?;
+    let outcome = link.works();
+    nic.check()?;
+    outcome
 }
