@@ -11,16 +11,23 @@ use super::address::{self, Mac};
 use super::bar::Bar;
 use super::event::Event;
 use super::fault::Fault;
+use super::igb_vf::IgbVf;
 use super::interrupts::Interrupts;
 use super::ixgbe::Ixgbe;
+use super::ixgbe_vf::IxgbeVf;
 use super::memory::CardMemory;
 use super::queue_registers::QueueRegisters;
+use super::vf::function::Function;
 
 /// An open card. It does not have its registers: each call gets them.
 #[derive(Debug)]
 pub enum Device {
     /// An Intel 82599 or X540.
     Ixgbe(Ixgbe),
+    /// A virtual function of them.
+    IxgbeVf(Function<IxgbeVf>),
+    /// A virtual function of the Intel 82576.
+    IgbVf(Function<IgbVf>),
 }
 
 /// Calls the family's function.
@@ -28,6 +35,8 @@ macro_rules! each {
     ($device:expr, $it:ident => $call:expr) => {
         match $device {
             Device::Ixgbe($it) => $call,
+            Device::IxgbeVf($it) => $call,
+            Device::IgbVf($it) => $call,
         }
     };
 }
@@ -40,7 +49,8 @@ impl Device {
         let (settings, state) = (memory.settings(), memory.state());
         let device = match settings.model {
             CardModel::Ixgbe => Device::Ixgbe(Ixgbe::open(bar, settings, state)?),
-            CardModel::IxgbeVf | CardModel::IgbVf => return Err(Fault::Bad("model")),
+            CardModel::IxgbeVf => Device::IxgbeVf(Function::open(bar, settings, state)?),
+            CardModel::IgbVf => Device::IgbVf(Function::open(bar, settings, state)?),
         };
         state.mac.store(address::to_state(device.mac()), std::sync::atomic::Ordering::Relaxed);
         Ok(device)
@@ -76,8 +86,9 @@ impl Device {
         each!(self, it => it.interrupts())
     }
 
-    /// Turns on what is no queue's. The rings are known to the card, and it reaches its memory.
-    pub fn start(&mut self, bar: &impl Bar) -> Result<(), Fault> {
+    /// Turns on what is no queue's. The rings are known to the card, and it reaches its memory. False: the card's physical
+    /// function is away, and no queue can be turned on; [`Event::Reset`] comes when it is back.
+    pub fn start(&mut self, bar: &impl Bar) -> Result<bool, Fault> {
         each!(self, it => it.start(bar))
     }
 
@@ -87,7 +98,7 @@ impl Device {
     }
 
     /// Speed of the link in Mbit/s; 0: no link.
-    pub fn link(&self, bar: &impl Bar) -> Result<u32, Fault> {
+    pub fn link(&mut self, bar: &impl Bar) -> Result<u32, Fault> {
         each!(self, it => it.link(bar))
     }
 

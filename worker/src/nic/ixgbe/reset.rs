@@ -53,10 +53,10 @@ pub fn reset(bar: &impl Bar) -> Result<(), Fault> {
     };
     for _ in 0..resets {
         wait::set(bar, CTRL, CTRL_RST)?;
-        wait::pause(MS);
+        wait::pause(bar, MS);
         wait::until(bar, "CTRL", CTRL, 10 * MS, |value| value & CTRL_RST == 0)?;
     }
-    wait::pause(10 * MS);
+    wait::pause(bar, 10 * MS);
     wait::until(bar, "EEC", EEC, 20 * MS, |value| value & EEC_ARD != 0)?;
     wait::until(bar, "RDRXCTL", RDRXCTL, 10 * MS, |value| value & RDRXCTL_DMAIDONE != 0)?;
     mask_all(bar);
