@@ -2,5 +2,20 @@
 //! data sheets name them. Nothing here knows of ports or of the switch.
 #![allow(dead_code, reason = "the kind of port that uses it comes next")]
 
+pub mod address;
 pub mod bar;
+pub mod device;
+pub mod event;
+#[cfg(test)]
+mod fake;
+pub mod fault;
+pub mod igb_vf;
+pub mod interrupts;
+pub mod ixgbe;
+pub mod ixgbe_vf;
 pub mod memory;
+pub mod queue_registers;
+pub mod rate;
+pub mod statistics;
+pub mod vf;
+pub mod wait;
