@@ -1,5 +1,6 @@
 //! `scripts/vfio-rebind` and `scripts/vf` on a folder that looks like a machine: what they refuse, what they do, and that
-//! they take back what they did when a step fails. `SV3_TEST_SHELL="busybox sh"` has another shell run them.
+//! they take back what they did when a step fails. `SV3_TEST_SHELL="bash --posix"` has another shell
+//! run them; busybox's prefers its own programs to those of the folder.
 
 use sv3_tests::failure::{Failure, Result};
 use sv3_tests::sysfs::Machine;
@@ -328,5 +329,33 @@ fn virtual_functions_in_use_are_not_removed() -> Result<()> {
     drop(held);
     machine.remove("dev/vfio/101")?;
     machine.run("vf --back 0000:02:00.1")?.ok()?;
+    Ok(())
+}
+
+/// A file of the scripts' folder.
+fn script(file: &str) -> Result<String> {
+    Ok(std::fs::read_to_string(format!("{}/../scripts/{file}", env!("CARGO_MANIFEST_DIR")))?)
+}
+
+/// The command line of a unit of systemd for an instance, with the variables that its example sets.
+fn command_of(unit: &str, example: &str, instance: &str) -> Result<String> {
+    let (unit, example) = (script(&format!("systemd/{unit}"))?, script(&format!("systemd/{example}"))?);
+    let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=/usr/local/lib/sv3/"));
+    let mut command = start.unwrap_or_default().replace("%i", instance);
+    for (name, value) in example.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('=')) {
+        command = command.replace(&format!("${name}"), value);
+    }
+    Ok(command.replace(" $SV3_OPTIONS", ""))
+}
+
+#[test]
+fn units_of_systemd_do_what_their_examples_say() -> Result<()> {
+    let machine = physical()?;
+    machine.run(&command_of("sv3-vfio@.service", "vfio.example", CARD)?)?.ok()?;
+    assert_eq!(machine.owner(14), "alice");
+    let machine = physical()?;
+    machine.run(&command_of("sv3-vf@.service", "vf.example", "enp2s0f1")?)?.ok()?;
+    assert_eq!((machine.owner(100), machine.driver(SECOND)), ("alice".into(), None));
+    assert!(machine.record()?.contains("vf 0 trust on"));
     Ok(())
 }
