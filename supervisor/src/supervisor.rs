@@ -15,6 +15,7 @@
 
 mod answers;
 mod audit;
+mod cards;
 mod clients;
 mod closing;
 mod deaths;
@@ -222,6 +223,7 @@ impl Supervisor {
             Token::Control(place) => self.serve_control(place),
             Token::HttpDoor => self.doors.accept_http(&self.reactor),
             Token::Http(place) => self.serve_http(place),
+            Token::Card(slot) => self.card_is_wanted_back(slot),
             Token::Client(slot) if self.files_hung_up(slot, flags) => {}
             Token::Client(slot) => self.serve_client(slot, flags),
             Token::Pending(serial) => {

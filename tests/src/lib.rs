@@ -12,6 +12,7 @@ pub mod honest;
 pub mod hostile;
 pub mod image;
 pub mod lingering;
+pub mod machine;
 pub mod neighbour;
 pub mod network;
 pub mod newcomer;

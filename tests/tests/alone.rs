@@ -4,8 +4,10 @@
 mod crash_points;
 mod drift;
 mod internet_of_taps;
+mod iommu;
 mod leaks;
 mod linux_segments;
+mod nic;
 mod qemu;
 mod succession_of_taps;
 mod taps;

@@ -16,7 +16,6 @@ use crate::clients::client::Client;
 use crate::clients::number::is_pending;
 use crate::clients::slots::Slots;
 use crate::fd_inventory::OpenFile;
-use crate::ports::files::FilePort;
 use crate::ports::loop_watch::LoopWatch;
 use crate::timers::Timers;
 
@@ -86,9 +85,13 @@ impl Clients {
         self.slots.clients().filter(|client| client.quarantine.is_none())
     }
 
-    /// The uplinks that run.
-    pub fn uplinks(&self) -> impl Iterator<Item = &FilePort> {
-        self.slots.all_files().filter(|port| port.attachment.learning == Learning::Uplink && port.runs())
+    /// The uplinks that run: slot and serial number of each.
+    pub fn uplinks(&self) -> impl Iterator<Item = (u16, u64)> {
+        let files = self.slots.all_files().filter(|port| port.runs());
+        let files = files.map(|port| (port.slot, port.serial, port.attachment.learning));
+        let cards = self.slots.all_cards().filter(|port| port.runs());
+        let cards = cards.map(|port| (port.slot, port.serial, port.attachment.learning));
+        files.chain(cards).filter(|port| port.2 == Learning::Uplink).map(|(slot, serial, _)| (slot, serial))
     }
 
     /// Whether a client's removed regions that are still mapped make its share larger than what is free.
@@ -121,9 +124,13 @@ impl Clients {
             let kind = port.kind_of_files();
             port.files().map(move |fd| OpenFile::borrowed((**fd).as_fd(), kind, format!("frames of {}", port.name())))
         });
+        let cards = self.slots.all_cards().flat_map(|port| {
+            let what = format!("the card {}", port.name());
+            port.files().map(move |fd| OpenFile::borrowed((**fd).as_fd(), "card", what.clone()))
+        });
         let leaving = self.slots.leaving_files();
         let leaving = leaving.map(|fd| OpenFile::borrowed((**fd).as_fd(), "file", "frames of a port that is leaving"));
-        self.slots.connected().flat_map(files_of).chain(ports).chain(leaving)
+        self.slots.connected().flat_map(files_of).chain(ports).chain(cards).chain(leaving)
     }
 }
 

@@ -2,6 +2,8 @@
 //! written from the data sheet's facts. sv3's driver runs against it in process; Linux and DPDK drive it as a vfio-user
 //! device, which shows that it is what they take for an 82599.
 
+pub mod vfio_user;
+
 /// The memory that the card reaches by DMA, by the addresses that its driver gave it.
 pub trait Memory {
     /// Reads octets. False: the card may not read there; nothing is read.
