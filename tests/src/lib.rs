@@ -16,6 +16,7 @@ pub mod machine;
 pub mod neighbour;
 pub mod network;
 pub mod newcomer;
+pub mod nic;
 pub mod patience;
 pub mod peers;
 pub mod pingpong;

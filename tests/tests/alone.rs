@@ -8,6 +8,7 @@ mod iommu;
 mod leaks;
 mod linux_segments;
 mod nic;
+mod nic_oracles;
 mod qemu;
 mod succession_of_taps;
 mod taps;

@@ -3,6 +3,7 @@
 //! All of it belongs to the test's process and ends with it, however it ends: a network has no name, only an open file.
 //! Networks are for root.
 
+mod cable;
 #[allow(clippy::panic)]
 pub mod exchange;
 mod namespace;
@@ -13,6 +14,7 @@ mod raw;
 #[allow(unsafe_code)] // the ioctls of a tap
 mod tap;
 
+pub use cable::Cable;
 pub use namespace::Namespace;
 pub use peer::{Form, PacketPeer, StreamPeer, packet_pair};
 pub use raw::RawSocket;
