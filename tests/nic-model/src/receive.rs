@@ -1,6 +1,5 @@
 //! A receive queue: frames into buffers, and what the card writes back (data sheet, 7.1.6 to 7.1.9).
 
-use crate::frame::Headers;
 use crate::ring::{ENABLE, Ring};
 use crate::{Complaints, Memory};
 
@@ -139,7 +138,7 @@ impl ReceiveQueue {
                 return Put::Lost;
             }
             let last = pieces.peek().is_none();
-            let done = if last { write_back(piece.len(), report) } else { middle(piece.len(), 0) };
+            let done = if last { write_back(piece.len(), report) } else { middle(piece.len(), 0, 0) };
             if !memory.write(at, &done) {
                 complaints.add(format!("DMA: no descriptor can be written at {at:#x}"));
                 return Put::Lost;
@@ -179,13 +178,8 @@ pub fn write_back(len: usize, report: &Report) -> [u8; 16] {
     (u128::from(high) << 64 | u128::from(low)).to_le_bytes()
 }
 
-/// What another one of its descriptors tells. `next` is the next descriptor of joined segments.
-pub fn middle(len: usize, next: u32) -> [u8; 16] {
+/// What another one of its descriptors tells. `next` is the next descriptor of joined segments, `info` their count.
+pub fn middle(len: usize, next: u32, info: u32) -> [u8; 16] {
     let high = u64::from(DD | next << 4) | (len as u64) << 32;
-    (u128::from(high) << 64).to_le_bytes()
-}
-
-/// What the card tells of a frame that it does not check.
-pub fn plain(headers: &Headers) -> Report {
-    Report { info: headers.packet_type(), ..Report::default() }
+    (u128::from(high) << 64 | u128::from(info)).to_le_bytes()
 }
