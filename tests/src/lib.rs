@@ -24,6 +24,7 @@ pub mod pingpong;
 pub mod silence;
 pub mod stopped;
 pub mod switch;
+pub mod sysfs;
 pub mod testpmd;
 pub mod uplink;
 pub mod vm;

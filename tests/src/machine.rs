@@ -31,6 +31,7 @@ pub struct Config {
     programs: Vec<PathBuf>,
     debian: Vec<&'static str>,
     plugins: Vec<String>,
+    files: Vec<(PathBuf, &'static str)>,
     cards: Vec<Card>,
     without_iommu: bool,
 }
@@ -92,6 +93,12 @@ impl Config {
     /// A library that a program of bookworm loads from `/debian/lib`, by its path in the tree.
     pub fn debian_plugin(mut self, path: String) -> Config {
         self.plugins.push(path);
+        self
+    }
+
+    /// A file of this machine and where it is inside. Anybody may execute it.
+    pub fn file(mut self, path: impl Into<PathBuf>, inside: &'static str) -> Config {
+        self.files.push((path.into(), inside));
         self
     }
 
@@ -166,6 +173,9 @@ impl Config {
         for program in &self.programs {
             let name = program.file_name().unwrap_or_default().to_string_lossy();
             all.program(&format!("/bin/{name}"), program)?;
+        }
+        for (path, inside) in &self.files {
+            all.file(inside, &fs::read(path)?);
         }
         self.debian.iter().try_for_each(|program| all.debian(program))?;
         self.plugins.iter().try_for_each(|plugin| all.debian_plugin(plugin))?;

@@ -3,6 +3,7 @@
 
 mod crash_points;
 mod drift;
+mod handing_over;
 mod internet_of_taps;
 mod iommu;
 mod leaks;
