@@ -14,8 +14,13 @@ pub mod interrupts;
 pub mod ixgbe;
 pub mod ixgbe_vf;
 pub mod memory;
+#[cfg(test)]
+mod model;
 pub mod queue_registers;
 pub mod rate;
 pub mod statistics;
 pub mod vf;
 pub mod wait;
+
+#[cfg(test)]
+mod tests;
