@@ -5,6 +5,7 @@
 //! and cards whose registers another process has (vfio-user). The kernel and its modules are the guests'. Programs of
 //! ours run inside with the libraries of this machine. QEMU is killed when the [`Machine`] is dropped.
 
+mod dpdk;
 mod initramfs;
 mod modules;
 
@@ -15,12 +16,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
 
+pub use dpdk::Testpmd;
 use initramfs::Initramfs;
 use tempfile::TempDir;
 
 use crate::failure::{Failure, Result};
 use crate::image::{self, Suite};
-use crate::network::{Form, StreamPeer};
 use crate::vm::{Agent, Job, Output, Qmp, qemu};
 
 /// How a machine is built.
@@ -28,6 +29,9 @@ use crate::vm::{Agent, Job, Output, Qmp, qemu};
 pub struct Config {
     modules: Vec<&'static str>,
     programs: Vec<PathBuf>,
+    debian: Vec<&'static str>,
+    plugins: Vec<String>,
+    files: Vec<(PathBuf, &'static str)>,
     cards: Vec<Card>,
     without_iommu: bool,
 }
@@ -35,12 +39,25 @@ pub struct Config {
 #[derive(Debug, Clone)]
 enum Card {
     Igb,
+    Virtio,
     VfioUser(PathBuf),
+}
+
+impl Card {
+    fn device(&self) -> &'static str {
+        match self {
+            Card::Igb => "igb",
+            Card::Virtio => "virtio-net-pci",
+            Card::VfioUser(_) => "vfio-user-pci",
+        }
+    }
 }
 
 /// What hands a device to a process.
 const VFIO: [&str; 2] = ["vfio_iommu_type1", "vfio_pci"];
 
+/// With what DPDK wants, and without what costs an emulator time.
+const PROCESSOR: &str = "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt";
 const MEMORY: &str = "1024M";
 /// A machine boots in about 4 s if nothing else runs.
 const BOOT_PATIENCE: Duration = Duration::from_secs(90);
@@ -49,6 +66,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// As for guests (`vm.rs`), and with the IOMMU in use.
 const KERNEL_COMMAND_LINE: &str =
     "console=ttyS0 quiet panic=-1 cryptomgr.notests no_timer_check mitigations=off intel_iommu=on";
+
+/// What a kernel says of a card or a driver that does wrong.
+const TROUBLE: [&str; 7] =
+    ["handling fault", "[DMA ", "Hang", "NETDEV WATCHDOG", "Call Trace", "WARNING: CPU", "Adapter removed"];
 
 impl Config {
     /// A driver, loaded at boot with all that it needs. Those of VFIO are loaded always.
@@ -63,10 +84,37 @@ impl Config {
         self
     }
 
+    /// A program of bookworm by its path in the tree, found by its name inside.
+    pub fn debian(mut self, path: &'static str) -> Config {
+        self.debian.push(path);
+        self
+    }
+
+    /// A library that a program of bookworm loads from `/debian/lib`, by its path in the tree.
+    pub fn debian_plugin(mut self, path: String) -> Config {
+        self.plugins.push(path);
+        self
+    }
+
+    /// A file of this machine and where it is inside. Anybody may execute it.
+    pub fn file(mut self, path: impl Into<PathBuf>, inside: &'static str) -> Config {
+        self.files.push((path.into(), inside));
+        self
+    }
+
     /// An Intel 82576 with virtual functions: the next card. The test has the other end of its wire, see
     /// [`Machine::wire`].
     pub fn igb(mut self) -> Config {
         self.cards.push(Card::Igb);
+        self
+    }
+
+    /// A virtio card, which is not behind the IOMMU: the next card, a peer for others. As for [`Config::igb`], the test
+    /// has its wire.
+    pub fn virtio(mut self) -> Config {
+        self.modules.push("virtio_pci");
+        self.modules.push("virtio_net");
+        self.cards.push(Card::Virtio);
         self
     }
 
@@ -89,7 +137,7 @@ impl Config {
         let mut wires = Vec::new();
         for (number, card) in self.cards.iter().enumerate() {
             wires.push(match card {
-                Card::Igb => Some(UnixListener::bind(wire(scratch.path(), number))?),
+                Card::Igb | Card::Virtio => Some(UnixListener::bind(wire(scratch.path(), number))?),
                 Card::VfioUser(_) => None,
             });
         }
@@ -126,12 +174,17 @@ impl Config {
             let name = program.file_name().unwrap_or_default().to_string_lossy();
             all.program(&format!("/bin/{name}"), program)?;
         }
+        for (path, inside) in &self.files {
+            all.file(inside, &fs::read(path)?);
+        }
+        self.debian.iter().try_for_each(|program| all.debian(program))?;
+        self.plugins.iter().try_for_each(|plugin| all.debian_plugin(plugin))?;
         Ok(all.finish())
     }
 
     fn command(&self, scratch: &Path) -> Result<Command> {
         let mut command = qemu(Suite::Sid)?;
-        command.args(["-machine", "q35,memory-backend=ram", "-accel", "tcg", "-cpu", "qemu64", "-m", MEMORY]);
+        command.args(["-machine", "q35,memory-backend=ram", "-accel", "tcg", "-cpu", PROCESSOR, "-m", MEMORY]);
         command.arg("-object").arg(format!("memory-backend-memfd,id=ram,size={MEMORY},share=on"));
         if !self.without_iommu {
             command.args(["-device", "intel-iommu,intremap=on,caching-mode=on"]);
@@ -140,16 +193,17 @@ impl Config {
             // Ports in the order of their places, so that bus N + 1 has card N.
             command.arg("-device").arg(format!("pcie-root-port,id=port{number},chassis={number},addr={}", number + 1));
             match card {
-                Card::Igb => {
-                    let wire = wire(scratch, number);
+                Card::Igb | Card::Virtio => {
+                    let (wire, name) = (wire(scratch, number), card.device());
                     let netdev =
                         format!("stream,id=net{number},server=off,addr.type=unix,addr.path={}", wire.display());
-                    let device = format!("igb,id=card{number},bus=port{number},netdev=net{number},romfile=");
-                    command.arg("-netdev").arg(netdev).arg("-device").arg(device);
+                    let device = format!("{name},id=card{number},bus=port{number},netdev=net{number},romfile=");
+                    let mac = format!("52:54:00:00:01:{number:02x}");
+                    command.arg("-netdev").arg(netdev).arg("-device").arg(format!("{device},mac={mac}"));
                 }
                 Card::VfioUser(socket) => {
                     let device = serde_json::json!({
-                        "driver": "vfio-user-pci", "id": format!("card{number}"), "bus": format!("port{number}"),
+                        "driver": card.device(), "id": format!("card{number}"), "bus": format!("port{number}"),
                         "rombar": 0, "socket": { "type": "unix", "path": socket },
                     });
                     command.arg("-device").arg(device.to_string());
@@ -187,15 +241,39 @@ impl Machine {
         format!("0000:{:02x}:00.0", number + 1)
     }
 
-    /// The other end of an 82576's wire; once.
-    pub fn wire(&mut self, number: usize) -> Result<StreamPeer> {
+    /// The other end of the wire of an 82576 or of a virtio card, on which frames are behind their lengths; once.
+    pub fn wire(&mut self, number: usize) -> Result<UnixStream> {
         let none = || Failure::new(format!("the test has no wire of card {number}"));
         let listener = self.wires.get_mut(number).and_then(Option::take).ok_or_else(none)?;
         // QEMU connected before the machine booted.
         listener.set_nonblocking(true)?;
         let (wire, _) = listener.accept()?;
         wire.set_nonblocking(false)?;
-        StreamPeer::of(wire, Form::Plain)
+        Ok(wire)
+    }
+
+    /// The name of a card's network interface.
+    pub fn interface(&mut self, number: usize) -> Result<String> {
+        let device = format!("/sys/bus/pci/devices/{}", Machine::card(number));
+        let name = self.sh(&format!(
+            "until ls {device}/net {device}/virtio*/net 2>/dev/null | grep -v :; do usleep 20000; done"
+        ))?;
+        Ok(name.trim().to_string())
+    }
+
+    /// Moves a network interface to a network of its own, where its address is `address` (with the length of the
+    /// prefix). What is to be put in front of commands there.
+    pub fn enclose(&mut self, interface: &str, address: &str) -> Result<String> {
+        let pid = self.sh("unshare -n sleep 100000 >/dev/null 2>&1 & echo $!")?;
+        let pid = pid.trim();
+        self.sh(&format!(
+            "until [ $(readlink /proc/{pid}/ns/net) != $(readlink /proc/self/ns/net) ]; do usleep 20000; done"
+        ))?;
+        self.sh(&format!("ip link set {interface} netns {pid}"))?;
+        let inside = format!("nsenter -t {pid} -n");
+        self.sh(&format!("{inside} ip link set lo up && {inside} ip link set {interface} up"))?;
+        self.sh(&format!("{inside} ip address add {address} dev {interface}"))?;
+        Ok(inside)
     }
 
     /// QEMU's monitor.
@@ -250,6 +328,16 @@ impl Machine {
     pub fn give_to_user(&mut self, address: &str) -> Result<()> {
         self.sh(&format!("chown user /dev/vfio/$(basename $(readlink /sys/bus/pci/devices/{address}/iommu_group))"))
             .map(drop)
+    }
+
+    /// Fails if the kernel has told of DMA where it was not allowed, of a card that hangs, or of a fault of its own.
+    pub fn check_kernel(&mut self) -> Result<()> {
+        let said = self.sh("dmesg")?;
+        let is_bad = |line: &&str| TROUBLE.iter().any(|words| line.contains(words));
+        match said.lines().filter(is_bad).collect::<Vec<_>>().as_slice() {
+            [] => Ok(()),
+            lines => Err(Failure::new(format!("the machine's kernel says:\n{}", lines.join("\n")))),
+        }
     }
 
     /// What failed, with the last output of QEMU and the machine's kernel.

@@ -2,8 +2,11 @@
 //!
 //! Ignored by a plain `cargo test`, as each machine wants a processor: `scripts/check` runs it.
 
+use sv3_nic_model::vfio_user::Function;
+use sv3_nic_model::{Pf, PfSettings};
 use sv3_tests::failure::Result;
 use sv3_tests::machine::Machine;
+use sv3_tests::nic::Nic;
 
 const READER: &str = env!("CARGO_BIN_EXE_vfio_reader");
 
@@ -42,4 +45,26 @@ fn a_machine_without_an_iommu_has_no_groups() -> Result<()> {
 
     assert!(output.status == 1 && output.text.contains("has no IOMMU group"), "{output:?}");
     Ok(())
+}
+
+#[test]
+#[ignore = "scripts/check runs it"]
+fn models_of_an_82599_are_handed_over_too() -> Result<()> {
+    let cards = [Function::Physical, Function::Virtual].map(|it| Nic::start(it, Pf::new(PfSettings::default())));
+    let [physical, virtual_function] = cards;
+    let (physical, virtual_function) = (physical?, virtual_function?);
+    let config = Machine::config().vfio_user(&physical.socket()).vfio_user(&virtual_function.socket());
+    let mut machine = config.program(READER).boot()?;
+
+    for (number, expected) in
+        ["8086:10fb, BAR 0 of 524288 octets", "8086:10ed, BAR 0 of 16384 octets"].iter().enumerate()
+    {
+        let address = Machine::card(number);
+        machine.bind_to_vfio(&address)?;
+        machine.give_to_user(&address)?;
+        let said = machine.as_user(&format!("vfio_reader {address}"))?;
+        assert!(said.contains(expected), "{said}");
+    }
+    physical.check()?;
+    virtual_function.check()
 }

@@ -6,9 +6,10 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use crate::failure::{Failure, Result};
+use crate::image::{self, Suite};
 
 /// An archive that is being filled.
 #[derive(Default)]
@@ -18,6 +19,9 @@ pub struct Initramfs {
     folders: BTreeSet<PathBuf>,
     files: BTreeSet<PathBuf>,
 }
+
+/// Where programs of bookworm are.
+const DEBIAN: &str = "/debian";
 
 const FOLDER: u32 = 0o040_755;
 const FILE: u32 = 0o100_755;
@@ -37,6 +41,38 @@ impl Initramfs {
         self.file(at, &read(program)?);
         for library in libraries(program)? {
             self.file(&library, &read(Path::new(&library))?);
+        }
+        Ok(())
+    }
+
+    /// Adds a program of bookworm, whatever the libraries of this machine are; run by `/bin/NAME`.
+    pub fn debian(&mut self, path: &str) -> Result<()> {
+        let tree = image::tree(Suite::Bookworm)?;
+        let name = Path::new(path).file_name().unwrap_or_default().to_string_lossy();
+        self.file(&format!("{DEBIAN}/bin/{name}"), &read(&tree.join(path))?);
+        self.debian_libraries(path)?;
+        self.file(&format!("{DEBIAN}/loader"), &read(&tree.join("lib64/ld-linux-x86-64.so.2"))?);
+        let run = format!("#!/bin/sh\nexec {DEBIAN}/loader --library-path {DEBIAN}/lib {DEBIAN}/bin/{name} \"$@\"\n");
+        self.file(&format!("/bin/{name}"), run.as_bytes());
+        Ok(())
+    }
+
+    /// Adds a library that such a program loads by its path, `/debian/lib/NAME`.
+    pub fn debian_plugin(&mut self, path: &str) -> Result<()> {
+        let file = image::tree(Suite::Bookworm)?.join(path);
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        self.file(&format!("{DEBIAN}/lib/{name}"), &read(&file)?);
+        self.debian_libraries(path)
+    }
+
+    fn debian_libraries(&mut self, path: &str) -> Result<()> {
+        let tree = image::tree(Suite::Bookworm)?;
+        let mut loader = Command::new(tree.join("lib64/ld-linux-x86-64.so.2"));
+        loader.arg("--library-path").arg(tree.join("usr/lib/x86_64-linux-gnu"));
+        let output = loader.arg("--list").arg(tree.join(path)).output()?;
+        for library in paths(&output) {
+            let name = Path::new(&library).file_name().unwrap_or_default().to_string_lossy().into_owned();
+            self.file(&format!("{DEBIAN}/lib/{name}"), &read(Path::new(&library))?);
         }
         Ok(())
     }
@@ -84,11 +120,13 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 
 /// The shared libraries of a program, and its loader; none if it is static.
 fn libraries(program: &Path) -> Result<Vec<String>> {
-    let output = Command::new("ldd").arg(program).output()?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    // `NAME => PATH (ADDRESS)`, or the loader alone: `PATH (ADDRESS)`.
+    Ok(paths(&Command::new("ldd").arg(program).output()?))
+}
+
+/// The paths in what a loader lists: `NAME => PATH (ADDRESS)`, or the loader alone, `PATH (ADDRESS)`.
+fn paths(list: &Output) -> Vec<String> {
     let path = |line: &str| line.split_whitespace().find(|word| word.starts_with('/')).map(str::to_string);
-    Ok(said.lines().filter_map(path).collect())
+    String::from_utf8_lossy(&list.stdout).lines().filter_map(path).collect()
 }
 
 #[cfg(test)]

@@ -73,12 +73,14 @@ impl QueueRegisters {
         wait::until(bar, name, self.control, LIMIT, |value| value & ENABLE != 0).map(drop)
     }
 
-    /// Turns the queue off, and waits until it is. `flush` is set meanwhile ([`SWFLSH`] or 0).
-    pub fn disable(&self, bar: &impl Bar, name: &'static str, flush: u32) -> Result<(), Fault> {
+    /// Turns the queue off, and waits until it is. `flush` is set meanwhile ([`SWFLSH`] or 0). `began` is when the first
+    /// of a card's queues was turned off: all together have the same limit.
+    pub fn disable(&self, bar: &impl Bar, name: &'static str, flush: u32, began: u64) -> Result<(), Fault> {
         let value = wait::read(bar, self.control)?;
         if value & ENABLE != 0 {
             bar.write(self.control, value & !ENABLE | flush);
-            wait::until(bar, name, self.control, LIMIT, |value| value & ENABLE == 0)?;
+            let limit = LIMIT.saturating_sub(bar.now_ns().wrapping_sub(began));
+            wait::until(bar, name, self.control, limit, |value| value & ENABLE == 0)?;
         }
         Ok(())
     }

@@ -7,7 +7,10 @@
 //! wants. Registers are reached by messages alone, none is mapped. QEMU has the table of MSI-X, and gives an eventfd for
 //! each vector that the driver uses.
 //!
-//! While the card is not bus master, frames from the wire wait, as in the card's own buffer.
+//! The card has no clock, so the thread tells it how much time passes. It looks for some more milliseconds when nothing
+//! happens, until no timer of the card can be running.
+//!
+//! What the test does not take from the wire stays in the card (flow control), so the wire loses nothing.
 //!
 //! rust-vmm's crate `vfio_user` reads from its socket only, so frames would need a second thread and a lock around the
 //! card; it also brings 12 crates.
@@ -21,6 +24,7 @@ mod wire;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use config_space::ConfigSpace;
 use dma::Dma;
@@ -101,28 +105,23 @@ const IRQ_DATA_NONE: u32 = 1 << 0;
 const DMA_WRITE: u32 = 1 << 1;
 const UNMAP_ALL: u32 = 1 << 1;
 
-/// Makes a card as it is after a reset.
-pub type Factory = Box<dyn FnMut() -> Box<dyn Card> + Send>;
-
 /// The card, and what the machine sees of it.
 struct Device {
     function: Function,
-    factory: Factory,
-    card: Box<dyn Card>,
+    card: Box<dyn Card + Send>,
     config: ConfigSpace,
     dma: Dma,
     vectors: Vec<Option<File>>,
-    link: bool,
     /// How many of the card's complaints were told.
     told: usize,
 }
 
 impl Device {
-    fn new(function: Function, mut factory: Factory) -> Device {
+    fn new(function: Function, card: Box<dyn Card + Send>) -> Device {
         let vectors = (0..function.vectors()).map(|_| None).collect();
-        let (card, config) = (factory(), ConfigSpace::new(function));
-        let mut device = Device { function, factory, card, config, dma: Dma::default(), vectors, link: true, told: 0 };
-        device.set_link(true);
+        let (config, dma) = (ConfigSpace::new(function), Dma::default());
+        let mut device = Device { function, card, config, dma, vectors, told: 0 };
+        device.set_bus_master(false);
         device
     }
 
@@ -134,16 +133,14 @@ impl Device {
     }
 
     fn reset(&mut self) {
-        self.card = (self.factory)();
+        self.card.reset();
         self.config = ConfigSpace::new(self.function);
-        self.dma.bus_master = false;
-        self.told = 0;
-        self.set_link(self.link);
+        self.set_bus_master(false);
     }
 
-    fn set_link(&mut self, up: bool) {
-        self.link = up;
-        self.card.set_link(up, &mut self.dma);
+    fn set_bus_master(&mut self, on: bool) {
+        self.dma.bus_master = on;
+        self.card.set_bus_master(on, &mut self.dma);
     }
 
     /// What the card has complained about since the last call.
@@ -154,16 +151,14 @@ impl Device {
         new
     }
 
-    /// Gives the card what has come, and takes what it has sent and wants.
-    fn turn(&mut self, wire: &mut Wire) {
-        while self.dma.bus_master
-            && let Some(frame) = wire.take()
-        {
+    /// Gives the card what has come and the time that has passed, and takes what it has sent and wants.
+    fn turn(&mut self, wire: &mut Wire, passed: Duration) {
+        self.card.pass_time(u32::try_from(passed.as_micros()).unwrap_or(u32::MAX), &mut self.dma);
+        self.card.set_paused(wire.is_full(), &mut self.dma);
+        while let Some(frame) = wire.take() {
             self.card.receive(&frame, &mut self.dma);
         }
-        while let Some(frame) = self.card.sent() {
-            wire.send(&frame);
-        }
+        self.card.take_sent(&mut |frame| wire.send(frame));
         let raised = self.card.interrupts();
         let raised = self.vectors.iter().enumerate().filter(|(vector, _)| raised >> vector & 1 != 0);
         for mut eventfd in raised.filter_map(|(_, eventfd)| eventfd.as_ref()) {
@@ -279,7 +274,9 @@ impl Device {
                 if self.config.write(usize::try_from(at).ok()?, octets) {
                     self.reset();
                 }
-                self.dma.bus_master = self.config.is_bus_master();
+                if self.dma.bus_master != self.config.is_bus_master() {
+                    self.set_bus_master(self.config.is_bus_master());
+                }
             }
             0 => {
                 let size = access(at, count, self.function)?;

@@ -7,12 +7,14 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::message::Message;
 use super::wire::Wire;
-use super::{Device, Factory, Function};
+use super::{Device, Function};
+use crate::Card;
 
 /// A card behind a socket, to which one client after the other connects. It is gone when this is dropped.
 pub struct Served {
@@ -29,7 +31,12 @@ struct Shared {
 
 impl Served {
     /// Serves a card behind `socket`, which is made. The other end of `wire` is the network.
-    pub fn start(function: Function, factory: Factory, socket: &Path, wire: UnixStream) -> io::Result<Served> {
+    pub fn start(
+        function: Function,
+        card: Box<dyn Card + Send>,
+        socket: &Path,
+        wire: UnixStream,
+    ) -> io::Result<Served> {
         let listener = UnixListener::bind(socket)?;
         let (bell, heard) = UnixStream::pair()?;
         bell.set_nonblocking(true)?;
@@ -38,8 +45,9 @@ impl Served {
         let wire = Wire::new(wire)?;
         let ours = shared.clone();
         let thread = std::thread::spawn(move || {
-            let device = Device::new(function, factory);
-            let mut server = Server { device, wire, listener, client: None, bell: heard, shared: ours };
+            let device = Device::new(function, card);
+            let (client, last, quiet) = (None, Instant::now(), 0);
+            let mut server = Server { device, wire, listener, client, bell: heard, shared: ours, last, quiet };
             while server.turn().is_ok() {}
         });
         Ok(Served { shared, bell: Some(bell), thread: Some(thread) })
@@ -81,7 +89,16 @@ struct Server {
     client: Option<UnixStream>,
     bell: UnixStream,
     shared: Arc<Shared>,
+    /// When the card last knew the time.
+    last: Instant,
+    /// Ticks since something happened.
+    quiet: u32,
 }
+
+/// How often the card is told the time, in milliseconds.
+const TICK: u8 = 1;
+/// The longest timer of a card is 1 ms (EITR).
+const TICKS: u32 = 4;
 
 impl Server {
     /// Waits for something, and does it. An error: the end.
@@ -96,7 +113,9 @@ impl Server {
         ];
         // A closed wire is always ready.
         let count = if self.wire.is_closed() { 2 } else { 3 };
-        poll(sources.get_mut(..count).unwrap_or_default(), PollTimeout::NONE)?;
+        let patience = if self.quiet < TICKS { TICK.into() } else { PollTimeout::NONE };
+        let happened = poll(sources.get_mut(..count).unwrap_or_default(), patience)?;
+        self.quiet = if happened > 0 { 0 } else { self.quiet + 1 };
         let ready = sources.map(|source| source.any().unwrap_or_default());
         let [bell, client, wire] = ready;
         if bell {
@@ -109,7 +128,8 @@ impl Server {
         if client {
             self.client();
         }
-        self.device.turn(&mut self.wire);
+        self.device.turn(&mut self.wire, self.last.elapsed());
+        self.last = Instant::now();
         let new = self.device.complaints();
         if !new.is_empty() {
             self.shared.complaints.lock().unwrap_or_else(PoisonError::into_inner).extend(new);
@@ -120,7 +140,10 @@ impl Server {
     fn rung(&mut self) -> io::Result<()> {
         match io::Read::read(&mut self.bell, &mut [0; 64]) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            _ => self.device.set_link(self.shared.link.load(SeqCst)),
+            _ => {
+                let Device { card, dma, .. } = &mut self.device;
+                card.set_link(self.shared.link.load(SeqCst), dma);
+            }
         }
         Ok(())
     }

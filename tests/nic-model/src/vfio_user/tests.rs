@@ -46,6 +46,17 @@ impl Card for Echo {
     }
 
     fn set_link(&mut self, _: bool, _: &mut dyn Memory) {}
+    fn set_paused(&mut self, _: bool, _: &mut dyn Memory) {}
+    fn set_bus_master(&mut self, _: bool, _: &mut dyn Memory) {}
+    fn send_some(&mut self, _: u32, _: &mut dyn Memory) {}
+    fn reset(&mut self) {}
+    fn pull_out(&mut self) {}
+
+    fn link_losses(&self) -> u32 {
+        0
+    }
+
+    fn pass_time(&mut self, _: u32, _: &mut dyn Memory) {}
 
     fn complaints(&self) -> &[String] {
         &self.complaints
@@ -68,7 +79,7 @@ impl Client {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("card");
         let (wire, theirs) = UnixStream::pair()?;
-        let served = Served::start(Function::Physical, Box::new(|| Box::new(Echo::default())), &path, theirs)?;
+        let served = Served::start(Function::Physical, Box::new(Echo::default()), &path, theirs)?;
         let socket = UnixStream::connect(path)?;
         let memory = nix::sys::memfd::memfd_create(c"memory", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?;
         let memory = File::from(memory);

@@ -1,5 +1,5 @@
 //! The card's wire: a stream on which a frame is its length in 4 octets, big-endian, and its octets, as QEMU's
-//! `-netdev stream` has it. A wire never waits: what the other side does not take is lost at last.
+//! `-netdev stream` has it. The wire never waits. While the other side takes nothing, the card is to send nothing.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
