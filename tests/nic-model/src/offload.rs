@@ -19,11 +19,10 @@ const TCP_CHECK: usize = 16;
 const SCTP_CHECK: usize = 8;
 
 /// Adds octets as big-endian words, with carries.
-fn sum(octets: &[u8], mut sum: u64) -> u64 {
-    for pair in octets.chunks(2) {
-        sum += u64::from(pair[0]) << 8 | pair.get(1).map_or(0, |low| u64::from(*low));
-    }
-    sum
+fn sum(octets: &[u8], begin: u64) -> u64 {
+    let (pairs, rest) = octets.as_chunks::<2>();
+    let sum: u64 = pairs.iter().map(|pair| u64::from(u16::from_be_bytes(*pair))).sum();
+    begin + sum + rest.first().map_or(0, |octet| u64::from(*octet) << 8)
 }
 
 /// The complement of the sum's sixteen bits.

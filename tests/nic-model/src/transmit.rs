@@ -201,6 +201,7 @@ impl TransmitQueue {
         if len == 0 || gathered.descriptors > MOST {
             lane.complaints.add(format!("a frame of {} descriptors, one of {len} octets", gathered.descriptors));
         }
+        let len = if gathered.descriptors > MOST { 0 } else { len };
         gathered.frame.resize(begin + len, 0);
         if !gathered.frame.get_mut(begin..).is_some_and(|piece| lane.memory.read(low, piece)) {
             lane.complaints.add(format!("DMA: {len} octets to be sent cannot be read at {low:#x}"));
