@@ -246,7 +246,7 @@ impl TransmitQueue {
         if first & bit::TXSM == 0 || context.ipv4 != (first & bit::IXSM != 0) {
             lane.complaints.add("TSE without TXSM, or with an IXSM that does not fit (7.2.4)".into());
         }
-        context.doubt(frame, lane.complaints);
+        context.doubt(frame, true, lane.complaints);
         let Some(mut segments) = Segments::of(frame, context, lane.flags) else {
             return lane.complaints.add(format!("TSE: {context:?} for a frame of {} octets", frame.len()));
         };
