@@ -127,7 +127,12 @@ impl Machine {
     /// Removes a file or a folder with all in it.
     pub fn remove(&self, file: &str) -> Result<()> {
         let path = self.path(file);
-        Ok(if path.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? })
+        if path.is_dir() {
+            fs::remove_dir_all(path)?
+        } else {
+            fs::remove_file(path)?
+        }
+        Ok(())
     }
 
     /// Whether there is such a file.
@@ -187,9 +192,10 @@ impl Machine {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
-        Ok(if !none {
-            symlink(target, path)?
-        })
+        if !none {
+            symlink(target, path)?;
+        }
+        Ok(())
     }
 }
 

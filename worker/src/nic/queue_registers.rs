@@ -58,6 +58,15 @@ impl QueueRegisters {
         }
     }
 
+    /// Tells the card where the ring is. The queue is off, and begins with the first descriptor.
+    pub fn place(&self, bar: &impl Bar, address: u64, octets: u32) {
+        bar.write(self.base_high, (address >> 32) as u32);
+        bar.write(self.base_low, address as u32);
+        bar.write(self.length, octets);
+        bar.write(self.head, 0);
+        bar.write(self.tail, 0);
+    }
+
     /// Turns the queue on, and waits until it is. Its ring is known to the card. `name` is that of `control`.
     pub fn enable(&self, bar: &impl Bar, name: &'static str) -> Result<(), Fault> {
         bar.write(self.control, self.control_value | ENABLE);
