@@ -90,7 +90,9 @@ impl Family for IgbVf {
         [SET_MAC_ADDR | FILTER_ADD, low, high]
     }
 
-    fn clear() -> Option<[u32; 3]> {
-        Some([SET_MAC_ADDR | FILTER_CLR, 0, 0])
+    fn clear(mac: Mac) -> Option<[u32; 3]> {
+        // Linux' igb looks at the address before it looks at what is asked, and refuses one that no station has.
+        let (low, high) = address::to_words(mac);
+        Some([SET_MAC_ADDR | FILTER_CLR, low, high])
     }
 }
