@@ -25,6 +25,10 @@ struct Link {
     interface: String,
 }
 
+/// What Linux does and the data sheet does not want: EITR of the vector for other causes is 1,950. A receive descriptor's
+/// second half is left as the card wrote it. A context of which only L4T matters does not say which IP it is.
+const LINUX_DOES: [&str; 3] = ["EITR is 0x79e", "has its bit DD set", "MACLEN 14 and IPv4 false; there is version 4"];
+
 const CARD: &str = "10.0.0.1";
 const PEER: &str = "10.0.0.2";
 
@@ -85,9 +89,8 @@ fn linux_drives_an_82599() -> Result<()> {
     let mut nic = Nic::start(Function::Physical, Pf::new(PfSettings::default()))?;
     let config = Machine::config().module("ixgbe").vfio_user(&nic.socket());
     let mut link = Link::boot(config, |_| nic.wire())?;
-    let outcome = link.works();
-    nic.check()?;
-    outcome
+    link.works()?;
+    nic.check_but(&LINUX_DOES)
 }
 
 /// testpmd drives card 0, which is bound to vfio-pci, and answers the pings of a virtio card.
@@ -120,7 +123,6 @@ fn dpdk_drives_an_82576() -> Result<()> {
 fn dpdk_drives_an_82599() -> Result<()> {
     let mut nic = Nic::start(Function::Physical, Pf::new(PfSettings::default()))?;
     let config = Machine::config().vfio_user(&nic.socket());
-    let outcome = testpmd_answers(config, |_| nic.wire(), "librte_net_ixgbe.so.23");
-    nic.check()?;
-    outcome
+    testpmd_answers(config, |_| nic.wire(), "librte_net_ixgbe.so.23")?;
+    nic.check()
 }
