@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use sv3_nic_model::vfio_user::Function;
-use sv3_nic_model::{Pf, PfSettings};
+use sv3_nic_model::{Pf, PfSettings, Vf, VfSettings};
 use sv3_tests::failure::Result;
 use sv3_tests::machine::{Config, Machine};
 use sv3_tests::network::Cable;
@@ -88,8 +88,16 @@ fn an_82576_and_a_virtio_card_talk() -> Result<()> {
 fn linux_drives_an_82599() -> Result<()> {
     let mut nic = Nic::start(Function::Physical, Pf::new(PfSettings::default()))?;
     let config = Machine::config().module("ixgbe").vfio_user(&nic.socket());
-    let mut link = Link::boot(config, |_| nic.wire())?;
-    link.works()?;
+    Link::boot(config, |_| nic.wire())?.works()?;
+    nic.check_but(&LINUX_DOES)
+}
+
+#[test]
+#[ignore = "scripts/check runs it"]
+fn linux_drives_a_virtual_function_of_an_82599() -> Result<()> {
+    let mut nic = Nic::start(Function::Virtual, Vf::new(VfSettings::default()))?;
+    let config = Machine::config().module("ixgbevf").vfio_user(&nic.socket());
+    Link::boot(config, |_| nic.wire())?.works()?;
     nic.check_but(&LINUX_DOES)
 }
 
@@ -122,6 +130,15 @@ fn dpdk_drives_an_82576() -> Result<()> {
 #[ignore = "scripts/check runs it"]
 fn dpdk_drives_an_82599() -> Result<()> {
     let mut nic = Nic::start(Function::Physical, Pf::new(PfSettings::default()))?;
+    let config = Machine::config().vfio_user(&nic.socket());
+    testpmd_answers(config, |_| nic.wire(), "librte_net_ixgbe.so.23")?;
+    nic.check()
+}
+
+#[test]
+#[ignore = "scripts/check runs it"]
+fn dpdk_drives_a_virtual_function_of_an_82599() -> Result<()> {
+    let mut nic = Nic::start(Function::Virtual, Vf::new(VfSettings::default()))?;
     let config = Machine::config().vfio_user(&nic.socket());
     testpmd_answers(config, |_| nic.wire(), "librte_net_ixgbe.so.23")?;
     nic.check()

@@ -60,14 +60,19 @@ fn hashed(registers: &Registers, destination: [u8; 6]) -> bool {
     if destination[0] & 1 == 0 || control & 1 << 2 == 0 {
         return false;
     }
-    let last = u32::from(destination[4]) | u32::from(destination[5]) << 8;
-    let place = match control & 3 {
-        0 => last >> 4,
-        1 => last >> 3,
-        2 => last >> 2,
-        _ => last,
-    } & 0xFFF;
+    let place = u32::from(hash(destination, control & 3));
     registers.get(reg::MTA + place / 32 * 4) & 1 << (place % 32) != 0
+}
+
+/// Twelve bits of a group's address; `offset` is MCSTCTRL.MO.
+pub fn hash(destination: [u8; 6], offset: u32) -> u16 {
+    let last = u16::from_le_bytes([destination[4], destination[5]]);
+    match offset {
+        0 => last >> 4,
+        1 => last >> 3 & 0xFFF,
+        2 => last >> 2 & 0xFFF,
+        _ => last & 0xFFF,
+    }
 }
 
 fn vlan_passes(registers: &Registers, tag: u16) -> bool {

@@ -184,6 +184,11 @@ impl Interrupts {
         (entry & VALID != 0).then(|| period(self.eitr.get(entry as usize & 0x3F).copied().unwrap_or(0)))
     }
 
+    /// A cause that has a vector of its own, as the mailbox of a virtual function has.
+    pub fn cause(&mut self, vector: u32) {
+        self.set(1 << vector, 0);
+    }
+
     /// Another cause, by its bit in EICR.
     pub fn other(&mut self, cause: u32) {
         self.set(0, cause);

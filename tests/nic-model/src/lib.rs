@@ -11,15 +11,17 @@
 //! Sections ("data sheet, 7.1") are those of Intel's 82599 10 GbE Controller Datasheet, revision 3.
 
 mod complaints;
-mod core;
 mod eeprom;
 mod filter;
 mod frame;
+mod function;
 mod interrupts;
 mod link;
+mod mailbox;
 mod memory;
 mod offload;
 mod pf;
+mod pool;
 mod receive;
 mod receiver;
 pub mod registers;
@@ -31,12 +33,16 @@ mod statistics;
 #[cfg(test)]
 mod testing;
 mod transmit;
-pub mod vfio_user;
+mod vf;
 mod wire;
 
 pub use complaints::Complaints;
 pub use memory::{Memory, Ram};
 pub use pf::{Pf, PfSettings};
+pub use pool::Pool;
+pub use vf::{VF_BAR_SIZE, Vf, VfSettings};
+
+pub mod vfio_user;
 
 /// What the test, or whoever runs the model, sees of a card. All that the card does happens inside of these calls.
 pub trait Card {

@@ -5,8 +5,8 @@ mod intake;
 #[cfg(test)]
 mod tests;
 
-use crate::core::Core;
 use crate::eeprom::Eeprom;
+use crate::function::Function;
 use crate::interrupts::LSC;
 use crate::link::Link;
 use crate::registers::{self as reg, BAR_SIZE, Registers};
@@ -36,7 +36,7 @@ impl Default for PfSettings {
 /// The physical function.
 pub struct Pf {
     settings: PfSettings,
-    core: Core,
+    function: Function,
     registers: Registers,
     link: Link,
     eeprom: Eeprom,
@@ -51,7 +51,7 @@ impl Pf {
     pub fn new(settings: PfSettings) -> Pf {
         let mut it = Pf {
             settings,
-            core: Core::new(QUEUES),
+            function: Function::new(QUEUES),
             registers: Registers::default(),
             link: Link::new(settings.link),
             eeprom: Eeprom::new(settings.mac),
@@ -66,21 +66,21 @@ impl Pf {
     /// What a software reset does (data sheet, 4.2.1.6). The link stays, the EEPROM is read again.
     fn reset_port(&mut self) {
         self.registers.reset();
-        self.core.reset();
+        self.function.reset();
         let mac = self.settings.mac;
         self.registers.set(reg::RAL, u32::from_le_bytes([mac[0], mac[1], mac[2], mac[3]]));
         self.registers.set(reg::RAL + 4, u32::from(u16::from_le_bytes([mac[4], mac[5]])) | 1 << 31);
     }
 
     fn send(&mut self, queue: usize, memory: &mut dyn Memory) {
-        if !self.core.paused {
+        if !self.function.paused {
             self.send_at_most(queue, u32::MAX, memory);
         }
     }
 
     fn send_at_most(&mut self, queue: usize, most: u32, memory: &mut dyn Memory) {
         if self.link.up() && self.registers.get(reg::DMATXCTL) & ON != 0 {
-            self.core.send(queue, most, memory);
+            self.function.send(queue, most, memory);
         }
     }
 
@@ -91,7 +91,7 @@ impl Pf {
 
 impl Card for Pf {
     fn read(&mut self, at: u32, size: u8) -> u64 {
-        if self.core.gone {
+        if self.function.gone {
             return u64::MAX >> (64 - 8 * u32::from(size.clamp(1, 8)));
         }
         if size == 8 {
@@ -99,13 +99,13 @@ impl Card for Pf {
         }
         let known = if size == 4 && at.is_multiple_of(4) && at < BAR_SIZE { self.read_register(at) } else { None };
         u64::from(known.unwrap_or_else(|| {
-            self.core.complaints.add(format!("a read of {size} octets of {}", reg::name(at)));
+            self.function.complaints.add(format!("a read of {size} octets of {}", reg::name(at)));
             0
         }))
     }
 
     fn write(&mut self, at: u32, size: u8, value: u64, memory: &mut dyn Memory) {
-        if self.core.gone {
+        if self.function.gone {
             return;
         }
         if size == 8 {
@@ -114,41 +114,41 @@ impl Card for Pf {
         }
         let valid = size == 4 && at.is_multiple_of(4) && at < BAR_SIZE;
         if !valid || !self.write_register(at, value as u32, memory) {
-            self.core.complaints.add(format!("a write of {size} octets, {value:#x}, to {}", reg::name(at)));
+            self.function.complaints.add(format!("a write of {size} octets, {value:#x}, to {}", reg::name(at)));
         }
     }
 
     fn receive(&mut self, frame: &[u8], memory: &mut dyn Memory) -> bool {
-        if self.core.gone || !self.link.up() || self.registers.get(reg::RXCTRL) & ON == 0 {
+        if self.function.gone || !self.link.up() || self.registers.get(reg::RXCTRL) & ON == 0 {
             return false;
         }
-        let frame = self.core.padded(frame);
+        let frame = self.function.padded(frame);
         let stored = self.intake(&frame, memory);
-        self.core.recycle(frame);
+        self.function.recycle(frame);
         stored
     }
 
     fn sent(&mut self) -> Option<Vec<u8>> {
-        self.core.sent.pop()
+        self.function.sent.pop()
     }
 
     fn take_sent(&mut self, to: &mut dyn FnMut(&[u8])) {
-        self.core.sent.take(to);
+        self.function.sent.take(to);
     }
 
     fn interrupts(&mut self) -> u32 {
-        self.core.interrupts.take()
+        self.function.interrupts.take()
     }
 
     fn set_link(&mut self, up: bool, memory: &mut dyn Memory) {
         if self.link.plug(up) {
-            self.core.interrupts.other(LSC);
+            self.function.interrupts.other(LSC);
         }
         self.send_all(memory);
     }
 
     fn set_paused(&mut self, paused: bool, memory: &mut dyn Memory) {
-        self.core.paused = paused;
+        self.function.paused = paused;
         self.send_all(memory);
     }
 
@@ -157,7 +157,7 @@ impl Card for Pf {
     }
 
     fn set_bus_master(&mut self, on: bool, memory: &mut dyn Memory) {
-        self.core.bus_master = on;
+        self.function.bus_master = on;
         self.send_all(memory);
         self.retry(memory);
     }
@@ -169,7 +169,7 @@ impl Card for Pf {
     }
 
     fn pull_out(&mut self) {
-        self.core.gone = true;
+        self.function.gone = true;
     }
 
     fn link_losses(&self) -> u32 {
@@ -178,10 +178,10 @@ impl Card for Pf {
 
     fn pass_time(&mut self, microseconds: u32, memory: &mut dyn Memory) {
         self.timer = self.timer.wrapping_add(microseconds);
-        self.core.pass_time(microseconds, memory);
+        self.function.pass_time(microseconds, memory);
     }
 
     fn complaints(&self) -> &[String] {
-        self.core.complaints.all()
+        self.function.complaints.all()
     }
 }

@@ -37,7 +37,7 @@ impl Pf {
     /// The driver reads a register; none if the model does not know it.
     pub(super) fn read_register(&mut self, at: u32) -> Option<u32> {
         if let Some((queue, offset)) = receive_at(at) {
-            let queues = &mut self.core.receiver.queues;
+            let queues = &mut self.function.receiver.queues;
             // QPRDC of queue n is where QPRC of queue 16 + n would be (8.2.3.23.72).
             if offset == 0x30 && (16..32).contains(&queue) {
                 return queues.get_mut(queue - 16).map(|queue| std::mem::take(&mut queue.dropped));
@@ -45,7 +45,7 @@ impl Pf {
             return queues.get_mut(queue)?.read(offset);
         }
         if let Some((queue, offset)) = transmit_at(at) {
-            return self.core.transmit.get_mut(queue)?.read(offset);
+            return self.function.transmit.get_mut(queue)?.read(offset);
         }
         match self.registers.kind(at) {
             Kind::Unknown => None,
@@ -56,7 +56,7 @@ impl Pf {
     }
 
     fn take_count(&mut self, at: u32) -> u32 {
-        let tallies = std::mem::take(&mut self.core.tallies);
+        let tallies = std::mem::take(&mut self.function.tallies);
         tallies[0].add(&mut self.registers, false);
         tallies[1].add(&mut self.registers, true);
         let value = self.registers.get(at);
@@ -75,7 +75,7 @@ impl Pf {
             FDIRCMD => Some(self.registers.get(at) & !3),
             _ => None,
         };
-        own.or_else(|| self.core.interrupts.read(at))
+        own.or_else(|| self.function.interrupts.read(at))
             .or_else(|| self.link.read(at))
             .or_else(|| self.eeprom.read(at))
             .or_else(|| Some(self.registers.get(at)))
@@ -94,17 +94,17 @@ impl Pf {
     /// The driver writes a register. False: the model does not know it.
     pub(super) fn write_register(&mut self, at: u32, value: u32, memory: &mut dyn Memory) -> bool {
         if let Some((queue, offset)) = receive_at(at) {
-            let known = self.core.receiver.write(queue, offset, value, &mut self.core.complaints);
+            let known = self.function.receiver.write(queue, offset, value, &mut self.function.complaints);
             if offset == 0x18 {
                 self.retry(memory);
             }
             return known;
         }
         if let Some((queue, offset)) = transmit_at(at) {
-            let Some(it) = self.core.transmit.get_mut(queue) else { return false };
-            let known = it.write(offset, value, &mut self.core.complaints);
+            let Some(it) = self.function.transmit.get_mut(queue) else { return false };
+            let known = it.write(offset, value, &mut self.function.complaints);
             if offset == 0x28 && it.ring.enabled && self.registers.get(reg::DMATXCTL) & ON == 0 {
-                self.core.complaints.add("TXDCTL.ENABLE is set before DMATXCTL.TE (4.6.8)".into());
+                self.function.complaints.add("TXDCTL.ENABLE is set before DMATXCTL.TE (4.6.8)".into());
             }
             if matches!(offset, 0x18 | 0x28) {
                 self.send(queue, memory);
@@ -117,7 +117,7 @@ impl Pf {
             Kind::Stored => self.registers.set(at, value),
             Kind::Own => self.write_own(at, value, memory),
         }
-        self.core.flags = [self.registers.get(reg::DTXTCPFLGL), self.registers.get(reg::DTXTCPFLGH)];
+        self.function.flags = [self.registers.get(reg::DTXTCPFLGL), self.registers.get(reg::DTXTCPFLGH)];
         true
     }
 
@@ -133,11 +133,11 @@ impl Pf {
         }
         if let Some(lost) = self.link.write(at, value) {
             if lost {
-                self.core.interrupts.other(LSC);
+                self.function.interrupts.other(LSC);
             }
             return;
         }
-        if self.eeprom.write(at, value) || self.core.interrupts.write(at, value, &mut self.core.complaints) {
+        if self.eeprom.write(at, value) || self.function.interrupts.write(at, value, &mut self.function.complaints) {
             return;
         }
         self.registers.set(at, value);
@@ -149,8 +149,8 @@ impl Pf {
                 self.registers.set(at, value & !(1 << 30));
                 self.registers.set(MSRWD, 0xFFFF_0000);
             }
-            reg::MRQC if value & 0xF > 1 => self.core.complaints.add(format!("MRQC is {value:#x}: DCB or VMDq")),
-            VT_CTL if value & 1 != 0 => self.core.complaints.add("VT_CTL: the model has no pools".into()),
+            reg::MRQC if value & 0xF > 1 => self.function.complaints.add(format!("MRQC is {value:#x}: DCB or VMDq")),
+            VT_CTL if value & 1 != 0 => self.function.complaints.add("VT_CTL: the model has no pools".into()),
             _ => {}
         }
     }
@@ -170,7 +170,7 @@ impl Pf {
     fn queue_drop(&mut self, value: u32) {
         let queue = (value >> 8 & 0x7F) as usize;
         if value & 1 << 16 != 0
-            && let Some(queue) = self.core.receiver.queues.get_mut(queue)
+            && let Some(queue) = self.function.receiver.queues.get_mut(queue)
         {
             queue.drops = value & 1 != 0;
         }
@@ -180,13 +180,13 @@ impl Pf {
     fn doubt_receive(&mut self) {
         let strips = [self.registers.get(reg::HLREG0), self.registers.get(reg::RDRXCTL)].map(|it| it & 2 != 0);
         if strips[0] != strips[1] {
-            self.core.complaints.add("HLREG0.RXCRCSTRP is unlike RDRXCTL.CRCSTRIP (8.2.3.7.8)".into());
+            self.function.complaints.add("HLREG0.RXCRCSTRP is unlike RDRXCTL.CRCSTRIP (8.2.3.7.8)".into());
         }
-        if self.core.receiver.queues.iter().any(|queue| queue.rscctl & 1 != 0) {
+        if self.function.receiver.queues.iter().any(|queue| queue.rscctl & 1 != 0) {
             let control = self.registers.get(reg::RDRXCTL);
             if control & 1 << 25 == 0 || control >> 17 & 0x1F != 0 || !strips[0] {
                 let why = "RSC with an RDRXCTL without RSCACKC and CRCSTRIP, or with a RSCFRSTSIZE (4.6.7.2)";
-                self.core.complaints.add(format!("{why}: {control:#x}"));
+                self.function.complaints.add(format!("{why}: {control:#x}"));
             }
         }
     }

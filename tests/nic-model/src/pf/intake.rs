@@ -31,12 +31,12 @@ impl Pf {
             statistics::filtered(&mut self.registers, frame.len());
             return false;
         };
-        let nobody_waits = self.core.receiver.waiting.is_empty();
+        let nobody_waits = self.function.receiver.waiting.is_empty();
         match if nobody_waits { self.store(frame, headers, pass, memory) } else { Put::Waits } {
             Put::Stored => true,
             Put::Lost => false,
             Put::Waits => {
-                let room = self.core.receiver.wait(frame);
+                let room = self.function.receiver.wait(frame);
                 self.registers.count(if room { reg::RNBC } else { reg::MPC }, 1);
                 room
             }
@@ -45,18 +45,18 @@ impl Pf {
 
     /// Frames that wait are tried again, in order.
     pub(super) fn retry(&mut self, memory: &mut dyn Memory) {
-        if self.core.gone || !self.core.bus_master {
+        if self.function.gone || !self.function.bus_master {
             return;
         }
-        while let Some(frame) = self.core.receiver.waiting.pop() {
+        while let Some(frame) = self.function.receiver.waiting.pop() {
             let headers = Headers::of(&frame);
             let put = match filter::passes(&self.registers, &frame, headers.vlan) {
                 Some(pass) => self.store(&frame, headers, pass, memory),
                 None => Put::Lost,
             };
             match put {
-                Put::Waits => return self.core.receiver.waiting.put_back(frame),
-                Put::Stored | Put::Lost => self.core.receiver.waiting.recycle(frame),
+                Put::Waits => return self.function.receiver.waiting.put_back(frame),
+                Put::Stored | Put::Lost => self.function.receiver.waiting.recycle(frame),
             }
         }
     }
@@ -70,7 +70,7 @@ impl Pf {
             vlan: headers.vlan.unwrap_or(0),
         };
         let bad = report.status & (offload::TCPE | offload::IPE) != 0;
-        let Some(queue) = self.core.receiver.queues.get(choice.queue) else { return Put::Lost };
+        let Some(queue) = self.function.receiver.queues.get(choice.queue) else { return Put::Lost };
         let strips_tag = queue.strips_tags() && headers.vlan.is_some();
         if headers.vlan.is_some() {
             report.status |= VP;
@@ -78,9 +78,9 @@ impl Pf {
         let put = if strips_tag || self.registers.get(reg::HLREG0) & STRIPS == 0 {
             let changed = self.changed(frame, strips_tag);
             let headers = if strips_tag { Headers::of(&changed) } else { headers };
-            self.core.store(&Arrival { frame: &changed, headers, queue: choice.queue, report }, memory)
+            self.function.store(&Arrival { frame: &changed, headers, queue: choice.queue, report }, memory)
         } else {
-            self.core.store(&Arrival { frame, headers, queue: choice.queue, report }, memory)
+            self.function.store(&Arrival { frame, headers, queue: choice.queue, report }, memory)
         };
         if put == Put::Stored && bad {
             self.registers.count(XEC, 1);

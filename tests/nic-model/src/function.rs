@@ -12,7 +12,7 @@ use crate::{Complaints, Memory};
 const SHORTEST: usize = 60;
 
 /// Queues of both directions and what surrounds them.
-pub struct Core {
+pub struct Function {
     /// Receive queues.
     pub receiver: Receiver,
     /// Transmit queues.
@@ -36,10 +36,10 @@ pub struct Core {
     scratch: Vec<u8>,
 }
 
-impl Core {
+impl Function {
     /// So many queues of each direction.
-    pub fn new(queues: usize) -> Core {
-        Core {
+    pub fn new(queues: usize) -> Function {
+        Function {
             receiver: Receiver::new(queues),
             transmit: vec![TransmitQueue::default(); queues],
             interrupts: Interrupts::default(),
@@ -109,7 +109,7 @@ impl Core {
         it
     }
 
-    /// Gives the buffer of [`Core::padded`] back.
+    /// Gives the buffer of [`Function::padded`] back.
     pub fn recycle(&mut self, scratch: Vec<u8>) {
         self.scratch = scratch;
     }
