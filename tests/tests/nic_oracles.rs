@@ -112,11 +112,9 @@ fn testpmd_answers(
     let peer = machine.interface(1)?;
     let peer = machine.enclose(&peer, &format!("{PEER}/24"))?;
     let testpmd = machine.start_testpmd(0, driver, "")?;
-    // The link may need a moment, for which ARP asks again.
-    let ping = machine.sh(&format!("{peer} ping -i 0.1 -W 2 -c 20 {CARD}"))?;
-    let ping = Ping::parse(&ping)?;
-    let said = testpmd.said(&mut machine)?;
-    assert!(ping.lost() <= 1 && ping.duplicates == 0, "{ping:?}\n{said}");
+    testpmd.await_answer(&mut machine, &format!("{peer} ping -W 1 -c 1 {CARD}"))?;
+    let ping = Ping::parse(&machine.sh(&format!("{peer} ping -i 0.1 -W 2 -c 20 {CARD}"))?)?;
+    assert_eq!((ping.lost(), ping.duplicates), (0, 0), "{ping:?}\n{}", testpmd.said(&mut machine)?);
     Ok(())
 }
 
@@ -132,7 +130,8 @@ fn dpdk_drives_an_82599() -> Result<()> {
     let mut nic = Nic::start(Function::Physical, Pf::new(PfSettings::default()))?;
     let config = Machine::config().vfio_user(&nic.socket());
     testpmd_answers(config, |_| nic.wire(), "librte_net_ixgbe.so.23")?;
-    nic.check()
+    // Each queue gets its head when it is enabled already, though the head is 0.
+    nic.check_but(&["a write to register 0x10 of a queue that is enabled"])
 }
 
 #[test]
