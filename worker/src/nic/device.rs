@@ -5,7 +5,7 @@
 //! ([`QueueRegisters::enable`]) and moves their doorbells. When [`Event::Reset`] comes, all but the first step is done
 //! again.
 
-use sv3::card::{CardModel, CardState};
+use sv3::card::{CardModel, CardSettings, CardState};
 
 use super::address::{self, Mac};
 use super::bar::Bar;
@@ -46,7 +46,11 @@ impl Device {
     /// says that a worker of the same run ([`sv3::card::CardSettings::run`]) had it. So the port writes
     /// [`CardState::run`] afterwards. It takes at most 300 ms, and less than 1 ms if there is no reset.
     pub fn open(bar: &impl Bar, memory: &CardMemory) -> Result<Device, Fault> {
-        let (settings, state) = (memory.settings(), memory.state());
+        Device::of(bar, memory.settings(), memory.state())
+    }
+
+    /// The same, with the settings and the state by themselves.
+    pub fn of(bar: &impl Bar, settings: &CardSettings, state: &CardState) -> Result<Device, Fault> {
         let device = match settings.model {
             CardModel::Ixgbe => Device::Ixgbe(Ixgbe::open(bar, settings, state)?),
             CardModel::IxgbeVf => Device::IxgbeVf(Function::open(bar, settings, state)?),

@@ -11,9 +11,10 @@ use crate::nic::wait::{self, MS};
 pub fn stop(bar: &impl Bar, pairs: u16) -> Result<(), Fault> {
     mask_all(bar);
     set_receiver(bar, false)?;
+    let began = bar.now_ns();
     for pair in 0..u32::from(pairs) {
-        QueueRegisters::at(receive_queue(pair), 0).disable(bar, "RXDCTL", 0)?;
-        QueueRegisters::at(transmit_queue(pair), 0).disable(bar, "TXDCTL", SWFLSH)?;
+        QueueRegisters::at(receive_queue(pair), 0).disable(bar, "RXDCTL", 0, began)?;
+        QueueRegisters::at(transmit_queue(pair), 0).disable(bar, "TXDCTL", SWFLSH, began)?;
     }
     wait::clear(bar, DMATXCTL, DMATXCTL_TE)
 }

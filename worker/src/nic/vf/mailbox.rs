@@ -8,7 +8,8 @@
 //! kept ([`Mailbox::seen`]) until somebody has used it.
 //!
 //! The driver of the physical function answers in its interrupt. If it does not, the mailbox is *silent* until the next
-//! reset, and no further request waits for it.
+//! reset, and no further request waits for it. The requests of one call of the port share a limit ([`Mailbox::allow`]), so
+//! that many slow answers are no hang either.
 
 use crate::nic::bar::Bar;
 use crate::nic::fault::Fault;
@@ -50,6 +51,8 @@ pub const WORDS: usize = 16;
 /// How long the buffer may be owned by the other side, and how long an answer may take, in nanoseconds.
 const OWNED: u64 = 5 * MS;
 const ANSWER: u64 = 40 * MS;
+/// How long all requests of one call of the port may take, in nanoseconds.
+const CALL: u64 = 150 * MS;
 
 /// What the physical function answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +73,8 @@ pub struct Mailbox {
     /// Bits that reading has cleared and nobody has used.
     seen: u32,
     silent: bool,
+    /// When the call of the port began.
+    began: u64,
     /// The physical function has said that it does not know this one.
     forgotten: bool,
 }
@@ -77,12 +82,17 @@ pub struct Mailbox {
 impl Mailbox {
     /// A mailbox with these registers.
     pub fn new(control: u32, buffer: u32) -> Mailbox {
-        Mailbox { control, buffer, seen: 0, silent: false, forgotten: false }
+        Mailbox { control, buffer, seen: 0, silent: false, began: 0, forgotten: false }
     }
 
     /// The mailbox begins anew: the function has been reset.
     pub fn renew(&mut self) {
-        *self = Mailbox::new(self.control, self.buffer);
+        *self = Mailbox { began: self.began, ..Mailbox::new(self.control, self.buffer) };
+    }
+
+    /// A call of the port begins.
+    pub fn allow(&mut self, bar: &impl Bar) {
+        self.began = bar.now_ns();
     }
 
     /// The control register with all that was not used.
@@ -123,7 +133,8 @@ impl Mailbox {
         done: impl Fn(&mut Mailbox, &B) -> Result<bool, Fault>,
     ) -> Result<(), Fault> {
         for _ in 0..wait::LOOKS {
-            let late = bar.now_ns().wrapping_sub(start) > limit;
+            let now = bar.now_ns();
+            let late = now.wrapping_sub(start) > limit || now.wrapping_sub(self.began) > CALL;
             if done(self, bar)? {
                 return Ok(());
             }
@@ -172,7 +183,8 @@ impl Mailbox {
                 self.forgotten |= first & (MSG_NACK | MSG_CTS) == MSG_NACK && asked != RESET;
                 return Ok(Reply { done: first & MSG_ACK != 0 && first & MSG_NACK == 0, words });
             }
-            if bar.now_ns().wrapping_sub(start) > ANSWER {
+            let now = bar.now_ns();
+            if now.wrapping_sub(start) > ANSWER || now.wrapping_sub(self.began) > CALL {
                 return Err(Fault::Bad("VFMBMEM"));
             }
         }

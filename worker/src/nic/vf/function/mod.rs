@@ -82,6 +82,7 @@ impl<F: Family> Function<F> {
             link: 0,
             family: std::marker::PhantomData,
         };
+        function.mailbox.allow(bar);
         function.link = if mac.is_some() { state.link.load(Relaxed) } else { 0 };
         if mac.is_some() && function.take_over(bar)? {
             return Ok(function);
@@ -175,9 +176,10 @@ impl<F: Family> Function<F> {
     /// Masks all interrupts and turns the queues off.
     pub fn stop(&self, bar: &impl Bar) -> Result<(), Fault> {
         bar.write(F::REGISTERS.eimc, (1 << VECTORS) - 1);
+        let began = bar.now_ns();
         for pair in 0..self.settings.pairs {
-            self.receive_registers(pair).disable(bar, "VFRXDCTL", 0)?;
-            self.transmit_registers(pair).disable(bar, "VFTXDCTL", F::REGISTERS.flush)?;
+            self.receive_registers(pair).disable(bar, "VFRXDCTL", 0, began)?;
+            self.transmit_registers(pair).disable(bar, "VFTXDCTL", F::REGISTERS.flush, began)?;
         }
         Ok(())
     }

@@ -24,6 +24,7 @@ impl<F: Family> Function<F> {
         if self.lost {
             return Ok(0);
         }
+        self.mailbox.allow(bar);
         let set = self.filters.set::<F>(bar, &mut self.mailbox, macs);
         let groups = match self.terms.all_multicast {
             false if set.is_ok() => self.filters.set_groups(bar, &mut self.mailbox, macs),
@@ -39,6 +40,7 @@ impl<F: Family> Function<F> {
 
     /// Looks for messages, for resets of the physical function, and for a changed link.
     pub fn service(&mut self, bar: &impl Bar, state: &CardState) -> Result<Event, Fault> {
+        self.mailbox.allow(bar);
         bar.write(F::REGISTERS.eicr, 1 << self.settings.pairs);
         self.mailbox.listen(bar)?;
         let reset = self.mailbox.reset_bits(bar)?;
