@@ -257,6 +257,7 @@ impl Supervisor {
                     ClientTimer::Quarantine => self.end_quarantines(now),
                     ClientTimer::Loops => self.probe_for_loops(now),
                     ClientTimer::End => self.end_hung_up(now),
+                    ClientTimer::Taps => self.check_taps(now),
                 }
             }
         }

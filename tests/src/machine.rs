@@ -5,6 +5,7 @@
 //! and cards whose registers another process has (vfio-user). The kernel and its modules are the guests'. Programs of
 //! ours run inside with the libraries of this machine. QEMU is killed when the [`Machine`] is dropped.
 
+mod dpdk;
 mod initramfs;
 mod modules;
 
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
 
+pub use dpdk::Testpmd;
 use initramfs::Initramfs;
 use tempfile::TempDir;
 
@@ -28,7 +30,7 @@ pub struct Config {
     modules: Vec<&'static str>,
     programs: Vec<PathBuf>,
     debian: Vec<&'static str>,
-    plugins: Vec<&'static str>,
+    plugins: Vec<String>,
     files: Vec<(PathBuf, &'static str)>,
     cards: Vec<Card>,
     without_iommu: bool,
@@ -65,6 +67,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const KERNEL_COMMAND_LINE: &str =
     "console=ttyS0 quiet panic=-1 cryptomgr.notests no_timer_check mitigations=off intel_iommu=on";
 
+/// What a kernel says of a card or a driver that does wrong.
+const TROUBLE: [&str; 7] =
+    ["handling fault", "[DMA ", "Hang", "NETDEV WATCHDOG", "Call Trace", "WARNING: CPU", "Adapter removed"];
+
 impl Config {
     /// A driver, loaded at boot with all that it needs. Those of VFIO are loaded always.
     pub fn module(mut self, name: &'static str) -> Config {
@@ -85,7 +91,7 @@ impl Config {
     }
 
     /// A library that a program of bookworm loads from `/debian/lib`, by its path in the tree.
-    pub fn debian_plugin(mut self, path: &'static str) -> Config {
+    pub fn debian_plugin(mut self, path: String) -> Config {
         self.plugins.push(path);
         self
     }
@@ -322,6 +328,16 @@ impl Machine {
     pub fn give_to_user(&mut self, address: &str) -> Result<()> {
         self.sh(&format!("chown user /dev/vfio/$(basename $(readlink /sys/bus/pci/devices/{address}/iommu_group))"))
             .map(drop)
+    }
+
+    /// Fails if the kernel has told of DMA where it was not allowed, of a card that hangs, or of a fault of its own.
+    pub fn check_kernel(&mut self) -> Result<()> {
+        let said = self.sh("dmesg")?;
+        let is_bad = |line: &&str| TROUBLE.iter().any(|words| line.contains(words));
+        match said.lines().filter(is_bad).collect::<Vec<_>>().as_slice() {
+            [] => Ok(()),
+            lines => Err(Failure::new(format!("the machine's kernel says:\n{}", lines.join("\n")))),
+        }
     }
 
     /// What failed, with the last output of QEMU and the machine's kernel.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sv3::attachment::Learning;
 use sv3::foreign::ForeignFd;
@@ -31,6 +31,8 @@ pub struct Clients {
     pub classes: ClassBlames,
     /// The watch for loops through uplinks.
     pub loops: LoopWatch,
+    /// When taps were checked last.
+    pub taps_checked: Instant,
     /// Clients from which nothing is read until the work that they caused is done.
     halted: BTreeSet<u16>,
     /// How many clients have connected so far.
@@ -48,7 +50,13 @@ pub enum Timer {
     Loops,
     /// The other side of a socket has hung up, and no worker has reported the end of the port.
     End,
+    /// Somebody may have changed how taps are to be read.
+    Taps,
 }
+
+/// Time between two checks of taps. The kernel's answer may have to wait for others who configure its network, and a
+/// worker that dies meanwhile is replaced later. So this is not often.
+const TAPS_CHECK: Duration = Duration::from_secs(5);
 
 impl Clients {
     /// Starts without clients. `blame` deaths within the window mean quarantine; 0: never.
@@ -59,6 +67,7 @@ impl Clients {
             blames: Blames::new(blame),
             classes: ClassBlames::new(blame),
             loops: LoopWatch::new(),
+            taps_checked: Instant::now(),
             halted: BTreeSet::new(),
             connections: 0,
         }
@@ -136,7 +145,7 @@ impl Clients {
 
 impl Timers for Clients {
     type Timer = Timer;
-    const TIMERS: &'static [Timer] = &[Timer::Message, Timer::Quarantine, Timer::Loops, Timer::End];
+    const TIMERS: &'static [Timer] = &[Timer::Message, Timer::Quarantine, Timer::Loops, Timer::End, Timer::Taps];
 
     fn when(&self, timer: Timer) -> Option<Instant> {
         match timer {
@@ -147,6 +156,10 @@ impl Timers for Clients {
             }
             Timer::Loops => self.loops.due(self.uplinks().count()),
             Timer::End => self.slots.all_files().filter_map(|port| port.end_due).min(),
+            Timer::Taps => {
+                let has_tap = self.slots.all_files().any(|port| port.runs() && port.is_tap());
+                has_tap.then_some(self.taps_checked + TAPS_CHECK)
+            }
         }
     }
 }
@@ -175,7 +188,6 @@ fn files_of<'c>(client: &'c Client) -> impl Iterator<Item = OpenFile<'c>> {
 mod tests {
     use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixStream;
-    use std::time::Duration;
 
     use super::*;
     use crate::doors::listener::Peer;

@@ -8,6 +8,7 @@
 use std::os::fd::AsFd;
 use std::rc::Rc;
 
+use sv3::audit::CardReach;
 use sv3::card::CardSettings;
 use sv3::card_attachment::CardAttachment;
 use sv3::foreign::ForeignFd;
@@ -176,6 +177,23 @@ impl CardPort {
     /// The file that tells that the host wants the device back.
     pub fn request(&self) -> Option<&Rc<ForeignFd>> {
         self.card.as_ref().map(|card| &card.request)
+    }
+
+    /// The eventfds of its interrupts.
+    pub fn events(&self) -> impl Iterator<Item = &Rc<ForeignFd>> {
+        self.card.iter().flat_map(|card| &card.events)
+    }
+
+    /// What the card may reach; `None`: there is no card.
+    pub fn reach(&self) -> Option<CardReach> {
+        let settings = self.settings(self.card.as_ref()?);
+        Some(CardReach {
+            port: self.name().to_string(),
+            address: self.attachment.address.clone(),
+            iova: vec![(settings.iova, settings.dma_size() as u64)],
+            bus_master: self.is_live,
+            mapped_by: self.owner,
+        })
     }
 
     /// Which card it is, for people.

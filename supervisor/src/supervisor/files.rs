@@ -206,7 +206,7 @@ impl Supervisor {
 
     /// The files of a port are of no more use: closes them. A client's port ends; one that was attached waits for new
     /// files.
-    fn close_files_of(&mut self, slot: u16, why: &str) {
+    pub(super) fn close_files_of(&mut self, slot: u16, why: &str) {
         let Some(port) = self.clients.slots.files(slot) else { return };
         let (named, name) = (port.named(), port.name().to_string());
         if port.is_client() {
@@ -223,6 +223,18 @@ impl Supervisor {
         self.count_files(slot);
         let message = format!("{name}: stopped: {why}; attach it again with new files, or detach it");
         self.telemetry.events.say_of_port(&named, "file_fault", message, json!({ "why": why }));
+    }
+
+    /// Stops taps whose net header has another size than when they were admitted: their frames would be taken from the
+    /// wrong place.
+    pub(super) fn check_taps(&mut self, now: Instant) {
+        self.clients.taps_checked = now;
+        let changed = |port: &FilePort| Some((port.slot, port.changed_header()?));
+        let changed: Vec<(u16, i32)> = self.clients.slots.all_files().filter_map(changed).collect();
+        for (slot, len) in changed {
+            let why = format!("another program set its net header to {len} octets (TUNSETVNETHDRSZ)");
+            self.close_files_of(slot, &why);
+        }
     }
 
     /// A round of frames that look for loops.

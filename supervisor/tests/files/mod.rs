@@ -16,7 +16,7 @@ use vhost::VhostBackend;
 use crate::fixture::{Fixture, Guest, until};
 
 /// Asks with open files.
-fn ask(fixture: &Fixture, request: &str, fds: &[BorrowedFd<'_>]) -> serde_json::Value {
+pub fn ask(fixture: &Fixture, request: &str, fds: &[BorrowedFd<'_>]) -> serde_json::Value {
     let control = UnixStream::connect(&fixture.control).unwrap();
     let mut space = [MaybeUninit::uninit(); 1024];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -30,7 +30,7 @@ fn ask(fixture: &Fixture, request: &str, fds: &[BorrowedFd<'_>]) -> serde_json::
     serde_json::from_str(&answer).unwrap_or_default()
 }
 
-fn error(answer: &serde_json::Value) -> &str {
+pub fn error(answer: &serde_json::Value) -> &str {
     answer["error"].as_str().unwrap_or_default()
 }
 

@@ -10,23 +10,42 @@
 //!
 //! Sections ("data sheet, 7.1") are those of Intel's 82599 10 GbE Controller Datasheet, revision 3.
 
+#[cfg(test)]
+mod abuse;
 mod complaints;
+mod eeprom;
+mod filter;
 mod frame;
+mod function;
+mod interrupts;
+mod link;
+mod lying;
+mod mailbox;
 mod memory;
+mod offload;
 mod pf;
+mod pool;
 mod receive;
+mod receiver;
+pub mod registers;
 mod ring;
+mod rsc;
+mod rss;
+mod sfp;
+mod statistics;
 #[cfg(test)]
 mod testing;
+mod transmit;
+mod vf;
+pub mod vfio_user;
 mod wire;
 
-pub mod registers;
-mod transmit;
-pub mod vfio_user;
-
 pub use complaints::Complaints;
+pub use lying::Lying;
 pub use memory::{Memory, Ram};
 pub use pf::{Pf, PfSettings};
+pub use pool::Pool;
+pub use vf::{VF_BAR_SIZE, Vf, VfSettings};
 
 /// What the test, or whoever runs the model, sees of a card. All that the card does happens inside of these calls.
 pub trait Card {
@@ -58,12 +77,21 @@ pub trait Card {
     /// The other end of the wire takes nothing (flow control): the card fetches no descriptor to send until it does.
     fn set_paused(&mut self, paused: bool, memory: &mut dyn Memory);
 
+    /// The other end takes at most so many frames, though it is paused.
+    fn send_some(&mut self, frames: u32, memory: &mut dyn Memory);
+
     /// Bit 2 of the command register in config space. While it is off, the card reads and writes no memory: frames wait
     /// on both sides. It is on at first.
     fn set_bus_master(&mut self, on: bool, memory: &mut dyn Memory);
 
     /// A function-level reset, by config space or by who runs the model.
     fn reset(&mut self);
+
+    /// The card is pulled out of its slot: all registers read as ones, and nothing happens any more.
+    fn pull_out(&mut self);
+
+    /// How often the other end of the wire has seen the link go away, by the driver's doing or by [`Card::set_link`].
+    fn link_losses(&self) -> u32;
 
     /// Time passes: timers of interrupts run out, joined segments (RSC) are complete, and descriptors are written back.
     /// Before the first call, the card holds no interrupt back.

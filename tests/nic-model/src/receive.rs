@@ -1,6 +1,5 @@
 //! A receive queue: frames into buffers, and what the card writes back (data sheet, 7.1.6 to 7.1.9).
 
-use crate::frame::Headers;
 use crate::ring::{ENABLE, Ring};
 use crate::{Complaints, Memory};
 
@@ -85,7 +84,12 @@ impl ReceiveQueue {
     pub fn write(&mut self, offset: u32, value: u32, complaints: &mut Complaints) -> bool {
         match offset {
             0x0C => self.dca = value,
-            0x14 => self.srrctl = value,
+            0x14 => {
+                if self.ring.enabled && (self.srrctl ^ value) & 0x1F != 0 {
+                    complaints.add("the size of buffers changes while the queue runs".into());
+                }
+                self.srrctl = value;
+            }
             0x28 => self.control(value, complaints),
             0x2C => self.rscctl = value,
             0x30..=0x3C => {}
@@ -110,12 +114,12 @@ impl ReceiveQueue {
 
     /// Octets of a buffer.
     pub fn buffer(&self) -> usize {
-        (self.srrctl & 0x1F) as usize * 1024
+        (self.srrctl & 0x1F).clamp(1, 16) as usize * 1024
     }
 
     /// Stores a frame, in several buffers if it is longer than one.
     pub fn put(&mut self, frame: &[u8], report: &Report, memory: &mut dyn Memory, complaints: &mut Complaints) -> Put {
-        let pieces = frame.len().div_ceil(self.buffer().max(1024)).max(1);
+        let pieces = frame.len().div_ceil(self.buffer()).max(1);
         if !self.ring.enabled || pieces > PIECES {
             return Put::Lost;
         }
@@ -139,7 +143,7 @@ impl ReceiveQueue {
                 return Put::Lost;
             }
             let last = pieces.peek().is_none();
-            let done = if last { write_back(piece.len(), report) } else { middle(piece.len(), 0) };
+            let done = if last { write_back(piece.len(), report) } else { middle(piece.len(), 0, 0) };
             if !memory.write(at, &done) {
                 complaints.add(format!("DMA: no descriptor can be written at {at:#x}"));
                 return Put::Lost;
@@ -179,13 +183,8 @@ pub fn write_back(len: usize, report: &Report) -> [u8; 16] {
     (u128::from(high) << 64 | u128::from(low)).to_le_bytes()
 }
 
-/// What another one of its descriptors tells. `next` is the next descriptor of joined segments.
-pub fn middle(len: usize, next: u32) -> [u8; 16] {
+/// What another one of its descriptors tells. `next` is the next descriptor of joined segments, `info` their count.
+pub fn middle(len: usize, next: u32, info: u32) -> [u8; 16] {
     let high = u64::from(DD | next << 4) | (len as u64) << 32;
-    (u128::from(high) << 64).to_le_bytes()
-}
-
-/// What the card tells of a frame that it does not check.
-pub fn plain(headers: &Headers) -> Report {
-    Report { info: headers.packet_type(), ..Report::default() }
+    (u128::from(high) << 64 | u128::from(info)).to_le_bytes()
 }

@@ -1,5 +1,6 @@
 //! A driver by hand, for the tests of the model: one ring of each direction in memory of its own.
 
+use crate::offload::Context;
 use crate::{Card, Pf, PfSettings, Ram, registers as reg};
 
 /// Where the card sees the memory.
@@ -55,17 +56,6 @@ impl Driver {
         it.start();
         it
     }
-
-    /// Starts queue 0 (data sheet, 4.6.7 and 4.6.8).
-    pub fn start(&mut self) {
-        let control = self.get(reg::RDRXCTL);
-        self.write(reg::RDRXCTL, control | 1 << 1);
-        self.write(reg::FCTRL, 1 << 8 | 1 << 9 | 1 << 10);
-        self.write(reg::RXCSUM, 1 << 13);
-        self.write(reg::DMATXCTL, 1);
-        self.start_queues();
-        self.write(reg::RXCTRL, 1);
-    }
 }
 
 impl<C: Card> Driver<C> {
@@ -73,6 +63,20 @@ impl<C: Card> Driver<C> {
     pub fn of(card: C, queues: [u32; 2]) -> Driver<C> {
         let ram = Ram::new(BASE, 4 << 20);
         Driver { card, ram, queues, next: 0, tail: 0, end: TRANSMIT_BUFFERS }
+    }
+
+    /// Starts queue 0 (data sheet, 4.6.7 and 4.6.8).
+    pub fn start(&mut self) {
+        let control = self.get(reg::RDRXCTL);
+        self.write(reg::RDRXCTL, control | 1 << 1);
+        self.write(reg::FCTRL, 1 << 8 | 1 << 9 | 1 << 10);
+        self.write(reg::RXCSUM, 1 << 13);
+        let control = self.get(reg::HLREG0);
+        self.write(reg::HLREG0, control | 1 << 2);
+        self.write(reg::MAXFRS, 9728 << 16);
+        self.write(reg::DMATXCTL, 1);
+        self.start_queues();
+        self.write(reg::RXCTRL, 1);
     }
 
     pub fn get(&mut self, at: u32) -> u32 {
@@ -196,9 +200,58 @@ impl<C: Card> Driver<C> {
     }
 }
 
+/// What a frame may be cut into (DCMD.TSE), and its checksums (POPTS.IXSM, TXSM).
+pub const TSE: u64 = 1 << 31;
+pub const IXSM: u64 = 1 << 40;
+pub const TXSM: u64 = 1 << 41;
+
+/// The context descriptor with place `index`.
+pub fn context(context: &Context, index: u64) -> [u64; 2] {
+    let low = context.ip as u64 | (context.mac as u64) << 9;
+    let kind = u64::from(context.kind) << 11 | u64::from(context.ipv4) << 10;
+    [low, kind | 2 << 20 | 1 << 29 | index << 36 | (context.l4 as u64) << 40 | (context.mss as u64) << 48]
+}
+
 /// A frame of `len` octets that no card looks into.
 pub fn frame(len: usize) -> Vec<u8> {
     let mut it: Vec<u8> = (0..len).map(|at| at as u8 ^ (len as u8)).collect();
     it[..14].copy_from_slice(&[0x02, 0x82, 0x59, 0x90, 0x10, 0xFB, 2, 0, 0, 0, 0, 1, 0x88, 0xB5]);
     it
+}
+
+/// A packet of TCP (1), UDP (0) or SCTP (2) with `len` octets of payload, as a driver gives it to the card: the sum of
+/// the pseudo-header is in the checksum's field, without a length if the packet is to be cut after `mss` octets.
+pub fn packet(v6: bool, kind: u8, len: usize, mss: usize) -> (Vec<u8>, Context) {
+    let (protocol, l4) = [(17, 8), (6, 20), (132, 12)][usize::from(kind)];
+    let mut it = frame(14);
+    it[12..14].copy_from_slice(if v6 { &[0x86, 0xDD] } else { &[0x08, 0x00] });
+    if v6 {
+        it.extend_from_slice(&[0x60, 0, 0, 0, 0, (l4 + len) as u8, protocol, 64]);
+        it[18..20].copy_from_slice(&((l4 + len) as u16).to_be_bytes());
+        it.extend((0..32).map(|at| 0xFD ^ at));
+    } else {
+        it.extend_from_slice(&[0x45, 0, 0, 0, 0x12, 0x34, 0x40, 0, 64, protocol, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+        it[16..18].copy_from_slice(&((20 + l4 + len) as u16).to_be_bytes());
+    }
+    let context = Context { mac: 14, ip: if v6 { 40 } else { 20 }, l4, mss, ipv4: !v6, kind };
+    let at = it.len();
+    it.extend((0..l4).map(|at| at as u8 + 1));
+    it.extend((0..len).map(|at| (at * 7) as u8));
+    let addresses = at - if v6 { 32 } else { 8 }..at;
+    let mut sum: u32 = it[addresses].chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+    sum += u32::from(protocol);
+    match kind {
+        0 => it[at + 4..at + 6].copy_from_slice(&((l4 + len) as u16).to_be_bytes()),
+        1 => (it[at + 12], it[at + 13]) = (0x50, 0x18),
+        _ => {}
+    }
+    let field = at + [6, 16, 8][usize::from(kind)];
+    let sum = if kind == 2 { 0 } else { sum + if mss > 0 { 0 } else { (l4 + len) as u32 } };
+    let sum = (sum & 0xFFFF) + (sum >> 16);
+    let sum = (sum & 0xFFFF) + (sum >> 16);
+    it[field..field + 2].copy_from_slice(&(sum as u16).to_be_bytes());
+    if kind == 2 {
+        it[field..field + 4].fill(0);
+    }
+    (it, context)
 }

@@ -54,6 +54,26 @@ impl Frames {
         }
     }
 
+    /// Frames.
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Keeps only those frames from `first` on that `keep` wants. Returns how many went.
+    pub fn retain_from(&mut self, first: usize, keep: impl Fn(&[u8]) -> bool) -> u32 {
+        let (mut at, mut gone) = (first, 0);
+        while let Some(frame) = self.queue.get(at) {
+            if keep(frame) {
+                at += 1;
+            } else if let Some(frame) = self.queue.remove(at) {
+                self.octets -= frame.len();
+                self.recycle(frame);
+                gone += 1;
+            }
+        }
+        gone
+    }
+
     /// Octets of all frames.
     pub fn octets(&self) -> usize {
         self.octets

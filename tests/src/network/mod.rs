@@ -11,6 +11,7 @@ mod peer;
 pub mod ports;
 #[allow(unsafe_code)] // packet sockets
 mod raw;
+mod station;
 #[allow(unsafe_code)] // the ioctls of a tap
 mod tap;
 
@@ -18,4 +19,5 @@ pub use cable::Cable;
 pub use namespace::Namespace;
 pub use peer::{Form, PacketPeer, StreamPeer, packet_pair};
 pub use raw::RawSocket;
+pub use station::Station;
 pub use tap::{OFFLOADS, Tap};

@@ -5,22 +5,29 @@
 //! ([`QueueRegisters::enable`]) and moves their doorbells. When [`Event::Reset`] comes, all but the first step is done
 //! again.
 
-use sv3::card::{CardModel, CardState};
+use sv3::card::{CardModel, CardSettings, CardState};
 
 use super::address::{self, Mac};
 use super::bar::Bar;
 use super::event::Event;
 use super::fault::Fault;
+use super::igb_vf::IgbVf;
 use super::interrupts::Interrupts;
 use super::ixgbe::Ixgbe;
+use super::ixgbe_vf::IxgbeVf;
 use super::memory::CardMemory;
 use super::queue_registers::QueueRegisters;
+use super::vf::function::Function;
 
 /// An open card. It does not have its registers: each call gets them.
 #[derive(Debug)]
 pub enum Device {
     /// An Intel 82599 or X540.
     Ixgbe(Ixgbe),
+    /// A virtual function of them.
+    IxgbeVf(Function<IxgbeVf>),
+    /// A virtual function of the Intel 82576.
+    IgbVf(Function<IgbVf>),
 }
 
 /// Calls the family's function.
@@ -28,6 +35,8 @@ macro_rules! each {
     ($device:expr, $it:ident => $call:expr) => {
         match $device {
             Device::Ixgbe($it) => $call,
+            Device::IxgbeVf($it) => $call,
+            Device::IgbVf($it) => $call,
         }
     };
 }
@@ -37,10 +46,15 @@ impl Device {
     /// says that a worker of the same run ([`sv3::card::CardSettings::run`]) had it. So the port writes
     /// [`CardState::run`] afterwards. It takes at most 300 ms, and less than 1 ms if there is no reset.
     pub fn open(bar: &impl Bar, memory: &CardMemory) -> Result<Device, Fault> {
-        let (settings, state) = (memory.settings(), memory.state());
+        Device::of(bar, memory.settings(), memory.state())
+    }
+
+    /// The same, with the settings and the state by themselves.
+    pub fn of(bar: &impl Bar, settings: &CardSettings, state: &CardState) -> Result<Device, Fault> {
         let device = match settings.model {
             CardModel::Ixgbe => Device::Ixgbe(Ixgbe::open(bar, settings, state)?),
-            CardModel::IxgbeVf | CardModel::IgbVf => return Err(Fault::Bad("model")),
+            CardModel::IxgbeVf => Device::IxgbeVf(Function::open(bar, settings, state)?),
+            CardModel::IgbVf => Device::IgbVf(Function::open(bar, settings, state)?),
         };
         state.mac.store(address::to_state(device.mac()), std::sync::atomic::Ordering::Relaxed);
         Ok(device)
@@ -76,8 +90,9 @@ impl Device {
         each!(self, it => it.interrupts())
     }
 
-    /// Turns on what is no queue's. The rings are known to the card, and it reaches its memory.
-    pub fn start(&mut self, bar: &impl Bar) -> Result<(), Fault> {
+    /// Turns on what is no queue's. The rings are known to the card, and it reaches its memory. False: the card's physical
+    /// function is away, and no queue can be turned on; [`Event::Reset`] comes when it is back.
+    pub fn start(&mut self, bar: &impl Bar) -> Result<bool, Fault> {
         each!(self, it => it.start(bar))
     }
 
@@ -87,7 +102,7 @@ impl Device {
     }
 
     /// Speed of the link in Mbit/s; 0: no link.
-    pub fn link(&self, bar: &impl Bar) -> Result<u32, Fault> {
+    pub fn link(&mut self, bar: &impl Bar) -> Result<u32, Fault> {
         each!(self, it => it.link(bar))
     }
 

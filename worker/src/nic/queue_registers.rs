@@ -58,18 +58,29 @@ impl QueueRegisters {
         }
     }
 
+    /// Tells the card where the ring is. The queue is off, and begins with the first descriptor.
+    pub fn place(&self, bar: &impl Bar, address: u64, octets: u32) {
+        bar.write(self.base_high, (address >> 32) as u32);
+        bar.write(self.base_low, address as u32);
+        bar.write(self.length, octets);
+        bar.write(self.head, 0);
+        bar.write(self.tail, 0);
+    }
+
     /// Turns the queue on, and waits until it is. Its ring is known to the card. `name` is that of `control`.
     pub fn enable(&self, bar: &impl Bar, name: &'static str) -> Result<(), Fault> {
         bar.write(self.control, self.control_value | ENABLE);
         wait::until(bar, name, self.control, LIMIT, |value| value & ENABLE != 0).map(drop)
     }
 
-    /// Turns the queue off, and waits until it is. `flush` is set meanwhile ([`SWFLSH`] or 0).
-    pub fn disable(&self, bar: &impl Bar, name: &'static str, flush: u32) -> Result<(), Fault> {
+    /// Turns the queue off, and waits until it is. `flush` is set meanwhile ([`SWFLSH`] or 0). `began` is when the first
+    /// of a card's queues was turned off: all together have the same limit.
+    pub fn disable(&self, bar: &impl Bar, name: &'static str, flush: u32, began: u64) -> Result<(), Fault> {
         let value = wait::read(bar, self.control)?;
         if value & ENABLE != 0 {
             bar.write(self.control, value & !ENABLE | flush);
-            wait::until(bar, name, self.control, LIMIT, |value| value & ENABLE == 0)?;
+            let limit = LIMIT.saturating_sub(bar.now_ns().wrapping_sub(began));
+            wait::until(bar, name, self.control, limit, |value| value & ENABLE == 0)?;
         }
         Ok(())
     }

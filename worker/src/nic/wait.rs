@@ -5,14 +5,13 @@
 
 use super::bar::{Bar, GONE};
 use super::fault::Fault;
-use crate::process::clock::now_ns;
 
 /// Nanoseconds of a microsecond.
 pub const US: u64 = 1_000;
 /// Nanoseconds of a millisecond.
 pub const MS: u64 = 1_000 * US;
 /// Most looks of one wait, if the clock stands still. One takes about 20 ns without, and 1 µs with a card's register.
-const LOOKS: u32 = 10_000_000;
+pub const LOOKS: u32 = 10_000_000;
 
 /// Reads the register `name` at `at` until `done` says so of its value, for `limit` nanoseconds. A value of all ones ends
 /// the wait: the card is gone.
@@ -23,10 +22,10 @@ pub fn until(
     limit: u64,
     done: impl Fn(u32) -> bool,
 ) -> Result<u32, Fault> {
-    let start = now_ns();
+    let start = bar.now_ns();
     for _ in 0..LOOKS {
         // The clock is read first: however late the thread runs, the register has one look after the limit.
-        let late = now_ns().wrapping_sub(start) > limit;
+        let late = bar.now_ns().wrapping_sub(start) > limit;
         match bar.read(at) {
             GONE => return Err(Fault::Gone),
             value if done(value) => return Ok(value),
@@ -46,10 +45,10 @@ pub fn read(bar: &impl Bar, at: u32) -> Result<u32, Fault> {
 }
 
 /// Lets `time` nanoseconds pass.
-pub fn pause(time: u64) {
-    let start = now_ns();
+pub fn pause(bar: &impl Bar, time: u64) {
+    let start = bar.now_ns();
     for _ in 0..LOOKS {
-        if now_ns().wrapping_sub(start) >= time {
+        if bar.now_ns().wrapping_sub(start) >= time {
             break;
         }
         std::hint::spin_loop();

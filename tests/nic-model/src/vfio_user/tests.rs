@@ -48,7 +48,14 @@ impl Card for Echo {
     fn set_link(&mut self, _: bool, _: &mut dyn Memory) {}
     fn set_paused(&mut self, _: bool, _: &mut dyn Memory) {}
     fn set_bus_master(&mut self, _: bool, _: &mut dyn Memory) {}
+    fn send_some(&mut self, _: u32, _: &mut dyn Memory) {}
     fn reset(&mut self) {}
+    fn pull_out(&mut self) {}
+
+    fn link_losses(&self) -> u32 {
+        0
+    }
+
     fn pass_time(&mut self, _: u32, _: &mut dyn Memory) {}
 
     fn complaints(&self) -> &[String] {

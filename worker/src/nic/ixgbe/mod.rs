@@ -18,6 +18,8 @@ mod link;
 pub mod registers;
 mod reset;
 mod statistics;
+#[cfg(test)]
+mod tests;
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -118,12 +120,12 @@ impl Ixgbe {
     }
 
     /// Turns the card's receiver and transmitter on, and the interrupts that are no queue's.
-    pub fn start(&self, bar: &impl Bar) -> Result<(), Fault> {
+    pub fn start(&self, bar: &impl Bar) -> Result<bool, Fault> {
         // The transmitter before its queues (82599, 4.6.8); the receiver takes frames for queues that are on (4.6.7).
         wait::set(bar, DMATXCTL, DMATXCTL_TE)?;
         reset::set_receiver(bar, true)?;
         bar.write(EIMS, OTHER);
-        Ok(())
+        Ok(true)
     }
 
     /// Turns all of it off.
@@ -132,8 +134,9 @@ impl Ixgbe {
     }
 
     /// Speed of the link in Mbit/s; 0: no link.
-    pub fn link(&self, bar: &impl Bar) -> Result<u32, Fault> {
-        link::speed(bar)
+    pub fn link(&mut self, bar: &impl Bar) -> Result<u32, Fault> {
+        self.link = link::speed(bar)?;
+        Ok(self.link)
     }
 
     /// All frames arrive anyway.

@@ -11,9 +11,10 @@ use crate::nic::wait::{self, MS};
 pub fn stop(bar: &impl Bar, pairs: u16) -> Result<(), Fault> {
     mask_all(bar);
     set_receiver(bar, false)?;
+    let began = bar.now_ns();
     for pair in 0..u32::from(pairs) {
-        QueueRegisters::at(receive_queue(pair), 0).disable(bar, "RXDCTL", 0)?;
-        QueueRegisters::at(transmit_queue(pair), 0).disable(bar, "TXDCTL", SWFLSH)?;
+        QueueRegisters::at(receive_queue(pair), 0).disable(bar, "RXDCTL", 0, began)?;
+        QueueRegisters::at(transmit_queue(pair), 0).disable(bar, "TXDCTL", SWFLSH, began)?;
     }
     wait::clear(bar, DMATXCTL, DMATXCTL_TE)
 }
@@ -53,10 +54,10 @@ pub fn reset(bar: &impl Bar) -> Result<(), Fault> {
     };
     for _ in 0..resets {
         wait::set(bar, CTRL, CTRL_RST)?;
-        wait::pause(MS);
+        wait::pause(bar, MS);
         wait::until(bar, "CTRL", CTRL, 10 * MS, |value| value & CTRL_RST == 0)?;
     }
-    wait::pause(10 * MS);
+    wait::pause(bar, 10 * MS);
     wait::until(bar, "EEC", EEC, 20 * MS, |value| value & EEC_ARD != 0)?;
     wait::until(bar, "RDRXCTL", RDRXCTL, 10 * MS, |value| value & RDRXCTL_DMAIDONE != 0)?;
     mask_all(bar);
