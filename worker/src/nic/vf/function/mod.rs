@@ -28,7 +28,7 @@ use crate::nic::address::{self, Mac};
 use crate::nic::bar::Bar;
 use crate::nic::fault::Fault;
 use crate::nic::interrupts::Interrupts;
-use crate::nic::queue_registers::{QueueRegisters, split_value};
+use crate::nic::queue_registers::{QueueRegisters, SETTLE, split_value};
 use crate::nic::wait::{self, MS};
 
 /// Vectors of a function: two pairs and the mailbox.
@@ -186,6 +186,7 @@ impl<F: Family> Function<F> {
             self.receive_registers(pair).disable(bar, "VFRXDCTL", 0, began)?;
             self.transmit_registers(pair).disable(bar, "VFTXDCTL", F::REGISTERS.flush, began)?;
         }
+        wait::pause(bar, SETTLE);
         Ok(())
     }
 
