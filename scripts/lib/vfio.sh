@@ -38,6 +38,7 @@ check_iommu() {
     local tables="$SYS/firmware/acpi/tables" option=/etc/default/grub
     if [ -n "$(ls "$SYS/kernel/iommu_groups" 2>/dev/null)" ]; then
         well "the IOMMU is on"
+        check_interrupts
     elif [ -e "$tables/DMAR" ]; then
         missing "the IOMMU is off: no IOMMU groups" \
             "add intel_iommu=on to GRUB_CMDLINE_LINUX_DEFAULT in $option, then: update-grub; reboot"
@@ -50,8 +51,7 @@ check_iommu() {
             "a virtual machine of QEMU: -machine q35 -device intel-iommu,intremap=on,caching-mode=on"
     fi
     check_no_iommu_mode
-    check_interrupts
-    if [ "$(value "$SYS/class/dmi/id/sys_vendor")" = QEMU ] && ls "$SYS/class/iommu" 2>/dev/null | grep -q ivhd; then
+    if [ "$(value "$SYS/class/dmi/id/sys_vendor")" = QEMU ] && [ -e "$SYS/class/iommu/ivhd0" ]; then
         note "QEMU's amd-iommu translates only with dma-remap=on, and nothing in here shows whether it does" \
             "without it the card reads and writes wrong memory: -device amd-iommu,dma-remap=on, or intel-iommu"
     fi
@@ -186,7 +186,7 @@ check_card() {
     count=$(value "$it/sriov_numvfs")
     if [ "${count:-0}" != 0 ]; then
         missing "$1 has $count virtual functions, which end with its driver" \
-            "give a user one of them, or remove them: $here/vf --back $1"
+            "give a user one of them, or remove them: ${0%/*}/vf --back $1"
     fi
     if [ "$(target "$it/physfn/driver")" = vfio-pci ]; then
         missing "$1 is a virtual function of $(target "$it/physfn"), which vfio-pci has: opening it wants a token" \

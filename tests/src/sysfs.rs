@@ -64,11 +64,13 @@ impl Machine {
         {
             self.write(&format!("{device}/{file}"), text)?;
         }
-        self.link(&format!("{device}/driver"), &format!("../../drivers/{driver}"), driver.is_empty())?;
+        if !driver.is_empty() {
+            self.link(&format!("{device}/driver"), &format!("../../drivers/{driver}"))?;
+        }
         let members = format!("sys/kernel/iommu_groups/{group}/devices");
         fs::create_dir_all(self.path(&members))?;
-        self.link(&format!("{device}/iommu_group"), &format!("../../../../kernel/iommu_groups/{group}"), false)?;
-        self.link(&format!("{members}/{address}"), &format!("../../../../bus/pci/devices/{address}"), false)
+        self.link(&format!("{device}/iommu_group"), &format!("../../../../kernel/iommu_groups/{group}"))?;
+        self.link(&format!("{members}/{address}"), &format!("../../../../bus/pci/devices/{address}"))
     }
 
     /// Adds a network card with driver igb and an interface.
@@ -77,7 +79,7 @@ impl Machine {
         fs::create_dir_all(self.path(&format!("{DEVICES}/{address}/net/{interface}")))?;
         self.write(&format!("sys/class/net/{interface}/address"), "00:1b:21:aa:bb:cc")?;
         let device = format!("../../../bus/pci/devices/{address}");
-        self.link(&format!("sys/class/net/{interface}/device"), &device, false)
+        self.link(&format!("sys/class/net/{interface}/device"), &device)
     }
 
     /// Makes a card able to have virtual functions: seven.
@@ -101,7 +103,7 @@ impl Machine {
         self.remove(&node)?;
         self.write("proc/77/comm", "qemu")?;
         fs::create_dir_all(self.path("proc/77/fd"))?;
-        self.link("proc/77/fd/9", &format!("/{node}"), false)?;
+        self.link("proc/77/fd/9", &format!("/{node}"))?;
         Ok(UnixListener::bind(self.path(&node))?)
     }
 
@@ -124,15 +126,20 @@ impl Machine {
         fs::read_to_string(self.path(file)).unwrap_or_default().trim_end().to_string()
     }
 
+    /// Makes a link.
+    pub fn link(&self, file: &str, target: &str) -> Result<()> {
+        let path = self.path(file);
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        Ok(symlink(target, path)?)
+    }
+
     /// Removes a file or a folder with all in it.
     pub fn remove(&self, file: &str) -> Result<()> {
         let path = self.path(file);
-        if path.is_dir() {
-            fs::remove_dir_all(path)?
-        } else {
-            fs::remove_file(path)?
-        }
-        Ok(())
+        let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+        Ok(removed?)
     }
 
     /// Whether there is such a file.
@@ -184,18 +191,6 @@ impl Machine {
     fn program(&self, file: &str, text: &str) -> Result<()> {
         self.write(file, text)?;
         Ok(fs::set_permissions(self.path(file), fs::Permissions::from_mode(0o755))?)
-    }
-
-    /// A link, or none.
-    pub fn link(&self, file: &str, target: &str, none: bool) -> Result<()> {
-        let path = self.path(file);
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
-        }
-        if !none {
-            symlink(target, path)?;
-        }
-        Ok(())
     }
 }
 

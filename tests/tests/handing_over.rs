@@ -103,6 +103,5 @@ fn a_machine_without_an_iommu_is_told_so() -> Result<()> {
     let interface = machine.interface(0)?;
     let refused = machine.run(&format!("/scripts/vfio-rebind --check {interface} user"))?;
     assert!(refused.status == 1 && refused.text.contains("the firmware offers no IOMMU"), "{refused:?}");
-    assert!(refused.text.contains("interrupts are not remapped"), "{refused:?}");
     Ok(())
 }

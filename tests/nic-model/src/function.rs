@@ -8,9 +8,6 @@ use crate::transmit::{Lane, TransmitQueue};
 use crate::wire::Frames;
 use crate::{Complaints, Memory};
 
-/// Octets of the shortest frame on the wire, without its check sequence.
-const SHORTEST: usize = 60;
-
 /// Queues of both directions and what surrounds them.
 pub struct Function {
     /// Receive queues.
@@ -33,7 +30,6 @@ pub struct Function {
     pub bus_master: bool,
     /// The card is not in its slot.
     pub gone: bool,
-    scratch: Vec<u8>,
 }
 
 impl Function {
@@ -50,7 +46,6 @@ impl Function {
             paused: false,
             bus_master: true,
             gone: false,
-            scratch: Vec::new(),
         }
     }
 
@@ -99,18 +94,19 @@ impl Function {
         }
         self.interrupts.pass_time(microseconds);
     }
+}
 
-    /// A frame as it comes from the wire: those that are too short were padded by who sent them.
-    pub fn padded(&mut self, frame: &[u8]) -> Vec<u8> {
-        let mut it = std::mem::take(&mut self.scratch);
-        it.clear();
-        it.extend_from_slice(frame);
-        it.resize(frame.len().max(SHORTEST), 0);
-        it
-    }
+/// Octets of the shortest frame on the wire, without its check sequence.
+const SHORTEST: usize = 60;
 
-    /// Gives the buffer of [`Function::padded`] back.
-    pub fn recycle(&mut self, scratch: Vec<u8>) {
-        self.scratch = scratch;
+/// Gives `act` a frame as it comes from the wire: those that are too short were padded by who sent them.
+pub fn padded<R>(frame: &[u8], act: impl FnOnce(&[u8]) -> R) -> R {
+    let mut short = [0; SHORTEST];
+    match short.get_mut(..frame.len()).filter(|_| frame.len() < SHORTEST) {
+        None => act(frame),
+        Some(begin) => {
+            begin.copy_from_slice(frame);
+            act(&short)
+        }
     }
 }

@@ -10,6 +10,8 @@
 //!
 //! Sections ("data sheet, 7.1") are those of Intel's 82599 10 GbE Controller Datasheet, revision 3.
 
+#[cfg(test)]
+mod abuse;
 mod complaints;
 mod eeprom;
 mod filter;
@@ -17,6 +19,7 @@ mod frame;
 mod function;
 mod interrupts;
 mod link;
+mod lying;
 mod mailbox;
 mod memory;
 mod offload;
@@ -38,6 +41,7 @@ pub mod vfio_user;
 mod wire;
 
 pub use complaints::Complaints;
+pub use lying::Lying;
 pub use memory::{Memory, Ram};
 pub use pf::{Pf, PfSettings};
 pub use pool::Pool;

@@ -6,7 +6,7 @@ mod intake;
 mod tests;
 
 use crate::eeprom::Eeprom;
-use crate::function::Function;
+use crate::function::{Function, padded};
 use crate::interrupts::LSC;
 use crate::link::Link;
 use crate::registers::{self as reg, BAR_SIZE, Registers};
@@ -122,10 +122,7 @@ impl Card for Pf {
         if self.function.gone || !self.link.up() || self.registers.get(reg::RXCTRL) & ON == 0 {
             return false;
         }
-        let frame = self.function.padded(frame);
-        let stored = self.intake(&frame, memory);
-        self.function.recycle(frame);
-        stored
+        padded(frame, |frame| self.intake(frame, memory))
     }
 
     fn sent(&mut self) -> Option<Vec<u8>> {

@@ -84,7 +84,12 @@ impl ReceiveQueue {
     pub fn write(&mut self, offset: u32, value: u32, complaints: &mut Complaints) -> bool {
         match offset {
             0x0C => self.dca = value,
-            0x14 => self.srrctl = value,
+            0x14 => {
+                if self.ring.enabled && (self.srrctl ^ value) & 0x1F != 0 {
+                    complaints.add("the size of buffers changes while the queue runs".into());
+                }
+                self.srrctl = value;
+            }
             0x28 => self.control(value, complaints),
             0x2C => self.rscctl = value,
             0x30..=0x3C => {}
@@ -109,12 +114,12 @@ impl ReceiveQueue {
 
     /// Octets of a buffer.
     pub fn buffer(&self) -> usize {
-        (self.srrctl & 0x1F) as usize * 1024
+        (self.srrctl & 0x1F).clamp(1, 16) as usize * 1024
     }
 
     /// Stores a frame, in several buffers if it is longer than one.
     pub fn put(&mut self, frame: &[u8], report: &Report, memory: &mut dyn Memory, complaints: &mut Complaints) -> Put {
-        let pieces = frame.len().div_ceil(self.buffer().max(1024)).max(1);
+        let pieces = frame.len().div_ceil(self.buffer()).max(1);
         if !self.ring.enabled || pieces > PIECES {
             return Put::Lost;
         }

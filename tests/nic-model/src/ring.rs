@@ -35,10 +35,11 @@ impl Ring {
         })
     }
 
-    /// The driver writes the register. False: the ring does not have it.
+    /// The driver writes the register. False: the ring does not have it. While the queue is enabled, only the tail moves.
     pub fn write(&mut self, offset: u32, value: u32, complaints: &mut Complaints) -> bool {
         if self.enabled && matches!(offset, 0x00 | 0x04 | 0x08 | 0x10) {
             complaints.add(format!("a write to register {offset:#04x} of a queue that is enabled"));
+            return true;
         }
         match offset {
             0x00 => self.base = self.base >> 32 << 32 | u64::from(value & !0x7F),

@@ -56,6 +56,14 @@ impl Driver {
         it.start();
         it
     }
+}
+
+impl<C: Card> Driver<C> {
+    /// A card whose queues of each direction begin at `queues`.
+    pub fn of(card: C, queues: [u32; 2]) -> Driver<C> {
+        let ram = Ram::new(BASE, 4 << 20);
+        Driver { card, ram, queues, next: 0, tail: 0, end: TRANSMIT_BUFFERS }
+    }
 
     /// Starts queue 0 (data sheet, 4.6.7 and 4.6.8).
     pub fn start(&mut self) {
@@ -69,14 +77,6 @@ impl Driver {
         self.write(reg::DMATXCTL, 1);
         self.start_queues();
         self.write(reg::RXCTRL, 1);
-    }
-}
-
-impl<C: Card> Driver<C> {
-    /// A card whose queues of each direction begin at `queues`.
-    pub fn of(card: C, queues: [u32; 2]) -> Driver<C> {
-        let ram = Ram::new(BASE, 4 << 20);
-        Driver { card, ram, queues, next: 0, tail: 0, end: TRANSMIT_BUFFERS }
     }
 
     pub fn get(&mut self, at: u32) -> u32 {

@@ -201,6 +201,7 @@ impl TransmitQueue {
         if len == 0 || gathered.descriptors > MOST {
             lane.complaints.add(format!("a frame of {} descriptors, one of {len} octets", gathered.descriptors));
         }
+        let len = if gathered.descriptors > MOST { 0 } else { len };
         gathered.frame.resize(begin + len, 0);
         if !gathered.frame.get_mut(begin..).is_some_and(|piece| lane.memory.read(low, piece)) {
             lane.complaints.add(format!("DMA: {len} octets to be sent cannot be read at {low:#x}"));
@@ -245,7 +246,7 @@ impl TransmitQueue {
         if first & bit::TXSM == 0 || context.ipv4 != (first & bit::IXSM != 0) {
             lane.complaints.add("TSE without TXSM, or with an IXSM that does not fit (7.2.4)".into());
         }
-        context.doubt(frame, lane.complaints);
+        context.doubt(frame, true, lane.complaints);
         let Some(mut segments) = Segments::of(frame, context, lane.flags) else {
             return lane.complaints.add(format!("TSE: {context:?} for a frame of {} octets", frame.len()));
         };

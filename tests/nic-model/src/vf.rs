@@ -4,7 +4,7 @@
 mod tests;
 
 use crate::frame::Headers;
-use crate::function::Function;
+use crate::function::{Function, padded};
 use crate::mailbox::Mailbox;
 use crate::pool::Pool;
 use crate::receive::{Put, Report};
@@ -234,6 +234,16 @@ impl Vf {
         self.function.store(&Arrival { frame, headers, queue: 0, report }, memory)
     }
 
+    /// A frame comes. False: it is dropped.
+    fn intake(&mut self, frame: &[u8], memory: &mut dyn Memory) -> bool {
+        let waits = !self.function.receiver.waiting.is_empty() && self.pool.takes(frame, Headers::of(frame).vlan);
+        match if waits { Put::Waits } else { self.store(frame, memory) } {
+            Put::Stored => true,
+            Put::Lost => false,
+            Put::Waits => self.function.receiver.wait(frame),
+        }
+    }
+
     fn retry(&mut self, memory: &mut dyn Memory) {
         while let Some(frame) = self.function.receiver.waiting.pop() {
             match self.store(&frame, memory) {
@@ -296,15 +306,7 @@ impl Card for Vf {
         if self.function.gone || !self.link {
             return false;
         }
-        let frame = self.function.padded(frame);
-        let waits = !self.function.receiver.waiting.is_empty() && self.pool.takes(&frame, Headers::of(&frame).vlan);
-        let stored = match if waits { Put::Waits } else { self.store(&frame, memory) } {
-            Put::Stored => true,
-            Put::Lost => false,
-            Put::Waits => self.function.receiver.wait(&frame),
-        };
-        self.function.recycle(frame);
-        stored
+        padded(frame, |frame| self.intake(frame, memory))
     }
 
     fn sent(&mut self) -> Option<Vec<u8>> {

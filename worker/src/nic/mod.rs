@@ -22,6 +22,8 @@ pub mod joined_frame;
 mod joining;
 pub mod memory;
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 pub mod model_card;
 #[cfg(test)]
 pub mod plain_card;
@@ -36,3 +38,6 @@ pub mod transmit_queue;
 #[allow(dead_code, reason = "a card has more than ports use")]
 pub mod vf;
 pub mod wait;
+
+#[cfg(test)]
+mod tests;

@@ -85,7 +85,7 @@ fn flags_of_tcp_and_identifications_are_those_of_their_segment() {
 fn a_context_that_does_not_fit_is_told() {
     let (mut frame, context) = packet(false, 1, 10, 0);
     let complaints = &mut Complaints::default();
-    insert(&mut frame, &Context { ipv4: false, ..context }, false, true, complaints);
+    insert(&mut frame, &Context { ipv4: false, ..context }, true, true, complaints);
     insert(&mut frame, &Context { kind: 0, ..context }, false, true, complaints);
     assert_eq!(complaints.all().len(), 2, "{:?}", complaints.all());
     assert!(Segments::of(&frame, context, [0; 2]).is_none(), "no MSS");
