@@ -263,7 +263,7 @@ impl Vf {
         };
         let status = checks | if headers.vlan.is_some() { VP } else { 0 };
         let report = Report { info: headers.packet_type(), hash: 0, status, vlan: headers.vlan.unwrap_or(0) };
-        self.function.store(&Arrival { frame, headers, queue: 0, report }, memory)
+        self.function.store(&Arrival { frame, headers, queue: 0, report, joins: false }, memory)
     }
 
     /// A frame comes. False: it is dropped.

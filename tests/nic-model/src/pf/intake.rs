@@ -15,6 +15,8 @@ const PIF: u32 = 1 << 7;
 const VME: u32 = 1 << 30;
 /// HLREG0: check sequences are stripped.
 const STRIPS: u32 = 1 << 1;
+/// RFCTL: no queue joins segments.
+const RSC_DIS: u32 = 1 << 5;
 /// Counters: frames that are too long, with a bad checksum.
 const ROC: u32 = 0x40AC;
 const XEC: u32 = 0x4120;
@@ -75,12 +77,13 @@ impl Pf {
         if headers.vlan.is_some() {
             report.status |= VP;
         }
+        let joins = self.registers.get(reg::RFCTL) & RSC_DIS == 0;
         let put = if strips_tag || self.registers.get(reg::HLREG0) & STRIPS == 0 {
             let changed = self.changed(frame, strips_tag);
             let headers = if strips_tag { Headers::of(&changed) } else { headers };
-            self.function.store(&Arrival { frame: &changed, headers, queue: choice.queue, report }, memory)
+            self.function.store(&Arrival { frame: &changed, headers, queue: choice.queue, report, joins }, memory)
         } else {
-            self.function.store(&Arrival { frame, headers, queue: choice.queue, report }, memory)
+            self.function.store(&Arrival { frame, headers, queue: choice.queue, report, joins }, memory)
         };
         if put == Put::Stored && bad {
             self.registers.count(XEC, 1);

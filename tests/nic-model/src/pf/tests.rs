@@ -179,6 +179,7 @@ fn joining() -> Driver {
     let mut driver = Driver::pf();
     driver.write(reg::RDRXCTL, 1 << 1 | 1 << 25);
     driver.write(0x102C, 1 | 2 << 2);
+    driver.write(0x5480, 1 << 4);
     driver.write(0x0900, 0x80);
     driver.write(0x0898, 1 << 4 | 10 << 11);
     driver.write(0x0820, 100 << 3);
@@ -241,6 +242,20 @@ fn joined_segments_take_no_more_descriptors_than_the_driver_allows() {
     let first = driver.received().unwrap();
     assert_eq!((first.frame.len(), first.descriptors), (16_054, 8));
     driver.content();
+}
+
+#[test]
+fn a_driver_that_prepares_joining_badly_is_told() {
+    let mut driver = Driver::pf();
+    driver.write(0x102C, 1 | 3 << 2);
+    driver.start();
+    assert_eq!(driver.card.complaints().len(), 2, "{:?}", driver.card.complaints());
+    assert!(driver.arrives(&segment(0, 0x10)));
+    assert_eq!(driver.card.complaints().len(), 3, "no vector");
+    driver.write(reg::RFCTL, 1 << 5);
+    assert!(driver.arrives(&segment(1, 0x10)));
+    driver.write(reg::RFCTL, 0);
+    assert!(driver.arrives(&segment(2, 0x18)));
 }
 
 #[test]
