@@ -11,6 +11,8 @@ use crate::{Memory, offload, rss, statistics};
 /// Status: there is a tag (VP), the filter is inexact (PIF).
 const VP: u32 = 1 << 3;
 const PIF: u32 = 1 << 7;
+/// Errors: the MAC has found one (RXE).
+const RXE: u32 = 1 << 29;
 /// RXDCTL: tags are stripped.
 const VME: u32 = 1 << 30;
 /// HLREG0: check sequences are stripped.
@@ -71,6 +73,9 @@ impl Pf {
             status: offload::check(frame, &headers) | if pass == Pass::Inexact { PIF } else { 0 },
             vlan: headers.vlan.unwrap_or(0),
         };
+        if self.damaged {
+            report.status |= RXE;
+        }
         let bad = report.status & (offload::TCPE | offload::IPE) != 0;
         let Some(queue) = self.function.receiver.queues.get(choice.queue) else { return Put::Lost };
         let strips_tag = queue.strips_tags() && headers.vlan.is_some();

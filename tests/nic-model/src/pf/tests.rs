@@ -320,6 +320,19 @@ fn tags_stay_unless_the_driver_wants_them_apart() {
 }
 
 #[test]
+fn damaged_frames_are_counted_and_seen_by_who_wants_them() {
+    let mut driver = Driver::running();
+    assert!(!driver.card.receive_damaged(&frame(60), &mut driver.ram));
+    let control = driver.get(reg::FCTRL);
+    driver.write(reg::FCTRL, control | reg::SBP);
+    assert!(driver.card.receive_damaged(&frame(60), &mut driver.ram));
+    assert_eq!((driver.received().unwrap().high >> 29 & 1, driver.get(reg::CRCERRS)), (1, 2));
+    assert!(driver.arrives(&frame(60)));
+    assert_eq!(driver.received().unwrap().high >> 29 & 1, 0);
+    driver.content();
+}
+
+#[test]
 fn a_card_that_is_gone_reads_as_ones() {
     let mut driver = Driver::running();
     driver.card.pull_out();
