@@ -13,6 +13,25 @@ pub struct AuditAnswer {
     /// Process ids of the closers.
     #[serde(default)]
     pub closer_pids: Vec<u32>,
+    /// Network cards, and what each may reach.
+    #[serde(default)]
+    pub cards: Vec<CardReach>,
+}
+
+/// What a network card may reach by DMA.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CardReach {
+    /// The port's name.
+    pub port: String,
+    /// The card's address on the PCI bus.
+    pub address: String,
+    /// The ranges of addresses that its memory is mapped at (IOVA): first address, and octets. It is the memory of the
+    /// card itself, in a file that no client has.
+    pub iova: Vec<(u64, u64)>,
+    /// Whether the card may reach them at the moment (bus master).
+    pub bus_master: bool,
+    /// Which process mapped the memory: the one that attached the card, by its id and its user.
+    pub mapped_by: (i32, u32),
 }
 
 /// One process, as the supervisor lists it.
@@ -56,6 +75,9 @@ pub struct Audit {
     pub processes: Vec<Process>,
     /// Trials by children under the same confinement.
     pub proofs: Vec<Proof>,
+    /// Network cards, and what each may reach.
+    #[serde(default)]
+    pub cards: Vec<CardReach>,
     /// All differences from what is declared, in words.
     pub differences: Vec<String>,
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::attachment::Attachment;
+use crate::card_attachment::CardAttachment;
 
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +25,10 @@ pub enum ControlRequest {
     /// Makes a port of open files, which come with the request; or gives a port of this name, whose files are gone,
     /// new ones. The answer is [`crate::status::AttachAnswer`].
     Attach(Attachment),
-    /// Ends a port that was made by [`ControlRequest::Attach`], by its name.
+    /// Makes a port of a network card, whose open files come with the request. The answer is
+    /// [`crate::status::AttachAnswer`].
+    AttachCard(CardAttachment),
+    /// Ends a port that was made by [`ControlRequest::Attach`] or [`ControlRequest::AttachCard`], by its name.
     Detach(String),
     /// Asks, as the next supervisor, for all sockets and files, in a record of this version.
     Succeed(u32),
@@ -43,6 +47,7 @@ impl ControlRequest {
             "upgrade" => ControlRequest::Upgrade,
             "release" => ControlRequest::Release(rest.to_string()),
             "attach" => ControlRequest::Attach(Attachment::parse(rest)?),
+            "attach-card" => ControlRequest::AttachCard(CardAttachment::parse(rest)?),
             "detach" => ControlRequest::Detach(rest.to_string()),
             "succeed" => ControlRequest::Succeed(rest.parse().ok()?),
             _ => return None,
@@ -61,6 +66,7 @@ impl fmt::Display for ControlRequest {
             ControlRequest::Upgrade => "upgrade",
             ControlRequest::Release(name) => return write!(f, "release {name}"),
             ControlRequest::Attach(attachment) => return write!(f, "attach {attachment}"),
+            ControlRequest::AttachCard(card) => return write!(f, "attach-card {card}"),
             ControlRequest::Detach(name) => return write!(f, "detach {name}"),
             ControlRequest::Succeed(version) => return write!(f, "succeed {version}"),
         })
@@ -77,6 +83,7 @@ mod tests {
         let others = [ControlRequest::Restart, ControlRequest::Upgrade, ControlRequest::Release("p7".to_string())];
         let others = others.into_iter().chain([
             ControlRequest::Attach(Attachment::parse("tap up0 learning=uplink").unwrap()),
+            ControlRequest::AttachCard(CardAttachment::new("nic0", "0000:02:00.1")),
             ControlRequest::Detach("up0".to_string()),
             ControlRequest::Succeed(1),
         ]);

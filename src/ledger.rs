@@ -14,6 +14,7 @@ use memmap2::{MmapOptions, MmapRaw};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
+use crate::card::STATISTICS;
 use crate::ids::QueueId;
 use crate::{MAX_PORTS, MAX_QUEUE_PAIRS, MAX_RINGS};
 
@@ -160,6 +161,17 @@ pub struct PortCounters {
     pub paused: PauseCounters,
     /// Pauses of other ports' transmit rings, for lack of this port's buffers.
     pub paused_others: PauseCounters,
+    /// What the network card behind it says.
+    pub card: CardCounters,
+}
+
+/// What a network card says, as its worker has read it last.
+#[repr(C)]
+pub struct CardCounters {
+    /// Its address, first octet highest; 0: not known.
+    pub mac: AtomicU64,
+    /// What it counts, by [`crate::card::Statistic`].
+    pub statistics: [AtomicU64; STATISTICS],
 }
 
 /// Pauses of transmit rings.
@@ -340,8 +352,9 @@ impl PortCounters {
             &self.paused_others.ns,
         ];
         let rings = self.rings.iter().map(|ring| &ring.used);
+        let card = self.card.statistics.iter().chain([&self.card.mac]);
         self.rings.iter().for_each(|ring| ring.run.store(0, Relaxed));
-        for counter in counters.into_iter().chain(&self.drops).chain(rings) {
+        for counter in counters.into_iter().chain(&self.drops).chain(rings).chain(card) {
             counter.store(0, Relaxed);
         }
     }

@@ -20,6 +20,7 @@
 pub mod attachment;
 pub mod audit;
 pub mod card;
+pub mod card_attachment;
 pub mod control;
 pub mod cpus;
 pub mod drop_reason;

@@ -194,6 +194,9 @@ pub struct PortStatus {
     /// The open files behind the port; absent for a vhost-user client.
     #[serde(default)]
     pub files: Option<FilesStatus>,
+    /// The network card behind the port; absent if there is none.
+    #[serde(default)]
+    pub card: Option<CardStatus>,
     /// Slot.
     pub slot: u16,
     /// Process id of the client when it connected.
@@ -269,6 +272,30 @@ pub struct FilesStatus {
     /// The port that owns an address which this port tried to take, and the address; absent if it tried none.
     #[serde(default)]
     pub conflict: Option<String>,
+}
+
+/// The network card behind a port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CardStatus {
+    /// Its address on the PCI bus.
+    pub address: String,
+    /// Which card it is, in words; absent while the port waits for a card.
+    #[serde(default)]
+    pub model: Option<String>,
+    /// Its own address, as the worker told; absent before that.
+    #[serde(default)]
+    pub mac: Option<String>,
+    /// Number of queue pairs.
+    pub queues: u16,
+    /// Speed of its link in Mbit/s; 0: no link; absent: the card does not run yet.
+    #[serde(default)]
+    pub speed_mbit: Option<u32>,
+    /// Why the port does not run, in words; absent if it runs.
+    #[serde(default)]
+    pub stopped: Option<String>,
+    /// What the card counts, by name ([`crate::card::Statistic`]).
+    #[serde(default)]
+    pub statistics: BTreeMap<String, u64>,
 }
 
 /// State of a port's link.

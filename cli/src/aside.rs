@@ -15,7 +15,7 @@ use crate::uplink::{Program, Publish, choose, reason};
 /// The options of `sv3 run` about ports of open files.
 #[derive(Args)]
 pub struct Aside {
-    /// Attach a port when the switch serves: tap:NAME, macvtap:NAME or stream:PATH, as `sv3 attach` does; may be given
+    /// Attach a port when the switch serves: tap:NAME, macvtap:NAME, nic:ADDRESS or stream:PATH, as `sv3 attach` does; may be given
     /// several times
     #[arg(long, value_name = "KIND:NAME")]
     attach: Vec<Port>,
@@ -38,12 +38,12 @@ impl FromStr for Port {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Port, String> {
-        let known = ["tap", "macvtap", "stream"];
+        let known = ["tap", "macvtap", "nic", "stream"];
         match text.split_once(':') {
             Some((kind, name)) if known.contains(&kind) && !name.is_empty() => {
                 Ok(Port { kind: kind.to_string(), name: name.to_string() })
             }
-            _ => Err(format!("{text:?} must be tap:NAME, macvtap:NAME or stream:PATH")),
+            _ => Err(format!("{text:?} must be tap:NAME, macvtap:NAME, nic:ADDRESS or stream:PATH")),
         }
     }
 }
@@ -101,6 +101,7 @@ mod tests {
     fn a_port_to_attach_has_a_kind_and_a_name() {
         let port = |kind: &str, name: &str| Ok(Port { kind: kind.to_string(), name: name.to_string() });
         assert_eq!("tap:tap0".parse(), port("tap", "tap0"));
+        assert_eq!("nic:0000:02:00.1".parse(), port("nic", "0000:02:00.1"));
         assert_eq!("stream:/run/a:b".parse(), port("stream", "/run/a:b"));
         for wrong in ["", "tap", "tap:", "pipe:x", ":x"] {
             assert!(wrong.parse::<Port>().unwrap_err().contains("tap:NAME"), "{wrong}");

@@ -1,9 +1,10 @@
-//! `sv3 attach` and `sv3 detach`: ports of open files.
+//! `sv3 attach` and `sv3 detach`: ports of open files and of network cards.
 //!
-//! This process opens the tap or connects the socket, because it has the right of the person who runs it, and gives the
+//! This process opens the tap or the card, or connects the socket, because it has the right of the person who runs it, and gives the
 //! open files to the switch, which may open nothing. Then it ends. The switch keeps the files.
 
 pub mod macvtap;
+pub mod nic;
 pub mod socket;
 pub mod tap;
 
@@ -13,13 +14,15 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use sv3::attachment::{Attachment, FrameForm, Learning, Transport};
+use sv3::card_attachment::{CardAttachment, parse_mac};
 use sv3::control::ControlRequest;
+use sv3::frame::MacAddr;
 use sv3::status::AttachAnswer;
 
 use crate::control::Control;
 use crate::output::print;
 
-/// Attach a tap, a macvtap or a socket as a port of the switch.
+/// Attach a tap, a macvtap, a network card or a socket as a port of the switch.
 ///
 /// Run it as the user who owns the device; root attaches root's own with --control. See docs/use/uplinks.md.
 #[derive(Args)]
@@ -44,6 +47,18 @@ enum What {
     Macvtap {
         /// The device, such as macvtap0
         device: String,
+        #[command(flatten)]
+        port: PortOptions,
+    },
+    /// Drive a network card of this host: an Intel 82599 or X540, or a virtual function of these or of an 82576 or I350
+    ///
+    /// The card must be bound to vfio-pci and its group be this user's: scripts/vfio-rebind does that. See
+    /// docs/use/nic.md.
+    Nic {
+        /// Its address on the PCI bus, such as 0000:02:00.1
+        address: String,
+        #[command(flatten)]
+        card: CardOptions,
         #[command(flatten)]
         port: PortOptions,
     },
@@ -97,6 +112,46 @@ pub struct PortOptions {
     control: Control,
 }
 
+/// How a card is used.
+#[derive(Args, Clone)]
+pub struct CardOptions {
+    /// Queue pairs: one for each thread of the worker that shall serve it
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
+    queues: u16,
+    /// Descriptors of each ring, a multiple of 128 up to 4096
+    #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u16).range(128..=4096))]
+    descriptors: u16,
+    /// Most octets of a frame's payload that the network takes, 68 to 9500
+    #[arg(long, value_name = "OCTETS", default_value_t = 1500,
+        value_parser = clap::value_parser!(u16).range(68..=9500))]
+    mtu: u16,
+    /// Let the card join received TCP segments (RSC)
+    #[arg(long)]
+    lro: bool,
+    /// Use this address in the place of the card's own
+    #[arg(long, value_name = "MAC", value_parser = mac)]
+    mac: Option<MacAddr>,
+}
+
+fn mac(words: &str) -> Result<MacAddr, String> {
+    let good = |mac: &MacAddr| !mac.is_group() && !mac.is_zero();
+    parse_mac(words).filter(good).ok_or(format!("{words:?} is no address of one machine, such as 02:00:00:00:00:01"))
+}
+
+impl CardOptions {
+    fn card(&self, name: &str, address: &str, learning: Learning) -> CardAttachment {
+        CardAttachment {
+            pairs: self.queues,
+            descriptors: self.descriptors,
+            mtu: self.mtu,
+            lro: self.lro,
+            mac: self.mac,
+            learning,
+            ..CardAttachment::new(name, address)
+        }
+    }
+}
+
 /// How long a switch may take to start.
 pub const SWITCH_TIME: Duration = Duration::from_secs(30);
 
@@ -144,6 +199,7 @@ impl Attach {
                 port.attach(Transport::Tap, &default, None, &fds)?;
                 macvtap::limits(device)
             }
+            What::Nic { address, card, .. } => port.attach_card(card, &default, address),
             What::Stream { path, frames, .. } => {
                 port.attach(Transport::Stream, &default, Some(frames), &[socket::stream(path)?])
             }
@@ -162,6 +218,7 @@ impl What {
     fn port(&self) -> (&PortOptions, String) {
         match self {
             What::Tap { device, port, .. } | What::Macvtap { device, port } => (port, device.clone()),
+            What::Nic { address, port, .. } => (port, format!("nic-{}", address.replace(':', "-"))),
             What::Stream { path, port, .. } | What::Seqpacket { path, port, .. } => (port, name_of(path)),
             What::Dgram { local, port, .. } => (port, name_of(local)),
         }
@@ -208,6 +265,21 @@ impl PortOptions {
             "{} is attached{again}; `sv3 status` shows it, `sv3 detach {}` ends it\n",
             answer.name, answer.name
         ))
+    }
+}
+
+impl PortOptions {
+    fn attach_card(&self, options: &CardOptions, default: &str, address: &str) -> Result<(), String> {
+        let name = self.name.as_deref().unwrap_or(default);
+        let learning = if self.no_uplink { Learning::Free } else { Learning::Uplink };
+        let card = options.card(name, address, learning);
+        if !card.is_valid() {
+            return Err(format!("{address}: the number of descriptors must be a multiple of 128"));
+        }
+        let nic = nic::Nic::open(&card)?;
+        let answer = self.control.hand(&ControlRequest::AttachCard(card), &nic.files())?;
+        let again = if answer.get("resumed").is_some_and(|resumed| resumed == true) { " again" } else { "" };
+        print(&format!("{name} is attached{again}; `sv3 status` shows it, `sv3 detach {name}` ends it\n"))
     }
 }
 

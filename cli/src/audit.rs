@@ -64,7 +64,7 @@ impl Show {
     fn audit(&self) -> Result<Audit, String> {
         let worker = self.worker.clone().map_or_else(|| place::sibling("sv3-worker"), Ok)?;
         let supervisor = place::sibling("sv3-supervisor")?;
-        let told = self.ask_supervisor()?.processes;
+        let AuditAnswer { processes: told, cards, .. } = self.ask_supervisor()?;
         let live = told.first().map_or(0, |told| told.pid);
         let mut roles: Vec<&str> = told.iter().map(role_of_policy).collect();
         roles.sort_unstable();
@@ -102,7 +102,7 @@ impl Show {
                 ));
             }
         }
-        Ok(Audit { version: env!("CARGO_PKG_VERSION").to_string(), processes, proofs, differences })
+        Ok(Audit { version: env!("CARGO_PKG_VERSION").to_string(), processes, proofs, cards, differences })
     }
 
     fn ask_supervisor(&self) -> Result<AuditAnswer, String> {
@@ -125,7 +125,7 @@ impl Show {
     }
 
     fn look(&self, proofs: &[Proof]) -> Result<Vec<Process>, String> {
-        let AuditAnswer { processes, spawner_pid, closer_pids } = self.ask_supervisor()?;
+        let AuditAnswer { processes, spawner_pid, closer_pids, .. } = self.ask_supervisor()?;
         let mut all = Vec::new();
         for told in processes {
             all.push(process(told, proofs)?);

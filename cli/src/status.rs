@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use clap::Args;
 use sv3::control::ControlRequest;
-use sv3::status::{FilesStatus, Link, MemoryUse, PortStatus, RegionStatus, RingStatus, Status};
+use sv3::status::{CardStatus, FilesStatus, Link, MemoryUse, PortStatus, RegionStatus, RingStatus, Status};
 
 use crate::control::Control;
 use crate::output::{harmless, print};
@@ -100,6 +100,13 @@ fn port(out: &mut String, port: &PortStatus) {
     if let Some(files) = &port.files {
         let _ = writeln!(out, "  files       {}", files_words(files));
     }
+    if let Some(card) = &port.card {
+        let _ = writeln!(out, "  card        {}", card_words(card));
+        let counted: Vec<_> = card.statistics.iter().filter(|(_, count)| **count > 0).collect();
+        for (name, count) in counted {
+            let _ = writeln!(out, "    {name:<26} {count}");
+        }
+    }
     if let Some(seconds) = port.quarantine_s {
         let _ = writeln!(out, "  quarantine  {seconds} s more; `sv3 port release {}` ends it", port.name);
         if let Some(why) = &port.quarantine_why {
@@ -112,7 +119,7 @@ fn port(out: &mut String, port: &PortStatus) {
     if let Some(hint) = &port.hint {
         let _ = writeln!(out, "  hint        {hint}");
     }
-    if port.files.is_none() {
+    if port.files.is_none() && port.card.is_none() {
         let _ = writeln!(out, "  features    {}", names(&port.features, "VIRTIO_"));
         let _ = writeln!(out, "  protocol    {}", names(&port.protocol_features, "VHOST_USER_PROTOCOL_F_"));
     }
@@ -188,6 +195,22 @@ pub fn duration(seconds: u64) -> String {
         60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
         _ => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
     }
+}
+
+fn card_words(card: &CardStatus) -> String {
+    let model = card.model.as_deref().unwrap_or("no card");
+    let mac = card.mac.as_ref().map_or(String::new(), |mac| format!(", {mac}"));
+    let queues = match card.queues {
+        1 => "1 queue".to_string(),
+        queues => format!("{queues} queues"),
+    };
+    let link = match (&card.stopped, card.speed_mbit) {
+        (Some(why), _) => format!("stopped: {why}"),
+        (None, None) => "starting".to_string(),
+        (None, Some(0)) => "no link".to_string(),
+        (None, Some(speed)) => format!("{speed} Mbit/s"),
+    };
+    format!("{model} at {}{mac}, {queues}; {link}", card.address)
 }
 
 fn files_words(files: &FilesStatus) -> String {

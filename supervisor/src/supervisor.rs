@@ -15,6 +15,7 @@
 
 mod answers;
 mod audit;
+mod cards;
 mod clients;
 mod closing;
 mod deaths;
@@ -222,6 +223,7 @@ impl Supervisor {
             Token::Control(place) => self.serve_control(place),
             Token::HttpDoor => self.doors.accept_http(&self.reactor),
             Token::Http(place) => self.serve_http(place),
+            Token::Card(slot) => self.card_is_wanted_back(slot),
             Token::Client(slot) if self.files_hung_up(slot, flags) => {}
             Token::Client(slot) => self.serve_client(slot, flags),
             Token::Pending(serial) => {
@@ -255,6 +257,7 @@ impl Supervisor {
                     ClientTimer::Quarantine => self.end_quarantines(now),
                     ClientTimer::Loops => self.probe_for_loops(now),
                     ClientTimer::End => self.end_hung_up(now),
+                    ClientTimer::Taps => self.check_taps(now),
                 }
             }
         }

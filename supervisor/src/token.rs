@@ -30,6 +30,8 @@ pub enum Token {
     /// The pending client with this serial number. A number is never used again, so an event is never taken for another
     /// client's.
     Pending(u64),
+    /// The card in this slot: the host wants it back.
+    Card(u16),
     /// The connection to the supervisor that takes over, or that is taken over from.
     Heir,
 }
@@ -56,6 +58,7 @@ impl Token {
             Token::Pending(serial) => (11, serial),
             Token::Heir => (12, 0),
             Token::StreamDoor(place) => (13, place.into()),
+            Token::Card(slot) => (14, slot.into()),
         };
         kind << KIND_SHIFT | which & WHICH
     }
@@ -78,6 +81,7 @@ impl Token {
             (11, _) => Token::Pending(which),
             (12, 0) => Token::Heir,
             (13, _) => Token::StreamDoor(which.try_into().ok()?),
+            (14, _) => Token::Card(which.try_into().ok()?),
             _ => return None,
         })
     }
@@ -98,7 +102,8 @@ mod tests {
         let doors = [Token::ControlDoor, Token::HttpDoor];
         let areas = [0, 1, u8::MAX].into_iter().flat_map(|area| [Token::Link(area), Token::Stderr(area)]);
         let places = [0, 15, 1 << 40].into_iter().flat_map(|place| [Token::Control(place), Token::Http(place)]);
-        let slots = [0, 1023, u16::MAX].into_iter().flat_map(|slot| [Token::Client(slot), Token::StreamDoor(slot)]);
+        let slots = [0, 1023, u16::MAX].into_iter();
+        let slots = slots.flat_map(|slot| [Token::Client(slot), Token::StreamDoor(slot), Token::Card(slot)]);
         let pending = [0, 1, WHICH].into_iter().map(Token::Pending);
         let all: Vec<Token> =
             one.into_iter().chain(doors).chain(areas).chain(places).chain(slots).chain(pending).collect();

@@ -502,7 +502,7 @@ fn is_root() -> bool {
 }
 
 /// `target/debug` or `target/release`: tests are built to `deps` in it.
-fn target_folder() -> Result<PathBuf> {
+pub fn target_folder() -> Result<PathBuf> {
     let program = std::env::current_exe()?;
     let folder = program.ancestors().find(|folder| folder.ends_with("debug") || folder.ends_with("release"));
     folder.map(Path::to_path_buf).ok_or_else(|| Failure::new(format!("{} is in no target folder", program.display())))

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::Duration;
 
-pub use agent::{Agent, Output};
+pub use agent::{Agent, Job, Output};
 pub use attachment::Attachment;
 pub use measure::{Ping, Stream};
 pub use qmp::Qmp;
@@ -76,18 +76,13 @@ impl Config {
             .stdout(OwnedFd::from(theirs))
             .stderr(fs::File::create(scratch.path().join("stderr"))?);
         let qemu = command.spawn()?;
-        Ok(Vm { number: self.number, qemu, agent: Agent::new(ours), scratch, jobs: 0 })
+        Ok(Vm { number: self.number, qemu, agent: Agent::new(ours), scratch })
     }
 
     fn command(&self, attachment: &Attachment, scratch: &Path) -> Result<Command> {
-        let tree = image::tree(self.qemu)?;
         let (kernel, initrd) = image::kernel()?;
-        let mut command = image::program(self.qemu, "qemu-system-x86_64")?;
-        command.env("QEMU_MODULE_DIR", tree.join("usr/lib/x86_64-linux-gnu/qemu"));
-        for folder in ["usr/share/qemu", "usr/share/seabios"] {
-            command.arg("-L").arg(tree.join(folder));
-        }
-        command.args(["-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35,memory-backend=ram"]);
+        let mut command = qemu(self.qemu)?;
+        command.args(["-machine", "q35,memory-backend=ram"]);
         command.args(if has_kvm() { ["-accel", "kvm", "-cpu", "host"] } else { ["-accel", "tcg", "-cpu", "qemu64"] });
         command.arg("-smp").arg(self.queue_pairs.to_string());
         command.arg("-m").arg(match self.memory_slots {
@@ -116,6 +111,18 @@ impl Config {
     }
 }
 
+/// QEMU of a release, without devices.
+pub fn qemu(suite: Suite) -> Result<Command> {
+    let tree = image::tree(suite)?;
+    let mut command = image::program(suite, "qemu-system-x86_64")?;
+    command.env("QEMU_MODULE_DIR", tree.join("usr/lib/x86_64-linux-gnu/qemu"));
+    for folder in ["usr/share/qemu", "usr/share/seabios"] {
+        command.arg("-L").arg(tree.join(folder));
+    }
+    command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
+    Ok(command)
+}
+
 /// Hardware virtualisation works here; `/dev/kvm` alone proves nothing.
 pub fn has_kvm() -> bool {
     let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -136,12 +143,7 @@ pub struct Vm {
     qemu: Child,
     agent: Agent,
     scratch: TempDir,
-    jobs: u32,
 }
-
-/// A command that runs in the guest's background.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Job(u32);
 
 /// Default time limit of a command.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -204,20 +206,12 @@ impl Vm {
 
     /// Starts a shell command in the background.
     pub fn start(&mut self, command: &str) -> Result<Job> {
-        self.jobs += 1;
-        let job = self.jobs;
-        self.sh(&format!("(({command}) >/tmp/job{job}.output 2>&1; echo $? >/tmp/job{job}.status) >/dev/null 2>&1 &"))?;
-        Ok(Job(job))
+        self.agent.start(command, PATIENCE).map_err(|failure| self.explain(command, &failure))
     }
 
     /// Waits until a background command has ended.
-    pub fn finish(&mut self, Job(job): Job, patience: Duration) -> Result<Output> {
-        let command = format!("until [ -s /tmp/job{job}.status ]; do usleep 50000; done; cat /tmp/job{job}.output");
-        let text = self.run_for(&format!("{command}; exit $(cat /tmp/job{job}.status)"), patience)?;
-        match text.status {
-            137 => Err(self.explain(&format!("background command {job}"), &Failure::new("runs past its deadline"))),
-            _ => Ok(text),
-        }
+    pub fn finish(&mut self, job: Job, patience: Duration) -> Result<Output> {
+        self.agent.finish(job, patience).map_err(|failure| self.explain("a background command", &failure))
     }
 
     /// Asks for an address by DHCP, beside those that the guest has; the address.

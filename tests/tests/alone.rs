@@ -3,9 +3,13 @@
 
 mod crash_points;
 mod drift;
+mod handing_over;
 mod internet_of_taps;
+mod iommu;
 mod leaks;
 mod linux_segments;
+mod nic;
+mod nic_oracles;
 mod qemu;
 mod succession_of_taps;
 mod taps;

@@ -4,6 +4,7 @@
 mod architecture;
 mod audit;
 mod blame;
+mod card_scripts;
 mod cli;
 mod client_class;
 mod features;

@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
 use sv3::attachment::Transport;
 use sv3::status::Link;
@@ -15,6 +16,7 @@ use sv3_tests::failure::{Failure, Result};
 use sv3_tests::frames::{BROADCAST, Packet, frame, mac, noise};
 use sv3_tests::guest::feature::{LINUX, USO};
 use sv3_tests::guest::{GSO_NONE, GSO_UDP_L4, Guest, NetHdr, Received, Shape};
+use sv3_tests::honest::Honest;
 use sv3_tests::network::exchange::Exchange;
 use sv3_tests::network::ports::{attach_tap, attachment, uplink};
 use sv3_tests::network::{Namespace, RawSocket, Tap};
@@ -367,4 +369,49 @@ fn on_a_usual_host(network: &Namespace, command: &Command) -> Command {
     let mut prepared = Command::new("unshare");
     prepared.args(["--mount", "--", "sh", "-c", PREPARE, "sh"]).arg(command.get_program()).args(command.get_args());
     network.enclose(&prepared)
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_tap_that_is_made_to_block_stops_its_own_port() -> Result<()> {
+    for standby in [&[][..], &["--no-standby"]] {
+        let mut honest = Honest::with(standby)?;
+        let network = network_of_station_2()?;
+        let tap = Tap::open(&network, TAP, false)?;
+        honest.attach(&attachment(Transport::Tap, "up"), &[tap.as_fd()])?;
+        until("a worker for files", || Ok((honest.port("up")?.link == Link::Up).then_some(())))?;
+        let deaths = honest.status()?.worker.restarts;
+        // The flag belongs to the open file, which whoever opened it may have kept.
+        let flags = OFlag::from_bits_retain(fcntl(&tap, FcntlArg::F_GETFL)?);
+        fcntl(&tap, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
+        let begun = Instant::now();
+        // The worker reads it until it is empty.
+        RawSocket::open(&network, TAP)?.send(&NetHdr::default(), &noise(BROADCAST, mac(2), 64, 0))?;
+        honest.await_event(&["file_fault", "up", "block"])?;
+        honest.talk();
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        assert!(honest.status()?.worker.restarts <= deaths + 1);
+        drop(tap);
+        attach_tap(&honest, &network, TAP, &attachment(Transport::Tap, "up"))?;
+        until("the port to run again", || Ok((honest.port("up")?.link == Link::Up).then_some(())))?;
+        honest.talk();
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_tap_whose_header_another_program_changes_stops_with_a_reason() -> Result<()> {
+    let switch = Switch::start()?;
+    let network = Namespace::new()?;
+    network.make_tap(TAP, "52:54:00:00:01:02", "", "multi_queue")?;
+    let [ours, theirs] = [Tap::open(&network, TAP, true)?, Tap::open(&network, TAP, true)?];
+    switch.attach(&attachment(Transport::Tap, "up"), &[ours.as_fd()])?;
+    until("the port", || Ok((switch.port("up")?.link == Link::Up).then_some(())))?;
+    theirs.set_header_len(20)?;
+    switch.await_event(&["file_fault", "up", "20 octets"])?;
+    assert!(switch.port("up")?.files.is_some_and(|files| files.stopped.is_some()));
+    theirs.set_header_len(12)?;
+    switch.attach(&attachment(Transport::Tap, "up"), &[ours.as_fd()])?;
+    until("the port to run again", || Ok((switch.port("up")?.link == Link::Up).then_some(())))
 }

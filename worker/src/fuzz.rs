@@ -6,6 +6,7 @@ mod kinds;
 mod offload;
 mod packed;
 mod reference;
+mod registers;
 mod ring;
 mod switch;
 
@@ -13,6 +14,7 @@ pub use framing::framing;
 pub use kinds::kinds;
 pub use offload::offload;
 pub use packed::packed;
+pub use registers::registers;
 pub use ring::ring;
 pub use switch::switch;
 
@@ -26,6 +28,7 @@ mod tests {
         replay("kinds", super::kinds);
         replay("offload", super::offload);
         replay("packed", super::packed);
+        replay("registers", super::registers);
         replay("ring", super::ring);
         replay("switch", super::switch);
     }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use sv3::audit::{Audit, Process, Proof};
+use sv3::audit::{Audit, CardReach, Process, Proof};
 
 /// The whole audit.
 pub fn page(audit: &Audit) -> String {
@@ -12,6 +12,17 @@ pub fn page(audit: &Audit) -> String {
     }
     for proof in &audit.proofs {
         show_proof(&mut out, proof);
+    }
+    for card in &audit.cards {
+        let CardReach { port, address, iova, bus_master, mapped_by: (pid, uid) } = card;
+        let _ = writeln!(out, "card {port} at {address}, by the switch's account");
+        for (first, octets) in iova {
+            let _ = writeln!(
+                out,
+                "  reaches {octets} octets at IOVA {first:#x}: its own memory, mapped by process {pid} of user {uid}"
+            );
+        }
+        let _ = writeln!(out, "  bus master {}\n", if *bus_master { "on" } else { "off" });
     }
     if audit.differences.is_empty() {
         out.push_str("everything is as declared\n");

@@ -10,8 +10,9 @@ use crate::clients::class::{ClientClass, MemoryClass};
 use crate::clients::client::Client;
 use crate::clients::registry::Clients;
 use crate::doors::listener::Peer;
-use crate::estate::record::{ClassRecord, ClientRecord, FilePortRecord, OffenderRecord};
+use crate::estate::record::{CardPortRecord, ClassRecord, ClientRecord, FilePortRecord, OffenderRecord};
 use crate::estate::{Clock, Files, Heirlooms, Unfit, unfit};
+use crate::ports::card::CardPort;
 use crate::ports::files::FilePort;
 use crate::ports::holdings::Holdings;
 use crate::ports::kernel::{Inspect, Kernel};
@@ -55,6 +56,18 @@ impl Clients {
                 return unfit(format!("two ports named {}", port.name()));
             }
             self.slots.insert_files(port);
+        }
+        Ok(())
+    }
+
+    /// Takes over ports of cards.
+    pub fn restore_cards(&mut self, records: Vec<CardPortRecord>, files: &mut Heirlooms) -> Result<(), Unfit> {
+        for record in records {
+            self.check_slot(record.slot)?;
+            let mut port = CardPort::restore(record, self.next_serial(), files)?;
+            port.held = port.holdings();
+            self.budget.change(port.holder().pid, Holdings::NONE, port.held);
+            self.slots.insert_card(port);
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sv3::attachment::Learning;
 use sv3::foreign::ForeignFd;
@@ -16,7 +16,6 @@ use crate::clients::client::Client;
 use crate::clients::number::is_pending;
 use crate::clients::slots::Slots;
 use crate::fd_inventory::OpenFile;
-use crate::ports::files::FilePort;
 use crate::ports::loop_watch::LoopWatch;
 use crate::timers::Timers;
 
@@ -32,6 +31,8 @@ pub struct Clients {
     pub classes: ClassBlames,
     /// The watch for loops through uplinks.
     pub loops: LoopWatch,
+    /// When taps were checked last.
+    pub taps_checked: Instant,
     /// Clients from which nothing is read until the work that they caused is done.
     halted: BTreeSet<u16>,
     /// How many clients have connected so far.
@@ -49,7 +50,13 @@ pub enum Timer {
     Loops,
     /// The other side of a socket has hung up, and no worker has reported the end of the port.
     End,
+    /// Somebody may have changed how taps are to be read.
+    Taps,
 }
+
+/// Time between two checks of taps. The kernel's answer may have to wait for others who configure its network, and a
+/// worker that dies meanwhile is replaced later. So this is not often.
+const TAPS_CHECK: Duration = Duration::from_secs(5);
 
 impl Clients {
     /// Starts without clients. `blame` deaths within the window mean quarantine; 0: never.
@@ -60,6 +67,7 @@ impl Clients {
             blames: Blames::new(blame),
             classes: ClassBlames::new(blame),
             loops: LoopWatch::new(),
+            taps_checked: Instant::now(),
             halted: BTreeSet::new(),
             connections: 0,
         }
@@ -86,9 +94,13 @@ impl Clients {
         self.slots.clients().filter(|client| client.quarantine.is_none())
     }
 
-    /// The uplinks that run.
-    pub fn uplinks(&self) -> impl Iterator<Item = &FilePort> {
-        self.slots.all_files().filter(|port| port.attachment.learning == Learning::Uplink && port.runs())
+    /// The uplinks that run: slot and serial number of each.
+    pub fn uplinks(&self) -> impl Iterator<Item = (u16, u64)> {
+        let files = self.slots.all_files().filter(|port| port.runs());
+        let files = files.map(|port| (port.slot, port.serial, port.attachment.learning));
+        let cards = self.slots.all_cards().filter(|port| port.runs());
+        let cards = cards.map(|port| (port.slot, port.serial, port.attachment.learning));
+        files.chain(cards).filter(|port| port.2 == Learning::Uplink).map(|(slot, serial, _)| (slot, serial))
     }
 
     /// Whether a client's removed regions that are still mapped make its share larger than what is free.
@@ -121,15 +133,19 @@ impl Clients {
             let kind = port.kind_of_files();
             port.files().map(move |fd| OpenFile::borrowed((**fd).as_fd(), kind, format!("frames of {}", port.name())))
         });
+        let cards = self.slots.all_cards().flat_map(|port| {
+            let what = format!("the card {}", port.name());
+            port.files().map(move |fd| OpenFile::borrowed((**fd).as_fd(), "card", what.clone()))
+        });
         let leaving = self.slots.leaving_files();
         let leaving = leaving.map(|fd| OpenFile::borrowed((**fd).as_fd(), "file", "frames of a port that is leaving"));
-        self.slots.connected().flat_map(files_of).chain(ports).chain(leaving)
+        self.slots.connected().flat_map(files_of).chain(ports).chain(cards).chain(leaving)
     }
 }
 
 impl Timers for Clients {
     type Timer = Timer;
-    const TIMERS: &'static [Timer] = &[Timer::Message, Timer::Quarantine, Timer::Loops, Timer::End];
+    const TIMERS: &'static [Timer] = &[Timer::Message, Timer::Quarantine, Timer::Loops, Timer::End, Timer::Taps];
 
     fn when(&self, timer: Timer) -> Option<Instant> {
         match timer {
@@ -140,6 +156,10 @@ impl Timers for Clients {
             }
             Timer::Loops => self.loops.due(self.uplinks().count()),
             Timer::End => self.slots.all_files().filter_map(|port| port.end_due).min(),
+            Timer::Taps => {
+                let has_tap = self.slots.all_files().any(|port| port.runs() && port.is_tap());
+                has_tap.then_some(self.taps_checked + TAPS_CHECK)
+            }
         }
     }
 }
@@ -168,7 +188,6 @@ fn files_of<'c>(client: &'c Client) -> impl Iterator<Item = OpenFile<'c>> {
 mod tests {
     use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixStream;
-    use std::time::Duration;
 
     use super::*;
     use crate::doors::listener::Peer;

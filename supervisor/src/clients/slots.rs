@@ -18,8 +18,10 @@ use sv3::foreign::ForeignFd;
 use crate::clients::client::Client;
 use crate::clients::holder::Holder;
 use crate::clients::number::{pending_index, pending_number};
+use crate::ports::card::CardPort;
 use crate::ports::files::FilePort;
 use crate::ports::port::Replay;
+use crate::telemetry::event::Named;
 
 /// One slot.
 #[derive(Default)]
@@ -32,6 +34,8 @@ enum Slot {
     Leaving(Holder, Vec<Rc<ForeignFd>>),
     /// A port of open files.
     Files(Box<FilePort>),
+    /// A port of a network card.
+    Card(Box<CardPort>),
     /// A port for tests.
     #[cfg(test)]
     Own(Box<dyn Replay>),
@@ -140,6 +144,51 @@ impl Slots {
         }
     }
 
+    /// Inserts a port of a card at its slot, which must be free.
+    pub fn insert_card(&mut self, port: CardPort) {
+        let at = usize::from(port.slot);
+        self.slots.resize_with(self.slots.len().max(at + 1), Slot::default);
+        if let Some(place) = self.slots.get_mut(at) {
+            *place = Slot::Card(Box::new(port));
+        }
+    }
+
+    /// The port of a card in a slot.
+    pub fn card(&mut self, slot: u16) -> Option<&mut CardPort> {
+        match self.slots.get_mut(usize::from(slot)) {
+            Some(Slot::Card(port)) => Some(port),
+            _ => None,
+        }
+    }
+
+    /// All ports of cards, by slot.
+    pub fn all_cards(&self) -> impl Iterator<Item = &CardPort> + Clone {
+        self.slots.iter().filter_map(|slot| match slot {
+            Slot::Card(port) => Some(&**port),
+            _ => None,
+        })
+    }
+
+    /// The slot of a card's port, by its name.
+    pub fn card_named(&self, name: &str) -> Option<u16> {
+        self.all_cards().find(|port| port.name() == name).map(|port| port.slot)
+    }
+
+    /// Removes a port of a card. Its slot is free after [`Slots::release`].
+    pub fn remove_card(&mut self, slot: u16) -> Option<CardPort> {
+        let place = self.slots.get_mut(usize::from(slot))?;
+        match std::mem::take(place) {
+            Slot::Card(port) => {
+                *place = Slot::Leaving(port.holder(), port.files().cloned().collect());
+                Some(*port)
+            }
+            other => {
+                *place = other;
+                None
+            }
+        }
+    }
+
     /// Inserts a port for tests at its slot, which must be free.
     #[cfg(test)]
     pub fn insert_own(&mut self, port: impl Replay + 'static) {
@@ -172,10 +221,20 @@ impl Slots {
         self.slots.iter().filter_map(|slot| match slot {
             Slot::Taken(client) if client.quarantine.is_none() => Some(&**client as &dyn Replay),
             Slot::Files(port) if port.quarantine.is_none() => Some(&**port as &dyn Replay),
+            Slot::Card(port) => Some(&**port as &dyn Replay),
             #[cfg(test)]
             Slot::Own(port) => Some(&**port),
             _ => None,
         })
+    }
+
+    /// What events call the port of open files or of a card in a slot.
+    pub fn named(&self, slot: u16) -> Option<Named> {
+        match self.slots.get(usize::from(slot))? {
+            Slot::Files(port) => Some(port.named()),
+            Slot::Card(port) => Some(port.named()),
+            _ => None,
+        }
     }
 
     /// All pending clients.
@@ -208,7 +267,7 @@ impl Slots {
 
     /// How many ports there are.
     pub fn count(&self) -> usize {
-        self.clients().count() + self.all_files().count()
+        self.clients().count() + self.all_files().count() + self.all_cards().count()
     }
 
     /// The number of the pending client of this connection.
@@ -260,6 +319,7 @@ impl Slots {
             Slot::Own(_) => None,
             Slot::Taken(client) => Some(client.holder()),
             Slot::Files(port) => Some(port.holder()),
+            Slot::Card(port) => Some(port.holder()),
             Slot::Leaving(holder, _) => Some(*holder),
         }
     }

@@ -24,6 +24,9 @@ pub struct Record {
     /// Ports of open files, in the order in which they were attached.
     #[serde(default)]
     pub files: Vec<FilePortRecord>,
+    /// Ports of network cards.
+    #[serde(default)]
+    pub cards: Vec<CardPortRecord>,
     /// Blame by process.
     pub blames: Vec<OffenderRecord<i32>>,
     /// Blame by client class.
@@ -204,6 +207,25 @@ pub struct FilePortRecord {
     /// Since when it counts as a newcomer of its class.
     #[serde(default)]
     pub since: Option<i64>,
+}
+
+/// A port of a network card.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CardPortRecord {
+    /// Its slot.
+    pub slot: u16,
+    /// What was asked for, as [`sv3::card_attachment::CardAttachment`] writes it.
+    pub attachment: String,
+    /// Process and user that attached it.
+    pub owner: (i32, u32),
+    /// The later of two ports has the higher number.
+    pub serial: u64,
+    /// Why it does not run.
+    pub stopped: Option<String>,
+    /// Its files, in the order in which they came; none if the card is gone.
+    pub files: Vec<FileNumber>,
+    /// How often a card was opened.
+    pub run: u32,
 }
 
 /// A client class.

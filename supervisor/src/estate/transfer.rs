@@ -272,6 +272,7 @@ mod tests {
             doors: DoorsRecord { front: door(), control: door(), http: None, streams: Vec::new() },
             clients: vec![],
             files: vec![],
+            cards: vec![],
             blames: vec![],
             classes: vec![],
             telemetry: TelemetryRecord { started: -1, events_lost: 0, restarts: 3, last_death: None, crash_log },

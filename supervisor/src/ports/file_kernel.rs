@@ -63,13 +63,22 @@ fn tap(fd: BorrowedFd<'_>) -> Result<Admitted, String> {
             "{name} was opened without net headers: open it with IFF_VNET_HDR (`ip tuntap add ... vnet_hdr`)"
         ));
     }
-    let mut header: libc::c_int = 0;
-    ioctl(fd, TUNGETVNETHDRSZ, (&raw mut header).cast())
-        .map_err(|error| format!("{name}: TUNGETVNETHDRSZ: {error}"))?;
-    if header != HEADER {
-        return Err(format!("{name} has net headers of {header} octets: set {HEADER} by TUNSETVNETHDRSZ"));
+    match header_len(fd) {
+        Ok(HEADER) => Ok(Admitted { device: Some(name), send_buffer: 0 }),
+        Ok(len) => Err(format!("{name} has net headers of {len} octets: set {HEADER} by TUNSETVNETHDRSZ")),
+        Err(error) => Err(format!("{name}: TUNGETVNETHDRSZ: {error}")),
     }
-    Ok(Admitted { device: Some(name), send_buffer: 0 })
+}
+
+fn header_len(fd: BorrowedFd<'_>) -> nix::Result<libc::c_int> {
+    let mut len: libc::c_int = 0;
+    ioctl(fd, TUNGETVNETHDRSZ, (&raw mut len).cast()).map(|()| len)
+}
+
+/// The size of a tap's net header in octets, if somebody has changed it since the tap was admitted. It belongs to the
+/// device: any other program that has one of its queues can set it.
+pub fn changed_header(fd: BorrowedFd<'_>) -> Option<i32> {
+    header_len(fd).ok().filter(|len| *len != HEADER)
 }
 
 fn socket(fd: BorrowedFd<'_>, transport: Transport) -> Result<Admitted, String> {

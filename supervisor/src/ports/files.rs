@@ -22,6 +22,7 @@ use crate::doors::listener::Peer;
 use crate::doors::stream::StreamForm;
 use crate::ports::file_kernel::{self, Admitted};
 use crate::ports::holdings::Holdings;
+use crate::ports::kernel;
 use crate::ports::port::{Port, Replay};
 use crate::telemetry::event::{ClientId, Named};
 use crate::workers::command::WorkerCommand;
@@ -147,6 +148,22 @@ impl FilePort {
     /// Whether it has files, and is neither stopped nor in quarantine.
     pub fn runs(&self) -> bool {
         !self.files.is_empty() && self.stopped.is_none() && self.quarantine.is_none()
+    }
+
+    /// Whether somebody made one of its files block since it was admitted.
+    pub fn blocks(&self) -> bool {
+        self.runs() && self.files.iter().any(|file| kernel::blocks(file.fd.as_fd()))
+    }
+
+    /// The size of its tap's net header, if somebody changed it since.
+    pub fn changed_header(&self) -> Option<i32> {
+        let file = self.files.first().filter(|_| self.runs() && self.is_tap())?;
+        file_kernel::changed_header(file.fd.as_fd())
+    }
+
+    /// Whether its files are a tap's or a macvtap's.
+    pub fn is_tap(&self) -> bool {
+        self.attachment.transport == Transport::Tap
     }
 
     /// Whether it waits for new files.

@@ -55,6 +55,12 @@ pub trait Inspect {
 /// library would use.
 pub struct Kernel;
 
+/// Whether reads and writes of an open file may wait.
+pub fn blocks(fd: BorrowedFd<'_>) -> bool {
+    let flags = fcntl(fd, FcntlArg::F_GETFL).map_or(OFlag::empty(), OFlag::from_bits_retain);
+    !flags.contains(OFlag::O_NONBLOCK)
+}
+
 fn extent(stat: &rustix::fs::Stat) -> Extent {
     let octets = |count: i64, unit: u64| u64::try_from(count).unwrap_or(0).saturating_mul(unit);
     Extent { size: octets(stat.st_size, 1), present: octets(stat.st_blocks, 512) }

@@ -4,6 +4,7 @@
 //! - [`device`], [`ring`]: the device behind a port of kind vrings, and the commands that tell a worker of it;
 //! - [`admission`], [`kernel`]: which memory such a port may have, and what the kernel says about it;
 //! - [`files`], [`file_kernel`]: a port of open files, and which files may be one;
+//! - [`card`], [`vfio`]: a port of a network card, and what the kernel says of the card;
 //! - [`loop_watch`]: which uplinks lead into one network;
 //! - [`holdings`]: how many files and regions a port holds.
 //!
@@ -11,6 +12,7 @@
 //! without protocols and clients.
 
 pub mod admission;
+pub mod card;
 pub mod device;
 pub mod file_kernel;
 pub mod files;
@@ -21,3 +23,4 @@ pub mod loop_watch;
 pub mod memory;
 pub mod port;
 pub mod ring;
+pub mod vfio;

@@ -43,6 +43,7 @@ impl Supervisor {
         let wanted = match request {
             ControlRequest::Upgrade => 1..=1,
             ControlRequest::Attach(_) => 1..=FDS_MAX,
+            ControlRequest::AttachCard(ref card) => card.files()..=card.files(),
             ControlRequest::Restart | ControlRequest::Detach(_) => 0..=0,
             // What comes with a question is closed.
             _ => 0..=FDS_MAX,
@@ -63,6 +64,10 @@ impl Supervisor {
             ControlRequest::Attach(attachment) => {
                 let owner = self.doors.control_asker(place)?;
                 self.attach(attachment, fds, owner).map_or_else(error, |answer| to_json(&answer))
+            }
+            ControlRequest::AttachCard(card) => {
+                let owner = self.doors.control_asker(place)?;
+                self.attach_card(card, fds, owner).map_or_else(error, |answer| to_json(&answer))
             }
             ControlRequest::Detach(name) => self.detach_files(&name).map_or_else(error, |answer| to_json(&answer)),
             ControlRequest::Restart | ControlRequest::Upgrade => error(self.plan_handover(place, fds.pop()).err()?),
@@ -123,7 +128,12 @@ impl Supervisor {
             let status = crate::telemetry::status::files(port, &self.workers.ledger)?;
             Some(PortStatus { standby_lacks: lacks.map(str::to_string), ..status })
         });
-        let mut ports: Vec<PortStatus> = clients.chain(files).collect();
+        let cards = self.clients.slots.all_cards().filter_map(|port| {
+            let lacks = self.workers.standby.as_ref().and_then(|standby| standby.lacks(port.slot));
+            let status = crate::telemetry::status::card(port, &self.workers.ledger)?;
+            Some(PortStatus { standby_lacks: lacks.map(str::to_string), ..status })
+        });
+        let mut ports: Vec<PortStatus> = clients.chain(files).chain(cards).collect();
         ports.sort_by_key(|port| port.slot);
         ports
     }

@@ -10,6 +10,7 @@ use sv3::audit::{AuditAnswer, Fd, ProcessInventory};
 use super::Supervisor;
 use crate::clients::client::Client;
 use crate::fd_inventory::OpenFile;
+use crate::ports::card::CardPort;
 use crate::workers::worker::Worker;
 
 impl Supervisor {
@@ -44,6 +45,7 @@ impl Supervisor {
             processes: [own].into_iter().chain(workers).collect(),
             spawner_pid: number(self.workers.spawner.pid()),
             closer_pids,
+            cards: self.clients.slots.all_cards().filter_map(CardPort::reach).collect(),
         }
     }
 
@@ -93,6 +95,10 @@ impl Supervisor {
         let files = self.clients.slots.all_files().filter(|port| port.runs() && worker.serves_files);
         for port in files.filter(|port| worker.lacks(port.slot).is_none()) {
             port.files().for_each(|_| add(port.kind_of_files(), format!("frames of {}", port.name())));
+        }
+        let cards = self.clients.slots.all_cards().filter(|port| port.runs() && worker.lacks(port.slot).is_none());
+        for port in cards {
+            port.events().for_each(|_| add("eventfd", format!("interrupts of {}", port.name())));
         }
         let waits = if worker.serving.is_some() { "a command" } else { "its promotion" };
         if let Some(first) = fds.first_mut() {

@@ -108,7 +108,8 @@ impl Supervisor {
     ///    eventfd is full: they caused the death.
     /// 9. If step 8 found no client, blames the one that the dead worker's record names, which may put a port in
     ///    quarantine.
-    /// 10. Lets the next worker serve, or starts one. No client waits for the rest.
+    /// 10. Lets the next worker serve, or starts one. No client waits for the rest. Stops cards, whose next worker stops
+    ///     their queues by itself and then waits for the supervisor.
     /// 11. Does what takes time: finds how memory files grew, and writes the event of the crash.
     pub(super) fn worker_died(&mut self, status: WaitStatus) {
         let Some(mut dead) = self.examine(status) else { return };
@@ -116,14 +117,15 @@ impl Supervisor {
         self.workers.watch.begin_anew(self.workers.config.threads);
         self.took_over_switch();
         if self.died_for_successor() {
-            return;
+            return self.stop_cards();
         }
         if self.workers.handover.predecessor_died() {
             drop(dead);
             self.end_waits();
             self.recheck_memory();
             self.send_away_stalled(true);
-            return self.replace_worker();
+            self.replace_worker();
+            return self.stop_cards();
         }
         self.worker_died_unplanned(dead.pid.unwrap_or(Pid::from_raw(0)), dead.worker.program);
         self.workers.succession.worker_died(dead.when, dead.pid);
@@ -139,6 +141,7 @@ impl Supervisor {
         self.end_waits();
         self.blame_for(blamed, &death);
         self.plan_start(&(death.words.clone() + &last_words));
+        self.stop_cards();
         self.add_growth(status, &mut death, &mut crash);
         self.telemetry.say_crash(&crash);
         self.workers.succession.last_death = Some(death.words);
@@ -167,7 +170,7 @@ impl Supervisor {
     /// Steps 8 and 9: blames the clients that the kernel's answers show, or else the one that the dead worker's record
     /// names.
     fn blame_for(&mut self, blamed: Option<(u16, Holder)>, death: &Death) {
-        let mut is_there = |slot| self.clients.slots.client(slot).is_some() || self.clients.slots.files(slot).is_some();
+        let mut is_there = |slot| self.clients.slots.client(slot).is_some() || self.clients.slots.named(slot).is_some();
         let left = blamed.is_some_and(|(slot, _)| !is_there(slot));
         let truncated = self.recheck_memory();
         let found = self.send_away_stalled(true) || truncated;

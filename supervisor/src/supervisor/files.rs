@@ -13,7 +13,6 @@ use sv3::ipc::{Command, Report, RingFault};
 use sv3::status::AttachAnswer;
 
 use super::Supervisor;
-use crate::clients::slots::Slots;
 use crate::ports::files::FilePort;
 use crate::ports::holdings::Holdings;
 use crate::ports::port::Replay;
@@ -31,6 +30,9 @@ impl Supervisor {
         owner: (i32, u32),
     ) -> Result<AttachAnswer, String> {
         let name = attachment.name.clone();
+        if self.clients.slots.card_named(&name).is_some() {
+            return Err(format!("a card's port is named {name}: choose another name by --name"));
+        }
         if let Some(slot) = self.file_port(&name) {
             return self.resume(slot, attachment, fds);
         }
@@ -99,6 +101,9 @@ impl Supervisor {
 
     /// `detach`: ends a port that was attached.
     pub(super) fn detach_files(&mut self, name: &str) -> Result<serde_json::Value, String> {
+        if let Some(answer) = self.detach_card(name) {
+            return Ok(answer);
+        }
         let attached = self.clients.slots.all_files().find(|port| port.name() == name && !port.is_client());
         let slot = attached.map(|port| port.slot).ok_or(format!(
             "no port {name:?} was attached by `sv3 attach` or `sv3 uplink`; `sv3 status` lists all ports"
@@ -201,7 +206,7 @@ impl Supervisor {
 
     /// The files of a port are of no more use: closes them. A client's port ends; one that was attached waits for new
     /// files.
-    fn close_files_of(&mut self, slot: u16, why: &str) {
+    pub(super) fn close_files_of(&mut self, slot: u16, why: &str) {
         let Some(port) = self.clients.slots.files(slot) else { return };
         let (named, name) = (port.named(), port.name().to_string());
         if port.is_client() {
@@ -220,9 +225,21 @@ impl Supervisor {
         self.telemetry.events.say_of_port(&named, "file_fault", message, json!({ "why": why }));
     }
 
+    /// Stops taps whose net header has another size than when they were admitted: their frames would be taken from the
+    /// wrong place.
+    pub(super) fn check_taps(&mut self, now: Instant) {
+        self.clients.taps_checked = now;
+        let changed = |port: &FilePort| Some((port.slot, port.changed_header()?));
+        let changed: Vec<(u16, i32)> = self.clients.slots.all_files().filter_map(changed).collect();
+        for (slot, len) in changed {
+            let why = format!("another program set its net header to {len} octets (TUNSETVNETHDRSZ)");
+            self.close_files_of(slot, &why);
+        }
+    }
+
     /// A round of frames that look for loops.
     pub(super) fn probe_for_loops(&mut self, now: Instant) {
-        let slots: Vec<u16> = self.clients.uplinks().map(|port| port.slot).collect();
+        let slots: Vec<u16> = self.clients.uplinks().map(|(slot, _)| slot).collect();
         let probe = |(port, token)| Command::LoopProbe { port, token }.into();
         let commands = self.clients.loops.round(&slots, now).into_iter().map(probe).collect();
         self.workers.send(commands, Waiter::Nobody);
@@ -231,15 +248,17 @@ impl Supervisor {
     /// A frame that looks for loops came in at an uplink. Stops the one of the two uplinks that came later.
     pub(super) fn loop_found(&mut self, at: u16, token: u64) {
         let Some(origin) = self.clients.loops.origin(at, token) else { return self.count_idle_report() };
-        let uplink = |slot| self.clients.uplinks().find(|port| port.slot == slot).map(|port| (port.serial, slot));
+        let uplink = |slot| self.clients.uplinks().find(|uplink| uplink.0 == slot).map(|(slot, serial)| (serial, slot));
         let (Some(first), Some(second)) = (uplink(at), uplink(origin)) else { return };
         let ((_, stays), (_, later)) = (first.min(second), first.max(second));
-        let name = |port: Option<&mut FilePort>| port.map_or(String::new(), |port| port.name().to_string());
-        let other = name(self.clients.slots.files(stays));
-        let Some(port) = self.clients.slots.files(later) else { return };
-        let (named, name) = (port.named(), port.name().to_string());
-        let commands =
-            port.stop(format!("a loop: frames that leave by {other} come back here, and the other way round"));
+        let other = self.clients.slots.named(stays).map_or(String::new(), |named| named.name);
+        let Some(named) = self.clients.slots.named(later) else { return };
+        let name = named.name.clone();
+        let why = format!("a loop: frames that leave by {other} come back here, and the other way round");
+        let commands = match (self.clients.slots.files(later), why) {
+            (Some(port), why) => port.stop(why),
+            (None, why) => self.clients.slots.card(later).map_or(Vec::new(), |port| port.stop(why)),
+        };
         self.workers.send(commands, Waiter::Nobody);
         let message = format!(
             "{name} is stopped: it leads into the same network as {other}, so frames would go round without end; \
@@ -252,11 +271,7 @@ impl Supervisor {
     /// A port tried to take an address that another port has.
     pub(super) fn address_conflict(&mut self, Report { port, ring: owner, value, .. }: Report) {
         let address = MacAddr::from_bits(value);
-        let name_of = |slots: &mut Slots, slot| match slots.files(slot) {
-            Some(port) => port.name().to_string(),
-            None => format!("p{slot}"),
-        };
-        let owner = name_of(&mut self.clients.slots, owner);
+        let owner = self.clients.slots.named(owner).map_or(format!("p{owner}"), |named| named.name);
         let told = format!("the address {address} belongs to {owner}: give this machine another one");
         let Some(port) = self.clients.slots.files(port).filter(|port| port.conflict.is_none()) else {
             return self.count_idle_report();

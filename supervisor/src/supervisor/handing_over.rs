@@ -214,6 +214,7 @@ impl Supervisor {
             doors: self.doors.record(&mut files)?,
             clients: self.clients.record(&mut files, clock)?,
             files: self.clients.files_record(&mut files, clock),
+            cards: self.clients.slots.all_cards().map(|port| port.record(&mut files)).collect(),
             blames: self.clients.blame_record(clock),
             classes: self.clients.class_record(clock),
             telemetry: self.telemetry.record(clock, (succession.restarts(), succession.last_death.clone())),
@@ -310,6 +311,7 @@ impl Supervisor {
             self.update_interest(number);
         }
         self.watch_all_files();
+        self.watch_all_cards();
     }
 }
 

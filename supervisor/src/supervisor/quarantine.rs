@@ -19,7 +19,7 @@ use crate::workers::worker::Waiter;
 impl Supervisor {
     /// Blames the client of a slot: a worker died while it served the slot, or because of the client's memory.
     pub(super) fn blame(&mut self, slot: u16, by_memory: bool) {
-        if self.blame_files(slot, by_memory) {
+        if self.blame_files(slot, by_memory) || self.blame_card(slot) {
             return;
         }
         let Some((id, holder)) = self.clients.slots.client(slot).map(|client| (client.id, client.holder())) else {
@@ -138,7 +138,7 @@ impl Supervisor {
 
     /// `sv3 port release NAME`: the answer, as JSON.
     pub(super) fn release_by_name(&mut self, name: &str) -> serde_json::Value {
-        if let Some(answer) = self.release_files_by_name(name) {
+        if let Some(answer) = self.release_files_by_name(name).or_else(|| self.release_card(name)) {
             return answer;
         }
         let slot = name.strip_prefix('p').and_then(|number| number.parse().ok());

@@ -102,7 +102,8 @@ impl Supervisor {
                 self.address_conflict(report);
                 Ok(())
             }
-            ReportKind::CardReady | ReportKind::CardLink => Err(Breach("it reported a card that it does not have")),
+            ReportKind::CardReady => self.card_ready(report.port),
+            ReportKind::CardLink => self.card_link(report.port, report.value),
         }
     }
 
@@ -151,7 +152,7 @@ impl Supervisor {
     fn ring_fault(&mut self, report: Report) -> Result<(), Breach> {
         let fault = RingFault::from_value(report.value).ok_or(Breach("it reported an unknown fault of a ring"))?;
         let (slot, ring) = (report.port, report.ring);
-        if self.file_fault(slot, fault) {
+        if self.file_fault(slot, fault) || self.card_fault(slot, fault) {
             return Ok(());
         }
         match self.clients.slots.client(slot).map(|client| (client.id, client.session.ring_faulted(ring, fault))) {
@@ -170,6 +171,7 @@ impl Supervisor {
         if !self.workers.serving.as_ref().is_some_and(|worker| worker.is_about(slot, report.seq))
             || self.disconnect_spoiler(slot)
             || self.file_command_failed(slot, &why)
+            || self.card_command_failed(slot, &why)
         {
             return;
         }
@@ -194,7 +196,7 @@ impl Supervisor {
         }
         let client = self.clients.slots.client(slot).map(|client| client.id);
         let named = client.map(|id| Named { name: format!("p{slot}"), client: Some(id) });
-        let named = named.or_else(|| self.clients.slots.files(slot).map(|port| port.named()));
+        let named = named.or_else(|| self.clients.slots.named(slot));
         let (Some(worker), Some(named)) = (&mut self.workers.standby, named) else { return };
         worker.leave_out(slot, why.clone());
         let message = format!("{}: the standby goes on without it until it is to serve: {why}", named.name);

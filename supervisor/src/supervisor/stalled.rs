@@ -5,16 +5,19 @@
 //! supervisor looks for full eventfds while the worker makes no progress. An eventfd is full after 2^64 - 2 signals,
 //! which no honest client reaches, and the kernel says whether it is full. Such a client is disconnected, and the
 //! worker that it blocks is replaced.
+//!
+//! The same holds for the files of ports: whoever opened a tap or a socket may have kept a copy of the fd, and can make
+//! it block. Then the next read of an empty tap would never end. Such a port is stopped.
 
 use std::os::fd::AsFd;
 use std::time::Instant;
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sv3::wire::Refuse;
 
 use super::Supervisor;
 use crate::clients::client::Client;
+use crate::ports::kernel::blocks;
 use crate::telemetry::event::ClientId;
 
 impl Supervisor {
@@ -25,9 +28,14 @@ impl Supervisor {
         self.workers.end_stall_look(&look, found);
     }
 
-    /// Disconnects the clients whose call eventfds would block the worker, or may block it now. Returns whether there
-    /// were any.
+    /// Disconnects the clients whose call eventfds would block the worker, or may block it now, and stops ports whose
+    /// files do. Returns whether there were any.
     pub(super) fn send_away_stalled(&mut self, held_up: bool) -> bool {
+        let blocking: Vec<u16> =
+            self.clients.slots.all_files().filter(|port| port.blocks()).map(|it| it.slot).collect();
+        for slot in &blocking {
+            self.close_files_of(*slot, "somebody made its file block, which would hold up all ports");
+        }
         let stalled = full_rings(self.clients.served(), held_up);
         let mut blamed = Vec::new();
         for (id, ring) in &stalled {
@@ -38,7 +46,7 @@ impl Supervisor {
                 self.blame_once(&mut blamed, holder, false);
             }
         }
-        !stalled.is_empty()
+        !(stalled.is_empty() && blocking.is_empty())
     }
 }
 
@@ -55,11 +63,7 @@ fn full_rings<'p>(ports: impl Iterator<Item = &'p Client>, at_all: bool) -> Vec<
         return Vec::new();
     }
     let full = |fd: &PollFd<'_>| fd.revents().is_some_and(|ready| !ready.contains(PollFlags::POLLOUT));
-    let blocks = |fd: &PollFd<'_>| {
-        let flags = fcntl(fd.as_fd(), FcntlArg::F_GETFL).map_or(OFlag::empty(), OFlag::from_bits_retain);
-        at_all || !flags.contains(OFlag::O_NONBLOCK)
-    };
-    let blocking = calls.iter().zip(&fds).filter(|(_, fd)| full(fd) && blocks(fd));
+    let blocking = calls.iter().zip(&fds).filter(|(_, fd)| full(fd) && (at_all || blocks(fd.as_fd())));
     let mut stalled: Vec<_> = blocking.map(|((id, index, _), _)| (*id, *index)).collect();
     stalled.dedup_by_key(|(id, _)| id.slot);
     stalled

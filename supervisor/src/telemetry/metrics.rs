@@ -77,6 +77,16 @@ fn links(text: &mut Text, ports: &[PortStatus]) {
         let labels = format!("{},transport=\"{transport}\",learning=\"{learning}\",state=\"{state}\"", of(port));
         text.sample("sv3_port_files_info", &labels, 1);
     }
+    text.family("sv3_card_link_speed_mbit", "gauge", "Speed of a network card's link; 0: no link.");
+    for (port, card) in ports.iter().filter_map(|port| Some((port, port.card.as_ref()?))) {
+        text.sample("sv3_card_link_speed_mbit", &of(port), card.speed_mbit.unwrap_or(0));
+    }
+    text.counter("sv3_card_statistics", "What a network card counts, by the name of the statistic.");
+    for (port, card) in ports.iter().filter_map(|port| Some((port, port.card.as_ref()?))) {
+        for (name, count) in &card.statistics {
+            text.sample("sv3_card_statistics_total", &format!("{},statistic=\"{name}\"", of(port)), *count);
+        }
+    }
     text.seconds("sv3_port_quarantine_seconds", "gauge", "Time for which the client is still in quarantine.");
     for port in ports {
         text.sample("sv3_port_quarantine_seconds", &of(port), port.quarantine_s.unwrap_or(0));
@@ -212,6 +222,8 @@ mod tests {
             "sv3_events_lost_total 3",
             "sv3_port_drops_total{port=\"p0\",reason=\"no_rx_buffers\"} 3",
             "sv3_port_link{port=\"p0\",sv3_port_link=\"up\"} 1",
+            "sv3_card_link_speed_mbit{port=\"nic-0000-02-00.1\"} 10000",
+            "sv3_card_statistics_total{port=\"nic-0000-02-00.1\",statistic=\"missed\"} 3",
             "sv3_port_files_info{port=\"host\",transport=\"tap\",learning=\"uplink\",state=\"conflict\"} 1",
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 use sv3::attachment::Transport;
+use sv3::card::Statistic;
 use sv3::drop_reason::DropReason;
+use sv3::frame::MacAddr;
 use sv3::ledger::{Ledger, PauseCounters, PortCounters};
 use sv3::status::*;
 use sv3::virtio::{VIRTIO_F_RING_PACKED, feature_names};
@@ -13,6 +15,7 @@ use sv3::virtio::{VIRTIO_F_RING_PACKED, feature_names};
 use crate::clients::class::ClientClass;
 use crate::clients::client::Client;
 use crate::ports::admission::{Memory, present};
+use crate::ports::card::CardPort;
 use crate::ports::device::Device;
 use crate::ports::files::FilePort;
 use crate::ports::kernel::{Kernel, seal_names};
@@ -29,6 +32,7 @@ pub fn port(client: &Client, ledger: &Ledger) -> Option<PortStatus> {
     Some(PortStatus {
         name: device.port.to_string(),
         files: None,
+        card: None,
         slot: device.port.slot,
         client_pid: client.id.pid,
         client_uid: client.uid,
@@ -60,6 +64,7 @@ pub fn files(port: &FilePort, ledger: &Ledger) -> Option<PortStatus> {
     Some(PortStatus {
         name: port.name().to_string(),
         files: Some(port.status()),
+        card: None,
         slot: port.slot,
         client_pid: port.owner.0,
         client_uid: port.owner.1,
@@ -71,6 +76,58 @@ pub fn files(port: &FilePort, ledger: &Ledger) -> Option<PortStatus> {
         protocol_features: Vec::new(),
         hint: hint(port),
         mtu,
+        rings: Vec::new(),
+        memory: Vec::new(),
+        memory_use: MemoryUse::default(),
+        from_guest: traffic(&counters.from_guest_frames, &counters.from_guest_bytes),
+        to_guest: traffic(&counters.to_guest_frames, &counters.to_guest_bytes),
+        drops: drops(counters),
+        calls: counters.calls.load(Relaxed),
+        kicks: counters.kicks.load(Relaxed),
+        paused: pauses(&counters.paused),
+        paused_others: pauses(&counters.paused_others),
+    })
+}
+
+/// The status of a port of a network card.
+pub fn card(port: &CardPort, ledger: &Ledger) -> Option<PortStatus> {
+    let counters = ledger.ports.get(usize::from(port.slot))?;
+    let name = port.name();
+    let link = match (port.runs(), port.link) {
+        (true, Some(speed)) if speed > 0 => Link::Up,
+        (true, None) => Link::Starting,
+        _ => Link::Down,
+    };
+    let hint = port.stopped.as_ref().map(|why| match port.is_empty() {
+        true => format!("{why}; attach it again (`sv3 attach nic`), or detach it (`sv3 detach {name}`)"),
+        false => format!("{why}; `sv3 port release {name}` starts it again"),
+    });
+    let mac = counters.card.mac.load(Relaxed);
+    let statistics = Statistic::ALL.iter().zip(&counters.card.statistics);
+    let card = CardStatus {
+        address: port.attachment.address.clone(),
+        model: port.model().map(str::to_string),
+        mac: (mac != 0).then(|| MacAddr::from_bits(mac).to_string()),
+        queues: port.attachment.pairs,
+        speed_mbit: port.link,
+        stopped: port.stopped.clone(),
+        statistics: statistics.map(|((_, name), count)| (name.to_string(), count.load(Relaxed))).collect(),
+    };
+    Some(PortStatus {
+        name: name.to_string(),
+        files: None,
+        card: Some(card),
+        slot: port.slot,
+        client_pid: port.owner.0,
+        client_uid: port.owner.1,
+        link,
+        features: Vec::new(),
+        quarantine_s: None,
+        standby_lacks: None,
+        quarantine_why: None,
+        protocol_features: Vec::new(),
+        hint,
+        mtu: Some(port.attachment.mtu.into()),
         rings: Vec::new(),
         memory: Vec::new(),
         memory_use: MemoryUse::default(),

@@ -32,7 +32,7 @@ pub struct Watch {
 pub struct StallLook {
     /// The worker makes no progress at the moment.
     pub held_up: bool,
-    /// A client that was disconnected at the last look may have blocked it already.
+    /// A client that was disconnected at the last look, or a port that was stopped, may have blocked it already.
     pub stalled_before: bool,
 }
 
@@ -79,7 +79,7 @@ impl Workers {
     /// Ends the look: kills a worker that such a client blocks.
     pub fn end_stall_look(&mut self, look: &StallLook, found: bool) {
         match self.serving.as_mut().filter(|_| look.held_up && (found || look.stalled_before)) {
-            Some(worker) => worker.kill("a client's call eventfd was full, and a signal blocked it"),
+            Some(worker) => worker.kill("it waited for a full call eventfd, or for a file that was made to block"),
             None => self.watch.stalled = found,
         }
     }

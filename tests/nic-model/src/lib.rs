@@ -38,6 +38,7 @@ mod statistics;
 mod testing;
 mod transmit;
 mod vf;
+pub mod vfio_user;
 mod wire;
 
 pub use complaints::Complaints;

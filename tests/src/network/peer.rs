@@ -54,7 +54,8 @@ impl StreamPeer {
         Ok((StreamPeer::of(ours, form)?, theirs.into()))
     }
 
-    fn of(socket: UnixStream, form: Form) -> Result<StreamPeer> {
+    /// Takes a connected socket.
+    pub fn of(socket: UnixStream, form: Form) -> Result<StreamPeer> {
         socket.set_write_timeout(Some(PATIENCE))?;
         Ok(StreamPeer { socket, form, heard: Vec::new(), bite: 1 << 16 })
     }

@@ -43,9 +43,7 @@ impl Tap {
             }
             // SAFETY: the kernel reads and writes an `ifreq`, which `request` is.
             done("TUNSETIFF", unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &mut request) })?;
-            let length = HEADER as libc::c_int;
-            // SAFETY: the kernel reads an `int`, which `length` is.
-            done("TUNSETVNETHDRSZ", unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ, &length) })?;
+            set_header_len(&file, HEADER)?;
             // SAFETY: takes a number. Linux before 6.2 has no USO.
             let set = |offloads: libc::c_ulong| unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, offloads) };
             done("TUNSETOFFLOAD", if set(OFFLOADS) == 0 { 0 } else { set(OFFLOADS & !TUN_F_USO) })?;
@@ -53,6 +51,11 @@ impl Tap {
             done("O_NONBLOCK", unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) })?;
             Ok(Tap { file })
         })
+    }
+
+    /// Gives the device headers of another length, in all of its queues.
+    pub fn set_header_len(&self, octets: usize) -> Result<()> {
+        set_header_len(&self.file, octets)
     }
 
     /// Sends a frame to the network; false: the interface is down.
@@ -96,6 +99,12 @@ impl From<Tap> for OwnedFd {
     fn from(tap: Tap) -> OwnedFd {
         tap.file.into()
     }
+}
+
+fn set_header_len(file: &File, octets: usize) -> Result<()> {
+    let length = libc::c_int::try_from(octets)?;
+    // SAFETY: the kernel reads an `int`, which `length` is.
+    done("TUNSETVNETHDRSZ", unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ, &length) })
 }
 
 fn done(what: &str, result: libc::c_int) -> Result<()> {

@@ -28,17 +28,22 @@ impl Output {
     }
 }
 
+/// A command that runs in the guest's background.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Job(u32);
+
 /// One end of the serial line.
 pub struct Agent {
     line: UnixStream,
     received: Vec<u8>,
     last_id: u32,
+    jobs: u32,
 }
 
 impl Agent {
     /// Uses `line`; the guest need not run yet.
     pub fn new(line: UnixStream) -> Agent {
-        Agent { line, received: Vec::new(), last_id: 0 }
+        Agent { line, received: Vec::new(), last_id: 0, jobs: 0 }
     }
 
     /// Waits until the guest has booted.
@@ -63,6 +68,25 @@ impl Agent {
                     return Ok(Output { status: i32::try_from(status)?, text });
                 }
             }
+        }
+    }
+
+    /// Starts a shell command in the background.
+    pub fn start(&mut self, command: &str, patience: Duration) -> Result<Job> {
+        self.jobs += 1;
+        let job = self.jobs;
+        let line = format!("(({command}) >/tmp/job{job}.output 2>&1; echo $? >/tmp/job{job}.status) >/dev/null 2>&1 &");
+        self.run(&line, patience)?.ok()?;
+        Ok(Job(job))
+    }
+
+    /// Waits until a background command has ended.
+    pub fn finish(&mut self, Job(job): Job, patience: Duration) -> Result<Output> {
+        let command = format!("until [ -s /tmp/job{job}.status ]; do usleep 50000; done; cat /tmp/job{job}.output");
+        let output = self.run(&format!("{command}; exit $(cat /tmp/job{job}.status)"), patience)?;
+        match output.status {
+            137 => Err(Failure::new(format!("job {job} runs past its deadline"))),
+            _ => Ok(output),
         }
     }
 

@@ -4,7 +4,6 @@
 
 pub mod announcer;
 pub mod burst;
-pub mod checksum;
 pub mod fdb;
 pub mod forwarder;
 pub mod frame;

@@ -16,7 +16,7 @@ mod tests;
 use sv3::frame::ETHERNET_LEN;
 use sv3::virtio::*;
 
-use crate::forward::checksum;
+use crate::memory::checksum;
 pub use segments::Segments;
 
 /// Octets of a frame's beginning that are checked. Longer headers are refused.

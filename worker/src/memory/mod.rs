@@ -1,5 +1,6 @@
 //! Guests' memory: mapped, looked up, viewed and copied. All that is read here may come from a hostile guest.
 
+pub mod checksum;
 pub mod copy;
 pub mod deferred;
 pub mod file_io;

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use memmap2::{MmapOptions, MmapRaw};
 
+use crate::process::clock::now_ns;
+
 /// What every register of a card that is gone reads as (PCI Express, 2.3.2: completions of an absent device).
 pub const GONE: u32 = u32::MAX;
 
@@ -20,6 +22,11 @@ pub trait Bar {
 
     /// Writes a register. What the thread stored to memory before is visible to the card first.
     fn write(&self, at: u32, value: u32);
+
+    /// Time in nanoseconds, by which waits for the card end. In tests it is the model's.
+    fn now_ns(&self) -> u64 {
+        now_ns()
+    }
 }
 
 /// The BAR of a device of VFIO.

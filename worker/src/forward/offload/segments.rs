@@ -9,7 +9,7 @@
 use sv3::virtio::*;
 
 use super::{HEAD, IPV6_LEN, Offload, be16, put};
-use crate::forward::checksum::{self, fold};
+use crate::memory::checksum::{self, fold};
 
 const TCP_FLAGS: usize = 13;
 const TCP_FIN: u8 = 0x01;

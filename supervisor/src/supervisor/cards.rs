@@ -1,0 +1,249 @@
+//! Network cards: attached at the control socket, stopped between two workers, and lost when the host takes them.
+
+use nix::sys::epoll::EpollFlags;
+use serde_json::json;
+use std::time::Instant;
+
+use sv3::MAX_PORTS;
+use sv3::card_attachment::CardAttachment;
+use sv3::foreign::ForeignFd;
+use sv3::ipc::{Command, RingFault};
+use sv3::status::AttachAnswer;
+
+use super::Supervisor;
+use crate::ports::card::CardPort;
+use crate::ports::holdings::Holdings;
+use crate::ports::port::Replay;
+use crate::token::Token;
+use crate::workers::breach::Breach;
+use crate::workers::pending_unmap::PendingUnmaps;
+use crate::workers::worker::Waiter;
+
+impl Supervisor {
+    /// `attach-card`: makes a port of a card, or gives a port whose card is gone a new one. The error is for people.
+    pub(super) fn attach_card(
+        &mut self,
+        attachment: CardAttachment,
+        fds: Vec<ForeignFd>,
+        owner: (i32, u32),
+    ) -> Result<AttachAnswer, String> {
+        let name = attachment.name.clone();
+        if self.file_port(&name).is_some() {
+            return Err(format!("a port named {name} is attached: choose another name by --name"));
+        }
+        if let Some(slot) = self.clients.slots.card_named(&name) {
+            return self.resume_card(slot, attachment, fds);
+        }
+        let slot = self.clients.slots.free_slot().ok_or(format!("all {MAX_PORTS} ports are taken: detach one"))?;
+        let mut port = CardPort::new(slot, attachment, owner, self.clients.next_serial());
+        let may = self.clients.budget.allowance(port.holder().pid, Holdings::NONE, &PendingUnmaps::default());
+        if may.fds < fds.len() || self.clients.budget.is_spent() {
+            return Err("too many files are open: raise the limit of open files (`ulimit -n`)".to_string());
+        }
+        port.open(fds).map_err(|why| format!("{name}: {why}"))?;
+        let (pid, uid) = owner;
+        let (address, model) = (&port.attachment.address, port.model().unwrap_or_default());
+        let message = format!("{name}: {model} at {address}, attached by process {pid} of user {uid}");
+        self.telemetry.events.say_of_port(&port.named(), "attach", message, json!({ "address": address }));
+        if let Some(line) = self.workers.ledger.ports.get(usize::from(slot)) {
+            line.reset();
+        }
+        let commands = port.replay();
+        self.clients.slots.insert_card(port);
+        self.watch_card(slot);
+        self.count_card(slot);
+        self.workers.send(commands, Waiter::Nobody);
+        Ok(AttachAnswer { name, slot, resumed: false })
+    }
+
+    fn resume_card(
+        &mut self,
+        slot: u16,
+        attachment: CardAttachment,
+        fds: Vec<ForeignFd>,
+    ) -> Result<AttachAnswer, String> {
+        let name = attachment.name.clone();
+        let Some(port) = self.clients.slots.card(slot) else { return Err(format!("{name} is not attached")) };
+        if !port.is_empty() {
+            return Err(format!("a port named {name} is attached: detach it (`sv3 detach {name}`) or choose a name"));
+        }
+        let before = std::mem::replace(&mut port.attachment, attachment);
+        if let Err(why) = port.open(fds) {
+            port.attachment = before;
+            return Err(format!("{name}: {why}"));
+        }
+        let (named, commands) = (port.named(), [port.remove()].into_iter().chain(port.replay()).collect());
+        self.telemetry.events.say_of_port(&named, "attach", format!("{name}: attached again"), json!({}));
+        self.watch_card(slot);
+        self.count_card(slot);
+        self.workers.send(commands, Waiter::Nobody);
+        Ok(AttachAnswer { name, slot, resumed: true })
+    }
+
+    /// `detach` of a card. `None`: no such port.
+    pub(super) fn detach_card(&mut self, name: &str) -> Option<serde_json::Value> {
+        let slot = self.clients.slots.card_named(name)?;
+        if let Some(port) = self.clients.slots.card(slot) {
+            // It reaches no memory from now on. If it does not answer, it does not either.
+            let _ = port.stop_card();
+        }
+        let port = self.clients.slots.remove_card(slot)?;
+        self.telemetry.events.say_of_port(&port.named(), "detach", format!("{name}: detached"), json!({}));
+        if let Some(request) = port.request() {
+            self.reactor.forget(&**request);
+        }
+        self.clients.budget.change(port.holder().pid, port.held, Holdings::NONE);
+        if !self.workers.send(vec![port.remove(), Command::Barrier.into()], Waiter::Leaving(slot)) {
+            self.clients.slots.release(slot);
+        }
+        Some(json!({ "detached": name }))
+    }
+
+    fn count_card(&mut self, slot: u16) {
+        let Some(port) = self.clients.slots.card(slot) else { return };
+        let (pid, now) = (port.holder().pid, port.holdings());
+        let before = std::mem::replace(&mut port.held, now);
+        self.clients.budget.change(pid, before, now);
+    }
+
+    fn watch_card(&mut self, slot: u16) {
+        let Some(port) = self.clients.slots.card(slot) else { return };
+        if let Some(request) = port.request() {
+            let _ = self.reactor.watch(&**request, Token::Card(slot), EpollFlags::EPOLLIN | EpollFlags::EPOLLET);
+        }
+    }
+
+    /// Watches every card, after a supervisor has handed them over.
+    pub(super) fn watch_all_cards(&mut self) {
+        let slots: Vec<u16> = self.clients.slots.all_cards().map(|port| port.slot).collect();
+        slots.into_iter().for_each(|slot| self.watch_card(slot));
+    }
+
+    /// Somebody unbinds a card or takes it out: gives it back.
+    pub(super) fn card_is_wanted_back(&mut self, slot: u16) {
+        if self.clients.slots.card(slot).is_some_and(|port| !port.is_empty()) {
+            self.card_ends(slot, "the host asked for the card back");
+        }
+    }
+
+    /// The serving worker is dead: no card may reach its memory before the next worker has prepared its rings.
+    pub(super) fn stop_cards(&mut self) {
+        let slots: Vec<u16> =
+            self.clients.slots.all_cards().filter(|port| port.is_live()).map(|port| port.slot).collect();
+        for slot in slots {
+            let stopped = self.clients.slots.card(slot).map(CardPort::stop_card);
+            if let Some(Err(why)) = stopped {
+                self.card_ends(slot, &why);
+            }
+        }
+    }
+
+    /// The worker has prepared a card's rings.
+    pub(super) fn card_ready(&mut self, slot: u16) -> Result<(), Breach> {
+        let Some(port) = self.clients.slots.card(slot) else {
+            return Err(Breach("it prepared a card that is not there"));
+        };
+        if !port.runs() || port.is_live() {
+            self.count_idle_report();
+            return Ok(());
+        }
+        match port.let_go() {
+            Ok(start) => {
+                self.workers.send(vec![start], Waiter::Nobody);
+            }
+            Err(why) => self.card_ends(slot, &why),
+        }
+        Ok(())
+    }
+
+    /// A card's link has changed.
+    pub(super) fn card_link(&mut self, slot: u16, speed: u64) -> Result<(), Breach> {
+        let Some(port) = self.clients.slots.card(slot) else {
+            return Err(Breach("it told of a card that is not there"));
+        };
+        let speed = u32::try_from(speed).unwrap_or(u32::MAX);
+        if !port.is_live() || port.link == Some(speed) {
+            self.count_idle_report();
+            return Ok(());
+        }
+        port.link = Some(speed);
+        let (named, name) = (port.named(), port.name());
+        let message = match speed {
+            0 => format!("{name}: the card has no link"),
+            speed => format!("{name}: the card's link is up, {speed} Mbit/s"),
+        };
+        self.telemetry.events.say_of_port(&named, "link", message, json!({ "speed_mbit": speed }));
+        Ok(())
+    }
+
+    /// The worker says that a card has failed. Returns false if the slot has no card.
+    pub(super) fn card_fault(&mut self, slot: u16, fault: RingFault) -> bool {
+        let Some(port) = self.clients.slots.card(slot) else { return false };
+        match port.runs() {
+            false => self.count_idle_report(),
+            true => self.card_ends(slot, fault.words()),
+        }
+        true
+    }
+
+    /// A worker could not execute a command about a card. Returns false if the slot has no card.
+    pub(super) fn card_command_failed(&mut self, slot: u16, why: &str) -> bool {
+        let is_there = self.clients.slots.card(slot).is_some_and(|port| port.runs());
+        if is_there {
+            self.card_ends(slot, why);
+        }
+        is_there
+    }
+
+    /// A card is of no more use: closes its files. The port stays.
+    fn card_ends(&mut self, slot: u16, why: &str) {
+        let Some(port) = self.clients.slots.card(slot) else { return };
+        let (named, name) = (port.named(), port.name().to_string());
+        if let Some(request) = port.request() {
+            self.reactor.forget(&**request);
+        }
+        let commands = port.close(why.to_string());
+        self.workers.send(commands, Waiter::Nobody);
+        self.count_card(slot);
+        let message = format!("{name}: stopped: {why}; attach it again (`sv3 attach nic`), or detach it");
+        self.telemetry.events.say_of_port(&named, "card_fault", message, json!({ "why": why }));
+    }
+
+    /// Blames a card for the death of a worker: one that does so often is stopped until somebody releases it. Returns
+    /// false if the slot has no card.
+    pub(super) fn blame_card(&mut self, slot: u16) -> bool {
+        let Some(port) = self.clients.slots.card(slot) else { return false };
+        let (named, name, key) = (port.named(), port.name().to_string(), port.holder().pid);
+        self.telemetry.events.say_of_port(
+            &named,
+            "blame",
+            format!("{name}: it caused the death of a worker"),
+            json!({}),
+        );
+        if self.clients.blames.blame(key, Instant::now()).is_some()
+            && let Some(port) = self.clients.slots.card(slot)
+        {
+            let commands = port.stop("it caused deaths of workers".to_string());
+            self.workers.send(commands, Waiter::Nobody);
+            let message =
+                format!("{name}: stopped, because it caused deaths of workers; `sv3 port release {name}` ends that");
+            self.telemetry.events.say_of_port(&named, "quarantine", message, json!({}));
+        }
+        true
+    }
+
+    /// `sv3 port release NAME` for a card that was stopped. `None`: no such port.
+    pub(super) fn release_card(&mut self, name: &str) -> Option<serde_json::Value> {
+        let slot = self.clients.slots.card_named(name)?;
+        let port = self.clients.slots.card(slot)?;
+        if port.stopped.is_none() || port.is_empty() {
+            return Some(json!({ "error": format!("nothing has stopped {name}, or its card is gone") }));
+        }
+        port.stopped = None;
+        let (named, key, commands) = (port.named(), port.holder().pid, port.open_commands());
+        self.clients.blames.release(key, Instant::now());
+        self.telemetry.events.say_of_port(&named, "release", format!("{name}: it runs again"), json!({}));
+        self.workers.send(commands, Waiter::Nobody);
+        Some(json!({ "released": name }))
+    }
+}

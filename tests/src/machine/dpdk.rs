@@ -1,0 +1,61 @@
+//! DPDK of bookworm in a machine: its testpmd answers pings through a card that is bound to vfio-pci.
+
+use std::time::Duration;
+
+use super::{Config, Machine};
+use crate::failure::{Failure, Result};
+
+/// What testpmd loads for any card of PCI.
+const PLUGINS: [&str; 2] = ["librte_bus_pci.so.23", "librte_mempool_ring.so.23"];
+
+/// Long enough for its start on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+impl Config {
+    /// testpmd with a driver, such as `librte_net_ixgbe.so.23`.
+    pub fn testpmd(self, driver: &'static str) -> Config {
+        let all = PLUGINS.iter().chain([&driver]);
+        let config = self.debian("usr/bin/dpdk-testpmd");
+        all.fold(config, |config, name| config.debian_plugin(format!("usr/lib/x86_64-linux-gnu/dpdk/pmds-23.0/{name}")))
+    }
+}
+
+impl Machine {
+    /// Binds a card to vfio-pci, and has testpmd answer ARP and pings through it, whatever they ask for. It runs until
+    /// the machine ends. `options` are more options of testpmd.
+    pub fn start_testpmd(&mut self, number: usize, driver: &str, options: &str) -> Result<Testpmd> {
+        let address = Machine::card(number);
+        self.bind_to_vfio(&address)?;
+        let plugins = PLUGINS.iter().chain([&driver]).map(|name| format!("-d /debian/lib/{name}"));
+        let plugins: Vec<String> = plugins.collect();
+        // One processor does both of its threads. It ends with its input.
+        let environment = "--lcores=0@0,1@0 --no-huge -m 128 --no-telemetry --no-shconf";
+        let mode = "--forward-mode=icmpecho --auto-start --total-num-mbufs=4096";
+        let output = format!("/tmp/testpmd{number}");
+        let command = format!(
+            "tail -f /dev/null | dpdk-testpmd {environment} -a {address} {} -- {mode} {options} >{output} 2>&1",
+            plugins.join(" ")
+        );
+        self.start(&command)?;
+        let testpmd = Testpmd { output };
+        let wait = format!("until grep -qE 'Press enter|exiting with code' {}; do usleep 50000; done", testpmd.output);
+        let output = self.run_for(&wait, PATIENCE)?;
+        let said = testpmd.said(self)?;
+        match output.status == 0 && said.contains("Press enter") {
+            true => Ok(testpmd),
+            false => Err(Failure::new(format!("testpmd does not start:\n{said}"))),
+        }
+    }
+}
+
+/// A running testpmd.
+pub struct Testpmd {
+    output: String,
+}
+
+impl Testpmd {
+    /// All that it has printed.
+    pub fn said(&self, machine: &mut Machine) -> Result<String> {
+        machine.sh(&format!("cat {}", self.output))
+    }
+}

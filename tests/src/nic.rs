@@ -1,0 +1,51 @@
+//! A model of a card that a machine takes for a device ([`crate::machine::Config::vfio_user`]), with its wire.
+
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use sv3_nic_model::Card;
+use sv3_nic_model::vfio_user::{Function, Served};
+use tempfile::TempDir;
+
+use crate::failure::{Failure, Result};
+
+/// A card that is served. It is gone when this is dropped.
+pub struct Nic {
+    served: Served,
+    wire: Option<UnixStream>,
+    folder: TempDir,
+}
+
+impl Nic {
+    /// Serves a card.
+    pub fn start(function: Function, card: impl Card + Send + 'static) -> Result<Nic> {
+        let folder = tempfile::Builder::new().prefix("sv3-nic-").tempdir()?;
+        let (ours, theirs) = UnixStream::pair()?;
+        let served = Served::start(function, Box::new(card), &folder.path().join("card"), theirs)?;
+        Ok(Nic { served, wire: Some(ours), folder })
+    }
+
+    /// Where a machine finds it.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("card")
+    }
+
+    /// The other end of the wire, on which frames are behind their lengths; once.
+    pub fn wire(&mut self) -> Result<UnixStream> {
+        self.wire.take().ok_or_else(|| Failure::new("the wire is in use"))
+    }
+
+    /// Plugs the wire in, or pulls it out.
+    pub fn set_link(&self, up: bool) {
+        self.served.set_link(up);
+    }
+
+    /// Fails if a driver did what the data sheet forbids, or touched a register that the model does not know.
+    pub fn check(&self) -> Result<()> {
+        match self.served.complaints().as_slice() {
+            [] if self.served.is_alive() => Ok(()),
+            [] => Err(Failure::new("the model has ended")),
+            complaints => Err(Failure::new(format!("the card complains:\n{}", complaints.join("\n")))),
+        }
+    }
+}

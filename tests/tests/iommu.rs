@@ -1,0 +1,70 @@
+//! A card behind an IOMMU is handed to an ordinary user, in a machine of its own.
+//!
+//! Ignored by a plain `cargo test`, as each machine wants a processor: `scripts/check` runs it.
+
+use sv3_nic_model::vfio_user::Function;
+use sv3_nic_model::{Pf, PfSettings};
+use sv3_tests::failure::Result;
+use sv3_tests::machine::Machine;
+use sv3_tests::nic::Nic;
+
+const READER: &str = env!("CARGO_BIN_EXE_vfio_reader");
+
+/// The virtual functions of card 0.
+const VIRTUAL_FUNCTIONS: [&str; 2] = ["0000:01:10.0", "0000:01:10.2"];
+
+#[test]
+#[ignore = "scripts/check runs it"]
+fn a_user_without_capabilities_opens_a_virtual_function_that_is_handed_over() -> Result<()> {
+    let mut machine = Machine::config().module("igb").igb().program(READER).boot()?;
+    let physical = format!("/sys/bus/pci/devices/{}", Machine::card(0));
+    machine.write("0", &format!("{physical}/sriov_drivers_autoprobe"))?;
+    machine.write("2", &format!("{physical}/sriov_numvfs"))?;
+    for function in VIRTUAL_FUNCTIONS {
+        machine.bind_to_vfio(function)?;
+    }
+    machine.give_to_user(VIRTUAL_FUNCTIONS[0])?;
+
+    assert_eq!(machine.as_user("id -u")?.trim(), "1000");
+    let capabilities = machine.as_user("grep -E \"Cap(Inh|Prm|Eff|Amb)\" /proc/self/status")?;
+    assert!(capabilities.lines().all(|line| line.ends_with("\t0000000000000000")), "{capabilities}");
+    let said = machine.as_user(&format!("vfio_reader {}", VIRTUAL_FUNCTIONS[0]))?;
+    assert!(said.starts_with("VFIO 0, group ") && said.contains("8086:10ca, BAR 0 of 16384 octets"), "{said}");
+
+    let sibling = machine.run(&format!("as_user vfio_reader {}", VIRTUAL_FUNCTIONS[1]))?;
+    assert!(sibling.status == 1 && sibling.text.contains("Permission denied"), "it is root's still: {sibling:?}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "scripts/check runs it"]
+fn a_machine_without_an_iommu_has_no_groups() -> Result<()> {
+    let mut machine = Machine::config().without_iommu().igb().program(READER).boot()?;
+
+    let output = machine.run(&format!("as_user vfio_reader {}", Machine::card(0)))?;
+
+    assert!(output.status == 1 && output.text.contains("has no IOMMU group"), "{output:?}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "scripts/check runs it"]
+fn models_of_an_82599_are_handed_over_too() -> Result<()> {
+    let cards = [Function::Physical, Function::Virtual].map(|it| Nic::start(it, Pf::new(PfSettings::default())));
+    let [physical, virtual_function] = cards;
+    let (physical, virtual_function) = (physical?, virtual_function?);
+    let config = Machine::config().vfio_user(&physical.socket()).vfio_user(&virtual_function.socket());
+    let mut machine = config.program(READER).boot()?;
+
+    for (number, expected) in
+        ["8086:10fb, BAR 0 of 524288 octets", "8086:10ed, BAR 0 of 16384 octets"].iter().enumerate()
+    {
+        let address = Machine::card(number);
+        machine.bind_to_vfio(&address)?;
+        machine.give_to_user(&address)?;
+        let said = machine.as_user(&format!("vfio_reader {address}"))?;
+        assert!(said.contains(expected), "{said}");
+    }
+    physical.check()?;
+    virtual_function.check()
+}

@@ -1,0 +1,126 @@
+//! Drivers of others drive the models of cards: what they take for a card is one.
+//!
+//! Ignored by a plain `cargo test`, as each machine wants a processor: `scripts/check` runs it.
+
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use sv3_nic_model::vfio_user::Function;
+use sv3_nic_model::{Pf, PfSettings};
+use sv3_tests::failure::Result;
+use sv3_tests::machine::{Config, Machine};
+use sv3_tests::network::Cable;
+use sv3_tests::nic::Nic;
+use sv3_tests::vm::{Ping, Stream};
+
+const IPERF3: &str = "usr/bin/iperf3";
+const SECONDS: u64 = 3;
+
+/// A card on one end of a cable, and a virtio card in a network of its own on the other one.
+struct Link {
+    machine: Machine,
+    _cable: Cable,
+    /// Runs a command at the other end.
+    peer: String,
+    interface: String,
+}
+
+const CARD: &str = "10.0.0.1";
+const PEER: &str = "10.0.0.2";
+
+impl Link {
+    /// Boots the machine, whose card 0 is the one in question; its wire comes later than the machine.
+    fn boot(config: Config, wire: impl FnOnce(&mut Machine) -> Result<UnixStream>) -> Result<Link> {
+        let mut machine = config.virtio().debian(IPERF3).boot()?;
+        let cable = Cable::join(wire(&mut machine)?, machine.wire(1)?)?;
+        let interface = machine.interface(0)?;
+        machine.sh(&format!("ip link set {interface} up && ip address add {CARD}/24 dev {interface}"))?;
+        let peer = machine.interface(1)?;
+        let peer = machine.enclose(&peer, &format!("{PEER}/24"))?;
+        Ok(Link { machine, _cable: cable, peer, interface })
+    }
+
+    fn await_carrier(&mut self) -> Result<()> {
+        let path = format!("/sys/class/net/{}/carrier", self.interface);
+        self.machine.sh(&format!("until grep -q 1 {path}; do usleep 20000; done")).map(drop)
+    }
+
+    fn ping(&mut self, from: &str, to: &str) -> Result<Ping> {
+        Ping::parse(&self.machine.run(&format!("{from} ping -i 0.1 -W 2 -c 10 {to}"))?.text)
+    }
+
+    /// TCP streams to the peer and from it.
+    fn streams(&mut self) -> Result<[Stream; 2]> {
+        self.machine.sh(&format!("{} iperf3 -s -D", self.peer))?;
+        let patience = Duration::from_secs(SECONDS + 30);
+        let stream = |machine: &mut Machine, options: &str| {
+            Stream::parse(&machine.run_for(&format!("iperf3 -J -c {PEER} -t {SECONDS} {options}"), patience)?.text)
+        };
+        Ok([stream(&mut self.machine, "")?, stream(&mut self.machine, "-R")?])
+    }
+
+    fn works(&mut self) -> Result<()> {
+        self.await_carrier()?;
+        let peer = self.peer.clone();
+        for (from, to) in [("", PEER), (&peer, CARD)] {
+            let ping = self.ping(from, to)?;
+            assert_eq!((ping.lost(), ping.duplicates), (0, 0), "{from} ping {to}: {ping:?}");
+        }
+        for stream in self.streams()? {
+            assert!(stream.bits_per_second > 1e6 && stream.stalled_seconds() == 0, "{stream:?}");
+        }
+        self.machine.check_kernel()
+    }
+}
+
+#[test]
+#[ignore = "scripts/check runs it"]
+fn an_82576_and_a_virtio_card_talk() -> Result<()> {
+    Link::boot(Machine::config().module("igb").igb(), |machine| machine.wire(0))?.works()
+}
+
+#[test]
+#[ignore = "scripts/check runs it"]
+fn linux_drives_an_82599() -> Result<()> {
+    let mut nic = Nic::start(Function::Physical, Pf::new(PfSettings::default()))?;
+    let config = Machine::config().module("ixgbe").vfio_user(&nic.socket());
+    let mut link = Link::boot(config, |_| nic.wire())?;
+    let outcome = link.works();
+    nic.check()?;
+    outcome
+}
+
+/// testpmd drives card 0, which is bound to vfio-pci, and answers the pings of a virtio card.
+fn testpmd_answers(
+    config: Config,
+    wire: impl FnOnce(&mut Machine) -> Result<UnixStream>,
+    driver: &'static str,
+) -> Result<()> {
+    let mut machine = config.virtio().testpmd(driver).boot()?;
+    let _cable = Cable::join(wire(&mut machine)?, machine.wire(1)?)?;
+    let peer = machine.interface(1)?;
+    let peer = machine.enclose(&peer, &format!("{PEER}/24"))?;
+    let testpmd = machine.start_testpmd(0, driver, "")?;
+    // The link may need a moment, for which ARP asks again.
+    let ping = machine.sh(&format!("{peer} ping -i 0.1 -W 2 -c 20 {CARD}"))?;
+    let ping = Ping::parse(&ping)?;
+    let said = testpmd.said(&mut machine)?;
+    assert!(ping.lost() <= 1 && ping.duplicates == 0, "{ping:?}\n{said}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "scripts/check runs it"]
+fn dpdk_drives_an_82576() -> Result<()> {
+    testpmd_answers(Machine::config().igb(), |machine| machine.wire(0), "librte_net_e1000.so.23")
+}
+
+#[test]
+#[ignore = "scripts/check runs it"]
+fn dpdk_drives_an_82599() -> Result<()> {
+    let mut nic = Nic::start(Function::Physical, Pf::new(PfSettings::default()))?;
+    let config = Machine::config().vfio_user(&nic.socket());
+    let outcome = testpmd_answers(config, |_| nic.wire(), "librte_net_ixgbe.so.23");
+    nic.check()?;
+    outcome
+}

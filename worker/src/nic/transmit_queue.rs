@@ -1,0 +1,353 @@
+//! The transmit queue of a pair: frames in the card's memory, and descriptors of them.
+//!
+//! # Theory of operation
+//!
+//! A frame is copied into the [`Area`], behind a [`Request`] that says all that the card is told of it. Descriptors are
+//! made of requests. A context descriptor comes in front of a frame only if the one before it says something else.
+//! Frames that are put count when they are *published*: one store of the offset behind them ([`Word::Sent`]), one
+//! write of the tail (TDT). The card is asked to report the last descriptor of each publication (RS). It writes its head
+//! to memory, behind what is done; frames before it do not count any more ([`Word::Done`]).
+//!
+//! **A new worker** finds both offsets and the frames between them, and the queue is off. The card may have sent some of
+//! these: the descriptor at the head that the card wrote last is that of the first frame that it has not sent. At the end
+//! of what was published stands a descriptor that is nothing, so a card that is done with all shows that. The new worker
+//! stores that offset, and from then on the head does not count ([`Word::Done`] says so) until descriptors of all frames
+//! that are left are written from 0 on, and the head is 0. So a worker that dies in the middle of this leaves the same.
+//!
+//! **The card is hostile.** It can write to all of the area and the ring. What it says of its head is bounded by what it
+//! was given. Frames and requests that it has changed are its own loss: they are read with bounds.
+
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{Acquire, Relaxed},
+};
+
+use sv3::card::{DESCRIPTOR, PairLayout};
+
+use super::bar::Bar;
+use super::card::Card;
+use super::circle::Circle;
+use super::descriptor::{self, Context, Data, Kind, NOTHING, Words};
+use super::fault::Fault;
+use super::memory::CardMemory;
+use super::positions::{Positions, Word};
+use super::queue_registers::QueueRegisters;
+use super::request::Request;
+use super::transmit_area::{Area, Step};
+use crate::memory::slice::GuestSlice;
+
+/// Most octets of one descriptor (82599, 7.2.3.2.4: 64 KiB; its fetches are shorter).
+const PIECE: usize = 16 * 1024;
+/// Descriptors that always stay free: the end, and one for a context that a new worker may need in addition.
+const SPARE: u16 = 2;
+
+/// Room for a frame.
+pub struct Place<'m> {
+    /// Where the frame is to be written.
+    pub frame: GuestSlice<'m>,
+    offset: usize,
+}
+
+/// A transmit queue.
+pub struct TransmitQueue {
+    registers: QueueRegisters,
+    layout: PairLayout,
+    positions: Positions,
+    ring: Circle,
+    area: Area,
+    /// Each frame needs a context (CC).
+    always_context: bool,
+    /// The card has the ring.
+    is_on: bool,
+    /// The first descriptor that is not known to be done, the end of what is published, and where the next one goes.
+    clean: u16,
+    published: u16,
+    tail: u16,
+    /// The same as offsets.
+    done: usize,
+    sent: usize,
+    end: usize,
+    /// The descriptor that is put last.
+    last: u16,
+    /// By descriptor: the offset up to which frames are sent when it is done.
+    ends: Box<[u32]>,
+    /// What the last context descriptor said.
+    context: Option<Context>,
+}
+
+impl TransmitQueue {
+    /// The queue of a pair, off. What an earlier worker left is sent first if `goes_on`; otherwise there is nothing.
+    /// `always_context`: of a virtual function of the 82599.
+    pub fn open(
+        memory: &CardMemory,
+        pair: u16,
+        registers: QueueRegisters,
+        goes_on: bool,
+        always_context: bool,
+    ) -> TransmitQueue {
+        let settings = memory.settings();
+        let ring = Circle(settings.descriptors.max(1));
+        let mut queue = TransmitQueue {
+            registers,
+            layout: settings.layout(pair),
+            positions: Positions { pair },
+            ring,
+            area: Area::of(settings, pair),
+            always_context,
+            is_on: false,
+            clean: 0,
+            published: 0,
+            tail: 0,
+            done: 0,
+            sent: 0,
+            end: 0,
+            last: 0,
+            ends: vec![0; ring.0.into()].into_boxed_slice(),
+            context: None,
+        };
+        queue.prepare(memory, goes_on);
+        queue
+    }
+
+    /// The queue is off: writes descriptors of all that the card has not sent, from the ring's beginning on.
+    pub fn prepare(&mut self, memory: &CardMemory, goes_on: bool) {
+        self.is_on = false;
+        let (done, sent) = if goes_on { self.left(memory) } else { (0, 0) };
+        self.positions.store(memory, Word::Done, done as u64, false);
+        (self.clean, self.tail, self.context) = (0, 0, None);
+        (self.done, self.end) = (done, done);
+        while self.end != sent {
+            match self.area.step(memory, self.end) {
+                Step::Frame(request) if self.has_descriptors(request.len as usize, 1) => {
+                    self.describe(memory, self.end, &request);
+                    self.end = self.area.behind(self.end, request.len as usize);
+                }
+                Step::Skip => self.end = 0,
+                // The card has written over it: the rest is lost.
+                _ => break,
+            }
+        }
+        self.close(memory);
+        if let Some(head) = self.head_word(memory) {
+            head.store(0, Relaxed);
+        }
+        self.positions.store(memory, Word::Sent, self.sent as u64, true);
+        self.positions.store(memory, Word::Done, done as u64, true);
+    }
+
+    /// The offsets of what was published and not sent, as memory tells.
+    fn left(&self, memory: &CardMemory) -> (usize, usize) {
+        let (done, has_head) = self.positions.load(memory, Word::Done);
+        let (sent, _) = self.positions.load(memory, Word::Sent);
+        let (Some(done), Some(sent)) = (self.area.offset(done), self.area.offset(sent)) else { return (0, 0) };
+        match self.first_unsent(memory).filter(|_| has_head) {
+            None => (done, sent),
+            Some(None) => (sent, sent),
+            Some(Some(first)) => (self.bounded(memory, first, (done, sent)), sent),
+        }
+    }
+
+    /// The offset of the frame at the head that the card wrote; `Some(None)`: it has sent all.
+    fn first_unsent(&self, memory: &CardMemory) -> Option<Option<usize>> {
+        let head = self.ring.index(self.head_word(memory)?.load(Acquire) & 0xffff_ffff)?;
+        let ring = self.descriptors(memory);
+        let kind = |index: u16| {
+            let [low, high] = ring.get(usize::from(index))?;
+            Some(descriptor::kind([low.load(Relaxed), high.load(Relaxed)]))
+        };
+        let kind = match kind(head)? {
+            Kind::Context => kind(self.ring.behind(head, 1))?,
+            kind => kind,
+        };
+        match kind {
+            Kind::Data(address) => Some(Some(self.area.offset_at(memory, address)?)),
+            Kind::Context => None,
+            Kind::Other => Some(None),
+        }
+    }
+
+    /// `first`, if a frame begins there between `done` and `sent`; or `sent`, if it is the next one that would have been
+    /// published; or `done`.
+    fn bounded(&self, memory: &CardMemory, first: usize, (done, sent): (usize, usize)) -> usize {
+        let mut at = done;
+        // Each frame has a descriptor, and behind what is skipped there is one.
+        for _ in 0..=2 * u32::from(self.ring.0) {
+            if at == sent {
+                break;
+            }
+            match self.area.step(memory, at) {
+                Step::Frame(_) if at == first => return first,
+                Step::Frame(request) => at = self.area.behind(at, request.len as usize),
+                Step::Skip => at = 0,
+                Step::Nonsense => return done,
+            }
+        }
+        let is_next = first == sent || first == 0 && self.area.step(memory, sent) == Step::Skip;
+        if is_next { sent } else { done }
+    }
+
+    fn head_word<'m>(&self, memory: &'m CardMemory) -> Option<&'m AtomicU64> {
+        memory.ring(self.layout.write_back, 1).first().map(|[word, _]| word)
+    }
+
+    #[inline]
+    fn descriptors<'m>(&self, memory: &'m CardMemory) -> &'m [[AtomicU64; 2]] {
+        memory.ring(self.layout.transmit_ring, self.ring.0.into())
+    }
+
+    /// Turns the queue on. What is published goes out.
+    pub fn turn_on(&mut self, card: &Card) -> Result<(), Fault> {
+        let settings = card.memory.settings();
+        let (ring, head) = (settings.iova_of(self.layout.transmit_ring), settings.iova_of(self.layout.write_back));
+        self.registers.place(&card.bar, ring, u32::from(self.ring.0) * DESCRIPTOR as u32);
+        card.bar.write(self.registers.write_back_high, (head >> 32) as u32);
+        card.bar.write(self.registers.write_back_low, head as u32 | 1);
+        self.registers.enable(&card.bar, "TXDCTL")?;
+        self.is_on = true;
+        card.bar.write(self.registers.tail, self.published.into());
+        Ok(())
+    }
+
+    /// Room for a frame of `len` octets. `None`: there is none now.
+    #[inline]
+    pub fn find<'m>(&mut self, memory: &'m CardMemory, len: usize) -> Result<Option<Place<'m>>, Fault> {
+        if let Some(place) = self.look(memory, len) {
+            return Ok(Some(place));
+        }
+        self.clean(memory)?;
+        Ok(self.look(memory, len))
+    }
+
+    #[inline]
+    fn look<'m>(&self, memory: &'m CardMemory, len: usize) -> Option<Place<'m>> {
+        if !self.has_descriptors(len, SPARE) {
+            return None;
+        }
+        let offset = self.area.find((self.done, self.end), len)?;
+        Some(Place { frame: self.area.frame(memory, offset, len), offset })
+    }
+
+    /// Whether there are descriptors for a frame and a context, so that `spare` are left.
+    #[inline]
+    fn has_descriptors(&self, len: usize, spare: u16) -> bool {
+        let used = self.ring.distance(self.clean, self.tail);
+        usize::from(used + spare) + 1 + len.div_ceil(PIECE) < usize::from(self.ring.0)
+    }
+
+    /// The frame is in its place: it is sent with the next publication.
+    #[inline]
+    pub fn put(&mut self, memory: &CardMemory, place: &Place<'_>, request: &Request) {
+        let offset = place.offset;
+        if offset != self.end {
+            self.area.write(memory, self.end, &Request::default());
+        }
+        self.area.write(memory, offset, request);
+        self.describe(memory, offset, request);
+        self.end = self.area.behind(offset, request.len as usize);
+    }
+
+    /// Writes the descriptors of a frame. The first one is written last: until then the one that is nothing stands there.
+    #[inline]
+    fn describe(&mut self, memory: &CardMemory, offset: usize, request: &Request) {
+        let mut options = request.options;
+        let needs_context = options.checksum || self.always_context;
+        options.context = self.always_context;
+        let wanted = match options.checksum {
+            true => request.context,
+            false => Context { mac_len: sv3::frame::ETHERNET_LEN as u8, ..Context::default() },
+        };
+        let has_new = needs_context && self.context != Some(wanted);
+        let begin = self.tail;
+        let first = if has_new { self.ring.behind(begin, 1) } else { begin };
+        let ring = self.descriptors(memory);
+        let (data, address) = (Data::of(options, request.payload()), self.area.address(memory, offset));
+        let len = request.len as usize;
+        let (mut at, mut from) = (first, 0);
+        while from < len {
+            let piece = (len - from).min(PIECE);
+            let (is_last, is_first) = (from + piece == len, at == begin);
+            let words = data.encode(address + from as u64, piece as u16, is_last);
+            if !is_first || is_last {
+                write(ring, at, words);
+            }
+            if let Some(end) = self.ends.get_mut(usize::from(at)) {
+                *end = if is_last { self.area.behind(offset, len) } else { offset } as u32;
+            }
+            (self.last, at, from) = (at, self.ring.behind(at, 1), from + piece);
+        }
+        if has_new {
+            self.context = Some(wanted);
+            if let Some(end) = self.ends.get_mut(usize::from(begin)) {
+                *end = offset as u32;
+            }
+            write(ring, begin, wanted.encode());
+        } else if len > PIECE {
+            write(ring, begin, data.encode(address, PIECE as u16, false));
+        }
+        self.tail = at;
+    }
+
+    /// What was put so far is published: the end of it is marked, and the card is to report its last descriptor.
+    #[inline]
+    fn close(&mut self, memory: &CardMemory) {
+        let ring = self.descriptors(memory);
+        write(ring, self.tail, NOTHING);
+        if let Some([_, high]) = ring.get(usize::from(self.last)).filter(|_| self.tail != self.clean) {
+            high.store(descriptor::reporting(high.load(Relaxed)), Relaxed);
+        }
+        (self.published, self.sent) = (self.tail, self.end);
+    }
+
+    /// Publishes what was put.
+    #[inline]
+    pub fn publish(&mut self, card: &Card) {
+        if self.tail == self.published {
+            return;
+        }
+        self.close(&card.memory);
+        self.positions.store(&card.memory, Word::Sent, self.sent as u64, true);
+        if self.is_on {
+            card.bar.write(self.registers.tail, self.published.into());
+        }
+    }
+
+    /// Looks for what the card has sent.
+    pub fn clean(&mut self, memory: &CardMemory) -> Result<(), Fault> {
+        if !self.is_on {
+            return Ok(());
+        }
+        let head = self.head_word(memory).map_or(0, |word| word.load(Acquire) & 0xffff_ffff);
+        let head = self.ring.index(head).ok_or(Fault::Bad("TDWBAL"))?;
+        if self.ring.distance(self.clean, head) > self.ring.distance(self.clean, self.published) {
+            return Err(Fault::Bad("TDWBAL"));
+        }
+        if head != self.clean {
+            let last = self.ring.before(head);
+            self.clean = head;
+            self.done = self.ends.get(usize::from(last)).map_or(self.done, |end| *end as usize);
+            self.positions.store(memory, Word::Done, self.done as u64, true);
+        }
+        Ok(())
+    }
+
+    /// Whether the card has sent something since the last look.
+    pub fn has_news(&self, memory: &CardMemory) -> bool {
+        self.head_word(memory).is_some_and(|word| word.load(Relaxed) & 0xffff_ffff != u64::from(self.clean))
+    }
+
+    /// Frames that are put and not known to be sent, in descriptors.
+    pub fn waiting(&self) -> u16 {
+        self.ring.distance(self.clean, self.tail)
+    }
+}
+
+#[inline]
+fn write(ring: &[[AtomicU64; 2]], at: u16, words: Words) {
+    if let Some([low, high]) = ring.get(usize::from(at)) {
+        low.store(words[0], Relaxed);
+        high.store(words[1], Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests;
