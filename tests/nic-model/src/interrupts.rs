@@ -120,8 +120,12 @@ impl Interrupts {
             },
             _ => match throttle(at).and_then(|vector| self.eitr.get_mut(vector)) {
                 // Bits 0 to 2 are reserved; the counter and its write-disable are not shown.
-                Some(eitr) if value & 7 == 0 => *eitr = value & 0x0000_8FF8,
-                Some(_) => complaints.add(format!("EITR is {value:#x}: bits 0 to 2 are reserved (8.2.3.5.12)")),
+                Some(eitr) => {
+                    if value & 7 != 0 {
+                        complaints.add(format!("EITR is {value:#x}: bits 0 to 2 are reserved (8.2.3.5.12)"));
+                    }
+                    *eitr = value & 0x0000_8FF8;
+                }
                 None => return false,
             },
         }
