@@ -104,6 +104,7 @@ fn what_is_missing_is_said_with_what_helps() -> Result<()> {
             "bond",
             |it| {
                 it.link("sys/class/net/enp2s0f1/master", "../bond0")?;
+                it.write("sys/class/net/enp2s0f1/upper_bond0", "")?;
                 it.write("sys/class/net/enp2s0f1/upper_vlan7", "")
             },
             &["is a member of bond0, carries vlan7"],
@@ -120,6 +121,18 @@ fn what_is_missing_is_said_with_what_helps() -> Result<()> {
             assert_eq!(machine.record()?, "", "{name}: {line}");
         }
     }
+    Ok(())
+}
+
+#[test]
+fn modules_are_loaded_if_they_are_not() -> Result<()> {
+    let machine = machine()?;
+    machine.remove("sys/bus/pci/drivers/vfio-pci")?;
+    machine
+        .write("lib/modules/6.1.0/modules.dep", "kernel/drivers/vfio/pci/vfio-pci.ko: kernel/drivers/vfio/vfio.ko")?;
+    assert!(machine.run("vfio-rebind --check 0000:02:00.1")?.ok()?.contains("vfio-pci can be loaded"));
+    machine.run("vfio-rebind 0000:02:00.1 alice")?.ok()?;
+    assert!(machine.record()?.starts_with("modprobe vfio-pci\n"));
     Ok(())
 }
 

@@ -21,6 +21,8 @@ pub mod joined_frame;
 mod joining;
 pub mod memory;
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 pub mod plain_card;
 pub mod positions;
 pub mod queue_registers;
@@ -32,3 +34,6 @@ pub mod transmit_area;
 pub mod transmit_queue;
 pub mod vf;
 pub mod wait;
+
+#[cfg(test)]
+mod tests;
