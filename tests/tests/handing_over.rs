@@ -7,6 +7,8 @@ use sv3_tests::failure::Result;
 use sv3_tests::machine::{Config, Machine};
 
 const READER: &str = env!("CARGO_BIN_EXE_vfio_reader");
+/// Lists who has what.
+const DRIVERS: &str = "for it in /sys/bus/pci/devices/*; do echo $it $(readlink $it/driver); done; ls /dev/vfio";
 const FUNCTION: &str = "0000:01:10.0";
 
 /// A machine with the scripts, iproute2's `ip`, and a shell that prefers it to busybox's.
@@ -30,7 +32,7 @@ fn a_card_goes_to_a_user_and_back() -> Result<()> {
     let mut machine = config().boot()?;
     let card = Machine::card(0);
     let interface = machine.interface(0)?;
-    let before = machine.sh("ls -l /sys/bus/pci/devices/*/driver /dev/vfio")?;
+    let before = machine.sh(DRIVERS)?;
     machine.sh(&format!("ip link set {interface} up"))?;
 
     let said = machine.sh(&format!("/scripts/vfio-rebind --check {interface} user"))?;
@@ -58,7 +60,7 @@ fn a_card_goes_to_a_user_and_back() -> Result<()> {
 
     machine.sh(&format!("/scripts/vfio-rebind --back {card}"))?;
     machine.interface(0)?;
-    assert_eq!(machine.sh("ls -l /sys/bus/pci/devices/*/driver /dev/vfio")?, before);
+    assert_eq!(machine.sh(DRIVERS)?, before);
     Ok(())
 }
 
