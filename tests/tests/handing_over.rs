@@ -107,3 +107,31 @@ fn a_machine_without_an_iommu_is_told_so() -> Result<()> {
     assert!(refused.status == 1 && refused.text.contains("the firmware offers no IOMMU"), "{refused:?}");
     Ok(())
 }
+
+#[test]
+#[ignore = "scripts/check runs it"]
+fn the_rule_of_udev_gives_a_card_to_its_user() -> Result<()> {
+    let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/udev/60-sv3-card.rules");
+    let mut machine = config().debian("usr/bin/udevadm").file(rules, "/rules").boot()?;
+    let card = Machine::card(0);
+    machine.sh("mkdir -p /etc/udev/rules.d /run/udev")?;
+    machine.sh(&format!("sed 's/0000:02:00.1/{card}/; s/alice/user/' /rules >/etc/udev/rules.d/60-sv3-card.rules"))?;
+    // The daemon is the same program by another name.
+    let daemon = "/debian/loader --argv0 systemd-udevd --library-path /debian/lib /debian/bin/udevadm";
+    machine.sh(&format!("{daemon} >/dev/null 2>&1 &"))?;
+    machine.sh("until udevadm control --ping --timeout=1 2>/dev/null; do usleep 20000; done")?;
+
+    // As at boot: the card is seen first, and drivers come later.
+    machine.write(&card, &format!("/sys/bus/pci/devices/{card}/driver/unbind"))?;
+    machine.sh("udevadm trigger --action=add --subsystem-match=pci; udevadm settle")?;
+    machine.write(&card, "/sys/bus/pci/drivers_probe")?;
+    machine.sh("udevadm settle")?;
+    let read = machine.as_user(&format!("vfio_reader {card}"))?;
+    assert!(read.contains("8086:10c9"), "{read}");
+
+    // Without a rule, the daemon leaves alone what the script did.
+    machine.sh("rm /etc/udev/rules.d/*; udevadm control --reload")?;
+    machine.sh(&format!("/scripts/vfio-rebind --back {card} && /scripts/vfio-rebind {card} user && udevadm settle"))?;
+    machine.as_user(&format!("vfio_reader {card}"))?;
+    Ok(())
+}
