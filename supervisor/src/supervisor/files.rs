@@ -13,7 +13,6 @@ use sv3::ipc::{Command, Report, RingFault};
 use sv3::status::AttachAnswer;
 
 use super::Supervisor;
-use crate::clients::slots::Slots;
 use crate::ports::files::FilePort;
 use crate::ports::holdings::Holdings;
 use crate::ports::port::Replay;
@@ -261,19 +260,25 @@ impl Supervisor {
         self.telemetry.events.say_of_port(&named, "loop", message, json!({ "other": other }));
     }
 
-    /// A port tried to take an address that another port has.
-    pub(super) fn address_conflict(&mut self, Report { port, ring: owner, value, .. }: Report) {
-        let address = MacAddr::from_bits(value);
-        let name_of = |slots: &mut Slots, slot| match slots.files(slot) {
+    /// A port tried to take an address that another port has. A worker says so once for each port that is added.
+    pub(super) fn address_conflict(&mut self, Report { port, ring: rival, value, .. }: Report) {
+        let is_there = self.clients.slots.is_there(rival);
+        let owner = match self.clients.slots.files(rival) {
             Some(port) => port.name().to_string(),
-            None => format!("p{slot}"),
+            None => format!("p{rival}"),
         };
-        let owner = name_of(&mut self.clients.slots, owner);
-        let told = format!("the address {address} belongs to {owner}: give this machine another one");
+        let address = MacAddr::from_bits(value);
         let Some(port) = self.clients.slots.files(port).filter(|port| port.conflict.is_none()) else {
             return self.count_idle_report();
         };
-        port.conflict = Some(told.clone());
+        // A client that comes back at once speaks before the worker has forgotten its last connection.
+        match is_there {
+            false if std::mem::replace(&mut port.came_back, true) => return self.count_idle_report(),
+            false => return,
+            true => {}
+        }
+        let told = format!("the address {address} belongs to {owner}: give this machine another one");
+        (port.conflict, port.rival) = (Some(told.clone()), Some(rival));
         let (named, name) = (port.named(), port.name());
         let message = format!(
             "{name}: {told}, or detach one of the two (every podman machine has the same address); its frames with \
