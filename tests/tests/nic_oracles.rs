@@ -47,9 +47,20 @@ impl Link {
         Ok(Link { machine, _cable: cable, peer, interface })
     }
 
-    fn await_carrier(&mut self) -> Result<()> {
+    fn await_carrier(&mut self, up: bool) -> Result<()> {
         let path = format!("/sys/class/net/{}/carrier", self.interface);
-        self.machine.sh(&format!("until grep -q 1 {path}; do usleep 20000; done")).map(drop)
+        self.machine.sh(&format!("until grep -q {} {path}; do usleep 20000; done", u8::from(up))).map(drop)
+    }
+
+    /// The driver notices that the wire is pulled out and plugged in.
+    fn survives_a_pull(&mut self, nic: &Nic) -> Result<()> {
+        nic.set_link(false);
+        self.await_carrier(false)?;
+        nic.set_link(true);
+        self.await_carrier(true)?;
+        let ping = self.ping("", PEER)?;
+        assert_eq!((ping.lost(), ping.duplicates), (0, 0), "after a pull: {ping:?}");
+        self.machine.check_kernel()
     }
 
     fn ping(&mut self, from: &str, to: &str) -> Result<Ping> {
@@ -67,7 +78,7 @@ impl Link {
     }
 
     fn works(&mut self) -> Result<()> {
-        self.await_carrier()?;
+        self.await_carrier(true)?;
         let peer = self.peer.clone();
         for (from, to) in [("", PEER), (&peer, CARD)] {
             let ping = self.ping(from, to)?;
@@ -91,7 +102,9 @@ fn an_82576_and_a_virtio_card_talk() -> Result<()> {
 fn linux_drives_an_82599() -> Result<()> {
     let mut nic = Nic::start(Function::Physical, Pf::new(PfSettings::default()))?;
     let config = Machine::config().module("ixgbe").vfio_user(&nic.socket());
-    Link::boot(config, |_| nic.wire())?.works()?;
+    let mut link = Link::boot(config, |_| nic.wire())?;
+    link.works()?;
+    link.survives_a_pull(&nic)?;
     nic.check_but(&LINUX_DOES)
 }
 
@@ -100,7 +113,9 @@ fn linux_drives_an_82599() -> Result<()> {
 fn linux_drives_a_virtual_function_of_an_82599() -> Result<()> {
     let mut nic = Nic::start(Function::Virtual, Vf::new(VfSettings::default()))?;
     let config = Machine::config().module("ixgbevf").vfio_user(&nic.socket());
-    Link::boot(config, |_| nic.wire())?.works()?;
+    let mut link = Link::boot(config, |_| nic.wire())?;
+    link.works()?;
+    link.survives_a_pull(&nic)?;
     nic.check_but(&LINUX_DOES)
 }
 
