@@ -39,13 +39,21 @@ fn run() -> Result<()> {
     peer.ip(&format!("link set {interface} up"))?;
 
     let switch = Home::new()?.start(&[])?;
-    attach(&switch, address)?;
+    let used = attach(&switch, address).and_then(|()| use_card(&switch, &peer, kills.parse()?));
+    println!("status: {}", serde_json::to_string(&switch.status()?)?);
+    if used.is_err() {
+        switch.events()?.iter().for_each(|event| println!("{event}"));
+    }
+    used
+}
+
+fn use_card(switch: &Switch, peer: &Namespace, kills: u32) -> Result<()> {
     let stations = [Station::connect(switch.socket(), 1)?, Station::connect(switch.socket(), 2)?];
     switch.await_ports(3)?;
-    let networks = [stations[0].network(), stations[1].network(), &peer];
-    networks.iter().try_for_each(|network| {
-        until("the peer to be heard", || Ok((ping(network, PEER, 1)?.lost() == 0).then_some(())))
-    })?;
+    let networks = [stations[0].network(), stations[1].network(), peer];
+    for network in networks {
+        until("the peer to be heard", || Ok((ping(network, PEER, 1)?.lost() == 0).then_some(())))?;
+    }
     for (from, to) in [(0, PEER), (1, PEER), (2, "10.9.0.1"), (2, "10.9.0.2"), (0, "10.9.0.2")] {
         let ping = ping(networks[from], to, PINGS)?;
         if ping.lost() > 0 || ping.duplicates > 0 {
@@ -53,9 +61,9 @@ fn run() -> Result<()> {
         }
     }
     println!("pings: ok");
-    let out = Exchange::start(stations[0].network(), &peer, PEER)?;
-    let back = Exchange::start(&peer, stations[1].network(), "10.9.0.2")?;
-    for kill in 0..kills.parse()? {
+    let out = Exchange::start(stations[0].network(), peer, PEER)?;
+    let back = Exchange::start(peer, stations[1].network(), "10.9.0.2")?;
+    for kill in 0..kills {
         out.await_progress().and_then(|()| back.await_progress())?;
         switch.kill_worker("KILL")?;
         println!("kill {kill}: {:?} {:?}", out.came(), back.came());
@@ -68,11 +76,7 @@ fn run() -> Result<()> {
             return Err(Failure::new(format!("{bad} segments had a wrong checksum")));
         }
     }
-    stations.into_iter().try_for_each(Station::finish)?;
-    for port in switch.status()?.ports {
-        println!("{}: {}", port.name, serde_json::to_string(&port)?);
-    }
-    Ok(())
+    stations.into_iter().try_for_each(Station::finish)
 }
 
 fn attach(switch: &Switch, address: &str) -> Result<()> {
