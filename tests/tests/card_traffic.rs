@@ -74,7 +74,7 @@ fn guests_use_a_virtual_function_of_an_82576() -> Result<()> {
     machine.write("0", &format!("{physical}/sriov_drivers_autoprobe"))?;
     machine.write("1", &format!("{physical}/sriov_numvfs"))?;
     machine
-        .sh(&format!("PATH=/bin:$PATH; ip link set {interface} vf 0 mac 52:54:00:00:02:00 spoofchk off trust on"))?;
+        .sh(&format!("/bin/ip link set {interface} vf 0 mac 52:54:00:00:02:00 spoofchk off trust on"))?;
     machine.sh(&format!("ip link set {interface} up"))?;
     use_card(&mut machine, "0000:01:10.0", 20)
 }
