@@ -54,6 +54,10 @@ pub struct FilePort {
     pub held: Holdings,
     /// The address that it tried to take and the owner of that address, in words.
     pub conflict: Option<String>,
+    /// The slot of that owner.
+    pub rival: Option<u16>,
+    /// It tried to take an address of a port that was about to go, as a client does that comes back at once.
+    pub came_back: bool,
     /// When the worker must have reported that the other side has hung up.
     pub end_due: Option<Instant>,
     /// A stream client's connection.
@@ -76,7 +80,7 @@ impl FilePort {
     /// A port without files.
     pub fn new(slot: u16, attachment: Attachment, owner: (i32, u32), serial: u64) -> FilePort {
         let (stopped, conflict, device, files, run, end_due) = Default::default();
-        let (quarantine, suspect, since, peer, held) = (None, None, None, None, Holdings::NONE);
+        let (quarantine, suspect, since, rival, peer, held) = (None, None, None, None, None, Holdings::NONE);
         FilePort {
             slot,
             attachment,
@@ -88,6 +92,8 @@ impl FilePort {
             since,
             held,
             conflict,
+            rival,
+            came_back: false,
             end_due,
             peer,
             device,
@@ -192,7 +198,8 @@ impl FilePort {
             device = name;
             files.push(OpenPair { fd, send_buffer });
         }
-        (self.files, self.device, self.stopped, self.conflict, self.end_due) = (files, device, None, None, None);
+        (self.files, self.device, self.stopped, self.end_due) = (files, device, None, None);
+        (self.conflict, self.rival) = (None, None);
         self.run = self.run.wrapping_add(1).max(1);
         Ok(())
     }
@@ -210,6 +217,13 @@ impl FilePort {
         self.stopped = Some(why);
         let pairs = 0..u16::try_from(self.files.len()).unwrap_or(0);
         pairs.map(|pair| Command::FileClose { port: self.slot, pair }.into()).collect()
+    }
+
+    /// The port in this slot is gone. If it owned the address that this one tried to take, this one may have it now.
+    pub fn rival_left(&mut self, slot: u16) {
+        if self.rival == Some(slot) {
+            (self.conflict, self.rival) = (None, None);
+        }
     }
 
     /// The other side has hung up. The worker reads what is left, and has some time to report the end.

@@ -184,6 +184,11 @@ impl Interrupts {
         (entry & VALID != 0).then(|| period(self.eitr.get(entry as usize & 0x3F).copied().unwrap_or(0)))
     }
 
+    /// Microseconds from the end of a flow of joined segments to its interrupt (GPIE.RSC_DELAY).
+    pub fn rsc_delay(&self) -> u32 {
+        ((self.gpie >> 11 & 7) + 1) * 4
+    }
+
     /// A cause that has a vector of its own, as the mailbox of a virtual function has.
     pub fn cause(&mut self, vector: u32) {
         self.set(1 << vector, 0);

@@ -15,11 +15,14 @@ use crate::nic::model_card::{ModelCard, file};
 use crate::port::card::CardQueue;
 use crate::port::endpoint::Endpoint;
 
+/// Writes to registers that wait: offset and value of each.
+type Writes = Vec<(u32, u32)>;
+
 /// Registers of the model, for which writes can wait.
 #[derive(Clone)]
 struct Registry {
     model: ModelCard,
-    waits: Arc<(AtomicBool, Mutex<Vec<(u32, u32)>>)>,
+    waits: Arc<(AtomicBool, Mutex<Writes>)>,
 }
 
 impl Bar for Registry {
