@@ -169,6 +169,16 @@ impl NetHdr {
     pub const NONE: NetHdr =
         NetHdr { flags: 0, gso_type: 0, hdr_len: 0, gso_size: 0, csum_start: 0, csum_offset: 0, num_buffers: 0 };
 
+    /// The header of a complete frame whose checksum is known to be right, for a receiver that negotiated
+    /// [`VIRTIO_NET_F_GUEST_CSUM`].
+    pub const VERIFIED: NetHdr = NetHdr { flags: VIRTIO_NET_HDR_F_DATA_VALID, ..NetHdr::NONE };
+
+    /// The header of a complete frame.
+    #[inline]
+    pub const fn of_complete(verified: bool) -> &'static NetHdr {
+        if verified { &NetHdr::VERIFIED } else { &NetHdr::NONE }
+    }
+
     /// Decodes the 12 octets of the ring's form. For a legacy header, the caller adds two zero octets.
     pub fn from_bytes(b: [u8; NET_HDR_LEN]) -> NetHdr {
         let u16_at = |lo: u8, hi: u8| u16::from_le_bytes([lo, hi]);

@@ -3,7 +3,7 @@
 //! Ignored by a plain `cargo test`, as each machine wants a processor: `scripts/check` runs it.
 
 use sv3_nic_model::vfio_user::Function;
-use sv3_nic_model::{Pf, PfSettings};
+use sv3_nic_model::{Pf, PfSettings, Vf, VfSettings};
 use sv3_tests::failure::Result;
 use sv3_tests::machine::Machine;
 use sv3_tests::nic::Nic;
@@ -50,9 +50,8 @@ fn a_machine_without_an_iommu_has_no_groups() -> Result<()> {
 #[test]
 #[ignore = "scripts/check runs it"]
 fn models_of_an_82599_are_handed_over_too() -> Result<()> {
-    let cards = [Function::Physical, Function::Virtual].map(|it| Nic::start(it, Pf::new(PfSettings::default())));
-    let [physical, virtual_function] = cards;
-    let (physical, virtual_function) = (physical?, virtual_function?);
+    let physical = Nic::start(Function::Physical, Pf::new(PfSettings::default()))?;
+    let virtual_function = Nic::start(Function::Virtual, Vf::new(VfSettings::default()))?;
     let config = Machine::config().vfio_user(&physical.socket()).vfio_user(&virtual_function.socket());
     let mut machine = config.program(READER).boot()?;
 

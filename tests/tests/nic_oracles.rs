@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use sv3_nic_model::vfio_user::Function;
-use sv3_nic_model::{Pf, PfSettings};
+use sv3_nic_model::{Pf, PfSettings, Vf, VfSettings};
 use sv3_tests::failure::Result;
 use sv3_tests::machine::{Config, Machine};
 use sv3_tests::network::Cable;
@@ -25,6 +25,10 @@ struct Link {
     interface: String,
 }
 
+/// What Linux does and the data sheet does not want: EITR of the vector for other causes is 1,950. A receive descriptor's
+/// second half is left as the card wrote it. A context of which only L4T matters does not say which IP it is.
+const LINUX_DOES: [&str; 3] = ["EITR is 0x79e", "has its bit DD set", "MACLEN 14 and IPv4 false; there is version 4"];
+
 const CARD: &str = "10.0.0.1";
 const PEER: &str = "10.0.0.2";
 
@@ -40,9 +44,20 @@ impl Link {
         Ok(Link { machine, _cable: cable, peer, interface })
     }
 
-    fn await_carrier(&mut self) -> Result<()> {
+    fn await_carrier(&mut self, up: bool) -> Result<()> {
         let path = format!("/sys/class/net/{}/carrier", self.interface);
-        self.machine.sh(&format!("until grep -q 1 {path}; do usleep 20000; done")).map(drop)
+        self.machine.sh(&format!("until grep -q {} {path}; do usleep 20000; done", u8::from(up))).map(drop)
+    }
+
+    /// The driver notices that the wire is pulled out and plugged in.
+    fn survives_a_pull(&mut self, nic: &Nic) -> Result<()> {
+        nic.set_link(false);
+        self.await_carrier(false)?;
+        nic.set_link(true);
+        self.await_carrier(true)?;
+        let ping = self.ping("", PEER)?;
+        assert_eq!((ping.lost(), ping.duplicates), (0, 0), "after a pull: {ping:?}");
+        self.machine.check_kernel()
     }
 
     fn ping(&mut self, from: &str, to: &str) -> Result<Ping> {
@@ -60,7 +75,7 @@ impl Link {
     }
 
     fn works(&mut self) -> Result<()> {
-        self.await_carrier()?;
+        self.await_carrier(true)?;
         let peer = self.peer.clone();
         for (from, to) in [("", PEER), (&peer, CARD)] {
             let ping = self.ping(from, to)?;
@@ -85,9 +100,20 @@ fn linux_drives_an_82599() -> Result<()> {
     let mut nic = Nic::start(Function::Physical, Pf::new(PfSettings::default()))?;
     let config = Machine::config().module("ixgbe").vfio_user(&nic.socket());
     let mut link = Link::boot(config, |_| nic.wire())?;
-    let outcome = link.works();
-    nic.check()?;
-    outcome
+    link.works()?;
+    link.survives_a_pull(&nic)?;
+    nic.check_but(&LINUX_DOES)
+}
+
+#[test]
+#[ignore = "scripts/check runs it"]
+fn linux_drives_a_virtual_function_of_an_82599() -> Result<()> {
+    let mut nic = Nic::start(Function::Virtual, Vf::new(VfSettings::default()))?;
+    let config = Machine::config().module("ixgbevf").vfio_user(&nic.socket());
+    let mut link = Link::boot(config, |_| nic.wire())?;
+    link.works()?;
+    link.survives_a_pull(&nic)?;
+    nic.check_but(&LINUX_DOES)
 }
 
 /// testpmd drives card 0, which is bound to vfio-pci, and answers the pings of a virtio card.
@@ -101,11 +127,9 @@ fn testpmd_answers(
     let peer = machine.interface(1)?;
     let peer = machine.enclose(&peer, &format!("{PEER}/24"))?;
     let testpmd = machine.start_testpmd(0, driver, "")?;
-    // The link may need a moment, for which ARP asks again.
-    let ping = machine.sh(&format!("{peer} ping -i 0.1 -W 2 -c 20 {CARD}"))?;
-    let ping = Ping::parse(&ping)?;
-    let said = testpmd.said(&mut machine)?;
-    assert!(ping.lost() <= 1 && ping.duplicates == 0, "{ping:?}\n{said}");
+    testpmd.await_answer(&mut machine, &format!("{peer} ping -W 1 -c 1 {CARD}"))?;
+    let ping = Ping::parse(&machine.sh(&format!("{peer} ping -i 0.1 -W 2 -c 20 {CARD}"))?)?;
+    assert_eq!((ping.lost(), ping.duplicates), (0, 0), "{ping:?}\n{}", testpmd.said(&mut machine)?);
     Ok(())
 }
 
@@ -120,7 +144,16 @@ fn dpdk_drives_an_82576() -> Result<()> {
 fn dpdk_drives_an_82599() -> Result<()> {
     let mut nic = Nic::start(Function::Physical, Pf::new(PfSettings::default()))?;
     let config = Machine::config().vfio_user(&nic.socket());
-    let outcome = testpmd_answers(config, |_| nic.wire(), "librte_net_ixgbe.so.23");
-    nic.check()?;
-    outcome
+    testpmd_answers(config, |_| nic.wire(), "librte_net_ixgbe.so.23")?;
+    // Each queue gets its head when it is enabled already, though the head is 0.
+    nic.check_but(&["a write to register 0x10 of a queue that is enabled"])
+}
+
+#[test]
+#[ignore = "scripts/check runs it"]
+fn dpdk_drives_a_virtual_function_of_an_82599() -> Result<()> {
+    let mut nic = Nic::start(Function::Virtual, Vf::new(VfSettings::default()))?;
+    let config = Machine::config().vfio_user(&nic.socket());
+    testpmd_answers(config, |_| nic.wire(), "librte_net_ixgbe.so.23")?;
+    nic.check()
 }

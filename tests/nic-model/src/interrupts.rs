@@ -120,8 +120,12 @@ impl Interrupts {
             },
             _ => match throttle(at).and_then(|vector| self.eitr.get_mut(vector)) {
                 // Bits 0 to 2 are reserved; the counter and its write-disable are not shown.
-                Some(eitr) if value & 7 == 0 => *eitr = value & 0x0000_8FF8,
-                Some(_) => complaints.add(format!("EITR is {value:#x}: bits 0 to 2 are reserved (8.2.3.5.12)")),
+                Some(eitr) => {
+                    if value & 7 != 0 {
+                        complaints.add(format!("EITR is {value:#x}: bits 0 to 2 are reserved (8.2.3.5.12)"));
+                    }
+                    *eitr = value & 0x0000_8FF8;
+                }
                 None => return false,
             },
         }
@@ -178,6 +182,11 @@ impl Interrupts {
     pub fn interval(&self, queue: usize) -> Option<u32> {
         let entry = self.ivar.get(queue / 2)? >> (queue % 2 * 16);
         (entry & VALID != 0).then(|| period(self.eitr.get(entry as usize & 0x3F).copied().unwrap_or(0)))
+    }
+
+    /// Microseconds from the end of a flow of joined segments to its interrupt (GPIE.RSC_DELAY).
+    pub fn rsc_delay(&self) -> u32 {
+        ((self.gpie >> 11 & 7) + 1) * 4
     }
 
     /// A cause that has a vector of its own, as the mailbox of a virtual function has.

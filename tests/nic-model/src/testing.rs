@@ -97,7 +97,7 @@ impl<C: Card> Driver<C> {
             self.write(queue + 0x10, 0);
             self.write(queue + 0x18, 0);
         }
-        self.write(receive + 0x14, 1 << 25 | (BUFFER / 1024) as u32);
+        self.write(receive + 0x14, 1 << 25 | 2 << 8 | (BUFFER / 1024) as u32);
         for index in 0..COUNT {
             self.give(index);
         }

@@ -28,6 +28,15 @@ const VTIVAR_MISC: u32 = 0x0140;
 const VFCTRL: u32 = 0x0000;
 const RST: u32 = 1 << 26;
 
+/// Whose virtual function it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VfModel {
+    /// The 82599's.
+    Ixgbe,
+    /// The 82576's.
+    Igb,
+}
+
 /// What the administrator and the physical function's driver allow, and how it is wired.
 #[derive(Clone, Copy, Debug)]
 pub struct VfSettings {
@@ -59,6 +68,7 @@ impl Default for VfSettings {
 /// The virtual function.
 pub struct Vf {
     function: Function,
+    model: VfModel,
     pool: Pool,
     mailbox: Mailbox,
     link: bool,
@@ -74,9 +84,15 @@ pub struct Vf {
 impl Vf {
     /// A function of a physical one whose driver runs.
     pub fn new(settings: VfSettings) -> Vf {
+        Vf::of(settings, VfModel::Ixgbe)
+    }
+
+    /// The same, of either card.
+    pub(crate) fn of(settings: VfSettings, model: VfModel) -> Vf {
         let mut it = Vf {
             function: Function::new(QUEUES),
-            pool: Pool::new(settings),
+            model,
+            pool: Pool::new(settings, model),
             mailbox: Mailbox::new(settings.slow),
             link: settings.link,
             losses: 0,
@@ -92,6 +108,18 @@ impl Vf {
     /// What the physical function's driver knows of it.
     pub fn pool(&self) -> &Pool {
         &self.pool
+    }
+
+    pub(crate) fn link_is_up(&self) -> bool {
+        self.link
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.function.gone
+    }
+
+    pub(crate) fn complain(&mut self, complaint: String) {
+        self.function.complaints.add(complaint);
     }
 
     /// Frames that were not sent since their source was foreign.
@@ -229,9 +257,13 @@ impl Vf {
         if !self.pool.takes(frame, headers.vlan) {
             return Put::Lost;
         }
-        let status = offload::check(frame, &headers) | if headers.vlan.is_some() { VP } else { 0 };
+        let checks = match self.model {
+            VfModel::Ixgbe => offload::check(frame, &headers),
+            VfModel::Igb => offload::check_82576(frame, &headers),
+        };
+        let status = checks | if headers.vlan.is_some() { VP } else { 0 };
         let report = Report { info: headers.packet_type(), hash: 0, status, vlan: headers.vlan.unwrap_or(0) };
-        self.function.store(&Arrival { frame, headers, queue: 0, report }, memory)
+        self.function.store(&Arrival { frame, headers, queue: 0, report, joins: false }, memory)
     }
 
     /// A frame comes. False: it is dropped.

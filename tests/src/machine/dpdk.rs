@@ -37,14 +37,7 @@ impl Machine {
             plugins.join(" ")
         );
         self.start(&command)?;
-        let testpmd = Testpmd { output };
-        let wait = format!("until grep -qE 'Press enter|exiting with code' {}; do usleep 50000; done", testpmd.output);
-        let output = self.run_for(&wait, PATIENCE)?;
-        let said = testpmd.said(self)?;
-        match output.status == 0 && said.contains("Press enter") {
-            true => Ok(testpmd),
-            false => Err(Failure::new(format!("testpmd does not start:\n{said}"))),
-        }
+        Ok(Testpmd { output })
     }
 }
 
@@ -54,7 +47,18 @@ pub struct Testpmd {
 }
 
 impl Testpmd {
-    /// All that it has printed.
+    /// Waits until it answers a ping, by a command that succeeds then. It says little about its start, as it writes to a
+    /// file.
+    pub fn await_answer(&self, machine: &mut Machine, ping: &str) -> Result<()> {
+        let end = format!("grep -q 'exiting with code' {}", self.output);
+        let output = machine.run_for(&format!("until {ping}; do {end} && exit 1; usleep 50000; done"), PATIENCE)?;
+        match output.status {
+            0 => Ok(()),
+            _ => Err(Failure::new(format!("testpmd does not answer:\n{}", self.said(machine)?))),
+        }
+    }
+
+    /// What it has printed and the kernel has got.
     pub fn said(&self, machine: &mut Machine) -> Result<String> {
         machine.sh(&format!("cat {}", self.output))
     }

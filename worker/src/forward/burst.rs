@@ -92,6 +92,7 @@ impl Burst {
             // Spreads senders that have one transmit queue each over the queues of a receiver that has several.
             flow: id.slot.wrapping_add(id.pair()),
             features: endpoint.features(),
+            verified: endpoint.verified(),
             header_len: endpoint.header_len(),
             budget,
             may_pause,
@@ -125,7 +126,7 @@ impl Burst {
         };
         pass(CrashPoint::Taken);
         for one in &mut *taken {
-            one.head = source.head(slices.range(one.from, one.to));
+            one.head = source.head(one, slices.range(one.from, one.to));
         }
         // Closures take copies of the references: so the list itself stays in registers.
         let (heads, all) = (&*taken, slices.from(0));
@@ -150,6 +151,8 @@ struct Sender {
     port: &'static Port,
     flow: u16,
     features: u64,
+    /// What a frame's header begins with if its checksum was verified ([`Kind::verified`]).
+    verified: u16,
     header_len: usize,
     budget: u64,
     may_pause: bool,
@@ -235,9 +238,10 @@ impl Sender {
         }
         let pieces = slices.range(one.from, one.to);
         let checked;
-        let (offload, snapshot) = match head.has_offload() {
-            false => (Offload::NONE, Snapshot::Chain(head)),
-            true => {
+        let (offload, snapshot) = match head.asks() {
+            0 => (Offload::NONE, Snapshot::Chain(head)),
+            asks if asks == self.verified => (Offload::VERIFIED, Snapshot::Chain(head)),
+            _ => {
                 checked = self.check(head, pieces, len).ok_or(DropReason::BadOffload)?;
                 (&checked.offload, checked.snapshot(head))
             }
@@ -266,8 +270,9 @@ impl Sender {
             return Delivered::default();
         };
         let (mut last, mut cost, mut most) = (&one.head, sending.cost(), 0);
+        let asks = one.head.asks();
         for next in others {
-            let Some(len) = self.plain_len(next).filter(|_| cost < self.budget) else { break };
+            let Some(len) = self.plain_len(next, asks).filter(|_| cost < self.budget) else { break };
             let addresses = || next.head.addresses(self.header_len);
             if !next.head.same_addresses(last) && !sending.goes_to(&egress, addresses()) {
                 break;
@@ -276,14 +281,15 @@ impl Sender {
             cost += DELIVERY + DESCRIPTOR + egress.frame_cost + len as u64;
             most += 1;
         }
-        sending.repeat(&egress, others.iter().map_while(|next| next.plain(slices)), most)
+        let verified = asks != 0 && asks == self.verified;
+        sending.repeat(&egress, others.iter().map_while(|next| next.plain(slices)), most, verified)
     }
 
-    /// Octets of a frame that lies in one piece and needs no offload.
+    /// Octets of a frame that lies in one piece and asks for the same as a frame that needs no offload.
     #[inline]
-    fn plain_len(&self, taken: &Taken) -> Option<usize> {
+    fn plain_len(&self, taken: &Taken, asks: u16) -> Option<usize> {
         let len = taken.len?.checked_sub(self.header_len)?;
-        let plain = taken.to == taken.from + 1 && !taken.head.has_offload();
+        let plain = taken.to == taken.from + 1 && taken.head.asks() == asks;
         (plain && (ETHERNET_LEN..=MAX_FRAME).contains(&len)).then_some(len)
     }
 

@@ -183,6 +183,12 @@ impl<'l> Fdb<'l> {
         }
     }
 
+    /// The addresses of these ports that have not aged.
+    pub fn addresses(&self, now_s: u64, of: impl Fn(u16) -> bool) -> impl Iterator<Item = MacAddr> {
+        let keys = self.entries.iter().filter(move |entry| fresh(entry, now_s)).map(|entry| entry.key.load(Relaxed));
+        keys.filter(move |key| *key != 0 && of(port_of(*key))).map(MacAddr::from_bits)
+    }
+
     /// 24 bits for a port that differ between switches, and are the same for each worker of one. They tell nothing of
     /// the secret.
     pub fn pseudonym(&self, port: u16) -> u64 {

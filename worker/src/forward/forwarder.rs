@@ -1,7 +1,6 @@
 //! Forwarding: all ports and the forwarding table. One frame comes in, none or several go out. Each thread has its
 //! own view.
 
-#[cfg(test)]
 use sv3::frame::MacAddr;
 use sv3::ids::QueueId;
 use sv3::ipc::RingFault;
@@ -53,6 +52,11 @@ impl Forwarder {
     /// Forgets the addresses of all other ports than these.
     pub fn retain(&self, keep: impl Fn(u16) -> bool) {
         self.fdb.retain(keep);
+    }
+
+    /// The addresses of these ports.
+    pub fn addresses(&self, of: impl Fn(u16) -> bool) -> impl Iterator<Item = MacAddr> {
+        self.fdb.addresses(self.now_s, of)
     }
 
     /// Marks the addresses of these ports, to be announced to the network. True: there are some.

@@ -157,9 +157,10 @@ impl Leases {
         let Leases { workspaces, scratch, held, faults, .. } = self;
         let Some(held) = held.get_mut(at) else { return Ok(()) };
         let mut delivery = Delivery { workspaces, held, state, has_delivered: false };
-        let result = if frame.offload.fits(delivery.held.lease.endpoint.features()) {
+        let features = delivery.held.lease.endpoint.features();
+        let result = if frame.offload.fits(features) {
             let Frame { offload, slices, skip, len, snapshot, plain, .. } = *frame;
-            delivery.deliver(&Outgoing { hdr: &offload.hdr, slices, skip, len, snapshot, plain })
+            delivery.deliver(&Outgoing { hdr: offload.hdr_for(features), slices, skip, len, snapshot, plain })
         } else {
             delivery.translate(frame, scratch)
         };
@@ -182,7 +183,8 @@ impl Leases {
         Ok(())
     }
 
-    /// Delivers up to `most` frames without offloads. Stops at the first frame that needs more work.
+    /// Delivers up to `most` frames without offloads, whose checksums were `verified` or not. Stops at the first frame that
+    /// needs more work.
     #[inline]
     pub fn deliver_plain<'t>(
         &mut self,
@@ -190,9 +192,10 @@ impl Leases {
         state: &mut DeliveryState<'t>,
         frames: impl Iterator<Item = PlainFrame<'t>>,
         most: usize,
+        verified: bool,
     ) -> Delivered {
         let Some(held) = self.held.get_mut(at) else { return Delivered::default() };
-        let delivered = held.lease.endpoint.deliver_plain(state, frames, most);
+        let delivered = held.lease.endpoint.deliver_plain(state, frames, most, verified);
         held.frames += delivered.frames;
         held.octets += delivered.octets;
         delivered

@@ -5,7 +5,7 @@
 //! same gets the frame unchanged. For any other receiver the worker does the work on a copy: [`finish_checksum`] or
 //! [`Segments`]. A frame costs one comparison to find out which case applies ([`Offload::fits`]).
 //!
-//! Only a device may set `VIRTIO_NET_HDR_F_DATA_VALID` (5.1.6.2.1). From a sender it is ignored like any unknown flag
+//! Only a device may set `VIRTIO_NET_HDR_F_DATA_VALID` (5.1.6.2.1). From a guest it is ignored like any unknown flag
 //! (5.1.6.2.2), so no receiver trusts a checksum that another guest claims to have verified. Segmentation in tunnels
 //! and UFO are not offered; a header that asks for them is refused like any other that was not negotiated.
 
@@ -43,6 +43,19 @@ pub struct Offload {
 impl Offload {
     /// No offload.
     pub const NONE: &'static Offload = &Offload { hdr: NetHdr::NONE, l3: 0, needs: 0 };
+
+    /// No offload, and the frame's checksum was verified by the device that it came from.
+    pub const VERIFIED: &'static Offload = &Offload { hdr: NetHdr::VERIFIED, l3: 0, needs: 0 };
+
+    /// The header for a receiver that takes the frame unchanged. Only one that negotiated checksums may be told that one
+    /// was verified (virtio 1.3, 5.1.6.4.1).
+    #[inline]
+    pub fn hdr_for(&self, features: u64) -> &NetHdr {
+        match self.hdr.flags & VIRTIO_NET_HDR_F_DATA_VALID != 0 && !VIRTIO_NET_F_GUEST_CSUM.of(features) {
+            true => &NetHdr::NONE,
+            false => &self.hdr,
+        }
+    }
 
     /// Whether the frame needs no offload.
     #[inline]

@@ -213,10 +213,17 @@ impl<'f, 't> Sending<'f, 't> {
         self.learn(src).is_ok() && egress.to != from && self.find(dst) == Some(egress.to)
     }
 
-    /// Delivers up to `most` frames without offloads to this egress. Stops at the first frame that needs more work.
+    /// Delivers up to `most` frames without offloads, whose checksums were `verified` or not, to this egress. Stops at the
+    /// first frame that needs more work.
     #[inline]
-    pub fn repeat(&mut self, egress: &Egress, frames: impl Iterator<Item = PlainFrame<'t>>, most: usize) -> Delivered {
-        self.forwarder.leases.deliver_plain(egress.at, &mut self.state, frames, most)
+    pub fn repeat(
+        &mut self,
+        egress: &Egress,
+        frames: impl Iterator<Item = PlainFrame<'t>>,
+        most: usize,
+        verified: bool,
+    ) -> Delivered {
+        self.forwarder.leases.deliver_plain(egress.at, &mut self.state, frames, most, verified)
     }
 
     /// Publishes to all receivers, signals the guests that ask for it, and gives back the leases. Returns the cost of

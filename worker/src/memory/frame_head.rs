@@ -54,11 +54,10 @@ impl FrameHead {
         self
     }
 
-    /// Whether the sender asks for an offload.
+    /// What the sender asks for or claims: the net header's first two octets, flags and gso_type, as a number. 0: nothing.
     #[inline]
-    pub fn has_offload(&self) -> bool {
-        // The header's first two octets: flags and gso_type.
-        u64::from_le(self.0[0]) as u16 != 0
+    pub fn asks(&self) -> u16 {
+        u64::from_le(self.0[0]) as u16
     }
 
     /// Whether the frames have the same addresses. False as well if the two octets after the addresses differ.

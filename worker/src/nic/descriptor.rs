@@ -30,12 +30,6 @@ impl WriteBack {
         (it.status & DD != 0).then_some(it)
     }
 
-    /// Whether the card has written the second word (DD).
-    #[inline]
-    pub fn is_done(high: u64) -> bool {
-        high as u32 & DD != 0
-    }
-
     /// EOP: it is the frame's last descriptor. Otherwise status and errors are not valid, but [`WriteBack::next`].
     #[inline]
     pub fn is_last(&self) -> bool {

@@ -13,9 +13,9 @@ use crate::memory::slice::GuestSlice;
 /// Where a TCP header has its checksum.
 const TCP_CSUM: usize = 16;
 
-/// Completes the headers of a frame of `len` octets that were `joined` frames. `first`: its first buffer. Returns the net
-/// header. `None`: it is no TCP.
-pub fn complete(first: &GuestSlice<'_>, len: usize, joined: u16) -> Option<NetHdr> {
+/// Completes the headers of a frame of `len` octets that were `joined` frames. `first`: its first buffer. `mtu`: that of
+/// the network. Returns the net header. `None`: it is no TCP.
+pub fn complete(first: &GuestSlice<'_>, (len, joined): (usize, u16), mtu: u16) -> Option<NetHdr> {
     let mut head = [0; HEAD];
     let known = first.read(0, &mut head);
     let head = head.get(..known)?;
@@ -38,7 +38,7 @@ pub fn complete(first: &GuestSlice<'_>, len: usize, joined: u16) -> Option<NetHd
     };
     let pseudo = fold(u64::from(sum(addresses, 0)) + u64::from(protocol) + (len - l4) as u64);
     first.write(l4 + TCP_CSUM, &pseudo.to_be_bytes());
-    let size = (len - end).div_ceil(usize::from(joined).max(1));
+    let size = segment_size(len - end, joined, usize::from(mtu).saturating_sub(end - l3));
     Some(NetHdr {
         flags: VIRTIO_NET_HDR_F_NEEDS_CSUM,
         gso_type: if v6 { VIRTIO_NET_HDR_GSO_TCPV6 } else { VIRTIO_NET_HDR_GSO_TCPV4 },
@@ -48,4 +48,27 @@ pub fn complete(first: &GuestSlice<'_>, len: usize, joined: u16) -> Option<NetHd
         csum_offset: TCP_CSUM as u16,
         num_buffers: 0,
     })
+}
+
+/// Octets of payload in each of the frames, of which the last one may have had less. The card tells only how many there
+/// were. If each may have had the `usual` number, they are taken to have had it.
+fn segment_size(payload: usize, joined: u16, usual: usize) -> usize {
+    let joined = usize::from(joined).max(1);
+    let least = payload.div_ceil(joined);
+    let most = payload.saturating_sub(1).checked_div(joined - 1).unwrap_or(payload);
+    if (least..=most).contains(&usual) { usual } else { least }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_have_the_usual_size_if_they_can() {
+        assert_eq!(segment_size(5000, 4, 1448), 1448);
+        assert_eq!(segment_size(4 * 1448, 4, 1448), 1448);
+        assert_eq!(segment_size(3 * 1448 + 1, 4, 1448), 1448);
+        assert_eq!(segment_size(4 * 1000, 4, 1448), 1000, "another size");
+        assert_eq!((segment_size(100, 1, 1448), segment_size(100, 0, 100)), (100, 100));
+    }
 }

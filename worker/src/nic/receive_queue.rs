@@ -3,7 +3,7 @@
 //! # Theory of operation
 //!
 //! Buffer *i* belongs to descriptor *i* for ever: frames are copied out, so a buffer goes back to the card when its frame
-//! is forwarded. The card has the descriptors from [`ReceiveQueue::position`] up to the tail (RDT), all but one.
+//! is forwarded. The card has the descriptors from the position up to the tail (RDT), all but one.
 //!
 //! A frame that does not fit into one buffer goes on in the next descriptor. If the card joins frames (RSC), it fills
 //! descriptors of several flows by turns: a descriptor says where its frame goes on (NEXTP), always further behind. Frames
@@ -110,14 +110,18 @@ impl ReceiveQueue {
     }
 
     /// The first descriptor whose frame is not done with.
-    #[inline]
+    #[cfg(test)]
     pub fn position(&self) -> u16 {
         self.position
     }
 
-    /// Where a buffer begins in the card's memory.
+    /// Where the first buffer begins in the card's memory, and how many octets each has.
     #[inline]
-    pub fn buffer(&self, index: u16) -> usize {
+    pub fn buffers(&self) -> (usize, usize) {
+        (self.layout.buffers, self.buffer.into())
+    }
+
+    fn buffer(&self, index: u16) -> usize {
         self.layout.buffers + usize::from(index) * usize::from(self.buffer)
     }
 

@@ -24,9 +24,6 @@ pub struct Request {
 }
 
 impl Request {
-    /// Most octets of a frame: what the field PAYLEN holds.
-    pub const LEN_MAX: u32 = (1 << 18) - 1;
-
     /// A frame that is complete.
     pub fn plain(len: u32) -> Request {
         Request { len, ..Request::default() }

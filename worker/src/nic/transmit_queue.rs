@@ -334,11 +334,6 @@ impl TransmitQueue {
     pub fn has_news(&self, memory: &CardMemory) -> bool {
         self.head_word(memory).is_some_and(|word| word.load(Relaxed) & 0xffff_ffff != u64::from(self.clean))
     }
-
-    /// Frames that are put and not known to be sent, in descriptors.
-    pub fn waiting(&self) -> u16 {
-        self.ring.distance(self.clean, self.tail)
-    }
 }
 
 #[inline]

@@ -3,6 +3,7 @@
 //! It executes commands between two turns of its own queues. Like any thread, it leases a queue before it changes the
 //! queue. So when it reports that a command is done, no thread still moves a frame that the command forbids.
 
+mod cards;
 mod files;
 mod memory;
 #[cfg(test)]
@@ -63,6 +64,7 @@ pub struct ControlThread {
     deferred: Option<CommandWithFds>,
     announcements: rarp::Pending,
     uplinks: uplinks::Uplinks,
+    cards: cards::Cards,
     poller: Poller,
     /// When the worker last reported that it woke, in nanoseconds.
     said_busy: u64,
@@ -90,6 +92,7 @@ impl ControlThread {
             deferred: None,
             announcements: rarp::Pending::default(),
             uplinks: uplinks::Uplinks::new(),
+            cards: cards::Cards::default(),
             poller,
             said_busy: 0,
         }
@@ -119,12 +122,16 @@ impl ControlThread {
         self.requests.hand_over();
         self.announce_pending();
         let has_more = self.tend_uplinks();
+        self.tend_cards(false);
         let must_try_again = has_more || self.requests.must_try_again() || !self.announcements.is_empty();
         let may_block = !self.link.pending() && !must_try_again;
         let looked = self.poller.look(may_block);
         let looked = looked.map_err(|errno| LinkEnd::Broken(format!("epoll_wait: {errno}")))?;
         if looked.blocked && !self.standby {
             self.say_busy()?;
+        }
+        if looked.cards {
+            self.tend_cards(true);
         }
         if looked.nudged {
             self.stop_broken();
@@ -206,10 +213,10 @@ impl ControlThread {
             Command::SendRarp { port, mac } => self.send_rarp(port, mac),
             Command::FileOpen { port, pair, settings } => self.open_file((port, pair), settings, fds.next()),
             Command::FileClose { port, pair } => self.close_file(port, pair),
-            Command::CardMemory { .. }
-            | Command::CardInterrupt { .. }
-            | Command::CardOpen { .. }
-            | Command::CardStart { .. } => Err(nix::errno::Errno::ENOTSUP),
+            Command::CardMemory { port, settings } => self.card_memory(port, settings, fds.next()),
+            Command::CardInterrupt { port, vector } => self.card_interrupt(port, vector, fds.next()),
+            Command::CardOpen { port, settings } => self.card_device(port, settings, fds.next()),
+            Command::CardStart { port } => self.card_start(port),
             Command::LoopProbe { port, token } => self.probe(port, token),
             Command::Barrier => return self.link.report(Report::new(ReportKind::Done, seq)),
         };
@@ -250,8 +257,8 @@ impl ControlThread {
         self.threads.ports.set_learning(slot, learning);
         let place = self.clients.get_mut(usize::from(slot)).ok_or(NO_PORT)?;
         *place = Some(Box::default());
-        // The client of a port of vrings starts them, and files and cards come by commands. A port of any other kind has one queue
-        // pair from the start.
+        // The client of a port of vrings starts them, and files and cards come by commands. A port of any other kind has
+        // one queue pair from the start.
         if matches!(kind, PortKind::Vrings | PortKind::Files | PortKind::Card) {
             return Ok(());
         }
@@ -282,6 +289,7 @@ impl ControlThread {
                 lease.reset(Endpoint::default());
             }
         }
+        self.close_card(slot);
         self.announcements.forget(slot);
         self.uplinks.forget(slot);
         self.threads.ports.set_learning(slot, Learning::Free);
@@ -300,6 +308,7 @@ impl ControlThread {
         self.poller.forwarder.retain(|slot| clients.get(usize::from(slot)).is_some_and(Option::is_some));
         self.poller.forwarder.recount();
         self.uplinks.takes_over = true;
+        self.open_cards();
         for transmit in [false, true] {
             for port in threads.ports.all() {
                 port.used().filter(|queue| queue.transmits() == transmit).for_each(|queue| self.bring_up(queue));
@@ -384,6 +393,9 @@ impl ControlThread {
 
     /// Stops a queue without a command and reports that to the supervisor.
     fn fault(&mut self, queue: QueueId, fault: RingFault) {
+        if self.queue(queue).is_some_and(|mut lease| lease.endpoint().card().is_some()) {
+            return self.stop_card(queue.slot, fault);
+        }
         self.stop(queue);
         // What is behind a file is gone for both directions.
         if self.queue(queue).is_some_and(|mut lease| lease.endpoint().file().is_some()) {

@@ -17,6 +17,7 @@ use sv3::ids::QueueId;
 pub const MAX_EVENTS: usize = 64;
 const CONTROL: u64 = u64::MAX;
 const NUDGE: u64 = u64::MAX - 1;
+const CARD: u64 = u64::MAX - 2;
 
 /// Room for the events of one wait.
 pub type Events = [EpollEvent; MAX_EVENTS];
@@ -28,7 +29,9 @@ pub enum Woken {
     Control,
     /// Another thread has left work for this one.
     Nudge,
-    /// A guest kicked, or a file has an event. May be stale: the queue may have been removed.
+    /// A card raised a vector that is no queue's.
+    Card,
+    /// A guest kicked, a file has an event, or a card raised a queue's vector. May be stale: the queue may have been removed.
     Kick(QueueId),
 }
 
@@ -88,6 +91,11 @@ impl Notify {
         self.all.add(kick, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, data(queue)))
     }
 
+    /// Waits for the vector of a card that is no queue's, once the worker serves. The control thread's alone.
+    pub fn watch_card(&self, event: &OwnedFd) -> nix::Result<()> {
+        self.all.add(event, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, CARD))
+    }
+
     /// Stops waiting for kicks of a ring. Must come before the fd is closed, since the client holds the file as well.
     pub fn forget(&self, kick: &OwnedFd) {
         let _ = self.all.delete(kick);
@@ -113,6 +121,7 @@ impl Notify {
         Ok(events.iter().take(count).map(|event| match event.data() {
             CONTROL => Woken::Control,
             NUDGE => Woken::Nudge,
+            CARD => Woken::Card,
             data => Woken::Kick(QueueId::new((data >> 16) as u16, data as u16)),
         }))
     }

@@ -149,6 +149,8 @@ pub struct Looked {
     pub commands: bool,
     /// Another thread has left work for this one.
     pub nudged: bool,
+    /// The vector of a card came that is no queue's.
+    pub cards: bool,
 }
 
 /// One thread's rings.
@@ -317,13 +319,14 @@ impl Poller {
         if block {
             self.state.fall_asleep(asked_ns);
         }
-        let mut looked = Looked { blocked: block, commands: false, nudged: false };
+        let mut looked = Looked { blocked: block, commands: false, nudged: false, cards: false };
         let mut kicked = [None; MAX_EVENTS];
         let woken = self.notify().wait(&mut self.events, timeout)?;
         for (woken, place) in woken.zip(&mut kicked) {
             match woken {
                 Woken::Control => looked.commands = true,
                 Woken::Nudge => looked.nudged = true,
+                Woken::Card => looked.cards = true,
                 Woken::Kick(queue) => *place = Some(queue),
             }
         }

@@ -8,6 +8,7 @@
 use sv3::ipc::{PortKind, RingFault};
 
 use super::batch::PlainFrame;
+use super::card::CardQueue;
 use super::counting::Counting;
 use super::files::{self, FileQueue};
 #[cfg(any(test, feature = "fuzzing"))]
@@ -24,6 +25,8 @@ pub enum Endpoint {
     Vring(Vring),
     /// An open file.
     Files(Box<FileQueue>),
+    /// A queue of a network card.
+    Card(Box<CardQueue>),
     /// For tests.
     #[cfg(any(test, feature = "fuzzing"))]
     InMemory(InMemory),
@@ -41,6 +44,7 @@ macro_rules! each {
         match $endpoint {
             Endpoint::Vring($it) => $do,
             Endpoint::Files($it) => $do,
+            Endpoint::Card($it) => $do,
             #[cfg(any(test, feature = "fuzzing"))]
             Endpoint::InMemory($it) => $do,
         }
@@ -55,6 +59,10 @@ macro_rules! each_source {
                 $crate::port::vring::each_source!(vring, $source => $do, $nothing)
             }
             $crate::port::endpoint::Endpoint::Files(queue) => {
+                let $source = &mut queue.source();
+                $do
+            }
+            $crate::port::endpoint::Endpoint::Card(queue) => {
                 let $source = &mut queue.source();
                 $do
             }
@@ -91,7 +99,7 @@ impl Endpoint {
     pub fn vring(&mut self) -> Option<&mut Vring> {
         match self {
             Endpoint::Vring(vring) => Some(vring),
-            Endpoint::Files(_) => None,
+            Endpoint::Files(_) | Endpoint::Card(_) => None,
             #[cfg(any(test, feature = "fuzzing"))]
             Endpoint::InMemory(_) => None,
         }
@@ -101,6 +109,14 @@ impl Endpoint {
     pub fn file(&mut self) -> Option<&mut FileQueue> {
         match self {
             Endpoint::Files(queue) => Some(queue),
+            _ => None,
+        }
+    }
+
+    /// The queue of a card, if it is one.
+    pub fn card(&mut self) -> Option<&mut CardQueue> {
+        match self {
+            Endpoint::Card(queue) => Some(queue),
             _ => None,
         }
     }
@@ -136,6 +152,11 @@ impl Kind for Endpoint {
     #[inline]
     fn header_len(&self) -> usize {
         each!(self, it => it.header_len())
+    }
+
+    #[inline]
+    fn verified(&self) -> u16 {
+        each!(self, it => it.verified())
     }
 
     fn arm(&mut self) -> bool {
@@ -190,6 +211,7 @@ impl Sink for Endpoint {
         match self {
             Endpoint::Vring(vring) => vring.deliver(&mut workspaces.vring, state, frame),
             Endpoint::Files(queue) => queue.deliver(&mut workspaces.files, state, frame),
+            Endpoint::Card(queue) => queue.deliver(&mut (), state, frame),
             #[cfg(any(test, feature = "fuzzing"))]
             Endpoint::InMemory(queue) => queue.deliver(&mut (), state, frame),
         }
@@ -201,8 +223,9 @@ impl Sink for Endpoint {
         state: &mut DeliveryState<'t>,
         frames: impl Iterator<Item = PlainFrame<'t>>,
         most: usize,
+        verified: bool,
     ) -> Delivered {
-        each!(self, it => it.deliver_plain(state, frames, most))
+        each!(self, it => it.deliver_plain(state, frames, most, verified))
     }
 
     #[inline]

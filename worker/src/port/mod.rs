@@ -4,6 +4,7 @@
 //! folder. The first one is [`vring`].
 
 pub mod batch;
+pub mod card;
 pub mod cost;
 pub mod counting;
 pub mod endpoint;

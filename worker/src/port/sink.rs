@@ -36,6 +36,12 @@ impl Outgoing<'_, '_, '_> {
         let hdr = if header_len == NET_HDR_LEN_LEGACY { &whole[..NET_HDR_LEN_LEGACY] } else { &whole[..] };
         let mut writer = Writer::new(buffers);
         writer.write(hdr);
+        self.write_frame(writer);
+    }
+
+    /// Writes the frame alone, to where there is room for it.
+    #[inline(always)]
+    pub fn write_frame(&self, mut writer: Writer<'_, '_>) {
         let (Outgoing { slices, skip, len, snapshot, .. }, mut room) = (*self, [0; HEAD_LEN]);
         let snapshot = snapshot.octets((skip, len), &mut room);
         writer.write(snapshot);
@@ -95,13 +101,14 @@ pub trait Sink {
         frame: &Outgoing<'_, 't, '_>,
     ) -> Result<(), Undelivered>;
 
-    /// Delivers up to `most` frames without offloads. Stops at the first frame that needs more work;
-    /// [`Sink::deliver`] takes that one.
+    /// Delivers up to `most` frames without offloads, whose checksums were `verified` or not. Stops at the first frame that
+    /// needs more work; [`Sink::deliver`] takes that one.
     fn deliver_plain<'t>(
         &mut self,
         state: &mut DeliveryState<'t>,
         frames: impl Iterator<Item = PlainFrame<'t>>,
         most: usize,
+        verified: bool,
     ) -> Delivered;
 
     /// The position of the next frame, in the sink's own numbers. Each delivered frame changes it.

@@ -16,10 +16,11 @@ pub trait Source<'m> {
     /// budget also limits the cost to deliver them.
     fn take(&mut self, batch: &mut Batch<'_, 'm>, budget: u64) -> Result<u64, RingFault>;
 
-    /// The first octets of a frame in these slices, read once. What is in front of the frame is a net header of
+    /// The first octets of a taken frame in its slices, read once. What is in front of the frame is a net header of
     /// [`super::kind::Kind::header_len`] octets.
     #[inline(always)]
-    fn head(&self, slices: &[GuestSlice<'m>]) -> FrameHead {
+    fn head(&self, taken: &Taken, slices: &[GuestSlice<'m>]) -> FrameHead {
+        let _ = taken;
         FrameHead::read(slices)
     }
 

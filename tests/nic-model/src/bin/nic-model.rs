@@ -1,4 +1,4 @@
-//! `nic-model --socket PATH --wire PATH --function pf`: serves a model of an 82599 to QEMU by vfio-user, for work by hand.
+//! `nic-model --socket PATH --wire PATH --function pf|vf`: serves a model of an 82599 to QEMU by vfio-user, for work by hand.
 //!
 //! The wire is a socket that somebody listens on, such as QEMU's `-netdev stream,server=on`. A line `up` or `down` on
 //! standard input plugs the wire in or pulls it out. What the card complains about is printed at the end of the input.
@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use sv3_nic_model::vfio_user::{Function, Served};
-use sv3_nic_model::{Card, Pf, PfSettings};
+use sv3_nic_model::{Card, Pf, PfSettings, Vf, VfSettings};
 
 fn main() -> ExitCode {
     match run() {
@@ -29,7 +29,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         args.get(at + 1).ok_or(format!("{name} has no value"))
     };
     let function = value("--function")?;
-    let (function, card) = card(function).ok_or(format!("--function {function} is unknown; there is: pf"))?;
+    let (function, card) = card(function).ok_or(format!("--function {function} is unknown; there are: pf, vf"))?;
     let wire = UnixStream::connect(value("--wire")?)?;
     let served = Served::start(function, card, Path::new(value("--socket")?), wire)?;
     for line in std::io::stdin().lock().lines() {
@@ -46,6 +46,7 @@ fn run() -> Result<(), Box<dyn Error>> {
 fn card(function: &str) -> Option<(Function, Box<dyn Card + Send>)> {
     match function {
         "pf" => Some((Function::Physical, Box::new(Pf::new(PfSettings::default())))),
+        "vf" => Some((Function::Virtual, Box::new(Vf::new(VfSettings::default())))),
         _ => None,
     }
 }

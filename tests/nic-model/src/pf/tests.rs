@@ -179,6 +179,7 @@ fn joining() -> Driver {
     let mut driver = Driver::pf();
     driver.write(reg::RDRXCTL, 1 << 1 | 1 << 25);
     driver.write(0x102C, 1 | 2 << 2);
+    driver.write(0x5480, 1 << 4);
     driver.write(0x0900, 0x80);
     driver.write(0x0898, 1 << 4 | 10 << 11);
     driver.write(0x0820, 100 << 3);
@@ -244,6 +245,20 @@ fn joined_segments_take_no_more_descriptors_than_the_driver_allows() {
 }
 
 #[test]
+fn a_driver_that_prepares_joining_badly_is_told() {
+    let mut driver = Driver::pf();
+    driver.write(0x102C, 1 | 3 << 2);
+    driver.start();
+    assert_eq!(driver.card.complaints().len(), 2, "{:?}", driver.card.complaints());
+    assert!(driver.arrives(&segment(0, 0x10)));
+    assert_eq!(driver.card.complaints().len(), 3, "no vector");
+    driver.write(reg::RFCTL, 1 << 5);
+    assert!(driver.arrives(&segment(1, 0x10)));
+    driver.write(reg::RFCTL, 0);
+    assert!(driver.arrives(&segment(2, 0x18)));
+}
+
+#[test]
 fn descriptors_are_written_back_by_threshold_or_time() {
     let mut driver = Driver::running();
     driver.write(0x6028, 4 << 16);
@@ -301,6 +316,19 @@ fn tags_stay_unless_the_driver_wants_them_apart() {
     assert!(driver.arrives(&tagged));
     tagged.drain(12..16);
     assert_eq!(driver.received().unwrap().frame, tagged);
+    driver.content();
+}
+
+#[test]
+fn damaged_frames_are_counted_and_seen_by_who_wants_them() {
+    let mut driver = Driver::running();
+    assert!(!driver.card.receive_damaged(&frame(60), &mut driver.ram));
+    let control = driver.get(reg::FCTRL);
+    driver.write(reg::FCTRL, control | reg::SBP);
+    assert!(driver.card.receive_damaged(&frame(60), &mut driver.ram));
+    assert_eq!((driver.received().unwrap().high >> 29 & 1, driver.get(reg::CRCERRS)), (1, 2));
+    assert!(driver.arrives(&frame(60)));
+    assert_eq!(driver.received().unwrap().high >> 29 & 1, 0);
     driver.content();
 }
 

@@ -77,6 +77,9 @@ pub static KNOWN: &[Known] = &[
     one("GRC", 0x10200, Stored),
     one("SRAMREL", 0x10210, Stored),
     one("MREVID", 0x11064, Fixed),
+    // The host interface of manageability, which this card does not have: HICR.EN is 0.
+    one("HICR", 0x15F00, Fixed),
+    one("FWSTS", 0x15F0C, Stored),
     // PCI Express (8.2.3.4).
     holds("GCR", 0x11000, Stored, 0x0001_0000),
     many("GSCL", 0x11010, 4, 4, Stored),

@@ -2,6 +2,8 @@
 //! counter, in bursts of 32 known unicast frames. This is a tool to make the data path faster, not a test. See
 //! docs/develop/measuring.md.
 
+mod card;
+
 use sv3::frame::MacAddr;
 
 use super::Served;
@@ -16,7 +18,8 @@ use sv3::virtio::{VIRTIO_F_VERSION_1, VIRTQ_DESC_F_WRITE};
 const BURST: u16 = 32;
 
 /// `SV3_PACE=OCTETS` measures one size. `SV3_PACE=OCTETS,BURSTS` runs that many bursts of it, for a profiler.
-/// `SV3_PACE=OCTETS,BURSTS,packed` uses packed rings, whose driver does several times the worker's work.
+/// `SV3_PACE=OCTETS,BURSTS,packed` uses packed rings, whose driver does several times the worker's work. `card-in` and
+/// `card-out` in its place have a network card as sender and as receiver.
 #[test]
 #[ignore = "a measurement"]
 fn pace() {
@@ -25,7 +28,12 @@ fn pace() {
     let bursts = numbers.get(1).copied().unwrap_or(20_000);
     let sizes = numbers.first().map_or(vec![64, 256, 512, 1518], |octets| vec![*octets]);
     for octets in sizes {
-        let mut cycles = if waiter.ends_with(",packed") { packed(octets, bursts) } else { measure(octets, bursts) };
+        let mut cycles = match waiter.rsplit_once(',') {
+            Some((_, "packed")) => packed(octets, bursts),
+            Some((_, "card-in")) => card::comes_in(octets, bursts),
+            Some((_, "card-out")) => card::goes_out(octets, bursts),
+            _ => measure(octets, bursts),
+        };
         cycles.sort_unstable();
         let of_frame = |cycles: u64| cycles as f64 / f64::from(BURST);
         let (least, median) = (of_frame(cycles[0]), of_frame(cycles[cycles.len() / 2]));
@@ -63,6 +71,7 @@ fn measure(octets: u32, bursts: u32) -> Vec<u64> {
     (0..bursts).map(|_| sample()).collect()
 }
 
+#[inline(never)]
 fn serve(fixture: &mut Fixture, port: &'static Port, queue: &mut TransmitQueue) -> Served {
     let id = QueueId::transmit(0, 0);
     fixture.burst.serve(&mut fixture.forwarder, (port, id), queue, 8 * TURN, false).unwrap()

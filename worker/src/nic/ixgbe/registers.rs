@@ -31,6 +31,11 @@ pub const EEC_ARD: u32 = 1 << 9;
 /// An EEPROM is there.
 pub const EEC_PRES: u32 = 1 << 8;
 
+/// PCIe control extended.
+pub const GCR_EXT: u32 = 0x11050;
+/// What was asked of memory and did not come is forgotten.
+pub const GCR_EXT_BUFFERS_CLEAR: u32 = 1 << 30;
+
 // Interrupts (8.2.3.5).
 /// Cause, clear on read.
 pub const EICR: u32 = 0x800;

@@ -110,6 +110,7 @@ fn a_stuck_register_is_named_in_time() {
     fake.stick(SECRXSTAT, SECRXSTAT_SECRX_RDY, 0);
     assert!(Ixgbe::open(&fake, &settings(), &fake::state()).is_ok());
     assert_eq!(resets(&fake), 2, "5.2.5.3.2");
+    assert_eq!(fake.written(GCR_EXT), [GCR_EXT_BUFFERS_CLEAR, 0]);
 }
 
 #[test]

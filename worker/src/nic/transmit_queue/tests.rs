@@ -65,7 +65,7 @@ fn a_full_queue_takes_nothing_and_then_all_again() {
         let mut fixture = fixture();
         for round in 0..20 {
             let given = (0..).take_while(|number| fixture.give(round * 1000 + number, len)).count();
-            assert!(given >= 28 && given < 128, "{given}");
+            assert!((28..128).contains(&given), "{given}");
             let clean = fixture.queue.clean;
             assert!(!fixture.queue.has_news(&fixture.card.memory));
             let wanted: Vec<_> = (0..given as u32).map(|number| frame(round * 1000 + number, len)).collect();

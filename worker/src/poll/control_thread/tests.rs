@@ -1,5 +1,6 @@
 //! The control thread with in-memory ports: commands as the supervisor sends them, and no guest.
 
+mod cards;
 mod uplinks;
 
 use std::io::{Read, Write};
@@ -63,6 +64,9 @@ impl Worker {
         self.thread.poller.begin_turn();
         self.thread.look().unwrap();
         self.thread.poller.turn();
+        while let Some((queue, fault)) = self.thread.poller.forwarder.next_fault() {
+            self.thread.fault(queue, fault);
+        }
         if self.thread.poller.forwarder.take_noted() {
             self.thread.take_notes();
         }

@@ -75,7 +75,7 @@ impl ControlThread {
         }
     }
 
-    fn report_of(&mut self, kind: ReportKind, (port, ring): (u16, u16), value: u64) {
+    pub(super) fn report_of(&mut self, kind: ReportKind, (port, ring): (u16, u16), value: u64) {
         // The next look notices a supervisor that is gone.
         let _ = self.link.report(Report { port, ring, value, ..Report::new(kind, 0) });
     }

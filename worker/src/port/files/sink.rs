@@ -109,11 +109,12 @@ impl Sink for FileQueue {
         state: &mut DeliveryState<'t>,
         frames: impl Iterator<Item = PlainFrame<'t>>,
         most: usize,
+        verified: bool,
     ) -> Delivered {
         let mut delivered = Delivered::default();
         for PlainFrame { slice, head } in frames.take(most) {
             let Some(len) = slice.len().checked_sub(NET_HDR_LEN) else { break };
-            let (hdr, slices, snapshot) = (&NetHdr::NONE, &[*slice], Snapshot::Chain(head));
+            let (hdr, slices, snapshot) = (NetHdr::of_complete(verified), &[*slice], Snapshot::Chain(head));
             let frame = Outgoing { hdr, slices, skip: NET_HDR_LEN, len, snapshot, plain: None };
             if crash::with_current(&head.0, || self.send(state, &frame)).is_err() {
                 break;

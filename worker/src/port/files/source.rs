@@ -147,7 +147,7 @@ impl<'m> Source<'m> for FileSource<'_> {
     }
 
     #[inline]
-    fn head(&self, slices: &[GuestSlice<'m>]) -> FrameHead {
+    fn head(&self, _: &Taken, slices: &[GuestSlice<'m>]) -> FrameHead {
         let (head, settings) = (FrameHead::read(slices), &self.queue.file.settings);
         match settings.form {
             FrameForm::NetHeader => head.without_claims(),

@@ -9,7 +9,7 @@ mod tests;
 use sv3::drop_reason::DropReason;
 use sv3::ipc::RingFault;
 use sv3::ledger::PortCounters;
-use sv3::virtio::{NET_HDR_LEN, NetHdr};
+use sv3::virtio::{NET_HDR_LEN, NetHdr, VIRTIO_NET_F_GUEST_CSUM};
 
 use super::batch::{Batch, PlainFrame, Taken};
 use super::cost::{DELIVERY, DESCRIPTOR, FRAME, RING};
@@ -108,11 +108,13 @@ impl Sink for InMemory {
         state: &mut DeliveryState<'t>,
         frames: impl Iterator<Item = PlainFrame<'t>>,
         most: usize,
+        verified: bool,
     ) -> Delivered {
         let mut delivered = Delivered::default();
+        let verified = verified && VIRTIO_NET_F_GUEST_CSUM.of(self.features);
         for PlainFrame { slice, head } in frames.take(most) {
             let len = slice.len() - NET_HDR_LEN;
-            let (hdr, slices, snapshot) = (&NetHdr::NONE, &[*slice], Snapshot::Chain(head));
+            let (hdr, slices, snapshot) = (NetHdr::of_complete(verified), &[*slice], Snapshot::Chain(head));
             let frame = Outgoing { hdr, slices, skip: NET_HDR_LEN, len, snapshot, plain: None };
             if self.deliver(&mut (), state, &frame).is_err() {
                 break;

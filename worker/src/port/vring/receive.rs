@@ -7,7 +7,7 @@
 use sv3::drop_reason::DropReason;
 use sv3::ids::Direction;
 use sv3::ledger::JOURNAL_LEN;
-use sv3::virtio::{NET_HDR_LEN, NetHdr, VIRTIO_NET_F_MRG_RXBUF};
+use sv3::virtio::{NET_HDR_LEN, NetHdr, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_MRG_RXBUF};
 
 use super::chain::Walker;
 use super::queue::{Queue, either};
@@ -69,6 +69,7 @@ impl Sink for Vring {
         state: &mut DeliveryState<'t>,
         frames: impl Iterator<Item = PlainFrame<'t>>,
         most: usize,
+        verified: bool,
     ) -> Delivered {
         if self.header_len() != NET_HDR_LEN {
             return Delivered::default();
@@ -76,7 +77,8 @@ impl Sink for Vring {
         let Vring { queue, memory, features, .. } = self;
         let Some(queue) = queue else { return Delivered::default() };
         let walker = Walker { memory, features: *features, direction: Direction::Receive };
-        either!(queue, queue => Filling { queue, walker, state }.put_plain(&NetHdr::NONE, frames, most))
+        let hdr = NetHdr::of_complete(verified && VIRTIO_NET_F_GUEST_CSUM.of(*features));
+        either!(queue, queue => Filling { queue, walker, state }.put_plain(hdr, frames, most))
     }
 
     #[inline]

@@ -1,0 +1,280 @@
+//! Commands about network cards, on the model of the 82599.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use passfd::FdPassingExt;
+use sv3::card::{CardModel, CardSettings, CardState, Statistic};
+use sv3::ipc::RingFault;
+
+use super::*;
+use crate::nic::memory::CardMemory;
+use crate::nic::model_card::{ModelCard, file};
+
+const CARD: u16 = 3;
+const GUEST: u16 = 0;
+
+fn settings() -> CardSettings {
+    CardSettings {
+        model: CardModel::Ixgbe,
+        bar_offset: 0,
+        bar_size: 512 << 10,
+        iova: 0x1000_0000,
+        pairs: 1,
+        descriptors: 256,
+        buffer: 2048,
+        transmit: 256 << 10,
+        mtu: 1500,
+        lro: false,
+        mac: None,
+        run: 5,
+    }
+}
+
+/// What the supervisor has of a card.
+struct Device {
+    model: ModelCard,
+    memory: OwnedFd,
+    vectors: [EventFd; 2],
+    seen: CardMemory,
+}
+
+impl Device {
+    fn new() -> Device {
+        let memory = file(&settings());
+        let event = || EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap();
+        let (model, seen) = (ModelCard::new(&memory, settings()), CardMemory::new(&memory, settings()).unwrap());
+        Device { model, memory, vectors: [event(), event()], seen }
+    }
+
+    fn state(&self) -> &CardState {
+        self.seen.state()
+    }
+
+    /// The card's interrupts reach their eventfds.
+    fn interrupt(&self) {
+        let raised = sv3_nic_model::Card::interrupts(&mut self.model.inner().card);
+        for (vector, event) in self.vectors.iter().enumerate() {
+            if raised >> vector & 1 != 0 {
+                event.write(1).unwrap();
+            }
+        }
+    }
+}
+
+impl Worker {
+    fn tell_with(&mut self, command: Command, fd: &impl AsRawFd) -> Option<i32> {
+        self.seq += 1;
+        let envelope = Envelope { seq: self.seq, command, inherited: None };
+        self.supervisor.write_all(&envelope.encode().unwrap()).unwrap();
+        self.supervisor.send_fd(fd.as_raw_fd()).unwrap();
+        self.tell(Command::Barrier)
+    }
+
+    /// Gives the worker a card, which it opens if it serves.
+    fn give(&mut self, device: &Device) {
+        let (port, settings) = (CARD, settings());
+        assert_eq!(self.tell(Command::PortAdd { port, kind: PortKind::Card, learning: Learning::Uplink }), None);
+        assert_eq!(self.tell(Command::PortAdd { port: GUEST, kind: PortKind::Memory, learning: Learning::Free }), None);
+        self.thread.cards.simulated = Some(device.model.registers());
+        assert_eq!(self.tell_with(Command::CardMemory { port, settings }, &device.memory), None);
+        for (vector, event) in (0..).zip(&device.vectors) {
+            let fd = std::os::fd::AsFd::as_fd(event);
+            assert_eq!(self.tell_with(Command::CardInterrupt { port, vector }, &fd), None);
+        }
+        assert_eq!(self.tell_with(Command::CardOpen { port, settings }, &device.memory), None);
+    }
+
+    /// What was reported of the card.
+    fn told(&mut self) -> Vec<(ReportKind, u64)> {
+        assert_eq!(self.tell(Command::Barrier), None);
+        let all = std::mem::take(&mut self.heard);
+        all.into_iter().filter(|report| report.port == CARD).map(|report| (report.kind, report.value)).collect()
+    }
+
+    fn guest_sends(&mut self, frame: &[u8]) {
+        let octets = [&[0; 12][..], frame].concat();
+        self.with(QueueId::transmit(GUEST, 0), |it| it.to_send.push(octets));
+        self.thread.poll(QueueId::transmit(GUEST, 0));
+    }
+
+    fn got(&mut self) -> Vec<Vec<u8>> {
+        let all = self.with(QueueId::receive(GUEST, 0), |it| std::mem::take(&mut it.received));
+        all.into_iter().map(|octets| octets[12..].to_vec()).collect()
+    }
+}
+
+fn frame(from: u8, number: u8) -> Vec<u8> {
+    [&[255; 6][..], &[2, 0, 0, 0, 0, from], &[0x88, 0xb5], &[number; 60]].concat()
+}
+
+/// A card that runs at a worker that serves.
+fn running() -> (Worker, Device) {
+    let (mut worker, device) = (Worker::new(false), Device::new());
+    worker.give(&device);
+    assert_eq!(worker.told(), [(ReportKind::CardReady, 0)]);
+    assert_eq!(worker.tell(Command::CardStart { port: CARD }), None);
+    assert_eq!(worker.told(), [(ReportKind::CardLink, 10_000)]);
+    device.model.sent();
+    (worker, device)
+}
+
+#[test]
+fn a_card_is_opened_started_and_served_and_its_link_is_told() {
+    let (mut worker, device) = running();
+    assert!(device.model.receive(&frame(9, 1)));
+    device.interrupt();
+    worker.guest_sends(&frame(1, 2));
+    assert_eq!(worker.tell(Command::Barrier), None);
+    assert_eq!(worker.got(), [frame(9, 1)]);
+    assert!(device.model.sent().contains(&frame(1, 2)));
+    assert_eq!(device.state().link.load(std::sync::atomic::Ordering::Relaxed), 10_000);
+    for (up, speed) in [(false, 0), (true, 10_000)] {
+        device.model.set_link(up);
+        device.interrupt();
+        assert_eq!(worker.told(), [(ReportKind::CardLink, speed)]);
+        // Without a link nothing is kept for it.
+        worker.guest_sends(&frame(1, 3));
+        assert_eq!(worker.tell(Command::Barrier), None);
+        assert_eq!(device.model.sent().contains(&frame(1, 3)), up);
+    }
+    device.model.assert_content();
+}
+
+#[test]
+fn an_idle_card_sleeps_and_its_interrupt_wakes_it() {
+    let (mut worker, device) = running();
+    // The loop's spinning is over.
+    let sleeps = |worker: &mut Worker| {
+        let mut may_sleep = None;
+        for _ in 0..100_000 {
+            worker.turn_briefly();
+            may_sleep = worker.thread.poller.may_sleep();
+            if may_sleep.is_some() {
+                break;
+            }
+        }
+        may_sleep
+    };
+    device.interrupt();
+    for number in 0..3 {
+        // The second in which statistics are due ends the sleep.
+        assert!(matches!(sleeps(&mut worker), Some(Some(..=1000))));
+        assert!(device.model.receive(&frame(9, number)));
+        device.interrupt();
+        let mut got = Vec::new();
+        while got.is_empty() {
+            worker.turn_briefly();
+            got = worker.got();
+        }
+        assert_eq!(got, [frame(9, number)]);
+    }
+    device.model.assert_content();
+}
+
+impl Worker {
+    /// A turn that does not block.
+    fn turn_briefly(&mut self) {
+        self.thread.poller.begin_turn();
+        let looked = self.thread.poller.look(false).unwrap();
+        self.thread.tend_cards(looked.cards);
+        self.thread.poller.turn();
+    }
+}
+
+#[test]
+fn statistics_come_about_once_a_second() {
+    let (mut worker, device) = running();
+    assert!((0..5).all(|number| device.model.receive(&frame(9, number))));
+    worker.thread.poller.forwarder.now_ns += 2_000_000_000;
+    worker.thread.tend_cards(false);
+    let count = &device.state().statistics[Statistic::GoodReceived as usize];
+    assert_eq!(count.load(std::sync::atomic::Ordering::Relaxed), 5);
+}
+
+#[test]
+fn a_standby_opens_the_card_when_it_is_promoted_and_goes_on() {
+    let (mut worker, device) = running();
+    let mut standby = Worker::new(true);
+    standby.give(&device);
+    assert!(standby.told().is_empty());
+    // Nothing runs the worker any more.
+    worker.thread.poller.turn();
+    assert!((0..5).all(|number| device.model.receive(&frame(9, number))));
+    drop(worker);
+    device.model.set_bus_master(false);
+    assert_eq!(standby.tell(Command::Promote), None);
+    assert_eq!(standby.told(), [(ReportKind::CardReady, 0)]);
+    assert_eq!(standby.got(), (0..5).map(|number| frame(9, number)).collect::<Vec<_>>());
+    standby.guest_sends(&frame(1, 7));
+    assert_eq!(standby.tell(Command::Barrier), None);
+    device.model.set_bus_master(true);
+    assert!(device.model.sent().is_empty());
+    assert_eq!(standby.tell(Command::CardStart { port: CARD }), None);
+    assert_eq!(standby.told(), [(ReportKind::CardLink, 10_000)]);
+    assert_eq!(device.model.sent(), [frame(1, 7)]);
+    assert!(device.model.receive(&frame(9, 8)));
+    device.interrupt();
+    assert_eq!(standby.tell(Command::Barrier), None);
+    assert_eq!(standby.got(), [frame(9, 8)]);
+    device.model.assert_content();
+}
+
+#[test]
+fn a_card_that_resets_itself_goes_on() {
+    let (mut worker, device) = running();
+    assert!(device.model.receive(&frame(9, 1)));
+    sv3_nic_model::Card::reset(&mut device.model.inner().card);
+    worker.thread.tend_cards(true);
+    assert_eq!(worker.tell(Command::Barrier), None);
+    assert_eq!(worker.got(), [frame(9, 1)], "what it had received before");
+    worker.guest_sends(&frame(1, 3));
+    assert_eq!(worker.tell(Command::Barrier), None);
+    assert_eq!(device.model.sent(), [frame(1, 3)]);
+    assert!(device.model.receive(&frame(9, 2)));
+    assert_eq!(worker.tell(Command::Barrier), None);
+    assert_eq!(worker.got(), [frame(9, 2)]);
+    assert_eq!(device.state().statistics[Statistic::Resets as usize].load(std::sync::atomic::Ordering::Relaxed), 1);
+    device.model.assert_content();
+}
+
+#[test]
+fn a_card_that_is_gone_ends_its_port_and_nothing_else() {
+    for look in [true, false] {
+        let (mut worker, device) = running();
+        let ring = settings().layout(0).receive_ring;
+        match look {
+            true => device.model.pull_out(),
+            // A liar: a frame longer than its buffer.
+            false => drop(device.seen.slice(ring, 16).write(8, &(5000u64 << 32 | 3).to_le_bytes())),
+        }
+        worker.thread.tend_cards(true);
+        worker.thread.poll(QueueId::transmit(CARD, 0));
+        let fault = if look { RingFault::CardGone } else { RingFault::BadCard };
+        // What breaks in a turn is told behind the answer to a barrier.
+        let told = [worker.told(), worker.told()].concat();
+        assert_eq!(told, [(ReportKind::RingFault, fault as u64)]);
+        assert_ne!(worker.tell(Command::CardStart { port: CARD }), None);
+        // The supervisor removes it and adds it again; another card may come.
+        assert_eq!(worker.tell(Command::PortRemove { port: CARD }), None);
+        let other = Device::new();
+        worker.give(&other);
+        assert_eq!(worker.told(), [(ReportKind::CardReady, 0)]);
+    }
+}
+
+#[test]
+fn commands_out_of_order_fail_and_do_no_harm() {
+    let (mut worker, device) = (Worker::new(false), Device::new());
+    let (port, settings) = (CARD, settings());
+    assert_ne!(worker.tell(Command::CardStart { port }), None);
+    assert_ne!(worker.tell_with(Command::CardMemory { port, settings }, &device.memory), None);
+    assert_ne!(worker.tell_with(Command::CardOpen { port, settings }, &device.memory), None);
+    assert_ne!(worker.tell_with(Command::CardInterrupt { port, vector: 0 }, &device.memory), None);
+    worker.give(&device);
+    assert_ne!(worker.tell_with(Command::CardOpen { port, settings }, &device.memory), None);
+    assert_eq!(worker.tell(Command::CardStart { port }), None);
+    assert_ne!(worker.tell(Command::CardStart { port }), None);
+    assert_eq!(worker.tell(Command::PortRemove { port }), None);
+    assert!(device.model.sent().is_empty() || !device.model.receive(&frame(9, 1)));
+}
