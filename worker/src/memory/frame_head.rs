@@ -47,6 +47,14 @@ impl FrameHead {
         self
     }
 
+    /// The same head with a net header of [`NET_HDR_LEN`] octets that has these flags and nothing else.
+    #[inline]
+    pub fn with_flags(mut self, flags: u8) -> FrameHead {
+        self.0[0] = u64::from(flags).to_le();
+        self.0[1] = (u64::from_le(self.0[1]) >> 32 << 32).to_le();
+        self
+    }
+
     /// The same head, which does not claim a verified checksum.
     #[inline]
     pub fn without_claims(mut self) -> FrameHead {
