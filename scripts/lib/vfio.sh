@@ -5,8 +5,8 @@
 CHECK=no FORCE=no WITH_GROUP=no
 # How many things are missing.
 MISSING=0
-# Octets that a card's memory takes at most for each thread, with the settings that sv3 has by default, in KiB.
-NEED=6144
+# KiB of a card's memory for each of its queue pairs, if nothing else is said to `sv3 attach nic`.
+NEED=6212
 
 # well TEXT: this is as it must be.
 well() { [ "$CHECK" = no ] || echo "ok       $1"; }
@@ -108,28 +108,29 @@ check_memory() {
     limits=$(locked_memory "$uid")
     least=${limits% *} most=${limits#* }
     if [ -z "$limits" ]; then
-        note "nothing of $1 runs, so its limit of locked memory is unknown; sv3 needs $NEED KiB for a card and thread" \
+        note "nothing of $1 runs: its limit of locked memory is unknown; a card needs $NEED KiB for each queue pair" \
             "as $1: ulimit -l"
     elif [ "$most" -lt $NEED ]; then
-        advise "$1 may lock $most KiB of memory; sv3 needs $NEED KiB for each card and thread" \
+        advise "$1 may lock $most KiB of memory; a card needs $NEED KiB for each queue pair" \
             "echo '$1 - memlock 65536' >/etc/security/limits.d/sv3.conf; then $1 logs in again" \
             "in a unit of systemd: LimitMEMLOCK=64M"
     elif [ "$least" -lt $NEED ]; then
-        note "some programs of $1 may lock only $least KiB: start sv3 from a new login"
+        note "some programs of $1 may lock only $least KiB: say \`sv3 attach\` in a new login"
     else
-        well "$1 may lock $least KiB of memory; sv3 needs $NEED KiB for each card and thread"
+        well "$1 may lock $least KiB of memory; a card needs $NEED KiB for each queue pair"
     fi
 }
 
 # advise TEXT HELP...: the card can be had without it, not be used.
 advise() { if [ "$CHECK" = yes ]; then missing "$@"; else note "$@"; fi; }
 
-# locked_memory UID: the least and the most that programs of a user may lock, in KiB; nothing if none runs.
+# locked_memory UID: the least and the most that programs of a user may lock, in KiB; nothing if none runs. The hard
+# limit counts: `sv3 attach nic` raises the soft one.
 locked_memory() {
     grep -ls "^Uid:[[:space:]]$1[[:space:]]" "$PROC"/[0-9]*/status | sed 's/status$/limits/' |
         while read -r file; do value "$file"; done | awk '
             /^Max locked memory/ {
-                limit = $4 == "unlimited" ? 1000000000 : int($4 / 1024)
+                limit = $5 == "unlimited" ? 1000000000 : int($5 / 1024)
                 if (!count++ || limit < least) least = limit
                 if (limit > most) most = limit
             }

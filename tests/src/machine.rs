@@ -198,7 +198,7 @@ impl Config {
                     let netdev =
                         format!("stream,id=net{number},server=off,addr.type=unix,addr.path={}", wire.display());
                     let device = format!("{name},id=card{number},bus=port{number},netdev=net{number},romfile=");
-                    let mac = format!("52:54:00:00:01:{number:02x}");
+                    let mac = format!("52:54:00:00:03:{number:02x}");
                     command.arg("-netdev").arg(netdev).arg("-device").arg(format!("{device},mac={mac}"));
                 }
                 Card::VfioUser(socket) => {
@@ -326,8 +326,13 @@ impl Machine {
 
     /// Gives the IOMMU group of a function to the user whom [`Machine::as_user`] is.
     pub fn give_to_user(&mut self, address: &str) -> Result<()> {
-        self.sh(&format!("chown user /dev/vfio/$(basename $(readlink /sys/bus/pci/devices/{address}/iommu_group))"))
-            .map(drop)
+        self.give_to(address, "user")
+    }
+
+    /// The same for any user.
+    pub fn give_to(&mut self, address: &str, user: &str) -> Result<()> {
+        let group = format!("$(basename $(readlink /sys/bus/pci/devices/{address}/iommu_group))");
+        self.sh(&format!("chown {user} /dev/vfio/{group}")).map(drop)
     }
 
     /// Fails if the kernel has told of DMA where it was not allowed, of a card that hangs, or of a fault of its own.

@@ -40,6 +40,11 @@ impl Nic {
         self.served.set_link(up);
     }
 
+    /// Pulls the card out of its slot: all its registers read as ones from now on.
+    pub fn pull_out(&self) {
+        self.served.pull_out();
+    }
+
     /// Fails if a driver did what the data sheet forbids, or touched a register that the model does not know.
     pub fn check(&self) -> Result<()> {
         self.check_but(&[])

@@ -1,6 +1,7 @@
 //! Scenarios that need the machine for themselves, or a namespace of their own. A plain `cargo test` ignores them;
 //! `scripts/check` runs one module after the other: `cargo test --test alone qemu:: -- --ignored --test-threads=1`.
 
+mod card_traffic;
 mod crash_points;
 mod drift;
 mod handing_over;

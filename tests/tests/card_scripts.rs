@@ -2,6 +2,8 @@
 //! they take back what they did when a step fails. `SV3_TEST_SHELL="bash --posix"` has another shell
 //! run them; busybox's prefers its own programs to those of the folder.
 
+use sv3::card::CardModel;
+use sv3::card_attachment::CardAttachment;
 use sv3_tests::failure::{Failure, Result};
 use sv3_tests::sysfs::Machine;
 
@@ -216,6 +218,17 @@ fn a_card_that_a_program_has_open_does_not_go_back() -> Result<()> {
     let _held = machine.open_group(14)?;
     machine.run("vfio-rebind --back 0000:02:00.1")?.refused(&["open in qemu (77)"])?;
     assert_eq!(machine.record()?, "");
+    // The kernel asks the program for it.
+    machine.run("vfio-rebind --back --force 0000:02:00.1")?.ok()?;
+    assert_eq!(machine.driver(CARD).as_deref(), Some("igb"));
+    Ok(())
+}
+
+#[test]
+fn the_memory_that_a_card_needs_is_as_the_script_says() -> Result<()> {
+    let settings = CardAttachment::new("nic", CARD).settings(CardModel::Ixgbe, (0, 0), 1);
+    let line = format!("NEED={}\n", settings.dma_size().div_ceil(1024));
+    assert!(script("lib/vfio.sh")?.contains(&line), "{line}");
     Ok(())
 }
 
@@ -230,7 +243,7 @@ fn too_little_locked_memory_is_told() -> Result<()> {
     assert!(machine.run("vfio-rebind 0000:02:00.1 alice")?.ok()?.contains(words[0]));
     machine.process(1000, 65536)?;
     let said = machine.run("vfio-rebind --check 0000:02:00.1 alice")?.ok()?;
-    assert!(said.contains("some programs of alice may lock only 64 KiB"), "{said}");
+    assert!(said.contains("some programs of alice may lock only 64 KiB: say `sv3 attach` in a new"), "{said}");
     Ok(())
 }
 
@@ -341,7 +354,12 @@ fn virtual_functions_in_use_are_not_removed() -> Result<()> {
     assert_eq!(machine.record()?, "");
     drop(held);
     machine.remove("dev/vfio/101")?;
-    machine.run("vf --back 0000:02:00.1")?.ok()?;
+    // A driver of this host has one.
+    machine.remove("sys/bus/pci/devices/0000:02:10.0/driver")?;
+    machine.link("sys/bus/pci/devices/0000:02:10.0/driver", "../../drivers/igbvf")?;
+    machine.run("vf --back 0000:02:00.1")?.refused(&["driver igbvf of this host has 0000:02:10.0"])?;
+    machine.run("vf --back --force 0000:02:00.1")?.ok()?;
+    assert!(!machine.has("sys/bus/pci/devices/0000:02:10.0"));
     Ok(())
 }
 

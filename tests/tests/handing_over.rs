@@ -7,6 +7,8 @@ use sv3_tests::failure::Result;
 use sv3_tests::machine::{Config, Machine};
 
 const READER: &str = env!("CARGO_BIN_EXE_vfio_reader");
+/// Lists who has what.
+const DRIVERS: &str = "for it in /sys/bus/pci/devices/*; do echo $it $(readlink $it/driver); done; ls /dev/vfio";
 const FUNCTION: &str = "0000:01:10.0";
 
 /// A machine with the scripts, iproute2's `ip`, and a shell that prefers it to busybox's.
@@ -30,7 +32,7 @@ fn a_card_goes_to_a_user_and_back() -> Result<()> {
     let mut machine = config().boot()?;
     let card = Machine::card(0);
     let interface = machine.interface(0)?;
-    let before = machine.sh("ls -l /sys/bus/pci/devices/*/driver /dev/vfio")?;
+    let before = machine.sh(DRIVERS)?;
     machine.sh(&format!("ip link set {interface} up"))?;
 
     let said = machine.sh(&format!("/scripts/vfio-rebind --check {interface} user"))?;
@@ -58,7 +60,7 @@ fn a_card_goes_to_a_user_and_back() -> Result<()> {
 
     machine.sh(&format!("/scripts/vfio-rebind --back {card}"))?;
     machine.interface(0)?;
-    assert_eq!(machine.sh("ls -l /sys/bus/pci/devices/*/driver /dev/vfio")?, before);
+    assert_eq!(machine.sh(DRIVERS)?, before);
     Ok(())
 }
 
@@ -103,5 +105,33 @@ fn a_machine_without_an_iommu_is_told_so() -> Result<()> {
     let interface = machine.interface(0)?;
     let refused = machine.run(&format!("/scripts/vfio-rebind --check {interface} user"))?;
     assert!(refused.status == 1 && refused.text.contains("the firmware offers no IOMMU"), "{refused:?}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "scripts/check runs it"]
+fn the_rule_of_udev_gives_a_card_to_its_user() -> Result<()> {
+    let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/udev/60-sv3-card.rules");
+    let mut machine = config().debian("usr/bin/udevadm").file(rules, "/rules").boot()?;
+    let card = Machine::card(0);
+    machine.sh("mkdir -p /etc/udev/rules.d /run/udev")?;
+    machine.sh(&format!("sed 's/0000:02:00.1/{card}/; s/alice/user/' /rules >/etc/udev/rules.d/60-sv3-card.rules"))?;
+    // The daemon is the same program by another name.
+    let daemon = "/debian/loader --argv0 systemd-udevd --library-path /debian/lib /debian/bin/udevadm";
+    machine.sh(&format!("{daemon} >/dev/null 2>&1 &"))?;
+    machine.sh("until udevadm control --ping --timeout=1 2>/dev/null; do usleep 20000; done")?;
+
+    // As at boot: the card is seen first, and drivers come later.
+    machine.write(&card, &format!("/sys/bus/pci/devices/{card}/driver/unbind"))?;
+    machine.sh("udevadm trigger --action=add --subsystem-match=pci; udevadm settle")?;
+    machine.write(&card, "/sys/bus/pci/drivers_probe")?;
+    machine.sh("udevadm settle")?;
+    let read = machine.as_user(&format!("vfio_reader {card}"))?;
+    assert!(read.contains("8086:10c9"), "{read}");
+
+    // Without a rule, the daemon leaves alone what the script did.
+    machine.sh("rm /etc/udev/rules.d/*; udevadm control --reload")?;
+    machine.sh(&format!("/scripts/vfio-rebind --back {card} && /scripts/vfio-rebind {card} user && udevadm settle"))?;
+    machine.as_user(&format!("vfio_reader {card}"))?;
     Ok(())
 }

@@ -19,7 +19,7 @@ use sv3_tests::guest::{GSO_NONE, GSO_UDP_L4, Guest, NetHdr, Received, Shape};
 use sv3_tests::honest::Honest;
 use sv3_tests::network::exchange::Exchange;
 use sv3_tests::network::ports::{attach_tap, attachment, uplink};
-use sv3_tests::network::{Namespace, RawSocket, Tap};
+use sv3_tests::network::{Namespace, RawSocket, Station, Tap};
 use sv3_tests::patience::{PATIENCE, until};
 use sv3_tests::switch::Switch;
 
@@ -414,4 +414,19 @@ fn a_tap_whose_header_another_program_changes_stops_with_a_reason() -> Result<()
     theirs.set_header_len(12)?;
     switch.attach(&attachment(Transport::Tap, "up"), &[ours.as_fd()])?;
     until("the port to run again", || Ok((switch.port("up")?.link == Link::Up).then_some(())))
+}
+
+#[test]
+#[ignore = "needs root"]
+fn tcp_of_networks_behind_two_guests_goes_on_when_workers_die() -> Result<()> {
+    let switch = Switch::start()?;
+    let stations = [Station::connect(switch.socket(), 1)?, Station::connect(switch.socket(), 2)?];
+    let exchange = Exchange::start(stations[0].network(), stations[1].network(), "10.9.0.2")?;
+    for _ in 0..5 {
+        exchange.await_progress()?;
+        switch.kill_worker("KILL")?;
+    }
+    exchange.await_progress()?;
+    exchange.finish()?;
+    stations.into_iter().try_for_each(Station::finish)
 }

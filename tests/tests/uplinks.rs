@@ -7,8 +7,8 @@ use sv3::attachment::{Attachment, Learning, Transport};
 use sv3_tests::failure::{Failure, Result};
 use sv3_tests::frames::{BROADCAST, Mac, frame, mac, noise};
 use sv3_tests::guest::Guest;
-use sv3_tests::network::StreamPeer;
 use sv3_tests::network::ports::{attach_stream, attachment, uplink};
+use sv3_tests::network::{Form, StreamPeer};
 use sv3_tests::patience::{PATIENCE, until};
 use sv3_tests::switch::Switch;
 
@@ -209,5 +209,31 @@ fn two_machines_with_one_address_are_told_and_the_first_keeps_it() -> Result<()>
     until("the second one to be heard", || {
         second.send(&noise(BROADCAST, shared, 64, 3))?;
         Ok(guest.receive_within(Duration::from_millis(50)).map(drop))
-    })
+    })?;
+    assert_eq!(switch.port("second")?.files.and_then(|files| files.conflict), None);
+    Ok(())
+}
+
+#[test]
+fn a_stream_that_comes_back_at_once_is_in_no_conflict_with_itself() -> Result<()> {
+    let switch = Switch::start()?;
+    let mut guest = Guest::connect(switch.socket());
+    let call = noise(BROADCAST, mac(7), 64, 7);
+    let mut speak = |peer: &mut StreamPeer| {
+        until("the stream to be heard", || {
+            peer.send(&call)?;
+            Ok(guest.receive_within(Duration::from_millis(20)).filter(|came| came.frame == call))
+        })
+    };
+    let mut peer = StreamPeer::connect(switch.socket(), Form::Plain)?;
+    for _ in 0..30 {
+        speak(&mut peer)?;
+        drop(peer);
+        peer = StreamPeer::connect(switch.socket(), Form::Plain)?;
+    }
+    speak(&mut peer)?;
+    switch.await_ports(2)?;
+    assert!(switch.status()?.ports.iter().filter_map(|port| port.files.as_ref()).all(|files| files.conflict.is_none()));
+    assert!(switch.events()?.iter().all(|event| event["event"] != "address_conflict"));
+    Ok(())
 }

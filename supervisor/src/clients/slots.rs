@@ -131,6 +131,7 @@ impl Slots {
 
     /// Removes a port of open files. Its slot is free after [`Slots::release`].
     pub fn remove_files(&mut self, slot: u16) -> Option<FilePort> {
+        self.tell_rivals(slot);
         let place = self.slots.get_mut(usize::from(slot))?;
         match std::mem::take(place) {
             Slot::Files(port) => {
@@ -186,6 +187,24 @@ impl Slots {
                 *place = other;
                 None
             }
+        }
+    }
+
+    /// A slot's port is about to go: its addresses are free for ports that tried to take one.
+    fn tell_rivals(&mut self, slot: u16) {
+        for place in &mut self.slots {
+            if let Slot::Files(port) = place {
+                port.rival_left(slot);
+            }
+        }
+    }
+
+    /// Whether the port in a slot is still there and its other side has not hung up.
+    pub fn is_there(&self, slot: u16) -> bool {
+        match self.slots.get(usize::from(slot)) {
+            Some(Slot::Files(port)) => port.end_due.is_none(),
+            None | Some(Slot::Free | Slot::Leaving(..)) => false,
+            Some(_) => true,
         }
     }
 
@@ -285,6 +304,7 @@ impl Slots {
         if let Some(at) = pending_index(slot) {
             return self.pending.get_mut(at)?.take().map(|client| *client);
         }
+        self.tell_rivals(slot);
         let place = self.slots.get_mut(usize::from(slot))?;
         match std::mem::take(place) {
             Slot::Taken(client) => {

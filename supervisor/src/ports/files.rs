@@ -6,6 +6,7 @@
 
 mod record;
 
+use std::hash::{BuildHasher, RandomState};
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -54,6 +55,10 @@ pub struct FilePort {
     pub held: Holdings,
     /// The address that it tried to take and the owner of that address, in words.
     pub conflict: Option<String>,
+    /// The slot of that owner.
+    pub rival: Option<u16>,
+    /// It tried to take an address of a port that was about to go, as a client does that comes back at once.
+    pub came_back: bool,
     /// When the worker must have reported that the other side has hung up.
     pub end_due: Option<Instant>,
     /// A stream client's connection.
@@ -61,7 +66,7 @@ pub struct FilePort {
     device: Option<String>,
     /// The file of each queue pair.
     files: Vec<OpenPair>,
-    /// How often files were opened.
+    /// Which of all times that files were opened this is, for the ledger.
     run: u32,
 }
 
@@ -75,8 +80,8 @@ struct OpenPair {
 impl FilePort {
     /// A port without files.
     pub fn new(slot: u16, attachment: Attachment, owner: (i32, u32), serial: u64) -> FilePort {
-        let (stopped, conflict, device, files, run, end_due) = Default::default();
-        let (quarantine, suspect, since, peer, held) = (None, None, None, None, Holdings::NONE);
+        let (stopped, conflict, device, files, end_due) = Default::default();
+        let (quarantine, suspect, since, rival, peer, held) = (None, None, None, None, None, Holdings::NONE);
         FilePort {
             slot,
             attachment,
@@ -88,11 +93,13 @@ impl FilePort {
             since,
             held,
             conflict,
+            rival,
+            came_back: false,
             end_due,
             peer,
             device,
             files,
-            run,
+            run: first_run(),
         }
     }
 
@@ -192,7 +199,8 @@ impl FilePort {
             device = name;
             files.push(OpenPair { fd, send_buffer });
         }
-        (self.files, self.device, self.stopped, self.conflict, self.end_due) = (files, device, None, None, None);
+        (self.files, self.device, self.stopped, self.end_due) = (files, device, None, None);
+        (self.conflict, self.rival) = (None, None);
         self.run = self.run.wrapping_add(1).max(1);
         Ok(())
     }
@@ -210,6 +218,13 @@ impl FilePort {
         self.stopped = Some(why);
         let pairs = 0..u16::try_from(self.files.len()).unwrap_or(0);
         pairs.map(|pair| Command::FileClose { port: self.slot, pair }.into()).collect()
+    }
+
+    /// The port in this slot is gone. If it owned the address that this one tried to take, this one may have it now.
+    pub fn rival_left(&mut self, slot: u16) {
+        if self.rival == Some(slot) {
+            (self.conflict, self.rival) = (None, None);
+        }
     }
 
     /// The other side has hung up. The worker reads what is left, and has some time to report the end.
@@ -280,6 +295,12 @@ impl FilePort {
     }
 }
 
+/// A number that earlier ports of the slot did not have, as far as chance goes. What was read for them may still be in
+/// the ledger. To look there would make a page exist for each input.
+fn first_run() -> u32 {
+    RandomState::new().hash_one(()) as u32
+}
+
 impl Replay for FilePort {
     fn port(&self) -> Port {
         Port { slot: self.slot, kind: PortKind::Files, learning: self.attachment.learning }
@@ -291,5 +312,31 @@ impl Replay for FilePort {
 
     fn is_waiting(&self) -> bool {
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn no_port_goes_on_with_what_was_read_for_another_one() {
+        let run = |port: &FilePort| match port.open_commands()[0].command {
+            Command::FileOpen { settings, .. } => settings.run,
+            ref other => panic!("{other:?}"),
+        };
+        let mut seen = BTreeSet::new();
+        for _ in 0..50 {
+            let mut port = FilePort::new(3, Attachment::parse("stream up").unwrap(), (7, 8), 1);
+            for _ in 0..2 {
+                let (ours, _) = UnixStream::pair().unwrap();
+                port.open(vec![OwnedFd::from(ours).into()]).unwrap();
+                assert!(run(&port) != 0 && seen.insert(run(&port)));
+            }
+        }
     }
 }

@@ -63,7 +63,6 @@ impl Supervisor {
         if let Some(line) = self.workers.ledger.ports.get(usize::from(slot)) {
             line.reset();
         }
-        self.workers.ledger.reset_inputs(slot);
         let commands = port.replay();
         self.clients.slots.insert_files(port);
         self.watch_files(slot);
@@ -268,15 +267,22 @@ impl Supervisor {
         self.telemetry.events.say_of_port(&named, "loop", message, json!({ "other": other }));
     }
 
-    /// A port tried to take an address that another port has.
-    pub(super) fn address_conflict(&mut self, Report { port, ring: owner, value, .. }: Report) {
+    /// A port tried to take an address that another port has. A worker says so once for each port that is added.
+    pub(super) fn address_conflict(&mut self, Report { port, ring: rival, value, .. }: Report) {
+        let is_there = self.clients.slots.is_there(rival);
+        let owner = self.clients.slots.named(rival).map_or(format!("p{rival}"), |named| named.name);
         let address = MacAddr::from_bits(value);
-        let owner = self.clients.slots.named(owner).map_or(format!("p{owner}"), |named| named.name);
-        let told = format!("the address {address} belongs to {owner}: give this machine another one");
         let Some(port) = self.clients.slots.files(port).filter(|port| port.conflict.is_none()) else {
             return self.count_idle_report();
         };
-        port.conflict = Some(told.clone());
+        // A client that comes back at once speaks before the worker has forgotten its last connection.
+        match is_there {
+            false if std::mem::replace(&mut port.came_back, true) => return self.count_idle_report(),
+            false => return,
+            true => {}
+        }
+        let told = format!("the address {address} belongs to {owner}: give this machine another one");
+        (port.conflict, port.rival) = (Some(told.clone()), Some(rival));
         let (named, name) = (port.named(), port.name());
         let message = format!(
             "{name}: {told}, or detach one of the two (every podman machine has the same address); its frames with \

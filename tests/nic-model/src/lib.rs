@@ -17,6 +17,7 @@ mod eeprom;
 mod filter;
 mod frame;
 mod function;
+mod igb_vf;
 mod interrupts;
 mod link;
 mod lying;
@@ -41,6 +42,7 @@ pub mod vfio_user;
 mod wire;
 
 pub use complaints::Complaints;
+pub use igb_vf::IgbVf;
 pub use lying::Lying;
 pub use memory::{Memory, Ram};
 pub use pf::{Pf, PfSettings};

@@ -9,6 +9,7 @@ use crate::frame::{Headers, Network, Transport, word};
 /// Status of a received frame: its transport checksum was checked (L4I), its IP header was (IPCS).
 const L4I: u32 = 1 << 5;
 const IPCS: u32 = 1 << 6;
+const UDPCS: u32 = 1 << 4;
 /// Its transport checksum is wrong (TCPE), its IP header's is (IPE).
 pub const TCPE: u32 = 1 << 30;
 pub const IPE: u32 = 1 << 31;
@@ -70,6 +71,18 @@ pub fn check(frame: &[u8], headers: &Headers) -> u32 {
     let Some((transport, from)) = headers.transport.filter(|_| !headers.fragment) else { return status };
     let Some(segment) = frame.get(from..headers.end) else { return status };
     status | L4I | if transport_is_right(frame, (network, at), (transport, segment)) { 0 } else { TCPE }
+}
+
+/// The same by an 82576: errors are one bit lower, UDP has a bit of its own (UDPCS), and what has no checksum is right.
+pub fn check_82576(frame: &[u8], headers: &Headers) -> u32 {
+    let status = check(frame, headers);
+    let udp = headers.transport.filter(|(kind, _)| *kind == Transport::Udp && status & L4I != 0);
+    let moved = status & !(TCPE | IPE) | (status & (TCPE | IPE)) >> 1;
+    match udp {
+        Some((_, at)) if word(frame, at + UDP_CHECK) == Some(0) => moved & !(L4I | TCPE >> 1),
+        Some(_) => moved | UDPCS,
+        None => moved,
+    }
 }
 
 fn transport_is_right(frame: &[u8], (network, at): (Network, usize), (kind, segment): (Transport, &[u8])) -> bool {

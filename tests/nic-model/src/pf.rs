@@ -44,6 +44,8 @@ pub struct Pf {
     /// CTRL shows a reset that is under way at the next read.
     resetting: bool,
     timer: u32,
+    /// The frame that comes now is damaged.
+    damaged: bool,
 }
 
 impl Pf {
@@ -58,9 +60,27 @@ impl Pf {
             sfp: Sfp::default(),
             resetting: false,
             timer: 0,
+            damaged: false,
         };
         it.reset_port();
         it
+    }
+
+    /// A frame comes that was damaged on the way: it is dropped, unless the driver wants to see such frames (FCTRL.SBP).
+    pub fn receive_damaged(&mut self, frame: &[u8], memory: &mut dyn Memory) -> bool {
+        self.registers.count(reg::CRCERRS, 1);
+        if self.registers.get(reg::FCTRL) & reg::SBP == 0 {
+            return false;
+        }
+        self.damaged = true;
+        let stored = self.receive(frame, memory);
+        self.damaged = false;
+        stored
+    }
+
+    /// A statistic for which the model has no cause: the register counts so many more.
+    pub fn count(&mut self, at: u32, more: u32) {
+        self.registers.count(at, more);
     }
 
     /// What a software reset does (data sheet, 4.2.1.6). The link stays, the EEPROM is read again.

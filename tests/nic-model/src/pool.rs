@@ -1,8 +1,8 @@
 //! What the physical function's driver knows and allows of a virtual function: its pool. It answers the messages of the
-//! mailbox as Linux's ixgbe does.
+//! mailbox as Linux's ixgbe and igb do.
 
-use crate::VfSettings;
 use crate::filter::hash;
+use crate::vf::{VfModel, VfSettings};
 
 /// Octets of the longest frame of the card, with its check sequence.
 const LONGEST: u32 = 9728;
@@ -25,6 +25,8 @@ mod request {
     pub const SET_VLAN: u32 = 0x04;
     pub const SET_LPE: u32 = 0x05;
     pub const SET_MACVLAN: u32 = 0x06;
+    /// The same number, of an 82576's.
+    pub const SET_PROMISC: u32 = 0x06;
     pub const API_NEGOTIATE: u32 = 0x08;
     pub const GET_QUEUES: u32 = 0x09;
     pub const UPDATE_XCAST: u32 = 0x0C;
@@ -43,6 +45,7 @@ const XCAST_ALL: u32 = 2;
 #[derive(Clone, Debug)]
 pub struct Pool {
     settings: VfSettings,
+    model: VfModel,
     /// The function's address; zeroes if nobody has set one.
     pub mac: [u8; 6],
     /// Further addresses (SET_MACVLAN).
@@ -65,9 +68,10 @@ pub struct Pool {
 
 impl Pool {
     /// Before the first message.
-    pub fn new(settings: VfSettings) -> Pool {
+    pub fn new(settings: VfSettings, model: VfModel) -> Pool {
         Pool {
             settings,
+            model,
             mac: settings.mac.unwrap_or_default(),
             filters: Vec::new(),
             groups: Vec::new(),
@@ -82,7 +86,7 @@ impl Pool {
 
     /// The virtual function has reset itself: it has no filters, and its queues do not run until it says RESET.
     pub fn forget(&mut self) {
-        *self = Pool { mac: self.mac, clear_to_send: self.clear_to_send, ..Pool::new(self.settings) };
+        *self = Pool { mac: self.mac, clear_to_send: self.clear_to_send, ..Pool::new(self.settings, self.model) };
     }
 
     /// The answer to a message. `link`: the wire is plugged in.
@@ -96,6 +100,11 @@ impl Pool {
             return answer;
         }
         let done = match message[0] & 0xFFFF {
+            request::SET_MAC if self.model == VfModel::Igb && message[0] >> 16 & 3 != 0 => {
+                self.set_filter_of_82576(message)
+            }
+            request::SET_PROMISC if self.model == VfModel::Igb => self.set_promiscuous(message[0] >> 16 & 0xFF),
+            request::API_NEGOTIATE.. if self.model == VfModel::Igb => false,
             request::SET_MAC => self.set_mac(address(message)),
             request::SET_MULTICAST => self.set_groups(message),
             request::SET_VLAN => self.set_vlan(message),
@@ -175,6 +184,18 @@ impl Pool {
         done
     }
 
+    /// Bit 16 forgets all filters, bit 17 adds one.
+    fn set_filter_of_82576(&mut self, message: &Message) -> bool {
+        let index = if message[0] >> 16 & 1 != 0 { 0 } else { 2 };
+        self.set_filter(index, address(message))
+    }
+
+    /// All groups (2) is allowed, all addresses (1) is not.
+    fn set_promiscuous(&mut self, mode: u32) -> bool {
+        self.xcast = if mode & 2 != 0 { XCAST_ALL } else { 0 };
+        mode & 1 == 0
+    }
+
     fn negotiate(&mut self, api: u32) -> bool {
         // 2.0 is of another system.
         let done = api <= self.settings.api && api != 1;
@@ -235,88 +256,4 @@ fn valid(mac: [u8; 6]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MAC: [u8; 6] = [2, 1, 2, 3, 4, 5];
-
-    fn ask(pool: &mut Pool, words: &[u32]) -> Message {
-        let mut message = [0; WORDS];
-        message[..words.len()].copy_from_slice(words);
-        pool.answer(&message, true)
-    }
-
-    fn pool(settings: VfSettings) -> Pool {
-        let mut it = Pool::new(settings);
-        ask(&mut it, &[request::RESET]);
-        it
-    }
-
-    #[test]
-    fn a_reset_comes_first() {
-        let mut it = Pool::new(VfSettings { mac: Some(MAC), ..VfSettings::default() });
-        assert_eq!(ask(&mut it, &[request::API_NEGOTIATE, 3])[0], request::API_NEGOTIATE | FAILURE);
-        assert_eq!(ask(&mut it, &[request::RESET])[..4], [request::RESET | SUCCESS, 0x0302_0102, 0x0504, 0]);
-        assert_eq!(ask(&mut it, &[request::API_NEGOTIATE, 3])[0], request::API_NEGOTIATE | SUCCESS | CTS);
-    }
-
-    #[test]
-    fn a_function_without_an_address_is_refused_and_may_choose_one() {
-        let mut it = Pool::new(VfSettings { mac: None, ..VfSettings::default() });
-        assert_eq!(ask(&mut it, &[request::RESET])[..3], [request::RESET | FAILURE, 0, 0]);
-        assert_eq!(ask(&mut it, &[request::SET_MAC, 0x0302_0102, 0x0504])[0] & 0xC000_0000, SUCCESS);
-        assert_eq!(it.mac, MAC);
-    }
-
-    #[test]
-    fn versions_are_those_that_are_known() {
-        let mut it = pool(VfSettings { api: 6, ..VfSettings::default() });
-        let known = [0, 1, 2, 3, 4, 5, 6, 7].map(|api| ask(&mut it, &[request::API_NEGOTIATE, api])[0] & SUCCESS != 0);
-        assert_eq!(known, [true, false, true, true, true, true, true, false]);
-    }
-
-    #[test]
-    fn filters_run_out_and_need_trust() {
-        let settings = VfSettings { mac: Some(MAC), trusted: true, filters: 2, ..VfSettings::default() };
-        let mut it = pool(settings);
-        let add =
-            |pool: &mut Pool, index: u32| ask(pool, &[request::SET_MACVLAN | index << 16, 2 + (index << 8), 0])[0];
-        assert_eq!([1, 2, 3].map(|index| add(&mut it, index) & SUCCESS != 0), [true, true, false]);
-        let mut frame = [0; 60];
-        frame[..2].copy_from_slice(&[2, 2]);
-        assert!(it.takes(&frame, None));
-        ask(&mut it, &[request::SET_MACVLAN]);
-        assert!(!it.takes(&frame, None));
-        assert_ne!(add(&mut pool(VfSettings { trusted: false, ..settings }), 1) & FAILURE, 0);
-    }
-
-    #[test]
-    fn groups_pass_by_hash_or_all_of_them_with_trust() {
-        let settings = VfSettings { mac: Some(MAC), api: 6, ..VfSettings::default() };
-        let mut frame = [0; 60];
-        frame[..6].copy_from_slice(&[0x33, 0x33, 0, 0, 0x12, 0x34]);
-        let mut it = pool(settings);
-        assert!(!it.takes(&frame, None));
-        ask(&mut it, &[request::SET_MULTICAST | 1 << 16, 0x341]);
-        assert!(it.takes(&frame, None));
-        for (trusted, expected) in [(false, XCAST_MULTI), (true, XCAST_ALL)] {
-            let mut it = pool(VfSettings { trusted, ..settings });
-            ask(&mut it, &[request::API_NEGOTIATE, 4]);
-            assert_eq!(ask(&mut it, &[request::UPDATE_XCAST, XCAST_ALL])[1], expected);
-            assert_eq!(it.takes(&frame, None), trusted);
-            assert_ne!(ask(&mut it, &[request::UPDATE_XCAST, 3])[0] & FAILURE, 0, "the 82599 has no such mode");
-        }
-    }
-
-    #[test]
-    fn long_frames_and_tags_pass_if_they_were_asked_for() {
-        let mut it = pool(VfSettings { mac: Some(MAC), ..VfSettings::default() });
-        let mut frame = vec![0; 9014];
-        frame[..6].copy_from_slice(&MAC);
-        assert!(!it.takes(&frame, None) && !it.takes(&frame[..60], Some(7)));
-        assert_ne!(ask(&mut it, &[request::SET_LPE, 9729])[0] & FAILURE, 0);
-        ask(&mut it, &[request::SET_LPE, 9018]);
-        ask(&mut it, &[request::SET_VLAN | 1 << 16, 7]);
-        assert!(it.takes(&frame, None) && it.takes(&frame[..60], Some(7)));
-    }
-}
+mod tests;

@@ -31,6 +31,20 @@ pub struct Around<'a> {
     pub interrupts: &'a mut Interrupts,
 }
 
+impl Around<'_> {
+    /// A flow ends with the timer of its queue's interrupt, so there must be one, and it must be longer than the delay.
+    fn doubt_timer(&mut self, queue: usize) {
+        let delay = self.interrupts.rsc_delay();
+        match self.interrupts.interval(queue) {
+            None => self.complaints.add("RSC in a queue without a vector (4.6.7.2.2)".into()),
+            Some(interval) if interval <= delay => {
+                self.complaints.add(format!("RSC: EITR is {interval} us, RSC_DELAY {delay} us (7.3.2.1.1)"));
+            }
+            Some(_) => {}
+        }
+    }
+}
+
 /// A frame that has passed all filters.
 pub struct Arrival<'a> {
     /// The frame, with its check sequence if that is not stripped.
@@ -41,6 +55,8 @@ pub struct Arrival<'a> {
     pub queue: usize,
     /// What the card tells of it.
     pub report: Report,
+    /// It may be joined to others, if its queue joins.
+    pub joins: bool,
 }
 
 impl Receiver {
@@ -69,11 +85,14 @@ impl Receiver {
     /// Stores a frame, or joins it to others, and raises the interrupt.
     pub fn store(&mut self, arrival: &Arrival<'_>, around: &mut Around<'_>) -> Put {
         let Some(queue) = self.queues.get_mut(arrival.queue) else { return Put::Lost };
-        if queue.rscctl & RSCEN != 0 {
+        if arrival.joins && queue.rscctl & RSCEN != 0 {
             let (memory, complaints) = (&mut *around.memory, &mut *around.complaints);
             let mut target = Target { number: arrival.queue, queue, memory, complaints };
             match self.flows.join(arrival.frame, &arrival.headers, &arrival.report, &mut target) {
-                Joined::Open => return Put::Stored,
+                Joined::Open => {
+                    around.doubt_timer(arrival.queue);
+                    return Put::Stored;
+                }
                 Joined::Closed => {
                     around.interrupts.queue(arrival.queue, false);
                     return Put::Stored;
@@ -107,7 +126,7 @@ impl Receiver {
             return;
         }
         for (number, queue) in self.queues.iter_mut().enumerate().filter(|(_, queue)| queue.rscctl & RSCEN != 0) {
-            let interval = around.interrupts.interval(number).unwrap_or(0);
+            let interval = around.interrupts.interval(number).unwrap_or(u32::MAX);
             let (memory, complaints) = (&mut *around.memory, &mut *around.complaints);
             let mut target = Target { number, queue, memory, complaints };
             if self.flows.pass_time(microseconds, interval, &mut target) {

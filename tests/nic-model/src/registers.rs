@@ -45,6 +45,10 @@ pub const RXPBSIZE: u32 = 0x3C00;
 pub const MPC: u32 = 0x3FA0;
 /// Frames that found no descriptor at first, of 8 packet buffers.
 pub const RNBC: u32 = 0x3FC0;
+/// Frames with a wrong check sequence.
+pub const CRCERRS: u32 = 0x4000;
+/// FCTRL: damaged frames are stored.
+pub const SBP: u32 = 1 << 1;
 /// MAC control. TXCRCEN 0, RXCRCSTRP 1, JUMBOEN 2, TXPADEN 10, LPBK 15.
 pub const HLREG0: u32 = 0x4240;
 /// Longest frame (MFS 16 to 31), with its check sequence.

@@ -97,7 +97,7 @@ impl<C: Card> Driver<C> {
             self.write(queue + 0x10, 0);
             self.write(queue + 0x18, 0);
         }
-        self.write(receive + 0x14, 1 << 25 | (BUFFER / 1024) as u32);
+        self.write(receive + 0x14, 1 << 25 | 2 << 8 | (BUFFER / 1024) as u32);
         for index in 0..COUNT {
             self.give(index);
         }
@@ -147,6 +147,25 @@ impl<C: Card> Driver<C> {
                 self.write(self.queues[0] + 0x18, given);
                 return Some(it);
             }
+        }
+    }
+
+    /// The same for joined segments, whose descriptors may lie apart; none goes back to the card.
+    pub fn received_chain(&mut self) -> Option<Received> {
+        let is_done = |it: &mut Self, at| it.descriptor(RECEIVE_RING + u64::from(at) * 16)[1] & 1 != 0;
+        let mut at = (0..COUNT).find(|at| is_done(self, *at))?;
+        let mut it = Received::default();
+        loop {
+            let [low, high] = self.descriptor(RECEIVE_RING + u64::from(at) * 16);
+            assert_ne!(high & 1, 0, "descriptor {at} belongs to the frame and is not done");
+            let octets = self.ram.at(RECEIVE_BUFFERS + u64::from(at) * BUFFER, (high >> 32 & 0xFFFF) as usize);
+            it.frame.extend_from_slice(octets.unwrap());
+            (it.low, it.high, it.descriptors) = (low, high, it.descriptors + 1);
+            self.give(at);
+            if high & 2 != 0 {
+                return Some(it);
+            }
+            at = (high >> 4 & 0xFFFF) as u32;
         }
     }
 

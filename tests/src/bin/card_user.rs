@@ -1,12 +1,15 @@
-//! `card_user ADDRESS PEER KILLS`: inside of a machine, runs a switch on a card that was handed to its user, with two
-//! guests, and has them talk to the network behind the card while its worker is killed so many times.
+//! `card_user ADDRESS PEER WHAT`: inside of a machine, runs a switch on a card that was handed to its user, with two
+//! guests, and has them talk to the network behind the card.
 //!
-//! PEER is the interface at the other end of the card's wire. It gets a network of its own. Prints what came to pass;
-//! fails with the reason.
+//! PEER is the interface at the other end of the card's wire. It gets a network of its own. WHAT happens then: `kill
+//! COUNT`, the worker is killed so many times while TCP goes on; `unplug`, the wire is pulled out and plugged in; `pull`,
+//! the card is pulled out. The test does that when [`turn_of_test`] says so. Prints what came to pass; fails with the
+//! reason.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use sv3::status::Link;
 use sv3_tests::failure::{Failure, Result};
 use sv3_tests::network::exchange::Exchange;
 use sv3_tests::network::{Namespace, Station};
@@ -15,6 +18,8 @@ use sv3_tests::switch::{Home, Switch};
 use sv3_tests::vm::Ping;
 
 const BUSYBOX: &str = "/bin/busybox";
+const FIRST: &str = "10.9.0.1";
+const SECOND: &str = "10.9.0.2";
 const PEER: &str = "10.9.0.9";
 const PINGS: u32 = 10;
 
@@ -30,8 +35,8 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [address, interface, kills] = args.as_slice() else {
-        return Err(Failure::new("usage: card_user ADDRESS PEER KILLS"));
+    let [address, interface, what @ ..] = args.as_slice() else {
+        return Err(Failure::new("usage: card_user ADDRESS PEER WHAT"));
     };
     let peer = Namespace::new()?;
     Namespace::own()?.ip(&format!("link set {interface} netns {}", peer.path()))?;
@@ -39,40 +44,89 @@ fn run() -> Result<()> {
     peer.ip(&format!("link set {interface} up"))?;
 
     let switch = Home::new()?.start(&[])?;
-    attach(&switch, address)?;
+    let used = attach(&switch, address).and_then(|()| use_card(&switch, &peer, what));
+    println!("status: {}", serde_json::to_string(&switch.status()?)?);
+    if used.is_err() {
+        switch.events()?.iter().for_each(|event| println!("{event}"));
+    }
+    used
+}
+
+/// Two guests and the network behind the card talk; then `what` happens.
+fn use_card(switch: &Switch, peer: &Namespace, what: &[String]) -> Result<()> {
     let stations = [Station::connect(switch.socket(), 1)?, Station::connect(switch.socket(), 2)?];
     switch.await_ports(3)?;
-    let networks = [stations[0].network(), stations[1].network(), &peer];
-    networks.iter().try_for_each(|network| {
-        until("the peer to be heard", || Ok((ping(network, PEER, 1)?.lost() == 0).then_some(())))
-    })?;
-    for (from, to) in [(0, PEER), (1, PEER), (2, "10.9.0.1"), (2, "10.9.0.2"), (0, "10.9.0.2")] {
-        let ping = ping(networks[from], to, PINGS)?;
-        if ping.lost() > 0 || ping.duplicates > 0 {
-            return Err(Failure::new(format!("ping {to}: {ping:?}")));
-        }
+    let networks = [stations[0].network(), stations[1].network(), peer];
+    for network in networks {
+        until("the peer to be heard", || Ok((ping(network, PEER, 1)?.lost() == 0).then_some(())))?;
     }
-    println!("pings: ok");
-    let out = Exchange::start(stations[0].network(), &peer, PEER)?;
-    let back = Exchange::start(&peer, stations[1].network(), "10.9.0.2")?;
-    for kill in 0..kills.parse()? {
-        out.await_progress().and_then(|()| back.await_progress())?;
-        switch.kill_worker("KILL")?;
-        println!("kill {kill}: {:?} {:?}", out.came(), back.came());
+    for (from, to) in [(0, PEER), (1, PEER), (2, FIRST), (2, SECOND), (0, SECOND)] {
+        must_ping(networks[from], to)?;
     }
-    out.await_progress().and_then(|()| back.await_progress())?;
-    println!("octets: {:?} {:?}", out.finish()?, back.finish()?);
+    match what.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["kill", count] => kill_workers(switch, networks, count.parse()?)?,
+        ["unplug"] => unplug(switch, networks)?,
+        ["pull"] => pull(switch, networks)?,
+        _ => return Err(Failure::new(format!("{what:?} is nothing that can happen"))),
+    }
     for network in networks {
         let bad = bad_checksums(network)?;
         if bad > 0 {
             return Err(Failure::new(format!("{bad} segments had a wrong checksum")));
         }
     }
-    stations.into_iter().try_for_each(Station::finish)?;
-    for port in switch.status()?.ports {
-        println!("{}: {}", port.name, serde_json::to_string(&port)?);
+    stations.into_iter().try_for_each(Station::finish)
+}
+
+fn kill_workers(switch: &Switch, [first, second, peer]: [&Namespace; 3], count: u32) -> Result<()> {
+    let (out, back) = (Exchange::start(first, peer, PEER)?, Exchange::start(peer, second, SECOND)?);
+    for kill in 0..count {
+        out.await_progress().and_then(|()| back.await_progress())?;
+        switch.kill_worker("KILL")?;
+        println!("kill {kill}: {:?} {:?}", out.came(), back.came());
     }
+    out.await_progress().and_then(|()| back.await_progress())?;
+    println!("octets: {:?} {:?}", out.finish()?, back.finish()?);
     Ok(())
+}
+
+fn unplug(switch: &Switch, [first, second, peer]: [&Namespace; 3]) -> Result<()> {
+    turn_of_test("unplug")?;
+    await_link(switch, Link::Down)?;
+    must_ping(first, SECOND)?;
+    turn_of_test("plug")?;
+    await_link(switch, Link::Up)?;
+    must_ping(second, PEER)?;
+    must_ping(peer, FIRST)
+}
+
+fn pull(switch: &Switch, [first, second, _]: [&Namespace; 3]) -> Result<()> {
+    turn_of_test("pull")?;
+    await_link(switch, Link::Down)?;
+    must_ping(first, SECOND)?;
+    switch.kill_worker("KILL")?;
+    must_ping(second, FIRST)
+}
+
+/// The card's port, which is the first one, has its link or has not.
+fn await_link(switch: &Switch, link: Link) -> Result<()> {
+    switch.await_status(&format!("the link {link:?}"), |status| {
+        status.ports.first().is_some_and(|port| port.card.is_some() && port.link == link)
+    })
+}
+
+/// Tells the test that it is to do something, by a file `/tmp/NAME`, and waits until it has, by `/tmp/NAME.done`.
+fn turn_of_test(name: &str) -> Result<()> {
+    std::fs::write(format!("/tmp/{name}"), "")?;
+    until(name, || Ok(std::fs::exists(format!("/tmp/{name}.done"))?.then_some(())))
+}
+
+fn must_ping(network: &Namespace, address: &str) -> Result<()> {
+    let ping = ping(network, address, PINGS)?;
+    match (ping.lost(), ping.duplicates) {
+        (0, 0) => Ok(()),
+        _ => Err(Failure::new(format!("ping {address}: {ping:?}"))),
+    }
 }
 
 fn attach(switch: &Switch, address: &str) -> Result<()> {

@@ -12,6 +12,8 @@ pub const ENABLE: u32 = 1 << 25;
 pub const SWFLSH: u32 = 1 << 26;
 /// How long the card may take to turn a queue on or off, in nanoseconds. The data sheet has no number.
 pub const LIMIT: u64 = 10 * wait::MS;
+/// How long a queue that is off may still write what it had under way, in nanoseconds (82599, 4.6.7.1.2).
+pub const SETTLE: u64 = 100 * wait::US;
 
 /// SRRCTL.DESCTYPE: advanced descriptors with one buffer.
 const DESCTYPE_ADVANCED: u32 = 1 << 25;

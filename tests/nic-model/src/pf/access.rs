@@ -14,6 +14,8 @@ const FDIRCTRL: u32 = 0xEE00;
 const FDIRCMD: u32 = 0xEE2C;
 const MSCA: u32 = 0x425C;
 const MSRWD: u32 = 0x4260;
+const PSRTYPE_LOW: u32 = 0x5480;
+const PSRTYPE: u32 = 0xEA00;
 const VT_CTL: u32 = 0x51B0;
 
 /// The receive queue whose register is at `at`, and the offset in it.
@@ -183,10 +185,25 @@ impl Pf {
             self.function.complaints.add("HLREG0.RXCRCSTRP is unlike RDRXCTL.CRCSTRIP (8.2.3.7.8)".into());
         }
         if self.function.receiver.queues.iter().any(|queue| queue.rscctl & 1 != 0) {
-            let control = self.registers.get(reg::RDRXCTL);
-            if control & 1 << 25 == 0 || control >> 17 & 0x1F != 0 || !strips[0] {
-                let why = "RSC with an RDRXCTL without RSCACKC and CRCSTRIP, or with a RSCFRSTSIZE (4.6.7.2)";
-                self.function.complaints.add(format!("{why}: {control:#x}"));
+            self.doubt_joining(strips[0]);
+        }
+    }
+
+    /// What must hold for queues that join segments (data sheet, 4.6.7.2).
+    fn doubt_joining(&mut self, strips: bool) {
+        let control = self.registers.get(reg::RDRXCTL);
+        if control & 1 << 25 == 0 || control >> 17 & 0x1F != 0 || !strips {
+            let why = "RSC with an RDRXCTL without RSCACKC and CRCSTRIP, or with a RSCFRSTSIZE";
+            self.function.complaints.add(format!("{why}: {control:#x}"));
+        }
+        if (self.registers.get(PSRTYPE_LOW) | self.registers.get(PSRTYPE)) & 1 << 4 == 0 {
+            self.function.complaints.add("RSC without PSR_type4 (TCP) in PSRTYPE".into());
+        }
+        for queue in self.function.receiver.queues.iter().filter(|queue| queue.rscctl & 1 != 0) {
+            let most = [1, 4, 8, 16][(queue.rscctl >> 2 & 3) as usize] * queue.buffer();
+            if most > 65_535 || queue.srrctl >> 8 & 0x3F < 2 {
+                let why = "RSC of more than 65,535 octets, or with a BSIZEHEADER below 128";
+                self.function.complaints.add(format!("{why}: {most}, SRRCTL {:#x}", queue.srrctl));
             }
         }
     }

@@ -11,10 +11,16 @@ use crate::{Memory, offload, rss, statistics};
 /// Status: there is a tag (VP), the filter is inexact (PIF).
 const VP: u32 = 1 << 3;
 const PIF: u32 = 1 << 7;
+/// Errors: the MAC has found one (RXE).
+const RXE: u32 = 1 << 29;
 /// RXDCTL: tags are stripped.
 const VME: u32 = 1 << 30;
 /// HLREG0: check sequences are stripped.
 const STRIPS: u32 = 1 << 1;
+/// RFCTL: no queue joins segments.
+const RSC_DIS: u32 = 1 << 5;
+/// EICR: the packet buffer was full.
+const RX_MISS: u32 = 1 << 17;
 /// Counters: frames that are too long, with a bad checksum.
 const ROC: u32 = 0x40AC;
 const XEC: u32 = 0x4120;
@@ -38,6 +44,9 @@ impl Pf {
             Put::Waits => {
                 let room = self.function.receiver.wait(frame);
                 self.registers.count(if room { reg::RNBC } else { reg::MPC }, 1);
+                if !room {
+                    self.function.interrupts.other(RX_MISS);
+                }
                 room
             }
         }
@@ -69,18 +78,22 @@ impl Pf {
             status: offload::check(frame, &headers) | if pass == Pass::Inexact { PIF } else { 0 },
             vlan: headers.vlan.unwrap_or(0),
         };
+        if self.damaged {
+            report.status |= RXE;
+        }
         let bad = report.status & (offload::TCPE | offload::IPE) != 0;
         let Some(queue) = self.function.receiver.queues.get(choice.queue) else { return Put::Lost };
         let strips_tag = queue.strips_tags() && headers.vlan.is_some();
         if headers.vlan.is_some() {
             report.status |= VP;
         }
+        let joins = self.registers.get(reg::RFCTL) & RSC_DIS == 0;
         let put = if strips_tag || self.registers.get(reg::HLREG0) & STRIPS == 0 {
             let changed = self.changed(frame, strips_tag);
             let headers = if strips_tag { Headers::of(&changed) } else { headers };
-            self.function.store(&Arrival { frame: &changed, headers, queue: choice.queue, report }, memory)
+            self.function.store(&Arrival { frame: &changed, headers, queue: choice.queue, report, joins }, memory)
         } else {
-            self.function.store(&Arrival { frame, headers, queue: choice.queue, report }, memory)
+            self.function.store(&Arrival { frame, headers, queue: choice.queue, report, joins }, memory)
         };
         if put == Put::Stored && bad {
             self.registers.count(XEC, 1);

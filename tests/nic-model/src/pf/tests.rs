@@ -179,6 +179,7 @@ fn joining() -> Driver {
     let mut driver = Driver::pf();
     driver.write(reg::RDRXCTL, 1 << 1 | 1 << 25);
     driver.write(0x102C, 1 | 2 << 2);
+    driver.write(0x5480, 1 << 4);
     driver.write(0x0900, 0x80);
     driver.write(0x0898, 1 << 4 | 10 << 11);
     driver.write(0x0820, 100 << 3);
@@ -235,12 +236,52 @@ fn a_flow_closes_with_what_does_not_fit_and_with_time() {
 }
 
 #[test]
+fn segments_of_different_vlans_are_not_joined() {
+    let mut driver = joining();
+    let tagged = |index: u32, tag: u8| {
+        let mut frame = segment(index, 0x10);
+        frame.splice(12..12, [0x81, 0x00, 0x00, tag]);
+        frame
+    };
+    for (index, tag) in [(0, 1), (0, 2), (1, 1), (1, 2)] {
+        assert!(driver.arrives(&tagged(index, tag)));
+    }
+    driver.card.pass_time(1000, &mut driver.ram);
+    let received = [(); 2].map(|()| driver.received_chain().unwrap());
+    assert_eq!(received.each_ref().map(|it| (it.frame.len(), it.frame[15])), [(2058, 1), (2058, 2)]);
+    driver.content();
+}
+
+#[test]
+fn what_finds_no_room_at_all_is_missed() {
+    let mut driver = Driver::running();
+    let fitting = (0..2000).filter(|_| driver.arrives(&frame(1514))).count();
+    assert_eq!(fitting, COUNT as usize - 1 + 512 * 1024 / 1514);
+    assert_eq!((driver.get(reg::MPC), driver.get(0x0808) & 1 << 17), (2000 - fitting as u32, 1 << 17));
+    driver.content();
+}
+
+#[test]
 fn joined_segments_take_no_more_descriptors_than_the_driver_allows() {
     let mut driver = joining();
     assert!((0..20).all(|index| driver.arrives(&segment(index, 0x10))));
     let first = driver.received().unwrap();
     assert_eq!((first.frame.len(), first.descriptors), (16_054, 8));
     driver.content();
+}
+
+#[test]
+fn a_driver_that_prepares_joining_badly_is_told() {
+    let mut driver = Driver::pf();
+    driver.write(0x102C, 1 | 3 << 2);
+    driver.start();
+    assert_eq!(driver.card.complaints().len(), 2, "{:?}", driver.card.complaints());
+    assert!(driver.arrives(&segment(0, 0x10)));
+    assert_eq!(driver.card.complaints().len(), 3, "no vector");
+    driver.write(reg::RFCTL, 1 << 5);
+    assert!(driver.arrives(&segment(1, 0x10)));
+    driver.write(reg::RFCTL, 0);
+    assert!(driver.arrives(&segment(2, 0x18)));
 }
 
 #[test]
@@ -301,6 +342,19 @@ fn tags_stay_unless_the_driver_wants_them_apart() {
     assert!(driver.arrives(&tagged));
     tagged.drain(12..16);
     assert_eq!(driver.received().unwrap().frame, tagged);
+    driver.content();
+}
+
+#[test]
+fn damaged_frames_are_counted_and_seen_by_who_wants_them() {
+    let mut driver = Driver::running();
+    assert!(!driver.card.receive_damaged(&frame(60), &mut driver.ram));
+    let control = driver.get(reg::FCTRL);
+    driver.write(reg::FCTRL, control | reg::SBP);
+    assert!(driver.card.receive_damaged(&frame(60), &mut driver.ram));
+    assert_eq!((driver.received().unwrap().high >> 29 & 1, driver.get(reg::CRCERRS)), (1, 2));
+    assert!(driver.arrives(&frame(60)));
+    assert_eq!(driver.received().unwrap().high >> 29 & 1, 0);
     driver.content();
 }
 

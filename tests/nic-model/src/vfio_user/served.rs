@@ -4,7 +4,6 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -19,13 +18,17 @@ use crate::Card;
 /// A card behind a socket, to which one client after the other connects. It is gone when this is dropped.
 pub struct Served {
     shared: Arc<Shared>,
-    /// Closed to wake the thread; an octet wakes it too.
+    /// Closed to end the thread. An octet is an order.
     bell: Option<UnixStream>,
     thread: Option<JoinHandle<()>>,
 }
 
+const LINK_DOWN: u8 = 0;
+const LINK_UP: u8 = 1;
+const PULL_OUT: u8 = 2;
+
+#[derive(Default)]
 struct Shared {
-    link: AtomicBool,
     complaints: Mutex<Vec<String>>,
 }
 
@@ -41,7 +44,7 @@ impl Served {
         let (bell, heard) = UnixStream::pair()?;
         bell.set_nonblocking(true)?;
         heard.set_nonblocking(true)?;
-        let shared = Arc::new(Shared { link: AtomicBool::new(true), complaints: Mutex::default() });
+        let shared = Arc::<Shared>::default();
         let wire = Wire::new(wire)?;
         let ours = shared.clone();
         let thread = std::thread::spawn(move || {
@@ -55,10 +58,18 @@ impl Served {
 
     /// The wire is plugged in or pulled out. Returns before the card knows.
     pub fn set_link(&self, up: bool) {
-        self.shared.link.store(up, SeqCst);
+        self.order(if up { LINK_UP } else { LINK_DOWN });
+    }
+
+    /// The card is pulled out, see [`Card::pull_out`]. Returns before it is.
+    pub fn pull_out(&self) {
+        self.order(PULL_OUT);
+    }
+
+    fn order(&self, order: u8) {
         if let Some(mut bell) = self.bell.as_ref() {
-            // A bell that is full rings already.
-            let _ = io::Write::write(&mut bell, &[0]);
+            // The thread takes orders all the time, so there is room.
+            let _ = io::Write::write(&mut bell, &[order]);
         }
     }
 
@@ -138,11 +149,16 @@ impl Server {
     }
 
     fn rung(&mut self) -> io::Result<()> {
-        match io::Read::read(&mut self.bell, &mut [0; 64]) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            _ => {
-                let Device { card, dma, .. } = &mut self.device;
-                card.set_link(self.shared.link.load(SeqCst), dma);
+        let mut orders = [0; 64];
+        let count = io::Read::read(&mut self.bell, &mut orders)?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let Device { card, dma, .. } = &mut self.device;
+        for order in orders.iter().take(count) {
+            match *order {
+                PULL_OUT => card.pull_out(),
+                order => card.set_link(order == LINK_UP, dma),
             }
         }
         Ok(())

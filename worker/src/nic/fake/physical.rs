@@ -129,6 +129,7 @@ impl Physical {
         let mac = address::of_words(one, two).unwrap_or_default();
         match (code, info) {
             // SET_MAC_ADDR, and filters of the 82576.
+            (2, 1) if mac == Mac::default() => return false,
             (2, 1) => self.filters.clear(),
             (2, 2) if self.filters.len() == self.most => return false,
             (2, 2) => self.filters.push(mac),

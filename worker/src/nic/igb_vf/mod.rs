@@ -82,7 +82,8 @@ impl Family for IgbVf {
             return Err(Fault::Bad("SET_LPE"));
         }
         let all_multicast = mailbox.request(bar, &[SET_PROMISC | PROMISC_MULTICAST])?.done;
-        Ok(Terms { pairs: 2, all_unicast: false, all_multicast, link: true })
+        // The 82576 has two, but its functions' frames are not spread; the I350, which is used in the same way, has one.
+        Ok(Terms { pairs: 1, all_unicast: false, all_multicast, link: true })
     }
 
     fn add(_: usize, mac: Mac) -> [u32; 3] {
@@ -90,7 +91,9 @@ impl Family for IgbVf {
         [SET_MAC_ADDR | FILTER_ADD, low, high]
     }
 
-    fn clear() -> Option<[u32; 3]> {
-        Some([SET_MAC_ADDR | FILTER_CLR, 0, 0])
+    fn clear(mac: Mac) -> Option<[u32; 3]> {
+        // Linux' igb looks at the address before it looks at what is asked, and refuses one that no station has.
+        let (low, high) = address::to_words(mac);
+        Some([SET_MAC_ADDR | FILTER_CLR, low, high])
     }
 }

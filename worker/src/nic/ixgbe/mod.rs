@@ -10,13 +10,15 @@
 //! The port writes where the rings are, and *starts* the card. A card that has lost its settings since has been reset by
 //! somebody ([`Ixgbe::service`]): the same is done again.
 //!
-//! What it does not do: identify SFP+ modules and load their analog settings (CORECTL). The EEPROM, or the kernel's
-//! driver that had the card before, has done so, and a device reset keeps them.
+//! What it does not do: modules of 1 Gbit/s in a cage of SFP+, and AUTOC where the firmware wants to be asked first (LESM).
 
 mod configure;
+mod i2c;
 mod link;
 pub mod registers;
 mod reset;
+mod semaphore;
+mod sfp;
 mod statistics;
 #[cfg(test)]
 mod tests;
@@ -75,7 +77,7 @@ impl Ixgbe {
             None => address::of_words(wait::read(bar, ral(0))?, bar.read(ral(0) + 4)).ok_or(Fault::Bad("RAL"))?,
         };
         configure::configure(bar, &self.settings, self.mac, reset)?;
-        link::set_up(bar)?;
+        link::set_up(bar, reset)?;
         configure::vectors(bar, &self.interrupts());
         Ok(())
     }

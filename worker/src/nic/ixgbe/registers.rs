@@ -10,6 +10,8 @@ pub const CTRL_GIO_DIS: u32 = 1 << 2;
 pub const CTRL_RST: u32 = 1 << 26;
 /// Device status.
 pub const STATUS: u32 = 0x8;
+/// Which port of the card it is.
+pub const STATUS_LAN_ID: u32 = 3 << 2;
 /// PCIe master enable status.
 pub const STATUS_GIO: u32 = 1 << 19;
 /// Extended device control.
@@ -24,12 +26,47 @@ pub const CTRL_EXT_DRV_LOAD: u32 = 1 << 28;
 pub const ESDP: u32 = 0x20;
 /// Pin 3 turns the laser of an SFP+ module off (82599 only).
 pub const ESDP_SDP3: u32 = 1 << 3;
+/// Lines to the SFP+ module.
+pub const I2CCTL: u32 = 0x28;
+/// The clock, as it is driven.
+pub const I2CCTL_CLK_OUT: u32 = 1 << 1;
+/// Data, as it is.
+pub const I2CCTL_DATA_IN: u32 = 1 << 2;
+/// Data, as it is driven.
+pub const I2CCTL_DATA_OUT: u32 = 1 << 3;
+/// Core analog configuration.
+pub const CORECTL: u32 = 0x14f00;
+/// EEPROM read.
+pub const EERD: u32 = 0x10014;
+/// Begin.
+pub const EERD_START: u32 = 1;
+/// Done; the word is in the upper half.
+pub const EERD_DONE: u32 = 1 << 1;
+/// Software semaphore.
+pub const SWSM: u32 = 0x10140;
+/// Between drivers; reading sets it.
+pub const SWSM_SMBI: u32 = 1;
+/// Between software and firmware.
+pub const SWSM_SWESMBI: u32 = 1 << 1;
+/// General software semaphore: who has which resource.
+pub const GSSR: u32 = 0x10160;
+/// The lines of port 0.
+pub const GSSR_PHY0: u32 = 1 << 1;
+/// The lines of port 1.
+pub const GSSR_PHY1: u32 = 1 << 2;
+/// Registers of the MAC that ports and firmware share.
+pub const GSSR_MAC_CSR: u32 = 1 << 3;
 /// EEPROM control. The X540 has it for its flash memory.
 pub const EEC: u32 = 0x10010;
 /// The EEPROM has been read.
 pub const EEC_ARD: u32 = 1 << 9;
 /// An EEPROM is there.
 pub const EEC_PRES: u32 = 1 << 8;
+
+/// PCIe control extended.
+pub const GCR_EXT: u32 = 0x11050;
+/// What was asked of memory and did not come is forgotten.
+pub const GCR_EXT_BUFFERS_CLEAR: u32 = 1 << 30;
 
 // Interrupts (8.2.3.5).
 /// Cause, clear on read.
@@ -275,6 +312,8 @@ pub const AUTOC: u32 = 0x42a0;
 pub const AUTOC_RESTART: u32 = 1 << 12;
 /// Link mode select.
 pub const AUTOC_LMS: u32 = 7 << 13;
+/// The link mode's highest bit.
+pub const AUTOC_LMS_HIGH: u32 = 4 << 13;
 /// Link mode: 10 Gbit/s, serial, which is SFI for SFP+.
 pub const AUTOC_LMS_10G_SERIAL: u32 = 3 << 13;
 /// Link status.
@@ -287,5 +326,11 @@ pub const LINKS_SPEED: u32 = 3 << 28;
 pub const AUTOC2: u32 = 0x42a8;
 /// Which serial interface.
 pub const AUTOC2_10G_SERIAL: u32 = 3 << 16;
+/// The link is off by the EEPROM's word.
+pub const AUTOC2_LINK_DISABLE: u32 = 7 << 28;
+/// Negotiation, link partner.
+pub const ANLP1: u32 = 0x42b0;
+/// The state of its machine.
+pub const ANLP1_STATE: u32 = 0xf << 16;
 /// SFI.
 pub const AUTOC2_10G_SFI: u32 = 2 << 16;

@@ -3,8 +3,8 @@
 use super::registers::*;
 use crate::nic::bar::Bar;
 use crate::nic::fault::Fault;
-use crate::nic::queue_registers::{QueueRegisters, SWFLSH};
-use crate::nic::wait::{self, MS};
+use crate::nic::queue_registers::{QueueRegisters, SETTLE, SWFLSH};
+use crate::nic::wait::{self, MS, US};
 
 /// Masks all interrupts and turns off the receiver, the first `pairs` queue pairs and the transmitter. It ends with the
 /// first of them that does not stop.
@@ -16,7 +16,10 @@ pub fn stop(bar: &impl Bar, pairs: u16) -> Result<(), Fault> {
         QueueRegisters::at(receive_queue(pair), 0).disable(bar, "RXDCTL", 0, began)?;
         QueueRegisters::at(transmit_queue(pair), 0).disable(bar, "TXDCTL", SWFLSH, began)?;
     }
-    wait::clear(bar, DMATXCTL, DMATXCTL_TE)
+    wait::clear(bar, DMATXCTL, DMATXCTL_TE)?;
+    // What a queue has under way comes to its end (4.6.7.1.2).
+    wait::pause(bar, SETTLE);
+    Ok(())
 }
 
 fn mask_all(bar: &impl Bar) {
@@ -40,16 +43,29 @@ pub fn set_receiver(bar: &impl Bar, on: bool) -> Result<(), Fault> {
     wait::clear(bar, SECRXCTRL, SECRXCTRL_RX_DIS)
 }
 
-/// Resets all of the card but the link and its PHY. It takes 11 to 60 ms.
+/// What the card has asked of memory does not come: its bus master was turned off in between. Frames go nowhere meanwhile
+/// (5.2.5.3.2).
+fn forget_requests(bar: &impl Bar) -> Result<(), Fault> {
+    wait::set(bar, HLREG0, HLREG0_LPBK)?;
+    wait::pause(bar, 3 * MS);
+    wait::set(bar, GCR_EXT, GCR_EXT_BUFFERS_CLEAR)?;
+    wait::pause(bar, 20 * US);
+    wait::clear(bar, GCR_EXT, GCR_EXT_BUFFERS_CLEAR)?;
+    wait::clear(bar, HLREG0, HLREG0_LPBK)
+}
+
+/// Resets all of the card but the link and its PHY. It takes 11 to 70 ms.
 pub fn reset(bar: &impl Bar) -> Result<(), Fault> {
     mask_all(bar);
-    // What the card has asked of memory comes back first. If it does not, the first reset drops it, and a second one is
-    // needed (5.2.5.3.2).
+    // What the card has asked of memory comes back first. If it does not, it is forgotten, and a second reset is needed.
     wait::set(bar, CTRL, CTRL_GIO_DIS)?;
     let calm = wait::until(bar, "STATUS", STATUS, 10 * MS, |value| value & STATUS_GIO == 0);
     let resets = match calm {
         Err(Fault::Gone) => return Err(Fault::Gone),
-        Err(Fault::Bad(_)) => 2,
+        Err(Fault::Bad(_)) => {
+            forget_requests(bar)?;
+            2
+        }
         Ok(_) => 1,
     };
     for _ in 0..resets {

@@ -110,6 +110,29 @@ fn a_stuck_register_is_named_in_time() {
     fake.stick(SECRXSTAT, SECRXSTAT_SECRX_RDY, 0);
     assert!(Ixgbe::open(&fake, &settings(), &fake::state()).is_ok());
     assert_eq!(resets(&fake), 2, "5.2.5.3.2");
+    assert_eq!(fake.written(GCR_EXT), [GCR_EXT_BUFFERS_CLEAR, 0]);
+}
+
+#[test]
+fn a_module_that_cannot_be_asked_is_no_reason_to_give_up() {
+    let gssr = GSSR_PHY0 << 5;
+    for (at, mask, value) in [
+        (I2CCTL, I2CCTL_DATA_IN, I2CCTL_DATA_IN),
+        (I2CCTL, I2CCTL_DATA_IN, 0),
+        (SWSM, SWSM_SMBI, SWSM_SMBI),
+        (SWSM, SWSM_SWESMBI, 0),
+        (GSSR, gssr, gssr),
+        (EERD, EERD_DONE, 0),
+    ] {
+        let (fake, state) = (Fake::ixgbe(), fake::state());
+        fake.stick(LINKS, LINKS_UP, 0);
+        fake.stick(at, mask, value);
+        Ixgbe::open(&fake, &settings(), &state).unwrap();
+        assert!(fake.clock.get() < 300 * MS, "{at:#x}: {} ns", fake.clock.get());
+        assert_eq!(fake.written(CORECTL), [] as [u32; 0]);
+        assert_ne!(fake.written(AUTOC), [] as [u32; 0], "the link begins anew");
+        assert_eq!(fake.get(GSSR), 0);
+    }
 }
 
 #[test]

@@ -70,7 +70,7 @@ impl Family for IxgbeVf {
         requests::add(index, mac)
     }
 
-    fn clear() -> Option<[u32; 3]> {
+    fn clear(_: Mac) -> Option<[u32; 3]> {
         None
     }
 }

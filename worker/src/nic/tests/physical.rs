@@ -86,6 +86,19 @@ fn a_link_that_is_lost_comes_by_the_last_vector() {
 }
 
 #[test]
+fn a_card_without_a_link_loads_what_its_module_needs() {
+    const CORECTL: u32 = 0x14f00;
+    let mut port = Port::running(Pf::new(PfSettings { link: false, ..PfSettings::default() }), settings());
+    assert_eq!(port.model.read(CORECTL), 1, "the EEPROM's value for passive copper");
+    assert_eq!(port.model.read(0x10160), 0, "no semaphore is kept");
+    assert_eq!(port.device.link(&port.model), Ok(0));
+    port.model.set_link(true);
+    assert_eq!(port.service(), Event::Link(10_000));
+    port.works();
+    port.model.content();
+}
+
+#[test]
 fn a_card_that_somebody_resets_is_set_up_again() {
     let mut port = Port::running(card(), settings());
     port.model.card.borrow_mut().reset();

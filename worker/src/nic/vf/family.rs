@@ -55,6 +55,6 @@ pub trait Family {
     /// others, if [`Family::clear`] has no message.
     fn add(index: usize, mac: Mac) -> [u32; 3];
 
-    /// The message that removes all filters, to be sent before the first is added.
-    fn clear() -> Option<[u32; 3]>;
+    /// The message that removes all filters, to be sent before one for `mac` is added as the first.
+    fn clear(mac: Mac) -> Option<[u32; 3]>;
 }

@@ -48,8 +48,7 @@ impl Filters {
             self.full = false;
         }
         if self.count == 0
-            && !macs.is_empty()
-            && let Some(message) = F::clear()
+            && let Some(message) = macs.first().and_then(|mac| F::clear(*mac))
         {
             mailbox.request(bar, &message)?;
         }

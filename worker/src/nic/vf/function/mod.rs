@@ -22,13 +22,13 @@ use sv3::card::{CardSettings, CardState};
 
 use super::family::{Family, Terms};
 use super::filters::Filters;
-use super::mailbox::Mailbox;
+use super::mailbox::{Mailbox, RSTI};
 use super::registers::IVAR_VALID;
 use crate::nic::address::{self, Mac};
 use crate::nic::bar::Bar;
 use crate::nic::fault::Fault;
 use crate::nic::interrupts::Interrupts;
-use crate::nic::queue_registers::{QueueRegisters, split_value};
+use crate::nic::queue_registers::{QueueRegisters, SETTLE, split_value};
 use crate::nic::wait::{self, MS};
 
 /// Vectors of a function: two pairs and the mailbox.
@@ -88,9 +88,14 @@ impl<F: Family> Function<F> {
             return Ok(function);
         }
         function.reset = true;
+        // A port that was there before stays, whatever the physical function is doing.
+        let stays = mac.is_some();
+        if stays && function.mailbox.reset_bits(bar)? & RSTI != 0 {
+            function.lose(bar);
+            return Ok(function);
+        }
         match function.begin(bar, state) {
-            // A port that was there before stays, whatever the physical function is doing.
-            Err(Fault::Bad(_)) if mac.is_some() => function.lose(bar),
+            Err(Fault::Bad(_)) if stays => function.lose(bar),
             begun => begun?,
         }
         Ok(function)
@@ -181,6 +186,7 @@ impl<F: Family> Function<F> {
             self.receive_registers(pair).disable(bar, "VFRXDCTL", 0, began)?;
             self.transmit_registers(pair).disable(bar, "VFTXDCTL", F::REGISTERS.flush, began)?;
         }
+        wait::pause(bar, SETTLE);
         Ok(())
     }
 

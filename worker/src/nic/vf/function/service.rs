@@ -42,6 +42,7 @@ impl<F: Family> Function<F> {
     pub fn service(&mut self, bar: &impl Bar, state: &CardState) -> Result<Event, Fault> {
         self.mailbox.allow(bar);
         bar.write(F::REGISTERS.eicr, 1 << self.settings.pairs);
+        bar.write(F::REGISTERS.eims, 1 << self.settings.pairs);
         self.mailbox.listen(bar)?;
         let reset = self.mailbox.reset_bits(bar)?;
         let found = reset != 0 || self.mailbox.is_lost() || !self.is_done(bar)?;
