@@ -4,7 +4,7 @@ use sv3::ipc::{RingFault, Settings};
 use sv3::virtio::{NET_HDR_LEN, NetHdr, VIRTIO_NET_HDR_F_DATA_VALID};
 
 use super::queue::{CardQueue, Way};
-use crate::memory::frame_head::{FrameHead, HEAD_LEN};
+use crate::memory::frame_head::FrameHead;
 use crate::memory::slice::GuestSlice;
 use crate::memory::slice_list::Tail;
 use crate::nic::card::Card;
@@ -85,9 +85,12 @@ struct Taking<'t, 'm> {
     tail: Tail<'t, 'm>,
     /// How many slices the burst's list has.
     at: usize,
-    memory: &'m CardMemory,
-    /// Where the buffers begin, and the octets of each.
-    buffers: (usize, usize),
+    /// The MTU of the network.
+    mtu: u16,
+    /// All buffers, and as many octets in front of them as a net header has.
+    buffers: GuestSlice<'m>,
+    /// Octets of a buffer.
+    size: usize,
     joined: &'t mut Vec<NetHdr>,
     budget: u64,
     /// What frames cost, and what it will cost to deliver them.
@@ -98,8 +101,8 @@ impl<'m> Taking<'_, 'm> {
     /// The first `len` octets of a buffer, and some in front of them.
     #[inline]
     fn slice(&self, (at, len): Part, in_front: usize) -> GuestSlice<'m> {
-        let (first, size) = self.buffers;
-        self.memory.slice(first + usize::from(at) * size - in_front, usize::from(len) + in_front)
+        let begin = usize::from(at) * self.size + NET_HDR_LEN - in_front;
+        self.buffers.part(begin, usize::from(len) + in_front)
     }
 
     /// The place of a frame of `len` octets in the last `parts` slices. `name`: see [`Taken::id`]; `None`: it cannot be
@@ -121,8 +124,8 @@ impl<'m> Taking<'_, 'm> {
             // There is room for as many as frames of a burst.
             (false, false) if self.joined.len() == self.joined.capacity() => None,
             (false, false) => {
-                let (first, mtu) = (self.slice(*first?, 0), self.memory.settings().mtu);
-                self.joined.push(joined_frame::complete(&first, (received.len, received.joined), mtu)?);
+                let first = self.slice(*first?, 0);
+                self.joined.push(joined_frame::complete(&first, (received.len, received.joined), self.mtu)?);
                 Some(JOINED + self.joined.len() as u16 - 1)
             }
         }
@@ -133,8 +136,7 @@ impl Taker for Taking<'_, '_> {
     #[inline(always)]
     fn simple(&mut self, part: Part, is_verified: bool) -> bool {
         let slice = self.slice(part, NET_HDR_LEN);
-        slice.prefetch(0);
-        slice.prefetch(HEAD_LEN - 1);
+        slice.prefetch(NET_HDR_LEN);
         let name = if is_verified { VERIFIED } else { PLAIN };
         self.spent < self.budget && self.tail.push(slice) && self.place(Some(name), part.1.into(), 1)
     }
@@ -165,12 +167,14 @@ impl<'m> Source<'m> for CardSource<'m> {
         };
         joined.clear();
         let (from, most) = (batch.slices.len(), batch.places.len());
+        let ((first, size), count) = (queue.buffers(), usize::from(card.memory.settings().descriptors));
         let mut taking = Taking {
             places: batch.places.iter_mut(),
             tail: batch.slices.tail(),
             at: from,
-            memory: &card.memory,
-            buffers: queue.buffers(),
+            mtu: card.memory.settings().mtu,
+            buffers: card.memory.slice(first - NET_HDR_LEN, NET_HDR_LEN + count * size),
+            size,
             joined,
             budget,
             spent: 0,
@@ -190,12 +194,12 @@ impl<'m> Source<'m> for CardSource<'m> {
 
     #[inline]
     fn head(&self, taken: &Taken, slices: &[GuestSlice<'m>]) -> FrameHead {
-        let head = FrameHead::read(slices);
         match (taken.id.checked_sub(JOINED), &self.input) {
             (Some(number), Some(input)) => {
-                head.with_net_hdr(input.joined.get(usize::from(number)).copied().unwrap_or(NetHdr::NONE))
+                let hdr = input.joined.get(usize::from(number)).copied().unwrap_or(NetHdr::NONE);
+                FrameHead::read(slices).with_net_hdr(hdr)
             }
-            _ => head.with_flags(taken.id as u8),
+            _ => FrameHead::read_frame(slices, taken.id as u8),
         }
     }
 
