@@ -198,7 +198,7 @@ impl Config {
                     let netdev =
                         format!("stream,id=net{number},server=off,addr.type=unix,addr.path={}", wire.display());
                     let device = format!("{name},id=card{number},bus=port{number},netdev=net{number},romfile=");
-                    let mac = format!("52:54:00:00:03:{number:02x}");
+                    let mac = Machine::address(number).map(|octet| format!("{octet:02x}")).join(":");
                     command.arg("-netdev").arg(netdev).arg("-device").arg(format!("{device},mac={mac}"));
                 }
                 Card::VfioUser(socket) => {
@@ -239,6 +239,11 @@ impl Machine {
     /// Where a card is found, counted from 0.
     pub fn card(number: usize) -> String {
         format!("0000:{:02x}:00.0", number + 1)
+    }
+
+    /// The Ethernet address of an 82576 or of a virtio card.
+    pub fn address(number: usize) -> [u8; 6] {
+        [0x52, 0x54, 0, 0, 3, number as u8]
     }
 
     /// The other end of the wire of an 82576 or of a virtio card, on which frames are behind their lengths; once.
