@@ -104,8 +104,8 @@ pub struct FileSettings {
     pub send_buffer: u32,
     /// Index of its input in [`crate::ledger::Ledger::inputs`]. No other file has it.
     pub input: u16,
-    /// Counts the openings of that input, from 1. A replay to another worker has the same number, and the input then
-    /// goes on where it was.
+    /// Names this opening of that input; not 0. Earlier ports of the slot had other numbers, as far as chance goes. A
+    /// replay to another worker has the same number, and the input then goes on where it was.
     pub run: u32,
 }
 

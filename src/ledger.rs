@@ -224,17 +224,6 @@ impl Ledger {
     pub fn input_of(slot: u16, pair: u16) -> u16 {
         slot.wrapping_mul(MAX_QUEUE_PAIRS as u16).wrapping_add(pair)
     }
-
-    /// Forgets what was read for the port of a slot, for the next one in the slot.
-    pub fn reset_inputs(&self, slot: u16) {
-        let first = usize::from(Ledger::input_of(slot, 0));
-        for input in self.inputs.iter().skip(first).take(MAX_QUEUE_PAIRS) {
-            // A store would make the page exist.
-            if input.run.load(Relaxed) != 0 {
-                input.run.store(0, Relaxed);
-            }
-        }
-    }
 }
 
 impl WorkerArea {

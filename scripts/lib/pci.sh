@@ -103,13 +103,16 @@ has_node() { [ -n "$(group "$1")" ] && [ -e "$SV3_ROOT/dev/vfio/$(group "$1")" ]
 # is_open ADDRESS: a program has its group open. The kernel gives a group to one program at a time.
 is_open() { has_node "$1" && ! (: <"$SV3_ROOT/dev/vfio/$(group "$1")") 2>/dev/null; }
 
-# holders ADDRESS: the programs that have its group open, as far as they can be seen.
+# holders ADDRESS: the programs that may have it open: those with its group, and those with any device of VFIO, as the
+# kernel does not say which one that is. A child of such a program is not named.
 holders() {
-    local fd pid found=
-    for fd in "$PROC"/[0-9]*/fd/*; do
-        [ "$(readlink "$fd")" = "/dev/vfio/$(group "$1")" ] || continue
-        pid=${fd#"$PROC/"} pid=${pid%%/*}
-        case " $found" in *"($pid)"*) ;; *) found="$found $(value "$PROC/$pid/comm") ($pid)" ;; esac
+    local pid parent found=
+    for pid in $(ls -lR "$PROC"/[0-9]*/fd 2>/dev/null | awk -v node="/dev/vfio/$(group "$1")" '
+        /^\/.*\/fd:$/ { pid = $0; sub(/\/fd:$/, "", pid); sub(/.*\//, "", pid) }
+        ($NF == node || /-> anon_inode:\[vfio-device/) && !seen[pid]++ { print pid }' | sort -n); do
+        parent=$(sed -n 's/^PPid:[[:space:]]*//p' "$PROC/$pid/status" 2>/dev/null || true)
+        case $found in *"(${parent:-none})"*) continue ;; esac
+        found="$found${found:+ or} $(value "$PROC/$pid/comm") ($pid)"
     done
     echo "${found:- a program}"
 }

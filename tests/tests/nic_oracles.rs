@@ -6,8 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use sv3_nic_model::vfio_user::Function;
-use sv3_nic_model::{Pf, PfSettings, Vf, VfSettings};
-use sv3_tests::failure::Result;
+use sv3_nic_model::{IgbVf, Pf, PfSettings, Vf, VfSettings};
+use sv3_tests::failure::{Failure, Result};
 use sv3_tests::machine::{Config, Machine};
 use sv3_tests::network::Cable;
 use sv3_tests::nic::Nic;
@@ -28,6 +28,9 @@ struct Link {
 /// What Linux does and the data sheet does not want: EITR of the vector for other causes is 1,950. A receive descriptor's
 /// second half is left as the card wrote it. A context of which only L4T matters does not say which IP it is.
 const LINUX_DOES: [&str; 3] = ["EITR is 0x79e", "has its bit DD set", "MACLEN 14 and IPv4 false; there is version 4"];
+
+/// What DPDK does: each queue gets its head when it is enabled already, though the head is 0.
+const DPDK_DOES: &str = "a write to register 0x10 of a queue that is enabled";
 
 const CARD: &str = "10.0.0.1";
 const PEER: &str = "10.0.0.2";
@@ -145,8 +148,7 @@ fn dpdk_drives_an_82599() -> Result<()> {
     let mut nic = Nic::start(Function::Physical, Pf::new(PfSettings::default()))?;
     let config = Machine::config().vfio_user(&nic.socket());
     testpmd_answers(config, |_| nic.wire(), "librte_net_ixgbe.so.23")?;
-    // Each queue gets its head when it is enabled already, though the head is 0.
-    nic.check_but(&["a write to register 0x10 of a queue that is enabled"])
+    nic.check_but(&[DPDK_DOES])
 }
 
 #[test]
@@ -156,4 +158,48 @@ fn dpdk_drives_a_virtual_function_of_an_82599() -> Result<()> {
     let config = Machine::config().vfio_user(&nic.socket());
     testpmd_answers(config, |_| nic.wire(), "librte_net_ixgbe.so.23")?;
     nic.check()
+}
+
+#[test]
+#[ignore = "scripts/check runs it"]
+fn linux_drives_a_virtual_function_of_an_82576() -> Result<()> {
+    let mut nic = Nic::start(Function::Virtual82576, IgbVf::new(VfSettings::default()))?;
+    let config = Machine::config().module("igbvf").vfio_user(&nic.socket());
+    Link::boot(config, |_| nic.wire())?.works()?;
+    nic.check_but(&LINUX_DOES)
+}
+
+#[test]
+#[ignore = "scripts/check runs it"]
+fn dpdk_drives_a_virtual_function_of_an_82576() -> Result<()> {
+    let mut nic = Nic::start(Function::Virtual82576, IgbVf::new(VfSettings::default()))?;
+    let config = Machine::config().vfio_user(&nic.socket());
+    testpmd_answers(config, |_| nic.wire(), "librte_net_e1000.so.23")?;
+    nic.check_but(&[DPDK_DOES])
+}
+
+/// Perl sets a flag of the interface that is its argument: LRO (linux/ethtool.h: ETHTOOL_GFLAGS, ETHTOOL_SFLAGS).
+const JOIN: &str = r#"
+    socket(S, 2, 2, 0) or die $!;
+    sub flags { my ($v) = @_; ioctl(S, 0x8946, pack("a16 P x16", $ARGV[0], $v)) or die $!; (unpack("LL", $v))[1] }
+    flags(pack("LL", 0x26, flags(pack("LL", 0x25, 0)) | 0x8000));
+    flags(pack("LL", 0x25, 0)) & 0x8000 or die "no LRO";
+"#;
+
+#[test]
+#[ignore = "scripts/check runs it"]
+fn linux_takes_the_joined_segments_of_an_82599() -> Result<()> {
+    let mut nic = Nic::start(Function::Physical, Pf::new(PfSettings::default()))?;
+    let config = Machine::config().module("ixgbe").debian("usr/bin/perl").vfio_user(&nic.socket());
+    let mut link = Link::boot(config, |_| nic.wire())?;
+    let interface = link.interface.clone();
+    link.machine.sh(&format!("perl -e '{}' {interface}", JOIN.replace('\n', " ")))?;
+    link.works()?;
+    let mut count = |name: &str| -> Result<u64> {
+        let text = link.machine.sh(&format!("cat /sys/class/net/{interface}/statistics/{name}"))?;
+        text.trim().parse().map_err(|_| Failure::new(format!("{name}: {text}")))
+    };
+    let (octets, packets) = (count("rx_bytes")?, count("rx_packets")?);
+    assert!(octets / packets.max(1) > 3000, "{octets} octets in {packets} packets");
+    nic.check_but(&LINUX_DOES)
 }

@@ -325,6 +325,8 @@ fn frames_between_a_guest_and_a_stream_survive_deaths() -> Result<()> {
     while guest.receive_within(Duration::from_millis(50)).is_some() {}
     guest.send(&frame(mac(1), mac(2), b"hello"));
     peer.receive()?;
+    // Else it may come again after the first death.
+    guest.await_sent();
     let (mut up, mut down) = (Flow::new(2, 1, 500), Flow::new(1, 2, 500));
     for _ in 0..20 {
         let shot = switch.shoot_worker("KILL")?;

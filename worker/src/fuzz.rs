@@ -1,6 +1,7 @@
 //! Fuzz targets of the worker; see [`sv3::fuzz`].
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a target panics when something is wrong")]
 
+mod card;
 mod framing;
 mod kinds;
 mod offload;
@@ -10,6 +11,7 @@ mod registers;
 mod ring;
 mod switch;
 
+pub use card::card;
 pub use framing::framing;
 pub use kinds::kinds;
 pub use offload::offload;
@@ -24,6 +26,7 @@ mod tests {
 
     #[test]
     fn corpora() {
+        replay("card", super::card);
         replay("framing", super::framing);
         replay("kinds", super::kinds);
         replay("offload", super::offload);

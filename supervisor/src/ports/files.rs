@@ -6,6 +6,7 @@
 
 mod record;
 
+use std::hash::{BuildHasher, RandomState};
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -65,7 +66,7 @@ pub struct FilePort {
     device: Option<String>,
     /// The file of each queue pair.
     files: Vec<OpenPair>,
-    /// How often files were opened.
+    /// Which of all times that files were opened this is, for the ledger.
     run: u32,
 }
 
@@ -79,7 +80,7 @@ struct OpenPair {
 impl FilePort {
     /// A port without files.
     pub fn new(slot: u16, attachment: Attachment, owner: (i32, u32), serial: u64) -> FilePort {
-        let (stopped, conflict, device, files, run, end_due) = Default::default();
+        let (stopped, conflict, device, files, end_due) = Default::default();
         let (quarantine, suspect, since, rival, peer, held) = (None, None, None, None, None, Holdings::NONE);
         FilePort {
             slot,
@@ -98,7 +99,7 @@ impl FilePort {
             peer,
             device,
             files,
-            run,
+            run: first_run(),
         }
     }
 
@@ -294,6 +295,12 @@ impl FilePort {
     }
 }
 
+/// A number that earlier ports of the slot did not have, as far as chance goes. What was read for them may still be in
+/// the ledger. To look there would make a page exist for each input.
+fn first_run() -> u32 {
+    RandomState::new().hash_one(()) as u32
+}
+
 impl Replay for FilePort {
     fn port(&self) -> Port {
         Port { slot: self.slot, kind: PortKind::Files, learning: self.attachment.learning }
@@ -305,5 +312,31 @@ impl Replay for FilePort {
 
     fn is_waiting(&self) -> bool {
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn no_port_goes_on_with_what_was_read_for_another_one() {
+        let run = |port: &FilePort| match port.open_commands()[0].command {
+            Command::FileOpen { settings, .. } => settings.run,
+            ref other => panic!("{other:?}"),
+        };
+        let mut seen = BTreeSet::new();
+        for _ in 0..50 {
+            let mut port = FilePort::new(3, Attachment::parse("stream up").unwrap(), (7, 8), 1);
+            for _ in 0..2 {
+                let (ours, _) = UnixStream::pair().unwrap();
+                port.open(vec![OwnedFd::from(ours).into()]).unwrap();
+                assert!(run(&port) != 0 && seen.insert(run(&port)));
+            }
+        }
     }
 }

@@ -63,7 +63,6 @@ impl Supervisor {
         if let Some(line) = self.workers.ledger.ports.get(usize::from(slot)) {
             line.reset();
         }
-        self.workers.ledger.reset_inputs(slot);
         let commands = port.replay();
         self.clients.slots.insert_files(port);
         self.watch_files(slot);

@@ -12,6 +12,7 @@ pub mod command;
 pub mod cpu_time;
 pub mod death;
 pub mod handover;
+pub mod idle_reports;
 pub mod link;
 pub mod pending_unmap;
 

@@ -22,6 +22,7 @@ use crate::fd_inventory::OpenFile;
 use crate::workers::breach::Breach;
 use crate::workers::command::WorkerCommand;
 use crate::workers::cpu_time::{STARVED, of_process};
+use crate::workers::idle_reports::IdleReports;
 use crate::workers::link::Link;
 use crate::workers::pending_unmap::UnmapQueue;
 use crate::workers::spawner::{Program, Spawner};
@@ -42,8 +43,6 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Most lines that a worker may write to stderr in its life, and the longest of them in octets.
 const LINES_MAX: usize = 20;
 const LINE_MAX: usize = 400;
-/// Most reports without news that a worker may send in its life.
-const IDLE_REPORTS_MAX: u32 = 65536;
 
 /// A worker.
 pub struct Worker {
@@ -87,7 +86,7 @@ pub struct Worker {
     said: Vec<u8>,
     last_line: Option<String>,
     lines: usize,
-    idle_reports: u32,
+    idle_reports: IdleReports,
 }
 
 /// What a worker is started with. The fds stay open until the spawner has answered.
@@ -188,7 +187,7 @@ impl Worker {
             said: Vec::new(),
             last_line: None,
             lines: 0,
-            idle_reports: 0,
+            idle_reports: IdleReports::default(),
         }
     }
 
@@ -370,8 +369,7 @@ impl Worker {
 
     /// Counts a report without news. Kills the worker after too many.
     pub fn count_idle_report(&mut self) {
-        self.idle_reports += 1;
-        if self.idle_reports > IDLE_REPORTS_MAX {
+        if self.idle_reports.add(Instant::now()) {
             self.kill("it floods the supervisor with reports");
         }
     }

@@ -53,14 +53,14 @@ fn abuse(card: &mut dyn Card, queues: [u32; 2], seed: u64) {
 
 #[test]
 fn no_driver_breaks_a_physical_function() {
-    for seed in 0..40 {
+    for seed in 0..16 {
         abuse(&mut Pf::new(PfSettings::default()), [0x1000, 0x6000], seed);
     }
 }
 
 #[test]
 fn no_driver_breaks_a_virtual_function() {
-    for seed in 0..40 {
+    for seed in 0..16 {
         let mut card = Vf::new(VfSettings { slow: 1, ..VfSettings::default() });
         abuse(&mut card, [0x1000, 0x2000], seed);
     }
@@ -68,7 +68,7 @@ fn no_driver_breaks_a_virtual_function() {
 
 #[test]
 fn no_driver_breaks_a_card_that_lies() {
-    for seed in 0..40 {
+    for seed in 0..16 {
         let mut numbers = Numbers(seed + 1000);
         let octets = (0..3000).map(|_| numbers.below(256) as u8).collect();
         abuse(&mut Lying::new(Pf::new(PfSettings::default()), octets), [0x1000, 0x6000], seed);

@@ -27,10 +27,12 @@ const LONGEST: usize = 65_535;
 const ACK: u8 = 1 << 4;
 const PSH: u8 = 1 << 3;
 
+/// What segments of one flow have in common: addresses, ports and tag.
+type Key = [u8; 14];
+
 /// A segment that may be joined.
 struct Segment<'a> {
-    /// Addresses and ports.
-    key: [u8; 12],
+    key: Key,
     sequence: u32,
     pushes: bool,
     /// Where IP and TCP begin, and where the payload does.
@@ -51,7 +53,7 @@ struct Piece {
 /// Segments that are being joined.
 struct Flow {
     queue: usize,
-    key: [u8; 12],
+    key: Key,
     next: u32,
     /// The headers of the first segment, as they will be.
     header: Vec<u8>,
@@ -98,7 +100,7 @@ fn segment<'a>(frame: &'a [u8], headers: &Headers, report: &Report) -> Option<Se
     }
     let sequence = u32::from(word(frame, transport + 4)?) << 16 | u32::from(word(frame, transport + 6)?);
     Some(Segment {
-        key: key(frame, headers)?,
+        key: key(frame, headers, report)?,
         sequence,
         pushes: flags & PSH != 0,
         network,
@@ -109,13 +111,14 @@ fn segment<'a>(frame: &'a [u8], headers: &Headers, report: &Report) -> Option<Se
 }
 
 /// The flow that a frame of TCP belongs to, joined or not.
-fn key(frame: &[u8], headers: &Headers) -> Option<[u8; 12]> {
+fn key(frame: &[u8], headers: &Headers, report: &Report) -> Option<Key> {
     let ((Network::V4 { .. }, network), (Transport::Tcp, transport)) = (headers.network?, headers.transport?) else {
         return None;
     };
-    let mut key = [0; 12];
+    let mut key = [0; 14];
     key[..8].copy_from_slice(frame.get(network + 12..network + 20)?);
-    key[8..].copy_from_slice(frame.get(transport..transport + 4)?);
+    key[8..12].copy_from_slice(frame.get(transport..transport + 4)?);
+    key[12..].copy_from_slice(&report.vlan.to_be_bytes());
     Some(key)
 }
 
@@ -134,7 +137,7 @@ pub struct Target<'a> {
 impl Flows {
     /// Joins a frame to its flow, or opens one, if it can.
     pub fn join(&mut self, frame: &[u8], headers: &Headers, report: &Report, target: &mut Target<'_>) -> Joined {
-        let Some(key) = key(frame, headers) else { return Joined::Alone(false) };
+        let Some(key) = key(frame, headers, report) else { return Joined::Alone(false) };
         let segment = segment(frame, headers, report);
         let found = self.0.iter().position(|flow| flow.queue == target.number && flow.key == key);
         if let Some(at) = found {

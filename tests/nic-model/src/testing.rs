@@ -150,6 +150,25 @@ impl<C: Card> Driver<C> {
         }
     }
 
+    /// The same for joined segments, whose descriptors may lie apart; none goes back to the card.
+    pub fn received_chain(&mut self) -> Option<Received> {
+        let is_done = |it: &mut Self, at| it.descriptor(RECEIVE_RING + u64::from(at) * 16)[1] & 1 != 0;
+        let mut at = (0..COUNT).find(|at| is_done(self, *at))?;
+        let mut it = Received::default();
+        loop {
+            let [low, high] = self.descriptor(RECEIVE_RING + u64::from(at) * 16);
+            assert_ne!(high & 1, 0, "descriptor {at} belongs to the frame and is not done");
+            let octets = self.ram.at(RECEIVE_BUFFERS + u64::from(at) * BUFFER, (high >> 32 & 0xFFFF) as usize);
+            it.frame.extend_from_slice(octets.unwrap());
+            (it.low, it.high, it.descriptors) = (low, high, it.descriptors + 1);
+            self.give(at);
+            if high & 2 != 0 {
+                return Some(it);
+            }
+            at = (high >> 4 & 0xFFFF) as u32;
+        }
+    }
+
     /// A frame comes from the wire.
     pub fn arrives(&mut self, frame: &[u8]) -> bool {
         self.card.receive(frame, &mut self.ram)

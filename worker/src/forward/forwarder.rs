@@ -33,7 +33,7 @@ impl Forwarder {
     }
 
     /// Notes that an address was seen on a port.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub fn learn(&self, mac: MacAddr, port: u16) {
         self.fdb.learn(mac, port, self.now_s, self.view.ports);
     }

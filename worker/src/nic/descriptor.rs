@@ -36,6 +36,12 @@ impl WriteBack {
         self.status & EOP != 0
     }
 
+    /// EOP without RXE: it is the last descriptor of a frame that is not damaged.
+    #[inline]
+    pub fn is_simple(&self) -> bool {
+        self.status & (EOP | RXE) == EOP
+    }
+
     /// NEXTP, of a descriptor of joined frames that is not the last: where the frame goes on. Of the 82599 alone.
     pub fn next(&self) -> u16 {
         (self.status >> 4) as u16
@@ -62,14 +68,14 @@ impl WriteBack {
     }
 
     /// The words that a card would write, for tests.
-    #[cfg(any(test, feature = "fuzzing"))]
+    #[cfg(test)]
     pub fn words(len: u16, status: u32, joined: u16) -> Words {
         [u64::from(joined) << 17, u64::from(len) << 32 | u64::from(status | DD)]
     }
 }
 
 /// Status bits for [`WriteBack::words`].
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(test)]
 pub mod status {
     /// The last descriptor.
     pub const LAST: u32 = super::EOP;
@@ -162,6 +168,12 @@ impl Data {
         let bit = |is: bool, bit: u64| if is { bit } else { 0 };
         let what = bit(checksum, POPTS_TXSM) | bit(segment, DCMD_TSE) | bit(ip_checksum, POPTS_IXSM) | bit(context, CC);
         Data(DTYP_DATA | DEXT | DCMD_IFCS | what | u64::from(payload) << PAYLEN)
+    }
+
+    /// The only descriptor of a frame of `len` octets at `address`, all of which count.
+    #[inline]
+    pub fn alone(self, address: u64, len: u16) -> Words {
+        [address, self.0 | DCMD_EOP | u64::from(len) | u64::from(len) << PAYLEN]
     }
 
     /// The descriptor of `len` octets at `address`.

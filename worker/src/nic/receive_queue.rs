@@ -56,6 +56,15 @@ pub struct Received {
     pub joined: u16,
 }
 
+/// Who takes frames. If a call returns false, its frame is not taken and the look ends.
+pub trait Taker {
+    /// A frame in one part that is not damaged, and whether its checksum is right.
+    fn simple(&mut self, part: Part, is_verified: bool) -> bool;
+
+    /// Any frame.
+    fn any(&mut self, received: Received, parts: &[Part]) -> bool;
+}
+
 /// A receive queue.
 pub struct ReceiveQueue {
     registers: QueueRegisters,
@@ -121,29 +130,19 @@ impl ReceiveQueue {
         (self.layout.buffers, self.buffer.into())
     }
 
-    fn buffer(&self, index: u16) -> usize {
-        self.layout.buffers + usize::from(index) * usize::from(self.buffer)
-    }
-
-    /// Takes up to `most` frames in order. `each` gets what the card says of a frame, and its parts; if it returns false,
-    /// that frame is not taken and the look ends. Returns how many frames were taken.
+    /// Takes up to `most` frames in order. Returns how many.
     #[inline]
-    pub fn take(
-        &mut self,
-        memory: &CardMemory,
-        most: usize,
-        mut each: impl FnMut(Received, &[Part]) -> bool,
-    ) -> Result<usize, Fault> {
+    pub fn take(&mut self, memory: &CardMemory, most: usize, taker: &mut impl Taker) -> Result<usize, Fault> {
         self.completed = 0;
         if self.joining.is_some() {
-            return self.take_joined(memory, most, &mut each);
+            return self.take_joined(memory, most, taker);
         }
         let (look, circle) = (self.look(memory), self.ring);
         let (mut at, mut left, mut taken) = (self.position, circle.distance(self.position, self.tail), 0);
         while taken < most && left > 0 {
             let Some(first) = look.at(at) else { break };
-            let count = if first.is_last() && first.len <= self.buffer {
-                if !each(first.alone(), &[(at, first.len)]) {
+            let count = if first.is_simple() && first.len <= self.buffer {
+                if !taker.simple((at, first.len), first.is_verified()) {
                     break;
                 }
                 1
@@ -153,7 +152,7 @@ impl ReceiveQueue {
                     (circle.distance(at, from) + 1 < left).then(|| circle.behind(from, 1)).ok_or(Missing::Later)
                 });
                 match found {
-                    Ok((received, count)) if each(received, parts.get(..count).unwrap_or(&[])) => count,
+                    Ok((received, count)) if taker.any(received, parts.get(..count).unwrap_or(&[])) => count,
                     Err(Missing::Nonsense(fault)) if self.is_on && taken == 0 => return Err(fault),
                     _ => break,
                 }
@@ -170,12 +169,7 @@ impl ReceiveQueue {
     }
 
     #[inline(never)]
-    fn take_joined(
-        &mut self,
-        memory: &CardMemory,
-        most: usize,
-        each: &mut dyn FnMut(Received, &[Part]) -> bool,
-    ) -> Result<usize, Fault> {
+    fn take_joined(&mut self, memory: &CardMemory, most: usize, taker: &mut dyn Taker) -> Result<usize, Fault> {
         let look = self.look(memory);
         let Some(joining) = &mut self.joining else { return Ok(0) };
         joining.begin();
@@ -205,7 +199,7 @@ impl ReceiveQueue {
             match found {
                 Ok((received, count)) => {
                     let parts = parts.get(..count).unwrap_or(&[]);
-                    if !each(received, parts) {
+                    if !taker.any(received, parts) {
                         break;
                     }
                     joining.claim(parts);
@@ -261,21 +255,15 @@ impl ReceiveQueue {
         if from == self.position {
             return;
         }
+        let (first, size) = (card.memory.settings().iova_of(self.layout.buffers), u64::from(self.buffer));
         while from != self.position {
-            self.write(ring, &card.memory, from);
+            if let Some(words) = ring.get(usize::from(from)) {
+                give(words, first + u64::from(from) * size);
+            }
             from = self.ring.behind(from, 1);
         }
         self.tail = self.ring.before(self.position);
         card.bar.write(self.registers.tail, self.tail.into());
-    }
-
-    #[inline]
-    fn write(&self, ring: &[[AtomicU64; 2]], memory: &CardMemory, index: u16) {
-        if let Some([low, high]) = ring.get(usize::from(index)) {
-            let words = descriptor::receive(memory.settings().iova_of(self.buffer(index)));
-            low.store(words[0], Relaxed);
-            high.store(words[1], Relaxed);
-        }
     }
 
     /// Whether there is a frame, or a part of one.
@@ -292,7 +280,9 @@ impl ReceiveQueue {
         let Card { bar, memory } = card;
         self.positions.store(memory, Word::Received, 0, false);
         let ring = memory.ring(self.layout.receive_ring, self.ring.0.into());
-        (0..self.ring.0).for_each(|index| self.write(ring, memory, index));
+        for (index, words) in (0..).zip(ring) {
+            give(words, memory.settings().iova_of(self.layout.buffers + index * usize::from(self.buffer)));
+        }
         if let Some(joining) = &mut self.joining {
             joining.clear();
         }
@@ -311,6 +301,14 @@ impl ReceiveQueue {
     pub fn turned_off(&mut self) {
         self.is_on = false;
     }
+}
+
+/// Gives the card a buffer.
+#[inline]
+fn give([low, high]: &[AtomicU64; 2], buffer: u64) {
+    let words = descriptor::receive(buffer);
+    low.store(words[0], Relaxed);
+    high.store(words[1], Relaxed);
 }
 
 /// Why there is no frame at a descriptor.

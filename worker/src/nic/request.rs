@@ -112,18 +112,18 @@ impl Request {
         frame.write(at, &without.to_be_bytes());
     }
 
-    /// As two words of eight octets.
+    /// As numbers of eight and of four octets.
     #[inline]
-    pub fn encode(&self) -> [u64; 2] {
+    pub fn encode(&self) -> (u64, u32) {
         let Request { len, options, context } = self;
         let flags = [options.checksum, options.segment, options.ip_checksum, context.ipv4, context.tcp];
-        let flags = flags.into_iter().rev().fold(0, |flags, flag| flags << 1 | u64::from(flag));
+        let flags = flags.into_iter().rev().fold(0, |flags, flag| flags << 1 | u32::from(flag));
         let lens = u64::from(context.mac_len) << 32 | u64::from(context.l4_len) << 40 | u64::from(context.ip_len) << 48;
-        [u64::from(*len) | lens, u64::from(context.mss) | flags << 16]
+        (u64::from(*len) | lens, u32::from(context.mss) | flags << 16)
     }
 
-    /// Reads such words. The card may have changed them.
-    pub fn decode([first, second]: [u64; 2]) -> Request {
+    /// Reads such numbers. The card may have changed them.
+    pub fn decode((first, second): (u64, u32)) -> Request {
         let flag = |bit: u32| second >> (16 + bit) & 1 != 0;
         let options = Options { checksum: flag(0), segment: flag(1), ip_checksum: flag(2), context: false };
         let context = Context {

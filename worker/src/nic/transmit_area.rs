@@ -1,7 +1,10 @@
 //! The octets of a pair's frames that are sent: a ring. Each frame lies in one piece behind its [`Request`].
 //!
 //! An offset is a multiple of [`LINE`] below the area's size. From one offset to the next one lie a request and a frame,
-//! or, where no frame fits in front of the area's end, a request of no octets: the next frame is at the beginning.
+//! or, where no frame fits in front of the area's end, a request of no octets: the next frame is at the beginning. A
+//! request has as many octets as a net header, so a frame lies here as it lies behind one.
+
+use std::sync::atomic::AtomicU64;
 
 use sv3::card::CardSettings;
 use sv3::frame::MAX_FRAME;
@@ -11,9 +14,9 @@ use super::request::Request;
 use crate::memory::slice::GuestSlice;
 
 /// Octets of a request in memory.
-pub const REQUEST: usize = 16;
+pub const REQUEST: usize = sv3::virtio::NET_HDR_LEN;
 /// Offsets are multiples of this: a cache line.
-const LINE: usize = 64;
+pub const LINE: usize = 64;
 
 /// The area of a pair.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +44,12 @@ impl Area {
         Area { begin: settings.layout(pair).transmit, size: settings.transmit as usize }
     }
 
+    /// Its octets.
+    #[inline]
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
     /// The offset in a word that another worker wrote.
     pub fn offset(&self, word: u64) -> Option<usize> {
         usize::try_from(word).ok().filter(|offset| *offset < self.size && offset.is_multiple_of(LINE))
@@ -66,28 +75,42 @@ impl Area {
         if at_end { Some(end) } else { fits(0, done).then_some(0) }
     }
 
+    /// Where the next frames can lie without a gap: they must end before this. `[done, end)` is in use.
+    #[inline]
+    pub fn limit(&self, (done, end): (usize, usize)) -> usize {
+        match (end < done, done) {
+            (true, _) => done - 1,
+            (false, 0) => self.size - 1,
+            (false, _) => self.size,
+        }
+    }
+
     /// Writes the request in front of a frame.
     #[inline]
     pub fn write(&self, memory: &CardMemory, offset: usize, request: &Request) {
-        let [first, second] = request.encode();
-        let mut octets = [0; REQUEST];
-        let (low, high) = octets.split_at_mut(8);
-        low.copy_from_slice(&first.to_ne_bytes());
-        high.copy_from_slice(&second.to_ne_bytes());
-        memory.slice(self.begin + offset, REQUEST).write(0, &octets);
+        let (first, second) = request.encode();
+        let to = memory.slice(self.begin + offset, REQUEST);
+        to.write(0, &first.to_ne_bytes());
+        to.write(8, &second.to_ne_bytes());
     }
 
     /// What is at an offset.
     pub fn step(&self, memory: &CardMemory, offset: usize) -> Step {
-        let request = memory.slice(self.begin + offset, REQUEST).read_words(0).map(Request::decode);
-        match request {
-            Some(request) if request.len == 0 && offset != 0 => Step::Skip,
-            Some(request) if (1..=MAX_FRAME).contains(&(request.len as usize)) => {
-                let end = offset + REQUEST + request.len as usize;
-                if end <= self.size { Step::Frame(request) } else { Step::Nonsense }
-            }
+        let mut octets = [0; 16];
+        memory.slice(self.begin + offset, REQUEST).read(0, &mut octets);
+        let numbers = u128::from_ne_bytes(octets);
+        let request = Request::decode((numbers as u64, (numbers >> 64) as u32));
+        match request.len as usize {
+            0 if offset != 0 => Step::Skip,
+            len @ 1..=MAX_FRAME if offset + REQUEST + len <= self.size => Step::Frame(request),
             _ => Step::Nonsense,
         }
+    }
+
+    /// All octets, as words and as a whole.
+    #[inline]
+    pub fn view<'m>(&self, memory: &'m CardMemory) -> (&'m [[AtomicU64; 2]], GuestSlice<'m>) {
+        (memory.ring(self.begin, self.size / 16), memory.slice(self.begin, self.size))
     }
 
     /// The octets of the frame at an offset.

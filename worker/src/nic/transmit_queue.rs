@@ -17,35 +17,55 @@
 //! **The card is hostile.** It can write to all of the area and the ring. What it says of its head is bounded by what it
 //! was given. Frames and requests that it has changed are its own loss: they are read with bounds.
 
+use std::ops::RangeInclusive;
 use std::sync::atomic::{
     AtomicU64,
     Ordering::{Acquire, Relaxed},
 };
 
 use sv3::card::{DESCRIPTOR, PairLayout};
+use sv3::frame::ETHERNET_LEN;
 
 use super::bar::Bar;
 use super::card::Card;
 use super::circle::Circle;
-use super::descriptor::{self, Context, Data, Kind, NOTHING, Words};
+use super::descriptor::{self, Context, Data, Kind, NOTHING, Options, Words};
 use super::fault::Fault;
 use super::memory::CardMemory;
 use super::positions::{Positions, Word};
 use super::queue_registers::QueueRegisters;
 use super::request::Request;
-use super::transmit_area::{Area, Step};
+use super::transmit_area::{Area, LINE, REQUEST, Step};
+use crate::memory::frame_head::{FrameHead, HEAD_LEN};
 use crate::memory::slice::GuestSlice;
+use crate::process::crash;
+use crate::process::crash_points::{CrashPoint, pass};
 
 /// Most octets of one descriptor (82599, 7.2.3.2.4: 64 KiB; its fetches are shorter).
-const PIECE: usize = 16 * 1024;
+pub const PIECE: usize = 16 * 1024;
 /// Descriptors that always stay free: the end, and one for a context that a new worker may need in addition.
 const SPARE: u16 = 2;
+
+/// The context of a frame that the card sends as it is.
+const NO_OFFLOAD: Context =
+    Context { mac_len: ETHERNET_LEN as u8, ip_len: 0, ipv4: false, tcp: false, l4_len: 0, mss: 0 };
 
 /// Room for a frame.
 pub struct Place<'m> {
     /// Where the frame is to be written.
     pub frame: GuestSlice<'m>,
     offset: usize,
+}
+
+/// What became of frames that were to be put.
+#[derive(Default)]
+pub struct Put<'f> {
+    /// How many were put.
+    pub frames: u64,
+    /// Their octets.
+    pub octets: u64,
+    /// The first frame that was not.
+    pub left: Option<(&'f GuestSlice<'f>, &'f FrameHead)>,
 }
 
 /// A transmit queue.
@@ -246,6 +266,63 @@ impl TransmitQueue {
         self.end = self.area.behind(offset, request.len as usize);
     }
 
+    /// Puts frames that are complete and lie in one piece, behind a header as long as a request, with a head. Ends with the
+    /// first frame that needs more work, or whose length is not among `lens`, or for which there is no room at once.
+    #[inline]
+    pub fn put_plain<'f>(
+        &mut self,
+        memory: &CardMemory,
+        frames: &mut impl Iterator<Item = (&'f GuestSlice<'f>, &'f FrameHead)>,
+        lens: RangeInclusive<usize>,
+    ) -> Put<'f> {
+        let mut put = Put::default();
+        if self.always_context && self.context != Some(NO_OFFLOAD) {
+            put.left = frames.next();
+            return put;
+        }
+        let (ring, (words, octets)) = (self.descriptors(memory), self.area.view(memory));
+        let (address, mut limit) = (self.area.address(memory, 0), self.area.limit((self.done, self.end)));
+        let data = Data::of(Options { context: self.always_context, ..Options::default() }, 0);
+        let mut free = self.ring.0.saturating_sub(self.ring.distance(self.clean, self.tail) + SPARE + 2);
+        let (mut tail, mut end, before) = (self.tail, self.end, crash::current());
+        for (slice, head) in frames {
+            let (with, len) = (slice.len(), slice.len().wrapping_sub(REQUEST));
+            let behind = end + with.next_multiple_of(LINE);
+            let place = words.get(end / 16..end / 16 + 2);
+            let (Some([[first, second], [third, fourth]]), Some([low, high]), true) =
+                (place, ring.get(usize::from(tail)), free > 0 && behind <= limit && lens.contains(&len))
+            else {
+                put.left = Some((slice, head));
+                break;
+            };
+            crash::set_current(&raw const head.0);
+            // The request takes the header's place.
+            first.store(len as u64, Relaxed);
+            second.store(head.0[1] >> 32 << 32, Relaxed);
+            third.store(head.0[2], Relaxed);
+            fourth.store(head.0[3], Relaxed);
+            slice.copy_to(HEAD_LEN, &octets, end + HEAD_LEN, with - HEAD_LEN);
+            pass(CrashPoint::Copied);
+            let words = data.alone(address + end as u64, len as u16);
+            low.store(words[0], Relaxed);
+            high.store(words[1], Relaxed);
+            end = behind;
+            if end >= self.area.size() {
+                end = 0;
+                limit = self.area.limit((self.done, 0));
+            }
+            if let Some(place) = self.ends.get_mut(usize::from(tail)) {
+                *place = end as u32;
+            }
+            self.last = tail;
+            (tail, free) = (self.ring.behind(tail, 1), free - 1);
+            (put.frames, put.octets) = (put.frames + 1, put.octets + len as u64);
+        }
+        crash::set_current(before);
+        (self.tail, self.end) = (tail, end);
+        put
+    }
+
     /// Writes the descriptors of a frame. The first one is written last: until then the one that is nothing stands there.
     #[inline]
     fn describe(&mut self, memory: &CardMemory, offset: usize, request: &Request) {
@@ -254,7 +331,7 @@ impl TransmitQueue {
         options.context = self.always_context;
         let wanted = match options.checksum {
             true => request.context,
-            false => Context { mac_len: sv3::frame::ETHERNET_LEN as u8, ..Context::default() },
+            false => NO_OFFLOAD,
         };
         let has_new = needs_context && self.context != Some(wanted);
         let begin = self.tail;

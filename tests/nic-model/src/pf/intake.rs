@@ -19,6 +19,8 @@ const VME: u32 = 1 << 30;
 const STRIPS: u32 = 1 << 1;
 /// RFCTL: no queue joins segments.
 const RSC_DIS: u32 = 1 << 5;
+/// EICR: the packet buffer was full.
+const RX_MISS: u32 = 1 << 17;
 /// Counters: frames that are too long, with a bad checksum.
 const ROC: u32 = 0x40AC;
 const XEC: u32 = 0x4120;
@@ -42,6 +44,9 @@ impl Pf {
             Put::Waits => {
                 let room = self.function.receiver.wait(frame);
                 self.registers.count(if room { reg::RNBC } else { reg::MPC }, 1);
+                if !room {
+                    self.function.interrupts.other(RX_MISS);
+                }
                 room
             }
         }

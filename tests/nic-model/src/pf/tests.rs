@@ -236,6 +236,32 @@ fn a_flow_closes_with_what_does_not_fit_and_with_time() {
 }
 
 #[test]
+fn segments_of_different_vlans_are_not_joined() {
+    let mut driver = joining();
+    let tagged = |index: u32, tag: u8| {
+        let mut frame = segment(index, 0x10);
+        frame.splice(12..12, [0x81, 0x00, 0x00, tag]);
+        frame
+    };
+    for (index, tag) in [(0, 1), (0, 2), (1, 1), (1, 2)] {
+        assert!(driver.arrives(&tagged(index, tag)));
+    }
+    driver.card.pass_time(1000, &mut driver.ram);
+    let received = [(); 2].map(|()| driver.received_chain().unwrap());
+    assert_eq!(received.each_ref().map(|it| (it.frame.len(), it.frame[15])), [(2058, 1), (2058, 2)]);
+    driver.content();
+}
+
+#[test]
+fn what_finds_no_room_at_all_is_missed() {
+    let mut driver = Driver::running();
+    let fitting = (0..2000).filter(|_| driver.arrives(&frame(1514))).count();
+    assert_eq!(fitting, COUNT as usize - 1 + 512 * 1024 / 1514);
+    assert_eq!((driver.get(reg::MPC), driver.get(0x0808) & 1 << 17), (2000 - fitting as u32, 1 << 17));
+    driver.content();
+}
+
+#[test]
 fn joined_segments_take_no_more_descriptors_than_the_driver_allows() {
     let mut driver = joining();
     assert!((0..20).all(|index| driver.arrives(&segment(index, 0x10))));

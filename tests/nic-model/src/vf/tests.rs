@@ -1,5 +1,6 @@
 //! The virtual function, driven by hand.
 
+use super::access::{LINKS_UP, RST, VFCTRL, VTIVAR_MISC};
 use super::*;
 use crate::testing::{Driver, frame};
 

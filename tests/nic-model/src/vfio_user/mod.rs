@@ -42,6 +42,8 @@ pub enum Function {
     Physical,
     /// 8086:10ed, which has a device's configuration space here, for lack of a physical function in the machine.
     Virtual,
+    /// 8086:10ca, likewise: a virtual function of an 82576.
+    Virtual82576,
 }
 
 impl Function {
@@ -49,6 +51,7 @@ impl Function {
         match self {
             Function::Physical => 0x10fb,
             Function::Virtual => 0x10ed,
+            Function::Virtual82576 => 0x10ca,
         }
     }
 
@@ -56,7 +59,7 @@ impl Function {
     fn msix_bar(self) -> usize {
         match self {
             Function::Physical => 4,
-            Function::Virtual => 3,
+            Function::Virtual | Function::Virtual82576 => 3,
         }
     }
 
@@ -64,7 +67,7 @@ impl Function {
     fn vectors(self) -> u16 {
         match self {
             Function::Physical => 32,
-            Function::Virtual => 3,
+            Function::Virtual | Function::Virtual82576 => 3,
         }
     }
 

@@ -4,6 +4,33 @@ use super::*;
 use crate::nic::descriptor::status;
 use crate::nic::plain_card::{PlainCard, RECEIVE, frame, memory, settings};
 
+/// What was taken: octets, what the card says, and parts.
+struct Taken<'m> {
+    memory: &'m CardMemory,
+    buffers: (usize, usize),
+    all: Vec<(Vec<u8>, Received)>,
+    counts: Vec<usize>,
+}
+
+impl Taker for Taken<'_> {
+    fn simple(&mut self, part: Part, is_verified: bool) -> bool {
+        self.any(Received { len: part.1.into(), is_verified, ..Received::default() }, &[part])
+    }
+
+    fn any(&mut self, received: Received, parts: &[Part]) -> bool {
+        let mut octets = Vec::new();
+        for (at, len) in parts {
+            let mut part = vec![0; (*len).into()];
+            self.memory.slice(self.buffers.0 + usize::from(*at) * self.buffers.1, part.len()).read(0, &mut part);
+            octets.extend(part);
+        }
+        assert_eq!(octets.len(), received.len);
+        self.all.push((octets, received));
+        self.counts.push(parts.len());
+        true
+    }
+}
+
 struct Fixture {
     plain: PlainCard,
     card: Card,
@@ -27,19 +54,9 @@ impl Fixture {
     /// Takes up to `most` frames, and completes all of them but `kept`.
     fn take(&mut self, most: usize, kept: usize) -> Result<Vec<(Vec<u8>, Received)>, Fault> {
         let Fixture { card, queue, .. } = self;
-        let (mut all, mut counts, buffers, size) = (Vec::new(), Vec::new(), queue.buffer(0), usize::from(queue.buffer));
-        queue.take(&card.memory, most, |received, parts| {
-            let mut octets = Vec::new();
-            for (at, len) in parts {
-                let mut part = vec![0; (*len).into()];
-                card.memory.slice(buffers + usize::from(*at) * size, part.len()).read(0, &mut part);
-                octets.extend(part);
-            }
-            assert_eq!(octets.len(), received.len);
-            all.push((octets, received));
-            counts.push(parts.len());
-            true
-        })?;
+        let mut taken = Taken { memory: &card.memory, buffers: queue.buffers(), all: Vec::new(), counts: Vec::new() };
+        queue.take(&card.memory, most, &mut taken)?;
+        let Taken { mut all, counts, .. } = taken;
         all.truncate(all.len().saturating_sub(kept));
         queue.complete(counts.iter().take(all.len()).sum());
         queue.publish(card);

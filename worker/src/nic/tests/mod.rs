@@ -1,5 +1,6 @@
 //! Devices with the model of the 82599, physical and virtual: what a port does with them, one frame at a time.
 
+mod lying;
 mod physical;
 mod virtual_function;
 

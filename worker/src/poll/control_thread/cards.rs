@@ -23,7 +23,7 @@ use crate::nic::event::Event;
 use crate::nic::fault::Fault;
 use crate::nic::memory::CardMemory;
 use crate::nic::positions::Positions;
-use crate::port::card::CardQueue;
+use crate::port::card::{CardQueue, Registers as QueueSet};
 use crate::port::endpoint::Endpoint;
 
 /// How often a card is looked at, in nanoseconds.
@@ -138,7 +138,7 @@ impl ControlThread {
         let card = Arc::new(Card { bar: registers, memory });
         for pair in 0..device.pairs() {
             for queue in [QueueId::receive(slot, pair), QueueId::transmit(slot, pair)] {
-                let mut endpoint = CardQueue::new(Arc::clone(&card), &device, queue, goes_on);
+                let mut endpoint = CardQueue::new(Arc::clone(&card), queue, QueueSet::of(&device, queue), goes_on);
                 endpoint.set_link(card.memory.state().link.load(Relaxed) != 0);
                 self.use_queue(queue)?.reset(Endpoint::Card(Box::new(endpoint)));
             }

@@ -24,4 +24,4 @@ mod source;
 #[cfg(test)]
 mod tests;
 
-pub use queue::CardQueue;
+pub use queue::{CardQueue, Registers};

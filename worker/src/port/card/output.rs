@@ -9,10 +9,10 @@ use super::queue::{CardQueue, Way};
 use crate::memory::copy::Writer;
 use crate::memory::frame_head::Snapshot;
 use crate::nic::card::Card;
-use crate::nic::device::Device;
 use crate::nic::memory::CardMemory;
+use crate::nic::queue_registers::QueueRegisters;
 use crate::nic::request::Request;
-use crate::nic::transmit_queue::TransmitQueue;
+use crate::nic::transmit_queue::{PIECE, TransmitQueue};
 use crate::port::batch::PlainFrame;
 use crate::port::cost::{DELIVERY, DESCRIPTOR};
 use crate::port::sink::{Delivered, DeliveryState, Outgoing, Sink, Undelivered};
@@ -39,9 +39,9 @@ pub struct Output {
 
 impl Output {
     /// See [`TransmitQueue::open`].
-    pub fn open(memory: &CardMemory, pair: u16, device: &Device, goes_on: bool) -> Output {
+    pub fn open(memory: &CardMemory, pair: u16, registers: QueueRegisters, goes_on: bool) -> Output {
         let settings = memory.settings();
-        let (registers, always_context) = (device.transmit_registers(pair), settings.model == CardModel::IxgbeVf);
+        let always_context = settings.model == CardModel::IxgbeVf;
         Output {
             queue: TransmitQueue::open(memory, pair, registers, goes_on, always_context),
             is_up: false,
@@ -109,7 +109,16 @@ impl Sink for CardQueue {
         let (mut delivered, Way::Out(output)) = (Delivered::default(), &mut self.way) else {
             return Delivered::default();
         };
-        for PlainFrame { slice, head } in frames.take(most) {
+        let mut frames = frames.take(most).map(|PlainFrame { slice, head }| (slice, head));
+        let lens = SHORTEST..=output.longest.min(PIECE);
+        loop {
+            let put = output.queue.put_plain(&self.card.memory, &mut frames, lens.clone());
+            output.position = output.position.wrapping_add(put.frames as u16);
+            delivered.frames += put.frames;
+            delivered.octets += put.octets;
+            state.cost += put.frames * (DELIVERY + DESCRIPTOR) + put.octets;
+            pass(CrashPoint::Entered);
+            let Some((slice, head)) = put.left else { break };
             let Some(len) = slice.len().checked_sub(NET_HDR_LEN) else { break };
             let (hdr, slices, snapshot) = (&NetHdr::NONE, &[*slice], Snapshot::Chain(head));
             let frame = Outgoing { hdr, slices, skip: NET_HDR_LEN, len, snapshot, plain: None };

@@ -16,6 +16,7 @@ use crate::nic::card::Card;
 use crate::nic::device::Device;
 use crate::nic::fault::Fault;
 use crate::nic::interrupts::Interrupts;
+use crate::nic::queue_registers::QueueRegisters;
 use crate::port::cost::RING;
 use crate::port::counting::Counting;
 use crate::port::kind::{Kind, WhenEmpty};
@@ -28,6 +29,26 @@ const FEATURES: u64 = VIRTIO_NET_F_CSUM.mask()
     | VIRTIO_NET_F_GUEST_CSUM.mask()
     | VIRTIO_NET_F_GUEST_TSO4.mask()
     | VIRTIO_NET_F_GUEST_TSO6.mask();
+
+/// The registers of a queue.
+#[derive(Clone, Copy, Debug)]
+pub struct Registers {
+    /// Those of its ring.
+    pub ring: QueueRegisters,
+    /// Those of all vectors.
+    pub interrupts: Interrupts,
+}
+
+impl Registers {
+    /// Those of a queue of a port.
+    pub fn of(device: &Device, queue: QueueId) -> Registers {
+        let ring = match queue.direction() {
+            Direction::Transmit => device.receive_registers(queue.pair()),
+            Direction::Receive => device.transmit_registers(queue.pair()),
+        };
+        Registers { ring, interrupts: device.interrupts() }
+    }
+}
 
 /// A queue of a card.
 pub struct CardQueue {
@@ -49,13 +70,13 @@ pub(super) enum Way {
 
 impl CardQueue {
     /// A queue of an open card, off. `goes_on`: an earlier worker of the same run had the card.
-    pub fn new(card: Arc<Card>, device: &Device, queue: QueueId, goes_on: bool) -> CardQueue {
-        let (pair, memory) = (queue.pair(), &card.memory);
+    pub fn new(card: Arc<Card>, queue: QueueId, registers: Registers, goes_on: bool) -> CardQueue {
+        let (pair, memory, Registers { ring, interrupts }) = (queue.pair(), &card.memory, registers);
         let way = match queue.direction() {
-            Direction::Transmit => Way::In(Input::open(memory, pair, device.receive_registers(pair), goes_on)),
-            Direction::Receive => Way::Out(Output::open(memory, pair, device, goes_on)),
+            Direction::Transmit => Way::In(Input::open(memory, pair, ring, goes_on)),
+            Direction::Receive => Way::Out(Output::open(memory, pair, ring, goes_on)),
         };
-        CardQueue { card, interrupts: device.interrupts(), vector: pair, fault: None, way }
+        CardQueue { card, interrupts, vector: pair, fault: None, way }
     }
 
     /// The card reaches its memory: the queue is turned on. One that frames come in from is turned on when nothing is

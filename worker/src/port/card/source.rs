@@ -11,7 +11,7 @@ use crate::nic::joined_frame;
 use crate::nic::memory::CardMemory;
 use crate::nic::queue_registers::QueueRegisters;
 use crate::nic::rate::Rate;
-use crate::nic::receive_queue::{ReceiveQueue, Received};
+use crate::nic::receive_queue::{Part, ReceiveQueue, Received, Taker};
 use crate::port::batch::{Batch, Taken};
 use crate::port::cost::{DELIVERY, DESCRIPTOR, FRAME, RING};
 use crate::port::source::Source;
@@ -65,23 +65,6 @@ impl Input {
         let (frames, octets) = std::mem::take(&mut self.moved);
         self.rate.slept(frames, octets)
     }
-
-    /// How a frame is named, whose first part without a header in front is `first`. `None`: it cannot be forwarded.
-    #[inline]
-    fn name(joined: &mut Vec<NetHdr>, received: &Received, first: &GuestSlice<'_>, mtu: u16) -> Option<u16> {
-        if received.is_damaged {
-            return None;
-        }
-        if received.joined <= 1 {
-            return Some(if received.is_verified { VERIFIED } else { PLAIN });
-        }
-        // There is room for as many as frames of a burst.
-        if joined.len() == joined.capacity() {
-            return None;
-        }
-        joined.push(joined_frame::complete(first, (received.len, received.joined), mtu)?);
-        Some(JOINED - 1 + joined.len() as u16)
-    }
 }
 
 impl CardQueue {
@@ -95,52 +78,97 @@ impl CardQueue {
     }
 }
 
+/// A burst that takes frames.
+struct Taking<'t, 'b, 'm> {
+    batch: &'t mut Batch<'b, 'm>,
+    memory: &'m CardMemory,
+    /// Where the buffers begin, and the octets of each.
+    buffers: (usize, usize),
+    joined: &'t mut Vec<NetHdr>,
+    budget: u64,
+    cost: u64,
+    /// What it will cost to deliver them.
+    ahead: u64,
+}
+
+impl<'m> Taking<'_, '_, 'm> {
+    /// The first `len` octets of a buffer, and some in front of them.
+    #[inline]
+    fn slice(&self, (at, len): Part, in_front: usize) -> GuestSlice<'m> {
+        let (first, size) = self.buffers;
+        self.memory.slice(first + usize::from(at) * size - in_front, usize::from(len) + in_front)
+    }
+
+    /// The place of a frame of `len` octets in `parts` slices from `from` on. `name`: see [`Taken::id`]; `None`: it cannot
+    /// be forwarded.
+    #[inline]
+    fn place(&mut self, name: Option<u16>, len: usize, (from, parts): (usize, usize)) -> bool {
+        let Batch { places, count, .. } = &mut *self.batch;
+        let Some(place) = places.get_mut(*count) else { return false };
+        *count += 1;
+        (place.id, place.parts, place.len) = (name.unwrap_or(PLAIN), parts as u16, name.map(|_| NET_HDR_LEN + len));
+        (place.from, place.to) = (from, from + parts);
+        self.cost += FRAME + DESCRIPTOR * parts as u64;
+        self.ahead += DELIVERY + len as u64;
+        true
+    }
+
+    fn name(&mut self, received: &Received, first: Option<&Part>) -> Option<u16> {
+        match (received.is_damaged, received.joined <= 1) {
+            (true, _) => None,
+            (false, true) => Some(if received.is_verified { VERIFIED } else { PLAIN }),
+            // There is room for as many as frames of a burst.
+            (false, false) if self.joined.len() == self.joined.capacity() => None,
+            (false, false) => {
+                let (first, mtu) = (self.slice(*first?, 0), self.memory.settings().mtu);
+                self.joined.push(joined_frame::complete(&first, (received.len, received.joined), mtu)?);
+                Some(JOINED - 1 + self.joined.len() as u16)
+            }
+        }
+    }
+}
+
+impl Taker for Taking<'_, '_, '_> {
+    #[inline(always)]
+    fn simple(&mut self, part: Part, is_verified: bool) -> bool {
+        if self.cost + self.ahead >= self.budget {
+            return false;
+        }
+        let (from, slice) = (self.batch.slices.len(), self.slice(part, NET_HDR_LEN));
+        slice.prefetch(0);
+        slice.prefetch(HEAD_LEN - 1);
+        let name = if is_verified { VERIFIED } else { PLAIN };
+        self.batch.slices.push(slice) && self.place(Some(name), part.1.into(), (from, 1))
+    }
+
+    #[inline(never)]
+    fn any(&mut self, received: Received, parts: &[Part]) -> bool {
+        if self.cost + self.ahead >= self.budget {
+            return false;
+        }
+        let (from, mut in_front) = (self.batch.slices.len(), NET_HDR_LEN);
+        for part in parts {
+            if !self.batch.slices.push(self.slice(*part, in_front)) {
+                self.batch.slices.truncate(from);
+                return false;
+            }
+            in_front = 0;
+        }
+        let name = self.name(&received, parts.first());
+        self.place(name, received.len, (from, parts.len()))
+    }
+}
+
 impl<'m> Source<'m> for CardSource<'m> {
     #[inline]
     fn take(&mut self, batch: &mut Batch<'_, 'm>, budget: u64) -> Result<u64, RingFault> {
         let (card, Some(Input { queue, may_start, joined, .. })) = (self.card, &mut self.input) else { return Ok(0) };
-        let Batch { places, count, slices } = batch;
         joined.clear();
-        let ((buffers, size), mtu) = (queue.buffers(), card.memory.settings().mtu);
-        let (mut free, mut cost, mut ahead) = (places.iter_mut(), 0, 0);
-        *count = queue.take(&card.memory, free.len(), |received, parts| {
-            if cost + ahead >= budget {
-                return false;
-            }
-            let (from, mut in_front) = (slices.len(), NET_HDR_LEN);
-            for (at, len) in parts {
-                let begin = buffers + usize::from(*at) * size - in_front;
-                if !slices.push(card.memory.slice(begin, usize::from(*len) + in_front)) {
-                    slices.truncate(from);
-                    return false;
-                }
-                in_front = 0;
-            }
-            let (Some(first), Some(place)) = (slices.get(from), free.next()) else { return false };
-            first.prefetch(0);
-            first.prefetch(HEAD_LEN - 1);
-            let name = match received.joined <= 1 {
-                true => Input::name(joined, &received, first, mtu),
-                false => {
-                    let frame = parts
-                        .first()
-                        .map(|(at, len)| card.memory.slice(buffers + usize::from(*at) * size, (*len).into()));
-                    frame.and_then(|frame| Input::name(joined, &received, &frame, mtu))
-                }
-            };
-            *place = Taken {
-                id: name.unwrap_or(PLAIN),
-                parts: parts.len() as u16,
-                len: name.map(|_| NET_HDR_LEN + received.len),
-                from,
-                to: slices.len(),
-                head: FrameHead::default(),
-            };
-            cost += FRAME + DESCRIPTOR * parts.len() as u64;
-            ahead += DELIVERY + received.len as u64;
-            true
-        })?;
-        if *count == 0 && *may_start && !queue.is_on() {
+        let (buffers, most) = (queue.buffers(), batch.places.len());
+        let mut taking = Taking { batch, memory: &card.memory, buffers, joined, budget, cost: 0, ahead: 0 };
+        let taken = queue.take(&card.memory, most, &mut taking)?;
+        let mut cost = taking.cost;
+        if taken == 0 && *may_start && !queue.is_on() {
             queue.turn_on(card)?;
             cost += RING;
         }

@@ -12,17 +12,15 @@ use crate::nic::card::{Card, Registers};
 use crate::nic::device::Device;
 use crate::nic::memory::CardMemory;
 use crate::nic::model_card::{ModelCard, file};
-use crate::port::card::CardQueue;
+use crate::port::card::{CardQueue, Registers as QueueSet};
 use crate::port::endpoint::Endpoint;
-
-/// Writes to registers that wait: offset and value of each.
-type Writes = Vec<(u32, u32)>;
 
 /// Registers of the model, for which writes can wait.
 #[derive(Clone)]
 struct Registry {
     model: ModelCard,
-    waits: Arc<(AtomicBool, Mutex<Writes>)>,
+    waits: Arc<AtomicBool>,
+    writes: Arc<Mutex<Vec<(u32, u32)>>>,
 }
 
 impl Bar for Registry {
@@ -31,8 +29,8 @@ impl Bar for Registry {
     }
 
     fn write(&self, at: u32, value: u32) {
-        match self.waits.0.load(Relaxed) {
-            true => self.waits.1.lock().unwrap().push((at, value)),
+        match self.waits.load(Relaxed) {
+            true => self.writes.lock().unwrap().push((at, value)),
             false => self.model.write(at, value),
         }
     }
@@ -40,8 +38,8 @@ impl Bar for Registry {
 
 impl Registry {
     fn hold(&self, holds: bool) {
-        self.waits.0.store(holds, Relaxed);
-        let all: Vec<_> = self.waits.1.lock().unwrap().drain(..).collect();
+        self.waits.store(holds, Relaxed);
+        let all: Vec<_> = self.writes.lock().unwrap().drain(..).collect();
         all.into_iter().for_each(|(at, value)| self.model.write(at, value));
     }
 }
@@ -67,7 +65,7 @@ fn settings() -> CardSettings {
 fn card_at(fixture: &Fixture, slot: u16) -> Registry {
     let file = file(&settings());
     let model = ModelCard::new(&file, settings());
-    let registry = Registry { model, waits: Arc::default() };
+    let registry = Registry { model, waits: Arc::default(), writes: Arc::default() };
     let card = Card {
         bar: Registers::Simulated(Box::new(registry.clone())),
         memory: CardMemory::new(&file, settings()).unwrap(),
@@ -77,7 +75,7 @@ fn card_at(fixture: &Fixture, slot: u16) -> Registry {
     let (card, port) = (Arc::new(card), fixture.ports.make(slot, fixture.ledger).unwrap());
     assert!(port.make_pair(0));
     for queue in [QueueId::receive(slot, 0), QueueId::transmit(slot, 0)] {
-        let mut it = CardQueue::new(Arc::clone(&card), &device, queue, false);
+        let mut it = CardQueue::new(Arc::clone(&card), queue, QueueSet::of(&device, queue), false);
         it.set_link(true);
         it.start().unwrap();
         port.seize(queue, || ()).unwrap().reset(Endpoint::Card(Box::new(it)));

@@ -20,7 +20,7 @@ use crate::nic::memory::CardMemory;
 use crate::nic::model_card::{ModelCard, file};
 use crate::poll::fair_share::TURN;
 use crate::port::Ports;
-use crate::port::card::CardQueue;
+use crate::port::card::{CardQueue, Registers};
 use crate::port::counting::Counting;
 use crate::port::endpoint::Endpoint;
 use crate::port::in_memory::InMemory;
@@ -125,7 +125,7 @@ impl Worker {
         sends.to_send = guest.to_send;
         worker.set(QueueId::transmit(GUEST, 0), Endpoint::InMemory(sends));
         for queue in [QueueId::receive(CARD, 0), QueueId::transmit(CARD, 0)] {
-            let mut it = CardQueue::new(Arc::clone(&worker.card), &worker.device, queue, goes_on);
+            let mut it = CardQueue::new(Arc::clone(&worker.card), queue, Registers::of(&worker.device, queue), goes_on);
             it.set_link(true);
             worker.set(queue, Endpoint::Card(Box::new(it)));
         }
