@@ -28,6 +28,8 @@ use crate::port::endpoint::Endpoint;
 
 /// How often a card is looked at, in nanoseconds.
 const LOOK_NS: u64 = 1_000_000_000;
+/// How long after a look a card may be looked at again because a guest has come, in nanoseconds.
+const SOON_NS: u64 = 20_000_000;
 /// Most addresses of guests that a card is told of. Those of a virtual function have room for fewer.
 const ADDRESSES: usize = 128;
 
@@ -37,6 +39,8 @@ pub struct Cards {
     all: Vec<CardPort>,
     /// When they are looked at next, in nanoseconds.
     look_ns: u64,
+    /// When they were looked at last, in nanoseconds.
+    looked_ns: u64,
     /// The registers of the next card, in tests.
     #[cfg(test)]
     pub simulated: Option<Registers>,
@@ -71,6 +75,11 @@ impl Cards {
     /// An open card.
     fn open(&mut self, slot: u16) -> Option<&mut Open> {
         self.get(slot)?.open.as_mut()
+    }
+
+    /// A guest has come: functions are soon to hear frames for it.
+    pub fn guest_came(&mut self) {
+        self.look_ns = self.look_ns.min(self.looked_ns.saturating_add(SOON_NS));
     }
 
     fn slots(&self) -> Vec<u16> {
@@ -250,7 +259,7 @@ impl ControlThread {
             }
         }
         if is_time {
-            self.cards.look_ns = now.saturating_add(LOOK_NS);
+            (self.cards.looked_ns, self.cards.look_ns) = (now, now.saturating_add(LOOK_NS));
         }
         let alarm = self.poller.alarm.map_or(self.cards.look_ns, |alarm| alarm.min(self.cards.look_ns));
         self.poller.alarm = Some(alarm);
@@ -259,12 +268,19 @@ impl ControlThread {
     fn tend_card(&mut self, slot: u16, is_time: bool) -> Result<(), Fault> {
         // A physical function passes all frames.
         let filters = self.cards.get(slot).is_some_and(|port| port.settings.model != CardModel::Ixgbe);
+        let counters = self.ledger.ports.get(usize::from(slot)).map(|line| &line.card);
         let addresses = if is_time && filters { self.guests_addresses() } else { Vec::new() };
         let Some(Open { card, device, is_started: true, filtered }) = self.cards.open(slot) else { return Ok(()) };
         let state = card.memory.state();
         let event = device.service(&card.bar, state)?;
         if is_time {
             device.statistics(&card.bar, state)?;
+            if let Some(counters) = counters {
+                counters.mac.store(state.mac.load(Relaxed), Relaxed);
+                for (told, counted) in counters.statistics.iter().zip(&state.statistics) {
+                    told.store(counted.load(Relaxed), Relaxed);
+                }
+            }
             if filters && *filtered != addresses {
                 device.filter(&card.bar, &addresses)?;
                 *filtered = addresses;

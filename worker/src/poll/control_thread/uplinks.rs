@@ -62,6 +62,7 @@ impl ControlThread {
         let threads = self.threads;
         if threads.ports.marked.take() {
             self.uplinks.announcer.wake();
+            self.cards.guest_came();
         }
         for port in threads.ports.all() {
             let slot = port.slot();
