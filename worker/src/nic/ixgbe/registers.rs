@@ -16,8 +16,6 @@ pub const STATUS_LAN_ID: u32 = 3 << 2;
 pub const STATUS_GIO: u32 = 1 << 19;
 /// Extended device control.
 pub const CTRL_EXT: u32 = 0x18;
-/// Physical function reset done: virtual functions may go on.
-pub const CTRL_EXT_PFRSTD: u32 = 1 << 14;
 /// No-snoop disable.
 pub const CTRL_EXT_NS_DIS: u32 = 1 << 16;
 /// A driver is loaded, for the card's firmware.
