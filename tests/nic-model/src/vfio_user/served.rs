@@ -10,9 +10,11 @@ use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::Function;
+use super::device::Device;
 use super::message::Message;
 use super::wire::Wire;
-use super::{Device, Function};
+
 use crate::Card;
 
 /// A card behind a socket, to which one client after the other connects. It is gone when this is dropped.

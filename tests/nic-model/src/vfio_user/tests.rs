@@ -1,13 +1,17 @@
 //! A client speaks to a card that is served.
 
-use std::io::{IoSlice, Read};
+use std::fs::File;
+use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
-use super::*;
-use crate::Memory;
+use super::device::{command, numbers};
+use super::message::Fields;
+use super::{Function, Served};
+use crate::{Card, Memory};
 
 /// A card with one register, which is the address of a frame of 4 octets: a write sends it, a frame is received to it.
 #[derive(Default)]
