@@ -140,26 +140,29 @@ impl ReceiveQueue {
         let (look, circle) = (self.look(memory), self.ring);
         let (mut at, mut left, mut taken) = (self.position, circle.distance(self.position, self.tail), 0);
         while taken < most && left > 0 {
-            let Some(first) = look.at(at) else { break };
-            let count = if first.is_simple() && first.len <= self.buffer {
-                if !taker.simple((at, first.len), first.is_verified()) {
-                    break;
-                }
-                1
-            } else {
-                let mut parts = [(at, 0); MOST_PARTS];
-                let found = look.frame(first, &mut parts, |_, from| {
-                    (circle.distance(at, from) + 1 < left).then(|| circle.behind(from, 1)).ok_or(Missing::Later)
-                });
-                match found {
-                    Ok((received, count)) if taker.any(received, parts.get(..count).unwrap_or(&[])) => count,
-                    Err(Missing::Nonsense(fault)) if self.is_on && taken == 0 => return Err(fault),
-                    _ => break,
-                }
+            // Most frames have one descriptor each, and these lie in one piece or in two.
+            let begin = usize::from(at);
+            let end = (begin + (most - taken).min(left.into())).min(circle.0.into());
+            let run = look.simple_frames(begin..end, taker);
+            let Run { frames, next } = run;
+            at = circle.behind(at, frames as u16);
+            left -= frames as u16;
+            taken += frames;
+            let first = match next {
+                Next::Other(first) => first,
+                Next::Rest => continue,
+                Next::Nothing => break,
             };
-            at = circle.behind(at, count as u16);
-            left -= count as u16;
-            taken += 1;
+            let mut parts = [(at, 0); MOST_PARTS];
+            let found = look.frame(first, &mut parts, |_, from| {
+                (circle.distance(at, from) + 1 < left).then(|| circle.behind(from, 1)).ok_or(Missing::Later)
+            });
+            let count = match found {
+                Ok((received, count)) if taker.any(received, parts.get(..count).unwrap_or(&[])) => count as u16,
+                Err(Missing::Nonsense(fault)) if self.is_on && taken == 0 => return Err(fault),
+                _ => break,
+            };
+            (at, left, taken) = (circle.behind(at, count), left - count, taken + 1);
         }
         Ok(taken)
     }
@@ -323,6 +326,30 @@ enum Missing {
     Nonsense(Fault),
 }
 
+/// Frames of one descriptor each, and what is behind them.
+struct Run {
+    frames: usize,
+    next: Next,
+}
+
+/// See [`Run`].
+enum Next {
+    /// The rest of the ring.
+    Rest,
+    /// The beginning of another frame.
+    Other(WriteBack),
+    /// Nothing that can be taken.
+    Nothing,
+}
+
+/// What the card has written into a descriptor.
+#[inline]
+fn decode([low, high]: &[AtomicU64; 2]) -> Option<WriteBack> {
+    // The frame's octets were written before its descriptor.
+    let high = high.load(Acquire);
+    WriteBack::decode([low.load(Relaxed), high])
+}
+
 /// A look at the ring.
 struct Look<'m> {
     ring: &'m [[AtomicU64; 2]],
@@ -334,10 +361,23 @@ impl Look<'_> {
     /// What the card has written into a descriptor.
     #[inline]
     fn at(&self, index: u16) -> Option<WriteBack> {
-        let [low, high] = self.ring.get(usize::from(index))?;
-        // The frame's octets were written before its descriptor.
-        let high = high.load(Acquire);
-        WriteBack::decode([low.load(Relaxed), high])
+        decode(self.ring.get(usize::from(index))?)
+    }
+
+    /// Takes frames of one descriptor from these descriptors.
+    #[inline(always)]
+    fn simple_frames(&self, range: std::ops::Range<usize>, taker: &mut impl Taker) -> Run {
+        let (begin, ring) = (range.start, self.ring.get(range).unwrap_or(&[]));
+        for (frames, words) in ring.iter().enumerate() {
+            let Some(part) = decode(words) else { return Run { frames, next: Next::Nothing } };
+            if !part.is_simple() || part.len > self.buffer {
+                return Run { frames, next: Next::Other(part) };
+            }
+            if !taker.simple(((begin + frames) as u16, part.len), part.is_verified()) {
+                return Run { frames, next: Next::Nothing };
+            }
+        }
+        Run { frames: ring.len(), next: if ring.is_empty() { Next::Nothing } else { Next::Rest } }
     }
 
     /// The frame that begins with `first`, the write-back of the descriptor `parts[0]`. `next`: where it goes on.

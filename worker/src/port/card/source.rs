@@ -31,6 +31,8 @@ pub struct Input {
     pub may_start: bool,
     /// Headers of the joined frames of this burst.
     joined: Vec<NetHdr>,
+    /// All frames of this burst have one part each.
+    simple: bool,
     /// Frames and octets since the thread slept last.
     moved: (u64, u64),
     rate: Rate,
@@ -50,6 +52,7 @@ impl Input {
             queue: ReceiveQueue::open(memory, pair, registers, goes_on),
             may_start: false,
             joined: Vec::with_capacity(joined),
+            simple: false,
             moved: (0, 0),
             rate: Rate::default(),
         }
@@ -92,9 +95,10 @@ struct Taking<'t, 'm> {
     /// Octets of a buffer.
     size: usize,
     joined: &'t mut Vec<NetHdr>,
-    budget: u64,
-    /// What frames cost, and what it will cost to deliver them.
-    spent: u64,
+    /// What is left of the budget for frames, and for what it will cost to deliver them.
+    left: i64,
+    /// All frames so far have one part each.
+    all_simple: bool,
 }
 
 impl<'m> Taking<'_, 'm> {
@@ -113,7 +117,7 @@ impl<'m> Taking<'_, 'm> {
         (place.id, place.parts, place.len) = (name.unwrap_or(PLAIN), parts as u16, name.map(|_| NET_HDR_LEN + len));
         (place.from, place.to) = (self.at, self.at + parts);
         self.at += parts;
-        self.spent += FRAME + DELIVERY + DESCRIPTOR * parts as u64 + len as u64;
+        self.left -= (FRAME + DELIVERY) as i64 + (DESCRIPTOR as usize * parts + len) as i64;
         true
     }
 
@@ -138,14 +142,15 @@ impl Taker for Taking<'_, '_> {
         let slice = self.slice(part, NET_HDR_LEN);
         slice.prefetch(NET_HDR_LEN);
         let name = if is_verified { VERIFIED } else { PLAIN };
-        self.spent < self.budget && self.tail.push(slice) && self.place(Some(name), part.1.into(), 1)
+        self.left > 0 && self.tail.push(slice) && self.place(Some(name), part.1.into(), 1)
     }
 
     #[inline(never)]
     fn any(&mut self, received: Received, parts: &[Part]) -> bool {
-        if self.spent >= self.budget {
+        if self.left <= 0 {
             return false;
         }
+        self.all_simple = false;
         let mut in_front = NET_HDR_LEN;
         for part in parts {
             // Slices of a frame that is not taken belong to none.
@@ -162,10 +167,11 @@ impl Taker for Taking<'_, '_> {
 impl<'m> Source<'m> for CardSource<'m> {
     #[inline]
     fn take(&mut self, batch: &mut Batch<'_, 'm>, budget: u64) -> Result<u64, RingFault> {
-        let (card, Some(Input { queue, may_start, joined, moved, .. })) = (self.card, &mut self.input) else {
+        let (card, Some(Input { queue, may_start, joined, moved, simple, .. })) = (self.card, &mut self.input) else {
             return Ok(0);
         };
         joined.clear();
+        let most_of = i64::try_from(budget).unwrap_or(i64::MAX);
         let (from, most) = (batch.slices.len(), batch.places.len());
         let ((first, size), count) = (queue.buffers(), usize::from(card.memory.settings().descriptors));
         let mut taking = Taking {
@@ -176,15 +182,16 @@ impl<'m> Source<'m> for CardSource<'m> {
             buffers: card.memory.slice(first - NET_HDR_LEN, NET_HDR_LEN + count * size),
             size,
             joined,
-            budget,
-            spent: 0,
+            left: most_of,
+            all_simple: true,
         };
         let taken = queue.take(&card.memory, most, &mut taking)?;
-        let Taking { at, spent, .. } = taking;
-        batch.count = taken;
+        let Taking { at, left, all_simple, .. } = taking;
+        (batch.count, *simple) = (taken, all_simple);
         let cost = FRAME * taken as u64 + DESCRIPTOR * (at - from) as u64;
         // What is taken again counts again. That is near enough to tell bulk from requests.
-        *moved = (moved.0 + taken as u64, moved.1 + (spent - cost).saturating_sub(DELIVERY * taken as u64));
+        let octets = (most_of - left) as u64 - cost - DELIVERY * taken as u64;
+        *moved = (moved.0 + taken as u64, moved.1 + octets);
         if taken == 0 && *may_start && !queue.is_on() {
             queue.turn_on(card)?;
             return Ok(cost + RING);
@@ -206,7 +213,10 @@ impl<'m> Source<'m> for CardSource<'m> {
     #[inline]
     fn complete(&mut self, done: &[Taken]) {
         if let Some(input) = &mut self.input {
-            input.queue.complete(done.iter().map(|taken| usize::from(taken.parts)).sum());
+            input.queue.complete(match input.simple {
+                true => done.len(),
+                false => done.iter().map(|taken| usize::from(taken.parts)).sum(),
+            });
         }
     }
 }

@@ -1,8 +1,8 @@
 //! A network card beside a guest's split ring. The model of the 82599 does its work between two bursts: what the worker
 //! writes to registers in a burst reaches it afterwards.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use sv3::card::{CardModel, CardSettings};
 
@@ -20,7 +20,8 @@ use crate::port::endpoint::Endpoint;
 struct Registry {
     model: ModelCard,
     waits: Arc<AtomicBool>,
-    writes: Arc<Mutex<Vec<(u32, u32)>>>,
+    /// Offset and value of each write that waits. A burst makes one.
+    writes: Arc<[AtomicU64; 4]>,
 }
 
 impl Bar for Registry {
@@ -30,7 +31,10 @@ impl Bar for Registry {
 
     fn write(&self, at: u32, value: u32) {
         match self.waits.load(Relaxed) {
-            true => self.writes.lock().unwrap().push((at, value)),
+            true => {
+                let free = self.writes.iter().find(|place| place.load(Relaxed) == 0).unwrap();
+                free.store(u64::from(at) << 32 | u64::from(value), Relaxed);
+            }
             false => self.model.write(at, value),
         }
     }
@@ -39,8 +43,12 @@ impl Bar for Registry {
 impl Registry {
     fn hold(&self, holds: bool) {
         self.waits.store(holds, Relaxed);
-        let all: Vec<_> = self.writes.lock().unwrap().drain(..).collect();
-        all.into_iter().for_each(|(at, value)| self.model.write(at, value));
+        for place in &*self.writes {
+            let write = place.swap(0, Relaxed);
+            if write != 0 {
+                self.model.write((write >> 32) as u32, write as u32);
+            }
+        }
     }
 }
 
