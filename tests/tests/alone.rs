@@ -9,7 +9,6 @@ mod internet_of_taps;
 mod iommu;
 mod leaks;
 mod linux_segments;
-mod nic;
 mod nic_oracles;
 mod qemu;
 mod succession_of_taps;

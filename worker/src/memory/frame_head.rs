@@ -47,6 +47,19 @@ impl FrameHead {
         self
     }
 
+    /// Reads the head of a frame behind [`NET_HDR_LEN`] octets that are not its own. Its net header has these flags and
+    /// nothing else.
+    #[inline]
+    pub fn read_frame(slices: &[GuestSlice<'_>], flags: u8) -> FrameHead {
+        let words = |first: &GuestSlice<'_>| Some((first.read_words(NET_HDR_LEN)?, first.read_words(NET_HDR_LEN + 4)?));
+        match slices.first().and_then(words) {
+            Some(([begin], [second, third])) => {
+                FrameHead([u64::from(flags).to_le(), (u64::from_le(begin) << 32).to_le(), second, third])
+            }
+            None => FrameHead::read(slices).with_net_hdr(NetHdr { flags, ..NetHdr::NONE }),
+        }
+    }
+
     /// The same head, which does not claim a verified checksum.
     #[inline]
     pub fn without_claims(mut self) -> FrameHead {
@@ -141,6 +154,11 @@ mod tests {
         let hdr = NetHdr { flags: 3, gso_size: 7, csum_offset: 6, num_buffers: 1, ..NetHdr::NONE };
         let other = head.with_net_hdr(hdr);
         assert_eq!((other.net_hdr(12), other.addresses(12)), (hdr, head.addresses(12)));
+        assert_eq!(FrameHead::read_frame(&[GuestSlice::of_host(&mut chain)], 2).0, {
+            head.with_net_hdr(NetHdr { flags: 2, ..NetHdr::NONE }).0
+        });
+        let short = FrameHead::read_frame(&[GuestSlice::of_host(&mut chain[..26])], 2);
+        assert_eq!((short.net_hdr(12).flags, short.addresses(12)), (2, head.addresses(12)));
         assert_eq!(other.without_claims().net_hdr(12), NetHdr { flags: 1, ..hdr });
         assert_eq!(Snapshot::Frame(&[7, 8, 9]).octets((12, 2), &mut room), [7, 8]);
         assert!(Snapshot::NOTHING.octets((0, 60), &mut room).is_empty());

@@ -51,6 +51,15 @@ impl<'m> GuestSlice<'m> {
         GuestSlice { ptr: octets.as_ptr().cast_mut().cast(), len: octets.len(), memory: PhantomData }
     }
 
+    /// A part of the range; empty if it does not lie in it.
+    #[inline]
+    pub fn part(&self, offset: usize, len: usize) -> GuestSlice<'m> {
+        match offset <= self.len && len <= self.len - offset {
+            true => GuestSlice { ptr: self.ptr.wrapping_add(offset), len, memory: PhantomData },
+            false => GuestSlice::EMPTY,
+        }
+    }
+
     /// Length in octets.
     #[inline]
     pub fn len(&self) -> usize {

@@ -60,7 +60,7 @@ impl Device {
         Ok(device)
     }
 
-    /// Queue pairs that the card has, at most as many as in the settings. Others stay off.
+    /// Queue pairs that the card has, at most as many as in the settings. Others stay off. A reset may change it.
     pub fn pairs(&self) -> u16 {
         each!(self, it => it.pairs())
     }
@@ -106,8 +106,8 @@ impl Device {
         each!(self, it => it.link(bar))
     }
 
-    /// Frames to these addresses are to arrive. Returns for how many of them they do, the first ones. A physical function
-    /// passes all frames.
+    /// Frames to these addresses are to arrive. Returns for how many of them they do. A physical function passes all
+    /// frames. To be called again after [`Event::Reset`].
     pub fn filter(&mut self, bar: &impl Bar, macs: &[Mac]) -> Result<usize, Fault> {
         each!(self, it => it.filter(bar, macs))
     }

@@ -4,8 +4,8 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use sv3::card::{CardSettings, CardState};
-use sv3_nic_model::{Card, Memory, Pf, PfSettings};
+use sv3::card::{CardModel, CardSettings, CardState};
+use sv3_nic_model::{Card, Memory, Pf, PfSettings, Vf, VfSettings};
 
 use super::bar::{Bar, GONE};
 use super::card::Registers;
@@ -18,7 +18,7 @@ pub struct ModelCard(Arc<Mutex<Inner>>);
 /// The model and its memory.
 pub struct Inner {
     /// The model.
-    pub card: Pf,
+    pub card: Box<dyn Card + Send>,
     /// What it reaches.
     pub memory: Dma,
     is_gone: bool,
@@ -56,7 +56,12 @@ impl ModelCard {
     /// A card that has just got power, whose memory is this file.
     pub fn new(file: &OwnedFd, settings: CardSettings) -> ModelCard {
         let memory = Dma(CardMemory::new(file, settings).unwrap());
-        ModelCard(Arc::new(Mutex::new(Inner { card: Pf::new(PfSettings::default()), memory, is_gone: false })))
+        let trusted = VfSettings { trusted: true, spoof_check: false, ..VfSettings::default() };
+        let card: Box<dyn Card + Send> = match settings.model {
+            CardModel::Ixgbe => Box::new(Pf::new(PfSettings::default())),
+            CardModel::IxgbeVf | CardModel::IgbVf => Box::new(Vf::new(trusted)),
+        };
+        ModelCard(Arc::new(Mutex::new(Inner { card, memory, is_gone: false })))
     }
 
     /// Its registers.
@@ -79,6 +84,29 @@ impl ModelCard {
     pub fn sent(&self) -> Vec<Vec<u8>> {
         let mut inner = self.inner();
         std::iter::from_fn(|| inner.card.sent()).collect()
+    }
+
+    /// How many frames the card has sent.
+    pub fn count_sent(&self) -> usize {
+        let mut count = 0;
+        self.inner().card.take_sent(&mut |_| count += 1);
+        count
+    }
+
+    /// Vectors that were raised since the last call, a bit each.
+    pub fn interrupts(&self) -> u32 {
+        self.inner().card.interrupts()
+    }
+
+    /// The card is reset by somebody.
+    pub fn reset(&self) {
+        self.inner().card.reset();
+    }
+
+    /// The other end of the wire takes nothing.
+    pub fn set_paused(&self, paused: bool) {
+        let Inner { card, memory, .. } = &mut *self.inner();
+        card.set_paused(paused, memory);
     }
 
     /// What the supervisor does between two workers.

@@ -250,17 +250,21 @@ impl ReceiveQueue {
 
     /// Gives the card the buffers from `from` up to the position.
     #[inline]
-    fn give_back(&mut self, card: &Card, mut from: u16) {
+    fn give_back(&mut self, card: &Card, from: u16) {
         let ring = card.memory.ring(self.layout.receive_ring, self.ring.0.into());
         if from == self.position {
             return;
         }
         let (first, size) = (card.memory.settings().iova_of(self.layout.buffers), u64::from(self.buffer));
-        while from != self.position {
-            if let Some(words) = ring.get(usize::from(from)) {
-                give(words, first + u64::from(from) * size);
+        // In two pieces, if the ring's end lies between.
+        let end = if from < self.position { self.position } else { self.ring.0 };
+        let rest = if from < self.position { 0 } else { self.position };
+        for (from, to) in [(from, end), (0, rest)] {
+            let mut buffer = first + u64::from(from) * size;
+            for words in ring.get(from.into()..to.into()).unwrap_or(&[]) {
+                give(words, buffer);
+                buffer += size;
             }
-            from = self.ring.behind(from, 1);
         }
         self.tail = self.ring.before(self.position);
         card.bar.write(self.registers.tail, self.tail.into());

@@ -6,14 +6,18 @@ use crate::nic::bar::Bar;
 use crate::nic::fault::Fault;
 use crate::nic::wait;
 
-/// Lets the card look for a link if it has none. The mode is that of the EEPROM: 10 Gbit/s serial for SFP+. `reset`: the
-/// card was just reset, and may need what its module wants.
-pub fn set_up(bar: &impl Bar, reset: bool) -> Result<(), Fault> {
-    // The kernel's driver turns the laser off when it leaves the card.
+/// Turns the laser of an optical module on: the kernel's driver turns it off when it leaves the card.
+pub fn laser_on(bar: &impl Bar) -> Result<(), Fault> {
     let esdp = wait::read(bar, ESDP)?;
     if esdp & ESDP_SDP3 != 0 {
         bar.write(ESDP, esdp & !ESDP_SDP3);
     }
+    Ok(())
+}
+
+/// Lets the card look for a link if it has none. The mode is that of the EEPROM: 10 Gbit/s serial for SFP+. `reset`: the
+/// card was just reset, and may need what its module wants.
+pub fn set_up(bar: &impl Bar, reset: bool) -> Result<(), Fault> {
     let autoc = wait::read(bar, AUTOC)? & !AUTOC_RESTART;
     // The X540 has no such register: its firmware and its PHY look for the link.
     if autoc == 0 || speed(bar)? != 0 {

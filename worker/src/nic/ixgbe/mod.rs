@@ -39,6 +39,8 @@ use registers::*;
 
 /// TXDCTL: descriptors are fetched 36 at a time, when 8 are there; written back when the card is done with them.
 const TXDCTL: u32 = 36 | 8 << 8;
+/// How long a link may take to come back by itself after a reset, in nanoseconds.
+const LINK_PATIENCE: u64 = 2_000 * wait::MS;
 /// Causes that are no queue's.
 const OTHER: u32 = EICR_LSC | EICR_ECC;
 
@@ -49,6 +51,8 @@ pub struct Ixgbe {
     mac: Mac,
     reset: bool,
     link: u32,
+    /// When to have the card look for its link, if that does not come back by itself after a reset.
+    look_for_link: Option<u64>,
 }
 
 impl Ixgbe {
@@ -62,12 +66,14 @@ impl Ixgbe {
             Ok(()) if left => false,
             _ => true,
         };
-        let mut device = Ixgbe { settings: *settings, mac: [0; 6], reset, link: state.link.load(Relaxed) };
+        let mut device = Ixgbe { settings: *settings, mac: [0; 6], reset, link: 0, look_for_link: None };
+        device.link = if state.run.load(Relaxed) == settings.run { state.link.load(Relaxed) } else { 0 };
         device.prepare(bar, reset)?;
         Ok(device)
     }
 
     fn prepare(&mut self, bar: &impl Bar, reset: bool) -> Result<(), Fault> {
+        let was_up = self.link != 0;
         if reset {
             reset::reset(bar)?;
             self.link = 0;
@@ -77,7 +83,12 @@ impl Ixgbe {
             None => address::of_words(wait::read(bar, ral(0))?, bar.read(ral(0) + 4)).ok_or(Fault::Bad("RAL"))?,
         };
         configure::configure(bar, &self.settings, self.mac, reset)?;
-        link::set_up(bar, reset)?;
+        link::laser_on(bar)?;
+        // The link survives the reset, but may not be seen at once. To look for it now would take it away.
+        self.look_for_link = (reset && was_up).then(|| bar.now_ns().wrapping_add(LINK_PATIENCE));
+        if self.look_for_link.is_none() {
+            link::set_up(bar, reset)?;
+        }
         configure::vectors(bar, &self.interrupts());
         Ok(())
     }
@@ -160,6 +171,10 @@ impl Ixgbe {
             return Ok(Event::Reset);
         }
         let link = link::speed(bar)?;
+        if link == 0 && self.look_for_link.is_some_and(|at| bar.now_ns() >= at) {
+            self.look_for_link = None;
+            link::set_up(bar, true)?;
+        }
         if link == self.link {
             return Ok(Event::Nothing);
         }

@@ -37,6 +37,7 @@ fn a_card_of_nobody_is_reset_and_set_up() {
     let mut device = Ixgbe::open(&fake, &settings(), &state).unwrap();
     assert_eq!((resets(&fake), device.was_reset(), device.mac()), (1, true, MAC));
     assert_eq!(fake.get(RXCTRL) | fake.get(DMATXCTL), 0, "receiver and transmitter are off");
+    assert_eq!(fake.get(ESDP), 0, "the laser is on");
     assert_eq!(fake.get(FCTRL), FCTRL_MPE | FCTRL_UPE | FCTRL_BAM);
     assert_eq!(fake.get(ivar(0)), 0x8080);
     assert_eq!(fake.get(IVAR_MISC), 0x8100);
@@ -133,6 +134,22 @@ fn a_module_that_cannot_be_asked_is_no_reason_to_give_up() {
         assert_ne!(fake.written(AUTOC), [] as [u32; 0], "the link begins anew");
         assert_eq!(fake.get(GSSR), 0);
     }
+}
+
+#[test]
+fn a_link_that_was_there_has_time_to_come_back_after_a_reset() {
+    let (fake, state) = (Fake::ixgbe(), fake::state());
+    let device = running(&fake, &state);
+    fake.stick(device.transmit_registers(0).control, ENABLE, ENABLE);
+    fake.stick(LINKS, LINKS_UP, 0);
+    let mut device = Ixgbe::open(&fake, &settings(), &state).unwrap();
+    assert!(device.was_reset());
+    assert_eq!(device.service(&fake, &state), Ok(Event::Nothing));
+    assert_eq!(fake.written(AUTOC), [] as [u32; 0]);
+    fake.clock.set(fake.clock.get() + 2_000 * MS);
+    assert_eq!(device.service(&fake, &state), Ok(Event::Nothing));
+    assert_eq!(device.service(&fake, &state), Ok(Event::Nothing));
+    assert_eq!(fake.written(AUTOC).len(), 1, "it is looked for once");
 }
 
 #[test]

@@ -41,9 +41,10 @@ impl Filters {
         self.macs.get(..self.count).unwrap_or_default()
     }
 
-    /// Asks for frames to `macs`. Returns for how many of them, from the first on, the physical function has filters.
+    /// Asks for frames to `macs`. Returns for how many of them the physical function has filters. Those that it has stay
+    /// while addresses are added; it cannot remove one, so all are set anew when one goes.
     pub fn set<F: Family>(&mut self, bar: &impl Bar, mailbox: &mut Mailbox, macs: &[Mac]) -> Result<usize, Fault> {
-        if !macs.starts_with(self.known()) {
+        if !self.known().iter().all(|mac| macs.contains(mac)) {
             self.count = 0;
             self.full = false;
         }
@@ -52,8 +53,11 @@ impl Filters {
         {
             mailbox.request(bar, &message)?;
         }
-        for mac in macs.iter().skip(self.count).take(MOST - self.count) {
-            if self.full || mailbox.is_lost() {
+        for mac in macs {
+            if self.known().contains(mac) {
+                continue;
+            }
+            if self.full || mailbox.is_lost() || self.count == MOST {
                 break;
             }
             self.full = !mailbox.request(bar, &F::add(self.count, *mac))?.done;

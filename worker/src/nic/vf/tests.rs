@@ -127,6 +127,9 @@ fn filters<F: Tested>() {
     fake.with(|physical| physical.heard.clear());
     assert_eq!(function.filter(&fake, &macs), Ok(3));
     assert_eq!(fake.with(|physical| physical.heard.clone()), [] as [u32; 0], "it is not asked again in vain");
+    let mixed = [macs[4], macs[2], macs[1], macs[0]];
+    assert_eq!(function.filter(&fake, &mixed), Ok(3));
+    assert_eq!(fake.with(|physical| physical.heard.clone()), [] as [u32; 0], "the order does not matter");
     assert_eq!(function.filter(&fake, &macs[3..]), Ok(2), "others take their places");
     assert_eq!(fake.with(|physical| physical.filters.clone()), macs[3..]);
 }

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use sv3::card::{CardModel, CardSettings, CardState};
 use sv3::frame::MacAddr;
 use sv3::ids::QueueId;
-use sv3::ipc::{Report, ReportKind, RingFault};
+use sv3::ipc::{ReportKind, RingFault};
 
 use super::{ControlThread, NO_PORT};
 use crate::nic::address::Mac;
@@ -106,7 +106,10 @@ impl ControlThread {
         if self.standby {
             return Ok(());
         }
-        self.open_card(slot)?;
+        if let Err(errno) = self.open_card(slot) {
+            self.reset_card(slot);
+            return Err(errno);
+        }
         self.card_queues(slot).into_iter().for_each(|queue| self.changed(queue));
         Ok(())
     }
@@ -114,10 +117,9 @@ impl ControlThread {
     /// Opens all cards: the worker serves from now on. The caller brings up their queues.
     pub(super) fn open_cards(&mut self) {
         for slot in self.cards.slots() {
-            if let Err(errno) = self.open_card(slot) {
-                let report = Report { port: slot, value: errno as i32 as u64, ..Report::new(ReportKind::Failed, 0) };
-                // The next look notices a supervisor that is gone.
-                let _ = self.link.report(report);
+            if self.open_card(slot).is_err() {
+                // No command is under way that could be told to have failed.
+                self.stop_card(slot, RingFault::BadCard);
             }
         }
     }
@@ -300,6 +302,12 @@ impl ControlThread {
 
     /// The same, for a queue of a card that broke.
     pub(super) fn stop_card(&mut self, slot: u16, fault: RingFault) {
+        self.reset_card(slot);
+        self.report_of(ReportKind::RingFault, (slot, 0), fault as u64);
+    }
+
+    /// Forgets a card and its queues.
+    fn reset_card(&mut self, slot: u16) {
         for queue in self.card_queues(slot) {
             self.stop(queue);
             if let Some(mut lease) = self.queue(queue) {
@@ -307,7 +315,6 @@ impl ControlThread {
             }
         }
         self.close_card(slot);
-        self.report_of(ReportKind::RingFault, (slot, 0), fault as u64);
     }
 
     /// Forgets a card. Its queues are reset already.

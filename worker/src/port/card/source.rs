@@ -1,11 +1,12 @@
 //! Frames from a card.
 
 use sv3::ipc::{RingFault, Settings};
-use sv3::virtio::{NET_HDR_LEN, NetHdr};
+use sv3::virtio::{NET_HDR_LEN, NetHdr, VIRTIO_NET_HDR_F_DATA_VALID};
 
 use super::queue::{CardQueue, Way};
-use crate::memory::frame_head::{FrameHead, HEAD_LEN};
+use crate::memory::frame_head::FrameHead;
 use crate::memory::slice::GuestSlice;
+use crate::memory::slice_list::Tail;
 use crate::nic::card::Card;
 use crate::nic::joined_frame;
 use crate::nic::memory::CardMemory;
@@ -16,11 +17,11 @@ use crate::port::batch::{Batch, Taken};
 use crate::port::cost::{DELIVERY, DESCRIPTOR, FRAME, RING};
 use crate::port::source::Source;
 
-/// How a frame is named in its burst ([`Taken::id`]): what its header says.
+/// How a frame is named in its burst ([`Taken::id`]): the flags of its header, which has nothing else.
 const PLAIN: u16 = 0;
-const VERIFIED: u16 = 1;
+const VERIFIED: u16 = VIRTIO_NET_HDR_F_DATA_VALID as u16;
 /// From here on: the number of a joined frame's header.
-const JOINED: u16 = 2;
+const JOINED: u16 = 0x100;
 
 /// What comes in by a queue pair.
 pub struct Input {
@@ -79,37 +80,40 @@ impl CardQueue {
 }
 
 /// A burst that takes frames.
-struct Taking<'t, 'b, 'm> {
-    batch: &'t mut Batch<'b, 'm>,
-    memory: &'m CardMemory,
-    /// Where the buffers begin, and the octets of each.
-    buffers: (usize, usize),
+struct Taking<'t, 'm> {
+    places: std::slice::IterMut<'t, Taken>,
+    tail: Tail<'t, 'm>,
+    /// How many slices the burst's list has.
+    at: usize,
+    /// The MTU of the network.
+    mtu: u16,
+    /// All buffers, and as many octets in front of them as a net header has.
+    buffers: GuestSlice<'m>,
+    /// Octets of a buffer.
+    size: usize,
     joined: &'t mut Vec<NetHdr>,
     budget: u64,
-    cost: u64,
-    /// What it will cost to deliver them.
-    ahead: u64,
+    /// What frames cost, and what it will cost to deliver them.
+    spent: u64,
 }
 
-impl<'m> Taking<'_, '_, 'm> {
+impl<'m> Taking<'_, 'm> {
     /// The first `len` octets of a buffer, and some in front of them.
     #[inline]
     fn slice(&self, (at, len): Part, in_front: usize) -> GuestSlice<'m> {
-        let (first, size) = self.buffers;
-        self.memory.slice(first + usize::from(at) * size - in_front, usize::from(len) + in_front)
+        let begin = usize::from(at) * self.size + NET_HDR_LEN - in_front;
+        self.buffers.part(begin, usize::from(len) + in_front)
     }
 
-    /// The place of a frame of `len` octets in `parts` slices from `from` on. `name`: see [`Taken::id`]; `None`: it cannot
-    /// be forwarded.
+    /// The place of a frame of `len` octets in the last `parts` slices. `name`: see [`Taken::id`]; `None`: it cannot be
+    /// forwarded.
     #[inline]
-    fn place(&mut self, name: Option<u16>, len: usize, (from, parts): (usize, usize)) -> bool {
-        let Batch { places, count, .. } = &mut *self.batch;
-        let Some(place) = places.get_mut(*count) else { return false };
-        *count += 1;
+    fn place(&mut self, name: Option<u16>, len: usize, parts: usize) -> bool {
+        let Some(place) = self.places.next() else { return false };
         (place.id, place.parts, place.len) = (name.unwrap_or(PLAIN), parts as u16, name.map(|_| NET_HDR_LEN + len));
-        (place.from, place.to) = (from, from + parts);
-        self.cost += FRAME + DESCRIPTOR * parts as u64;
-        self.ahead += DELIVERY + len as u64;
+        (place.from, place.to) = (self.at, self.at + parts);
+        self.at += parts;
+        self.spent += FRAME + DELIVERY + DESCRIPTOR * parts as u64 + len as u64;
         true
     }
 
@@ -120,81 +124,89 @@ impl<'m> Taking<'_, '_, 'm> {
             // There is room for as many as frames of a burst.
             (false, false) if self.joined.len() == self.joined.capacity() => None,
             (false, false) => {
-                let (first, mtu) = (self.slice(*first?, 0), self.memory.settings().mtu);
-                self.joined.push(joined_frame::complete(&first, (received.len, received.joined), mtu)?);
-                Some(JOINED - 1 + self.joined.len() as u16)
+                let first = self.slice(*first?, 0);
+                self.joined.push(joined_frame::complete(&first, (received.len, received.joined), self.mtu)?);
+                Some(JOINED + self.joined.len() as u16 - 1)
             }
         }
     }
 }
 
-impl Taker for Taking<'_, '_, '_> {
+impl Taker for Taking<'_, '_> {
     #[inline(always)]
     fn simple(&mut self, part: Part, is_verified: bool) -> bool {
-        if self.cost + self.ahead >= self.budget {
-            return false;
-        }
-        let (from, slice) = (self.batch.slices.len(), self.slice(part, NET_HDR_LEN));
-        slice.prefetch(0);
-        slice.prefetch(HEAD_LEN - 1);
+        let slice = self.slice(part, NET_HDR_LEN);
+        slice.prefetch(NET_HDR_LEN);
         let name = if is_verified { VERIFIED } else { PLAIN };
-        self.batch.slices.push(slice) && self.place(Some(name), part.1.into(), (from, 1))
+        self.spent < self.budget && self.tail.push(slice) && self.place(Some(name), part.1.into(), 1)
     }
 
     #[inline(never)]
     fn any(&mut self, received: Received, parts: &[Part]) -> bool {
-        if self.cost + self.ahead >= self.budget {
+        if self.spent >= self.budget {
             return false;
         }
-        let (from, mut in_front) = (self.batch.slices.len(), NET_HDR_LEN);
+        let mut in_front = NET_HDR_LEN;
         for part in parts {
-            if !self.batch.slices.push(self.slice(*part, in_front)) {
-                self.batch.slices.truncate(from);
+            // Slices of a frame that is not taken belong to none.
+            if !self.tail.push(self.slice(*part, in_front)) {
                 return false;
             }
             in_front = 0;
         }
         let name = self.name(&received, parts.first());
-        self.place(name, received.len, (from, parts.len()))
+        self.place(name, received.len, parts.len())
     }
 }
 
 impl<'m> Source<'m> for CardSource<'m> {
     #[inline]
     fn take(&mut self, batch: &mut Batch<'_, 'm>, budget: u64) -> Result<u64, RingFault> {
-        let (card, Some(Input { queue, may_start, joined, .. })) = (self.card, &mut self.input) else { return Ok(0) };
+        let (card, Some(Input { queue, may_start, joined, moved, .. })) = (self.card, &mut self.input) else {
+            return Ok(0);
+        };
         joined.clear();
-        let (buffers, most) = (queue.buffers(), batch.places.len());
-        let mut taking = Taking { batch, memory: &card.memory, buffers, joined, budget, cost: 0, ahead: 0 };
+        let (from, most) = (batch.slices.len(), batch.places.len());
+        let ((first, size), count) = (queue.buffers(), usize::from(card.memory.settings().descriptors));
+        let mut taking = Taking {
+            places: batch.places.iter_mut(),
+            tail: batch.slices.tail(),
+            at: from,
+            mtu: card.memory.settings().mtu,
+            buffers: card.memory.slice(first - NET_HDR_LEN, NET_HDR_LEN + count * size),
+            size,
+            joined,
+            budget,
+            spent: 0,
+        };
         let taken = queue.take(&card.memory, most, &mut taking)?;
-        let mut cost = taking.cost;
+        let Taking { at, spent, .. } = taking;
+        batch.count = taken;
+        let cost = FRAME * taken as u64 + DESCRIPTOR * (at - from) as u64;
+        // What is taken again counts again. That is near enough to tell bulk from requests.
+        *moved = (moved.0 + taken as u64, moved.1 + (spent - cost).saturating_sub(DELIVERY * taken as u64));
         if taken == 0 && *may_start && !queue.is_on() {
             queue.turn_on(card)?;
-            cost += RING;
+            return Ok(cost + RING);
         }
         Ok(cost)
     }
 
     #[inline]
     fn head(&self, taken: &Taken, slices: &[GuestSlice<'m>]) -> FrameHead {
-        let hdr = match (taken.id, &self.input) {
-            (PLAIN, _) | (_, None) => NetHdr::NONE,
-            (VERIFIED, _) => NetHdr::VERIFIED,
-            (id, Some(input)) => input.joined.get(usize::from(id - JOINED)).copied().unwrap_or(NetHdr::NONE),
-        };
-        FrameHead::read(slices).with_net_hdr(hdr)
+        match (taken.id.checked_sub(JOINED), &self.input) {
+            (Some(number), Some(input)) => {
+                let hdr = input.joined.get(usize::from(number)).copied().unwrap_or(NetHdr::NONE);
+                FrameHead::read(slices).with_net_hdr(hdr)
+            }
+            _ => FrameHead::read_frame(slices, taken.id as u8),
+        }
     }
 
     #[inline]
     fn complete(&mut self, done: &[Taken]) {
         if let Some(input) = &mut self.input {
-            let (mut parts, mut octets) = (0, 0);
-            for taken in done {
-                parts += usize::from(taken.parts);
-                octets += taken.len.unwrap_or(0) as u64;
-            }
-            input.queue.complete(parts);
-            input.moved = (input.moved.0 + done.len() as u64, input.moved.1 + octets);
+            input.queue.complete(done.iter().map(|taken| usize::from(taken.parts)).sum());
         }
     }
 }

@@ -10,7 +10,11 @@ use fixture::*;
 
 #[test]
 fn frames_go_both_ways() {
-    let mut fixture = Fixture::new(settings(), GUEST_ALL);
+    both().into_iter().for_each(both_ways);
+}
+
+fn both_ways(settings: sv3::card::CardSettings) {
+    let mut fixture = Fixture::new(settings, GUEST_ALL);
     for round in 0..60 {
         let lens = [60, 64, 1514, 2048, 2049, 9000];
         for len in lens {

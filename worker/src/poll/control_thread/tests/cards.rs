@@ -53,7 +53,7 @@ impl Device {
 
     /// The card's interrupts reach their eventfds.
     fn interrupt(&self) {
-        let raised = sv3_nic_model::Card::interrupts(&mut self.model.inner().card);
+        let raised = self.model.interrupts();
         for (vector, event) in self.vectors.iter().enumerate() {
             if raised >> vector & 1 != 0 {
                 event.write(1).unwrap();
@@ -224,7 +224,7 @@ fn a_standby_opens_the_card_when_it_is_promoted_and_goes_on() {
 fn a_card_that_resets_itself_goes_on() {
     let (mut worker, device) = running();
     assert!(device.model.receive(&frame(9, 1)));
-    sv3_nic_model::Card::reset(&mut device.model.inner().card);
+    device.model.reset();
     worker.thread.tend_cards(true);
     assert_eq!(worker.tell(Command::Barrier), None);
     assert_eq!(worker.got(), [frame(9, 1)], "what it had received before");

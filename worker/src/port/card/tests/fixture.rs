@@ -68,6 +68,11 @@ pub fn settings() -> CardSettings {
     }
 }
 
+/// A physical function, and a virtual one.
+pub fn both() -> [CardSettings; 2] {
+    [settings(), CardSettings { model: CardModel::IxgbeVf, bar_size: 16 << 10, ..settings() }]
+}
+
 /// What outlives a worker, and the worker.
 pub struct Fixture {
     pub model: ModelCard,
@@ -110,7 +115,8 @@ impl Worker {
         let mut burst = Burst::new();
         burst.set_batch(32);
         let (memory, registers) = (CardMemory::new(file, settings).unwrap(), model.registers());
-        let device = Device::open(&registers, &memory).unwrap();
+        let mut device = Device::open(&registers, &memory).unwrap();
+        assert_eq!(device.filter(&registers, &[mac(GUEST)]).unwrap(), 1);
         let goes_on = memory.state().run.swap(settings.run, Relaxed) == settings.run;
         let card = Arc::new(Card { bar: registers, memory });
         for slot in [GUEST, CARD] {
@@ -234,8 +240,7 @@ impl Fixture {
     }
 
     pub fn pause_wire(&self, paused: bool) {
-        let inner = &mut *self.model.inner();
-        sv3_nic_model::Card::set_paused(&mut inner.card, paused, &mut inner.memory);
+        self.model.set_paused(paused);
     }
 
     pub fn drops(&self, slot: u16, reason: DropReason) -> u64 {

@@ -69,8 +69,8 @@ fn live(settings: sv3::card::CardSettings, deaths: &[u32]) -> bool {
 
 #[test]
 fn a_death_at_any_point_costs_no_frame() {
-    for lro in [false, true] {
-        let settings = sv3::card::CardSettings { lro, ..settings() };
+    let [physical, function] = both();
+    for settings in [physical, sv3::card::CardSettings { lro: true, ..physical }, function] {
         let points = (0..).take_while(|passes| live(settings, &[*passes])).count();
         assert!(points > 50, "{points}");
     }

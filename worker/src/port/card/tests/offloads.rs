@@ -112,7 +112,11 @@ fn goes_out(fixture: &mut Fixture, hdr: NetHdr, frame: &[u8], what: &str) {
 
 #[test]
 fn the_card_does_to_frames_what_software_does() {
-    let mut fixture = Fixture::new(sv3::card::CardSettings { descriptors: 4096, ..settings() }, GUEST_ALL);
+    both().into_iter().for_each(as_software);
+}
+
+fn as_software(settings: sv3::card::CardSettings) {
+    let mut fixture = Fixture::new(sv3::card::CardSettings { descriptors: 4096, ..settings }, GUEST_ALL);
     for (tcp, v6, tags) in [(true, false), (false, false), (true, true), (false, true)]
         .into_iter()
         .flat_map(|(tcp, v6)| [(tcp, v6, 0), (tcp, v6, 1), (tcp, v6, 2)])
