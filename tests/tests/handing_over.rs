@@ -77,7 +77,7 @@ fn virtual_functions_go_to_users_and_back() -> Result<()> {
     ))?;
     let shown = machine.sh(&format!("/bin/ip link show dev {interface}"))?;
     let line = |number: u32| shown.lines().find(|line| line.contains(&format!("vf {number} "))).unwrap_or_default();
-    assert!(line(0).contains("52:00:00:00:01:00") && line(0).contains("spoof checking off"), "{shown}");
+    assert!(line(0).contains("52:00:00:00:03:00") && line(0).contains("spoof checking off"), "{shown}");
     assert!(line(1).contains("02:00:00:00:00:09") && line(1).contains("spoof checking on"), "{shown}");
     assert!([0, 1].iter().all(|it| line(*it).contains("trust on")), "{shown}");
     let read = machine.as_user(&format!("vfio_reader {FUNCTION}"))?;
