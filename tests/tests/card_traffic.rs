@@ -49,7 +49,7 @@ fn finish(machine: &mut Machine, job: Job) -> Result<()> {
 
 /// Waits until the machine wants something of the test, and lets it go on when that is done.
 fn when(machine: &mut Machine, name: &str, act: impl FnOnce()) -> Result<()> {
-    machine.sh(&format!("until [ -e /tmp/{name} ]; do usleep 20000; done"))?;
+    machine.run_for(&format!("until [ -e /tmp/{name} ]; do usleep 20000; done"), PATIENCE)?.ok()?;
     act();
     machine.sh(&format!("touch /tmp/{name}.done")).map(drop)
 }
