@@ -79,6 +79,16 @@ fn guests_use_an_82599() -> Result<()> {
 
 #[test]
 #[ignore = "scripts/check runs it"]
+fn the_whole_switch_is_replaced_and_the_card_goes_along() -> Result<()> {
+    let (nic, mut machine, cable) = physical()?;
+    let job = start(&mut machine, &Machine::card(0), "replace")?;
+    finish(&mut machine, job)?;
+    cable.check_sources(&[mac(1), mac(2)])?;
+    nic.check()
+}
+
+#[test]
+#[ignore = "scripts/check runs it"]
 fn a_wire_is_pulled_out_and_plugged_in() -> Result<()> {
     let (nic, mut machine, _cable) = physical()?;
     let job = start(&mut machine, &Machine::card(0), "unplug")?;

@@ -71,11 +71,15 @@ impl CardPort {
     /// do.
     pub fn open(&mut self, fds: Vec<ForeignFd>) -> Result<(), String> {
         self.take_files(fds.into_iter().map(Rc::new).collect())?;
+        if let Some(Err(why)) = self.card.as_ref().map(|card| vfio::stop((*card.device).as_fd())) {
+            self.card = None;
+            return Err(why);
+        }
         self.run = self.run.wrapping_add(1).max(1);
         Ok(())
     }
 
-    /// The same, also for a card that another supervisor has left.
+    /// Admits the files. The card stays as it is: it may be another supervisor's still.
     fn take_files(&mut self, mut fds: Vec<Rc<ForeignFd>>) -> Result<(), String> {
         if fds.len() != self.attachment.files() {
             return Err(format!("it takes {} open files, and {} came", self.attachment.files(), fds.len()));
@@ -90,7 +94,6 @@ impl CardPort {
         for event in events.iter().chain([&request]) {
             vfio::admit_event((**event).as_fd())?;
         }
-        vfio::stop((*device).as_fd())?;
         vfio::watch_requests((*device).as_fd(), (*request).as_fd())?;
         self.card = Some(Card { container, device, memory, request, events, admitted });
         (self.stopped, self.link, self.is_live) = (None, None, false);

@@ -117,7 +117,7 @@ impl Supervisor {
         self.workers.watch.begin_anew(self.workers.config.threads);
         self.took_over_switch();
         if self.died_for_successor() {
-            return self.stop_cards();
+            return;
         }
         if self.workers.handover.predecessor_died() {
             drop(dead);

@@ -255,6 +255,9 @@ impl Supervisor {
             self.handing_over_fails("the worker died meanwhile");
             return false;
         }
+        // From the next word on, the successor lets cards go.
+        self.stop_cards();
+        let Some(handing) = &mut self.handing_over else { return false };
         let told = match handing.is_lost {
             true => Err("the new supervisor has ended".to_string()),
             false => say(&handing.peer.stream, Word::Go, None)

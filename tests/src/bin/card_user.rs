@@ -2,7 +2,8 @@
 //! guests, and has them talk to the network behind the card.
 //!
 //! PEER is the interface at the other end of the card's wire. It gets a network of its own. WHAT happens then: `kill
-//! COUNT`, the worker is killed so many times while TCP goes on; `unplug`, the wire is pulled out and plugged in; `pull`,
+//! COUNT`, the worker is killed so many times while TCP goes on; `replace`, the whole switch is replaced (`sv3 run
+//! --take-over`) twice, after a successor that could not serve; `unplug`, the wire is pulled out and plugged in; `pull`,
 //! the card is pulled out. The test does that when [`turn_of_test`] says so. Prints what came to pass; fails with the
 //! reason.
 
@@ -43,8 +44,8 @@ fn run() -> Result<()> {
     peer.ip(&format!("address add {PEER}/24 dev {interface}"))?;
     peer.ip(&format!("link set {interface} up"))?;
 
-    let switch = Home::new()?.start(&[])?;
-    let used = attach(&switch, address).and_then(|()| use_card(&switch, &peer, what));
+    let mut switch = Home::new()?.start(&[])?;
+    let used = attach(&switch, address).and_then(|()| use_card(&mut switch, &peer, what));
     println!("status: {}", serde_json::to_string(&switch.status()?)?);
     if used.is_err() {
         switch.events()?.iter().for_each(|event| println!("{event}"));
@@ -53,7 +54,7 @@ fn run() -> Result<()> {
 }
 
 /// Two guests and the network behind the card talk; then `what` happens.
-fn use_card(switch: &Switch, peer: &Namespace, what: &[String]) -> Result<()> {
+fn use_card(switch: &mut Switch, peer: &Namespace, what: &[String]) -> Result<()> {
     let stations = [Station::connect(switch.socket(), 1)?, Station::connect(switch.socket(), 2)?];
     switch.await_ports(3)?;
     let networks = [stations[0].network(), stations[1].network(), peer];
@@ -65,6 +66,7 @@ fn use_card(switch: &Switch, peer: &Namespace, what: &[String]) -> Result<()> {
     }
     match what.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["kill", count] => kill_workers(switch, networks, count.parse()?)?,
+        ["replace"] => replace_switch(switch, networks)?,
         ["unplug"] => unplug(switch, networks)?,
         ["pull"] => pull(switch, networks)?,
         _ => return Err(Failure::new(format!("{what:?} is nothing that can happen"))),
@@ -86,6 +88,29 @@ fn kill_workers(switch: &Switch, [first, second, peer]: [&Namespace; 3], count: 
         println!("kill {kill}: {:?} {:?}", out.came(), back.came());
     }
     out.await_progress().and_then(|()| back.await_progress())?;
+    println!("octets: {:?} {:?}", out.finish()?, back.finish()?);
+    Ok(())
+}
+
+fn replace_switch(switch: &mut Switch, [first, second, peer]: [&Namespace; 3]) -> Result<()> {
+    let (out, back) = (Exchange::start(first, peer, PEER)?, Exchange::start(peer, second, SECOND)?);
+    let (installed, kept) = (switch.home().path("bin/sv3-worker"), switch.home().path("kept-worker"));
+    std::fs::rename(&installed, &kept)?;
+    std::os::unix::fs::symlink("/bin/busybox", &installed)?;
+    let mut successor = switch.start_successor(&[])?;
+    let ended = until("the end of a successor that cannot serve", || Ok(successor.try_wait()?))?;
+    if ended.success() {
+        return Err(Failure::new("a successor without a worker has taken over"));
+    }
+    std::fs::remove_file(&installed)?;
+    std::fs::rename(&kept, &installed)?;
+    out.await_progress().and_then(|()| back.await_progress())?;
+    for _ in 0..2 {
+        switch.hand_over(&[])?;
+        await_link(switch, Link::Up)?;
+        out.await_progress().and_then(|()| back.await_progress())?;
+        println!("replaced: {:?} {:?}", out.came(), back.came());
+    }
     println!("octets: {:?} {:?}", out.finish()?, back.finish()?);
     Ok(())
 }
