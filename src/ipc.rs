@@ -373,7 +373,8 @@ pub enum ReportKind {
     /// [`Command::RingStop`] executed. `value`: index of the next available entry (vring base; of a packed
     /// ring with the wrap counter in bit 15); 0 if it never ran.
     RingStopped = 3,
-    /// A ring stopped by itself or could not start. `value`: a [`RingFault`].
+    /// A ring stopped by itself or could not start. `value`: a [`RingFault`]; `detail`, if it is
+    /// [`RingFault::BadCard`]: the first eight octets of the register's name, first octet lowest, or 0.
     RingFault = 4,
     /// A command could not be executed (mmap failed, unknown port). `value`: errno or 0.
     Failed = 5,
@@ -456,6 +457,15 @@ impl RingFault {
     }
 }
 
+/// The name of a register in a report ([`ReportKind::RingFault`]): letters, digits and spaces only. `None`: there is none,
+/// or it is none.
+pub fn register_name(detail: u64) -> Option<String> {
+    let octets = detail.to_le_bytes();
+    let name: String = octets.iter().take_while(|octet| **octet != 0).map(|octet| char::from(*octet)).collect();
+    let good = |c: char| c.is_ascii_alphanumeric() || c == ' ' || c == '_';
+    (!name.is_empty() && name.chars().all(good)).then_some(name)
+}
+
 /// One report of the worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Report {
@@ -534,6 +544,16 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_register_has_a_name_or_none() {
+        let of = |octets: &[u8; 8]| register_name(u64::from_le_bytes(*octets));
+        assert_eq!(of(b"RXDCTL\0\0").as_deref(), Some("RXDCTL"));
+        assert_eq!(of(b"VFMAILBO").as_deref(), Some("VFMAILBO"));
+        for none in [b"\0\0\0\0\0\0\0\0", b"\x1b[31m\0\0\0", b"RX\nDCTL\0", b"\xff\xff\xff\xff\xff\xff\xff\xff"] {
+            assert_eq!(of(none), None, "{none:?}");
+        }
+    }
 
     #[test]
     fn a_command_survives_the_round_trip_and_knows_its_fds() {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use sv3::MAX_PORTS;
 use sv3::card_attachment::CardAttachment;
 use sv3::foreign::ForeignFd;
-use sv3::ipc::{Command, RingFault};
+use sv3::ipc::{Command, RingFault, register_name};
 use sv3::status::AttachAnswer;
 
 use super::Supervisor;
@@ -177,11 +177,15 @@ impl Supervisor {
     }
 
     /// The worker says that a card has failed. Returns false if the slot has no card.
-    pub(super) fn card_fault(&mut self, slot: u16, fault: RingFault) -> bool {
+    pub(super) fn card_fault(&mut self, slot: u16, fault: RingFault, detail: u64) -> bool {
         let Some(port) = self.clients.slots.card(slot) else { return false };
         match port.runs() {
             false => self.count_idle_report(),
-            true => self.card_ends(slot, fault.words()),
+            true => {
+                let register = register_name(detail).filter(|_| fault == RingFault::BadCard);
+                let register = register.map_or(String::new(), |name| format!(" ({name})"));
+                self.card_ends(slot, &format!("{}{register}", fault.words()));
+            }
         }
         true
     }

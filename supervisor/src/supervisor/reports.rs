@@ -152,7 +152,7 @@ impl Supervisor {
     fn ring_fault(&mut self, report: Report) -> Result<(), Breach> {
         let fault = RingFault::from_value(report.value).ok_or(Breach("it reported an unknown fault of a ring"))?;
         let (slot, ring) = (report.port, report.ring);
-        if self.file_fault(slot, fault) || self.card_fault(slot, fault) {
+        if self.file_fault(slot, fault) || self.card_fault(slot, fault, report.detail) {
             return Ok(());
         }
         match self.clients.slots.client(slot).map(|client| (client.id, client.session.ring_faulted(ring, fault))) {

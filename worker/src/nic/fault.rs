@@ -12,6 +12,16 @@ pub enum Fault {
     Bad(&'static str),
 }
 
+impl Fault {
+    /// The first eight octets of the register's name, first octet lowest, for a report; 0: none.
+    pub fn name(self) -> u64 {
+        let Fault::Bad(name) = self else { return 0 };
+        let mut octets = [0; 8];
+        octets.iter_mut().zip(name.bytes()).for_each(|(place, octet)| *place = octet);
+        u64::from_le_bytes(octets)
+    }
+}
+
 impl From<Fault> for RingFault {
     fn from(fault: Fault) -> RingFault {
         match fault {

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use sv3::card::{CardModel, CardSettings, CardState};
 use sv3::frame::MacAddr;
 use sv3::ids::QueueId;
-use sv3::ipc::{ReportKind, RingFault};
+use sv3::ipc::{Report, ReportKind, RingFault};
 
 use super::{ControlThread, NO_PORT};
 use crate::nic::address::Mac;
@@ -313,7 +313,10 @@ impl ControlThread {
 
     /// A card cannot be used any more. Its port stops.
     pub(super) fn card_fault(&mut self, slot: u16, fault: Fault) {
-        self.stop_card(slot, fault.into());
+        self.reset_card(slot);
+        let (value, detail) = (RingFault::from(fault) as u64, fault.name());
+        // The next look notices a supervisor that is gone.
+        let _ = self.link.report(Report { port: slot, value, detail, ..Report::new(ReportKind::RingFault, 0) });
     }
 
     /// The same, for a queue of a card that broke.
