@@ -59,33 +59,15 @@ pub fn port(client: &Client, ledger: &Ledger) -> Option<PortStatus> {
 
 /// The status of a port of open files.
 pub fn files(port: &FilePort, ledger: &Ledger) -> Option<PortStatus> {
-    let counters = ledger.ports.get(usize::from(port.slot))?;
     let mtu = (port.attachment.transport != Transport::Tap).then_some(port.attachment.mtu.into());
     Some(PortStatus {
-        name: port.name().to_string(),
         files: Some(port.status()),
-        card: None,
-        slot: port.slot,
-        client_pid: port.owner.0,
-        client_uid: port.owner.1,
         link: if port.runs() { Link::Up } else { Link::Down },
-        features: Vec::new(),
         quarantine_s: port.quarantine.map(seconds_until),
-        standby_lacks: None,
         quarantine_why: port.quarantine.map(|_| quarantine_why(port.suspect)),
-        protocol_features: Vec::new(),
         hint: hint(port),
         mtu,
-        rings: Vec::new(),
-        memory: Vec::new(),
-        memory_use: MemoryUse::default(),
-        from_guest: traffic(&counters.from_guest_frames, &counters.from_guest_bytes),
-        to_guest: traffic(&counters.to_guest_frames, &counters.to_guest_bytes),
-        drops: drops(counters),
-        calls: counters.calls.load(Relaxed),
-        kicks: counters.kicks.load(Relaxed),
-        paused: pauses(&counters.paused),
-        paused_others: pauses(&counters.paused_others),
+        ..attached(port.name(), port.slot, port.owner, ledger)?
     })
 }
 
@@ -114,20 +96,32 @@ pub fn card(port: &CardPort, ledger: &Ledger) -> Option<PortStatus> {
         statistics: statistics.map(|((_, name), count)| (name.to_string(), count.load(Relaxed))).collect(),
     };
     Some(PortStatus {
+        card: Some(card),
+        link,
+        hint,
+        mtu: Some(port.attachment.mtu.into()),
+        ..attached(name, port.slot, port.owner, ledger)?
+    })
+}
+
+/// What all ports have that were attached: counters, and no vrings.
+fn attached(name: &str, slot: u16, (client_pid, client_uid): (i32, u32), ledger: &Ledger) -> Option<PortStatus> {
+    let counters = ledger.ports.get(usize::from(slot))?;
+    Some(PortStatus {
         name: name.to_string(),
         files: None,
-        card: Some(card),
-        slot: port.slot,
-        client_pid: port.owner.0,
-        client_uid: port.owner.1,
-        link,
+        card: None,
+        slot,
+        client_pid,
+        client_uid,
+        link: Link::Down,
         features: Vec::new(),
         quarantine_s: None,
         standby_lacks: None,
         quarantine_why: None,
         protocol_features: Vec::new(),
-        hint,
-        mtu: Some(port.attachment.mtu.into()),
+        hint: None,
+        mtu: None,
         rings: Vec::new(),
         memory: Vec::new(),
         memory_use: MemoryUse::default(),
