@@ -135,7 +135,8 @@ impl Clients {
         });
         let cards = self.slots.all_cards().flat_map(|port| {
             let what = format!("the card {}", port.name());
-            port.files().map(move |fd| OpenFile::borrowed((**fd).as_fd(), "card", what.clone()))
+            let retired = port.retired().map(|fd| ("file", fd));
+            port.files().chain(retired).map(move |(kind, fd)| OpenFile::borrowed((**fd).as_fd(), kind, what.clone()))
         });
         let leaving = self.slots.leaving_files();
         let leaving = leaving.map(|fd| OpenFile::borrowed((**fd).as_fd(), "file", "frames of a port that is leaving"));

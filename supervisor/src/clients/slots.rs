@@ -175,17 +175,34 @@ impl Slots {
         self.all_cards().find(|port| port.name() == name).map(|port| port.slot)
     }
 
-    /// Removes a port of a card. Its slot is free after [`Slots::release`].
+    /// Removes a port of a card. Its slot is free after [`Slots::release`]. Until then its files stay open
+    /// ([`Slots::keep`]).
     pub fn remove_card(&mut self, slot: u16) -> Option<CardPort> {
         let place = self.slots.get_mut(usize::from(slot))?;
         match std::mem::take(place) {
             Slot::Card(port) => {
-                *place = Slot::Leaving(port.holder(), port.files().cloned().collect());
+                *place = Slot::Leaving(port.holder(), Vec::new());
                 Some(*port)
             }
             other => {
                 *place = other;
                 None
+            }
+        }
+    }
+
+    /// Keeps the files of a port that was removed until the worker has let go of its slot.
+    pub fn keep(&mut self, slot: u16, files: Vec<Rc<ForeignFd>>) {
+        if let Some(Slot::Leaving(_, kept)) = self.slots.get_mut(usize::from(slot)) {
+            kept.extend(files);
+        }
+    }
+
+    /// The serving worker is dead: it has nothing of cards that were closed.
+    pub fn forget_retired(&mut self) {
+        for place in &mut self.slots {
+            if let Slot::Card(port) = place {
+                port.is_forgotten();
             }
         }
     }

@@ -40,6 +40,9 @@ pub struct CardPort {
     /// What it holds, as the budget counted it last.
     pub held: Holdings,
     card: Option<Card>,
+    /// The files of a card that is of no more use, until the worker has forgotten it: the last close of a device resets
+    /// it, which takes 100 ms, and guests must not wait for that.
+    retired: Vec<Rc<ForeignFd>>,
     /// The card may reach its memory.
     is_live: bool,
     /// How often a card was opened.
@@ -63,8 +66,8 @@ struct Card {
 impl CardPort {
     /// A port without a card.
     pub fn new(slot: u16, attachment: CardAttachment, owner: (i32, u32), serial: u64) -> CardPort {
-        let (stopped, link, card, is_live, run) = Default::default();
-        CardPort { slot, attachment, owner, serial, stopped, link, held: Holdings::NONE, card, is_live, run }
+        let (stopped, link, card, retired, is_live, run) = Default::default();
+        CardPort { slot, attachment, owner, serial, stopped, link, held: Holdings::NONE, card, retired, is_live, run }
     }
 
     /// Admits the files of a card, in the order of [`CardAttachment::files`], and stops the card. The error says what to
@@ -142,11 +145,30 @@ impl CardPort {
         vec![self.remove(), self.port().add()]
     }
 
-    /// The card is gone, or of no more use. Returns the commands for workers.
+    /// The card is gone, or of no more use. Returns the commands for workers. Its files are kept until
+    /// [`CardPort::is_forgotten`].
     pub fn close(&mut self, why: String) -> Vec<WorkerCommand> {
         let commands = self.stop(why);
+        let files: Vec<_> = self.files().map(|(_, file)| file.clone()).collect();
+        self.retired.extend(files);
         self.card = None;
         commands
+    }
+
+    /// No worker has anything of a card that was closed.
+    pub fn is_forgotten(&mut self) {
+        self.retired.clear();
+    }
+
+    /// The files that a worker may still have when the port is removed.
+    pub fn into_files(self) -> Vec<Rc<ForeignFd>> {
+        let files: Vec<_> = self.files().map(|(_, file)| file.clone()).collect();
+        files.into_iter().chain(self.retired).collect()
+    }
+
+    /// The files of closed cards that are kept.
+    pub fn retired(&self) -> impl Iterator<Item = &Rc<ForeignFd>> {
+        self.retired.iter()
     }
 
     /// What identifies it when it is blamed: a process id that no process has, so that it alone is blamed.
@@ -170,10 +192,12 @@ impl CardPort {
         Holdings { fds: self.files().count(), regions: 0 }
     }
 
-    /// Its files, in the order in which they came.
-    pub fn files(&self) -> impl Iterator<Item = &Rc<ForeignFd>> {
+    /// Its files, in the order in which they came, and the kind of each, as /proc shows it.
+    pub fn files(&self) -> impl Iterator<Item = (&'static str, &Rc<ForeignFd>)> {
         self.card.iter().flat_map(|card| {
-            [&card.container, &card.device, &card.memory, &card.request].into_iter().chain(&card.events)
+            let first = [("file", &card.container), ("file", &card.device), ("memory", &card.memory)];
+            let events = [&card.request].into_iter().chain(&card.events).map(|event| ("eventfd", event));
+            first.into_iter().chain(events)
         })
     }
 
@@ -252,7 +276,7 @@ mod record {
                 owner: self.owner,
                 serial: self.serial,
                 stopped: self.stopped.clone(),
-                files: self.files().map(|file| files.add(&**file)).collect(),
+                files: self.files().map(|(_, file)| files.add(&**file)).collect(),
                 run: self.run,
             }
         }

@@ -99,6 +99,9 @@ impl Supervisor {
         let cards = self.clients.slots.all_cards().filter(|port| port.runs() && worker.lacks(port.slot).is_none());
         for port in cards {
             port.events().for_each(|_| add("eventfd", format!("interrupts of {}", port.name())));
+            if worker.serving.is_none() {
+                add("file", format!("the card {}, until the worker serves", port.name()));
+            }
         }
         let waits = if worker.serving.is_some() { "a command" } else { "its promotion" };
         if let Some(first) = fds.first_mut() {

@@ -93,7 +93,9 @@ impl Supervisor {
             self.reactor.forget(&**request);
         }
         self.clients.budget.change(port.holder().pid, port.held, Holdings::NONE);
-        if !self.workers.send(vec![port.remove(), Command::Barrier.into()], Waiter::Leaving(slot)) {
+        let commands = vec![port.remove(), Command::Barrier.into()];
+        self.clients.slots.keep(slot, port.into_files());
+        if !self.workers.send(commands, Waiter::Leaving(slot)) {
             self.clients.slots.release(slot);
         }
         Some(json!({ "detached": name }))
@@ -128,6 +130,7 @@ impl Supervisor {
 
     /// The serving worker is dead: no card may reach its memory before the next worker has prepared its rings.
     pub(super) fn stop_cards(&mut self) {
+        self.clients.slots.forget_retired();
         let slots: Vec<u16> =
             self.clients.slots.all_cards().filter(|port| port.is_live()).map(|port| port.slot).collect();
         for slot in slots {
@@ -156,14 +159,15 @@ impl Supervisor {
         Ok(())
     }
 
-    /// A card's link has changed.
+    /// A card's link has changed. Each such report counts as one without news: a link does not change often, and a worker
+    /// that says so without end fills the log.
     pub(super) fn card_link(&mut self, slot: u16, speed: u64) -> Result<(), Breach> {
+        self.count_idle_report();
         let Some(port) = self.clients.slots.card(slot) else {
             return Err(Breach("it told of a card that is not there"));
         };
         let speed = u32::try_from(speed).unwrap_or(u32::MAX);
         if !port.is_live() || port.link == Some(speed) {
-            self.count_idle_report();
             return Ok(());
         }
         port.link = Some(speed);
@@ -206,8 +210,12 @@ impl Supervisor {
         if let Some(request) = port.request() {
             self.reactor.forget(&**request);
         }
-        let commands = port.close(why.to_string());
-        self.workers.send(commands, Waiter::Nobody);
+        let commands = port.close(why.to_string()).into_iter().chain([Command::Barrier.into()]).collect();
+        if !self.workers.send(commands, Waiter::Retired(slot))
+            && let Some(port) = self.clients.slots.card(slot)
+        {
+            port.is_forgotten();
+        }
         self.count_card(slot);
         let message = format!("{name}: stopped: {why}; attach it again (`sv3 attach nic`), or detach it");
         self.telemetry.events.say_of_port(&named, "card_fault", message, json!({ "why": why }));

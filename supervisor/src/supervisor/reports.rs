@@ -66,6 +66,12 @@ impl Supervisor {
                     self.clients.slots.release(slot);
                     Ok(())
                 }
+                Some(Waiter::Retired(slot)) => {
+                    if let Some(port) = self.clients.slots.card(slot) {
+                        port.is_forgotten();
+                    }
+                    Ok(())
+                }
                 Some(Waiter::TakeOver) => {
                     worker.took_over = true;
                     self.worker_took_over();

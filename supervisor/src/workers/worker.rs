@@ -126,6 +126,8 @@ pub enum Waiter {
     Session(u16),
     /// The slot of a client that is gone.
     Leaving(u16),
+    /// The card of the port in this slot, which was closed.
+    Retired(u16),
     /// Nothing: the worker is on standby, and another worker's report counts.
     Nobody,
     /// The end of a take-over, whose length is measured.

@@ -112,7 +112,17 @@ fn replace_switch(switch: &mut Switch, [first, second, peer]: [&Namespace; 3]) -
         println!("replaced: {:?} {:?}", out.came(), back.came());
     }
     println!("octets: {:?} {:?}", out.finish()?, back.finish()?);
-    Ok(())
+    audit(switch)
+}
+
+/// Root's audit finds all files of all processes on the supervisor's list.
+fn audit(switch: &Switch) -> Result<()> {
+    switch.await_status("a standby", |status| status.worker.standby_pid.is_some())?;
+    let output = std::process::Command::new("/bin/sv3").args(["audit", "--control"]).arg(switch.control()).output()?;
+    let said = String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned();
+    let reach = "its own memory, mapped by process";
+    let good = output.status.success() && said.contains(reach) && said.contains("bus master on");
+    if good { Ok(()) } else { Err(Failure::new(format!("sv3 audit: {said}"))) }
 }
 
 fn unplug(switch: &Switch, [first, second, peer]: [&Namespace; 3]) -> Result<()> {

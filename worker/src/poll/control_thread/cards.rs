@@ -53,6 +53,7 @@ struct CardPort {
     memory: Option<CardMemory>,
     /// The eventfd of each vector.
     interrupts: Vec<(u16, OwnedFd)>,
+    /// The device's file, until its registers are mapped.
     device: Option<OwnedFd>,
     open: Option<Open>,
 }
@@ -168,9 +169,9 @@ impl ControlThread {
             return Ok(registers);
         }
         let port = self.cards.get(slot).ok_or(NO_PORT)?;
-        let device = port.device.as_ref().ok_or(Errno::EBADF)?;
+        let device = port.device.take().ok_or(Errno::EBADF)?;
         let CardSettings { bar_offset, bar_size, .. } = port.settings;
-        MappedBar::new(device, bar_offset, bar_size).map(Registers::Mapped).map_err(errno)
+        MappedBar::new(&device, bar_offset, bar_size).map(Registers::Mapped).map_err(errno)
     }
 
     /// Lets vectors wake the threads of the queues, and the last one this thread.
