@@ -7,6 +7,11 @@
 //! [`Interrupts::acknowledge`], [`Interrupts::unmask`], a last look at the ring. What arrives behind the look finds the
 //! vector open. What arrived before [`Interrupts::acknowledge`] is seen by the look, and raises no needless message.
 //!
+//! Writes to registers are posted: the card may get them after the look (PCI Express, 2.4.1). If it got the
+//! acknowledgement so late, that would clear the cause of a frame that the look has not seen, and the thread would sleep
+//! over it. So the acknowledgement ends with a read, whose answer comes behind all that the card has written before.
+//! A late unmasking does no harm: what is pending by then is raised.
+//!
 //! EITR bounds how many messages a vector sends in a second.
 
 use super::bar::Bar;
@@ -61,11 +66,14 @@ impl Interrupts {
         }
     }
 
-    /// Forgets what is pending of a pair's vector.
+    /// Forgets what is pending of a pair's vector. When it returns, the card has done so, and memory has all frames of
+    /// which it has forgotten the cause.
     #[inline]
     pub fn acknowledge(&self, bar: &impl Bar, vector: u16) {
         if vector < self.pairs {
             bar.write(self.cause, 1 << vector);
+            // The mask: a register whose reading changes nothing. If the card is gone, others find out.
+            bar.read(self.set);
         }
     }
 

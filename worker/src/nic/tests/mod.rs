@@ -2,6 +2,7 @@
 
 mod lying;
 mod physical;
+mod posted;
 mod virtual_function;
 
 use std::sync::atomic::Ordering::Relaxed;
