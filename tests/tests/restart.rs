@@ -193,6 +193,8 @@ fn a_ring_stops_exactly_while_the_worker_dies() -> Result<()> {
     let mut b = Guest::connect(switch.socket());
     let mut flow = Flow::new(1, 2, 100);
     for round in 0..20 {
+        // Each frame meets one death: those of the last one were delivered, and come back as well.
+        a.await_sent();
         flow.send(&mut a, 50);
         let old = switch.shoot_worker("KILL")?;
         // Both indices are exact: the guest compares them with its memory.

@@ -6,6 +6,7 @@ use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
@@ -29,6 +30,8 @@ const TUN_F_USO6: libc::c_ulong = 0x40;
 const OFFLOADS: libc::c_ulong = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN | TUN_F_USO4 | TUN_F_USO6;
 /// Octets of the net header.
 const HEADER: libc::c_int = sv3::virtio::NET_HDR_LEN as libc::c_int;
+/// A port that was just detached may still be about to close its tap.
+const PATIENCE: Duration = Duration::from_millis(500);
 /// Octets of a device's name, without the 0 at its end.
 const NAME_MAX: usize = 15;
 
@@ -96,7 +99,13 @@ fn queue(device: &str, multi: bool) -> Result<OwnedFd, Problem> {
         request.flags |= IFF_MULTI_QUEUE;
     }
     request.name.iter_mut().zip(device.bytes()).for_each(|(to, from)| *to = from);
-    ioctl(&fd, TUNSETIFF, (&raw mut request) as libc::c_ulong).map_err(Problem::Attach)?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match ioctl(&fd, TUNSETIFF, (&raw mut request) as libc::c_ulong) {
+            Err(Errno::EBUSY) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
+            done => break done.map_err(Problem::Attach)?,
+        }
+    }
     set_up(&fd).map_err(Problem::Offload)?;
     Ok(fd)
 }

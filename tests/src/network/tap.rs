@@ -5,11 +5,13 @@ use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::libc;
 
 use super::Namespace;
 use crate::failure::{Failure, Result};
 use crate::guest::NetHdr;
+use crate::patience::until;
 
 /// Octets of the header in front of each frame.
 const HEADER: usize = 12;
@@ -24,7 +26,8 @@ pub struct Tap {
 
 impl Tap {
     /// Opens a tap of a network, as `sv3 attach tap` does: with a header of 12 octets and all [`OFFLOADS`]. It is made
-    /// if it is missing. Each call opens one queue of a tap with several.
+    /// if it is missing. Each call opens one queue of a tap with several. Waits for a tap of one queue that is open in a
+    /// process which is about to end or to close it.
     pub fn open(namespace: &Namespace, name: &str, multi_queue: bool) -> Result<Tap> {
         let name = CString::new(name)?;
         namespace.inside(|| {
@@ -42,7 +45,11 @@ impl Tap {
                 return Err(Failure::new(format!("{name:?} is too long for an interface")));
             }
             // SAFETY: the kernel reads and writes an `ifreq`, which `request` is.
-            done("TUNSETIFF", unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &mut request) })?;
+            let mut set = || Errno::result(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &mut request) });
+            until("a tap that nobody has open", || match set() {
+                Err(Errno::EBUSY) => Ok(None),
+                done => Ok(Some(done.map_err(|error| Failure::new(format!("TUNSETIFF: {error}")))?)),
+            })?;
             set_header_len(&file, HEADER)?;
             // SAFETY: takes a number. Linux before 6.2 has no USO.
             let set = |offloads: libc::c_ulong| unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, offloads) };
