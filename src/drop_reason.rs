@@ -39,11 +39,35 @@ pub enum DropReason {
     AddressConflict,
     /// The frame looks for loops and is not for guests. Charged to the sender.
     LoopProbe,
+    /// Its VLAN tag, or that it has none, is not what the sender's port may send ([`crate::rules::Vlan`]). Charged to the
+    /// sender.
+    VlanTag,
+    /// The frame would leave without its tag, and what is behind the tag would then count as one (VLAN hopping). Charged
+    /// to the sender.
+    VlanHop,
+    /// The sender's port and the receiver's may not speak to each other ([`crate::rules::Isolation`]). Charged to the
+    /// sender.
+    Isolated,
+    /// Its Ethernet source, or a hardware address in its ARP or neighbour discovery, is not the port's
+    /// ([`crate::rules::Guard`]). Charged to the sender.
+    GuardMac,
+    /// Its IPv4 or IPv6 source, or an address that its ARP or neighbour discovery claims, is not the port's. Charged to the
+    /// sender.
+    GuardIp,
+    /// Only a DHCP server, a router or a bridge sends this, and the port may be none. Charged to the sender.
+    GuardRole,
+    /// Too many such frames to many ports ([`crate::rules::Storm`]). Charged to the sender.
+    Storm,
+    /// The sender's port has as many addresses as it may have ([`crate::rules::PortRules::max_addresses`]), and this is one
+    /// more. Charged to the sender.
+    AddressLimit,
+    /// The receiver has got as much as it may ([`crate::rules::Limits::to_port`]). Charged to the receiver.
+    RxLimit,
 }
 
 impl DropReason {
     /// Number of reasons.
-    pub const COUNT: usize = 15;
+    pub const COUNT: usize = 24;
 
     /// All reasons, in the order of their counters.
     pub const ALL: [DropReason; DropReason::COUNT] = [
@@ -62,6 +86,15 @@ impl DropReason {
         DropReason::UplinkEcho,
         DropReason::AddressConflict,
         DropReason::LoopProbe,
+        DropReason::VlanTag,
+        DropReason::VlanHop,
+        DropReason::Isolated,
+        DropReason::GuardMac,
+        DropReason::GuardIp,
+        DropReason::GuardRole,
+        DropReason::Storm,
+        DropReason::AddressLimit,
+        DropReason::RxLimit,
     ];
 
     /// The reason's stable name, as in `sv3 status --json`.
@@ -82,6 +115,15 @@ impl DropReason {
             DropReason::UplinkEcho => "uplink_echo",
             DropReason::AddressConflict => "address_conflict",
             DropReason::LoopProbe => "loop_probe",
+            DropReason::VlanTag => "vlan_tag",
+            DropReason::VlanHop => "vlan_hop",
+            DropReason::Isolated => "isolated",
+            DropReason::GuardMac => "guard_mac",
+            DropReason::GuardIp => "guard_ip",
+            DropReason::GuardRole => "guard_role",
+            DropReason::Storm => "storm",
+            DropReason::AddressLimit => "address_limit",
+            DropReason::RxLimit => "rx_limit",
         }
     }
 }

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::attachment::{FrameForm, Learning, Transport};
 use crate::card::CardSettings;
+use crate::rules::{PortRules, Vid};
 
 /// Octets of a frame's length prefix.
 pub const FRAME_PREFIX: usize = 4;
@@ -26,7 +27,7 @@ pub const FRAME_MAX: usize = 4096;
 /// After a report that it has woken ([`ReportKind::Busy`]), a worker sends no further one for this long.
 pub const BUSY_QUIET: std::time::Duration = std::time::Duration::from_millis(200);
 /// The protocol's version, checked in [`Command::Start`]: a worker of another version refuses to start.
-pub const VERSION: u32 = 9;
+pub const VERSION: u32 = 10;
 
 /// A numbered command.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -137,6 +138,45 @@ pub enum Command {
         kind: PortKind,
         /// Which addresses it may take.
         learning: Learning,
+    },
+    /// The rules that a port gets by the next [`Command::RulesCommit`]. A port that was just added has
+    /// [`PortRules::default`].
+    RulesStage {
+        /// Slot.
+        port: u16,
+        /// The rules.
+        rules: Box<PortRules>,
+    },
+    /// All rules that were staged hold from now on, at once: no frame meets the old rules of one port and the new ones of
+    /// another.
+    RulesCommit,
+    /// An address is at a port until [`Command::AddressRemove`] or the port's end. It does not age, and no other port takes
+    /// it.
+    AddressAdd {
+        /// Slot.
+        port: u16,
+        /// The VLAN; 0: the network of ports that know none.
+        vid: Vid,
+        /// The address.
+        mac: [u8; 6],
+    },
+    /// The opposite of [`Command::AddressAdd`].
+    AddressRemove {
+        /// Slot.
+        port: u16,
+        /// The VLAN.
+        vid: Vid,
+        /// The address.
+        mac: [u8; 6],
+    },
+    /// Forgets the addresses that were learnt, not those that were added.
+    AddressFlush {
+        /// Of this slot only.
+        port: Option<u16>,
+        /// Of this VLAN only.
+        vid: Option<Vid>,
+        /// This one only.
+        mac: Option<[u8; 6]>,
     },
     /// Removes a port: the worker forgets what is behind it, its addresses and its mappings.
     PortRemove {
@@ -303,8 +343,12 @@ impl Command {
     /// The slot that the command is about, if any.
     pub fn port(&self) -> Option<u16> {
         match self {
-            Command::Start { .. } | Command::Promote | Command::Barrier => None,
+            Command::Start { .. } | Command::Promote | Command::RulesCommit | Command::Barrier => None,
+            Command::AddressFlush { port, .. } => *port,
             Command::PortAdd { port, .. }
+            | Command::RulesStage { port, .. }
+            | Command::AddressAdd { port, .. }
+            | Command::AddressRemove { port, .. }
             | Command::PortRemove { port }
             | Command::PortFeatures { port, .. }
             | Command::RegionStage { port, .. }

@@ -154,7 +154,7 @@ pub struct PortCounters {
     /// How often a kick for this port woke the worker.
     pub kicks: AtomicU64,
     /// Dropped frames, by [`DropReason`].
-    pub drops: [AtomicU64; 24],
+    pub drops: [AtomicU64; 40],
     /// Position of each ring.
     pub rings: [RingPosition; MAX_RINGS],
     /// Pauses of this port's transmit rings, for lack of a receiver's buffers.
@@ -512,7 +512,7 @@ mod tests {
 
     #[test]
     fn drop_reasons_fit() {
-        assert!(DropReason::COUNT <= size_of::<[AtomicU64; 24]>() / 8);
+        assert!(DropReason::COUNT <= size_of::<[AtomicU64; 40]>() / 8);
         assert_eq!(size_of::<PortCounters>(), 4096);
     }
 }

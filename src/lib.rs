@@ -32,6 +32,7 @@ pub mod ids;
 pub mod ipc;
 pub mod ledger;
 pub mod options;
+pub mod rules;
 pub mod status;
 pub mod timeslice;
 pub mod virtio;

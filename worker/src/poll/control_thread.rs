@@ -194,6 +194,11 @@ impl ControlThread {
                 Ok(())
             }
             Command::PortAdd { port, kind, learning } => self.add((port, kind), learning, seq),
+            Command::RulesStage { .. }
+            | Command::RulesCommit
+            | Command::AddressAdd { .. }
+            | Command::AddressRemove { .. }
+            | Command::AddressFlush { .. } => Err(nix::errno::Errno::ENOTSUP),
             Command::PortRemove { port } => self.remove(port, seq),
             Command::PortFeatures { port, features } => self.client(port).map(|client| client.features = features),
             Command::RegionStage { port, region } => self.map(seq, port, true, region, fds.next()),
