@@ -12,6 +12,7 @@ mod port;
 mod restart;
 mod run;
 mod status;
+mod top;
 mod upgrade;
 mod uplink;
 
@@ -32,6 +33,7 @@ struct Cli {
 enum Verb {
     Run(run::Run),
     Status(status::Show),
+    Top(top::Top),
     Restart(restart::Restart),
     Upgrade(upgrade::Upgrade),
     Crashes(crashes::Show),
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Run(run) => run.exec(),
         Verb::Status(show) => show.exec(),
+        Verb::Top(top) => top.exec(),
         Verb::Restart(restart) => restart.exec(),
         Verb::Upgrade(upgrade) => upgrade.exec(),
         Verb::Crashes(show) => show.exec(),

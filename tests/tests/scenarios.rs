@@ -35,6 +35,7 @@ mod succession;
 mod switching;
 mod telemetry;
 mod threads;
+mod top;
 mod unsafe_code;
 mod upgrade;
 mod uplink_program;
