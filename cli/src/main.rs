@@ -15,6 +15,7 @@ mod status;
 mod top;
 mod upgrade;
 mod uplink;
+mod web;
 
 use std::process::ExitCode;
 
@@ -43,6 +44,9 @@ enum Verb {
     Attach(attach::Attach),
     Detach(attach::Detach),
     Uplink(uplink::Uplink),
+    Web(web::Web),
+    #[command(hide = true)]
+    Page(web::Page),
     #[command(hide = true)]
     Aside(aside::Start),
     #[command(hide = true)]
@@ -63,6 +67,8 @@ fn main() -> ExitCode {
         Verb::Attach(attach) => attach.exec(),
         Verb::Detach(detach) => detach.exec(),
         Verb::Uplink(uplink) => uplink.exec(),
+        Verb::Web(web) => web.exec(),
+        Verb::Page(page) => page.exec(),
         Verb::Aside(start) => start.exec(),
         Verb::Tied(tied) => tied.exec(),
     };

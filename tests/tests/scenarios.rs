@@ -40,3 +40,4 @@ mod unsafe_code;
 mod upgrade;
 mod uplink_program;
 mod uplinks;
+mod web;
