@@ -28,6 +28,7 @@ pub mod foreign;
 pub mod frame;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
+pub mod http;
 pub mod ids;
 pub mod ipc;
 pub mod ledger;
