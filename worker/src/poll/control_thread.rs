@@ -151,6 +151,7 @@ impl ControlThread {
             self.take_mapped(mapped)?;
             changed = true;
         }
+        self.take_opened();
         if changed {
             self.execute_some()?;
             self.poller.resume_all();

@@ -18,8 +18,8 @@ use sv3::virtio::{VIRTIO_F_VERSION_1, VIRTQ_DESC_F_WRITE};
 const BURST: u16 = 32;
 
 /// `SV3_PACE=OCTETS` measures one size. `SV3_PACE=OCTETS,BURSTS` runs that many bursts of it, for a profiler.
-/// `SV3_PACE=OCTETS,BURSTS,packed` uses packed rings, whose driver does several times the worker's work. `card-in` and
-/// `card-out` in its place have a network card as sender and as receiver.
+/// `SV3_PACE=OCTETS,BURSTS,packed` uses packed rings, whose driver does several times the worker's work. `card-in`,
+/// `card-out` and `card-card` in its place have a network card as sender, as receiver, and as both.
 #[test]
 #[ignore = "a measurement"]
 fn pace() {
@@ -32,6 +32,7 @@ fn pace() {
             Some((_, "packed")) => packed(octets, bursts),
             Some((_, "card-in")) => card::comes_in(octets, bursts),
             Some((_, "card-out")) => card::goes_out(octets, bursts),
+            Some((_, "card-card")) => card::passes(octets, bursts),
             _ => measure(octets, bursts),
         };
         cycles.sort_unstable();

@@ -21,6 +21,8 @@ struct Worker {
     thread: ControlThread,
     /// What it reported of itself.
     heard: Vec<Report>,
+    /// The mapper opens cards.
+    opens: bool,
 }
 
 impl Worker {
@@ -37,7 +39,7 @@ impl Worker {
         let (threads, link) = (Threads::new(threads).unwrap(), Link::new(socket));
         threads.first().watch_control(&link).unwrap();
         let thread = ControlThread::new(threads, &start, link, Buffers::new());
-        Worker { supervisor, seq: 0, thread, heard: Vec::new() }
+        Worker { supervisor, seq: 0, thread, heard: Vec::new(), opens: true }
     }
 
     /// Sends a command, runs the loop, and returns the errno if the worker reported a failure.
@@ -62,6 +64,9 @@ impl Worker {
 
     /// One turn of the loop, as in [`ControlThread::run`], but with a look.
     fn turn(&mut self) {
+        if self.opens && self.thread.threads.mapper.opener.open_next() {
+            self.thread.threads.first().nudge();
+        }
         self.thread.poller.begin_turn();
         self.thread.look().unwrap();
         self.thread.poller.turn();
