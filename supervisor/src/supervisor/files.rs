@@ -277,8 +277,9 @@ impl Supervisor {
         let Some(port) = self.clients.slots.files(port).filter(|port| port.conflict.is_none()) else {
             return self.count_idle_report();
         };
-        // A client that comes back at once speaks before the worker has forgotten its last connection.
-        match is_there {
+        // A client that comes back at once speaks before the worker has forgotten its last connection, or while the rest of
+        // its last connection is still to be read.
+        match is_there && !port.has_hung_up() {
             false if std::mem::replace(&mut port.came_back, true) => return self.count_idle_report(),
             false => return,
             true => {}
