@@ -19,7 +19,7 @@ use sv3_tests::switch::{USER, target_folder};
 use sv3_tests::vm::Job;
 
 const USER_OF_CARD: &str = env!("CARGO_BIN_EXE_card_user");
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A machine with what [`USER_OF_CARD`] wants; card 1 is the peer.
 fn boot(config: Config) -> Result<Machine> {
@@ -36,7 +36,8 @@ fn start(machine: &mut Machine, address: &str, what: &str) -> Result<Job> {
     machine.bind_to_vfio(address)?;
     machine.give_to(address, &USER.to_string())?;
     let peer = machine.interface(1)?;
-    machine.start(&format!("PATH=/bin:$PATH SV3_TEST_BINARIES=/bin card_user {address} {peer} {what}"))
+    let run = format!("PATH=/bin:$PATH SV3_TEST_BINARIES=/bin card_user {address} {peer} {what}");
+    machine.start(&format!("{run}; status=$?; touch /tmp/ended; exit $status"))
 }
 
 /// Waits for its end.
@@ -47,9 +48,11 @@ fn finish(machine: &mut Machine, job: Job) -> Result<()> {
     machine.check_kernel()
 }
 
-/// Waits until the machine wants something of the test, and lets it go on when that is done.
+/// Waits until the machine wants something of the test, and lets it go on when that is done. A run that has ended wants
+/// nothing any more, and [`finish`] says why.
 fn when(machine: &mut Machine, name: &str, act: impl FnOnce()) -> Result<()> {
-    machine.run_for(&format!("until [ -e /tmp/{name} ]; do usleep 20000; done"), PATIENCE)?.ok()?;
+    let came = format!("[ -e /tmp/{name} ] || [ -e /tmp/ended ]");
+    machine.run_for(&format!("until {came}; do usleep 20000; done"), PATIENCE)?.ok()?;
     act();
     machine.sh(&format!("touch /tmp/{name}.done")).map(drop)
 }
