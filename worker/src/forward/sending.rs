@@ -3,6 +3,8 @@
 //! Most frames of a burst go to one receiver. So the last look-up is kept, and consecutive frames with the same
 //! egress are delivered together ([`Sending::repeat`]).
 
+mod groups;
+
 use sv3::drop_reason::DropReason;
 use sv3::frame::MacAddr;
 
@@ -146,6 +148,13 @@ impl<'f, 't> Sending<'f, 't> {
     }
 
     fn flood(&mut self, frame: &Frame<'_, 't, '_>) -> Result<(), Unsent> {
+        if frame.dst.is_group() && self.forwarder.snooping.is_on() {
+            return self.send_to_group(frame);
+        }
+        self.flood_all(frame)
+    }
+
+    fn flood_all(&mut self, frame: &Frame<'_, 't, '_>) -> Result<(), Unsent> {
         let (ports, from) = (self.forwarder.view.ports, self.from.slot());
         match self.deliver_all(frame, || ports.receivers().filter(|to| *to != from))? {
             0 => Err(DropReason::NoDestination.into()),

@@ -18,6 +18,8 @@ use crate::port::endpoint::Endpoint;
 use crate::port::in_memory::InMemory;
 use crate::port::view::View;
 
+mod groups;
+
 const GUEST: u16 = 0;
 const OTHER: u16 = 1;
 /// Guarded.
