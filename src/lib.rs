@@ -30,6 +30,7 @@ pub mod frame;
 pub mod fuzz;
 pub mod group_status;
 pub mod groups;
+pub mod http;
 pub mod ids;
 pub mod ipc;
 pub mod ledger;

@@ -65,6 +65,10 @@ pub struct WorkerStatus {
     /// Processors that workers run on, as `--cpus` has it; absent: all that the kernel permits.
     #[serde(default)]
     pub cpus: Option<String>,
+    /// Processor time that the worker has used since it started, all threads together, in milliseconds; absent if there
+    /// is no worker.
+    #[serde(default)]
+    pub cpu_ms: Option<u64>,
 }
 
 fn one() -> u16 {

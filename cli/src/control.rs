@@ -129,7 +129,7 @@ impl Control {
 
     /// The switch must belong to the same user or to root: in /tmp, another user may have made the socket first. Root
     /// may ask any user's switch, if --control names it.
-    fn check_owner(&self, socket: &UnixStream, path: &Path) -> Result<(), String> {
+    pub fn check_owner(&self, socket: &UnixStream, path: &Path) -> Result<(), String> {
         let owner = getsockopt(socket, PeerCredentials).map_err(|errno| explain(path, &errno.into()))?.uid();
         let me = nix::unistd::geteuid().as_raw();
         match owner == 0 || owner == me || (me == 0 && self.control.is_some()) {

@@ -13,8 +13,10 @@ mod port;
 mod restart;
 mod run;
 mod status;
+mod top;
 mod upgrade;
 mod uplink;
+mod web;
 
 use std::process::ExitCode;
 
@@ -33,6 +35,7 @@ struct Cli {
 enum Verb {
     Run(run::Run),
     Status(status::Show),
+    Top(top::Top),
     Restart(restart::Restart),
     Upgrade(upgrade::Upgrade),
     Crashes(crashes::Show),
@@ -44,6 +47,9 @@ enum Verb {
     Attach(attach::Attach),
     Detach(attach::Detach),
     Uplink(uplink::Uplink),
+    Web(web::Web),
+    #[command(hide = true)]
+    Page(web::Page),
     #[command(hide = true)]
     Aside(aside::Start),
     #[command(hide = true)]
@@ -54,6 +60,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Run(run) => run.exec(),
         Verb::Status(show) => show.exec(),
+        Verb::Top(top) => top.exec(),
         Verb::Restart(restart) => restart.exec(),
         Verb::Upgrade(upgrade) => upgrade.exec(),
         Verb::Crashes(show) => show.exec(),
@@ -65,6 +72,8 @@ fn main() -> ExitCode {
         Verb::Attach(attach) => attach.exec(),
         Verb::Detach(detach) => detach.exec(),
         Verb::Uplink(uplink) => uplink.exec(),
+        Verb::Web(web) => web.exec(),
+        Verb::Page(page) => page.exec(),
         Verb::Aside(start) => start.exec(),
         Verb::Tied(tied) => tied.exec(),
     };

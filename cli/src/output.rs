@@ -34,6 +34,11 @@ pub fn harmless(value: Value) -> Value {
     }
 }
 
+/// The same text in one line, escaped, for texts for people.
+pub fn harmless_words(text: &str) -> String {
+    escaped(text, "")
+}
+
 /// Writes each control character as `\\uXXXX`, which JSON reads as the same character, except those in `keep`.
 fn escaped(text: &str, keep: &str) -> String {
     let mut out = String::with_capacity(text.len());

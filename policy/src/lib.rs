@@ -55,14 +55,35 @@ pub fn supervisor() -> &'static Policy {
     if cfg!(debug_assertions) { &SUPERVISOR_DEBUG } else { &SUPERVISOR }
 }
 
+/// The policy in this build of the process of `sv3 web` that speaks with browsers: installed before the first one.
+pub fn web() -> &'static Policy {
+    if cfg!(debug_assertions) { &WEB_DEBUG } else { &WEB }
+}
+
+/// The policy in this build of the process of `sv3 web` that asks the switch: installed before the first question.
+pub fn web_asker() -> &'static Policy {
+    if cfg!(debug_assertions) { &WEB_ASKER_DEBUG } else { &WEB_ASKER }
+}
+
 /// The policies of all processes in release and in debug builds.
-pub fn all() -> [&'static Policy; 6] {
-    [&WORKER, &WORKER_DEBUG, &WORKER_FILES, &WORKER_FILES_DEBUG, &SUPERVISOR, &SUPERVISOR_DEBUG]
+pub fn all() -> [&'static Policy; 10] {
+    [
+        &WORKER,
+        &WORKER_DEBUG,
+        &WORKER_FILES,
+        &WORKER_FILES_DEBUG,
+        &SUPERVISOR,
+        &SUPERVISOR_DEBUG,
+        &WEB,
+        &WEB_DEBUG,
+        &WEB_ASKER,
+        &WEB_ASKER_DEBUG,
+    ]
 }
 
 impl Policy {
     /// The process that the policy is for: `supervisor`, `worker`, or `worker-files` for a worker that may have ports of
-    /// files.
+    /// files; `web` and `web-asker` for the two of `sv3 web`.
     pub fn role(&self) -> &'static str {
         self.role
     }

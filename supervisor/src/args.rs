@@ -12,8 +12,8 @@ use sv3::ipc::{Settings, VERSION};
 use sv3::options::{self, Kind, RunOption};
 use sv3::snooping::{Snooping, SnoopingRun};
 
-use crate::doors::http::parse_address;
 use crate::doors::stream::StreamDoor;
+use sv3::http::parse_address;
 
 /// The parsed command line. Paths are absolute.
 #[derive(Debug)]

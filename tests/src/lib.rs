@@ -20,6 +20,7 @@ pub mod nic;
 pub mod patience;
 pub mod peers;
 pub mod pingpong;
+pub mod screen;
 #[allow(clippy::panic)]
 pub mod silence;
 pub mod stopped;

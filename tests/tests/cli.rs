@@ -375,7 +375,12 @@ fn answers_of_a_switch_do_not_move_the_cursor() -> Result<()> {
     let answers = [status, format!("{{\"error\": \"{EVIL}\"}}"), "\u{1b}[2J\u{9b}\n".to_string()];
     let verbs =
         [&["status"][..], &["status", "--json"], &["crashes"], &["crashes", "--json"], &["metrics"], &["restart"]];
-    let more = [&["upgrade", "/dev/null"][..], &["port", "release", "p0"], &["audit"]];
+    let more = [
+        &["upgrade", "/dev/null"][..],
+        &["port", "release", "p0"],
+        &["audit"],
+        &["top", "--once", "--interval", "0.1"],
+    ];
     let puppet = answers.clone();
     // It serves as long as the test runs.
     std::thread::spawn(move || {

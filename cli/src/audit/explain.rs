@@ -8,7 +8,9 @@ use super::page::table;
 
 /// All policies, of this build.
 pub fn page() -> String {
-    [sv3_policy::worker(false), sv3_policy::worker(true), sv3_policy::supervisor()].map(policy).join("\n")
+    let switch = [sv3_policy::worker(false), sv3_policy::worker(true), sv3_policy::supervisor()];
+    let web = [sv3_policy::web(), sv3_policy::web_asker()];
+    switch.into_iter().chain(web).map(policy).collect::<Vec<_>>().join("\n")
 }
 
 fn policy(policy: &Policy) -> String {

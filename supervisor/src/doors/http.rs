@@ -1,26 +1,22 @@
 //! Metrics for a scraper: `GET /metrics` over HTTP/1.1 on a loopback address, one request a connection.
 //!
-//! A web page in a browser of this machine might send requests too: its host name may resolve to loopback (DNS
-//! rebinding). So a request must name a loopback host.
-//!
 //! Any local user may connect, so everything is bounded: the octets of a request, the connections, the time. When all
 //! places are taken, a new connection gets the place of the oldest one, once that one has had [`STAY`] to send
 //! something. Until then the new connection waits in the socket's queue. So slow connections keep no other out.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::EpollFlags;
 use sv3::foreign::ForeignFd;
+use sv3::http::{self, MISDIRECTED, NOT_FOUND, Request};
 
 use crate::doors::control::STAY;
 
 /// Most exchanges at a time.
 pub const PLACES: usize = 16;
-/// Most octets of a request.
-const REQUEST_MAX: usize = 8192;
 /// How long an exchange may last.
 const TIME: Duration = Duration::from_secs(5);
 /// After accept(2) has failed, mostly for lack of fds, no connection is accepted for this long.
@@ -30,8 +26,6 @@ const TURN: usize = 8;
 /// Content types of answers.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const TEXT: &str = "text/plain; charset=utf-8";
-/// Status of the answer to a request for another host.
-const MISDIRECTED: &str = "421 Misdirected Request";
 
 /// The listener and its exchanges, each at its own place.
 pub struct Http {
@@ -59,16 +53,6 @@ pub enum Ask {
     Head,
     /// Something else; the status line of the answer.
     Other(&'static str),
-}
-
-/// Reads the address for [`Http::bind`]. Only loopback addresses are allowed.
-pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
-    let hint = "give one as 127.0.0.1:PORT or [::1]:PORT";
-    let address: SocketAddr = text.parse().map_err(|_| format!("{text:?} is not an address and a port; {hint}"))?;
-    match address.ip().to_canonical().is_loopback() {
-        true => Ok(address),
-        false => Err(format!("{text} is not a loopback address, and sv3 serves no metrics to other machines; {hint}")),
-    }
 }
 
 impl Http {
@@ -219,43 +203,17 @@ fn passing<T>(error: io::Error) -> Result<Option<T>, Over> {
 
 /// What is asked for, once the head of the request is complete.
 pub fn read_request(heard: &[u8]) -> Option<Ask> {
-    let ends = |mark: &[u8]| heard.windows(mark.len()).any(|window| window == mark);
-    if !ends(b"\r\n\r\n") && !ends(b"\n\n") {
-        return (heard.len() > REQUEST_MAX).then_some(Ask::Other("431 Request Header Fields Too Large"));
-    }
-    let head = String::from_utf8_lossy(heard);
-    let mut lines = head.lines();
-    let words: Vec<&str> = lines.next().unwrap_or_default().split(' ').collect();
-    let [method, target, version] = words[..] else { return Some(Ask::Other("400 Bad Request")) };
-    if !version.starts_with("HTTP/1.") {
-        return Some(Ask::Other("400 Bad Request"));
-    }
-    let fields = lines.take_while(|line| !line.is_empty()).filter_map(|line| line.split_once(':'));
-    let hosts: Vec<&str> = fields.filter(|(name, _)| name.eq_ignore_ascii_case("host")).map(|(_, host)| host).collect();
-    Some(match hosts[..] {
-        // RFC 9112, 3.2: HTTP/1.1 needs a `Host`. No browser sends HTTP/1.0 or leaves the host out.
-        [] if version != "HTTP/1.0" => Ask::Other("400 Bad Request"),
-        [_, _, ..] => Ask::Other("400 Bad Request"),
-        [host] if !is_loopback(host.trim()) => Ask::Other(MISDIRECTED),
-        _ if method == "GET" || method == "HEAD" => match (target.split('?').next(), method) {
-            (Some("/metrics"), "GET") => Ask::Metrics,
-            (Some("/metrics"), _) => Ask::Head,
-            _ => Ask::Other("404 Not Found"),
-        },
-        _ => Ask::Other("405 Method Not Allowed"),
+    Some(match http::read_request(heard)? {
+        Ok(Request { path, is_head }) if path == "/metrics" => {
+            if is_head {
+                Ask::Head
+            } else {
+                Ask::Metrics
+            }
+        }
+        Ok(_) => Ask::Other(NOT_FOUND),
+        Err(status) => Ask::Other(status),
     })
-}
-
-/// Whether a `Host`, with or without a port, is a loopback name or address.
-fn is_loopback(host: &str) -> bool {
-    let is_port = |port: &str| port.len() <= 5 && port.bytes().all(|octet| octet.is_ascii_digit());
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if is_port(port) => name,
-        _ => host,
-    };
-    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
-    let is_address = |ip: IpAddr| ip.to_canonical().is_loopback() && (ip.is_ipv4() || address != name);
-    name.eq_ignore_ascii_case("localhost") || address.parse().is_ok_and(is_address)
 }
 
 /// The whole answer.
@@ -277,20 +235,9 @@ pub fn response(ask: Ask, metrics: String) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use sv3::http::{REQUEST_MAX, parse_address};
 
-    #[test]
-    fn only_loopback_addresses_are_taken() {
-        for good in ["127.0.0.1:9109", "127.8.9.1:1", "[::1]:0", "[::ffff:127.0.0.1]:80"] {
-            assert!(parse_address(good).is_ok(), "{good}");
-        }
-        for far in ["0.0.0.0:9109", "[::]:9109", "192.168.1.1:80", "[::ffff:10.0.0.1]:80"] {
-            assert!(parse_address(far).unwrap_err().contains("not a loopback address"), "{far}");
-        }
-        for wrong in ["9109", "localhost:9109", "127.0.0.1", "127.0.0.1:99999", ""] {
-            assert!(parse_address(wrong).unwrap_err().contains("127.0.0.1:PORT"), "{wrong}");
-        }
-    }
+    use super::*;
 
     #[test]
     fn requests_are_read_when_they_are_whole() {

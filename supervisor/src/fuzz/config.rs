@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStringExt;
 use sv3::ipc::{Settings, VERSION};
 
 use crate::args::Args;
-use crate::doors::http::parse_address;
+use sv3::http::parse_address;
 
 /// Octets: arguments, each ended by a zero.
 pub fn config(octets: &[u8]) {

@@ -163,6 +163,7 @@ fn show(ledger: &LedgerMap, death: &Death) {
             landlock_abi: 7,
             threads: 1,
             cpus: None,
+            cpu_ms: None,
         },
         socket: String::new(),
         ports: crate::telemetry::status::port(&port, ledger).into_iter().collect(),

@@ -1,5 +1,6 @@
 //! Answers requests at the control socket and over HTTP.
 
+use nix::unistd::Pid;
 use serde::Serialize;
 use serde_json::json;
 use sv3::control::ControlRequest;
@@ -9,6 +10,7 @@ use sv3::status::{PortStatus, Status, WorkerStatus};
 use super::Supervisor;
 use crate::clients::client::Client;
 use crate::doors::control::FDS_MAX;
+use crate::workers::cpu_time::of_process;
 use crate::workers::worker::Worker;
 
 impl Supervisor {
@@ -119,6 +121,7 @@ impl Supervisor {
                 landlock_abi: worker.and_then(|worker| worker.ready).unwrap_or(0),
                 threads: self.workers.config.threads,
                 cpus: self.workers.config.cpus.clone(),
+                cpu_ms: worker.and_then(|worker| worker.pid).map(cpu_ms),
             },
             socket: self.doors.front.listener().path().display().to_string(),
             ports: self.port_statuses(),
@@ -149,6 +152,11 @@ impl Supervisor {
         let status = crate::telemetry::status::port(client, &self.workers.ledger)?;
         Some(PortStatus { standby_lacks: lacks.map(str::to_string), ..status })
     }
+}
+
+/// Processor time that a worker has used.
+fn cpu_ms(worker: Pid) -> u64 {
+    u64::try_from(of_process(Some(worker)).as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The answer as a line of JSON.

@@ -269,7 +269,9 @@ impl Supervisor {
 
     /// A port tried to take an address that another port has. A worker says so once for each port that is added.
     pub(super) fn address_conflict(&mut self, Report { port, ring: rival, value, .. }: Report) {
-        let is_there = self.clients.slots.is_there(rival);
+        // The report may come in the same turn as the end of its connection, and before it.
+        let is_gone = |port: &mut FilePort| port.has_hung_up();
+        let is_there = self.clients.slots.is_there(rival) && !self.clients.slots.files(rival).is_some_and(is_gone);
         let owner = self.clients.slots.named(rival).map_or(format!("p{rival}"), |named| named.name);
         let address = MacAddr::from_bits(value);
         let Some(port) = self.clients.slots.files(port).filter(|port| port.conflict.is_none()) else {

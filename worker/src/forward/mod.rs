@@ -13,3 +13,4 @@ pub mod offload;
 pub mod rarp;
 pub mod sending;
 pub mod snooping;
+pub mod tagging;

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use sv3::frame::MacAddr;
 use sv3::groups::Family;
+use sv3::virtio::NET_HDR_LEN;
 
 use super::message::{mac_of_v4, mac_of_v6, to_floating};
 use super::querier::ROBUSTNESS;
@@ -15,6 +16,7 @@ use crate::forward::leases::Unsent;
 use crate::forward::sending::Sending;
 use crate::memory::checksum::sum;
 use crate::memory::slice::GuestSlice;
+use crate::port::traffic_rules::{InVlan, Passage};
 
 /// Octets of the shortest frame of Ethernet.
 const SHORTEST: usize = 60;
@@ -40,25 +42,24 @@ pub struct Question {
 pub fn send(forwarder: &mut Forwarder, question: &Question, to: Option<u16>) -> bool {
     let ports = forwarder.view.ports;
     // Nobody is counted as the sender. If no port receives, nobody is asked.
-    let Some(port) = to.or_else(|| ports.receivers().next()).and_then(|slot| ports.get(slot)) else { return true };
-    let (mut octets, len) = frame(forwarder, question);
-    let Some((dst, octets)) = octets.get_mut(..len).and_then(|octets| Some((destination(octets)?, octets))) else {
+    let Some(port) = to.or_else(|| ports.receivers(question.vid).next()).and_then(|slot| ports.get(slot)) else {
         return true;
     };
+    let (query, len) = frame(forwarder, question);
+    let dst = query.first_chunk().map_or(MacAddr::from_bits(0), |octets| MacAddr::new(*octets));
+    let mut octets = [0; NET_HDR_LEN + LONGEST];
+    put(&mut octets, NET_HDR_LEN, &query);
     let src = forwarder.snooping.table.station;
-    let slices = [GuestSlice::of_host(octets)];
-    let frame = Frame::complete(dst, src, &slices, len);
-    let mut sending = Sending::begin(forwarder, port, false);
+    let slices = [GuestSlice::of_host(&mut octets)];
+    let frame = Frame::complete((dst, src), &slices, len);
+    let mut sending = Sending::begin(forwarder, (port, None), false);
+    let passage = Passage::of_switch(InVlan::untagged(question.vid));
     let sent = match to {
-        Some(slot) => sending.deliver_all(&frame, || once(slot)),
-        None => sending.deliver_all(&frame, || ports.receivers()),
+        Some(slot) => sending.deliver_all(&frame, &passage, || once(slot)),
+        None => sending.deliver_all(&frame, &passage, || ports.receivers(question.vid)),
     };
     sending.publish();
     sent != Err(Unsent::Busy)
-}
-
-fn destination(octets: &[u8]) -> Option<MacAddr> {
-    octets.first_chunk().map(|octets| MacAddr::new(*octets))
 }
 
 fn frame(forwarder: &Forwarder, question: &Question) -> ([u8; LONGEST], usize) {

@@ -11,6 +11,8 @@ use crate::forward::snooping::question::{self, Question};
 
 /// Most VLANs in which a port that begins to receive is asked. If there are more, it waits for the general queries.
 const VLANS_ASKED: usize = 64;
+/// Most general queries of one look, so that thousands of VLANs do not delay frames.
+const QUERIES: usize = 8;
 /// Most pairs of VLAN and family in which a port is asked at a time because members have left.
 const SCOPES_ASKED: usize = 16;
 
@@ -77,7 +79,8 @@ impl ControlThread {
         if self.standby || self.uplinks.takes_over || !table.is_on() {
             return;
         }
-        let asks = Family::BOTH.into_iter().all(|family| table.is_querier(0, family, *now_ns));
+        let mut scopes = table.vlans().flat_map(|vid| Family::BOTH.map(|family| (vid, family)));
+        let asks = scopes.all(|(vid, family)| table.is_querier(vid, family, *now_ns));
         let (response, interval) = (table.response_ns() + table.last_member_ns(), table.interval_ns());
         table.open(slot, now_ns + ROBUSTNESS * response + if asks { 0 } else { interval });
         self.questions.newcomers.retain(|one| one.slot != slot);
@@ -106,13 +109,15 @@ impl ControlThread {
 /// The general queries. Returns when the next one is due; in the past: at once.
 fn ask_all(forwarder: &mut Forwarder) -> Option<u64> {
     let (table, now_ns) = (forwarder.snooping.table, forwarder.now_ns);
-    let mut next = None;
+    let (mut next, mut asked) = (None, 0);
     for (vid, family) in table.vlans().flat_map(|vid| Family::BOTH.map(|family| (vid, family))) {
         let response_ns = table.response_ns();
         if table.turn(vid, family, now_ns) == Turn::Now {
-            if !question::send(forwarder, &Question { vid, family, response_ns }, None) {
+            let question = Question { vid, family, response_ns };
+            if asked == QUERIES || !question::send(forwarder, &question, None) {
                 return Some(now_ns);
             }
+            asked += 1;
             table.has_asked(vid, family, now_ns);
         }
         let due = match table.turn(vid, family, now_ns) {

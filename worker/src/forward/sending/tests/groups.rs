@@ -1,12 +1,14 @@
 //! Who gets frames to multicast groups in a switch that snoops, and where reports and queries go.
 
 use sv3::groups::Family;
+use sv3::rules::{PortRules, TagType, VidRange, Vids, Vlan};
 use sv3::snooping::{Snooping as Setting, SnoopingRun};
 
 use super::*;
 use crate::forward::snooping::message::write::*;
 use crate::forward::snooping::message::{Message, parse};
 use crate::forward::snooping::question::{self, Question};
+use crate::port::traffic_rules::{Domain, TrafficRules};
 
 const SECOND: u64 = 1_000_000_000;
 const GROUP: &str = "239.1.2.3";
@@ -186,4 +188,49 @@ fn the_switch_s_queries_are_what_the_rfcs_say() {
     assert!(!question::send(&mut switch.forwarder, &question, None));
     drop(theirs);
     assert!(switch.receivers().is_empty());
+}
+
+#[test]
+fn each_vlan_has_members_and_a_querier_of_its_own() {
+    let mut switch = Switch::snooping();
+    let both = Vids([10, 20].map(|vid| VidRange { first: vid, last: vid }).to_vec());
+    let vlans = [
+        (GUEST, Vlan::Access { vid: 10 }),
+        (OTHER, Vlan::Trunk { native: None, allowed: both, tag: TagType::Customer }),
+        (STREAM, Vlan::Access { vid: 20 }),
+    ];
+    for (slot, vlan) in vlans {
+        let rules = TrafficRules::of(&PortRules { vlan, ..PortRules::default() }).unwrap();
+        for queue in [QueueId::receive(slot, 0), QueueId::transmit(slot, 0)] {
+            *switch.ports.get(slot).unwrap().seize(queue, || ()).unwrap().rules() = Some(rules.clone());
+        }
+        switch.ports.members.change(slot, &Domain::Unaware, &rules.vlan);
+    }
+    let tagged = |vid: u8, mut frame: Vec<u8>| {
+        frame.splice(NET_HDR_LEN + 12..NET_HDR_LEN + 12, [0x81, 0, 0, vid]);
+        frame
+    };
+    let report = |slot| to_group(slot, V3, 0x800, &igmp("10.0.0.2", V3, &igmp3_report(&[(4, GROUP, &[])])));
+    let datagram = |slot| to_group(slot, GROUP, 0x800, &ipv4("10.0.0.2", GROUP, 17, &[5; 30]));
+    switch.who(GUEST, report(GUEST));
+    switch.who(OTHER, tagged(20, report(OTHER)));
+    assert_eq!(switch.who(STREAM, datagram(STREAM)), [OTHER], "nobody has asked there yet");
+    let table = switch.forwarder.snooping.table;
+    assert_eq!(table.vlans().collect::<Vec<_>>(), [0, 10, 20]);
+    for vid in [10, 20] {
+        table.has_asked(vid, Family::V4, switch.forwarder.now_ns);
+    }
+    switch.pass(20);
+    assert_eq!(switch.who(STREAM, datagram(STREAM)), [OTHER]);
+    assert_eq!(switch.who(OTHER, tagged(10, datagram(OTHER))), [GUEST]);
+    assert!(switch.who(OTHER, tagged(20, datagram(OTHER))).is_empty(), "it is the only member there");
+    assert!(switch.who(GUEST, datagram(GUEST)).is_empty(), "the same");
+    assert_eq!(switch.who(UPLINK, datagram(UPLINK)), [SECOND_UPLINK], "which is in no VLAN");
+    // A query has the tag of its VLAN at the trunk.
+    let question = Question { vid: 10, family: Family::V4, response_ns: SECOND };
+    assert!(question::send(&mut switch.forwarder, &question, None));
+    let len = |switch: &Switch, slot| {
+        switch.with(QueueId::receive(slot, 0), |queue| queue.received.pop().map(|frame| frame.len()))
+    };
+    assert_eq!(ALL.map(|slot| len(&switch, slot)), [Some(72), Some(76), None, None, None]);
 }
