@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::attachment::Attachment;
 use crate::card_attachment::CardAttachment;
+use crate::snooping::Snooping;
 
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +31,10 @@ pub enum ControlRequest {
     AttachCard(CardAttachment),
     /// Ends a port that was made by [`ControlRequest::Attach`] or [`ControlRequest::AttachCard`], by its name.
     Detach(String),
+    /// Asks for [`crate::group_status::GroupsStatus`].
+    Groups,
+    /// The switch snoops on IGMP and MLD in this way from now on; `None`: it does not. The answer is empty.
+    Snoop(Option<Snooping>),
     /// Asks, as the next supervisor, for all sockets and files, in a record of this version.
     Succeed(u32),
 }
@@ -49,6 +54,12 @@ impl ControlRequest {
             "attach" => ControlRequest::Attach(Attachment::parse(rest)?),
             "attach-card" => ControlRequest::AttachCard(CardAttachment::parse(rest)?),
             "detach" => ControlRequest::Detach(rest.to_string()),
+            "groups" => ControlRequest::Groups,
+            "snooping" => ControlRequest::Snoop(match rest.split_once(' ').unwrap_or((rest, "")) {
+                ("off", "") => None,
+                ("on", words) => Some(Snooping::parse(words).ok()?),
+                _ => return None,
+            }),
             "succeed" => ControlRequest::Succeed(rest.parse().ok()?),
             _ => return None,
         })
@@ -68,6 +79,9 @@ impl fmt::Display for ControlRequest {
             ControlRequest::Attach(attachment) => return write!(f, "attach {attachment}"),
             ControlRequest::AttachCard(card) => return write!(f, "attach-card {card}"),
             ControlRequest::Detach(name) => return write!(f, "detach {name}"),
+            ControlRequest::Groups => "groups",
+            ControlRequest::Snoop(None) => "snooping off",
+            ControlRequest::Snoop(Some(setting)) => return write!(f, "snooping on {setting}"),
             ControlRequest::Succeed(version) => return write!(f, "succeed {version}"),
         })
     }
@@ -85,12 +99,22 @@ mod tests {
             ControlRequest::Attach(Attachment::parse("tap up0 learning=uplink").unwrap()),
             ControlRequest::AttachCard(CardAttachment::new("nic0", "0000:02:00.1")),
             ControlRequest::Detach("up0".to_string()),
+            ControlRequest::Groups,
+            ControlRequest::Snoop(None),
+            ControlRequest::Snoop(Some(Snooping {
+                querier: false,
+                interval_ms: 2000,
+                response_ms: 1000,
+                ..Snooping::default()
+            })),
             ControlRequest::Succeed(1),
         ]);
         for request in plain.into_iter().chain(others) {
             assert_eq!(ControlRequest::parse(&request.to_string()), Some(request));
         }
         assert_eq!(ControlRequest::parse("Status"), None);
+        assert_eq!(ControlRequest::parse("snooping on interval=0"), None);
+        assert_eq!(ControlRequest::parse("snooping"), None);
         assert_eq!(ControlRequest::parse(""), None);
     }
 }

@@ -15,6 +15,7 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::card::STATISTICS;
+use crate::groups::GroupTable;
 use crate::ids::QueueId;
 use crate::{MAX_PORTS, MAX_QUEUE_PAIRS, MAX_RINGS};
 
@@ -53,6 +54,8 @@ pub struct Ledger {
     pub journals: [PortJournals; MAX_PORTS],
     /// What was read from taps and sockets and is not forwarded yet.
     pub inputs: [Input; INPUTS],
+    /// Who is a member of which multicast group.
+    pub groups: GroupTable,
 }
 
 /// State of one worker.

@@ -9,6 +9,7 @@ mod packed;
 mod reference;
 mod registers;
 mod ring;
+mod snooping;
 mod switch;
 
 pub use card::card;
@@ -18,6 +19,7 @@ pub use offload::offload;
 pub use packed::packed;
 pub use registers::registers;
 pub use ring::ring;
+pub use snooping::snooping;
 pub use switch::switch;
 
 #[cfg(test)]
@@ -33,6 +35,7 @@ mod tests {
         replay("packed", super::packed);
         replay("registers", super::registers);
         replay("ring", super::ring);
+        replay("snooping", super::snooping);
         replay("switch", super::switch);
     }
 

@@ -11,6 +11,7 @@ use sv3::ledger::{Ledger, ThreadState};
 use super::fdb::Speaker;
 use super::fdb::{Address, Fdb};
 use super::leases::Leases;
+use super::snooping::{Snooping, querier};
 use crate::port::view::View;
 
 /// What one thread needs to forward frames.
@@ -21,6 +22,8 @@ pub struct Forwarder {
     /// The ledger's state of this thread.
     pub(super) thread: &'static ThreadState,
     pub(super) leases: Leases,
+    /// Who is a member of which group.
+    pub snooping: Snooping,
     /// Current time in seconds. The loop updates it.
     pub now_s: u64,
     /// Current time in nanoseconds.
@@ -32,7 +35,10 @@ pub struct Forwarder {
 impl Forwarder {
     /// The forwarder of one thread. It uses the forwarding table of the ledger.
     pub fn new(ledger: &'static Ledger, thread: &'static ThreadState, view: View, leases: Leases) -> Forwarder {
-        Forwarder { view, fdb: Fdb::new(ledger), thread, leases, now_s: 0, now_ns: 0, has_noted: false }
+        let fdb = Fdb::new(ledger);
+        // The number of no port.
+        let snooping = Snooping::new(ledger, querier::station(fdb.pseudonym(u16::MAX)));
+        Forwarder { view, fdb, thread, leases, snooping, now_s: 0, now_ns: 0, has_noted: false }
     }
 
     /// Notes that an address was seen on a port.
@@ -48,14 +54,20 @@ impl Forwarder {
         self.fdb.find(address, self.now_s)
     }
 
-    /// Forgets the addresses of a port.
+    /// Forgets the addresses of a port, and its groups.
     pub fn forget(&self, slot: u16) {
         self.fdb.forget(slot);
+        self.snooping.table.forget(slot);
     }
 
     /// Forgets all entries of the table but these.
     pub fn retain(&self, keep: impl Fn(&FdbLine) -> bool) {
         self.fdb.retain(keep);
+    }
+
+    /// Forgets the groups of all other ports than these.
+    pub fn retain_groups(&self, keep: impl Fn(u16) -> bool) {
+        self.snooping.table.retain(keep);
     }
 
     /// Adds a static address. False: there is no room for it.

@@ -3,6 +3,8 @@
 //! Most frames of a burst go to one receiver. So the last look-up is kept, and consecutive frames with the same
 //! egress are delivered together ([`Sending::repeat`]).
 
+mod groups;
+
 use sv3::drop_reason::DropReason;
 use sv3::frame::{MAX_FRAME, MacAddr};
 
@@ -187,8 +189,15 @@ impl<'f, 't> Sending<'f, 't> {
     }
 
     fn flood(&mut self, frame: &Frame<'_, 't, '_>, passage: Passage) -> Result<(), Unsent> {
+        if frame.dst.is_group() && self.forwarder.snooping.is_on() {
+            return self.send_to_group(frame, &passage);
+        }
+        self.flood_all(frame, &passage)
+    }
+
+    fn flood_all(&mut self, frame: &Frame<'_, 't, '_>, passage: &Passage) -> Result<(), Unsent> {
         let (ports, from) = (self.forwarder.view.ports, self.from.slot());
-        let passage = Passage { cast: Cast::of_flood(frame.dst), ..passage };
+        let passage = Passage { cast: Cast::of_flood(frame.dst), ..*passage };
         match self.deliver_all(frame, &passage, || ports.receivers(passage.vlan.vid).filter(|to| *to != from))? {
             0 => Err(DropReason::NoDestination.into()),
             _ => Ok(()),

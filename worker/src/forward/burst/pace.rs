@@ -3,6 +3,7 @@
 //! docs/develop/measuring.md.
 
 mod card;
+mod groups;
 
 use sv3::frame::MacAddr;
 
@@ -19,7 +20,8 @@ const BURST: u16 = 32;
 
 /// `SV3_PACE=OCTETS` measures one size. `SV3_PACE=OCTETS,BURSTS` runs that many bursts of it, for a profiler.
 /// `SV3_PACE=OCTETS,BURSTS,packed` uses packed rings, whose driver does several times the worker's work. `card-in`,
-/// `card-out` and `card-card` in its place have a network card as sender, as receiver, and as both.
+/// `card-out` and `card-card` in its place have a network card as sender, as receiver, and as both; `group` and
+/// `group-snooped` send to a multicast group.
 #[test]
 #[ignore = "a measurement"]
 fn pace() {
@@ -33,6 +35,8 @@ fn pace() {
             Some((_, "card-in")) => card::comes_in(octets, bursts),
             Some((_, "card-out")) => card::goes_out(octets, bursts),
             Some((_, "card-card")) => card::passes(octets, bursts),
+            Some((_, "group")) => groups::measure(octets, bursts, false),
+            Some((_, "group-snooped")) => groups::measure(octets, bursts, true),
             _ => measure(octets, bursts),
         };
         cycles.sort_unstable();

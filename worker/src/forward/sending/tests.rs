@@ -20,6 +20,8 @@ use crate::port::traffic_rules::Domain;
 use crate::port::view::View;
 use sv3::rules::PortRules;
 
+mod groups;
+
 const GUEST: u16 = 0;
 const OTHER: u16 = 1;
 /// Guarded.

@@ -34,7 +34,7 @@ impl Worker {
         let (supervisor, socket) = UnixStream::pair().unwrap();
         socket.set_nonblocking(true).unwrap();
         let ledger: &LedgerMap = Box::leak(Box::new(LedgerMap::create().unwrap().1));
-        let settings = Settings { version: VERSION, poll_us: 0, batch: 64 };
+        let settings = Settings { version: VERSION, poll_us: 0, batch: 64, snooping: None };
         let start = Start { settings, ledger, area: &ledger.workers[0], standby, files: true };
         let (threads, link) = (Threads::new(threads).unwrap(), Link::new(socket));
         threads.first().watch_control(&link).unwrap();
@@ -160,3 +160,4 @@ fn commands_about_vrings_are_refused_for_a_port_that_has_none() {
 }
 
 mod files;
+mod questions;

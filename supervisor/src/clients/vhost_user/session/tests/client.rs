@@ -153,6 +153,7 @@ pub fn name(command: &C) -> &'static str {
         C::LoopProbe { .. } => "LoopProbe",
         C::SendRarp { .. } => "SendRarp",
         C::Barrier => "Barrier",
+        C::Snoop { .. } => "Snoop",
     }
 }
 
