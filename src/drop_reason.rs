@@ -29,7 +29,8 @@ pub enum DropReason {
     /// A destination of the bridge group 01-80-C2-00-00-0x, which no bridge forwards (802.1Q, 8.6.3). Charged to the
     /// sender.
     LinkLocal,
-    /// The frame would be flooded and no other port is up. Charged to the sender.
+    /// The frame would be flooded and no other port is up that it may go to; or the port of its destination is not in its
+    /// VLAN. Charged to the sender.
     NoDestination,
     /// The frame came from an uplink, and its source is the address of a guest of this switch that runs: the network
     /// sent the guest's own frame back. Charged to the sender.

@@ -30,8 +30,12 @@ pub struct PortRules {
     pub storm: Storm,
     /// Bounds on all frames.
     pub limits: Limits,
-    /// Frames to unknown addresses go to it, and those to groups.
+    /// Frames to an address that nobody has shown go to it (`flood` of the kernel's bridge).
     pub flood: bool,
+    /// Frames to groups go to it (`mcast_flood`).
+    pub mcast_flood: bool,
+    /// Frames to all go to it (`bcast_flood`).
+    pub bcast_flood: bool,
     /// The source addresses of its frames are learnt.
     pub learning: bool,
     /// Most addresses that are learnt from it at a time; 0: any number.
@@ -47,6 +51,8 @@ impl Default for PortRules {
             storm: Storm::default(),
             limits: Limits::default(),
             flood: true,
+            mcast_flood: true,
+            bcast_flood: true,
             learning: true,
             max_addresses: 0,
         }

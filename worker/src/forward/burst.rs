@@ -15,7 +15,7 @@ use super::forwarder::Forwarder;
 use super::frame::Frame;
 use super::leases::Unsent;
 use super::offload::{self, Offload};
-use super::sending::Sending;
+use super::sending::{Egress, Sending};
 use crate::memory::copy::Reader;
 use crate::memory::frame_head::{FrameHead, HEAD_LEN, Snapshot};
 use crate::memory::meddling::looked;
@@ -27,6 +27,7 @@ use crate::port::endpoint::each_source;
 use crate::port::kind::Kind;
 use crate::port::sink::{BufferWait, Delivered};
 use crate::port::source::Source;
+use crate::port::traffic_rules::TrafficRules;
 use crate::port::wait_budget::WaitBudget;
 use crate::port::{Port, TransmitQueue};
 use crate::process::crash;
@@ -86,9 +87,10 @@ impl Burst {
         budget: u64,
         may_pause: bool,
     ) -> Result<Served, RingFault> {
-        let TransmitQueue { endpoint, wait_budget, .. } = queue;
+        let TransmitQueue { endpoint, wait_budget, rules, .. } = queue;
         let sender = Sender {
             port,
+            rules: rules.as_deref(),
             // Spreads senders that have one transmit queue each over the queues of a receiver that has several.
             flow: id.slot.wrapping_add(id.pair()),
             features: endpoint.features(),
@@ -113,7 +115,7 @@ impl Burst {
         &mut self,
         forwarder: &mut Forwarder,
         source: &mut impl Source<'m>,
-        sender: &Sender,
+        sender: &Sender<'_>,
         wait_budget: &mut WaitBudget,
     ) -> Result<Served, RingFault> {
         let Burst { arena, taken, batch } = self;
@@ -132,7 +134,7 @@ impl Burst {
         let (heads, all) = (&*taken, slices.from(0));
         looked(move |at| heads.iter().for_each(|one| at(all.get(one.from..one.to).unwrap_or(&[]), HEAD_LEN)));
         let (counting, counters, now_ns) = (forwarder.view.counting, sender.port.counters(), forwarder.now_ns);
-        let mut sending = Sending::begin(forwarder, sender.port, sender.may_pause);
+        let mut sending = Sending::begin(forwarder, (sender.port, sender.rules), sender.may_pause);
         let sent = sender.send_all(&mut sending, taken, &slices, wait_budget, now_ns);
         if sent.forwarded.frames > 0 {
             counting.add(&counters.from_guest_frames, sent.forwarded.frames);
@@ -147,8 +149,10 @@ impl Burst {
 }
 
 /// What each frame needs to know of its sender.
-struct Sender {
+struct Sender<'r> {
     port: &'static Port,
+    /// What its frames are held to.
+    rules: Option<&'r TrafficRules>,
     flow: u16,
     features: u64,
     /// What a frame's header begins with if its checksum was verified ([`Kind::verified`]).
@@ -167,7 +171,7 @@ struct Sent {
     end: End,
 }
 
-impl Sender {
+impl Sender<'_> {
     /// Sends the taken frames, as many as the budget allows and as the receivers accept.
     #[inline(always)]
     fn send_all<'t>(
@@ -269,20 +273,39 @@ impl Sender {
         let Some(egress) = sending.last_egress().filter(|_| self.header_len == NET_HDR_LEN) else {
             return Delivered::default();
         };
+        let asks = one.head.asks();
+        let most = match self.rules {
+            None => self.alike(sending, &egress, one, others, |_, _| true),
+            Some(rules) => self.alike(sending, &egress, one, others, |head, len| egress.admits(rules, head, len)),
+        };
+        let verified = asks != 0 && asks == self.verified;
+        sending.repeat(&egress, others.iter().map_while(|next| next.plain(slices)), most, verified)
+    }
+
+    /// How many of `others` go where `one` went, as they are, and are `admitted`: by their first octets and length.
+    #[inline(always)]
+    fn alike(
+        &self,
+        sending: &mut Sending<'_, '_>,
+        egress: &Egress,
+        one: &Taken,
+        others: &[Taken],
+        admitted: impl Fn(&FrameHead, usize) -> bool,
+    ) -> usize {
         let (mut last, mut cost, mut most) = (&one.head, sending.cost(), 0);
         let asks = one.head.asks();
         for next in others {
             let Some(len) = self.plain_len(next, asks).filter(|_| cost < self.budget) else { break };
             let addresses = || next.head.addresses(self.header_len);
-            if !next.head.same_addresses(last) && !sending.goes_to(&egress, addresses()) {
+            let is_admitted = admitted(&next.head, len);
+            if !is_admitted || !next.head.same_addresses(last) && !sending.goes_to(egress, addresses()) {
                 break;
             }
             last = &next.head;
             cost += DELIVERY + DESCRIPTOR + egress.frame_cost + len as u64;
             most += 1;
         }
-        let verified = asks != 0 && asks == self.verified;
-        sending.repeat(&egress, others.iter().map_while(|next| next.plain(slices)), most, verified)
+        most
     }
 
     /// Octets of a frame that lies in one piece and asks for the same as a frame that needs no offload.

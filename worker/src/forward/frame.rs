@@ -1,11 +1,16 @@
 //! A frame to be forwarded.
 
 use sv3::frame::MacAddr;
+use sv3::virtio::NET_HDR_LEN;
 
 use super::offload::Offload;
+use crate::memory::copy::Reader;
 use crate::memory::frame_head::Snapshot;
 use crate::memory::slice::GuestSlice;
 use crate::port::batch::PlainFrame;
+
+/// Octets of both addresses.
+pub const BEHIND_ADDRESSES: usize = 12;
 
 /// A frame that came from a port, or a RARP frame that the worker sends in the port's name. `'t` lasts until the
 /// burst is published.
@@ -31,9 +36,22 @@ pub struct Frame<'a, 't, 'm> {
 }
 
 impl<'a, 'm> Frame<'a, '_, 'm> {
-    /// A frame of the worker's own memory.
-    pub fn complete(dst: MacAddr, src: MacAddr, slices: &'a [GuestSlice<'m>], len: usize) -> Self {
-        let (offload, snapshot) = (Offload::NONE, Snapshot::NOTHING);
-        Frame { dst, src, flow: 0, offload, slices, skip: 0, len, snapshot, plain: None }
+    /// A frame of `len` octets in the worker's own memory, behind [`NET_HDR_LEN`] others: so a VLAN tag has room.
+    pub fn complete((dst, src): (MacAddr, MacAddr), slices: &'a [GuestSlice<'m>], len: usize) -> Self {
+        let (offload, snapshot, skip) = (Offload::NONE, Snapshot::NOTHING, NET_HDR_LEN);
+        Frame { dst, src, flow: 0, offload, slices, skip, len, snapshot, plain: None }
+    }
+
+    /// The six octets behind the addresses, zeroes behind the frame's end.
+    pub fn behind_addresses(&self) -> [u8; 6] {
+        match self.snapshot {
+            Snapshot::Chain(head) => head.behind_addresses(self.skip),
+            Snapshot::Frame(known) => {
+                let mut octets = [0; BEHIND_ADDRESSES + 6];
+                Reader::new(known, self.slices, self.skip).read(&mut octets);
+                let [.., a, b, c, d, e, f] = octets;
+                [a, b, c, d, e, f]
+            }
+        }
     }
 }

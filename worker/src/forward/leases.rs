@@ -13,6 +13,7 @@ use sv3::virtio::NetHdr;
 
 use super::frame::Frame;
 use super::offload::{Segments, finish_checksum};
+use super::tagging;
 use crate::memory::copy::Reader;
 use crate::memory::deferred::DeferredRoom;
 use crate::memory::frame_head::{HEAD_LEN, Snapshot};
@@ -22,6 +23,7 @@ use crate::port::counting::Counting;
 use crate::port::endpoint::Workspaces;
 use crate::port::kind::Kind;
 use crate::port::sink::{BufferWait, Delivered, DeliveryState, Outgoing, Sink, Undelivered};
+use crate::port::traffic_rules::{Edit, Passage};
 use crate::port::view::View;
 use crate::port::{Port, ReceiveLease};
 
@@ -51,6 +53,15 @@ struct Held {
     lease: ReceiveLease,
     frames: u64,
     octets: u64,
+}
+
+/// How a frame goes to a receiver.
+#[derive(Clone, Copy)]
+pub struct Way {
+    /// Index of the leased queue.
+    pub at: usize,
+    /// What becomes of the frame's VLAN tag.
+    pub edit: Edit,
 }
 
 /// Why a frame was not forwarded.
@@ -144,9 +155,45 @@ impl Leases {
         Some((held.queue.slot, held.lease.endpoint.frame_cost()))
     }
 
+    /// The way of a frame to a leased queue, if it may go there.
+    #[inline]
+    pub fn way_to(&self, at: usize, passage: &Passage) -> Result<Way, DropReason> {
+        let rules = self.held.get(at).and_then(|held| held.lease.rules.as_deref());
+        Ok(Way { at, edit: passage.way_to(rules)? })
+    }
+
     /// Delivers to a leased queue. Does in software what the receiver did not negotiate.
     #[inline(always)]
     pub fn deliver<'t>(
+        &mut self,
+        way: Way,
+        state: &mut DeliveryState<'t>,
+        frame: &Frame<'_, 't, '_>,
+        may_pause: bool,
+        counting: Counting,
+    ) -> Result<(), Unsent> {
+        match way.edit == Edit::NONE {
+            true => self.deliver_as_it_is(way.at, state, frame, may_pause, counting),
+            false => self.deliver_edited(way, state, frame, may_pause, counting),
+        }
+    }
+
+    #[inline(never)]
+    fn deliver_edited<'t>(
+        &mut self,
+        Way { at, edit }: Way,
+        state: &mut DeliveryState<'t>,
+        frame: &Frame<'_, 't, '_>,
+        may_pause: bool,
+        counting: Counting,
+    ) -> Result<(), Unsent> {
+        let (offload, mut room) = (tagging::offload(frame, edit), [0; tagging::ROOM]);
+        let frame = tagging::edited(frame, edit, &offload, &mut room);
+        self.deliver_as_it_is(at, state, &frame, may_pause, counting)
+    }
+
+    #[inline(always)]
+    fn deliver_as_it_is<'t>(
         &mut self,
         at: usize,
         state: &mut DeliveryState<'t>,

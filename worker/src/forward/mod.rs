@@ -12,3 +12,4 @@ pub mod loop_probe;
 pub mod offload;
 pub mod rarp;
 pub mod sending;
+pub mod tagging;

@@ -47,6 +47,12 @@ impl Offload {
     /// No offload, and the frame's checksum was verified by the device that it came from.
     pub const VERIFIED: &'static Offload = &Offload { hdr: NetHdr::VERIFIED, l3: 0, needs: 0 };
 
+    /// A header as if it had been checked.
+    #[cfg(test)]
+    pub fn of(hdr: NetHdr) -> Offload {
+        Offload { hdr, ..Offload::default() }
+    }
+
     /// The header for a receiver that takes the frame unchanged. Only one that negotiated checksums may be told that one
     /// was verified (virtio 1.3, 5.1.6.4.1).
     #[inline]
@@ -55,6 +61,13 @@ impl Offload {
             true => &NetHdr::NONE,
             false => &self.hdr,
         }
+    }
+
+    /// The same for a frame whose headers begin so many octets later. A VLAN tag was put in, or taken off.
+    pub fn moved(&self, by: i16) -> Offload {
+        let at = |place: u16| if place == 0 { 0 } else { place.wrapping_add_signed(by) };
+        let hdr = NetHdr { csum_start: at(self.hdr.csum_start), hdr_len: at(self.hdr.hdr_len), ..self.hdr };
+        Offload { hdr, l3: at(self.l3), ..*self }
     }
 
     /// Whether the frame needs no offload.

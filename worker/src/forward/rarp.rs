@@ -16,9 +16,13 @@ use super::leases::Unsent;
 use super::sending::Sending;
 use crate::memory::slice::GuestSlice;
 use crate::port::Port;
+use crate::port::traffic_rules::{InVlan, Passage, TrafficRules};
+use sv3::virtio::NET_HDR_LEN;
 
 /// Octets of the frame, padded to the minimum of Ethernet.
 const LEN: usize = 60;
+/// Octets with those in front of it.
+const ROOM: usize = NET_HDR_LEN + LEN;
 
 /// The broadcast address.
 const ALL: MacAddr = MacAddr::new([0xff; 6]);
@@ -89,13 +93,18 @@ impl Pending {
     }
 }
 
-/// Broadcasts a RARP request for `mac` from a port. False: another thread has a receiver's queue, and nothing was sent.
+/// Broadcasts a RARP request for `mac` from a port, which is held to `rules`. False: another thread has a receiver's queue,
+/// and nothing was sent.
 #[must_use]
-pub fn announce(forwarder: &mut Forwarder, port: &'static Port, mac: [u8; 6]) -> bool {
+pub fn announce(
+    forwarder: &mut Forwarder,
+    (port, rules): (&'static Port, Option<&TrafficRules>),
+    mac: [u8; 6],
+) -> bool {
     let mut octets = frame(mac);
     let slices = [GuestSlice::of_host(&mut octets)];
-    let frame = Frame::complete(ALL, MacAddr::new(mac), &slices, LEN);
-    let mut sending = Sending::begin(forwarder, port, false);
+    let frame = Frame::complete((ALL, MacAddr::new(mac)), &slices, LEN);
+    let mut sending = Sending::begin(forwarder, (port, rules), false);
     let sent = sending.forward(&frame);
     if let Err(Unsent::Dropped(reason)) = sent {
         sending.count_drop(reason);
@@ -124,20 +133,20 @@ pub fn announce_to_uplinks(forwarder: &mut Forwarder, slot: u16, mac: MacAddr) -
     };
     let mut octets = frame(mac.octets());
     let slices = [GuestSlice::of_host(&mut octets)];
-    let frame = Frame::complete(ALL, mac, &slices, LEN);
-    let mut sending = Sending::begin(forwarder, port, false);
-    let sent = sending.deliver_all(&frame, || ports.uplinks());
+    let frame = Frame::complete((ALL, mac), &slices, LEN);
+    let mut sending = Sending::begin(forwarder, (port, None), false);
+    let sent = sending.deliver_all(&frame, &Passage::of_switch(InVlan::untagged(0)), || ports.uplinks());
     sending.publish();
     if sent == Err(Unsent::Busy) { Announced::Busy } else { Announced::Sent }
 }
 
-fn frame(mac: [u8; 6]) -> [u8; LEN] {
-    let mut out = [0; LEN];
+fn frame(mac: [u8; 6]) -> [u8; ROOM] {
+    let mut out = [0; ROOM];
     // Ethernet type RARP; hardware Ethernet, protocol IPv4, lengths 6 and 4, operation 3 (request reverse).
     let fixed = [0x80, 0x35, 0x00, 0x01, 0x08, 0x00, 6, 4, 0x00, 0x03];
     let parts: [(usize, &[u8]); 5] = [(0, &[0xff; 6]), (6, &mac), (12, &fixed), (22, &mac), (32, &mac)];
     for (at, part) in parts {
-        for (to, from) in out.iter_mut().skip(at).zip(part) {
+        for (to, from) in out.iter_mut().skip(NET_HDR_LEN + at).zip(part) {
             *to = *from;
         }
     }
@@ -164,10 +173,10 @@ mod tests {
         run_split(&fixture, 0, 1, &driver);
         let sender = fixture.ports.get(0).unwrap();
         let lease_of_another_thread = fixture.ports.get(2).unwrap().receive(0).unwrap().lease(1).unwrap();
-        assert!(!announce(&mut fixture.forwarder, sender, STATION));
+        assert!(!announce(&mut fixture.forwarder, (sender, None), STATION));
         assert_eq!(fixture.delivered(), 0);
         drop(lease_of_another_thread);
-        assert!(announce(&mut fixture.forwarder, sender, STATION));
+        assert!(announce(&mut fixture.forwarder, (sender, None), STATION));
         assert_eq!(fixture.delivered(), 2);
     }
 

@@ -4,16 +4,20 @@
 //! egress are delivered together ([`Sending::repeat`]).
 
 use sv3::drop_reason::DropReason;
-use sv3::frame::MacAddr;
+use sv3::frame::{MAX_FRAME, MacAddr};
 
 use super::fdb::Learnt;
 use super::forwarder::Forwarder;
 use super::frame::Frame;
 use super::leases::Unsent;
 use super::loop_probe;
+use super::tagging;
+use crate::memory::frame_head::FrameHead;
 use crate::port::Port;
 use crate::port::batch::PlainFrame;
 use crate::port::sink::{Delivered, DeliveryState};
+use crate::port::traffic_rules::{Cast, Edit, InVlan, Passage, TAG_LEN, TrafficRules};
+use sv3::virtio::NET_HDR_LEN;
 
 /// A burst of one port's frames, which stay in their buffers for `'t`. Receivers see nothing of it before
 /// [`Sending::publish`]. Each burst that is begun must be published: if it is dropped before, its deferred copies are
@@ -22,14 +26,16 @@ pub struct Sending<'f, 't> {
     forwarder: &'f mut Forwarder,
     state: DeliveryState<'t>,
     from: &'static Port,
+    /// What its frames are held to.
+    rules: Option<&'f TrafficRules>,
     /// The transmit queue may be paused.
     pub may_pause: bool,
     /// The last address that was learnt. All frames come from one port within one second.
     last_learnt: Option<MacAddr>,
     /// The last look-up. Cleared when the table changes.
     last_found: Option<(MacAddr, Option<u16>)>,
-    /// Index of the leased queue that got the last frame, if that frame went to one port unchanged.
-    last_egress: Option<usize>,
+    /// Index of the leased queue that got the last frame, and the frame's VLAN, if that frame went to one port unchanged.
+    last_egress: Option<(usize, InVlan)>,
 }
 
 /// The port and ring that frames of one destination take.
@@ -41,14 +47,30 @@ pub struct Egress {
     to: u16,
     /// What each frame costs in addition ([`crate::port::kind::Kind::frame_cost`]).
     pub frame_cost: u64,
+    /// The VLAN of the frames, and how they say so.
+    vlan: InVlan,
+}
+
+impl Egress {
+    /// Whether a frame of the same sender that begins so and has so many octets is in the same VLAN and says it by the same
+    /// octets: so it goes out unchanged as well. Its header has [`NET_HDR_LEN`] octets.
+    pub fn admits(&self, rules: &TrafficRules, head: &FrameHead, len: usize) -> bool {
+        let fits = self.vlan.vid == 0 || len - self.vlan.tag_len() <= MAX_FRAME - TAG_LEN;
+        fits && rules.vlan.classify(head.behind_addresses(NET_HDR_LEN), len) == Ok(self.vlan)
+    }
 }
 
 impl<'f, 't> Sending<'f, 't> {
-    /// Begins a burst of port `from`, whose transmit queue may be paused if `may_pause`.
+    /// Begins a burst of port `from`, whose frames are held to `rules` and whose transmit queue may be paused if
+    /// `may_pause`.
     #[inline]
-    pub fn begin(forwarder: &'f mut Forwarder, from: &'static Port, may_pause: bool) -> Sending<'f, 't> {
+    pub fn begin(
+        forwarder: &'f mut Forwarder,
+        (from, rules): (&'static Port, Option<&'f TrafficRules>),
+        may_pause: bool,
+    ) -> Sending<'f, 't> {
         let state = DeliveryState { deferred: forwarder.leases.deferred.begin(), cost: 0, missed: 0 };
-        Sending { forwarder, state, from, may_pause, last_learnt: None, last_found: None, last_egress: None }
+        Sending { forwarder, state, from, rules, may_pause, last_learnt: None, last_found: None, last_egress: None }
     }
 
     /// Cost of deliveries and signals so far ([`crate::port::cost`]).
@@ -76,12 +98,26 @@ impl<'f, 't> Sending<'f, 't> {
         {
             return Err(reason.into());
         }
+        let passage = match self.rules {
+            None => Passage::OPEN,
+            Some(rules) => Sending::admit(rules, frame)?,
+        };
         self.learn(frame.src)?;
         match self.find(frame.dst) {
             Some(to) if to == self.from.slot() => Err(DropReason::Hairpin.into()),
-            Some(to) => self.unicast(to, frame),
-            None => self.flood(frame),
+            Some(to) => self.unicast(to, frame, &passage),
+            None => self.flood(frame, passage),
         }
+    }
+
+    /// Holds a frame to the rules of its sender, before its source is learnt.
+    #[inline(never)]
+    fn admit(rules: &TrafficRules, frame: &Frame<'_, 't, '_>) -> Result<Passage, DropReason> {
+        let vlan = rules.vlan.classify(frame.behind_addresses(), frame.len)?;
+        if vlan.vid != 0 {
+            tagging::may_be_edited(frame, &vlan)?;
+        }
+        Ok(Passage { vlan, isolation: rules.isolation, cast: Cast::Known })
     }
 
     /// Why a frame to this group is not forwarded, if it is not.
@@ -145,44 +181,54 @@ impl<'f, 't> Sending<'f, 't> {
         }
     }
 
-    fn flood(&mut self, frame: &Frame<'_, 't, '_>) -> Result<(), Unsent> {
+    fn flood(&mut self, frame: &Frame<'_, 't, '_>, passage: Passage) -> Result<(), Unsent> {
         let (ports, from) = (self.forwarder.view.ports, self.from.slot());
-        match self.deliver_all(frame, || ports.receivers().filter(|to| *to != from))? {
+        let passage = Passage { cast: Cast::of_flood(frame.dst), ..passage };
+        match self.deliver_all(frame, &passage, || ports.receivers(passage.vlan.vid).filter(|to| *to != from))? {
             0 => Err(DropReason::NoDestination.into()),
             _ => Ok(()),
         }
     }
 
-    /// Delivers to all these ports or to none, and learns nothing. Returns how many receive.
+    /// Delivers to all of these ports that may get the frame, or to none, and learns nothing. Returns how many receive.
     pub fn deliver_all<I: Iterator<Item = u16>>(
         &mut self,
         frame: &Frame<'_, 't, '_>,
+        passage: &Passage,
         ports: impl Fn() -> I,
     ) -> Result<usize, Unsent> {
         let Forwarder { view, leases, .. } = &mut *self.forwarder;
-        let mut receivers = 0;
+        let (mut receivers, mut hops) = (0, false);
         // All receivers get the frame now, or none: so nobody must remember which ones got it. All threads lease in
         // the same order.
         for to in ports() {
-            receivers += usize::from(leases.lease(view, to, frame.flow, &mut self.state)?.is_some());
+            let Some(at) = leases.lease(view, to, frame.flow, &mut self.state)? else { continue };
+            match leases.way_to(at, passage) {
+                Ok(_) => receivers += 1,
+                Err(reason) => hops |= reason == DropReason::VlanHop,
+            }
+        }
+        if receivers == 0 && hops {
+            return Err(DropReason::VlanHop.into());
         }
         for to in ports() {
-            if let Some(at) = leases.find(to) {
-                // A flooded frame does not wait for one receiver: the others would wait too.
-                leases.deliver(at, &mut self.state, frame, false, view.counting)?;
-            }
+            let Some(way) = leases.find(to).and_then(|at| leases.way_to(at, passage).ok()) else { continue };
+            // A flooded frame does not wait for one receiver: the others would wait too.
+            leases.deliver(way, &mut self.state, frame, false, view.counting)?;
         }
         Ok(receivers)
     }
 
     /// Delivers to one port.
     #[inline(always)]
-    fn unicast(&mut self, to: u16, frame: &Frame<'_, 't, '_>) -> Result<(), Unsent> {
+    fn unicast(&mut self, to: u16, frame: &Frame<'_, 't, '_>, passage: &Passage) -> Result<(), Unsent> {
         let Forwarder { view, leases, .. } = &mut *self.forwarder;
         match leases.lease(view, to, frame.flow, &mut self.state)? {
             Some(at) => {
-                leases.deliver(at, &mut self.state, frame, self.may_pause, view.counting)?;
-                self.last_egress = frame.offload.is_none().then_some(at);
+                let way = leases.way_to(at, passage)?;
+                leases.deliver(way, &mut self.state, frame, self.may_pause, view.counting)?;
+                let is_repeatable = frame.offload.is_none() && way.edit == Edit::NONE;
+                self.last_egress = is_repeatable.then_some((at, passage.vlan));
             }
             None => {
                 if let Some(counters) = view.counters(to) {
@@ -196,9 +242,9 @@ impl<'f, 't> Sending<'f, 't> {
     /// The egress of the last frame, if it went to one port unchanged.
     #[inline]
     pub fn last_egress(&mut self) -> Option<Egress> {
-        let at = self.last_egress.take()?;
+        let (at, vlan) = self.last_egress.take()?;
         let (to, frame_cost) = self.forwarder.leases.receiver(at)?;
-        Some(Egress { at, to, frame_cost })
+        Some(Egress { at, to, frame_cost, vlan })
     }
 
     /// Whether a frame with these addresses has the same egress. Its source must be known at the sender's port. A new

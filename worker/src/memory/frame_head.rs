@@ -97,6 +97,17 @@ impl FrameHead {
         (MacAddr::from_bits((src >> 48) as u64), MacAddr::from_bits(src as u64))
     }
 
+    /// The six octets behind the addresses, of a frame behind a net header of `skip` octets, 10 or 12: its type, or a VLAN
+    /// tag and the type behind it.
+    #[inline]
+    pub fn behind_addresses(&self, skip: usize) -> [u8; 6] {
+        // Octets 16 to 31, the first one highest.
+        let octets = u128::from(u64::from_be(self.0[2])) << 64 | u128::from(u64::from_be(self.0[3]));
+        let shifted = if skip == NET_HDR_LEN { octets << 64 } else { octets << 48 };
+        let [a, b, c, d, e, f, ..] = shifted.to_be_bytes();
+        [a, b, c, d, e, f]
+    }
+
     /// All octets.
     fn octets(&self) -> [u8; HEAD_LEN] {
         let mut octets = [0; HEAD_LEN];
@@ -150,6 +161,7 @@ mod tests {
             let wanted: Vec<u8> = (skip as u8..HEAD_LEN as u8).collect();
             assert_eq!(Snapshot::Chain(&head).octets((skip, 1500), &mut room), wanted);
             assert_eq!(Snapshot::Chain(&head).octets((skip, 14), &mut room), &wanted[..14]);
+            assert_eq!(head.behind_addresses(skip), wanted[12..18]);
         }
         let hdr = NetHdr { flags: 3, gso_size: 7, csum_offset: 6, num_buffers: 1, ..NetHdr::NONE };
         let other = head.with_net_hdr(hdr);

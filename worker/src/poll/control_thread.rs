@@ -6,16 +6,20 @@
 mod cards;
 mod files;
 mod memory;
+mod rules;
 #[cfg(test)]
 mod tests;
 mod uplinks;
 mod vrings;
+
+use std::sync::Arc;
 
 use sv3::MAX_PORTS;
 use sv3::attachment::Learning;
 use sv3::ids::QueueId;
 use sv3::ipc::{BUSY_QUIET, Command, PortKind, Report, ReportKind, RingFault};
 use sv3::ledger::Ledger;
+use sv3::rules::PortRules;
 
 use super::mapper::MapRequests;
 use super::poller::{Buffers, Poller};
@@ -25,6 +29,7 @@ use crate::forward::rarp;
 use crate::memory::guest_memory::GuestMemory;
 use crate::port::endpoint::Endpoint;
 use crate::port::kind::Kind;
+use crate::port::traffic_rules::TrafficRules;
 use crate::port::{Port, QueueLease};
 use crate::process::clock;
 use crate::process::link::{CommandWithFds, Link, LinkEnd};
@@ -47,6 +52,10 @@ struct Client {
     staged: GuestMemory,
     /// The pause between two announcements.
     rarp: rarp::Pause,
+    /// Rules in force; `None`: the port is open.
+    rules: Option<Arc<TrafficRules>>,
+    /// Rules for the next commit.
+    staged_rules: Option<Box<PortRules>>,
 }
 
 /// The state of the whole worker.
@@ -194,11 +203,14 @@ impl ControlThread {
                 Ok(())
             }
             Command::PortAdd { port, kind, learning } => self.add((port, kind), learning, seq),
-            Command::RulesStage { .. }
-            | Command::RulesCommit
-            | Command::AddressAdd { .. }
-            | Command::AddressRemove { .. }
-            | Command::AddressFlush { .. } => Err(nix::errno::Errno::ENOTSUP),
+            Command::RulesStage { port, rules } => self.stage_rules(port, rules),
+            Command::RulesCommit => {
+                self.commit_rules();
+                Ok(())
+            }
+            Command::AddressAdd { .. } | Command::AddressRemove { .. } | Command::AddressFlush { .. } => {
+                Err(nix::errno::Errno::ENOTSUP)
+            }
             Command::PortRemove { port } => self.remove(port, seq),
             Command::PortFeatures { port, features } => self.client(port).map(|client| client.features = features),
             Command::RegionStage { port, region } => self.map(seq, port, true, region, fds.next()),
@@ -251,7 +263,7 @@ impl ControlThread {
 
     /// The same, but the queue counts as used from now on.
     fn use_queue(&self, queue: QueueId) -> nix::Result<QueueLease> {
-        let port = self.port(queue.slot).filter(|port| port.make_pair(queue.pair())).ok_or(NO_PORT)?;
+        let port = self.make_pair(queue.slot, queue.pair())?;
         port.seize(queue, || self.poller.beat()).ok_or(NO_PORT)
     }
 
@@ -292,8 +304,10 @@ impl ControlThread {
             self.stop(queue);
             if let Some(mut lease) = self.queue(queue) {
                 lease.reset(Endpoint::default());
+                *lease.rules() = None;
             }
         }
+        self.forget_rules(slot);
         self.close_card(slot);
         self.announcements.forget(slot);
         self.uplinks.forget(slot);
@@ -327,10 +341,10 @@ impl ControlThread {
         if self.standby {
             return Ok(());
         }
-        let now_ns = self.poller.forwarder.now_ns;
+        let (now_ns, rules) = (self.poller.forwarder.now_ns, self.rules_of(slot));
         if self.client(slot)?.rarp.is_over(now_ns)
             && let Some(port) = self.port(slot)
-            && !rarp::announce(&mut self.poller.forwarder, port, mac)
+            && !rarp::announce(&mut self.poller.forwarder, (port, rules.as_deref()), mac)
         {
             self.announcements.add(slot, mac, now_ns);
         }
@@ -361,9 +375,11 @@ impl ControlThread {
 
     /// Tries again to send an announcement for which another thread had a receiver's queue.
     fn announce_pending(&mut self) {
-        let (forwarder, ports) = (&mut self.poller.forwarder, &self.threads.ports);
+        let (forwarder, ports, clients) = (&mut self.poller.forwarder, &self.threads.ports, &self.clients);
         self.announcements.retry(forwarder.now_ns, |slot, mac| {
-            ports.get(slot).is_none_or(|port| rarp::announce(forwarder, port, mac))
+            let client = clients.get(usize::from(slot)).and_then(Option::as_ref);
+            let rules = client.and_then(|client| client.rules.as_deref());
+            ports.get(slot).is_none_or(|port| rarp::announce(forwarder, (port, rules), mac))
         });
     }
 

@@ -17,6 +17,7 @@ mod queue;
 pub mod rules;
 pub mod sink;
 pub mod source;
+pub mod traffic_rules;
 pub mod view;
 pub mod vring;
 pub mod wait_budget;

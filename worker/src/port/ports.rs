@@ -8,10 +8,12 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use sv3::attachment::Learning;
 use sv3::ids::{Direction, QueueId};
 use sv3::ledger::{Ledger, PortCounters};
+use sv3::rules::Vid;
 use sv3::{MAX_PORTS, MAX_QUEUE_PAIRS, MAX_RINGS};
 
 use super::queue::{QueueLease, ReceiveQueue, TransmitQueue};
 use super::rules::Rules;
+use super::traffic_rules::VlanMembers;
 use crate::sync::bits::Bits;
 use crate::sync::flag::Flag;
 use crate::sync::lease::Leased;
@@ -23,6 +25,8 @@ pub struct Ports {
     up: [AtomicU64; MAX_PORTS / 64],
     /// Ports that are uplinks. One bit for each slot.
     uplinks: [AtomicU64; MAX_PORTS / 64],
+    /// Which ports are in which VLAN.
+    pub members: VlanMembers,
     /// An entry of the forwarding table is marked: its address is to be announced.
     pub marked: Flag,
 }
@@ -57,7 +61,8 @@ impl Ports {
     pub fn new() -> Ports {
         let slots = std::iter::repeat_with(OnceLock::new).take(MAX_PORTS).collect();
         let none = || [const { AtomicU64::new(0) }; MAX_PORTS / 64];
-        Ports { slots, up: none(), uplinks: none(), marked: Flag::default() }
+        let members = VlanMembers::new();
+        Ports { slots, up: none(), uplinks: none(), members, marked: Flag::default() }
     }
 
     /// The port of a slot, if the slot was ever used.
@@ -77,10 +82,13 @@ impl Ports {
         self.slots.iter().filter_map(OnceLock::get).map(Box::as_ref)
     }
 
-    /// The ports that receive.
+    /// The ports that receive and may be in a VLAN; 0: that know none.
     #[inline]
-    pub fn receivers(&self) -> impl Iterator<Item = u16> {
-        (0..).step_by(64).zip(&self.up).flat_map(|(first, word)| slots(first, word.load(Relaxed)))
+    pub fn receivers(&self, vid: Vid) -> impl Iterator<Item = u16> {
+        (0..).zip(&self.up).flat_map(move |(at, word)| {
+            let up = word.load(Relaxed) & self.members.word(vid, at);
+            slots(at as u16 * 64, up)
+        })
     }
 
     /// The uplinks that receive.
@@ -300,9 +308,9 @@ mod tests {
         assert_eq!(pairs, [0, 2, 15, 0, 2, 15]);
         ports.make(3, ledger);
         note(3, 0, true);
-        assert_eq!(ports.receivers().collect::<Vec<_>>(), [3, 70]);
+        assert_eq!(ports.receivers(0).collect::<Vec<_>>(), [3, 70]);
         [0, 2, 15].into_iter().for_each(|pair| note(70, pair, false));
-        assert_eq!(ports.receivers().collect::<Vec<_>>(), [3]);
+        assert_eq!(ports.receivers(0).collect::<Vec<_>>(), [3]);
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! The two queues of a queue pair, as threads lease them.
 
+use std::sync::Arc;
+
 use super::endpoint::Endpoint;
+use super::traffic_rules::TrafficRules;
 use super::vring::Vring;
 use super::wait_budget::WaitBudget;
 use crate::sync::lease::Lease;
@@ -14,6 +17,8 @@ pub struct TransmitQueue {
     pub wait_budget: WaitBudget,
     /// Its thread has paused it, and it was not stopped since then.
     pub is_paused: bool,
+    /// What its frames are held to; `None`: nothing. The control thread changes it.
+    pub rules: Option<Arc<TrafficRules>>,
 }
 
 /// A queue on which the guest receives. Any thread delivers to it.
@@ -23,6 +28,8 @@ pub struct ReceiveQueue {
     pub endpoint: Endpoint,
     /// Its position after a futile wait for its buffers.
     pub futile_at: Option<u16>,
+    /// Which frames it gets; `None`: those of ports that know no VLANs. The control thread changes it.
+    pub rules: Option<Arc<TrafficRules>>,
 }
 
 /// The lease of a transmit queue.
@@ -60,11 +67,20 @@ impl QueueLease {
         }
     }
 
-    /// Resets all state, for the next port in the slot. `endpoint` is of that port's kind.
+    /// Resets all state but the rules. `endpoint` is of the port's kind.
     pub fn reset(&mut self, endpoint: Endpoint) {
+        let rules = self.rules().take();
         match self {
-            QueueLease::Transmit(queue) => **queue = TransmitQueue { endpoint, ..TransmitQueue::default() },
-            QueueLease::Receive(queue) => **queue = ReceiveQueue { endpoint, ..ReceiveQueue::default() },
+            QueueLease::Transmit(queue) => **queue = TransmitQueue { endpoint, rules, ..TransmitQueue::default() },
+            QueueLease::Receive(queue) => **queue = ReceiveQueue { endpoint, rules, ..ReceiveQueue::default() },
+        }
+    }
+
+    /// The rules of its port.
+    pub fn rules(&mut self) -> &mut Option<Arc<TrafficRules>> {
+        match self {
+            QueueLease::Transmit(queue) => &mut queue.rules,
+            QueueLease::Receive(queue) => &mut queue.rules,
         }
     }
 }

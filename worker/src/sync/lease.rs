@@ -9,7 +9,8 @@
 //! (docs/measured/scaling.md says what happens if a waiter never expires).
 //!
 //! No two threads wait for each other. A data-path thread that does not get a lease ends its burst and gives back all
-//! its leases (`crate::forward::burst`). The control thread holds no lease while it waits.
+//! its leases (`crate::forward::burst`). The control thread may wait for a lease while it has others
+//! (`crate::poll::control_thread`): nobody waits for those.
 
 use std::sync::TryLockError;
 
@@ -74,7 +75,7 @@ impl<T> Leased<T> {
         None
     }
 
-    /// The value, as soon as it is free; calls `meanwhile` in between. The caller must hold no other lease.
+    /// The value, as soon as it is free; calls `meanwhile` in between. Only the control thread calls this.
     pub fn seize(&self, mut meanwhile: impl FnMut()) -> MutexGuard<'_, T> {
         loop {
             if let Some(lease) = self.try_now() {

@@ -10,6 +10,7 @@ use sv3::virtio::*;
 
 use super::{HEAD, IPV6_LEN, Offload, be16, put};
 use crate::memory::checksum::{self, fold};
+use crate::port::traffic_rules::TAG_LEN;
 
 const TCP_FLAGS: usize = 13;
 const TCP_FIN: u8 = 0x01;
@@ -19,8 +20,9 @@ const TCP_CWR: u8 = 0x80;
 /// The segments of a checked frame, in order.
 pub struct Segments {
     offload: Offload,
-    /// The frame's headers. In a real burst they are the checked ones; the code here does not depend on that.
-    head: [u8; HEAD],
+    /// The frame's headers, with one VLAN tag more than they had when they were checked. In a real burst they are the checked
+    /// ones; the code here does not depend on that.
+    head: [u8; HEAD + TAG_LEN],
     /// Octets of the frame's payload, and of the segments made so far.
     payload: usize,
     done: usize,
@@ -36,7 +38,7 @@ impl Segments {
     pub fn new(offload: Offload, len: usize, features: u64, head: impl FnOnce(&mut [u8])) -> Segments {
         let mut segments = Segments {
             offload,
-            head: [0; HEAD],
+            head: [0; HEAD + TAG_LEN],
             payload: len.saturating_sub(usize::from(offload.hdr.hdr_len)),
             done: 0,
             count: 0,

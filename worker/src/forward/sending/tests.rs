@@ -16,7 +16,9 @@ use crate::port::Ports;
 use crate::port::counting::Counting;
 use crate::port::endpoint::Endpoint;
 use crate::port::in_memory::InMemory;
+use crate::port::traffic_rules::Domain;
 use crate::port::view::View;
+use sv3::rules::PortRules;
 
 const GUEST: u16 = 0;
 const OTHER: u16 = 1;
@@ -28,6 +30,8 @@ const ALL: [u16; 5] = [GUEST, OTHER, STREAM, UPLINK, SECOND_UPLINK];
 const BROADCAST: MacAddr = MacAddr::new([0xff; 6]);
 /// Of nobody.
 const UNKNOWN: MacAddr = MacAddr::new([2, 0, 0, 0, 9, 9]);
+
+mod vlans;
 
 struct Switch {
     ports: &'static Ports,
@@ -45,6 +49,11 @@ fn frame((dst, src): (MacAddr, MacAddr), n: u8) -> Vec<u8> {
 
 impl Switch {
     fn new() -> Switch {
+        Switch::of(&[Learning::Free, Learning::Free, Learning::Guarded, Learning::Uplink, Learning::Uplink])
+    }
+
+    /// A switch with ports that may take these addresses.
+    fn of(learning: &[Learning]) -> Switch {
         let ledger: &LedgerMap = Box::leak(Box::new(LedgerMap::create().unwrap().1));
         let ports: &Ports = Box::leak(Box::new(Ports::new()));
         let view = View { ports, number: 0, counting: Counting { single_threaded: true } };
@@ -52,17 +61,28 @@ impl Switch {
         (forwarder.now_s, forwarder.now_ns) = (1000, 1_000_000_000_000);
         let mut burst = Burst::new();
         burst.set_batch(64);
-        let rules = [Learning::Free, Learning::Free, Learning::Guarded, Learning::Uplink, Learning::Uplink];
-        for (slot, learning) in ALL.into_iter().zip(rules) {
+        for (slot, learning) in (0..).zip(learning) {
             let port = ports.make(slot, ledger).unwrap();
             assert!(port.make_pair(0));
-            ports.set_learning(slot, learning);
+            ports.set_learning(slot, *learning);
             for queue in [QueueId::receive(slot, 0), QueueId::transmit(slot, 0)] {
                 port.seize(queue, || ()).unwrap().reset(Endpoint::InMemory(InMemory::new(0, 10_000)));
             }
             ports.note_receiver(QueueId::receive(slot, 0), true);
         }
         Switch { ports, forwarder, burst }
+    }
+
+    /// Gives an open port rules.
+    fn rule(&mut self, slot: u16, rules: PortRules) {
+        rules.check().unwrap();
+        let rules = TrafficRules::of(&rules);
+        for queue in [QueueId::receive(slot, 0), QueueId::transmit(slot, 0)] {
+            *self.ports.get(slot).unwrap().seize(queue, || ()).unwrap().rules() = rules.clone();
+        }
+        if let Some(rules) = rules {
+            self.ports.members.change(slot, &Domain::Unaware, &rules.vlan);
+        }
     }
 
     fn with<T>(&self, queue: QueueId, look: impl FnOnce(&mut InMemory) -> T) -> T {
@@ -226,7 +246,7 @@ fn a_probe_stays_at_the_uplink_where_it_comes_in_and_only_a_known_token_is_noted
 fn what_is_sent_as_a_probe_is_known_as_one() {
     let mut switch = Switch::new();
     let port = switch.ports.get(UPLINK).unwrap();
-    assert!(loop_probe::send(&mut switch.forwarder, port, 99));
+    assert!(loop_probe::send(&mut switch.forwarder, (port, 0), 99));
     port.rules.set_token(99);
     let mut sent = switch.with(QueueId::receive(UPLINK, 0), |queue| std::mem::take(&mut queue.received));
     assert_eq!((sent.len(), switch.receivers()), (1, vec![]));
@@ -237,7 +257,7 @@ fn what_is_sent_as_a_probe_is_known_as_one() {
     assert_eq!(switch.ports.get(SECOND_UPLINK).unwrap().rules.take_loop(), Some(99));
     // Another thread has the queue.
     let lease = port.receive(0).unwrap().lease(1).unwrap();
-    assert!(!loop_probe::send(&mut switch.forwarder, port, 99));
+    assert!(!loop_probe::send(&mut switch.forwarder, (port, 0), 99));
     drop(lease);
 }
 

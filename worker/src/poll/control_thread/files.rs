@@ -29,7 +29,7 @@ impl ControlThread {
         }
         let fd = fd.ok_or(Errno::EBADF)?;
         let input = self.ledger.inputs.get(usize::from(settings.input)).ok_or(NO_PORT)?;
-        let port = self.port(slot).filter(|port| port.make_pair(pair)).ok_or(NO_PORT)?;
+        let port = self.make_pair(slot, pair)?;
         self.close_file(slot, pair)?;
         let transmit = QueueId::transmit(slot, pair);
         let events = self.threads.notify(self.threads.owner(transmit)).events_of(transmit);

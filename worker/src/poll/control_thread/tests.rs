@@ -1,6 +1,7 @@
 //! The control thread with in-memory ports: commands as the supervisor sends them, and no guest.
 
 mod cards;
+mod rules;
 mod uplinks;
 
 use std::io::{Read, Write};

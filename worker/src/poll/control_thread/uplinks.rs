@@ -46,12 +46,14 @@ impl ControlThread {
         if self.standby {
             return false;
         }
-        let (forwarder, ports) = (&mut self.poller.forwarder, &self.threads.ports);
-        let busy = |slot: &u16| {
+        let ports = &self.threads.ports;
+        let mut probes = std::mem::take(&mut self.uplinks.probes);
+        probes.retain(|slot| {
+            let (vid, forwarder) = (self.own_vlan(*slot), &mut self.poller.forwarder);
             let port = ports.get(*slot).filter(|port| port.receiver(0).is_some());
-            port.is_some_and(|port| !loop_probe::send(forwarder, port, port.rules.token()))
-        };
-        self.uplinks.probes.retain(busy);
+            port.is_some_and(|port| !loop_probe::send(forwarder, (port, vid), port.rules.token()))
+        });
+        self.uplinks.probes = probes;
         let next = self.uplinks.announcer.go_on(&mut self.poller.forwarder);
         self.poller.alarm = if let Next::At(at) = next { Some(at) } else { None };
         next == Next::Now || !self.uplinks.probes.is_empty()
