@@ -21,6 +21,7 @@ pub use members::VlanMembers;
 pub use vlan::{Domain, Edit, InVlan, TAG_LEN};
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use sv3::drop_reason::DropReason;
 use sv3::frame::MacAddr;
@@ -29,7 +30,7 @@ use sv3::rules::{Isolation, PortRules, Storm};
 use super::bucket::Bucket;
 use super::guard::Guard;
 
-/// The rules of one port. They do not change; another commit makes others.
+/// The rules of one port. Another commit makes others.
 pub struct TrafficRules {
     /// Its VLANs.
     pub vlan: Domain,
@@ -37,6 +38,12 @@ pub struct TrafficRules {
     pub isolation: Isolation,
     /// Frames to unknown addresses, to groups and to all go to it.
     pub floods: Floods,
+    /// Its frames' sources are learnt.
+    pub learning: bool,
+    /// Most addresses that are learnt from it at a time; 0: any number.
+    pub max_addresses: u32,
+    /// When its addresses that had aged were last looked for, in seconds.
+    pub swept_s: AtomicU64,
     /// Which sources its frames may have, and what they may be.
     pub guard: Option<Guard>,
     /// Bounds on its frames to many ports.
@@ -99,6 +106,9 @@ impl TrafficRules {
             storms: Storms::of(&rules.storm),
             from_port: rules.limits.from_port.as_ref().map(Bucket::of),
             to_port: rules.limits.to_port.as_ref().map(Bucket::of),
+            learning: rules.learning,
+            max_addresses: rules.max_addresses,
+            swept_s: AtomicU64::new(0),
         };
         (!rules.is_open()).then(|| Arc::new(compiled))
     }
