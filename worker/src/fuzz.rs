@@ -3,6 +3,7 @@
 
 mod card;
 mod framing;
+pub(crate) mod guard;
 mod kinds;
 mod offload;
 mod packed;
@@ -14,6 +15,7 @@ mod switch;
 
 pub use card::card;
 pub use framing::framing;
+pub use guard::guard;
 pub use kinds::kinds;
 pub use offload::offload;
 pub use packed::packed;
@@ -30,6 +32,7 @@ mod tests {
     fn corpora() {
         replay("card", super::card);
         replay("framing", super::framing);
+        replay("guard", super::guard);
         replay("kinds", super::kinds);
         replay("offload", super::offload);
         replay("packed", super::packed);

@@ -22,6 +22,8 @@ use crate::port::vring::driver::{BASE, Driver, PackedDriver};
 use crate::port::vring::queue::Queue;
 use crate::process::crash_points::armed;
 
+mod guarded;
+
 pub(super) const SIZE: u16 = 256;
 pub(super) const DATA: u64 = BASE + 0x2_0000;
 const UNKNOWN: [u8; 6] = [2, 0, 0, 0, 0, 99];

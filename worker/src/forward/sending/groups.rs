@@ -53,7 +53,11 @@ impl<'t> Sending<'_, 't> {
         let octets = octets.get(..known).unwrap_or(&[]);
         // To read and sum it costs as much as to copy it once more.
         self.state.cost += known as u64;
-        let frame = Frame { snapshot: Snapshot::Frame(octets), ..*frame };
+        let snapshot = match frame.snapshot {
+            Snapshot::Frame(read) if read.len() >= octets.len() => frame.snapshot,
+            _ => Snapshot::Frame(octets),
+        };
+        let frame = Frame { snapshot, ..*frame };
         let packet = octets.get(ETHERNET_LEN + passage.vlan.tag_len()..).unwrap_or(&[]);
         let message = message::parse(frame.dst, family, packet, frame.offload.is_none());
         let (slot, now_ns) = (self.from.slot(), self.forwarder.now_ns);

@@ -33,6 +33,7 @@ const BROADCAST: MacAddr = MacAddr::new([0xff; 6]);
 /// Of nobody.
 const UNKNOWN: MacAddr = MacAddr::new([2, 0, 0, 0, 9, 9]);
 
+mod guard;
 mod vlans;
 
 struct Switch {
