@@ -30,6 +30,11 @@ pub enum ControlRequest {
     AttachCard(CardAttachment),
     /// Ends a port that was made by [`ControlRequest::Attach`] or [`ControlRequest::AttachCard`], by its name.
     Detach(String),
+    /// Asks for what is declared; the answer is [`crate::config::InForce`].
+    Config,
+    /// Changes what is declared, made from this generation. A sealed memfd with a [`crate::config::Change`] comes with
+    /// the request, and the sockets that it names.
+    Configure(u64),
     /// Asks, as the next supervisor, for all sockets and files, in a record of this version.
     Succeed(u32),
 }
@@ -49,6 +54,8 @@ impl ControlRequest {
             "attach" => ControlRequest::Attach(Attachment::parse(rest)?),
             "attach-card" => ControlRequest::AttachCard(CardAttachment::parse(rest)?),
             "detach" => ControlRequest::Detach(rest.to_string()),
+            "config" => ControlRequest::Config,
+            "configure" => ControlRequest::Configure(rest.parse().ok()?),
             "succeed" => ControlRequest::Succeed(rest.parse().ok()?),
             _ => return None,
         })
@@ -68,6 +75,8 @@ impl fmt::Display for ControlRequest {
             ControlRequest::Attach(attachment) => return write!(f, "attach {attachment}"),
             ControlRequest::AttachCard(card) => return write!(f, "attach-card {card}"),
             ControlRequest::Detach(name) => return write!(f, "detach {name}"),
+            ControlRequest::Config => "config",
+            ControlRequest::Configure(generation) => return write!(f, "configure {generation}"),
             ControlRequest::Succeed(version) => return write!(f, "succeed {version}"),
         })
     }
@@ -85,6 +94,8 @@ mod tests {
             ControlRequest::Attach(Attachment::parse("tap up0 learning=uplink").unwrap()),
             ControlRequest::AttachCard(CardAttachment::new("nic0", "0000:02:00.1")),
             ControlRequest::Detach("up0".to_string()),
+            ControlRequest::Config,
+            ControlRequest::Configure(7),
             ControlRequest::Succeed(1),
         ]);
         for request in plain.into_iter().chain(others) {

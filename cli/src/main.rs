@@ -3,8 +3,10 @@
 mod aside;
 mod attach;
 mod audit;
+mod config;
 mod control;
 mod crashes;
+mod declare;
 mod metrics;
 mod output;
 mod place;
@@ -38,6 +40,10 @@ enum Verb {
     Metrics(metrics::Print),
     Audit(audit::Show),
     Port(port::Port),
+    #[command(name = "check-config")]
+    CheckConfig(config::Check),
+    Reload(config::Reload),
+    Config(config::Config),
     Attach(attach::Attach),
     Detach(attach::Detach),
     Uplink(uplink::Uplink),
@@ -57,6 +63,9 @@ fn main() -> ExitCode {
         Verb::Metrics(print) => print.exec(),
         Verb::Audit(show) => show.exec(),
         Verb::Port(port) => port.exec(),
+        Verb::CheckConfig(check) => check.exec(),
+        Verb::Reload(reload) => reload.exec(),
+        Verb::Config(config) => config.exec(),
         Verb::Attach(attach) => attach.exec(),
         Verb::Detach(detach) => detach.exec(),
         Verb::Uplink(uplink) => uplink.exec(),
