@@ -35,6 +35,11 @@ pub enum ControlRequest {
     Groups,
     /// The switch snoops on IGMP and MLD in this way from now on; `None`: it does not. The answer is empty.
     Snoop(Option<Snooping>),
+    /// Asks for what is declared; the answer is [`crate::config::InForce`].
+    Config,
+    /// Changes what is declared, made from this generation. A sealed memfd with a [`crate::config::Change`] comes with
+    /// the request, and the sockets that it names.
+    Configure(u64),
     /// Asks, as the next supervisor, for all sockets and files, in a record of this version.
     Succeed(u32),
 }
@@ -60,6 +65,8 @@ impl ControlRequest {
                 ("on", words) => Some(Snooping::parse(words).ok()?),
                 _ => return None,
             }),
+            "config" => ControlRequest::Config,
+            "configure" => ControlRequest::Configure(rest.parse().ok()?),
             "succeed" => ControlRequest::Succeed(rest.parse().ok()?),
             _ => return None,
         })
@@ -82,6 +89,8 @@ impl fmt::Display for ControlRequest {
             ControlRequest::Groups => "groups",
             ControlRequest::Snoop(None) => "snooping off",
             ControlRequest::Snoop(Some(setting)) => return write!(f, "snooping on {setting}"),
+            ControlRequest::Config => "config",
+            ControlRequest::Configure(generation) => return write!(f, "configure {generation}"),
             ControlRequest::Succeed(version) => return write!(f, "succeed {version}"),
         })
     }
@@ -107,6 +116,8 @@ mod tests {
                 response_ms: 1000,
                 ..Snooping::default()
             })),
+            ControlRequest::Config,
+            ControlRequest::Configure(7),
             ControlRequest::Succeed(1),
         ]);
         for request in plain.into_iter().chain(others) {

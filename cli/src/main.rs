@@ -3,8 +3,10 @@
 mod aside;
 mod attach;
 mod audit;
+mod config;
 mod control;
 mod crashes;
+mod declare;
 mod groups;
 mod metrics;
 mod output;
@@ -44,6 +46,10 @@ enum Verb {
     Snooping(groups::Snoop),
     Audit(audit::Show),
     Port(port::Port),
+    #[command(name = "check-config")]
+    CheckConfig(config::Check),
+    Reload(config::Reload),
+    Config(config::Config),
     Attach(attach::Attach),
     Detach(attach::Detach),
     Uplink(uplink::Uplink),
@@ -69,6 +75,9 @@ fn main() -> ExitCode {
         Verb::Snooping(snoop) => snoop.exec(),
         Verb::Audit(show) => show.exec(),
         Verb::Port(port) => port.exec(),
+        Verb::CheckConfig(check) => check.exec(),
+        Verb::Reload(reload) => reload.exec(),
+        Verb::Config(config) => config.exec(),
         Verb::Attach(attach) => attach.exec(),
         Verb::Detach(detach) => detach.exec(),
         Verb::Uplink(uplink) => uplink.exec(),

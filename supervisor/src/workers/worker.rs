@@ -134,6 +134,8 @@ pub enum Waiter {
     TakeOver,
     /// The planned handover to this standby.
     Planned,
+    /// Those who wait until workers follow what they declared.
+    Configured,
 }
 
 impl Worker {
