@@ -18,8 +18,8 @@ use crate::card::STATISTICS;
 use crate::ids::QueueId;
 use crate::{MAX_PORTS, MAX_QUEUE_PAIRS, MAX_RINGS};
 
-/// Number of entries of the forwarding table.
-pub const FDB_ENTRIES: usize = 16384;
+/// Number of entries of the forwarding table. 10,000 static addresses fit, and leave room for others.
+pub const FDB_ENTRIES: usize = 65536;
 /// Most entries of a packed ring that are published at once.
 pub const JOURNAL_LEN: usize = 1024;
 /// Number of workers at a time: one that serves and one on standby.
@@ -43,7 +43,7 @@ pub const INPUT_HALF: usize = 128 * 1024;
 pub struct Ledger {
     /// State of each worker: one serves, the other waits or has died.
     pub workers: [WorkerArea; WORKERS],
-    /// Forwarding table. Only the worker knows how it is used.
+    /// Forwarding table.
     pub fdb: [FdbEntry; FDB_ENTRIES],
     /// Secret and counts of the forwarding table.
     pub fdb_head: FdbHead,
@@ -119,12 +119,12 @@ pub struct Crash {
     pub message: [AtomicU8; MESSAGE_MAX],
 }
 
-/// One entry of the forwarding table.
+/// One entry of the forwarding table; see [`crate::fdb`].
 #[repr(C)]
 pub struct FdbEntry {
-    /// Address (low 48 bits, first octet highest) and slot (high 16 bits); 0: free.
+    /// Address and port; 0: free.
     pub key: AtomicU64,
-    /// When the address was seen last, in seconds of CLOCK_MONOTONIC.
+    /// When the address was seen last, its VLAN, and what kind of address it is.
     pub seen: AtomicU64,
 }
 
@@ -133,7 +133,9 @@ pub struct FdbEntry {
 pub struct FdbHead {
     /// The secret of the table's hash. Each ledger has its own.
     pub key: [AtomicU64; 4],
-    /// Number of the table's entries of each port. A new worker counts again before it serves: the last one may have
+    /// Number of static addresses that are not in their own bucket, but in the one beside it.
+    pub spilled: AtomicI32,
+    /// Number of addresses that were learnt of each port and are in the table. A new worker counts again before it serves: the last one may have
     /// died after it changed an entry and before it changed the count.
     pub held: [AtomicI32; MAX_PORTS],
 }

@@ -24,6 +24,7 @@ pub mod card_attachment;
 pub mod control;
 pub mod cpus;
 pub mod drop_reason;
+pub mod fdb;
 pub mod foreign;
 pub mod frame;
 #[cfg(any(test, feature = "fuzzing"))]

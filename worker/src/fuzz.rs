@@ -35,4 +35,26 @@ mod tests {
         replay("ring", super::ring);
         replay("switch", super::switch);
     }
+
+    /// `SV3_INPUTS=NUMBER` inputs of target `switch` whose ports have rules, from a seed that it prints. For machines
+    /// without libFuzzer.
+    #[test]
+    #[ignore = "a long run"]
+    fn switch_with_rules_at_random() {
+        let number = |name: &str| std::env::var(name).ok().and_then(|number| number.parse::<u64>().ok());
+        let seed = number("SV3_SEED").unwrap_or(std::process::id().into());
+        println!("SV3_SEED={seed}");
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 24) as u8
+        };
+        for _ in 0..number("SV3_INPUTS").unwrap_or(1000) {
+            let mut input: Vec<u8> = (0..100 + usize::from(next()) * 4).map(|_| next()).collect();
+            (input[1], input[8]) = (input[1] | 0x80, input[8] | 0x40);
+            super::switch(&input);
+        }
+    }
 }

@@ -112,7 +112,7 @@ impl Announcer {
             }
         };
         let mut sent = 0;
-        while let Some(Marked { place, mac, port }) = forwarder.fdb.next_marked(at) {
+        while let Some(Marked { place, address, port }) = forwarder.fdb.next_marked(at) {
             if self.served.get(usize::from(port)).is_some_and(|served| *served) {
                 self.is_due = true;
                 at = place + 1;
@@ -126,7 +126,7 @@ impl Announcer {
             if from > now_ns {
                 return Next::At(from);
             }
-            match rarp::announce_to_uplinks(forwarder, port, mac) {
+            match rarp::announce_to_uplinks(forwarder, port, address) {
                 Announced::Busy => return Next::Now,
                 Announced::Pointless => {}
                 Announced::Sent => {

@@ -28,9 +28,19 @@
 //! frames and the neighbour's next frame, which takes the entry back. A limit on ports for each user prevents that;
 //! nothing here does.
 //!
-//! Several threads learn at the same time, without a lock. One exchange of the key changes the owner of an entry. A
-//! thread that is too late loses what it learnt until the next frame of that address. So an address may stand in two
-//! entries of its bucket: the first one counts and is kept up to date; the other one is not seen again and ages.
+//! An entry is of an address in a VLAN ([`Address`]); the same address in two VLANs is two addresses, which may be at
+//! different ports (802.1Q, 8.8.8: independent learning).
+//!
+//! Several threads learn at the same time, without a lock. A thread that changes an entry's owner *holds* the entry
+//! meanwhile, by a bit of the key ([`BUSY`]); others that want it as well look again a few times and then leave it: what
+//! they lost is learnt with the next frame of that address. So an address may stand in two entries of its bucket: the
+//! first one counts and is kept up to date; the other one is not seen again and ages.
+//!
+//! The key and the VLAN are two words, and a look-up holds nothing. While two threads want one entry for a new address,
+//! only the one that holds it writes the VLAN. A look-up at that moment may see the old address with the new one's VLAN:
+//! for one frame the answer is a port where the address is in another VLAN. That is harmless, since the rules of the
+//! receiver say once more whether the port is in the frame's VLAN ([`crate::port::traffic_rules`]): at worst that frame is
+//! dropped, or goes to one port of its VLAN too many or too few, as a flood might.
 //!
 //! **Which port may take an address** depends on the port ([`Learning`]). A port that is guarded, or an uplink, takes no
 //! address of a *guest that runs*: whose entry has not aged, and whose port is no uplink and has a receive queue that
@@ -48,28 +58,33 @@
 //! is to be announced to the network ([`super::announcer`]). The mark is a bit of the time, so that the next worker goes
 //! on with it.
 
+mod address;
 pub mod marks;
+mod statics;
 
 use std::cmp::Reverse;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicI32, Ordering::*, fence};
+use std::hint::spin_loop;
+use std::sync::atomic::{Ordering::*, fence};
 
-use sv3::MAX_PORTS;
 use sv3::attachment::Learning;
+use sv3::fdb::{BUSY, MARK, STATIC};
 use sv3::frame::MacAddr;
-use sv3::ledger::{FDB_ENTRIES, FdbEntry, Ledger};
+use sv3::ledger::{FDB_ENTRIES, FdbEntry, FdbHead, Ledger};
+use sv3::rules::Vid;
+
+pub use address::Address;
+pub use sv3::fdb::AGE_S;
 
 use crate::port::Ports;
-
-/// Seconds after which an address that was not seen is forgotten (802.1Q, 8.8.3: ageing time).
-pub const AGE_S: u64 = 300;
+use crate::port::traffic_rules::TrafficRules;
 
 const WAYS: usize = 8;
 const BUCKETS: usize = FDB_ENTRIES / WAYS;
 const MAC_BITS: u64 = (1 << 48) - 1;
-/// In [`FdbEntry::seen`]: the address is to be announced. The other bits are the time.
-const MARK: u64 = 1 << 63;
-/// How often a port that may not take any address looks at an entry that other threads change meanwhile.
+/// In [`FdbEntry::seen`]: the time.
+const TIME: u64 = u32::MAX as u64;
+/// How often a thread looks at an entry that other threads change meanwhile.
 const TRIES: u32 = 8;
 
 /// What became of an address that was seen on a port.
@@ -83,14 +98,26 @@ pub enum Learnt {
     Marked,
     /// The port may not take the address. This is the key of its entry; 0: the entry changed too often to tell.
     Refused(u64),
+    /// The port has as many addresses as it may have.
+    Full,
+}
+
+/// A port that speaks for an address.
+#[derive(Clone, Copy)]
+pub struct Speaker<'a> {
+    /// Its slot.
+    pub port: u16,
+    /// Its rules.
+    pub rules: Option<&'a TrafficRules>,
+    /// All ports.
+    pub ports: &'a Ports,
 }
 
 /// A view of the ledger's entries.
 #[derive(Clone, Copy)]
 pub struct Fdb<'l> {
     entries: &'l [FdbEntry; FDB_ENTRIES],
-    /// Number of entries of each port.
-    held: &'l [AtomicI32; MAX_PORTS],
+    head: &'l FdbHead,
     /// The secret, read when the worker started.
     key: [u64; 4],
 }
@@ -100,93 +127,168 @@ impl<'l> Fdb<'l> {
     pub fn new(ledger: &'l Ledger) -> Fdb<'l> {
         let [a, b, c, d] = ledger.fdb_head.key.each_ref().map(|word| word.load(Relaxed));
         // Two words are made odd, so that no multiplication loses bits.
-        Fdb { entries: &ledger.fdb, held: &ledger.fdb_head.held, key: [a, b | 1, c, d | 1] }
+        Fdb { entries: &ledger.fdb, head: &ledger.fdb_head, key: [a, b | 1, c, d | 1] }
     }
 
-    /// Counts each port's entries again. Must run before any thread learns.
-    pub fn recount(&self) {
-        self.held.iter().for_each(|held| held.store(0, Relaxed));
-        self.entries.iter().for_each(|entry| self.count(entry.key.load(Relaxed), 1));
-    }
-
-    /// The port that `mac` was last seen on.
+    /// The port that an address was last seen on.
     #[inline]
-    pub fn find(&self, mac: MacAddr, now_s: u64) -> Option<u16> {
+    pub fn find(&self, address: impl Into<Address>, now_s: u64) -> Option<u16> {
+        let address = address.into();
         // The zero address would match a free entry.
-        if mac.is_zero() {
+        if address.mac().is_zero() {
             return None;
         }
-        let entry = self.entry_of(mac)?;
+        let entry = self.entry_of(address)?;
         fresh(entry, now_s).then(|| port_of(entry.key.load(Relaxed)))
     }
 
-    /// Notes that `mac` was seen on `port`, if the port may take it.
+    /// Notes that an address was seen on a port, if the port may take it.
     #[inline]
-    pub fn learn(&self, mac: MacAddr, port: u16, now_s: u64, ports: &Ports) -> Learnt {
-        let key = key_of(mac, port);
+    pub fn learn(&self, address: Address, speaker: Speaker<'_>, now_s: u64) -> Learnt {
+        let key = key_of(address, speaker.port);
         // Most addresses were seen at this port in this second.
-        match self.entry_of(mac) {
+        match self.entry_of(address) {
             Some(entry) if entry.key.load(Relaxed) == key && seconds(entry) == now_s => Learnt::Same,
-            _ => self.take(mac, port, now_s, ports),
+            _ => self.take(address, speaker, now_s),
         }
     }
 
     /// The rest of [`Fdb::learn`].
     #[inline(never)]
-    fn take(&self, mac: MacAddr, port: u16, now_s: u64, ports: &Ports) -> Learnt {
-        let (key, learning) = (key_of(mac, port), ports.learning(port));
+    fn take(&self, address: Address, speaker: Speaker<'_>, now_s: u64) -> Learnt {
+        let Speaker { port, rules, ports } = speaker;
+        let (key, learning) = (key_of(address, port), ports.learning(port));
+        let learns = rules.is_none_or(|rules| rules.learning);
         for _ in 0..TRIES {
-            let known = self.entry_of(mac);
-            let Some(entry) = known.or_else(|| self.victim(mac, port, now_s)) else { return Learnt::Same };
-            // Whoever sees a new key sees its time as well: the time is written first.
-            let before = entry.key.load(Acquire);
-            let (is_fresh, is_same) = (fresh(entry, now_s), before & MAC_BITS == mac.bits());
-            if known.is_some() && !is_same {
-                continue;
+            let known = self.entry_of(address);
+            if let Some(entry) = known {
+                // Whoever sees a new key sees its time as well: the time is written first.
+                let before = entry.key.load(Acquire);
+                if before & BUSY != 0 || !is_of(entry, address) {
+                    spin_loop();
+                    continue;
+                }
+                match self.claim(entry, (before, key), learning, (ports, now_s)) {
+                    Claim::Own if learns || is_static(entry) => {
+                        refresh(entry, now_s);
+                        return Learnt::Same;
+                    }
+                    Claim::Anothers => return Learnt::Refused(before),
+                    _ => {}
+                }
             }
-            if before == key && is_fresh {
-                refresh(entry, now_s);
+            if !learns {
                 return Learnt::Same;
             }
-            let is_anothers = is_same && before != key && is_fresh;
-            if is_anothers && learning != Learning::Free && ports.is_guest(port_of(before)) {
-                return Learnt::Refused(before);
+            if !self.reserve(port, rules, now_s) {
+                return Learnt::Full;
             }
-            let is_announced = || learning != Learning::Uplink && ports.uplinks().next().is_some();
-            entry.seen.store(now_s | if is_announced() { MARK } else { 0 }, Relaxed);
-            match entry.key.compare_exchange(before, key, AcqRel, Relaxed) {
-                Ok(_) => {
-                    self.count(before, -1);
-                    self.count(key, 1);
-                    return mark(entry, is_announced);
-                }
-                // The next frame learns what this one lost.
-                Err(_) if learning == Learning::Free => return Learnt::Changed,
-                Err(_) => {}
+            let taken = match known.or_else(|| self.victim(address, port, now_s)) {
+                Some(entry) => self.change(entry, known.is_some(), (address, speaker), now_s),
+                None => Some(Learnt::Same),
+            };
+            if !matches!(taken, Some(Learnt::Changed | Learnt::Marked)) {
+                self.count(key, -1);
             }
+            if let Some(learnt) = taken {
+                return learnt;
+            }
+            spin_loop();
         }
         if learning == Learning::Free { Learnt::Changed } else { Learnt::Refused(0) }
     }
 
-    /// Removes all addresses of `port`.
-    pub fn forget(&self, port: u16) {
-        self.retain(|other| other != port);
+    /// Whose an entry of an address is, for a port that speaks for the address. Keys: the entry's, and that of the port.
+    fn claim(
+        &self,
+        entry: &FdbEntry,
+        (before, key): (u64, u64),
+        learning: Learning,
+        (ports, now_s): (&Ports, u64),
+    ) -> Claim {
+        let is_guarded = || learning != Learning::Free && ports.is_guest(port_of(before));
+        match (before == key, fresh(entry, now_s)) {
+            (_, false) => Claim::Nobodys,
+            (true, true) => Claim::Own,
+            (false, true) if is_static(entry) || is_guarded() => Claim::Anothers,
+            (false, true) => Claim::Nobodys,
+        }
     }
 
-    /// Removes all addresses of other ports than these.
-    pub fn retain(&self, keep: impl Fn(u16) -> bool) {
-        for entry in self.entries {
-            let key = entry.key.load(Relaxed);
-            if key != 0 && !keep(port_of(key)) && entry.key.compare_exchange(key, 0, Relaxed, Relaxed).is_ok() {
-                self.count(key, -1);
-            }
+    /// Gives an entry to an address: its own, or one that another must give up. `None`: other threads have changed it
+    /// meanwhile.
+    fn change(
+        &self,
+        entry: &'l FdbEntry,
+        is_own: bool,
+        (address, speaker): (Address, Speaker<'_>),
+        now_s: u64,
+    ) -> Option<Learnt> {
+        let Speaker { port, ports, .. } = speaker;
+        let (before, key, learning) = (entry.key.load(Relaxed), key_of(address, port), ports.learning(port));
+        if before & BUSY != 0 || entry.key.compare_exchange(before, before | BUSY, Acquire, Relaxed).is_err() {
+            return None;
         }
+        // What was true before may have changed: now it stays.
+        let is_good = match is_own {
+            true => {
+                let is_mine = || matches!(self.claim(entry, (before, key), learning, (ports, now_s)), Claim::Nobodys);
+                is_of(entry, address) && is_mine()
+            }
+            false => !is_static(entry) && !is_of(entry, address),
+        };
+        if !is_good {
+            entry.key.store(before, Release);
+            return None;
+        }
+        let is_announced = || learning != Learning::Uplink && ports.uplinks().next().is_some();
+        let mark_bit = if is_announced() { MARK } else { 0 };
+        entry.seen.store(now_s | u64::from(address.vid()) << 32 | mark_bit, Relaxed);
+        entry.key.store(key, Release);
+        self.count(before, -1);
+        let learnt = mark(entry, is_announced);
+        // See `statics`.
+        let is_another = |other: &&FdbEntry| !std::ptr::eq(*other, entry) && is_static(other) && is_of(other, address);
+        if self.bucket(address).iter().chain(self.spilled(address)).any(|other| is_another(&other)) {
+            self.remove_if(entry, |line| line.port == port && is_of(entry, address));
+            // Whoever removed it has counted that, and the caller takes back what it has reserved.
+            self.count(key, 1);
+            return None;
+        }
+        Some(learnt)
+    }
+
+    /// Counts one more address of a port, if it may have one more.
+    fn reserve(&self, port: u16, rules: Option<&TrafficRules>, now_s: u64) -> bool {
+        let Some(held) = self.head.held.get(usize::from(port)) else { return false };
+        let Some(rules) = rules.filter(|rules| rules.max_addresses > 0) else {
+            held.fetch_add(1, Relaxed);
+            return true;
+        };
+        let most = i32::try_from(rules.max_addresses).unwrap_or(i32::MAX);
+        let has_room = || held.fetch_update(Relaxed, Relaxed, |count| (count < most).then_some(count + 1)).is_ok();
+        if has_room() {
+            return true;
+        }
+        // Those that have aged do not count. To look for them costs a look at all entries, once a second.
+        if rules.swept_s.swap(now_s, Relaxed) == now_s {
+            return false;
+        }
+        for entry in self.entries {
+            self.remove_if(entry, |line| line.port == port && !line.is_known(now_s));
+        }
+        has_room()
+    }
+
+    /// Removes all addresses of `port`.
+    pub fn forget(&self, port: u16) {
+        self.retain(|line| line.port != port);
     }
 
     /// The addresses of these ports that have not aged.
     pub fn addresses(&self, now_s: u64, of: impl Fn(u16) -> bool) -> impl Iterator<Item = MacAddr> {
-        let keys = self.entries.iter().filter(move |entry| fresh(entry, now_s)).map(|entry| entry.key.load(Relaxed));
-        keys.filter(move |key| *key != 0 && of(port_of(*key))).map(MacAddr::from_bits)
+        let lines = self.entries.iter().filter_map(FdbEntry::line);
+        lines.filter(move |line| line.is_known(now_s) && of(line.port)).map(|line| line.mac)
     }
 
     /// 24 bits for a port that differ between switches, and are the same for each worker of one. They tell nothing of
@@ -200,42 +302,64 @@ impl<'l> Fdb<'l> {
     /// An entry with this key was added or removed.
     fn count(&self, key: u64, change: i32) {
         if key != 0
-            && let Some(held) = self.held.get(usize::from(port_of(key)))
+            && let Some(held) = self.head.held.get(usize::from(port_of(key)))
         {
             held.fetch_add(change, Relaxed);
         }
     }
 
+    /// Number of an address's bucket.
     #[inline]
-    fn bucket(&self, mac: MacAddr) -> &'l [FdbEntry] {
+    fn bucket_number(&self, address: Address) -> usize {
         let [a, b, c, d] = self.key;
-        let hash = fold(fold(mac.bits() ^ a, b) ^ c, d) >> (u64::BITS - BUCKETS.trailing_zeros());
-        let first = hash as usize * WAYS;
-        self.entries.get(first..first + WAYS).unwrap_or(&[])
+        (fold(fold(address.bits() ^ a, b) ^ c, d) >> (u64::BITS - BUCKETS.trailing_zeros())) as usize
     }
 
     #[inline]
-    fn entry_of(&self, mac: MacAddr) -> Option<&'l FdbEntry> {
-        self.bucket(mac).iter().find(|entry| entry.key.load(Relaxed) & MAC_BITS == mac.bits())
+    fn numbered(&self, bucket: usize) -> &'l [FdbEntry] {
+        self.entries.get(bucket * WAYS..bucket * WAYS + WAYS).unwrap_or(&[])
     }
 
-    /// The entry for `mac`, which is new at `port`. `None`: by the rule above, `port` itself must give way and has no
+    #[inline]
+    fn bucket(&self, address: Address) -> &'l [FdbEntry] {
+        self.numbered(self.bucket_number(address))
+    }
+
+    /// The bucket beside an address's own.
+    fn beside(&self, address: Address) -> &'l [FdbEntry] {
+        self.numbered(self.bucket_number(address) ^ 1)
+    }
+
+    /// The same, if any static address is not in its own bucket.
+    #[inline]
+    fn spilled(&self, address: Address) -> &'l [FdbEntry] {
+        if self.head.spilled.load(Relaxed) == 0 { &[] } else { self.beside(address) }
+    }
+
+    #[inline]
+    fn entry_of(&self, address: Address) -> Option<&'l FdbEntry> {
+        let own = self.bucket(address).iter().find(|entry| is_of(entry, address));
+        own.or_else(|| self.spilled(address).iter().find(|entry| is_of(entry, address)))
+    }
+
+    /// The entry for an address that is new at `port`. `None`: by the rule above, `port` itself must give way and has no
     /// entry here.
     #[cold]
-    fn victim(&self, mac: MacAddr, port: u16, now_s: u64) -> Option<&'l FdbEntry> {
-        let bucket = self.bucket(mac);
+    fn victim(&self, address: Address, port: u16, now_s: u64) -> Option<&'l FdbEntry> {
+        let bucket = self.bucket(address);
         if let Some(free) = bucket.iter().find(|entry| entry.key.load(Relaxed) == 0 || !fresh(entry, now_s)) {
             return Some(free);
         }
+        let bucket = || bucket.iter().filter(|entry| !is_static(entry));
         let owner = |entry: &FdbEntry| port_of(entry.key.load(Relaxed));
         let greed = |of: u16, more: usize| {
-            let here = bucket.iter().filter(|entry| owner(entry) == of).count();
-            let all = self.held.get(usize::from(of)).map_or(0, |held| held.load(Relaxed));
+            let here = bucket().filter(|entry| owner(entry) == of).count();
+            let all = self.head.held.get(usize::from(of)).map_or(0, |held| held.load(Relaxed));
             (here + more, all.saturating_add(more as i32))
         };
         let oldest = |entry: &&FdbEntry| Reverse(seconds(entry));
-        let own = bucket.iter().filter(|entry| owner(entry) == port).max_by_key(oldest);
-        let others = bucket.iter().filter(|entry| owner(entry) != port);
+        let own = bucket().filter(|entry| owner(entry) == port).max_by_key(oldest);
+        let others = bucket().filter(|entry| owner(entry) != port);
         match others.max_by_key(|entry| (greed(owner(entry), 0), oldest(entry))) {
             Some(entry) if greed(owner(entry), 0) >= greed(port, 1) => Some(entry),
             _ => own,
@@ -250,29 +374,54 @@ fn fold(a: u64, b: u64) -> u64 {
     (product >> u64::BITS) as u64 ^ product as u64
 }
 
-fn key_of(mac: MacAddr, port: u16) -> u64 {
-    mac.bits() | u64::from(port) << 48
+/// Whose an entry is.
+enum Claim {
+    Own,
+    /// Another's, and the port may not take it.
+    Anothers,
+    /// The port may take it.
+    Nobodys,
+}
+
+fn key_of(address: Address, port: u16) -> u64 {
+    address.mac().bits() | u64::from(port) << 48
 }
 
 fn port_of(key: u64) -> u16 {
-    (key >> 48) as u16
+    ((key & !BUSY) >> 48) as u16
+}
+
+/// Whether an entry is of this address, whichever port has it.
+#[inline]
+fn is_of(entry: &FdbEntry, address: Address) -> bool {
+    entry.key.load(Relaxed) & MAC_BITS == address.mac().bits() && vid_of(entry.seen.load(Relaxed)) == address.vid()
+}
+
+#[inline]
+fn vid_of(seen: u64) -> Vid {
+    (seen >> 32 & 0xfff) as Vid
+}
+
+fn is_static(entry: &FdbEntry) -> bool {
+    entry.seen.load(Relaxed) & STATIC != 0
 }
 
 /// When the address was seen last, in seconds.
 fn seconds(entry: &FdbEntry) -> u64 {
-    entry.seen.load(Relaxed) & !MARK
+    entry.seen.load(Relaxed) & TIME
 }
 
 fn fresh(entry: &FdbEntry, now_s: u64) -> bool {
-    now_s.saturating_sub(seconds(entry)) < AGE_S
+    let seen = entry.seen.load(Relaxed);
+    now_s.saturating_sub(seen & TIME) < AGE_S || seen & STATIC != 0
 }
 
-/// The address was seen again. Keeps the mark, which another thread may change meanwhile.
+/// The address was seen again. Keeps all but the time, which another thread may change meanwhile.
 fn refresh(entry: &FdbEntry, now_s: u64) {
     let seen = entry.seen.load(Relaxed);
     // Written only when it changes: other processors have this entry in their caches.
-    if seen & !MARK != now_s {
-        let _ = entry.seen.compare_exchange(seen, now_s | seen & MARK, Relaxed, Relaxed);
+    if seen & TIME != now_s {
+        let _ = entry.seen.compare_exchange(seen, now_s | seen & !TIME, Relaxed, Relaxed);
     }
 }
 

@@ -1,12 +1,15 @@
 //! Forwarding: all ports and the forwarding table. One frame comes in, none or several go out. Each thread has its
 //! own view.
 
+use sv3::fdb::FdbLine;
 use sv3::frame::MacAddr;
 use sv3::ids::QueueId;
 use sv3::ipc::RingFault;
 use sv3::ledger::{Ledger, ThreadState};
 
-use super::fdb::Fdb;
+#[cfg(any(test, feature = "fuzzing"))]
+use super::fdb::Speaker;
+use super::fdb::{Address, Fdb};
 use super::leases::Leases;
 use crate::port::view::View;
 
@@ -35,13 +38,14 @@ impl Forwarder {
     /// Notes that an address was seen on a port.
     #[cfg(any(test, feature = "fuzzing"))]
     pub fn learn(&self, mac: MacAddr, port: u16) {
-        self.fdb.learn(mac, port, self.now_s, self.view.ports);
+        let speaker = Speaker { port, rules: None, ports: self.view.ports };
+        self.fdb.learn(mac.into(), speaker, self.now_s);
     }
 
     /// The port that an address was last seen on.
     #[cfg(test)]
-    pub fn find(&self, mac: MacAddr) -> Option<u16> {
-        self.fdb.find(mac, self.now_s)
+    pub fn find(&self, address: impl Into<Address>) -> Option<u16> {
+        self.fdb.find(address, self.now_s)
     }
 
     /// Forgets the addresses of a port.
@@ -49,9 +53,20 @@ impl Forwarder {
         self.fdb.forget(slot);
     }
 
-    /// Forgets the addresses of all other ports than these.
-    pub fn retain(&self, keep: impl Fn(u16) -> bool) {
+    /// Forgets all entries of the table but these.
+    pub fn retain(&self, keep: impl Fn(&FdbLine) -> bool) {
         self.fdb.retain(keep);
+    }
+
+    /// Adds a static address. False: there is no room for it.
+    #[must_use]
+    pub fn add(&self, address: Address, port: u16) -> bool {
+        self.fdb.add(address, port, self.now_s)
+    }
+
+    /// Removes a static address of a port. False: there is none.
+    pub fn remove(&self, address: Address, port: u16) -> bool {
+        self.fdb.remove(address, port)
     }
 
     /// The addresses of these ports.
@@ -70,8 +85,8 @@ impl Forwarder {
         std::mem::take(&mut self.has_noted)
     }
 
-    /// Counts the entries of the forwarding table again, before the worker serves: the last worker may have died
-    /// before it counted.
+    /// Clears what a dead worker left half done in the forwarding table, and counts its entries again, before the worker
+    /// serves.
     pub fn recount(&self) {
         self.fdb.recount();
     }

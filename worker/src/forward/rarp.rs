@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 
 use sv3::frame::MacAddr;
 
+use super::fdb::Address;
 use super::forwarder::Forwarder;
 use super::frame::Frame;
 use super::leases::Unsent;
@@ -124,10 +125,10 @@ pub enum Announced {
     Pointless,
 }
 
-/// Sends a RARP request for an address of port `slot` out of all uplinks.
-pub fn announce_to_uplinks(forwarder: &mut Forwarder, slot: u16, mac: MacAddr) -> Announced {
-    let ports = forwarder.view.ports;
-    let (port, is_here) = (ports.get(slot), forwarder.fdb.find(mac, forwarder.now_s) == Some(slot));
+/// Sends a RARP request for an address of port `slot` out of all uplinks of its VLAN.
+pub fn announce_to_uplinks(forwarder: &mut Forwarder, slot: u16, address: Address) -> Announced {
+    let (ports, mac) = (forwarder.view.ports, address.mac());
+    let (port, is_here) = (ports.get(slot), forwarder.fdb.find(address, forwarder.now_s) == Some(slot));
     let Some(port) = port.filter(|_| is_here && ports.is_guest(slot) && ports.uplinks().next().is_some()) else {
         return Announced::Pointless;
     };
@@ -135,7 +136,7 @@ pub fn announce_to_uplinks(forwarder: &mut Forwarder, slot: u16, mac: MacAddr) -
     let slices = [GuestSlice::of_host(&mut octets)];
     let frame = Frame::complete((ALL, mac), &slices, LEN);
     let mut sending = Sending::begin(forwarder, (port, None), false);
-    let sent = sending.deliver_all(&frame, &Passage::of_switch(InVlan::untagged(0)), || ports.uplinks());
+    let sent = sending.deliver_all(&frame, &Passage::of_switch(InVlan::untagged(address.vid())), || ports.uplinks());
     sending.publish();
     if sent == Err(Unsent::Busy) { Announced::Busy } else { Announced::Sent }
 }

@@ -6,7 +6,7 @@
 use sv3::drop_reason::DropReason;
 use sv3::frame::{MAX_FRAME, MacAddr};
 
-use super::fdb::Learnt;
+use super::fdb::{Address, Learnt, Speaker};
 use super::forwarder::Forwarder;
 use super::frame::Frame;
 use super::leases::Unsent;
@@ -31,9 +31,9 @@ pub struct Sending<'f, 't> {
     /// The transmit queue may be paused.
     pub may_pause: bool,
     /// The last address that was learnt. All frames come from one port within one second.
-    last_learnt: Option<MacAddr>,
+    last_learnt: Option<Address>,
     /// The last look-up. Cleared when the table changes.
-    last_found: Option<(MacAddr, Option<u16>)>,
+    last_found: Option<(Address, Option<u16>)>,
     /// Index of the leased queue that got the last frame, and the frame's VLAN, if that frame went to one port unchanged.
     last_egress: Option<(usize, InVlan)>,
 }
@@ -102,8 +102,9 @@ impl<'f, 't> Sending<'f, 't> {
             None => Passage::OPEN,
             Some(rules) => Sending::admit(rules, frame)?,
         };
-        self.learn(frame.src)?;
-        match self.find(frame.dst) {
+        let vid = passage.vlan.vid;
+        self.learn(Address::new(frame.src, vid))?;
+        match self.find(Address::new(frame.dst, vid)) {
             Some(to) if to == self.from.slot() => Err(DropReason::Hairpin.into()),
             Some(to) => self.unicast(to, frame, &passage),
             None => self.flood(frame, passage),
@@ -139,10 +140,11 @@ impl<'f, 't> Sending<'f, 't> {
 
     /// Learns a source address. A frame whose source is refused must not be forwarded.
     #[inline]
-    fn learn(&mut self, src: MacAddr) -> Result<(), DropReason> {
+    fn learn(&mut self, src: Address) -> Result<(), DropReason> {
         if self.last_learnt != Some(src) {
             let Forwarder { fdb, now_s, view, .. } = &*self.forwarder;
-            match fdb.learn(src, self.from.slot(), *now_s, view.ports) {
+            let speaker = Speaker { port: self.from.slot(), rules: self.rules, ports: view.ports };
+            match fdb.learn(src, speaker, *now_s) {
                 Learnt::Same => {}
                 news => self.take_news(news)?,
             }
@@ -155,6 +157,9 @@ impl<'f, 't> Sending<'f, 't> {
     #[inline(never)]
     fn take_news(&mut self, news: Learnt) -> Result<(), DropReason> {
         self.last_found = None;
+        if news == Learnt::Full {
+            return Err(DropReason::AddressLimit);
+        }
         let Learnt::Refused(key) = news else {
             self.forwarder.has_noted |= news == Learnt::Marked && self.forwarder.view.ports.marked.set();
             return Ok(());
@@ -167,12 +172,12 @@ impl<'f, 't> Sending<'f, 't> {
     }
 
     #[inline]
-    fn find(&mut self, dst: MacAddr) -> Option<u16> {
-        if dst.is_group() {
+    fn find(&mut self, dst: Address) -> Option<u16> {
+        if dst.mac().is_group() {
             return None;
         }
         match self.last_found {
-            Some((mac, found)) if mac == dst => found,
+            Some((address, found)) if address == dst => found,
             _ => {
                 let found = self.forwarder.fdb.find(dst, self.forwarder.now_s);
                 self.last_found = Some((dst, found));
@@ -251,9 +256,10 @@ impl<'f, 't> Sending<'f, 't> {
     /// source is learnt only when its frame is sent: frames before it, which may have to wait, must not see it.
     #[inline]
     pub fn goes_to(&mut self, egress: &Egress, (dst, src): (MacAddr, MacAddr)) -> bool {
-        let from = self.from.slot();
+        let (from, vid) = (self.from.slot(), egress.vlan.vid);
+        let (dst, src) = (Address::new(dst, vid), Address::new(src, vid));
         let is_known = || self.forwarder.fdb.find(src, self.forwarder.now_s) == Some(from);
-        if dst.is_group() || self.last_learnt != Some(src) && !is_known() {
+        if dst.mac().is_group() || self.last_learnt != Some(src) && !is_known() {
             return false;
         }
         self.learn(src).is_ok() && egress.to != from && self.find(dst) == Some(egress.to)

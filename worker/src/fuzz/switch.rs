@@ -8,6 +8,7 @@
 pub mod bridge;
 pub mod guest;
 mod rings;
+mod vlans;
 mod waits;
 
 use std::cell::{Cell, OnceCell};
@@ -18,17 +19,20 @@ use sv3::fuzz::Input;
 use sv3::ledger::{LedgerMap, PortCounters};
 
 use crate::forward::burst::{Burst, End, Served};
-use crate::forward::fdb::AGE_S;
+use crate::forward::fdb::{AGE_S, Address};
 use crate::forward::forwarder::Forwarder;
 use crate::forward::leases::Leases;
 use crate::memory::meddling::meddler;
 use crate::poll::fair_share::TURN;
 use crate::port::counting::Counting;
+use crate::port::traffic_rules::{Domain, TrafficRules};
 use crate::port::view::View;
 use crate::port::{Ports, QueueLease};
-use bridge::{Bridge, Got, RULES, Sent, missing};
+use bridge::{Bridge, Got, Mac, RULES, Sent, missing};
 use guest::{Guest, Kind};
+use sv3::frame::MacAddr;
 use sv3::ids::QueueId;
+use sv3::rules::PortRules;
 use waits::{LATE_NS, Waits};
 
 const GUESTS: u16 = 3;
@@ -39,7 +43,8 @@ const RECEIVERS: [DropReason; 4] =
     [DropReason::RxNoBuffers, DropReason::RxDown, DropReason::RxTooSmall, DropReason::RxBadChain];
 
 /// Octets: frames per burst (1), options (1), features of each guest (3 times 2), if bit 7 of the options is set the
-/// rule of each guest for addresses (1, two bits each), then steps; see [`Fixture::step`].
+/// rule of each guest for addresses (1, two bits each), and if bit 6 of these is set the port rules of each guest (3
+/// times 2), then steps; see [`Fixture::step`].
 pub fn switch(octets: &[u8]) {
     let mut input = Input::new(octets);
     let mut fixture = Fixture::new(&mut input);
@@ -52,6 +57,10 @@ pub fn switch(octets: &[u8]) {
         fixture.serve(slot);
     }
     NOW.set(fixture.forwarder.now_s);
+    (0..GUESTS).for_each(|slot| fixture.rule(slot, PortRules::default()));
+    fixture.bridge.statics().for_each(|(port, (mac, vid))| {
+        assert!(fixture.forwarder.remove(Address::new(MacAddr::new(mac), vid), port), "a static address was lost");
+    });
     for (slot, guest) in (0..).zip(fixture.guests) {
         guest.clean(fixture.ports.get(slot).unwrap());
         fixture.ports.note_receiver(QueueId::receive(slot, 0), false);
@@ -111,7 +120,52 @@ impl Fixture {
             bridge.rules.insert(slot, rule);
         }
         let (may_pause, meddles) = (has(5), has(6));
-        Fixture { ledger, ports, forwarder, burst, budget, may_pause, meddles, waits, guests, bridge }
+        let mut fixture =
+            Fixture { ledger, ports, forwarder, burst, budget, may_pause, meddles, waits, guests, bridge };
+        for slot in (0..GUESTS).filter(|_| rules & 0x40 != 0) {
+            fixture.rule(slot, vlans::rules(input.array()));
+        }
+        fixture
+    }
+
+    /// Gives a port other rules, as the control thread does.
+    fn rule(&mut self, slot: u16, rules: PortRules) {
+        let (before, now) = (self.bridge.held_to(slot), TrafficRules::of(&rules));
+        for queue in [QueueId::receive(slot, 0), QueueId::transmit(slot, 0)] {
+            *seize(self.ports, queue).rules() = now.clone();
+        }
+        if before.vlan != rules.vlan {
+            self.ports.members.change(slot, &Domain::of(&before.vlan), &Domain::of(&rules.vlan));
+            self.forwarder.retain(|line| line.is_static || line.port != slot);
+        }
+        self.bridge.rule(slot, rules);
+    }
+
+    /// What an operator does. Octets: what (1), then its arguments.
+    fn operate(&mut self, slot: u16, input: &mut Input<'_>) {
+        match input.below(5) {
+            0 | 1 => self.rule(slot, vlans::rules(input.array())),
+            2 => {
+                let address = self.address(slot, input.u8());
+                assert!(self.forwarder.add(Address::new(MacAddr::new(address.0), address.1), slot));
+                self.bridge.add(slot, address);
+            }
+            3 => {
+                let address = self.address(slot, input.u8());
+                self.forwarder.remove(Address::new(MacAddr::new(address.0), address.1), slot);
+                self.bridge.remove(slot, address);
+            }
+            _ => {
+                self.forwarder.retain(|line| line.is_static || line.port != slot);
+                self.bridge.flush(slot);
+            }
+        }
+    }
+
+    /// Some address that is no group's.
+    fn address(&self, slot: u16, what: u8) -> (Mac, u16) {
+        let mac = Some(self.guests[usize::from(slot)].mac(what)).filter(|mac| mac[0] & 1 == 0 && *mac != [0; 6]);
+        (mac.unwrap_or([2, 0, 0, 0, 0, 1]), [0, 10, 20, 10][usize::from(what >> 4 & 3)])
     }
 
     /// Octets: guest and kind of step (1), then its arguments.
@@ -122,7 +176,13 @@ impl Fixture {
         match what & 15 {
             0 | 1 => guest.post(input),
             2 => guest.post_equal(input),
-            3 => self.pass_time(input.u8()),
+            3 => {
+                let what = input.u8();
+                self.pass_time(what);
+                if what & 8 != 0 {
+                    self.operate(slot, input);
+                }
+            }
             4 | 5 => guest.send(input),
             6..9 => guest.send_equal(input),
             9..13 => self.serve(slot),
@@ -212,7 +272,7 @@ impl Fixture {
                 Ok(to) => {
                     expected.from_guest.0 += 1;
                     expected.from_guest.1 += one.frame.len() as u64;
-                    to.into_iter().for_each(|to| due[usize::from(to)].push(one));
+                    to.into_iter().for_each(|to| due[usize::from(to)].push(self.bridge.arriving(one, to)));
                 }
                 Err(reason) => expected.drops[reason as usize] += 1,
             }

@@ -12,6 +12,7 @@ mod tests;
 mod uplinks;
 mod vrings;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sv3::MAX_PORTS;
@@ -25,6 +26,7 @@ use super::mapper::MapRequests;
 use super::poller::{Buffers, Poller};
 use super::start::Start;
 use super::threads::Threads;
+use crate::forward::fdb::Address;
 use crate::forward::rarp;
 use crate::memory::guest_memory::GuestMemory;
 use crate::port::endpoint::Endpoint;
@@ -72,6 +74,8 @@ pub struct ControlThread {
     /// A command that must wait until regions are mapped. Later commands wait behind it.
     deferred: Option<CommandWithFds>,
     announcements: rarp::Pending,
+    /// Static addresses and their ports.
+    addresses: BTreeMap<Address, u16>,
     uplinks: uplinks::Uplinks,
     cards: cards::Cards,
     poller: Poller,
@@ -100,6 +104,7 @@ impl ControlThread {
             requests,
             deferred: None,
             announcements: rarp::Pending::default(),
+            addresses: BTreeMap::new(),
             uplinks: uplinks::Uplinks::new(),
             cards: cards::Cards::default(),
             poller,
@@ -208,8 +213,11 @@ impl ControlThread {
                 self.commit_rules();
                 Ok(())
             }
-            Command::AddressAdd { .. } | Command::AddressRemove { .. } | Command::AddressFlush { .. } => {
-                Err(nix::errno::Errno::ENOTSUP)
+            Command::AddressAdd { port, vid, mac } => self.add_address(port, vid, mac),
+            Command::AddressRemove { port, vid, mac } => self.remove_address(port, vid, mac),
+            Command::AddressFlush { port, vid, mac } => {
+                self.flush_addresses(port, vid, mac);
+                Ok(())
             }
             Command::PortRemove { port } => self.remove(port, seq),
             Command::PortFeatures { port, features } => self.client(port).map(|client| client.features = features),
@@ -322,10 +330,8 @@ impl ControlThread {
     /// running, and takes no guest's address.
     fn promote(&mut self) {
         self.standby = false;
-        let (threads, clients) = (self.threads, &self.clients);
-        // The last worker may have died before it forgot a port that was removed.
-        self.poller.forwarder.retain(|slot| clients.get(usize::from(slot)).is_some_and(Option::is_some));
-        self.poller.forwarder.recount();
+        let threads = self.threads;
+        self.correct_addresses();
         self.uplinks.takes_over = true;
         self.open_cards();
         for transmit in [false, true] {

@@ -2,9 +2,7 @@
 
 use std::sync::atomic::{Ordering::*, fence};
 
-use sv3::frame::MacAddr;
-
-use super::{Fdb, MARK, fresh, port_of};
+use super::{Address, Fdb, MARK, fresh, port_of};
 
 /// A marked entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,7 +10,7 @@ pub struct Marked {
     /// Its place in the table.
     pub place: usize,
     /// Its address.
-    pub mac: MacAddr,
+    pub address: Address,
     /// The port of the address.
     pub port: u16,
 }
@@ -37,8 +35,8 @@ impl Fdb<'_> {
     pub fn next_marked(&self, from: usize) -> Option<Marked> {
         let rest = self.entries.get(from..).unwrap_or(&[]);
         (from..).zip(rest).filter(|(_, entry)| entry.seen.load(Relaxed) & MARK != 0).find_map(|(place, entry)| {
-            let key = entry.key.load(Relaxed);
-            (key != 0).then(|| Marked { place, mac: MacAddr::from_bits(key), port: port_of(key) })
+            let line = entry.line()?;
+            Some(Marked { place, address: Address::new(line.mac, line.vid), port: line.port })
         })
     }
 

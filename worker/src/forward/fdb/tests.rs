@@ -7,6 +7,8 @@ use sv3::ledger::LedgerMap;
 
 use super::*;
 
+mod rules;
+
 fn mac(n: u64) -> MacAddr {
     MacAddr::from_bits(0x0200_0000_0000 | n)
 }
@@ -14,12 +16,17 @@ fn mac(n: u64) -> MacAddr {
 /// All ports are free.
 static PORTS: LazyLock<Ports> = LazyLock::new(Ports::new);
 
-/// True: the answer of [`Fdb::find`] has changed.
-fn learn(fdb: &Fdb<'_>, mac: MacAddr, port: u16, now_s: u64) -> bool {
-    fdb.learn(mac, port, now_s, &PORTS) == Learnt::Changed
+/// Learns an address of a port without rules.
+fn say(fdb: &Fdb<'_>, mac: MacAddr, port: u16, now_s: u64, ports: &Ports) -> Learnt {
+    fdb.learn(mac.into(), Speaker { port, rules: None, ports }, now_s)
 }
 
-fn counts(ledger: &Ledger) -> [i32; MAX_PORTS] {
+/// True: the answer of [`Fdb::find`] has changed.
+fn learn(fdb: &Fdb<'_>, mac: MacAddr, port: u16, now_s: u64) -> bool {
+    say(fdb, mac, port, now_s, &PORTS) == Learnt::Changed
+}
+
+fn counts(ledger: &Ledger) -> [i32; sv3::MAX_PORTS] {
     ledger.fdb_head.held.each_ref().map(|held| held.load(Relaxed))
 }
 
@@ -64,7 +71,7 @@ fn threads_learn_at_the_same_time() {
     fdb.recount();
     assert_eq!(counts(&ledger), counted);
     (0..4).for_each(|port| fdb.forget(port));
-    assert_eq!(counts(&ledger), [0; MAX_PORTS]);
+    assert_eq!(counts(&ledger), [0; sv3::MAX_PORTS]);
     assert!((0..1000).all(|n| fdb.find(mac(n), 6).is_none()));
 }
 
@@ -93,8 +100,8 @@ fn several_ports_of_one_who_does_not_know_the_secret_push_nobody_out() {
     let held = |fdb: &Fdb<'_>| (0..neighbours).filter(|port| fdb.find(mac((*port).into()), 9) == Some(*port)).count();
     // Addresses that would displace each neighbour if the attacker's guess of the secret were right.
     for port in 0..neighbours {
-        let bucket = guess.bucket(mac(port.into())).as_ptr();
-        let falls_there = |n: &u64| guess.bucket(mac(*n)).as_ptr() == bucket;
+        let bucket = guess.bucket(mac(port.into()).into()).as_ptr();
+        let falls_there = |n: &u64| guess.bucket(mac(*n).into()).as_ptr() == bucket;
         for (own, n) in (0..2 * WAYS as u16).zip((0x1_0000..).filter(falls_there)) {
             learn(&fdb, mac(n), 600 + own % WAYS as u16, 8);
             learn(&guess, mac(n), 600 + own % WAYS as u16, 8);
@@ -140,7 +147,7 @@ fn who_may_take_whose_address() {
     use Learnt::*;
     let (ledger, ports) = guests_and_uplinks();
     let fdb = Fdb::new(ledger);
-    let key = |port| key_of(mac(9), port);
+    let key = |port| key_of(mac(9).into(), port);
     // Owner, who speaks for its address, and what becomes of that.
     for (owner, port, learnt) in [
         (1, 2, Refused(key(1))),
@@ -152,14 +159,14 @@ fn who_may_take_whose_address() {
         (3, 4, Changed),
     ] {
         fdb.retain(|_| false);
-        fdb.learn(mac(9), owner, 1000, ports);
-        assert_eq!(fdb.learn(mac(9), port, 1000, ports), learnt, "{port} speaks for the address of {owner}");
+        say(&fdb, mac(9), owner, 1000, ports);
+        assert_eq!(say(&fdb, mac(9), port, 1000, ports), learnt, "{port} speaks for the address of {owner}");
         let taken = !matches!(learnt, Refused(_));
         assert_eq!(fdb.find(mac(9), 1000), Some(if taken { port } else { owner }));
         // And the next frame of the one that had it: a guest takes back what an uplink has.
-        assert!(taken || fdb.learn(mac(9), owner, 1000, ports) == Same);
+        assert!(taken || say(&fdb, mac(9), owner, 1000, ports) == Same);
     }
-    assert_eq!(fdb.learn(mac(9), 3, 1000, ports), Changed, "an uplink takes what an uplink has");
+    assert_eq!(say(&fdb, mac(9), 3, 1000, ports), Changed, "an uplink takes what an uplink has");
 }
 
 #[test]
@@ -167,8 +174,8 @@ fn an_address_is_free_when_its_guest_has_gone_or_it_has_aged() {
     let (ledger, ports) = guests_and_uplinks();
     let fdb = Fdb::new(ledger);
     for taker in [2, 3] {
-        let take = |now_s| !matches!(fdb.learn(mac(1), taker, now_s, ports), Learnt::Refused(_));
-        let give = |now_s| fdb.learn(mac(1), 1, now_s, ports);
+        let take = |now_s| !matches!(say(&fdb, mac(1), taker, now_s, ports), Learnt::Refused(_));
+        let give = |now_s| say(&fdb, mac(1), 1, now_s, ports);
         fdb.retain(|_| false);
         give(1000);
         assert!(!take(1000 + AGE_S - 1) && take(1000 + AGE_S));
@@ -190,28 +197,28 @@ fn an_address_is_free_when_its_guest_has_gone_or_it_has_aged() {
 fn an_address_that_is_new_at_a_guest_is_marked_while_there_is_an_uplink() {
     let (ledger, ports) = guests_and_uplinks();
     let fdb = Fdb::new(ledger);
-    let marked = || fdb.next_marked(0).map(|marked| (marked.mac, marked.port));
+    let marked = || fdb.next_marked(0).map(|marked| (marked.address.mac(), marked.port));
     let clear = || fdb.next_marked(0).map(|marked| fdb.unmark(marked.place));
-    assert_eq!(fdb.learn(mac(1), 1, 5, ports), Learnt::Marked);
+    assert_eq!(say(&fdb, mac(1), 1, 5, ports), Learnt::Marked);
     assert_eq!(marked(), Some((mac(1), 1)));
     // The mark outlives later frames and the worker, and changes no time.
-    assert_eq!(fdb.learn(mac(1), 1, 6, ports), Learnt::Same);
+    assert_eq!(say(&fdb, mac(1), 1, 6, ports), Learnt::Same);
     assert_eq!((Fdb::new(ledger).find(mac(1), 5 + AGE_S), Fdb::new(ledger).find(mac(1), 6 + AGE_S)), (Some(1), None));
     clear();
-    assert_eq!((marked(), fdb.learn(mac(1), 1, 7, ports)), (None, Learnt::Same));
+    assert_eq!((marked(), say(&fdb, mac(1), 1, 7, ports)), (None, Learnt::Same));
     // Nothing of an uplink is marked, and what an uplink takes is marked no longer.
-    assert_eq!(fdb.learn(mac(2), 3, 7, ports), Learnt::Changed);
-    assert_eq!(fdb.learn(mac(1), 2, 7 + AGE_S, ports), Learnt::Marked);
+    assert_eq!(say(&fdb, mac(2), 3, 7, ports), Learnt::Changed);
+    assert_eq!(say(&fdb, mac(1), 2, 7 + AGE_S, ports), Learnt::Marked);
     ports.note_receiver(QueueId::receive(2, 0), false);
-    assert_eq!((fdb.learn(mac(1), 3, 7 + AGE_S, ports), marked()), (Learnt::Changed, None));
+    assert_eq!((say(&fdb, mac(1), 3, 7 + AGE_S, ports), marked()), (Learnt::Changed, None));
     // A guest that takes its address back is announced.
-    assert_eq!((fdb.learn(mac(1), 1, 7 + AGE_S, ports), marked()), (Learnt::Marked, Some((mac(1), 1))));
+    assert_eq!((say(&fdb, mac(1), 1, 7 + AGE_S, ports), marked()), (Learnt::Marked, Some((mac(1), 1))));
     clear();
     assert!(fdb.mark_all(7 + AGE_S, |port| port != 3) && !fdb.mark_all(7 + 2 * AGE_S, |_| true));
     assert_eq!(marked(), Some((mac(1), 1)));
     clear();
     [3, 4].into_iter().for_each(|slot| ports.note_receiver(QueueId::receive(slot, 0), false));
-    assert_eq!((fdb.learn(mac(5), 1, 8, ports), marked()), (Learnt::Changed, None), "there is no uplink");
+    assert_eq!((say(&fdb, mac(5), 1, 8, ports), marked()), (Learnt::Changed, None), "there is no uplink");
 }
 
 /// Uplinks and a second machine speak all the time for the addresses of guests. Whenever a guest has spoken, the address
@@ -227,14 +234,14 @@ fn threads_that_may_not_take_an_address_never_do() {
             scope.spawn(move || {
                 while !over.load(Relaxed) {
                     for n in 0..8 {
-                        let _ = fdb.learn(mac(n), port, 5, ports);
+                        let _ = say(&fdb, mac(n), port, 5, ports);
                     }
                 }
             });
         }
         // Guest 1 is free: it takes its addresses from whoever had them first.
         for n in (0..8).cycle().take(100_000) {
-            let learnt = fdb.learn(mac(n), 1, 5, ports);
+            let learnt = say(&fdb, mac(n), 1, 5, ports);
             assert!(!matches!(learnt, Learnt::Refused(_)));
             if learnt == Learnt::Same {
                 assert_eq!(fdb.find(mac(n), 5), Some(1));

@@ -1,6 +1,7 @@
 //! A model of a bridge, written from 802.1Q and virtio and not from the switch: whether a frame is forwarded and to
 //! which ports, and which frames a port may have got.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
 
 use sv3::attachment::Learning;
@@ -8,6 +9,9 @@ use sv3::drop_reason::DropReason;
 use sv3::frame::{ETHERNET_LEN, MAX_FRAME};
 use sv3::virtio::*;
 
+use sv3::rules::PortRules;
+
+use super::vlans::{self, Way};
 use crate::forward::fdb::AGE_S;
 use crate::forward::offload;
 
@@ -20,6 +24,7 @@ pub const PROBES: Mac = [0x73, 0x76, 0x33, 0, 0, 1];
 pub const RULES: [Learning; 3] = [Learning::Free, Learning::Guarded, Learning::Uplink];
 
 /// A frame as it was sent.
+#[derive(Clone)]
 pub struct Sent {
     /// The port that sent it.
     pub from: u16,
@@ -36,10 +41,27 @@ pub struct Sent {
 /// A frame as it was received: the header's first ten octets, and the octets from the destination address on.
 pub type Got = ([u8; 10], Vec<u8>);
 
+/// Where an address is.
+#[derive(Clone, Copy)]
+struct Known {
+    port: u16,
+    /// Its last frame.
+    second: u64,
+    is_static: bool,
+}
+
+impl Known {
+    fn is_valid(&self, now: u64) -> bool {
+        self.is_static || now - self.second < AGE_S
+    }
+}
+
 /// The ports that frames may go to, and the learnt addresses.
 pub struct Bridge {
-    /// Port and second of each address's last frame.
-    learnt: HashMap<Mac, (u16, u64)>,
+    /// What is known of each address in each VLAN.
+    known: HashMap<(Mac, u16), Known>,
+    /// What each port is held to. Nothing, if it is not there.
+    pub port_rules: HashMap<u16, PortRules>,
     /// Which addresses each port may take. Free, if it is not there.
     pub rules: HashMap<u16, Learning>,
 }
@@ -47,7 +69,40 @@ pub struct Bridge {
 impl Bridge {
     /// A bridge that has learnt nothing.
     pub fn new() -> Bridge {
-        Bridge { learnt: HashMap::new(), rules: HashMap::new() }
+        Bridge { known: HashMap::new(), port_rules: HashMap::new(), rules: HashMap::new() }
+    }
+
+    /// The rules of a port.
+    pub fn held_to(&self, port: u16) -> PortRules {
+        self.port_rules.get(&port).cloned().unwrap_or_default()
+    }
+
+    /// A port has other rules. If its VLANs change, what was learnt of it is forgotten.
+    pub fn rule(&mut self, port: u16, rules: PortRules) {
+        if self.held_to(port).vlan != rules.vlan {
+            self.known.retain(|_, known| known.is_static || known.port != port);
+        }
+        self.port_rules.insert(port, rules);
+    }
+
+    /// An address is at a port for good.
+    pub fn add(&mut self, port: u16, address: (Mac, u16)) {
+        self.known.insert(address, Known { port, second: 0, is_static: true });
+    }
+
+    /// The opposite.
+    pub fn remove(&mut self, port: u16, address: (Mac, u16)) {
+        self.known.retain(|other, known| !(known.is_static && known.port == port && *other == address));
+    }
+
+    /// The addresses that are somewhere for good, and where.
+    pub fn statics(&self) -> impl Iterator<Item = (u16, (Mac, u16))> {
+        self.known.iter().filter(|(_, known)| known.is_static).map(|(address, known)| (known.port, *address))
+    }
+
+    /// What was learnt of a port is forgotten.
+    pub fn flush(&mut self, port: u16) {
+        self.known.retain(|_, known| known.is_static || known.port != port);
     }
 
     /// The ports that a frame is for, or why it is refused, in second `now`. `up`: the ports that take floods.
@@ -79,37 +134,82 @@ impl Bridge {
         }
         let rule = |port: u16| self.rules.get(&port).copied().unwrap_or_default();
         let of_sender = rule(sent.from);
-        if of_sender == Learning::Uplink && *dst == PROBES && frame[12..14] == [0x88, 0xb5] {
+        if of_sender == Learning::Uplink && *dst == PROBES && vlans::ether_type(frame) == [0x88, 0xb5] {
             return Err(DropReason::LoopProbe);
         }
-        // A guest that runs keeps its address, if the sender is not free.
-        let owner = self.learnt.get(&src).filter(|(_, seen)| now - seen < AGE_S).map(|(owner, _)| *owner);
-        let is_guest = |port: &u16| *port != sent.from && up.contains(port) && rule(*port) != Learning::Uplink;
-        match (owner.filter(is_guest), of_sender) {
-            (Some(_), Learning::Uplink) => return Err(DropReason::UplinkEcho),
-            (Some(_), Learning::Guarded) => return Err(DropReason::AddressConflict),
-            _ => {}
+        let held = self.held_to(sent.from);
+        let vid = vlans::of_frame(&held.vlan, sent)?;
+        let address = (src, vid);
+        // A guest that runs keeps its address, if the sender is not free; and whoever has it for good keeps it anyway.
+        let owner = self.known.get(&address).filter(|known| known.is_valid(now) && known.port != sent.from);
+        let is_guest = |port: u16| up.contains(&port) && rule(port) != Learning::Uplink;
+        let is_kept = |owner: &&Known| owner.is_static || of_sender != Learning::Free && is_guest(owner.port);
+        if owner.filter(is_kept).is_some() {
+            let is_uplink = of_sender == Learning::Uplink;
+            return Err(if is_uplink { DropReason::UplinkEcho } else { DropReason::AddressConflict });
+        }
+        let own = |known: &&Known| known.port == sent.from && !known.is_static && known.is_valid(now);
+        let is_known = self.known.get(&address).is_some_and(|known| known.port == sent.from && known.is_valid(now));
+        let most = held.max_addresses as usize;
+        if held.learning && !is_known && most > 0 && self.known.values().filter(own).count() >= most {
+            return Err(DropReason::AddressLimit);
         }
         self.learn(sent, now);
-        match self.learnt.get(dst).filter(|(_, seen)| dst[0] & 1 == 0 && now - seen < AGE_S) {
-            Some((to, _)) if *to == sent.from => Err(DropReason::Hairpin),
-            Some((to, _)) if *dst != [0; 6] => Ok(vec![*to]),
-            _ => {
-                let others: Vec<u16> = up.iter().copied().filter(|to| *to != sent.from).collect();
-                if others.is_empty() { Err(DropReason::NoDestination) } else { Ok(others) }
-            }
+        match self.known.get(&(*dst, vid)).filter(|known| dst[0] & 1 == 0 && known.is_valid(now)) {
+            Some(known) if known.port == sent.from => Err(DropReason::Hairpin),
+            Some(known) if *dst != [0; 6] && !up.contains(&known.port) => Ok(vec![known.port]),
+            Some(known) if *dst != [0; 6] => match self.way(sent, vid, known.port) {
+                Way::Goes if held.isolation.permits(self.held_to(known.port).isolation) => Ok(vec![known.port]),
+                Way::Goes => Err(DropReason::Isolated),
+                Way::Hops => Err(DropReason::VlanHop),
+                Way::Elsewhere => Err(DropReason::NoDestination),
+            },
+            _ => self.flood(sent, (&held, vid), up),
         }
+    }
+
+    fn flood(&self, sent: &Sent, (held, vid): (&PortRules, u16), up: &[u16]) -> Result<Vec<u16>, DropReason> {
+        let others = || up.iter().copied().filter(|to| *to != sent.from);
+        let takes = |to: &u16| {
+            let rules = self.held_to(*to);
+            let floods = match sent.frame[..6] {
+                [0xff, 0xff, 0xff, 0xff, 0xff, 0xff] => rules.bcast_flood,
+                [first, ..] if first & 1 != 0 => rules.mcast_flood,
+                _ => rules.flood,
+            };
+            self.way(sent, vid, *to) == Way::Goes && held.isolation.permits(rules.isolation) && floods
+        };
+        let to: Vec<u16> = others().filter(takes).collect();
+        match to.is_empty() {
+            true if others().any(|to| self.way(sent, vid, to) == Way::Hops) => Err(DropReason::VlanHop),
+            true => Err(DropReason::NoDestination),
+            false => Ok(to),
+        }
+    }
+
+    fn way(&self, sent: &Sent, vid: u16, to: u16) -> Way {
+        vlans::way(&self.held_to(sent.from).vlan, &self.held_to(to).vlan, (sent, vid))
+    }
+
+    /// A frame as it arrives at a port that it is for.
+    pub fn arriving(&self, sent: &Sent, to: u16) -> Sent {
+        vlans::arriving(&self.held_to(sent.from).vlan, &self.held_to(to).vlan, sent)
     }
 
     /// Learns the source of a frame that is not refused. A frame that waits has arrived as well.
     pub fn learn(&mut self, sent: &Sent, now: u64) {
-        self.learnt.insert(sent.frame[6..12].try_into().unwrap(), (sent.from, now));
+        let held = self.held_to(sent.from);
+        let Ok(vid) = vlans::of_frame(&held.vlan, sent) else { return };
+        let address = (sent.frame[6..12].try_into().unwrap(), vid);
+        if held.learning && self.known.get(&address).is_none_or(|known| !known.is_static) {
+            self.known.insert(address, Known { port: sent.from, second: now, is_static: false });
+        }
     }
 }
 
 /// Compares what a port got with the frames for it, in order. Returns how many frames it did not get completely.
-pub fn missing(due: &[&Sent], got: &[Got]) -> usize {
-    let mut due = due.iter();
+pub fn missing(due: &[impl Borrow<Sent>], got: &[Got]) -> usize {
+    let mut due = due.iter().map(Borrow::borrow);
     let (mut current, mut missing): (Option<(&Sent, usize)>, _) = (None, 0);
     for (hdr, frame) in got {
         loop {
@@ -120,7 +220,7 @@ pub fn missing(due: &[&Sent], got: &[Got]) -> usize {
                 break;
             }
             missing += usize::from(current.is_some_and(|(sent, pieces)| !is_whole(sent, pieces)));
-            current = due.next().map(|sent| (*sent, 0));
+            current = due.next().map(|sent| (sent, 0));
             assert!(
                 current.is_some(),
                 "a frame that was not for this port, or not now: {hdr:?} {} {:?}",

@@ -221,7 +221,12 @@ impl Guest {
             frame.truncate(14);
             let mut cuts = Vec::new();
             match kind {
-                0..8 => self.fill(&mut frame, usize::from(by) * usize::from(by) * 6),
+                0..7 => self.fill(&mut frame, usize::from(by) * usize::from(by) * 6),
+                7 => {
+                    frame.truncate(12);
+                    frame.extend(tags(by));
+                    self.fill(&mut frame, 50);
+                }
                 10 => frame.truncate(13),
                 11 => hdr[1] = by | 1,
                 12 => broken = Some(DropReason::BadChain),
@@ -277,7 +282,7 @@ impl Guest {
     }
 
     /// Some addresses that differ in many or few bits, and some with a meaning.
-    fn mac(&self, n: u8) -> Mac {
+    pub fn mac(&self, n: u8) -> Mac {
         match n % 16 {
             n @ 0..3 => [2, 0, 0, 0, 0, n],
             3 => [0xff; 6],
@@ -395,6 +400,29 @@ impl Guest {
     fn header_len(&self) -> usize {
         if VIRTIO_F_VERSION_1.of(self.features) || VIRTIO_NET_F_MRG_RXBUF.of(self.features) { 12 } else { 10 }
     }
+}
+
+/// What is behind the addresses of a frame with tags of some kind.
+fn tags(n: u8) -> Vec<u8> {
+    let words: &[u16] = match n % 16 {
+        0 => &[0x8100, 10],
+        1 => &[0x8100, 20],
+        2 => &[0x8100, 0],
+        3 => &[0x8100, 0xb00a],
+        4 => &[0x88a8, 10],
+        5 => &[0x88a8, 0x5014],
+        6 => &[0x88a8, 0],
+        7 => &[0x9100, 10],
+        8 => &[0x8100, 10, 0x8100, 20],
+        9 => &[0x8100, 0xa000, 0x8100, 20],
+        10 => &[0x88a8, 10, 0x8100, 20],
+        11 => &[0x8100, 20, 0x9100, 10],
+        12 => &[0x8100, 4095],
+        13 => &[0x8100, 30],
+        14 => &[0x88a8, 20, 0x88a8, 10, 0x8100, 0],
+        _ => &[],
+    };
+    words.iter().chain(&[0x0800]).flat_map(|word| word.to_be_bytes()).collect()
 }
 
 /// The features of these bits.

@@ -8,10 +8,13 @@
 use std::sync::Arc;
 
 use nix::errno::Errno;
+use sv3::fdb::FdbLine;
+use sv3::frame::MacAddr;
 use sv3::ids::QueueId;
-use sv3::rules::{PortRules, Vid};
+use sv3::rules::{PortRules, VID_MAX, Vid};
 
-use super::{ControlThread, NO_PORT};
+use super::{Client, ControlThread, NO_PORT};
+use crate::forward::fdb::Address;
 use crate::port::traffic_rules::{Domain, TrafficRules};
 use crate::port::{Port, QueueLease};
 
@@ -56,7 +59,8 @@ impl ControlThread {
         }
         // What is learnt from now on is learnt by the new rules.
         if !self.standby && !moved.is_empty() {
-            self.poller.forwarder.retain(|slot| !moved.contains(&slot));
+            moved.sort_unstable();
+            self.poller.forwarder.retain(|line| line.is_static || moved.binary_search(&line.port).is_err());
         }
     }
 
@@ -72,8 +76,9 @@ impl ControlThread {
         staged.collect()
     }
 
-    /// A port that is gone has no rules.
+    /// A port that is gone has no rules, and no addresses.
     pub(super) fn forget_rules(&mut self, slot: u16) {
+        self.addresses.retain(|_, port| *port != slot);
         let before = self.rules_of(slot);
         self.threads.ports.members.change(slot, vlan(before.as_deref()), &Domain::Unaware);
     }
@@ -81,6 +86,65 @@ impl ControlThread {
     /// The rules in force.
     pub(super) fn rules_of(&self, slot: u16) -> Option<Arc<TrafficRules>> {
         self.clients.get(usize::from(slot))?.as_ref()?.rules.clone()
+    }
+
+    /// An address is at a port from now on. A standby only gets to know it.
+    pub(super) fn add_address(&mut self, slot: u16, vid: Vid, mac: [u8; 6]) -> nix::Result<()> {
+        let mac = MacAddr::new(mac);
+        if mac.is_group() || mac.is_zero() || vid > VID_MAX {
+            return Err(Errno::EINVAL);
+        }
+        let address = Address::new(mac, vid);
+        self.client(slot)?;
+        if !self.standby && !self.poller.forwarder.add(address, slot) {
+            return Err(Errno::ENOSPC);
+        }
+        self.addresses.insert(address, slot);
+        Ok(())
+    }
+
+    /// The opposite.
+    pub(super) fn remove_address(&mut self, slot: u16, vid: Vid, mac: [u8; 6]) -> nix::Result<()> {
+        let address = Address::new(MacAddr::new(mac), vid);
+        if self.addresses.get(&address) != Some(&slot) {
+            return Err(Errno::ENOENT);
+        }
+        self.addresses.remove(&address);
+        if !self.standby {
+            self.poller.forwarder.remove(address, slot);
+        }
+        Ok(())
+    }
+
+    /// Forgets addresses that were learnt: of a port, in a VLAN, or this one.
+    pub(super) fn flush_addresses(&mut self, port: Option<u16>, vid: Option<Vid>, mac: Option<[u8; 6]>) {
+        if self.standby {
+            return;
+        }
+        let mac = mac.map(MacAddr::new);
+        let is_meant = |line: &FdbLine| {
+            let (port, vid) = (port.is_none_or(|port| port == line.port), vid.is_none_or(|vid| vid == line.vid));
+            port && vid && mac.is_none_or(|mac| mac == line.mac)
+        };
+        self.poller.forwarder.retain(|line| line.is_static || !is_meant(line));
+    }
+
+    /// Corrects what the last worker left in the forwarding table: it may have died before it did what this one was told.
+    pub(super) fn correct_addresses(&mut self) {
+        let (clients, addresses, forwarder) = (&self.clients, &self.addresses, &self.poller.forwarder);
+        forwarder.recount();
+        forwarder.retain(|line| {
+            let client = clients.get(usize::from(line.port)).and_then(Option::as_ref);
+            let is_member = |client: &Client| vlan(client.rules.as_deref()).contains(line.vid);
+            match line.is_static {
+                true => addresses.get(&Address::new(line.mac, line.vid)) == Some(&line.port),
+                false => client.is_some_and(|client| is_member(client)),
+            }
+        });
+        for (address, slot) in addresses {
+            // One that found no room was told when it came.
+            let _ = forwarder.add(*address, *slot);
+        }
     }
 
     /// The VLAN in which the switch itself speaks out of a port.

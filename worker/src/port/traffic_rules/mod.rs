@@ -21,12 +21,13 @@ pub use members::VlanMembers;
 pub use vlan::{Domain, Edit, InVlan, TAG_LEN};
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use sv3::drop_reason::DropReason;
 use sv3::frame::MacAddr;
 use sv3::rules::{Isolation, PortRules};
 
-/// The rules of one port. They do not change; another commit makes others.
+/// The rules of one port. Another commit makes others.
 pub struct TrafficRules {
     /// Its VLANs.
     pub vlan: Domain,
@@ -34,6 +35,12 @@ pub struct TrafficRules {
     pub isolation: Isolation,
     /// Frames to unknown addresses, to groups and to all go to it.
     pub floods: Floods,
+    /// Its frames' sources are learnt.
+    pub learning: bool,
+    /// Most addresses that are learnt from it at a time; 0: any number.
+    pub max_addresses: u32,
+    /// When its addresses that had aged were last looked for, in seconds.
+    pub swept_s: AtomicU64,
 }
 
 /// Which frames for many a port gets.
@@ -72,7 +79,14 @@ impl TrafficRules {
     /// The rules as the supervisor told them, which were checked. `None`: the port is open.
     pub fn of(rules: &PortRules) -> Option<Arc<TrafficRules>> {
         let floods = Floods { unknown: rules.flood, multicast: rules.mcast_flood, broadcast: rules.bcast_flood };
-        let compiled = TrafficRules { vlan: Domain::of(&rules.vlan), isolation: rules.isolation, floods };
+        let compiled = TrafficRules {
+            vlan: Domain::of(&rules.vlan),
+            isolation: rules.isolation,
+            floods,
+            learning: rules.learning,
+            max_addresses: rules.max_addresses,
+            swept_s: AtomicU64::new(0),
+        };
         (!rules.is_open()).then(|| Arc::new(compiled))
     }
 }

@@ -3,6 +3,7 @@
 use sv3::rules::{Isolation, PortRules, TagType, Vid, VidRange, Vids, Vlan};
 
 use super::*;
+use crate::forward::fdb::Address;
 
 const OPEN: u16 = 0;
 const ACCESS: u16 = 1;
@@ -194,6 +195,107 @@ fn a_flood_arrives_in_the_form_of_each_port_of_its_vlan() {
             Err(reason) => assert_eq!((got, news), (vec![], vec![reason]), "from {from} with {tags:x?}"),
         }
     }
+}
+
+/// Each frame once more, to an address of each port in turn, which the table knows in both VLANs: it goes there or nowhere.
+#[test]
+fn a_frame_to_one_port_arrives_as_a_flood_would_there() {
+    let mut switch = switch();
+    let station = |port: u16| mac(100 + port);
+    for (from, tags, wanted) in rows() {
+        for to in (1..PORTS).filter(|to| *to != from) {
+            let addresses = (station(to), mac(from));
+            for vid in [10, 20] {
+                assert!(switch.forwarder.add(Address::new(station(to), vid), to));
+            }
+            let why = [DropReason::NoDestination, DropReason::VlanHop, DropReason::VlanTag];
+            let before = why.map(|reason| switch.dropped(from, reason));
+            switch.send_octets(from, vec![tagged(addresses, &tags, 7); 3]);
+            let got = arrived(&switch, addresses);
+            let dropped: u64 = why.iter().zip(before).map(|(reason, old)| switch.dropped(from, *reason) - old).sum();
+            let at_port = |port: &(u16, Vec<Tag>)| (port.0 == to).then(|| port.1.clone());
+            match wanted.as_ref().ok().and_then(|wanted| wanted.iter().find_map(at_port)) {
+                Some(form) => {
+                    assert_eq!((got, dropped), (vec![(to, form); 3], 0), "from {from} with {tags:x?} to {to}")
+                }
+                None => assert_eq!((got, dropped), (vec![], 3), "from {from} with {tags:x?} to {to}"),
+            }
+        }
+    }
+}
+
+/// A guest's address is announced in its own VLAN, with a tag where the uplink is a trunk, and a probe goes out in the
+/// uplink's own VLAN.
+#[test]
+fn the_switch_speaks_in_the_vlan_that_it_speaks_of() {
+    let learning = [Learning::Free, Learning::Free, Learning::Uplink, Learning::Uplink];
+    let mut switch = Switch::of(&learning);
+    switch.rule(0, PortRules { vlan: Vlan::Access { vid: 10 }, ..PortRules::default() });
+    switch.rule(1, PortRules { vlan: Vlan::Access { vid: 20 }, ..PortRules::default() });
+    switch.rule(2, PortRules { vlan: trunk(None, TagType::Customer), ..PortRules::default() });
+    switch.rule(3, PortRules { vlan: Vlan::Access { vid: 20 }, ..PortRules::default() });
+    [0, 1].into_iter().for_each(|slot| switch.send(slot, &[(BROADCAST, mac(slot))]));
+    let all =
+        |switch: &Switch, slot| switch.with(QueueId::receive(slot, 0), |queue| std::mem::take(&mut queue.received));
+    (0..4).for_each(|slot| drop(all(&switch, slot)));
+    let mut announcer = Announcer::new();
+    switch.forwarder.now_ns += PASS_NS;
+    announcer.go_on(&mut switch.forwarder);
+    let forms = |switch: &Switch, slot| {
+        let mut forms: Vec<_> = all(switch, slot)
+            .iter()
+            .map(|frame| (frame[NET_HDR_LEN + 11], frame[NET_HDR_LEN + 12..][..6].to_vec()))
+            .collect();
+        forms.sort();
+        forms
+    };
+    let tagged = |vid| vec![0x81, 0, 0, vid, 0x80, 0x35];
+    assert_eq!(forms(&switch, 2), [(0, tagged(10)), (1, tagged(20))]);
+    assert_eq!(forms(&switch, 3), [(1, vec![0x80, 0x35, 0, 1, 8, 0])]);
+    // A probe out of the trunk, which comes back at the same trunk, and at the other uplink without its tag.
+    let port = switch.ports.get(2).unwrap();
+    port.rules.set_token(77);
+    assert!(loop_probe::send(&mut switch.forwarder, (port, 10), 77));
+    let mut probe = all(&switch, 2).pop().unwrap();
+    assert_eq!(probe[NET_HDR_LEN + 12..][..6], [0x81, 0, 0, 10, 0x88, 0xb5]);
+    probe[10] = 0;
+    switch.send_octets(2, vec![probe.clone()]);
+    assert_eq!(port.rules.take_loop(), Some(77));
+    probe.drain(NET_HDR_LEN + 12..NET_HDR_LEN + 16);
+    switch.send_octets(3, vec![probe]);
+    assert_eq!(switch.ports.get(3).unwrap().rules.take_loop(), Some(77));
+}
+
+/// One address in two VLANs is two: each is where it was seen in its VLAN.
+#[test]
+fn each_vlan_has_addresses_of_its_own() {
+    let mut switch = switch();
+    for (slot, n) in [(ACCESS, 1), (ACCESS_20, 1), (SECOND_ACCESS, 2), (TRUNK, 3)] {
+        let tags = if slot == TRUNK { vec![c(20)] } else { vec![] };
+        switch.send_octets(slot, vec![tagged((BROADCAST, mac(n)), &tags, 7)]);
+    }
+    (0..PORTS).for_each(|slot| drop(switch.got(slot)));
+    switch.send(SECOND_ACCESS, &[(mac(1), mac(2)); 2]);
+    assert_eq!([ACCESS, ACCESS_20].map(|slot| switch.got(slot).len()), [2, 0]);
+    switch.send_octets(TRUNK, vec![tagged((mac(1), mac(3)), &[c(20)], 7), tagged((mac(1), mac(4)), &[c(10)], 7)]);
+    assert_eq!([ACCESS, ACCESS_20].map(|slot| switch.got(slot).len()), [1, 1]);
+}
+
+#[test]
+fn a_port_has_as_many_addresses_as_it_may_have_and_a_static_one_is_nobody_else_s() {
+    let mut switch = Switch::of(&[Learning::Free, Learning::Free, Learning::Uplink]);
+    switch.rule(0, PortRules { max_addresses: 2, ..PortRules::default() });
+    assert!(switch.forwarder.add(mac(50).into(), 1));
+    let frames = [1, 2, 3, 1, 3, 2].map(|n| (BROADCAST, mac(n)));
+    switch.send(0, &frames);
+    assert_eq!((switch.got(1), switch.dropped(0, DropReason::AddressLimit)), (vec![0, 1, 3, 5], 2));
+    for (slot, reason) in [(0, DropReason::AddressConflict), (2, DropReason::UplinkEcho)] {
+        switch.send(slot, &[(BROADCAST, mac(50))]);
+        assert_eq!((switch.dropped(slot, reason), switch.forwarder.find(mac(50))), (1, Some(1)));
+    }
+    switch.got(1);
+    switch.send(2, &[(mac(50), mac(9)), (mac(50), mac(9))]);
+    assert_eq!(switch.got(1), [0, 1]);
 }
 
 /// Frames in one burst to one receiver, of which some need another tag and some are refused.

@@ -7,6 +7,7 @@ use sv3::rules::{PortRules, TagType, Vid, VidRange, Vids, Vlan};
 use sv3::virtio::NET_HDR_LEN;
 
 use super::*;
+use crate::forward::fdb::Address;
 
 fn access(vid: Vid) -> PortRules {
     PortRules { vlan: Vlan::Access { vid }, ..PortRules::default() }
@@ -181,4 +182,66 @@ fn no_frame_passes_between_a_port_of_old_rules_and_one_of_new_rules() {
     });
     let dropped = |slot: usize, reason: DropReason| ledger.ports[slot].drops[reason as usize].load(Relaxed);
     assert_eq!([1, 2].map(|slot| dropped(slot, DropReason::VlanTag)), [0, 0]);
+}
+
+fn at(port: u16, vid: Vid, last: u8) -> Command {
+    Command::AddressAdd { port, vid, mac: [2, 0, 0, 0, 0, last] }
+}
+
+fn find(worker: &Worker, vid: Vid, last: u8) -> Option<u16> {
+    worker.thread.poller.forwarder.find(Address::new(sv3::frame::MacAddr::new([2, 0, 0, 0, 0, last]), vid))
+}
+
+#[test]
+fn addresses_are_added_removed_and_flushed_as_told() {
+    let mut worker = Worker::new(false);
+    (0..3).for_each(|slot| assert_eq!(worker.tell(add(slot)), None));
+    (0..3).for_each(|slot| drop(worker.reached(slot, 3)));
+    let error = |errno: nix::errno::Errno| Some(errno as i32);
+    assert_eq!((worker.tell(at(0, 0, 50)), worker.tell(at(1, 7, 50)), worker.tell(at(1, 0, 2))), (None, None, None));
+    assert_eq!(
+        [(0, 50), (7, 50), (0, 2), (0, 1)].map(|(vid, last)| find(&worker, vid, last)),
+        [Some(0), Some(1), Some(1), Some(1)]
+    );
+    for (wrong, errno) in [
+        (Command::AddressAdd { port: 9, vid: 0, mac: [2; 6] }, NO_PORT),
+        (Command::AddressAdd { port: 0, vid: 0, mac: [3; 6] }, nix::errno::Errno::EINVAL),
+        (Command::AddressAdd { port: 0, vid: 4095, mac: [2; 6] }, nix::errno::Errno::EINVAL),
+        (Command::AddressRemove { port: 1, vid: 0, mac: [2, 0, 0, 0, 0, 50] }, nix::errno::Errno::ENOENT),
+    ] {
+        assert_eq!(worker.tell(wrong), error(errno));
+    }
+    let flush =
+        |port, vid, last: Option<u8>| Command::AddressFlush { port, vid, mac: last.map(|last| [2, 0, 0, 0, 0, last]) };
+    for (command, left) in [
+        (flush(Some(1), Some(7), None), [Some(0), Some(1), Some(1)]),
+        (flush(None, None, Some(1)), [Some(0), None, Some(1)]),
+        (flush(None, None, None), [None, None, Some(1)]),
+    ] {
+        assert_eq!(worker.tell(command), None);
+        assert_eq!([0, 1, 2].map(|last| find(&worker, 0, last)), left);
+    }
+    assert_eq!(worker.tell(Command::AddressRemove { port: 0, vid: 0, mac: [2, 0, 0, 0, 0, 50] }), None);
+    assert_eq!(worker.tell(Command::PortRemove { port: 1 }), None);
+    assert_eq!([(0, 50), (7, 50), (0, 2)].map(|(vid, last)| find(&worker, vid, last)), [None; 3]);
+}
+
+/// The serving worker died before it did what both were told: an address that is gone is still there, another one is not,
+/// and a port is in another VLAN now.
+#[test]
+fn a_take_over_corrects_the_static_addresses_and_the_vlans_of_others() {
+    let mut worker = Worker::new(true);
+    (0..3).for_each(|slot| assert_eq!(worker.tell(add(slot)), None));
+    worker.rule(&[(1, access(10))]);
+    assert_eq!((worker.tell(at(0, 0, 1)), worker.tell(at(0, 0, 2)), worker.tell(at(1, 10, 3))), (None, None, None));
+    assert_eq!(worker.tell(Command::AddressRemove { port: 0, vid: 0, mac: [2, 0, 0, 0, 0, 2] }), None);
+    let forwarder = &mut worker.thread.poller.forwarder;
+    forwarder.now_s = clock::now_ns() / 1_000_000_000;
+    let address = |last, vid| Address::new(sv3::frame::MacAddr::new([2, 0, 0, 0, 0, last]), vid);
+    assert!(forwarder.add(address(1, 0), 0) && forwarder.add(address(2, 0), 0) && forwarder.add(address(8, 0), 2));
+    forwarder.learn(address(4, 0).mac(), 1);
+    forwarder.learn(address(5, 0).mac(), 2);
+    assert_eq!(worker.tell(Command::Promote), None);
+    let found = [(0, 1), (0, 2), (0, 8), (10, 3), (0, 4), (0, 5)].map(|(vid, last)| find(&worker, vid, last));
+    assert_eq!(found, [Some(0), None, None, Some(1), None, Some(2)]);
 }
