@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::attachment::Attachment;
 use crate::card_attachment::CardAttachment;
+use crate::trace::FRAME_MAX;
 
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +31,13 @@ pub enum ControlRequest {
     AttachCard(CardAttachment),
     /// Ends a port that was made by [`ControlRequest::Attach`] or [`ControlRequest::AttachCard`], by its name.
     Detach(String),
+    /// Asks what the switch would do with a frame. The answer is [`crate::trace::TraceAnswer`].
+    Trace {
+        /// Name of the port that the frame would come from.
+        port: String,
+        /// The frame's first octets, at most [`crate::trace::FRAME_MAX`].
+        frame: Vec<u8>,
+    },
     /// Asks, as the next supervisor, for all sockets and files, in a record of this version.
     Succeed(u32),
 }
@@ -49,6 +57,10 @@ impl ControlRequest {
             "attach" => ControlRequest::Attach(Attachment::parse(rest)?),
             "attach-card" => ControlRequest::AttachCard(CardAttachment::parse(rest)?),
             "detach" => ControlRequest::Detach(rest.to_string()),
+            "trace" => {
+                let (port, frame) = rest.rsplit_once(' ')?;
+                ControlRequest::Trace { port: port.to_string(), frame: octets(frame)? }
+            }
             "succeed" => ControlRequest::Succeed(rest.parse().ok()?),
             _ => return None,
         })
@@ -68,9 +80,24 @@ impl fmt::Display for ControlRequest {
             ControlRequest::Attach(attachment) => return write!(f, "attach {attachment}"),
             ControlRequest::AttachCard(card) => return write!(f, "attach-card {card}"),
             ControlRequest::Detach(name) => return write!(f, "detach {name}"),
+            ControlRequest::Trace { port, frame } => {
+                write!(f, "trace {port} ")?;
+                return frame.iter().try_for_each(|octet| write!(f, "{octet:02x}"));
+            }
             ControlRequest::Succeed(version) => return write!(f, "succeed {version}"),
         })
     }
+}
+
+/// Octets of a frame in hexadecimal.
+fn octets(text: &str) -> Option<Vec<u8>> {
+    let digit = |digit: u8| char::from(digit).to_digit(16);
+    let octet = |pair: &[u8]| match *pair {
+        [high, low] => u8::try_from(digit(high)? << 4 | digit(low)?).ok(),
+        _ => None,
+    };
+    let octets: Option<Vec<u8>> = text.as_bytes().chunks(2).map(octet).collect();
+    octets.filter(|octets| octets.len() <= FRAME_MAX)
 }
 
 #[cfg(test)]
@@ -86,11 +113,17 @@ mod tests {
             ControlRequest::AttachCard(CardAttachment::new("nic0", "0000:02:00.1")),
             ControlRequest::Detach("up0".to_string()),
             ControlRequest::Succeed(1),
+            ControlRequest::Trace { port: "p7".to_string(), frame: (0..96).collect() },
         ]);
         for request in plain.into_iter().chain(others) {
             assert_eq!(ControlRequest::parse(&request.to_string()), Some(request));
         }
         assert_eq!(ControlRequest::parse("Status"), None);
         assert_eq!(ControlRequest::parse(""), None);
+        for wrong in
+            ["trace", "trace p0", "trace p0 0", "trace p0 0g", "trace p0 +1", &format!("trace p0 {}", "0".repeat(194))]
+        {
+            assert_eq!(ControlRequest::parse(wrong), None, "{wrong}");
+        }
     }
 }

@@ -319,6 +319,13 @@ pub enum Command {
         /// The guest's address.
         mac: [u8; 6],
     },
+    /// Asks what would become of a frame from this port, and what decides: a [`ReportKind::Traced`] for each step.
+    Trace {
+        /// Slot.
+        port: u16,
+        /// The frame's first octets, at most [`crate::trace::FRAME_MAX`].
+        frame: Vec<u8>,
+    },
     /// Answered by [`ReportKind::Done`] when every earlier command has taken effect.
     Barrier,
 }
@@ -344,6 +351,8 @@ impl Command {
     pub fn port(&self) -> Option<u16> {
         match self {
             Command::Start { .. } | Command::Promote | Command::RulesCommit | Command::Barrier => None,
+            // It changes nothing about the port, and no client is at fault if it fails.
+            Command::Trace { .. } => None,
             Command::AddressFlush { port, .. } => *port,
             Command::PortAdd { port, .. }
             | Command::RulesStage { port, .. }

@@ -37,6 +37,7 @@ pub mod options;
 pub mod rules;
 pub mod status;
 pub mod timeslice;
+pub mod trace;
 pub mod virtio;
 pub mod wire;
 

@@ -32,6 +32,7 @@ mod stalled;
 mod streams;
 mod succession;
 pub mod taking_over;
+mod tracing;
 
 use std::fs::File;
 use std::io;
@@ -62,6 +63,7 @@ use crate::workers::spawner::Spawner;
 use crate::workers::{Timer as WorkerTimer, WorkerConfig, Workers};
 use handing_over::HandingOver;
 use taking_over::{Inherited, TakingOver};
+use tracing::Tracing;
 
 /// Most signals that are read in one turn. Each kind is pending at most once, but more may come meanwhile.
 const SIGNALS_MAX: usize = 8;
@@ -84,6 +86,8 @@ pub struct Supervisor {
     is_handed_over: bool,
     /// The taking over from the last supervisor.
     taking_over: Option<TakingOver>,
+    /// The trace that the serving worker was asked for.
+    tracing: Option<Tracing>,
     ending: Option<Ending>,
     over: Option<Result<(), String>>,
 }
@@ -138,6 +142,7 @@ impl Supervisor {
             handing_over: None,
             is_handed_over: false,
             taking_over: None,
+            tracing: None,
             ending: None,
             over: None,
         };

@@ -36,6 +36,7 @@ mod switching;
 mod telemetry;
 mod threads;
 mod top;
+mod trace;
 mod unsafe_code;
 mod upgrade;
 mod uplink_program;

@@ -73,6 +73,7 @@ impl Supervisor {
             }
             ControlRequest::Detach(name) => self.detach_files(&name).map_or_else(error, |answer| to_json(&answer)),
             ControlRequest::Restart | ControlRequest::Upgrade => error(self.plan_handover(place, fds.pop()).err()?),
+            ControlRequest::Trace { port, frame } => error(self.begin_trace(place, port, frame).err()?),
             ControlRequest::Succeed(version) => {
                 self.begin_handing_over(place, version);
                 return None;
@@ -124,7 +125,7 @@ impl Supervisor {
     }
 
     /// All ports, by slot.
-    fn port_statuses(&self) -> Vec<PortStatus> {
+    pub(super) fn port_statuses(&self) -> Vec<PortStatus> {
         let clients = self.clients.slots.clients().filter_map(|client| self.port_status(client));
         let files = self.clients.slots.all_files().filter_map(|port| {
             let lacks = self.workers.standby.as_ref().and_then(|standby| standby.lacks(port.slot));

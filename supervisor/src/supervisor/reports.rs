@@ -77,6 +77,10 @@ impl Supervisor {
                     self.worker_took_over();
                     Ok(())
                 }
+                Some(Waiter::Trace) => {
+                    self.end_trace();
+                    Ok(())
+                }
                 Some(Waiter::Nobody | Waiter::Planned) => Ok(()),
                 None => Err(Breach("it reported a barrier that was not the next one")),
             },
@@ -108,6 +112,7 @@ impl Supervisor {
                 self.address_conflict(report);
                 Ok(())
             }
+            ReportKind::Traced => self.traced(report),
             ReportKind::CardReady => self.card_ready(report.port),
             ReportKind::CardLink => self.card_link(report.port, report.value),
         }
@@ -139,6 +144,7 @@ impl Supervisor {
             | ReportKind::Busy
             | ReportKind::LoopFound
             | ReportKind::AddressConflict
+            | ReportKind::Traced
             | ReportKind::CardReady
             | ReportKind::CardLink => Err(Breach("it reported work on rings while on standby")),
             ReportKind::Failed => {

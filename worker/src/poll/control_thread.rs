@@ -9,6 +9,7 @@ mod memory;
 mod rules;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod uplinks;
 mod vrings;
 
@@ -243,6 +244,7 @@ impl ControlThread {
             Command::CardOpen { port, settings } => self.card_device(port, settings, fds.next()),
             Command::CardStart { port } => self.card_start(port),
             Command::LoopProbe { port, token } => self.probe(port, token),
+            Command::Trace { port, frame } => return self.trace(seq, port, &frame),
             Command::Barrier => return self.link.report(Report::new(ReportKind::Done, seq)),
         };
         self.tell_failure(seq, about, result)
