@@ -5,6 +5,7 @@ use std::fmt;
 use crate::attachment::Attachment;
 use crate::card_attachment::CardAttachment;
 use crate::snooping::Snooping;
+use crate::trace::FRAME_MAX;
 
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +41,13 @@ pub enum ControlRequest {
     /// Changes what is declared, made from this generation. A sealed memfd with a [`crate::config::Change`] comes with
     /// the request, and the sockets that it names.
     Configure(u64),
+    /// Asks what the switch would do with a frame. The answer is [`crate::trace::TraceAnswer`].
+    Trace {
+        /// Name of the port that the frame would come from.
+        port: String,
+        /// The frame's first octets, at most [`crate::trace::FRAME_MAX`].
+        frame: Vec<u8>,
+    },
     /// Asks, as the next supervisor, for all sockets and files, in a record of this version.
     Succeed(u32),
 }
@@ -67,6 +75,10 @@ impl ControlRequest {
             }),
             "config" => ControlRequest::Config,
             "configure" => ControlRequest::Configure(rest.parse().ok()?),
+            "trace" => {
+                let (port, frame) = rest.rsplit_once(' ')?;
+                ControlRequest::Trace { port: port.to_string(), frame: octets(frame)? }
+            }
             "succeed" => ControlRequest::Succeed(rest.parse().ok()?),
             _ => return None,
         })
@@ -91,9 +103,24 @@ impl fmt::Display for ControlRequest {
             ControlRequest::Snoop(Some(setting)) => return write!(f, "snooping on {setting}"),
             ControlRequest::Config => "config",
             ControlRequest::Configure(generation) => return write!(f, "configure {generation}"),
+            ControlRequest::Trace { port, frame } => {
+                write!(f, "trace {port} ")?;
+                return frame.iter().try_for_each(|octet| write!(f, "{octet:02x}"));
+            }
             ControlRequest::Succeed(version) => return write!(f, "succeed {version}"),
         })
     }
+}
+
+/// Octets of a frame in hexadecimal.
+fn octets(text: &str) -> Option<Vec<u8>> {
+    let digit = |digit: u8| char::from(digit).to_digit(16);
+    let octet = |pair: &[u8]| match *pair {
+        [high, low] => u8::try_from(digit(high)? << 4 | digit(low)?).ok(),
+        _ => None,
+    };
+    let octets: Option<Vec<u8>> = text.as_bytes().chunks(2).map(octet).collect();
+    octets.filter(|octets| octets.len() <= FRAME_MAX)
 }
 
 #[cfg(test)]
@@ -119,6 +146,7 @@ mod tests {
             ControlRequest::Config,
             ControlRequest::Configure(7),
             ControlRequest::Succeed(1),
+            ControlRequest::Trace { port: "p7".to_string(), frame: (0..96).collect() },
         ]);
         for request in plain.into_iter().chain(others) {
             assert_eq!(ControlRequest::parse(&request.to_string()), Some(request));
@@ -127,5 +155,10 @@ mod tests {
         assert_eq!(ControlRequest::parse("snooping on interval=0"), None);
         assert_eq!(ControlRequest::parse("snooping"), None);
         assert_eq!(ControlRequest::parse(""), None);
+        for wrong in
+            ["trace", "trace p0", "trace p0 0", "trace p0 0g", "trace p0 +1", &format!("trace p0 {}", "0".repeat(194))]
+        {
+            assert_eq!(ControlRequest::parse(wrong), None, "{wrong}");
+        }
     }
 }

@@ -322,6 +322,13 @@ pub enum Command {
         /// The guest's address.
         mac: [u8; 6],
     },
+    /// Asks what would become of a frame from this port, and what decides: a [`ReportKind::Traced`] for each step.
+    Trace {
+        /// Slot.
+        port: u16,
+        /// The frame's first octets, at most [`crate::trace::FRAME_MAX`].
+        frame: Vec<u8>,
+    },
     /// Answered by [`ReportKind::Done`] when every earlier command has taken effect.
     Barrier,
     /// The switch snoops on IGMP and MLD in this way from now on. It replaces [`Settings::snooping`].
@@ -356,6 +363,8 @@ impl Command {
             | Command::RulesCommit
             | Command::Barrier
             | Command::Snoop { .. } => None,
+            // It changes nothing about the port, and no client is at fault if it fails.
+            Command::Trace { .. } => None,
             Command::AddressFlush { port, .. } => *port,
             Command::PortAdd { port, .. }
             | Command::RulesStage { port, .. }

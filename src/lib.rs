@@ -41,6 +41,7 @@ pub mod rules;
 pub mod snooping;
 pub mod status;
 pub mod timeslice;
+pub mod trace;
 pub mod virtio;
 pub mod wire;
 

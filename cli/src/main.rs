@@ -16,6 +16,7 @@ mod restart;
 mod run;
 mod status;
 mod top;
+mod trace;
 mod upgrade;
 mod uplink;
 mod web;
@@ -38,6 +39,7 @@ enum Verb {
     Run(run::Run),
     Status(status::Show),
     Top(top::Top),
+    Trace(trace::Trace),
     Restart(restart::Restart),
     Upgrade(upgrade::Upgrade),
     Crashes(crashes::Show),
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
         Verb::Run(run) => run.exec(),
         Verb::Status(show) => show.exec(),
         Verb::Top(top) => top.exec(),
+        Verb::Trace(trace) => trace.exec(),
         Verb::Restart(restart) => restart.exec(),
         Verb::Upgrade(upgrade) => upgrade.exec(),
         Verb::Crashes(show) => show.exec(),

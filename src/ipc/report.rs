@@ -36,6 +36,8 @@ pub enum ReportKind {
     CardReady = 10,
     /// A card's link changed, and once after each `Command::CardStart`. `value`: its speed in Mbit/s; 0: no link.
     CardLink = 11,
+    /// A step of a `Command::Trace`: see [`crate::trace::Step`], which says what all fields mean.
+    Traced = 12,
 }
 
 /// Why a ring or a file stopped by itself.
@@ -178,7 +180,7 @@ impl Report {
         let word = |at: usize| u16::from_le_bytes([b[at], b[at + 1]]);
         let long = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| b[at + i]));
         let all = [Ready, Done, RingStopped, RingFault, Failed, Busy, Unmapped, LoopFound, AddressConflict];
-        let kind = all.into_iter().chain([CardReady, CardLink]).find(|kind| *kind as u16 == word(0))?;
+        let kind = all.into_iter().chain([CardReady, CardLink, Traced]).find(|kind| *kind as u16 == word(0))?;
         Some(Report { kind, port: word(2), ring: word(4), seq: long(8), value: long(16), detail: long(24) })
     }
 }

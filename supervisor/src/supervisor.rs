@@ -35,6 +35,7 @@ mod stalled;
 mod streams;
 mod succession;
 pub mod taking_over;
+mod tracing;
 
 use std::fs::File;
 use std::io;
@@ -67,6 +68,7 @@ use crate::workers::spawner::Spawner;
 use crate::workers::{Timer as WorkerTimer, WorkerConfig, Workers};
 use handing_over::HandingOver;
 use taking_over::{Inherited, TakingOver};
+use tracing::Tracing;
 
 /// Most signals that are read in one turn. Each kind is pending at most once, but more may come meanwhile.
 const SIGNALS_MAX: usize = 8;
@@ -91,6 +93,8 @@ pub struct Supervisor {
     taking_over: Option<TakingOver>,
     /// Those who wait until workers follow what they declared.
     configuring: Vec<Ticket>,
+    /// The trace that the serving worker was asked for.
+    tracing: Option<Tracing>,
     ending: Option<Ending>,
     over: Option<Result<(), String>>,
 }
@@ -148,6 +152,7 @@ impl Supervisor {
             is_handed_over: false,
             taking_over: None,
             configuring: Vec::new(),
+            tracing: None,
             ending: None,
             over: None,
         };

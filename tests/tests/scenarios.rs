@@ -38,6 +38,7 @@ mod switching;
 mod telemetry;
 mod threads;
 mod top;
+mod trace;
 mod unsafe_code;
 mod upgrade;
 mod uplink_program;

@@ -75,6 +75,7 @@ fn handle(worker: &mut Worker, report: &Report, ordered: u64) {
         ReportKind::Busy
         | ReportKind::LoopFound
         | ReportKind::AddressConflict
+        | ReportKind::Traced
         | ReportKind::CardReady
         | ReportKind::CardLink => worker.count_idle_report(),
         ReportKind::Unmapped => drop(worker.unmapped(report.seq)),

@@ -84,6 +84,7 @@ impl Supervisor {
             ControlRequest::Restart | ControlRequest::Upgrade => error(self.plan_handover(place, fds.pop()).err()?),
             ControlRequest::Config => to_json(&self.clients.slots.declared.in_force()),
             ControlRequest::Configure(generation) => error(self.configure(place, generation, fds).err()?),
+            ControlRequest::Trace { port, frame } => error(self.begin_trace(place, port, frame).err()?),
             ControlRequest::Succeed(version) => {
                 self.begin_handing_over(place, version);
                 return None;

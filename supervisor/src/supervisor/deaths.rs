@@ -98,7 +98,7 @@ impl Supervisor {
     ///    after it gets this one again.
     /// 2. Reads the reports that the worker left, and removes the worker. The files that it had to unmap are kept until
     ///    the end: the last close of a file may free much memory, and the next worker must serve first.
-    /// 3. Resets the watch.
+    /// 3. Resets the watch, and gives up a trace that the worker was asked for.
     /// 4. If the death was planned: answers clients that waited, asks the kernel about their files, lets the successor
     ///    serve, and returns. A planned death is no crash, and no client is blamed.
     /// 5. Gives up a planned handover that this death makes impossible, and withdraws a binary on trial.
@@ -115,6 +115,7 @@ impl Supervisor {
         let Some(mut dead) = self.examine(status) else { return };
         let _files = dead.worker.let_go();
         self.workers.watch.begin_anew(self.workers.config.threads);
+        self.give_up_trace();
         self.took_over_switch();
         if self.died_for_successor() {
             return;

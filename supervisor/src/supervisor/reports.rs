@@ -81,6 +81,10 @@ impl Supervisor {
                     self.answer_configured();
                     Ok(())
                 }
+                Some(Waiter::Trace) => {
+                    self.end_trace();
+                    Ok(())
+                }
                 Some(Waiter::Nobody | Waiter::Planned) => Ok(()),
                 None => Err(Breach("it reported a barrier that was not the next one")),
             },
@@ -112,6 +116,7 @@ impl Supervisor {
                 self.address_conflict(report);
                 Ok(())
             }
+            ReportKind::Traced => self.traced(report),
             ReportKind::CardReady => self.card_ready(report.port),
             ReportKind::CardLink => self.card_link(report.port, report.value),
         }
@@ -143,6 +148,7 @@ impl Supervisor {
             | ReportKind::Busy
             | ReportKind::LoopFound
             | ReportKind::AddressConflict
+            | ReportKind::Traced
             | ReportKind::CardReady
             | ReportKind::CardLink => Err(Breach("it reported work on rings while on standby")),
             ReportKind::Failed => {

@@ -132,6 +132,8 @@ pub enum Waiter {
     Nobody,
     /// The end of a take-over, whose length is measured.
     TakeOver,
+    /// The end of a trace.
+    Trace,
     /// The planned handover to this standby.
     Planned,
     /// Those who wait until workers follow what they declared.

@@ -68,7 +68,7 @@ use std::hint::spin_loop;
 use std::sync::atomic::{Ordering::*, fence};
 
 use sv3::attachment::Learning;
-use sv3::fdb::{BUSY, MARK, STATIC};
+use sv3::fdb::{BUSY, FdbLine, MARK, STATIC};
 use sv3::frame::MacAddr;
 use sv3::ledger::{FDB_ENTRIES, FdbEntry, FdbHead, Ledger};
 use sv3::rules::Vid;
@@ -113,6 +113,23 @@ pub struct Speaker<'a> {
     pub ports: &'a Ports,
 }
 
+/// What would become of an address if a port spoke for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Foreseen {
+    /// It is known there.
+    Known,
+    /// It would be learnt, if its bucket has room for the port.
+    New,
+    /// It is known at this port, and would move.
+    Moves(u16),
+    /// The port learns none.
+    Ignored,
+    /// The port has as many as it may have.
+    Full,
+    /// The port may not take it.
+    Refused,
+}
+
 /// A view of the ledger's entries.
 #[derive(Clone, Copy)]
 pub struct Fdb<'l> {
@@ -151,6 +168,35 @@ impl<'l> Fdb<'l> {
             Some(entry) if entry.key.load(Relaxed) == key && seconds(entry) == now_s => Learnt::Same,
             _ => self.take(address, speaker, now_s),
         }
+    }
+
+    /// What [`Fdb::learn`] would do.
+    pub fn foresee(&self, address: Address, speaker: Speaker<'_>, now_s: u64) -> Foreseen {
+        let Speaker { port, rules, ports } = speaker;
+        let learns = rules.is_none_or(|rules| rules.learning);
+        if let Some(entry) = self.entry_of(address) {
+            let (before, key) = (entry.key.load(Acquire) & !BUSY, key_of(address, port));
+            match self.claim(entry, (before, key), ports.learning(port), (ports, now_s)) {
+                Claim::Own if learns || is_static(entry) => return Foreseen::Known,
+                Claim::Anothers => return Foreseen::Refused,
+                Claim::Nobodys if learns && fresh(entry, now_s) && self.may_have_more(port, rules, now_s) => {
+                    return Foreseen::Moves(port_of(before));
+                }
+                _ => {}
+            }
+        }
+        match learns {
+            false => Foreseen::Ignored,
+            true if self.may_have_more(port, rules, now_s) => Foreseen::New,
+            true => Foreseen::Full,
+        }
+    }
+
+    /// Whether a port has fewer addresses than it may have. Those that have aged do not count.
+    fn may_have_more(&self, port: u16, rules: Option<&TrafficRules>, now_s: u64) -> bool {
+        let most = rules.map_or(0, |rules| rules.max_addresses as usize);
+        let is_its = |line: &FdbLine| line.port == port && line.is_known(now_s);
+        most == 0 || self.entries.iter().filter_map(FdbEntry::line).filter(is_its).take(most).count() < most
     }
 
     /// The rest of [`Fdb::learn`].

@@ -7,9 +7,7 @@ use sv3::ids::QueueId;
 use sv3::ipc::RingFault;
 use sv3::ledger::{Ledger, ThreadState};
 
-#[cfg(any(test, feature = "fuzzing"))]
-use super::fdb::Speaker;
-use super::fdb::{Address, Fdb};
+use super::fdb::{Address, Fdb, Foreseen, Speaker};
 use super::leases::Leases;
 use super::snooping::{Snooping, querier};
 use crate::port::view::View;
@@ -49,9 +47,13 @@ impl Forwarder {
     }
 
     /// The port that an address was last seen on.
-    #[cfg(test)]
     pub fn find(&self, address: impl Into<Address>) -> Option<u16> {
         self.fdb.find(address, self.now_s)
+    }
+
+    /// What would become of the table if a port spoke for an address.
+    pub fn foresee(&self, address: Address, speaker: Speaker<'_>) -> Foreseen {
+        self.fdb.foresee(address, speaker, self.now_s)
     }
 
     /// Forgets the addresses of a port, and its groups.

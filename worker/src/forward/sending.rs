@@ -133,7 +133,7 @@ impl<'f, 't> Sending<'f, 't> {
 
     /// Holds a frame to the rules of its sender, before its source is learnt.
     #[inline(never)]
-    fn admit(rules: &TrafficRules, frame: &Frame<'_, 't, '_>) -> Result<Passage, DropReason> {
+    pub fn admit(rules: &TrafficRules, frame: &Frame<'_, 't, '_>) -> Result<Passage, DropReason> {
         let vlan = rules.vlan.classify(frame.behind_addresses(), frame.len)?;
         if vlan.vid != 0 {
             tagging::may_be_edited(frame, &vlan)?;

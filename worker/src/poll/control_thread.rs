@@ -10,6 +10,7 @@ mod questions;
 mod rules;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod uplinks;
 mod vrings;
 
@@ -255,6 +256,7 @@ impl ControlThread {
                 self.set_snooping(setting);
                 Ok(())
             }
+            Command::Trace { port, frame } => return self.trace(seq, port, &frame),
             Command::Barrier => return self.link.report(Report::new(ReportKind::Done, seq)),
         };
         self.tell_failure(seq, about, result)

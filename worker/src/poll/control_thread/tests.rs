@@ -2,6 +2,7 @@
 
 mod cards;
 mod rules;
+mod trace;
 mod uplinks;
 
 use std::io::{Read, Write};

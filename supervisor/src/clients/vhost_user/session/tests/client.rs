@@ -152,6 +152,7 @@ pub fn name(command: &C) -> &'static str {
         C::CardStart { .. } => "CardStart",
         C::LoopProbe { .. } => "LoopProbe",
         C::SendRarp { .. } => "SendRarp",
+        C::Trace { .. } => "Trace",
         C::Barrier => "Barrier",
         C::Snoop { .. } => "Snoop",
     }
