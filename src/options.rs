@@ -159,7 +159,7 @@ pub const SNOOPING: RunOption = switch(
 );
 
 /// All of them, in the order of `--help`.
-pub const ALL: [&RunOption; 16] = [
+pub const ALL: [&RunOption; 17] = [
     &SOCKET,
     &CONTROL,
     &CONFIG,
