@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::attachment::Attachment;
 use crate::card_attachment::CardAttachment;
+use crate::fdb::Which;
 
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +31,10 @@ pub enum ControlRequest {
     AttachCard(CardAttachment),
     /// Ends a port that was made by [`ControlRequest::Attach`] or [`ControlRequest::AttachCard`], by its name.
     Detach(String),
+    /// Asks which addresses are where; the answer is [`crate::fdb::FdbAnswer`].
+    Fdb,
+    /// Forgets addresses that were learnt; the answer is [`crate::fdb::FlushAnswer`].
+    FdbFlush(Which),
     /// Asks, as the next supervisor, for all sockets and files, in a record of this version.
     Succeed(u32),
 }
@@ -49,6 +54,8 @@ impl ControlRequest {
             "attach" => ControlRequest::Attach(Attachment::parse(rest)?),
             "attach-card" => ControlRequest::AttachCard(CardAttachment::parse(rest)?),
             "detach" => ControlRequest::Detach(rest.to_string()),
+            "fdb" => ControlRequest::Fdb,
+            "fdb-flush" => ControlRequest::FdbFlush(Which::parse(rest)?),
             "succeed" => ControlRequest::Succeed(rest.parse().ok()?),
             _ => return None,
         })
@@ -68,6 +75,8 @@ impl fmt::Display for ControlRequest {
             ControlRequest::Attach(attachment) => return write!(f, "attach {attachment}"),
             ControlRequest::AttachCard(card) => return write!(f, "attach-card {card}"),
             ControlRequest::Detach(name) => return write!(f, "detach {name}"),
+            ControlRequest::Fdb => "fdb",
+            ControlRequest::FdbFlush(which) => return write!(f, "fdb-flush {which}"),
             ControlRequest::Succeed(version) => return write!(f, "succeed {version}"),
         })
     }
@@ -85,6 +94,9 @@ mod tests {
             ControlRequest::Attach(Attachment::parse("tap up0 learning=uplink").unwrap()),
             ControlRequest::AttachCard(CardAttachment::new("nic0", "0000:02:00.1")),
             ControlRequest::Detach("up0".to_string()),
+            ControlRequest::Fdb,
+            ControlRequest::FdbFlush(Which::default()),
+            ControlRequest::FdbFlush(Which::parse("vlan=7").unwrap()),
             ControlRequest::Succeed(1),
         ]);
         for request in plain.into_iter().chain(others) {

@@ -5,6 +5,7 @@ mod attach;
 mod audit;
 mod control;
 mod crashes;
+mod fdb;
 mod metrics;
 mod output;
 mod place;
@@ -37,6 +38,7 @@ enum Verb {
     Crashes(crashes::Show),
     Metrics(metrics::Print),
     Audit(audit::Show),
+    Fdb(fdb::Fdb),
     Port(port::Port),
     Attach(attach::Attach),
     Detach(attach::Detach),
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         Verb::Crashes(show) => show.exec(),
         Verb::Metrics(print) => print.exec(),
         Verb::Audit(show) => show.exec(),
+        Verb::Fdb(fdb) => fdb.exec(),
         Verb::Port(port) => port.exec(),
         Verb::Attach(attach) => attach.exec(),
         Verb::Detach(detach) => detach.exec(),

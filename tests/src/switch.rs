@@ -23,6 +23,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sv3::attachment::Attachment;
 use sv3::control::ControlRequest;
+use sv3::fdb::{FdbAnswer, FlushAnswer, Which};
 use sv3::status::{AttachAnswer, PortStatus, Status};
 use tempfile::TempDir;
 
@@ -226,6 +227,18 @@ impl Switch {
     /// Ends a port of open files.
     pub fn detach(&self, name: &str) -> Result<Value> {
         self.request(&ControlRequest::Detach(name.to_string()), &[])
+    }
+
+    /// Which addresses are where, as `sv3 fdb` shows it: port and address.
+    pub fn addresses(&self) -> Result<Vec<(String, String)>> {
+        let FdbAnswer { addresses } = self.request(&ControlRequest::Fdb, &[])?;
+        Ok(addresses.into_iter().map(|known| (known.port, known.address)).collect())
+    }
+
+    /// Forgets addresses that were learnt, as `sv3 fdb flush` does. Returns how many.
+    pub fn flush(&self, which: &Which) -> Result<usize> {
+        let FlushAnswer { flushed } = self.request(&ControlRequest::FdbFlush(which.clone()), &[])?;
+        Ok(flushed)
     }
 
     fn request<T: DeserializeOwned>(&self, request: &ControlRequest, files: &[BorrowedFd<'_>]) -> Result<T> {

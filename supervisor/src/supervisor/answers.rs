@@ -35,7 +35,11 @@ impl Supervisor {
         };
         let asks = matches!(
             request,
-            ControlRequest::Status | ControlRequest::Crashes | ControlRequest::Metrics | ControlRequest::Audit
+            ControlRequest::Status
+                | ControlRequest::Crashes
+                | ControlRequest::Metrics
+                | ControlRequest::Audit
+                | ControlRequest::Fdb
         );
         if !asks && self.is_frozen() {
             return Some(error("another process is taking over the switch; try again".to_string()));
@@ -71,6 +75,8 @@ impl Supervisor {
             }
             ControlRequest::Detach(name) => self.detach_files(&name).map_or_else(error, |answer| to_json(&answer)),
             ControlRequest::Restart | ControlRequest::Upgrade => error(self.plan_handover(place, fds.pop()).err()?),
+            ControlRequest::Fdb => to_json(&self.known_addresses()),
+            ControlRequest::FdbFlush(which) => self.flush(&which).map_or_else(error, |answer| to_json(&answer)),
             ControlRequest::Succeed(version) => {
                 self.begin_handing_over(place, version);
                 return None;
@@ -121,7 +127,7 @@ impl Supervisor {
     }
 
     /// All ports, by slot.
-    fn port_statuses(&self) -> Vec<PortStatus> {
+    pub(super) fn port_statuses(&self) -> Vec<PortStatus> {
         let clients = self.clients.slots.clients().filter_map(|client| self.port_status(client));
         let files = self.clients.slots.all_files().filter_map(|port| {
             let lacks = self.workers.standby.as_ref().and_then(|standby| standby.lacks(port.slot));
