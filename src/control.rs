@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::attachment::Attachment;
 use crate::card_attachment::CardAttachment;
+use crate::fdb::Which;
 use crate::snooping::Snooping;
 use crate::trace::FRAME_MAX;
 
@@ -48,6 +49,10 @@ pub enum ControlRequest {
         /// The frame's first octets, at most [`crate::trace::FRAME_MAX`].
         frame: Vec<u8>,
     },
+    /// Asks which addresses are where; the answer is [`crate::fdb::FdbAnswer`].
+    Fdb,
+    /// Forgets addresses that were learnt; the answer is [`crate::fdb::FlushAnswer`].
+    FdbFlush(Which),
     /// Asks, as the next supervisor, for all sockets and files, in a record of this version.
     Succeed(u32),
 }
@@ -79,6 +84,8 @@ impl ControlRequest {
                 let (port, frame) = rest.rsplit_once(' ')?;
                 ControlRequest::Trace { port: port.to_string(), frame: octets(frame)? }
             }
+            "fdb" => ControlRequest::Fdb,
+            "fdb-flush" => ControlRequest::FdbFlush(Which::parse(rest)?),
             "succeed" => ControlRequest::Succeed(rest.parse().ok()?),
             _ => return None,
         })
@@ -107,6 +114,8 @@ impl fmt::Display for ControlRequest {
                 write!(f, "trace {port} ")?;
                 return frame.iter().try_for_each(|octet| write!(f, "{octet:02x}"));
             }
+            ControlRequest::Fdb => "fdb",
+            ControlRequest::FdbFlush(which) => return write!(f, "fdb-flush {which}"),
             ControlRequest::Succeed(version) => return write!(f, "succeed {version}"),
         })
     }
@@ -145,6 +154,9 @@ mod tests {
             })),
             ControlRequest::Config,
             ControlRequest::Configure(7),
+            ControlRequest::Fdb,
+            ControlRequest::FdbFlush(Which::default()),
+            ControlRequest::FdbFlush(Which::parse("vlan=7").unwrap()),
             ControlRequest::Succeed(1),
             ControlRequest::Trace { port: "p7".to_string(), frame: (0..96).collect() },
         ]);

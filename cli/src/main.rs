@@ -7,6 +7,7 @@ mod config;
 mod control;
 mod crashes;
 mod declare;
+mod fdb;
 mod groups;
 mod metrics;
 mod output;
@@ -47,6 +48,7 @@ enum Verb {
     Groups(groups::Show),
     Snooping(groups::Snoop),
     Audit(audit::Show),
+    Fdb(fdb::Fdb),
     Port(port::Port),
     #[command(name = "check-config")]
     CheckConfig(config::Check),
@@ -77,6 +79,7 @@ fn main() -> ExitCode {
         Verb::Groups(show) => show.exec(),
         Verb::Snooping(snoop) => snoop.exec(),
         Verb::Audit(show) => show.exec(),
+        Verb::Fdb(fdb) => fdb.exec(),
         Verb::Port(port) => port.exec(),
         Verb::CheckConfig(check) => check.exec(),
         Verb::Reload(reload) => reload.exec(),

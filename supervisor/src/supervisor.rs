@@ -13,6 +13,7 @@
 //!
 //! All sockets are non-blocking, and all waits have a deadline. When nothing is due, the process sleeps.
 
+mod addresses;
 mod answers;
 mod audit;
 mod cards;

@@ -26,6 +26,7 @@ use serde_json::Value;
 use sv3::attachment::Attachment;
 use sv3::config::{Change, Config, InForce};
 use sv3::control::ControlRequest;
+use sv3::fdb::{FdbAnswer, FlushAnswer, Which};
 use sv3::group_status::GroupsStatus;
 use sv3::snooping::Snooping;
 use sv3::status::{AttachAnswer, PortStatus, Status};
@@ -269,6 +270,18 @@ impl Switch {
         fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
         let _: Value = self.request(&ControlRequest::Configure(generation), &[file.as_fd()])?;
         Ok(())
+    }
+
+    /// Which addresses are where, as `sv3 fdb` shows it: port and address.
+    pub fn addresses(&self) -> Result<Vec<(String, String)>> {
+        let FdbAnswer { addresses } = self.request(&ControlRequest::Fdb, &[])?;
+        Ok(addresses.into_iter().map(|known| (known.port, known.address)).collect())
+    }
+
+    /// Forgets addresses that were learnt, as `sv3 fdb flush` does. Returns how many.
+    pub fn flush(&self, which: &Which) -> Result<usize> {
+        let FlushAnswer { flushed } = self.request(&ControlRequest::FdbFlush(which.clone()), &[])?;
+        Ok(flushed)
     }
 
     fn request<T: DeserializeOwned>(&self, request: &ControlRequest, files: &[BorrowedFd<'_>]) -> Result<T> {

@@ -44,6 +44,7 @@ impl Supervisor {
                 | ControlRequest::Audit
                 | ControlRequest::Groups
                 | ControlRequest::Config
+                | ControlRequest::Fdb
         );
         if !asks && self.is_frozen() {
             return Some(error("another process is taking over the switch; try again".to_string()));
@@ -85,6 +86,8 @@ impl Supervisor {
             ControlRequest::Config => to_json(&self.clients.slots.declared.in_force()),
             ControlRequest::Configure(generation) => error(self.configure(place, generation, fds).err()?),
             ControlRequest::Trace { port, frame } => error(self.begin_trace(place, port, frame).err()?),
+            ControlRequest::Fdb => to_json(&self.known_addresses()),
+            ControlRequest::FdbFlush(which) => self.flush(&which).map_or_else(error, |answer| to_json(&answer)),
             ControlRequest::Succeed(version) => {
                 self.begin_handing_over(place, version);
                 return None;
