@@ -14,7 +14,7 @@ const IPV6: u64 = 0x86_dd60;
 const GROUP: u64 = 1 << 24;
 
 impl Guard {
-    /// Whether a frame to one receiver certainly passes, by its first octets; then [`Guard::check`] lets it pass as well.
+    /// Whether a frame to one receiver certainly passes, by its first octets: then [`Guard::check`] lets it pass too.
     /// The frame has a net header of 12 octets and is at least as long as the window.
     #[inline]
     pub fn is_usual(&self, window: &Window, claimed: &Claimed) -> bool {

@@ -1,9 +1,10 @@
 //! Rules that the supervisor tells, and changes while frames pass.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use sv3::drop_reason::DropReason;
-use sv3::rules::{PortRules, TagType, Vid, VidRange, Vids, Vlan};
+use sv3::rules::{Bucket, Limits, PortRules, TagType, Unit, Vid, VidRange, Vids, Vlan};
 use sv3::virtio::NET_HDR_LEN;
 
 use super::*;
@@ -63,6 +64,35 @@ fn rules_hold_from_the_commit_on_until_others_do_or_the_port_ends() {
     assert_eq!(worker.tell(add(1)), None);
     assert_eq!(worker.tell(Command::RulesCommit), None);
     assert_eq!((worker.reached(0, 4), worker.reached(1, 4), worker.reached(3, 4)), (vec![1, 2], vec![0, 2], vec![]));
+}
+
+/// The frames of a sender that is held back stay where they are, and the loop sleeps meanwhile: no longer than a bound that
+/// may have changed.
+#[test]
+fn a_sender_that_is_held_back_keeps_nobody_awake() {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let mut worker = Worker::new(false);
+    (0..2).for_each(|slot| assert_eq!(worker.tell(add(slot)), None));
+    // Two frames of 17 octets; the third one would take 17 s.
+    let from_port = Some(Bucket { rate: 1, burst: 34, unit: Unit::Octets });
+    let limits = Limits { from_port, to_port: None };
+    worker.rule(&[(0, PortRules { limits, ..PortRules::default() })]);
+    (0..5).for_each(|_| worker.send(0));
+    worker.thread.poll(QueueId::transmit(0, 0));
+    assert_eq!(worker.tell(Command::Barrier), None);
+    let begin = Instant::now();
+    while worker.thread.poller.may_sleep().is_none() && begin.elapsed() < PATIENCE {
+        worker.turn();
+    }
+    assert!(worker.thread.poller.may_sleep().is_some_and(|ms| ms.is_some_and(|ms| ms <= 100)));
+    assert_eq!(worker.received(1), 2);
+    worker.rule(&[(0, PortRules::default())]);
+    let (begin, mut received) = (Instant::now(), 0);
+    while received < 3 && begin.elapsed() < PATIENCE {
+        worker.turn();
+        received += worker.received(1);
+    }
+    assert_eq!(received, 3);
 }
 
 #[test]
