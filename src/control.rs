@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::attachment::Attachment;
 use crate::card_attachment::CardAttachment;
+use crate::snooping::Snooping;
 use crate::trace::FRAME_MAX;
 
 /// A request.
@@ -38,6 +39,10 @@ pub enum ControlRequest {
         /// The frame's first octets, at most [`crate::trace::FRAME_MAX`].
         frame: Vec<u8>,
     },
+    /// Asks for [`crate::group_status::GroupsStatus`].
+    Groups,
+    /// The switch snoops on IGMP and MLD in this way from now on; `None`: it does not. The answer is empty.
+    Snoop(Option<Snooping>),
     /// Asks, as the next supervisor, for all sockets and files, in a record of this version.
     Succeed(u32),
 }
@@ -61,6 +66,12 @@ impl ControlRequest {
                 let (port, frame) = rest.rsplit_once(' ')?;
                 ControlRequest::Trace { port: port.to_string(), frame: octets(frame)? }
             }
+            "groups" => ControlRequest::Groups,
+            "snooping" => ControlRequest::Snoop(match rest.split_once(' ').unwrap_or((rest, "")) {
+                ("off", "") => None,
+                ("on", words) => Some(Snooping::parse(words).ok()?),
+                _ => return None,
+            }),
             "succeed" => ControlRequest::Succeed(rest.parse().ok()?),
             _ => return None,
         })
@@ -84,6 +95,9 @@ impl fmt::Display for ControlRequest {
                 write!(f, "trace {port} ")?;
                 return frame.iter().try_for_each(|octet| write!(f, "{octet:02x}"));
             }
+            ControlRequest::Groups => "groups",
+            ControlRequest::Snoop(None) => "snooping off",
+            ControlRequest::Snoop(Some(setting)) => return write!(f, "snooping on {setting}"),
             ControlRequest::Succeed(version) => return write!(f, "succeed {version}"),
         })
     }
@@ -112,6 +126,14 @@ mod tests {
             ControlRequest::Attach(Attachment::parse("tap up0 learning=uplink").unwrap()),
             ControlRequest::AttachCard(CardAttachment::new("nic0", "0000:02:00.1")),
             ControlRequest::Detach("up0".to_string()),
+            ControlRequest::Groups,
+            ControlRequest::Snoop(None),
+            ControlRequest::Snoop(Some(Snooping {
+                querier: false,
+                interval_ms: 2000,
+                response_ms: 1000,
+                ..Snooping::default()
+            })),
             ControlRequest::Succeed(1),
             ControlRequest::Trace { port: "p7".to_string(), frame: (0..96).collect() },
         ]);
@@ -119,6 +141,8 @@ mod tests {
             assert_eq!(ControlRequest::parse(&request.to_string()), Some(request));
         }
         assert_eq!(ControlRequest::parse("Status"), None);
+        assert_eq!(ControlRequest::parse("snooping on interval=0"), None);
+        assert_eq!(ControlRequest::parse("snooping"), None);
         assert_eq!(ControlRequest::parse(""), None);
         for wrong in
             ["trace", "trace p0", "trace p0 0", "trace p0 0g", "trace p0 +1", &format!("trace p0 {}", "0".repeat(194))]

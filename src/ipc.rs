@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::attachment::{FrameForm, Learning, Transport};
 use crate::card::CardSettings;
 use crate::rules::{PortRules, Vid};
+pub use crate::snooping::SnoopingRun;
 
 /// Octets of a frame's length prefix.
 pub const FRAME_PREFIX: usize = 4;
@@ -49,6 +50,8 @@ pub struct Settings {
     pub poll_us: u32,
     /// Most descriptor chains taken from one ring at a time, 1 to [`Settings::MAX_BATCH`].
     pub batch: u16,
+    /// How the switch snoops on IGMP and MLD; `None`: it does not.
+    pub snooping: Option<SnoopingRun>,
 }
 
 impl Settings {
@@ -328,6 +331,11 @@ pub enum Command {
     },
     /// Answered by [`ReportKind::Done`] when every earlier command has taken effect.
     Barrier,
+    /// The switch snoops on IGMP and MLD in this way from now on. It replaces [`Settings::snooping`].
+    Snoop {
+        /// How; `None`: it does not.
+        setting: Option<SnoopingRun>,
+    },
 }
 
 impl Command {
@@ -350,7 +358,11 @@ impl Command {
     /// The slot that the command is about, if any.
     pub fn port(&self) -> Option<u16> {
         match self {
-            Command::Start { .. } | Command::Promote | Command::RulesCommit | Command::Barrier => None,
+            Command::Start { .. }
+            | Command::Promote
+            | Command::RulesCommit
+            | Command::Barrier
+            | Command::Snoop { .. } => None,
             // It changes nothing about the port, and no client is at fault if it fails.
             Command::Trace { .. } => None,
             Command::AddressFlush { port, .. } => *port,

@@ -15,7 +15,9 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::card::STATISTICS;
+use crate::groups::GroupTable;
 use crate::ids::QueueId;
+use crate::rules::LIST_MAX;
 use crate::{MAX_PORTS, MAX_QUEUE_PAIRS, MAX_RINGS};
 
 /// Number of entries of the forwarding table. 10,000 static addresses fit, and leave room for others.
@@ -53,6 +55,8 @@ pub struct Ledger {
     pub journals: [PortJournals; MAX_PORTS],
     /// What was read from taps and sockets and is not forwarded yet.
     pub inputs: [Input; INPUTS],
+    /// Who is a member of which multicast group.
+    pub groups: GroupTable,
 }
 
 /// State of one worker.
@@ -165,6 +169,9 @@ pub struct PortCounters {
     pub paused_others: PauseCounters,
     /// What the network card behind it says.
     pub card: CardCounters,
+    /// The Ethernet addresses that it has used first, as numbers, first octet highest; 0: none
+    /// ([`crate::rules::Sources::First`]).
+    pub claimed: [AtomicU64; LIST_MAX],
 }
 
 /// What a network card says, as its worker has read it last.
@@ -345,7 +352,7 @@ impl PortCounters {
         let rings = self.rings.iter().map(|ring| &ring.used);
         let card = self.card.statistics.iter().chain([&self.card.mac]);
         self.rings.iter().for_each(|ring| ring.run.store(0, Relaxed));
-        for counter in counters.into_iter().chain(&self.drops).chain(rings).chain(card) {
+        for counter in counters.into_iter().chain(&self.drops).chain(rings).chain(card).chain(&self.claimed) {
             counter.store(0, Relaxed);
         }
     }

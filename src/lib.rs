@@ -29,12 +29,15 @@ pub mod foreign;
 pub mod frame;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
+pub mod group_status;
+pub mod groups;
 pub mod http;
 pub mod ids;
 pub mod ipc;
 pub mod ledger;
 pub mod options;
 pub mod rules;
+pub mod snooping;
 pub mod status;
 pub mod timeslice;
 pub mod trace;

@@ -148,8 +148,15 @@ pub const CPUS: RunOption = text(
      [default: where the kernel lets them]",
 );
 
+/// Snoop on IGMP and MLD.
+pub const SNOOPING: RunOption = switch(
+    "snooping",
+    "Snoop on IGMP and MLD, so that frames to a multicast group go to its members only, and ask for members where nobody \
+     else does; see docs/use/multicast.md",
+);
+
 /// All of them, in the order of `--help`.
-pub const ALL: [&RunOption; 15] = [
+pub const ALL: [&RunOption; 16] = [
     &SOCKET,
     &CONTROL,
     &STREAM,
@@ -165,6 +172,7 @@ pub const ALL: [&RunOption; 15] = [
     &BATCH,
     &THREADS,
     &CPUS,
+    &SNOOPING,
 ];
 
 /// The worker's binary. Only `sv3 run` passes this option to the supervisor; people do not see it.

@@ -5,6 +5,7 @@ mod attach;
 mod audit;
 mod control;
 mod crashes;
+mod groups;
 mod metrics;
 mod output;
 mod place;
@@ -41,6 +42,8 @@ enum Verb {
     Upgrade(upgrade::Upgrade),
     Crashes(crashes::Show),
     Metrics(metrics::Print),
+    Groups(groups::Show),
+    Snooping(groups::Snoop),
     Audit(audit::Show),
     Port(port::Port),
     Attach(attach::Attach),
@@ -65,6 +68,8 @@ fn main() -> ExitCode {
         Verb::Upgrade(upgrade) => upgrade.exec(),
         Verb::Crashes(show) => show.exec(),
         Verb::Metrics(print) => print.exec(),
+        Verb::Groups(show) => show.exec(),
+        Verb::Snooping(snoop) => snoop.exec(),
         Verb::Audit(show) => show.exec(),
         Verb::Port(port) => port.exec(),
         Verb::Attach(attach) => attach.exec(),

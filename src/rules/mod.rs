@@ -9,7 +9,7 @@ mod isolation;
 mod limits;
 mod vlan;
 
-pub use guard::{Guard, Prefix4, Prefix6, Sources};
+pub use guard::{Guard, LIST_MAX, Prefix4, Prefix6, Sources};
 pub use isolation::Isolation;
 pub use limits::{Bucket, Limits, Storm, Unit};
 pub use vlan::{TagType, VID_MAX, Vid, VidRange, Vids, Vlan};

@@ -10,6 +10,7 @@ use lexopt::Arg::Long;
 use sv3::cpus::Cpus;
 use sv3::ipc::{Settings, VERSION};
 use sv3::options::{self, Kind, RunOption};
+use sv3::snooping::{Snooping, SnoopingRun};
 
 use crate::doors::stream::StreamDoor;
 use sv3::http::parse_address;
@@ -57,6 +58,7 @@ impl Args {
             version: VERSION,
             poll_us: given.number(&options::POLL_US)?,
             batch: given.number(&options::BATCH)?,
+            snooping: given.has(&options::SNOOPING).then(|| SnoopingRun::begin(Snooping::default())),
         };
         let (threads, cpus) = (given.number(&options::THREADS)?, given.value(&options::CPUS, str::parse::<Cpus>)?);
         if let Some(named) = cpus.as_ref().map(|cpus| cpus.numbers().len()).filter(|_| threads > 1)

@@ -28,6 +28,7 @@ pub mod live;
 mod quarantine;
 mod reports;
 mod shortage;
+mod snooping;
 mod stalled;
 mod streams;
 mod succession;

@@ -23,6 +23,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sv3::attachment::Attachment;
 use sv3::control::ControlRequest;
+use sv3::group_status::GroupsStatus;
+use sv3::snooping::Snooping;
 use sv3::status::{AttachAnswer, PortStatus, Status};
 use tempfile::TempDir;
 
@@ -226,6 +228,26 @@ impl Switch {
     /// Ends a port of open files.
     pub fn detach(&self, name: &str) -> Result<Value> {
         self.request(&ControlRequest::Detach(name.to_string()), &[])
+    }
+
+    /// Switches snooping on or off, as `sv3 snooping` does.
+    pub fn snoop(&self, setting: Option<Snooping>) -> Result<()> {
+        self.request::<Value>(&ControlRequest::Snoop(setting), &[]).map(drop)
+    }
+
+    /// What `sv3 groups --json` prints.
+    pub fn groups(&self) -> Result<GroupsStatus> {
+        self.request(&ControlRequest::Groups, &[])
+    }
+
+    /// Waits until the groups are as wanted.
+    pub fn await_groups(&self, what: &str, wanted: impl Fn(&GroupsStatus) -> bool) -> Result<()> {
+        let mut last = GroupsStatus::default();
+        let found = until(what, || {
+            last = self.groups()?;
+            Ok(wanted(&last).then_some(()))
+        });
+        found.map_err(|failure| Failure::new(format!("{failure}\n{last:?}")))
     }
 
     fn request<T: DeserializeOwned>(&self, request: &ControlRequest, files: &[BorrowedFd<'_>]) -> Result<T> {

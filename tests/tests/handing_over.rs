@@ -9,6 +9,7 @@ use sv3_tests::machine::{Config, Machine};
 const READER: &str = env!("CARGO_BIN_EXE_vfio_reader");
 /// Lists who has what.
 const DRIVERS: &str = "for it in /sys/bus/pci/devices/*; do echo $it $(readlink $it/driver); done; ls /dev/vfio";
+const RULES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/udev/60-sv3-card.rules");
 const FUNCTION: &str = "0000:01:10.0";
 
 /// A machine with the scripts, iproute2's `ip`, and a shell that prefers it to busybox's.
@@ -26,10 +27,29 @@ fn config() -> Config {
     config
 }
 
+/// One machine has all of it, since its boot takes long.
 #[test]
 #[ignore = "scripts/check runs it"]
-fn a_card_goes_to_a_user_and_back() -> Result<()> {
-    let mut machine = config().boot()?;
+fn cards_and_functions_go_to_users_and_back() -> Result<()> {
+    let mut machine = config().debian("usr/bin/udevadm").file(RULES, "/rules").boot()?;
+    a_card_goes_to_a_user_and_back(&mut machine)?;
+    virtual_functions_go_to_users_and_back(&mut machine)?;
+    the_rule_of_udev_gives_a_card_to_its_user(&mut machine)
+}
+
+#[test]
+#[ignore = "scripts/check runs it"]
+fn a_machine_without_an_iommu_is_told_so() -> Result<()> {
+    let mut machine = config().without_iommu().boot()?;
+    let interface = machine.interface(0)?;
+    let refused = machine.run(&format!("/scripts/vfio-rebind --check {interface} user"))?;
+    assert!(refused.status == 1 && refused.text.contains("the firmware offers no IOMMU"), "{refused:?}");
+    let refused = machine.run(&format!("as_user vfio_reader {}", Machine::card(0)))?;
+    assert!(refused.status == 1 && refused.text.contains("has no IOMMU group"), "{refused:?}");
+    Ok(())
+}
+
+fn a_card_goes_to_a_user_and_back(machine: &mut Machine) -> Result<()> {
     let card = Machine::card(0);
     let interface = machine.interface(0)?;
     let before = machine.sh(DRIVERS)?;
@@ -64,10 +84,7 @@ fn a_card_goes_to_a_user_and_back() -> Result<()> {
     Ok(())
 }
 
-#[test]
-#[ignore = "scripts/check runs it"]
-fn virtual_functions_go_to_users_and_back() -> Result<()> {
-    let mut machine = config().boot()?;
+fn virtual_functions_go_to_users_and_back(machine: &mut Machine) -> Result<()> {
     let card = Machine::card(0);
     let interface = machine.interface(0)?;
     let vf = "PATH=/bin:/sbin:/usr/bin dash /scripts/vf";
@@ -98,21 +115,7 @@ fn virtual_functions_go_to_users_and_back() -> Result<()> {
     Ok(())
 }
 
-#[test]
-#[ignore = "scripts/check runs it"]
-fn a_machine_without_an_iommu_is_told_so() -> Result<()> {
-    let mut machine = config().without_iommu().boot()?;
-    let interface = machine.interface(0)?;
-    let refused = machine.run(&format!("/scripts/vfio-rebind --check {interface} user"))?;
-    assert!(refused.status == 1 && refused.text.contains("the firmware offers no IOMMU"), "{refused:?}");
-    Ok(())
-}
-
-#[test]
-#[ignore = "scripts/check runs it"]
-fn the_rule_of_udev_gives_a_card_to_its_user() -> Result<()> {
-    let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/udev/60-sv3-card.rules");
-    let mut machine = config().debian("usr/bin/udevadm").file(rules, "/rules").boot()?;
+fn the_rule_of_udev_gives_a_card_to_its_user(machine: &mut Machine) -> Result<()> {
     let card = Machine::card(0);
     machine.sh("mkdir -p /etc/udev/rules.d /run/udev")?;
     machine.sh(&format!("sed 's/0000:02:00.1/{card}/; s/alice/user/' /rules >/etc/udev/rules.d/60-sv3-card.rules"))?;

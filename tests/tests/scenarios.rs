@@ -19,6 +19,7 @@ mod hostile_rings;
 mod hostile_worker;
 mod idle;
 mod lifecycle;
+mod multicast;
 mod offload_matrix;
 mod offloads;
 mod pausing;

@@ -307,7 +307,9 @@ fn a_stream_stays_in_step_over_50_deaths() -> Result<()> {
     let (lost, twice) = (u64::from(sent) - seen.len() as u64, seen.values().filter(|times| **times > 1).count());
     eprintln!("{sent} frames over 50 deaths: {lost} lost, {twice} twice");
     assert!(seen.values().all(|times| *times <= 2), "a frame came more than twice");
-    assert_eq!(lost, 0, "frames were lost");
+    // A reader that the machine keeps from running for long is a slow receiver: its frames are dropped, and counted.
+    let dropped = switch.drops("right", "no_rx_buffers")?;
+    assert!(lost <= dropped, "{lost} frames were lost, and only {dropped} are counted as dropped");
     // At most the burst under way at each death.
     assert!(twice <= 50 * BURST as usize, "{twice} frames came twice");
     Ok(())

@@ -3,21 +3,25 @@
 
 mod card;
 mod framing;
+pub(crate) mod guard;
 mod kinds;
 mod offload;
 mod packed;
 mod reference;
 mod registers;
 mod ring;
+mod snooping;
 mod switch;
 
 pub use card::card;
 pub use framing::framing;
+pub use guard::guard;
 pub use kinds::kinds;
 pub use offload::offload;
 pub use packed::packed;
 pub use registers::registers;
 pub use ring::ring;
+pub use snooping::snooping;
 pub use switch::switch;
 
 #[cfg(test)]
@@ -28,11 +32,13 @@ mod tests {
     fn corpora() {
         replay("card", super::card);
         replay("framing", super::framing);
+        replay("guard", super::guard);
         replay("kinds", super::kinds);
         replay("offload", super::offload);
         replay("packed", super::packed);
         replay("registers", super::registers);
         replay("ring", super::ring);
+        replay("snooping", super::snooping);
         replay("switch", super::switch);
     }
 

@@ -8,6 +8,7 @@ use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::fcntl::readlink;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvFlags, ReturnFlags, SocketType, recvmsg, sockopt};
 use sv3::attachment::Transport;
@@ -29,6 +30,13 @@ pub struct Admitted {
     pub device: Option<String>,
     /// Octets of the socket's send buffer; 0 for a tap.
     pub send_buffer: u32,
+}
+
+/// Whether no process has the other end of a socket any more.
+pub fn has_hung_up(socket: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(socket, PollFlags::empty())];
+    let ready = poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
+    ready && fds.iter().any(|fd| fd.revents().is_some_and(|events| events.contains(PollFlags::POLLHUP)))
 }
 
 /// Examines a file and makes it non-blocking. The error says what is wrong, and what to do.

@@ -21,7 +21,7 @@ use crate::clients::class::{ClientClass, MemoryClass};
 use crate::clients::holder::Holder;
 use crate::doors::listener::Peer;
 use crate::doors::stream::StreamForm;
-use crate::ports::file_kernel::{self, Admitted};
+use crate::ports::file_kernel::{self, Admitted, has_hung_up};
 use crate::ports::holdings::Holdings;
 use crate::ports::kernel;
 use crate::ports::port::{Port, Replay};
@@ -262,6 +262,11 @@ impl FilePort {
     /// Its files, for the inventory and for epoll.
     pub fn files(&self) -> impl Iterator<Item = &Rc<ForeignFd>> {
         self.files.iter().map(|file| &file.fd)
+    }
+
+    /// Whether the other side of a socket is gone, although the supervisor may not have been told yet.
+    pub fn has_hung_up(&self) -> bool {
+        self.attachment.transport != Transport::Tap && self.files().any(|fd| has_hung_up(fd.as_fd()))
     }
 
     /// Its part of the status.

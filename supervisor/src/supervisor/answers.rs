@@ -37,7 +37,11 @@ impl Supervisor {
         };
         let asks = matches!(
             request,
-            ControlRequest::Status | ControlRequest::Crashes | ControlRequest::Metrics | ControlRequest::Audit
+            ControlRequest::Status
+                | ControlRequest::Crashes
+                | ControlRequest::Metrics
+                | ControlRequest::Audit
+                | ControlRequest::Groups
         );
         if !asks && self.is_frozen() {
             return Some(error("another process is taking over the switch; try again".to_string()));
@@ -62,6 +66,8 @@ impl Supervisor {
             ControlRequest::Crashes => to_json(&self.telemetry.crash_log.crashes()),
             ControlRequest::Metrics => self.metrics().trim_end().into(),
             ControlRequest::Audit => to_json(&self.audit()),
+            ControlRequest::Groups => to_json(&self.groups()),
+            ControlRequest::Snoop(setting) => self.set_snooping(setting).map_or_else(error, |()| to_json(&json!({}))),
             ControlRequest::Release(name) => to_json(&self.release_by_name(&name)),
             ControlRequest::Attach(attachment) => {
                 let owner = self.doors.control_asker(place)?;

@@ -269,14 +269,17 @@ impl Supervisor {
 
     /// A port tried to take an address that another port has. A worker says so once for each port that is added.
     pub(super) fn address_conflict(&mut self, Report { port, ring: rival, value, .. }: Report) {
-        let is_there = self.clients.slots.is_there(rival);
+        // The report may come in the same turn as the end of its connection, and before it.
+        let is_gone = |port: &mut FilePort| port.has_hung_up();
+        let is_there = self.clients.slots.is_there(rival) && !self.clients.slots.files(rival).is_some_and(is_gone);
         let owner = self.clients.slots.named(rival).map_or(format!("p{rival}"), |named| named.name);
         let address = MacAddr::from_bits(value);
         let Some(port) = self.clients.slots.files(port).filter(|port| port.conflict.is_none()) else {
             return self.count_idle_report();
         };
-        // A client that comes back at once speaks before the worker has forgotten its last connection.
-        match is_there {
+        // A client that comes back at once speaks before the worker has forgotten its last connection, or while the rest of
+        // its last connection is still to be read.
+        match is_there && !port.has_hung_up() {
             false if std::mem::replace(&mut port.came_back, true) => return self.count_idle_report(),
             false => return,
             true => {}

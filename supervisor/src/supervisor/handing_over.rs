@@ -25,7 +25,6 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::EpollFlags;
 use nix::unistd::Pid;
 use serde_json::json;
@@ -38,6 +37,7 @@ use crate::doors::listener::Peer;
 use crate::estate::transfer::{Heard, Outbox, SILENCE, Word, hear, say};
 use crate::estate::{Clock, Files, Record, Unfit, VERSION};
 use crate::fd_inventory::OpenFile;
+use crate::ports::file_kernel::has_hung_up;
 use crate::token::Token;
 
 /// How long clients' requests may take that wait for the worker.
@@ -159,7 +159,9 @@ impl Supervisor {
         let outcome = self.advance(&mut handing);
         let is_late = handing.due.is_some_and(|due| due <= now);
         let is_told = matches!(handing.stage, Stage::Told);
-        let is_dead = is_told && handing.is_lost && (handing.lifeline.as_ref().is_some_and(has_hung_up) || is_late);
+        let is_dead = is_told
+            && handing.is_lost
+            && (handing.lifeline.as_ref().is_some_and(|fd| has_hung_up(fd.as_fd())) || is_late);
         self.handing_over = Some(handing);
         match outcome {
             Err(why) => self.handing_over_fails(&why),
@@ -323,11 +325,4 @@ fn turn_away(peer: &Peer, why: &str) {
     let mut answer = answers::error(why.to_string());
     answer.push(b'\n');
     let _ = ancillary::send(&peer.stream, &answer);
-}
-
-/// Whether no process has the other end of a socket any more.
-fn has_hung_up(socket: &ForeignFd) -> bool {
-    let mut fds = [PollFd::new(socket.as_fd(), PollFlags::empty())];
-    let ready = poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
-    ready && fds.iter().any(|fd| fd.revents().is_some_and(|events| events.contains(PollFlags::POLLHUP)))
 }

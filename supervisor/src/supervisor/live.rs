@@ -61,7 +61,7 @@ impl Live {
             control: bind("control"),
             spawner,
             workers: WorkerConfig {
-                settings: Settings { version: VERSION, poll_us: 0, batch: 64 },
+                settings: Settings { version: VERSION, poll_us: 0, batch: 64, snooping: None },
                 path: "/nowhere".into(),
                 threads: 1,
                 cpus: None,

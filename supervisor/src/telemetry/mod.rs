@@ -2,6 +2,7 @@
 
 pub mod crash_log;
 pub mod event;
+pub mod groups;
 pub mod metrics;
 pub mod status;
 

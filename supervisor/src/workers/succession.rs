@@ -304,7 +304,7 @@ mod tests {
     fn workers() -> (Workers, Reactor, OwnedFd) {
         let (spawner, theirs) = Spawner::without_process(Pid::from_raw(NOBODY)).unwrap();
         let config = WorkerConfig {
-            settings: Settings { version: VERSION, poll_us: 0, batch: 64 },
+            settings: Settings { version: VERSION, poll_us: 0, batch: 64, snooping: None },
             path: "/nowhere".into(),
             threads: 1,
             cpus: None,

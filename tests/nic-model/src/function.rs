@@ -42,7 +42,7 @@ impl Function {
             sent: Frames::default(),
             complaints: Complaints::default(),
             tallies: [Tally::default(); 2],
-            flags: [0x0F76_0FF6, 0x0F7F],
+            flags: [0x0FF6_0FF6, 0x0F7F],
             paused: false,
             bus_master: true,
             gone: false,

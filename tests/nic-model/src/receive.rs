@@ -8,6 +8,8 @@ const ONE_BUFFER: u32 = 1 << 25;
 const TYPE: u32 = 7 << 25;
 /// SRRCTL: frames without a descriptor are dropped.
 const DROP: u32 = 1 << 28;
+/// SRRCTL after a reset (8.2.3.8.7): buffers of 2 KiB, room for headers of 256 octets.
+const SRRCTL: u32 = 4 << 8 | 2;
 /// The status of a descriptor that the card has written: it is done, it is the last one of its frame.
 pub const DD: u32 = 1;
 pub const EOP: u32 = 1 << 1;
@@ -39,7 +41,7 @@ pub enum Put {
 }
 
 /// One receive queue.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct ReceiveQueue {
     /// Its ring.
     pub ring: Ring,
@@ -59,6 +61,23 @@ pub struct ReceiveQueue {
     pub octets: u64,
     /// QPRDC.
     pub dropped: u32,
+}
+
+impl Default for ReceiveQueue {
+    /// A queue after a reset.
+    fn default() -> ReceiveQueue {
+        ReceiveQueue {
+            ring: Ring::default(),
+            srrctl: SRRCTL,
+            rxdctl: 0,
+            rscctl: 0,
+            dca: 0,
+            drops: false,
+            frames: 0,
+            octets: 0,
+            dropped: 0,
+        }
+    }
 }
 
 impl ReceiveQueue {

@@ -1,10 +1,10 @@
-//! `card_user ADDRESS PEER WHAT`: inside of a machine, runs a switch on a card that was handed to its user, with two
+//! `card_user ADDRESS PEER WHAT...`: inside of a machine, runs a switch on a card that was handed to its user, with two
 //! guests, and has them talk to the network behind the card.
 //!
-//! PEER is the interface at the other end of the card's wire. It gets a network of its own. WHAT happens then: `kill
-//! COUNT`, the worker is killed so many times while TCP goes on; `replace`, the whole switch is replaced (`sv3 run
-//! --take-over`) twice, after a successor that could not serve; `unplug`, the wire is pulled out and plugged in; `pull`,
-//! the card is pulled out. The test does that when [`turn_of_test`] says so. Prints what came to pass; fails with the
+//! PEER is the interface at the other end of the card's wire. It gets a network of its own. WHAT happens then, one after
+//! the other: `kill`, the worker is killed twenty times while TCP goes on; `replace`, the whole switch is replaced (`sv3
+//! run --take-over`) twice, after a successor that could not serve; `unplug`, the wire is pulled out and plugged in;
+//! `pull`, the card is pulled out. The test does that when [`turn_of_test`] says so. Prints what came to pass; fails with the
 //! reason.
 
 use std::path::PathBuf;
@@ -23,6 +23,7 @@ const FIRST: &str = "10.9.0.1";
 const SECOND: &str = "10.9.0.2";
 const PEER: &str = "10.9.0.9";
 const PINGS: u32 = 10;
+const KILLS: u32 = 20;
 
 fn main() -> ExitCode {
     match run() {
@@ -37,7 +38,7 @@ fn main() -> ExitCode {
 fn run() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [address, interface, what @ ..] = args.as_slice() else {
-        return Err(Failure::new("usage: card_user ADDRESS PEER WHAT"));
+        return Err(Failure::new("usage: card_user ADDRESS PEER WHAT..."));
     };
     let peer = Namespace::new()?;
     Namespace::own()?.ip(&format!("link set {interface} netns {}", peer.path()))?;
@@ -64,12 +65,15 @@ fn use_card(switch: &mut Switch, peer: &Namespace, what: &[String]) -> Result<()
     for (from, to) in [(0, PEER), (1, PEER), (2, FIRST), (2, SECOND), (0, SECOND)] {
         must_ping(networks[from], to)?;
     }
-    match what.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        ["kill", count] => kill_workers(switch, networks, count.parse()?)?,
-        ["replace"] => replace_switch(switch, networks)?,
-        ["unplug"] => unplug(switch, networks)?,
-        ["pull"] => pull(switch, networks)?,
-        _ => return Err(Failure::new(format!("{what:?} is nothing that can happen"))),
+    for what in what {
+        match what.as_str() {
+            "kill" => kill_workers(switch, networks)?,
+            "replace" => replace_switch(switch, networks)?,
+            "unplug" => unplug(switch, networks)?,
+            "pull" => pull(switch, networks)?,
+            _ => return Err(Failure::new(format!("{what:?} is nothing that can happen"))),
+        }
+        println!("{what}: done");
     }
     for network in networks {
         let bad = bad_checksums(network)?;
@@ -80,9 +84,9 @@ fn use_card(switch: &mut Switch, peer: &Namespace, what: &[String]) -> Result<()
     stations.into_iter().try_for_each(Station::finish)
 }
 
-fn kill_workers(switch: &Switch, [first, second, peer]: [&Namespace; 3], count: u32) -> Result<()> {
+fn kill_workers(switch: &Switch, [first, second, peer]: [&Namespace; 3]) -> Result<()> {
     let (out, back) = (Exchange::start(first, peer, PEER)?, Exchange::start(peer, second, SECOND)?);
-    for kill in 0..count {
+    for kill in 0..KILLS {
         out.await_progress().and_then(|()| back.await_progress())?;
         switch.kill_worker("KILL")?;
         println!("kill {kill}: {:?} {:?}", out.came(), back.came());

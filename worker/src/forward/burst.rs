@@ -17,11 +17,12 @@ use super::leases::Unsent;
 use super::offload::{self, Offload};
 use super::sending::{Egress, Sending};
 use crate::memory::copy::Reader;
-use crate::memory::frame_head::{FrameHead, HEAD_LEN, Snapshot};
+use crate::memory::frame_head::{FrameHead, HEAD_LEN, Snapshot, Window};
 use crate::memory::meddling::looked;
 use crate::memory::slice::GuestSlice;
 use crate::memory::slice_list::{Arena, SliceList};
 use crate::port::batch::{Batch, MAX_SLICES, Taken};
+use crate::port::bucket::Short;
 use crate::port::cost::{DELIVERY, DESCRIPTOR};
 use crate::port::endpoint::each_source;
 use crate::port::kind::Kind;
@@ -39,6 +40,7 @@ const MAX_BATCH: usize = Settings::MAX_BATCH as usize;
 pub struct Burst {
     arena: Arena,
     taken: Box<[Taken; MAX_BATCH]>,
+    windows: Box<[Window; MAX_BATCH]>,
     batch: u16,
 }
 
@@ -63,12 +65,15 @@ pub enum End {
     Contended,
     /// The next frame waits for this buffer, for at most this many nanoseconds.
     Waits(BufferWait, u64),
+    /// The sender has sent as much as it may. The next frame stays in its ring until then, in nanoseconds.
+    Held(u64),
 }
 
 impl Burst {
     /// Starts with bursts of one frame.
     pub fn new() -> Burst {
-        Burst { arena: Arena::new(4 * MAX_SLICES), taken: Box::new([Taken::default(); MAX_BATCH]), batch: 1 }
+        let (taken, windows) = (Box::new([Taken::default(); MAX_BATCH]), Box::new([Window::EMPTY; MAX_BATCH]));
+        Burst { arena: Arena::new(4 * MAX_SLICES), taken, windows, batch: 1 }
     }
 
     /// Sets the size of later bursts: at most `batch` frames.
@@ -118,7 +123,7 @@ impl Burst {
         sender: &Sender<'_>,
         wait_budget: &mut WaitBudget,
     ) -> Result<Served, RingFault> {
-        let Burst { arena, taken, batch } = self;
+        let Burst { arena, taken, windows, batch } = self;
         let places = taken.get_mut(..usize::from(*batch)).unwrap_or_default();
         let mut batch = Batch { places, count: 0, slices: arena.list() };
         let cost = source.take(&mut batch, sender.budget)?;
@@ -135,6 +140,9 @@ impl Burst {
         looked(move |at| heads.iter().for_each(|one| at(all.get(one.from..one.to).unwrap_or(&[]), HEAD_LEN)));
         let (counting, counters, now_ns) = (forwarder.view.counting, sender.port.counters(), forwarder.now_ns);
         let mut sending = Sending::begin(forwarder, (sender.port, sender.rules), sender.may_pause);
+        if sender.guard().is_some() {
+            sending.windows = guarded::look(&mut windows[..], taken, &slices);
+        }
         let sent = sender.send_all(&mut sending, taken, &slices, wait_budget, now_ns);
         if sent.forwarded.frames > 0 {
             counting.add(&counters.from_guest_frames, sent.forwarded.frames);
@@ -189,7 +197,11 @@ impl Sender<'_> {
             if sending.cost() >= self.budget && sent.frames > 0 {
                 break;
             }
-            match self.send(sending, one, slices) {
+            if let Err(Short(ns)) = self.pay(one, now_ns) {
+                sent.end = End::Held(now_ns.saturating_add(ns));
+                break;
+            }
+            match self.send(sending, (sent.frames, one), slices) {
                 Ok(octets) => {
                     sent.forwarded.frames += 1;
                     sent.forwarded.octets += octets as u64;
@@ -202,23 +214,27 @@ impl Sender<'_> {
                 }
                 // The receiver gets another try when the burst has given back all leases.
                 Err(Unsent::Busy) => {
+                    self.pay_back(one);
                     sent.end = End::Contended;
                     break;
                 }
-                Err(Unsent::Waits(wait)) => match wait_budget.left(now_ns) {
-                    // The same frame again. This time it is dropped.
-                    0 => {
-                        sending.may_pause = false;
-                        continue;
+                Err(Unsent::Waits(wait)) => {
+                    self.pay_back(one);
+                    match wait_budget.left(now_ns) {
+                        // The same frame again. This time it is dropped.
+                        0 => {
+                            sending.may_pause = false;
+                            continue;
+                        }
+                        longest => {
+                            sent.end = End::Waits(wait, longest);
+                            break;
+                        }
                     }
-                    longest => {
-                        sent.end = End::Waits(wait, longest);
-                        break;
-                    }
-                },
+                }
             }
             sent.frames += 1;
-            let repeated = self.repeat(sending, one, taken.get(sent.frames..).unwrap_or(&[]), slices);
+            let repeated = self.repeat(sending, one, taken.get(sent.frames..).unwrap_or(&[]), slices, sent.frames);
             sent.frames += repeated.frames as usize;
             sent.forwarded.frames += repeated.frames;
             sent.forwarded.octets += repeated.octets;
@@ -231,7 +247,7 @@ impl Sender<'_> {
     fn send<'t>(
         &self,
         sending: &mut Sending<'_, 't>,
-        one: &'t Taken,
+        (at, one): (usize, &'t Taken),
         slices: &'t SliceList<'_, '_>,
     ) -> Result<usize, Unsent> {
         let (skip, head) = (self.header_len, &one.head);
@@ -239,6 +255,10 @@ impl Sender<'_> {
         let len = total.checked_sub(skip).filter(|len| *len >= ETHERNET_LEN).ok_or(DropReason::ShortFrame)?;
         if len > MAX_FRAME {
             return Err(DropReason::LongFrame.into());
+        }
+        if let Some(guard) = self.guard() {
+            self.send_guarded(guard, sending, (at, one), slices, len)?;
+            return Ok(len);
         }
         let pieces = slices.range(one.from, one.to);
         let checked;
@@ -255,7 +275,8 @@ impl Sender<'_> {
             Snapshot::Chain(_) if skip == NET_HDR_LEN => one.plain(slices),
             _ => None,
         };
-        let frame = Frame { dst, src, flow: self.flow, offload, snapshot, slices: pieces, skip, len, plain };
+        let (flow, guarded) = (self.flow, Ok(()));
+        let frame = Frame { dst, src, flow, offload, snapshot, slices: pieces, skip, len, plain, guarded };
         crash::with_current(&head.0, || sending.forward(&frame))?;
         Ok(len)
     }
@@ -269,20 +290,28 @@ impl Sender<'_> {
         one: &Taken,
         others: &'t [Taken],
         slices: &'t SliceList<'_, '_>,
+        first: usize,
     ) -> Delivered {
         let Some(egress) = sending.last_egress().filter(|_| self.header_len == NET_HDR_LEN) else {
             return Delivered::default();
         };
-        let asks = one.head.asks();
-        let most = match self.rules {
-            None => self.alike(sending, &egress, one, others, |_, _| true),
-            Some(rules) => self.alike(sending, &egress, one, others, |head, len| egress.admits(rules, head, len)),
-        };
-        let verified = asks != 0 && asks == self.verified;
-        sending.repeat(&egress, others.iter().map_while(|next| next.plain(slices)), most, verified)
+        if let Some(rules) = self.rules {
+            return self.repeat_by_rules(rules, sending, &egress, (one, others, first), slices);
+        }
+        let (most, _) = self.alike(sending, &egress, one, others, (|_, _, _| true, |_| true));
+        let plain = others.iter().map_while(|next| next.plain(slices));
+        sending.repeat(&egress, plain, most, self.is_verified(one))
     }
 
-    /// How many of `others` go where `one` went, as they are, and are `admitted`: by their first octets and length.
+    /// Whether a frame that needs no offload has a verified checksum.
+    #[inline]
+    fn is_verified(&self, one: &Taken) -> bool {
+        let asks = one.head.asks();
+        asks != 0 && asks == self.verified
+    }
+
+    /// How many of `others` go where `one` went, as they are, and their octets. Each is `admitted`: by its number and its
+    /// length; and `paid` for at last.
     #[inline(always)]
     fn alike(
         &self,
@@ -290,22 +319,23 @@ impl Sender<'_> {
         egress: &Egress,
         one: &Taken,
         others: &[Taken],
-        admitted: impl Fn(&FrameHead, usize) -> bool,
-    ) -> usize {
-        let (mut last, mut cost, mut most) = (&one.head, sending.cost(), 0);
+        (admitted, paid): (impl Fn(usize, &Taken, usize) -> bool, impl Fn(usize) -> bool),
+    ) -> (usize, u64) {
+        let (mut last, mut cost, mut most, mut octets) = (&one.head, sending.cost(), 0, 0);
         let asks = one.head.asks();
         for next in others {
             let Some(len) = self.plain_len(next, asks).filter(|_| cost < self.budget) else { break };
             let addresses = || next.head.addresses(self.header_len);
-            let is_admitted = admitted(&next.head, len);
-            if !is_admitted || !next.head.same_addresses(last) && !sending.goes_to(egress, addresses()) {
+            let is_admitted = admitted(most, next, len);
+            if !is_admitted || !next.head.same_addresses(last) && !sending.goes_to(egress, addresses()) || !paid(len) {
                 break;
             }
             last = &next.head;
             cost += DELIVERY + DESCRIPTOR + egress.frame_cost + len as u64;
+            octets += len as u64;
             most += 1;
         }
-        most
+        (most, octets)
     }
 
     /// Octets of a frame that lies in one piece and asks for the same as a frame that needs no offload.
@@ -350,6 +380,7 @@ impl Checked {
     }
 }
 
+mod guarded;
 #[cfg(test)]
 mod pace;
 #[cfg(test)]

@@ -6,9 +6,11 @@ use sv3::frame::MacAddr;
 use sv3::ids::QueueId;
 use sv3::ipc::RingFault;
 use sv3::ledger::{Ledger, ThreadState};
+use sv3::rules::Vid;
 
 use super::fdb::{Address, Fdb, Foreseen, Speaker};
 use super::leases::Leases;
+use super::snooping::{Slots, Snooping, querier};
 use crate::port::view::View;
 
 /// What one thread needs to forward frames.
@@ -19,6 +21,8 @@ pub struct Forwarder {
     /// The ledger's state of this thread.
     pub(super) thread: &'static ThreadState,
     pub(super) leases: Leases,
+    /// Who is a member of which group.
+    pub snooping: Snooping,
     /// Current time in seconds. The loop updates it.
     pub now_s: u64,
     /// Current time in nanoseconds.
@@ -30,7 +34,10 @@ pub struct Forwarder {
 impl Forwarder {
     /// The forwarder of one thread. It uses the forwarding table of the ledger.
     pub fn new(ledger: &'static Ledger, thread: &'static ThreadState, view: View, leases: Leases) -> Forwarder {
-        Forwarder { view, fdb: Fdb::new(ledger), thread, leases, now_s: 0, now_ns: 0, has_noted: false }
+        let fdb = Fdb::new(ledger);
+        // The number of no port.
+        let snooping = Snooping::new(ledger, querier::station(fdb.pseudonym(u16::MAX)));
+        Forwarder { view, fdb, thread, leases, snooping, now_s: 0, now_ns: 0, has_noted: false }
     }
 
     /// Notes that an address was seen on a port.
@@ -50,14 +57,30 @@ impl Forwarder {
         self.fdb.foresee(address, speaker, self.now_s)
     }
 
-    /// Forgets the addresses of a port.
+    /// Whether the switch snoops on IGMP and MLD.
+    pub fn snoops(&self) -> bool {
+        self.snooping.is_on()
+    }
+
+    /// The ports that want the frames of a group in a VLAN; `None`: all do, as far as is known.
+    pub fn wanted(&mut self, vid: Vid, group: MacAddr) -> Option<Slots> {
+        self.snooping.wanted(vid, group, self.view.ports, self.now_ns)
+    }
+
+    /// Forgets the addresses of a port, and its groups.
     pub fn forget(&self, slot: u16) {
         self.fdb.forget(slot);
+        self.snooping.table.forget(slot);
     }
 
     /// Forgets all entries of the table but these.
     pub fn retain(&self, keep: impl Fn(&FdbLine) -> bool) {
         self.fdb.retain(keep);
+    }
+
+    /// Forgets the groups of all other ports than these.
+    pub fn retain_groups(&self, keep: impl Fn(u16) -> bool) {
+        self.snooping.table.retain(keep);
     }
 
     /// Adds a static address. False: there is no room for it.

@@ -1,5 +1,6 @@
 //! A frame to be forwarded.
 
+use sv3::drop_reason::DropReason;
 use sv3::frame::MacAddr;
 use sv3::virtio::NET_HDR_LEN;
 
@@ -33,13 +34,15 @@ pub struct Frame<'a, 't, 'm> {
     pub snapshot: Snapshot<'a>,
     /// The same frame, if it lies in one piece with a header of [`sv3::virtio::NET_HDR_LEN`] octets.
     pub plain: Option<PlainFrame<'t>>,
+    /// Whether the guard of its sender lets it pass. Its snapshot has all octets that decided that.
+    pub guarded: Result<(), DropReason>,
 }
 
 impl<'a, 'm> Frame<'a, '_, 'm> {
     /// A frame of `len` octets in the worker's own memory, behind [`NET_HDR_LEN`] others: so a VLAN tag has room.
     pub fn complete((dst, src): (MacAddr, MacAddr), slices: &'a [GuestSlice<'m>], len: usize) -> Self {
         let (offload, snapshot, skip) = (Offload::NONE, Snapshot::NOTHING, NET_HDR_LEN);
-        Frame { dst, src, flow: 0, offload, slices, skip, len, snapshot, plain: None }
+        Frame { dst, src, flow: 0, offload, slices, skip, len, snapshot, plain: None, guarded: Ok(()) }
     }
 
     /// The six octets behind the addresses, zeroes behind the frame's end.

@@ -19,6 +19,7 @@ use crate::memory::deferred::DeferredRoom;
 use crate::memory::frame_head::{HEAD_LEN, Snapshot};
 use crate::memory::slice::GuestSlice;
 use crate::port::batch::PlainFrame;
+use crate::port::bucket::Bucket;
 use crate::port::counting::Counting;
 use crate::port::endpoint::Workspaces;
 use crate::port::kind::Kind;
@@ -62,6 +63,16 @@ pub struct Way {
     pub at: usize,
     /// What becomes of the frame's VLAN tag.
     pub edit: Edit,
+    /// The receiver gets only so much.
+    pub is_limited: bool,
+}
+
+impl Way {
+    /// Whether the next frame may take it without a look at rules.
+    #[inline]
+    pub fn is_plain(&self) -> bool {
+        self.edit == Edit::NONE && !self.is_limited
+    }
 }
 
 /// Why a frame was not forwarded.
@@ -159,7 +170,8 @@ impl Leases {
     #[inline]
     pub fn way_to(&self, at: usize, passage: &Passage) -> Result<Way, DropReason> {
         let rules = self.held.get(at).and_then(|held| held.lease.rules.as_deref());
-        Ok(Way { at, edit: passage.way_to(rules)? })
+        let is_limited = rules.is_some_and(|rules| rules.to_port.is_some());
+        Ok(Way { at, edit: passage.way_to(rules)?, is_limited })
     }
 
     /// Delivers to a leased queue. Does in software what the receiver did not negotiate.
@@ -172,24 +184,59 @@ impl Leases {
         may_pause: bool,
         counting: Counting,
     ) -> Result<(), Unsent> {
-        match way.edit == Edit::NONE {
+        match way.is_plain() {
             true => self.deliver_as_it_is(way.at, state, frame, may_pause, counting),
-            false => self.deliver_edited(way, state, frame, may_pause, counting),
+            false => self.deliver_by_rules(way, state, frame, may_pause, counting),
         }
     }
 
     #[inline(never)]
-    fn deliver_edited<'t>(
+    fn deliver_by_rules<'t>(
         &mut self,
-        Way { at, edit }: Way,
+        Way { at, edit, is_limited }: Way,
         state: &mut DeliveryState<'t>,
         frame: &Frame<'_, 't, '_>,
         may_pause: bool,
         counting: Counting,
     ) -> Result<(), Unsent> {
         let (offload, mut room) = (tagging::offload(frame, edit), [0; tagging::ROOM]);
-        let frame = tagging::edited(frame, edit, &offload, &mut room);
-        self.deliver_as_it_is(at, state, &frame, may_pause, counting)
+        let edited;
+        let frame = match edit == Edit::NONE {
+            true => frame,
+            false => {
+                edited = tagging::edited(frame, edit, &offload, &mut room);
+                &edited
+            }
+        };
+        if is_limited && !self.take_limit(at, frame.len, state.now_ns, counting) {
+            return Ok(());
+        }
+        let delivered = self.deliver_as_it_is(at, state, frame, may_pause, counting);
+        if is_limited && delivered.is_err() {
+            self.give_back_limit(at, frame.len);
+        }
+        delivered
+    }
+
+    /// Takes a frame off what the receiver may get. False: that is too little, and the drop is counted.
+    fn take_limit(&self, at: usize, len: usize, now_ns: u64, counting: Counting) -> bool {
+        let Some((held, limit)) = self.limit(at) else { return true };
+        let may = limit.take(limit.tokens(1, len as u64), now_ns).is_ok();
+        if !may {
+            counting.drop(held.port.counters(), DropReason::RxLimit);
+        }
+        may
+    }
+
+    fn give_back_limit(&self, at: usize, len: usize) {
+        if let Some((_, limit)) = self.limit(at) {
+            limit.give_back(limit.tokens(1, len as u64));
+        }
+    }
+
+    fn limit(&self, at: usize) -> Option<(&Held, &Bucket)> {
+        let held = self.held.get(at)?;
+        Some((held, held.lease.rules.as_deref()?.to_port.as_ref()?))
     }
 
     #[inline(always)]

@@ -1,6 +1,6 @@
 //! The life of a frame: [`burst`] takes it from a source, [`sending`] looks up its egress, [`leases`] has the
 //! receivers' queues, and the kind of each queue delivers it. The worker's own frames are announcements ([`rarp`],
-//! [`announcer`]) and probes ([`loop_probe`]).
+//! [`announcer`]), probes ([`loop_probe`]) and queries for members of groups ([`snooping`]).
 
 pub mod announcer;
 pub mod burst;
@@ -12,4 +12,5 @@ pub mod loop_probe;
 pub mod offload;
 pub mod rarp;
 pub mod sending;
+pub mod snooping;
 pub mod tagging;

@@ -3,6 +3,8 @@
 //! Most frames of a burst go to one receiver. So the last look-up is kept, and consecutive frames with the same
 //! egress are delivered together ([`Sending::repeat`]).
 
+mod groups;
+
 use sv3::drop_reason::DropReason;
 use sv3::frame::{MAX_FRAME, MacAddr};
 
@@ -12,11 +14,11 @@ use super::frame::Frame;
 use super::leases::Unsent;
 use super::loop_probe;
 use super::tagging;
-use crate::memory::frame_head::FrameHead;
+use crate::memory::frame_head::{FrameHead, Window};
 use crate::port::Port;
 use crate::port::batch::PlainFrame;
 use crate::port::sink::{Delivered, DeliveryState};
-use crate::port::traffic_rules::{Cast, Edit, InVlan, Passage, TAG_LEN, TrafficRules};
+use crate::port::traffic_rules::{Cast, InVlan, Passage, TAG_LEN, TrafficRules};
 use sv3::virtio::NET_HDR_LEN;
 
 /// A burst of one port's frames, which stay in their buffers for `'t`. Receivers see nothing of it before
@@ -28,6 +30,8 @@ pub struct Sending<'f, 't> {
     from: &'static Port,
     /// What its frames are held to.
     rules: Option<&'f TrafficRules>,
+    /// The windows of all taken frames, if the frames are held to what is in them.
+    pub windows: &'t [Window],
     /// The transmit queue may be paused.
     pub may_pause: bool,
     /// The last address that was learnt. All frames come from one port within one second.
@@ -69,14 +73,30 @@ impl<'f, 't> Sending<'f, 't> {
         (from, rules): (&'static Port, Option<&'f TrafficRules>),
         may_pause: bool,
     ) -> Sending<'f, 't> {
-        let state = DeliveryState { deferred: forwarder.leases.deferred.begin(), cost: 0, missed: 0 };
-        Sending { forwarder, state, from, rules, may_pause, last_learnt: None, last_found: None, last_egress: None }
+        let (deferred, now_ns) = (forwarder.leases.deferred.begin(), forwarder.now_ns);
+        Sending {
+            forwarder,
+            state: DeliveryState { deferred, cost: 0, missed: 0, now_ns },
+            from,
+            rules,
+            windows: &[],
+            may_pause,
+            last_learnt: None,
+            last_found: None,
+            last_egress: None,
+        }
     }
 
     /// Cost of deliveries and signals so far ([`crate::port::cost`]).
     #[inline]
     pub fn cost(&self) -> u64 {
         self.state.cost
+    }
+
+    /// The time, in nanoseconds of CLOCK_MONOTONIC.
+    #[inline]
+    pub fn now_ns(&self) -> u64 {
+        self.state.now_ns
     }
 
     /// Counts a dropped frame against its sender.
@@ -118,6 +138,7 @@ impl<'f, 't> Sending<'f, 't> {
         if vlan.vid != 0 {
             tagging::may_be_edited(frame, &vlan)?;
         }
+        frame.guarded?;
         Ok(Passage { vlan, isolation: rules.isolation, cast: Cast::Known })
     }
 
@@ -187,9 +208,25 @@ impl<'f, 't> Sending<'f, 't> {
     }
 
     fn flood(&mut self, frame: &Frame<'_, 't, '_>, passage: Passage) -> Result<(), Unsent> {
-        let (ports, from) = (self.forwarder.view.ports, self.from.slot());
         let passage = Passage { cast: Cast::of_flood(frame.dst), ..passage };
-        match self.deliver_all(frame, &passage, || ports.receivers(passage.vlan.vid).filter(|to| *to != from))? {
+        let storm = self.rules.and_then(|rules| rules.storms.of_cast(passage.cast));
+        if storm.is_some_and(|storm| storm.take(1, self.state.now_ns).is_err()) {
+            return Err(DropReason::Storm.into());
+        }
+        let flooded = match frame.dst.is_group() && self.forwarder.snooping.is_on() {
+            true => self.send_to_group(frame, &passage),
+            false => self.flood_all(frame, &passage),
+        };
+        // The frame comes again.
+        if let (Some(storm), Err(Unsent::Busy)) = (storm, &flooded) {
+            storm.give_back(1);
+        }
+        flooded
+    }
+
+    fn flood_all(&mut self, frame: &Frame<'_, 't, '_>, passage: &Passage) -> Result<(), Unsent> {
+        let (ports, from) = (self.forwarder.view.ports, self.from.slot());
+        match self.deliver_all(frame, passage, || ports.receivers(passage.vlan.vid).filter(|to| *to != from))? {
             0 => Err(DropReason::NoDestination.into()),
             _ => Ok(()),
         }
@@ -232,7 +269,7 @@ impl<'f, 't> Sending<'f, 't> {
             Some(at) => {
                 let way = leases.way_to(at, passage)?;
                 leases.deliver(way, &mut self.state, frame, self.may_pause, view.counting)?;
-                let is_repeatable = frame.offload.is_none() && way.edit == Edit::NONE;
+                let is_repeatable = frame.offload.is_none() && way.is_plain();
                 self.last_egress = is_repeatable.then_some((at, passage.vlan));
             }
             None => {

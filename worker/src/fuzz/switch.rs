@@ -5,6 +5,7 @@
 //! frame as soon as the switch has read it: what was checked is what is delivered. Beside a guest that scribbles,
 //! honest guests still get well-formed frames, and each of their frames is forwarded or counted.
 
+mod bounds;
 pub mod bridge;
 pub mod guest;
 mod rings;
@@ -39,8 +40,8 @@ const GUESTS: u16 = 3;
 /// A small budget, so that bursts end before their last frame.
 const LITTLE: u64 = 4096;
 /// The drops that are charged to receivers.
-const RECEIVERS: [DropReason; 4] =
-    [DropReason::RxNoBuffers, DropReason::RxDown, DropReason::RxTooSmall, DropReason::RxBadChain];
+const RECEIVERS: [DropReason; 5] =
+    [DropReason::RxNoBuffers, DropReason::RxDown, DropReason::RxTooSmall, DropReason::RxBadChain, DropReason::RxLimit];
 
 /// Octets: frames per burst (1), options (1), features of each guest (3 times 2), if bit 7 of the options is set the
 /// rule of each guest for addresses (1, two bits each), and if bit 6 of these is set the port rules of each guest (3
@@ -265,6 +266,7 @@ impl Fixture {
     /// back.
     fn judge(&mut self, from: u16, sent: &[Sent], got: &[(Vec<Got>, usize)], news: &[Count]) {
         let up: Vec<u16> = (0..GUESTS).filter(|slot| self.guests[usize::from(*slot)].enabled).collect();
+        self.bridge.bounds.now = self.forwarder.now_ns;
         let mut due = [const { Vec::new() }; GUESTS as usize];
         let mut expected = Count::default();
         for one in sent {

@@ -8,10 +8,15 @@ use std::marker::PhantomData;
 
 use sv3::virtio::NET_HDR_LEN;
 
-use super::frame_head::{FrameHead, HEAD_LEN};
-use super::slice::{GuestSlice, copy};
+use super::frame_head::{FrameHead, HEAD_LEN, WINDOW_LEN, Window};
+use super::slice::{GuestSlice, LONG, copy};
 use crate::process::crash::{self, HEAD_WORDS};
 use crate::process::crash_points::{CrashPoint, pass};
+
+/// Set in the length of an entry whose head is the beginning of a [`Window`]. No chain is so long.
+const WINDOWED: u32 = 1 << 31;
+/// Octets of a window behind the head.
+const MORE: usize = WINDOW_LEN - HEAD_LEN;
 
 /// Room for copies, made once.
 #[derive(Default)]
@@ -33,7 +38,7 @@ pub struct Place<'p, 't> {
 #[derive(Clone, Copy)]
 struct Entry {
     hdr: (u64, u32),
-    /// Octets after the head.
+    /// Octets after the head, or after the window with [`WINDOWED`].
     len: u32,
     /// Where these octets are.
     from: *const u8,
@@ -86,6 +91,23 @@ impl<'t> Place<'_, 't> {
         *self.entry = Entry { hdr, len, from, to: to.ptr(), head: &raw const head.0 };
         Some(())
     }
+
+    /// The same of a chain of which a whole window was read, and is delivered as it was read.
+    #[inline(always)]
+    pub fn put_windowed(
+        self,
+        hdr: (u64, u32),
+        from: &'t GuestSlice<'_>,
+        to: &GuestSlice<'_>,
+        window: &'t Window,
+    ) -> Option<()> {
+        let len = from.len().checked_sub(WINDOW_LEN).filter(|_| from.len() <= to.len())? as u32;
+        to.prefetch_to_write(from.len());
+        let from = from.ptr().wrapping_add(WINDOW_LEN).cast_const();
+        let head = window.0.as_ptr().cast();
+        *self.entry = Entry { hdr, len: len | WINDOWED, from, to: to.ptr(), head };
+        Some(())
+    }
 }
 
 impl<'t> DeferredCopies<'t> {
@@ -119,14 +141,21 @@ impl<'t> DeferredCopies<'t> {
         for Entry { hdr, len, from, to, head } in self.room.get(..self.waiting).unwrap_or(&[]) {
             crash::set_current(*head);
             // SAFETY: `put` borrowed frame and head for `'t`, which has not ended, and checked that both `from` and
-            // `to` have room for a head and `len` octets. The caller of `wait_for` promises that the target is still
-            // mapped.
+            // `to` have room for a head and `len` octets; `put_windowed` did so for a window, which is aligned as a head
+            // is and longer. The caller of `wait_for` promises that the target is still mapped.
             unsafe {
                 to.cast::<u64>().write_unaligned(hdr.0.to_le());
                 to.add(8).cast::<u32>().write_unaligned(hdr.1.to_le());
                 let head = head.cast::<u8>();
                 std::ptr::copy_nonoverlapping(head.add(NET_HDR_LEN), to.add(NET_HDR_LEN), HEAD_LEN - NET_HDR_LEN);
-                copy(*from, to.add(HEAD_LEN), *len as usize);
+                match *len as usize {
+                    len if len < LONG => std::ptr::copy(*from, to.add(HEAD_LEN), len),
+                    _ if *len & WINDOWED == 0 => copy(*from, to.add(HEAD_LEN), *len as usize),
+                    _ => {
+                        std::ptr::copy_nonoverlapping(head.add(HEAD_LEN), to.add(HEAD_LEN), MORE);
+                        copy(*from, to.add(WINDOW_LEN), (*len & !WINDOWED) as usize);
+                    }
+                }
             }
             pass(CrashPoint::Copied);
         }

@@ -118,6 +118,46 @@ impl FrameHead {
     }
 }
 
+/// Octets of a [`Window`].
+pub const WINDOW_LEN: usize = 72;
+
+/// The first octets of a chain, as many as usual headers have: net header, Ethernet, IPv6 and the ports behind it. They are
+/// read if the sender's frames are held to what is in them, and delivered as they were read.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+pub struct Window(pub [u8; WINDOW_LEN]);
+
+impl Window {
+    /// Nothing.
+    pub const EMPTY: Window = Window([0; WINDOW_LEN]);
+
+    /// Reads what follows the head. Octets behind the chain's end are 0.
+    #[inline]
+    pub fn read(head: &FrameHead, slices: &[GuestSlice<'_>]) -> Window {
+        let words = slices.first().and_then(|first| first.read_words::<{ WINDOW_LEN / 8 - HEAD_WORDS }>(HEAD_LEN));
+        let mut window = Window::EMPTY;
+        let (begin, rest) = window.0.split_at_mut(HEAD_LEN);
+        let put = |place: &mut [u8], words: &[u64]| {
+            place.as_chunks_mut::<8>().0.iter_mut().zip(words).for_each(|(to, word)| *to = word.to_ne_bytes());
+        };
+        put(begin, &head.0);
+        match words {
+            Some(words) => put(rest, &words),
+            None => {
+                gather(slices, HEAD_LEN, rest);
+            }
+        }
+        window
+    }
+
+    /// All octets as words, the first octet of each highest.
+    #[inline]
+    pub fn words(&self) -> [u64; WINDOW_LEN / 8] {
+        let words = self.0.as_chunks::<8>().0;
+        std::array::from_fn(|at| words.get(at).map_or(0, |word| u64::from_be_bytes(*word)))
+    }
+}
+
 /// The octets of a frame that are delivered exactly as they were read first. The rest is read from the frame itself.
 #[derive(Clone, Copy)]
 pub enum Snapshot<'a> {
@@ -174,5 +214,18 @@ mod tests {
         assert_eq!(other.without_claims().net_hdr(12), NetHdr { flags: 1, ..hdr });
         assert_eq!(Snapshot::Frame(&[7, 8, 9]).octets((12, 2), &mut room), [7, 8]);
         assert!(Snapshot::NOTHING.octets((0, 60), &mut room).is_empty());
+    }
+
+    #[test]
+    fn a_window_is_the_head_and_what_follows_it() {
+        for len in [26usize, 33, 71, 72, 100] {
+            let mut chain: Vec<u8> = (1..=len as u8).collect();
+            let mut wanted = chain.clone();
+            wanted.resize(WINDOW_LEN, 0);
+            let slices = [GuestSlice::of_host(&mut chain)];
+            let window = Window::read(&FrameHead::read(&slices), &slices);
+            assert_eq!(window.0, wanted[..]);
+            assert_eq!(window.words()[1].to_be_bytes(), wanted[8..16]);
+        }
     }
 }

@@ -131,7 +131,7 @@ impl<'m> GuestSlice<'m> {
 
 /// From this many octets on, a loop with its own prefetch copies faster than the library: by up to a fifth, into
 /// buffers that a guest has read (docs/measured/data-path.md).
-const LONG: usize = 1536;
+pub(super) const LONG: usize = 1536;
 /// How far ahead the loop prefetches, in octets: beyond the processor's own prefetch, which ends at a page border.
 const LINES_AHEAD: usize = 2048;
 

@@ -13,6 +13,8 @@ pub mod event;
 mod fake;
 pub mod fault;
 pub mod headers;
+#[cfg(test)]
+pub mod held_card;
 pub mod igb_vf;
 pub mod interrupts;
 #[allow(dead_code, reason = "a card has more than ports use")]

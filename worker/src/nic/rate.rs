@@ -18,17 +18,19 @@ const LONG: u64 = 800;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     now: u32,
+    /// The card was told. A card that was opened has a rate of its own.
+    is_told: bool,
 }
 
 impl Default for Rate {
     fn default() -> Rate {
-        Rate { now: BETWEEN }
+        Rate { now: BETWEEN, is_told: false }
     }
 }
 
 impl Rate {
-    /// A thread that was woken by the pair has moved `frames` and `octets` before it sleeps again. The new rate, if it
-    /// changed: it goes one step at a time.
+    /// A thread that was woken by the pair has moved `frames` and `octets` before it sleeps again. The new rate, if the
+    /// card has another one: it goes one step at a time.
     #[inline]
     pub fn slept(&mut self, frames: u64, octets: u64) -> Option<u32> {
         let aim = match frames {
@@ -40,7 +42,9 @@ impl Rate {
             (QUIET, BULK) | (BULK, QUIET) => BETWEEN,
             _ => aim,
         };
-        (std::mem::replace(&mut self.now, next) != next).then_some(next)
+        let is_new = self.now != next || !self.is_told;
+        *self = Rate { now: next, is_told: true };
+        is_new.then_some(next)
     }
 }
 
@@ -58,5 +62,12 @@ mod tests {
         assert_eq!(rate.slept(200, 200 * 64), None, "many short frames are bulk too");
         assert_eq!(rate.slept(10, 10 * 64), Some(BETWEEN));
         assert_eq!(rate.slept(0, 0), Some(QUIET));
+    }
+
+    #[test]
+    fn a_card_that_was_opened_is_told_the_rate_that_it_is_to_keep() {
+        let mut rate = Rate::default();
+        assert_eq!(rate.slept(10, 10 * 64), Some(BETWEEN));
+        assert_eq!(rate.slept(10, 10 * 64), None);
     }
 }

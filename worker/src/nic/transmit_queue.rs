@@ -314,12 +314,13 @@ impl TransmitQueue {
             if let Some(place) = self.ends.get_mut(usize::from(tail)) {
                 *place = end as u32;
             }
-            self.last = tail;
             (tail, free) = (self.ring.behind(tail, 1), free - 1);
             (put.frames, put.octets) = (put.frames + 1, put.octets + len as u64);
         }
         crash::set_current(before);
-        (self.tail, self.end) = (tail, end);
+        if put.frames > 0 {
+            (self.last, self.tail, self.end) = (self.ring.before(tail), tail, end);
+        }
         put
     }
 

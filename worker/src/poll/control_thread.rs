@@ -6,6 +6,7 @@
 mod cards;
 mod files;
 mod memory;
+mod questions;
 mod rules;
 #[cfg(test)]
 mod tests;
@@ -79,6 +80,7 @@ pub struct ControlThread {
     addresses: BTreeMap<Address, u16>,
     uplinks: uplinks::Uplinks,
     cards: cards::Cards,
+    questions: questions::Questions,
     poller: Poller,
     /// When the worker last reported that it woke, in nanoseconds.
     said_busy: u64,
@@ -95,7 +97,7 @@ impl ControlThread {
         let clients = std::iter::repeat_with(|| None).take(MAX_PORTS).collect();
         let requests = MapRequests::new(&threads.mapper);
         let (ledger, standby) = (start.ledger, start.standby);
-        ControlThread {
+        let mut thread = ControlThread {
             threads,
             ledger,
             standby,
@@ -108,9 +110,14 @@ impl ControlThread {
             addresses: BTreeMap::new(),
             uplinks: uplinks::Uplinks::new(),
             cards: cards::Cards::default(),
+            questions: questions::Questions::new(start.settings.snooping),
             poller,
             said_busy: 0,
+        };
+        if !standby {
+            thread.apply_snooping();
         }
+        thread
     }
 
     /// Runs until the supervisor closes the control socket, or breaks the protocol.
@@ -136,7 +143,7 @@ impl ControlThread {
         self.link.flush()?;
         self.requests.hand_over();
         self.announce_pending();
-        let has_more = self.tend_uplinks();
+        let has_more = self.tend_uplinks() | self.tend_questions();
         self.tend_cards(false);
         let must_try_again = has_more || self.requests.must_try_again() || !self.announcements.is_empty();
         let may_block = !self.link.pending() && !must_try_again;
@@ -157,6 +164,7 @@ impl ControlThread {
             self.take_mapped(mapped)?;
             changed = true;
         }
+        self.take_opened();
         if changed {
             self.execute_some()?;
             self.poller.resume_all();
@@ -245,6 +253,10 @@ impl ControlThread {
             Command::CardStart { port } => self.card_start(port),
             Command::LoopProbe { port, token } => self.probe(port, token),
             Command::Trace { port, frame } => return self.trace(seq, port, &frame),
+            Command::Snoop { setting } => {
+                self.set_snooping(setting);
+                Ok(())
+            }
             Command::Barrier => return self.link.report(Report::new(ReportKind::Done, seq)),
         };
         self.tell_failure(seq, about, result)
@@ -321,6 +333,7 @@ impl ControlThread {
         self.close_card(slot);
         self.announcements.forget(slot);
         self.uplinks.forget(slot);
+        self.questions.forget(slot);
         self.threads.ports.set_learning(slot, Learning::Free);
         let client = self.clients.get_mut(usize::from(slot)).and_then(Option::take);
         let tables = client.into_iter().flat_map(|client| [client.memory, client.staged]);
@@ -334,6 +347,7 @@ impl ControlThread {
         self.standby = false;
         let threads = self.threads;
         self.correct_addresses();
+        self.apply_snooping();
         self.uplinks.takes_over = true;
         self.open_cards();
         for transmit in [false, true] {
@@ -375,6 +389,7 @@ impl ControlThread {
             ports.note_receiver(queue, runs);
             if !received && receives() {
                 self.receives_again(queue.slot);
+                self.greet(queue.slot);
             }
         } else if runs {
             self.poll(queue);

@@ -11,6 +11,8 @@
 //! is no longer used by anybody. The mapper unmaps it in slices that take some tens of microseconds each. After
 //! [`WORK_NS`] of them it rests for a millisecond, since it may share its processor with a thread that moves frames.
 //!
+//! The mapper also opens cards ([`Opener`]): guests' memory is mapped a little later then, and frames go on.
+//!
 //! The policy has no futex, so the queues are leased ([`crate::sync::lease`]), each for one push or pop. The mapper
 //! neither allocates nor frees: in any thread but the first the allocator may need syscalls that the policy does not
 //! have. So the queues have their full capacity from the start, and their entries own no allocated memory.
@@ -26,6 +28,7 @@ use sv3::ipc::Region;
 
 use crate::memory::mapping::{Mapping, NewMapping, Unmapping};
 use crate::poll::notify::{MAX_EVENTS, Notify};
+use crate::poll::opener::{Opener, Opening};
 use crate::process::clock;
 use crate::sync::lease::Leased;
 
@@ -82,6 +85,8 @@ pub struct Mapper {
     leaving: Leased<VecDeque<Leaving>>,
     /// The last mark that the mapper reached.
     unmapped: AtomicU64,
+    /// Cards that are opened.
+    pub opener: Opener,
     notify: Notify,
 }
 
@@ -93,8 +98,16 @@ impl Mapper {
             mapped: Leased::new(VecDeque::with_capacity(ROOM)),
             leaving: Leased::new(VecDeque::with_capacity(ROOM)),
             unmapped: AtomicU64::new(0),
+            opener: Opener::default(),
             notify: Notify::new()?,
         })
+    }
+
+    /// Has a card opened. See [`Opener::want`].
+    pub fn open(&self, card: Opening, waiting: usize) -> Result<(), Opening> {
+        self.opener.want(card, waiting)?;
+        self.notify.nudge();
+        Ok(())
     }
 
     /// The life of the thread. `tell` makes the control thread look for answers.
@@ -103,8 +116,8 @@ impl Mapper {
         let mut remains: Option<Unmapping> = None;
         let mut slice = *SLICE.start();
         loop {
+            let mut news = self.opener.open_next();
             let begin = clock::now_ns();
-            let mut news = false;
             let mut now = begin;
             while now.saturating_sub(begin) < WORK_NS {
                 // Maps and unmaps by turns, so that unmapping keeps up with mapping.
@@ -133,7 +146,8 @@ impl Mapper {
             if news {
                 tell();
             }
-            let timeout = match (self.wanted.seize(|| ()).is_empty(), self.leaving.seize(|| ()).is_empty()) {
+            let is_idle = self.wanted.seize(|| ()).is_empty() && !self.opener.has_work();
+            let timeout = match (is_idle, self.leaving.seize(|| ()).is_empty()) {
                 (false, _) => EpollTimeout::ZERO,
                 (true, true) if remains.is_none() => EpollTimeout::NONE,
                 _ => EpollTimeout::from(REST_MS),

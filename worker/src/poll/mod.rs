@@ -4,6 +4,7 @@ pub mod control_thread;
 pub mod fair_share;
 pub mod mapper;
 pub mod notify;
+pub mod opener;
 pub mod pause;
 pub mod poller;
 pub mod spin;

@@ -51,6 +51,8 @@ const WANTS_NS: u64 = 200_000;
 /// With several threads, how long a thread that pauses rings sleeps at most, in nanoseconds: the receivers' kicks do
 /// not wake it.
 const NAP_NS: u64 = 1_000_000;
+/// Longest time without a look at a ring whose sender is held back, in nanoseconds: its bound may be changed meanwhile.
+const HOLD_NS: u64 = 100_000_000;
 /// What it costs to read a file often and find no whole frame ([`crate::port::cost`]).
 const LOOK_AGAIN: u64 = 4 * FILE_READ;
 
@@ -126,6 +128,15 @@ enum Outcome {
     },
     /// Frames were taken, and there are no more before the next event.
     Drained,
+    /// The sender has sent as much as it may until then.
+    Held {
+        /// How many frames were taken.
+        frames: usize,
+        /// Their cost.
+        cost: u64,
+        /// Until when, in nanoseconds.
+        until: u64,
+    },
     /// The queue does not run, or has just stopped.
     Stopped,
 }
@@ -136,7 +147,7 @@ impl Outcome {
         match self {
             Outcome::Idle | Outcome::Rests(_) | Outcome::Stopped => false,
             Outcome::Served { .. } | Outcome::Drained => true,
-            Outcome::Waits { frames, .. } => *frames > 0,
+            Outcome::Waits { frames, .. } | Outcome::Held { frames, .. } => *frames > 0,
         }
     }
 }
@@ -171,7 +182,8 @@ pub struct Poller {
     rings_wait: bool,
     /// The paused rings.
     pauses: Pauses<Polled>,
-    /// The queues that rest for a time only. A queue without a place rests until its next event.
+    /// The queues that rest for a time only. A queue without a place rests until its next event; one
+    /// whose sender is held back stays polled.
     unfinished: Vec<Unfinished>,
     /// By slot: queue pairs whose transmit rings are in `polled` or `pauses`, a bit for each.
     listed: Box<[u32]>,
@@ -411,6 +423,10 @@ impl Poller {
                     self.rest(queue, until);
                     false
                 }
+                Outcome::Held { frames, cost, until } => {
+                    self.charge(at, now, frames, cost);
+                    !self.rest(queue, Some(until.min(now + HOLD_NS)))
+                }
                 Outcome::Idle => now.saturating_sub(busy_ns) < linger || !self.park(queue),
                 Outcome::Served { frames, cost } => {
                     self.charge(at, now, frames, cost);
@@ -432,14 +448,14 @@ impl Poller {
         (worked, spins)
     }
 
-    /// Notes how long a queue rests.
-    fn rest(&mut self, queue: QueueId, until: Option<u64>) {
+    /// Notes how long a queue rests. False: there is no place for that, and it rests until its next event.
+    fn rest(&mut self, queue: QueueId, until: Option<u64>) -> bool {
         self.unfinished.retain(|one| one.queue != queue);
-        if let Some(until) = until
-            && self.unfinished.len() < self.unfinished.capacity()
-        {
+        let has_place = self.unfinished.len() < self.unfinished.capacity();
+        if let Some(until) = until.filter(|_| has_place) {
             self.unfinished.push(Unfinished { queue, until });
         }
+        has_place
     }
 
     /// Charges a polled queue that was served.
@@ -482,6 +498,7 @@ impl Poller {
                 }
                 match end {
                     End::Waits(wait, longest) => Outcome::Waits { frames, cost, wait, longest },
+                    End::Held(until) => Outcome::Held { frames, cost, until },
                     End::Done if frames == 0 => match queue.endpoint.when_empty() {
                         WhenEmpty::Lingers => Outcome::Idle,
                         WhenEmpty::Rests(until) => Outcome::Rests(until),

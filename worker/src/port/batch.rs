@@ -1,6 +1,8 @@
 //! The frames that a burst takes, before the forwarder decides about them.
 
-use crate::memory::frame_head::FrameHead;
+use sv3::virtio::NET_HDR_LEN;
+
+use crate::memory::frame_head::{FrameHead, Snapshot, WINDOW_LEN, Window};
 use crate::memory::slice::GuestSlice;
 use crate::memory::slice_list::SliceList;
 
@@ -29,9 +31,16 @@ impl Taken {
     #[inline]
     pub fn plain<'t>(&'t self, slices: &'t SliceList<'_, '_>) -> Option<PlainFrame<'t>> {
         match self.to == self.from + 1 {
-            true => Some(PlainFrame { slice: slices.get(self.from)?, head: &self.head }),
+            true => Some(PlainFrame { slice: slices.get(self.from)?, head: &self.head, window: None }),
             false => None,
         }
+    }
+
+    /// The same of a frame whose window was looked at.
+    #[inline]
+    pub fn plain_with<'t>(&'t self, slices: &'t SliceList<'_, '_>, window: &'t Window) -> Option<PlainFrame<'t>> {
+        let plain = self.plain(slices).filter(|plain| plain.slice.len() >= WINDOW_LEN)?;
+        Some(PlainFrame { window: Some(window), ..plain })
     }
 }
 
@@ -42,6 +51,18 @@ pub struct PlainFrame<'t> {
     pub slice: &'t GuestSlice<'t>,
     /// The first octets, as they were read first.
     pub head: &'t FrameHead,
+    /// More of them, the head included, if more were looked at. The slice is no shorter.
+    pub window: Option<&'t Window>,
+}
+
+impl<'t> PlainFrame<'t> {
+    /// What is delivered as it was read first.
+    pub fn snapshot(&self) -> Snapshot<'t> {
+        match self.window {
+            None => Snapshot::Chain(self.head),
+            Some(window) => Snapshot::Frame(window.0.get(NET_HDR_LEN..).unwrap_or_default()),
+        }
+    }
 }
 
 /// Room for the frames of a burst, and how many there are.

@@ -4,11 +4,13 @@
 //! folder. The first one is [`vring`].
 
 pub mod batch;
+pub mod bucket;
 pub mod card;
 pub mod cost;
 pub mod counting;
 pub mod endpoint;
 pub mod files;
+pub mod guard;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod in_memory;
 pub mod kind;

@@ -86,6 +86,8 @@ pub struct DeliveryState<'t> {
     pub cost: u64,
     /// Which buffer was missing for the last frame that did not find enough.
     pub missed: u16,
+    /// The time, in nanoseconds of CLOCK_MONOTONIC.
+    pub now_ns: u64,
 }
 
 /// A receive queue. The guest sees nothing that is delivered before the queue is published.

@@ -233,7 +233,8 @@ pub static KNOWN: &[Known] = &[
     one("RTTBCNRC", 0x04984, Stored),
     one("RTTBCNRS", 0x04988, Stored),
     one("DMATXCTL", 0x04A80, Own),
-    holds("DTXTCPFLGL", 0x04A88, Stored, 0x0F76_0FF6),
+    // The data sheet has 0x0F76 for middle segments; FreeBSD found this in cards (its change eea2e089f8da).
+    holds("DTXTCPFLGL", 0x04A88, Stored, 0x0FF6_0FF6),
     holds("DTXTCPFLGH", 0x04A8C, Stored, 0x0000_0F7F),
     // Filters (8.2.3.7).
     one("RXCSUM", 0x05000, Stored),

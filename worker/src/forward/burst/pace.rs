@@ -3,23 +3,28 @@
 //! docs/develop/measuring.md.
 
 mod card;
+mod groups;
 
 use sv3::frame::MacAddr;
 
 use super::Served;
 use super::tests::{DATA, Fixture, SIZE, fixture, run_at, run_split};
 use crate::poll::fair_share::TURN;
+use crate::port::traffic_rules::TrafficRules;
 use crate::port::vring::driver::PackedDriver;
 use crate::port::vring::queue::Queue;
 use crate::port::{Port, TransmitQueue};
 use sv3::ids::QueueId;
+use sv3::rules::{Bucket, Guard, PortRules, Prefix4, Sources, Unit, Vlan};
 use sv3::virtio::{VIRTIO_F_VERSION_1, VIRTQ_DESC_F_WRITE};
 
 const BURST: u16 = 32;
 
 /// `SV3_PACE=OCTETS` measures one size. `SV3_PACE=OCTETS,BURSTS` runs that many bursts of it, for a profiler.
-/// `SV3_PACE=OCTETS,BURSTS,packed` uses packed rings, whose driver does several times the worker's work. `card-in` and
-/// `card-out` in its place have a network card as sender and as receiver.
+/// `SV3_PACE=OCTETS,BURSTS,packed` uses packed rings, whose driver does several times the worker's work. `card-in`,
+/// `card-out` and `card-card` in its place have a network card as sender, as receiver, and as both; `group` and
+/// `group-snooped` send to a multicast group; `vlan`, `guard`, `limit` and `strict` have split rings whose ports have rules:
+/// one VLAN; a guard; limits; a VLAN and a guard.
 #[test]
 #[ignore = "a measurement"]
 fn pace() {
@@ -32,7 +37,11 @@ fn pace() {
             Some((_, "packed")) => packed(octets, bursts),
             Some((_, "card-in")) => card::comes_in(octets, bursts),
             Some((_, "card-out")) => card::goes_out(octets, bursts),
-            _ => measure(octets, bursts),
+            Some((_, "card-card")) => card::passes(octets, bursts),
+            Some((_, "group")) => groups::measure(octets, bursts, false),
+            Some((_, "group-snooped")) => groups::measure(octets, bursts, true),
+            Some((_, rules)) => measure(octets, bursts, &ruled(rules)),
+            _ => measure(octets, bursts, &PortRules::default()),
         };
         cycles.sort_unstable();
         let of_frame = |cycles: u64| cycles as f64 / f64::from(BURST);
@@ -41,7 +50,29 @@ fn pace() {
     }
 }
 
-fn measure(octets: u32, bursts: u32) -> Vec<u64> {
+/// The rules of both ports, by their name.
+fn ruled(name: &str) -> PortRules {
+    let mut rules = PortRules::default();
+    if let "vlan" | "strict" = name {
+        rules.vlan = Vlan::Access { vid: 10 };
+    }
+    if let "guard" | "strict" = name {
+        rules.guard = Guard {
+            macs: Sources::Listed(vec![[2, 0, 0, 0, 0, 1]]),
+            ipv4: Some(vec![Prefix4 { address: [10, 0, 0, 7], len: 32 }]),
+            ipv6: Some(vec![]),
+            no_dhcp_server: true,
+            no_router: true,
+            no_bridge: true,
+        };
+    }
+    if name == "limit" {
+        rules.limits.from_port = Some(Bucket { rate: 1 << 40, burst: 1 << 40, unit: Unit::Octets });
+    }
+    rules
+}
+
+fn measure(octets: u32, bursts: u32, rules: &PortRules) -> Vec<u64> {
     let (mut fixture, mut sender) = fixture(1, 2048);
     let mut receiver = fixture.receivers.pop().unwrap();
     let (to, from) = ([2, 0, 0, 0, 0, 7], [2, 0, 0, 0, 0, 1]);
@@ -49,12 +80,19 @@ fn measure(octets: u32, bursts: u32) -> Vec<u64> {
         // As far apart as the buffers of a driver.
         let at = DATA + u64::from(head) * 2176;
         receiver.describe(head, (at, 2048, VIRTQ_DESC_F_WRITE, 0));
-        sender.write(at + 12, &[to, from].concat());
+        // UDP from 10.0.0.7.
+        let ip = [8, 0, 0x45, 0, 0, 46, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 7, 10, 0, 0, 8, 0x30, 0, 0x30, 0];
+        sender.write(at + 12, &[&to[..], &from, &ip].concat());
         sender.describe(head, (at, 12 + octets, 0, 0));
         sender.offer(head);
     }
     run_split(&fixture, 0, 1, &sender);
     let port = fixture.ports.get(0).unwrap();
+    let rules = TrafficRules::of(rules);
+    for (slot, ring) in [(0, 1), (1, 0)] {
+        let mut lease = fixture.ports.get(slot).unwrap().seize(QueueId::new(slot, ring), || ()).unwrap();
+        *lease.rules() = rules.clone();
+    }
     let mut queue = port.transmit(0).unwrap().lease(0).unwrap();
     fixture.forwarder.learn(MacAddr::new(to), 1);
     let mut offered = 0u16;

@@ -2,13 +2,16 @@
 //! happens to frames that follow each other in one burst.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering::Relaxed;
 
 use sv3::frame::MacAddr;
 use sv3::ledger::LedgerMap;
+use sv3::snooping::{Snooping, SnoopingRun};
 use sv3::virtio::{VIRTIO_F_VERSION_1, VIRTIO_NET_F_MRG_RXBUF, VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE};
 
 use super::*;
 use crate::forward::leases::Leases;
+use crate::forward::snooping::message::write;
 use crate::memory::guest_memory::GuestMemory;
 use crate::memory::meddling::meddler;
 use crate::poll::fair_share::TURN;
@@ -18,6 +21,8 @@ use crate::port::view::View;
 use crate::port::vring::driver::{BASE, Driver, PackedDriver};
 use crate::port::vring::queue::Queue;
 use crate::process::crash_points::armed;
+
+mod guarded;
 
 pub(super) const SIZE: u16 = 256;
 pub(super) const DATA: u64 = BASE + 0x2_0000;
@@ -279,5 +284,39 @@ fn what_was_looked_at_is_what_is_delivered() {
                 assert_eq!(octets[12..], frame(to, n), "{to:x?} in buffers of {buffer}, cut at {cuts}");
             }
         }
+    }
+}
+
+/// The same in a switch that snoops: a report, and a datagram to a group.
+#[test]
+fn what_decides_where_a_group_s_frame_goes_is_delivered_as_it_was_read() {
+    const TO: &str = "239.1.2.3";
+    let report = write::igmp("10.0.0.2", TO, &write::igmp2(0x16, 0, TO));
+    let datagram = write::ipv4("10.0.0.2", TO, 17, &[5; 60]);
+    for (packet, cut) in [&report, &datagram].into_iter().flat_map(|packet| [0, 20, 30, 40].map(|cut| (packet, cut))) {
+        let (mut fixture, mut sender) = fixture(2, 2048);
+        fixture.forwarder.snooping.table.set(Some(&SnoopingRun::begin(Snooping::default())));
+        let source = [2, 0, 0, 0, 0, 9];
+        let frame = [&write::group_mac(TO).octets()[..], &source, &[8, 0], packet].concat();
+        sender.write(DATA + 12, &frame);
+        let end = 12 + frame.len() as u32;
+        match cut {
+            0 => sender.describe(0, (DATA, end, 0, 0)),
+            cut => {
+                sender.describe(0, (DATA, cut, VIRTQ_DESC_F_NEXT, 1));
+                sender.describe(1, (DATA + u64::from(cut), end - cut, 0, 0));
+            }
+        }
+        sender.offer(0);
+        meddler::set(true);
+        assert_eq!(fixture.serve(&sender).frames, 1);
+        meddler::set(false);
+        for receiver in &fixture.receivers {
+            assert_eq!(receiver.used_idx(), 1);
+            assert_eq!(receiver.read(DATA + 12, frame.len()), frame, "cut at {cut}");
+        }
+        assert!(
+            fixture.ledger.groups.places[0].iter().any(|place| place.key.load(Relaxed) != 0) == (packet == &report)
+        );
     }
 }

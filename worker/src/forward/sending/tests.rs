@@ -20,6 +20,8 @@ use crate::port::traffic_rules::Domain;
 use crate::port::view::View;
 use sv3::rules::PortRules;
 
+mod groups;
+
 const GUEST: u16 = 0;
 const OTHER: u16 = 1;
 /// Guarded.
@@ -31,6 +33,7 @@ const BROADCAST: MacAddr = MacAddr::new([0xff; 6]);
 /// Of nobody.
 const UNKNOWN: MacAddr = MacAddr::new([2, 0, 0, 0, 9, 9]);
 
+mod guard;
 mod vlans;
 
 struct Switch {

@@ -11,6 +11,7 @@ use sv3::virtio::*;
 
 use sv3::rules::PortRules;
 
+use super::bounds::Bounds;
 use super::vlans::{self, Way};
 use crate::forward::fdb::AGE_S;
 use crate::forward::offload;
@@ -64,12 +65,14 @@ pub struct Bridge {
     pub port_rules: HashMap<u16, PortRules>,
     /// Which addresses each port may take. Free, if it is not there.
     pub rules: HashMap<u16, Learning>,
+    /// Guards, storm control and limits.
+    pub bounds: Bounds,
 }
 
 impl Bridge {
     /// A bridge that has learnt nothing.
     pub fn new() -> Bridge {
-        Bridge { known: HashMap::new(), port_rules: HashMap::new(), rules: HashMap::new() }
+        Bridge { known: HashMap::new(), port_rules: HashMap::new(), rules: HashMap::new(), bounds: Bounds::default() }
     }
 
     /// The rules of a port.
@@ -82,6 +85,7 @@ impl Bridge {
         if self.held_to(port).vlan != rules.vlan {
             self.known.retain(|_, known| known.is_static || known.port != port);
         }
+        self.bounds.forget(port);
         self.port_rules.insert(port, rules);
     }
 
@@ -126,6 +130,8 @@ impl Bridge {
         if sent.hdr[..2] != [0, 0] && offload::check(&hdr, head, frame.len(), sent.features).is_err() {
             return Err(DropReason::BadOffload);
         }
+        let held = self.held_to(sent.from);
+        self.bounds.claim(sent, &held);
         if src[0] & 1 != 0 || src == [0; 6] {
             return Err(DropReason::BadSource);
         }
@@ -137,8 +143,8 @@ impl Bridge {
         if of_sender == Learning::Uplink && *dst == PROBES && vlans::ether_type(frame) == [0x88, 0xb5] {
             return Err(DropReason::LoopProbe);
         }
-        let held = self.held_to(sent.from);
         let vid = vlans::of_frame(&held.vlan, sent)?;
+        self.bounds.admit(sent, &held)?;
         let address = (src, vid);
         // A guest that runs keeps its address, if the sender is not free; and whoever has it for good keeps it anyway.
         let owner = self.known.get(&address).filter(|known| known.is_valid(now) && known.port != sent.from);
@@ -168,7 +174,8 @@ impl Bridge {
         }
     }
 
-    fn flood(&self, sent: &Sent, (held, vid): (&PortRules, u16), up: &[u16]) -> Result<Vec<u16>, DropReason> {
+    fn flood(&mut self, sent: &Sent, (held, vid): (&PortRules, u16), up: &[u16]) -> Result<Vec<u16>, DropReason> {
+        self.bounds.flood(sent, held)?;
         let others = || up.iter().copied().filter(|to| *to != sent.from);
         let takes = |to: &u16| {
             let rules = self.held_to(*to);
@@ -199,6 +206,7 @@ impl Bridge {
     /// Learns the source of a frame that is not refused. A frame that waits has arrived as well.
     pub fn learn(&mut self, sent: &Sent, now: u64) {
         let held = self.held_to(sent.from);
+        self.bounds.claim(sent, &held);
         let Ok(vid) = vlans::of_frame(&held.vlan, sent) else { return };
         let address = (sent.frame[6..12].try_into().unwrap(), vid);
         if held.learning && self.known.get(&address).is_none_or(|known| !known.is_static) {

@@ -3,6 +3,7 @@
 use sv3::drop_reason::DropReason;
 use sv3::rules::{Isolation, PortRules, TagType, VidRange, Vids, Vlan};
 
+use super::bounds::bound;
 use super::bridge::Sent;
 
 /// Whether a frame may leave by a port.
@@ -19,7 +20,7 @@ pub enum Way {
 pub fn rules([a, b]: [u8; 2]) -> PortRules {
     let both = || Vids([10, 20].map(|vid| VidRange { first: vid, last: vid }).to_vec());
     let trunk = |native, tag| Vlan::Trunk { native, allowed: both(), tag };
-    PortRules {
+    let rules = PortRules {
         vlan: match a & 7 {
             0 | 1 => Vlan::Unaware,
             2 => Vlan::Access { vid: 10 },
@@ -41,7 +42,8 @@ pub fn rules([a, b]: [u8; 2]) -> PortRules {
         learning: b & 8 == 0,
         max_addresses: [0, 1, 2, 8][usize::from(b >> 4 & 3)],
         ..PortRules::default()
-    }
+    };
+    bound(rules, b >> 6)
 }
 
 fn word(frame: &[u8], at: usize) -> u16 {

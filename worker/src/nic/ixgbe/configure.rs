@@ -27,6 +27,10 @@ const FRAME: u32 = 18;
 const LONGEST: u32 = 1518;
 /// Two octets repeated: the hash of a flow is that of its other direction, so both have the same pair.
 const RSS_KEY: u32 = 0x5a6d_5a6d;
+/// Flags of TCP in segments: FIN and PSH only in the last one, CWR only in the first one (RFC 3168, 6.1.2).
+const FIRST: u32 = 0xff6;
+const MIDDLE: u32 = 0xf76;
+const LAST: u32 = 0xf7f;
 /// Interrupts a second of a vector, until the port says how many.
 const RATE: u32 = 8_000;
 
@@ -44,6 +48,7 @@ pub fn configure(bar: &impl Bar, settings: &CardSettings, mac: Mac, fresh: bool)
     receive(bar, settings)?;
     spread(bar, settings.pairs);
     frames(bar, settings.mtu)?;
+    segments(bar);
     queues(bar, settings)?;
     if fresh {
         statistics::discard(bar);
@@ -139,6 +144,12 @@ fn frames(bar: &impl Bar, mtu: u16) -> Result<(), Fault> {
     bar.write(HLREG0, wait::read(bar, HLREG0)? & !clear | set);
     bar.write(MAXFRS, longest.max(LONGEST) << 16);
     Ok(())
+}
+
+/// The masks are written since cards do not begin with those of the data sheet: they leave CWR in middle segments.
+fn segments(bar: &impl Bar) {
+    bar.write(DTXTCPFLGL, FIRST | MIDDLE << 16);
+    bar.write(DTXTCPFLGH, LAST);
 }
 
 /// What a queue needs beside its ring.

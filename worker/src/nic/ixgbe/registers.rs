@@ -241,6 +241,10 @@ pub const DCA_RXCTRL_WRO: u32 = 1 << 13 | 1 << 15;
 pub const DMATXCTL: u32 = 0x4a80;
 /// Transmit enable.
 pub const DMATXCTL_TE: u32 = 1;
+/// Flags of TCP that the first segments of a frame and the middle ones keep.
+pub const DTXTCPFLGL: u32 = 0x4a88;
+/// Flags of TCP that the last segment keeps.
+pub const DTXTCPFLGH: u32 = 0x4a8c;
 /// Arbiter control.
 pub const RTTDCS: u32 = 0x4900;
 /// The arbiter stands still.

@@ -1,6 +1,7 @@
 //! Devices with the model of the 82599, physical and virtual: what a port does with them, one frame at a time.
 
 mod lying;
+mod pace;
 mod physical;
 mod posted;
 mod virtual_function;

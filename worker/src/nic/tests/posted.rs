@@ -46,6 +46,7 @@ fn a_frame_behind_the_look_wakes_the_thread<C: Card>(card: C, model: CardModel) 
     posted.arrive();
     port.model.pass_time(1_000);
     assert_eq!(port.model.interrupts() & 1, 1, "{model:?}");
+    port.model.content();
 }
 
 #[test]

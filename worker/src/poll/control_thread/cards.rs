@@ -4,26 +4,28 @@
 //! The commands of a card are its memory, its interrupts and its device. A worker that serves opens it then; a standby
 //! opens it when it is promoted. An open card's queues are off until [`sv3::ipc::Command::CardStart`].
 
+mod opening;
+
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::atomic::Ordering::Relaxed;
 
 use nix::errno::Errno;
-use sv3::card::{CardModel, CardSettings, CardState};
+use sv3::card::{CardModel, CardSettings};
 use sv3::frame::MacAddr;
 use sv3::ids::QueueId;
 use sv3::ipc::{Report, ReportKind, RingFault};
 
 use super::{ControlThread, NO_PORT};
 use crate::nic::address::Mac;
-use crate::nic::bar::MappedBar;
-use crate::nic::card::{Card, Registers};
+use crate::nic::card::Card;
+#[cfg(test)]
+use crate::nic::card::Registers;
 use crate::nic::device::Device;
 use crate::nic::event::Event;
 use crate::nic::fault::Fault;
 use crate::nic::memory::CardMemory;
-use crate::nic::positions::Positions;
-use crate::port::card::{CardQueue, Registers as QueueSet};
+use crate::port::card::CardQueue;
 use crate::port::endpoint::Endpoint;
 
 /// How often a card is looked at, in nanoseconds.
@@ -41,6 +43,9 @@ pub struct Cards {
     look_ns: u64,
     /// When they were looked at last, in nanoseconds.
     looked_ns: u64,
+    /// How many cards were given to the mapper to be opened, and how many of these it has.
+    given: u64,
+    waiting: usize,
     /// The registers of the next card, in tests.
     #[cfg(test)]
     pub simulated: Option<Registers>,
@@ -55,6 +60,8 @@ struct CardPort {
     interrupts: Vec<(u16, OwnedFd)>,
     /// The device's file, until its registers are mapped.
     device: Option<OwnedFd>,
+    /// The number of the opening that is under way.
+    opening: Option<u64>,
     open: Option<Open>,
 }
 
@@ -66,6 +73,12 @@ struct Open {
     is_started: bool,
     /// The addresses that it was told last.
     filtered: Vec<Mac>,
+}
+
+impl CardPort {
+    fn is_closed(&self) -> bool {
+        self.open.is_none() && self.opening.is_none()
+    }
 }
 
 impl Cards {
@@ -94,15 +107,15 @@ impl ControlThread {
         self.client(slot)?;
         self.close_card(slot);
         let memory = CardMemory::new(&fd.ok_or(Errno::EBADF)?, settings).map_err(errno)?;
-        let (interrupts, device, open) = Default::default();
-        self.cards.all.push(CardPort { slot, settings, memory: Some(memory), interrupts, device, open });
+        let (interrupts, device, opening, open) = Default::default();
+        self.cards.all.push(CardPort { slot, settings, memory: Some(memory), interrupts, device, opening, open });
         Ok(())
     }
 
     /// Keeps the eventfd of a vector.
     pub(super) fn card_interrupt(&mut self, slot: u16, vector: u16, fd: Option<OwnedFd>) -> nix::Result<()> {
         let fd = fd.ok_or(Errno::EBADF)?;
-        let port = self.cards.get(slot).filter(|port| port.open.is_none()).ok_or(NO_PORT)?;
+        let port = self.cards.get(slot).filter(|port| port.is_closed()).ok_or(NO_PORT)?;
         port.interrupts.retain(|(other, _)| *other != vector);
         port.interrupts.push((vector, fd));
         Ok(())
@@ -111,7 +124,7 @@ impl ControlThread {
     /// Keeps a card's device, and opens the card unless this is a standby.
     pub(super) fn card_device(&mut self, slot: u16, settings: CardSettings, fd: Option<OwnedFd>) -> nix::Result<()> {
         let fd = fd.ok_or(Errno::EBADF)?;
-        let is_same = |port: &&mut CardPort| port.open.is_none() && port.settings == settings;
+        let is_same = |port: &&mut CardPort| port.is_closed() && port.settings == settings;
         self.cards.get(slot).filter(is_same).ok_or(NO_PORT)?.device = Some(fd);
         if self.standby {
             return Ok(());
@@ -122,56 +135,6 @@ impl ControlThread {
         }
         self.card_queues(slot).into_iter().for_each(|queue| self.changed(queue));
         Ok(())
-    }
-
-    /// Opens all cards: the worker serves from now on. The caller brings up their queues.
-    pub(super) fn open_cards(&mut self) {
-        for slot in self.cards.slots() {
-            if self.open_card(slot).is_err() {
-                // No command is under way that could be told to have failed.
-                self.stop_card(slot, RingFault::BadCard);
-            }
-        }
-    }
-
-    /// Stops a card and prepares its queues. Tells the supervisor that it is ready, or why it is not.
-    fn open_card(&mut self, slot: u16) -> nix::Result<()> {
-        let registers = self.card_registers(slot)?;
-        let Some(port) = self.cards.get(slot) else { return Err(NO_PORT) };
-        let memory = port.memory.take().ok_or(Errno::EBADF)?;
-        let device = match Device::open(&registers, &memory) {
-            Ok(device) => device,
-            Err(fault) => {
-                self.card_fault(slot, fault);
-                return Ok(());
-            }
-        };
-        let goes_on = begin(memory.state(), &memory);
-        let card = Arc::new(Card { bar: registers, memory });
-        for pair in 0..device.pairs() {
-            for queue in [QueueId::receive(slot, pair), QueueId::transmit(slot, pair)] {
-                let mut endpoint = CardQueue::new(Arc::clone(&card), queue, QueueSet::of(&device, queue), goes_on);
-                endpoint.set_link(card.memory.state().link.load(Relaxed) != 0);
-                self.use_queue(queue)?.reset(Endpoint::Card(Box::new(endpoint)));
-            }
-        }
-        self.watch_card(slot, device.pairs())?;
-        if let Some(port) = self.cards.get(slot) {
-            port.open = Some(Open { card, device, is_started: false, filtered: Vec::new() });
-        }
-        self.report_of(ReportKind::CardReady, (slot, 0), 0);
-        Ok(())
-    }
-
-    fn card_registers(&mut self, slot: u16) -> nix::Result<Registers> {
-        #[cfg(test)]
-        if let Some(registers) = self.cards.simulated.take() {
-            return Ok(registers);
-        }
-        let port = self.cards.get(slot).ok_or(NO_PORT)?;
-        let device = port.device.take().ok_or(Errno::EBADF)?;
-        let CardSettings { bar_offset, bar_size, .. } = port.settings;
-        MappedBar::new(&device, bar_offset, bar_size).map(Registers::Mapped).map_err(errno)
     }
 
     /// Lets vectors wake the threads of the queues, and the last one this thread.
@@ -351,18 +314,6 @@ impl ControlThread {
             let _ = device.stop(&card.bar);
         }
     }
-}
-
-/// Whether the memory is of the run of the settings. Otherwise it is made so, and holds nothing.
-fn begin(state: &CardState, memory: &CardMemory) -> bool {
-    let run = memory.settings().run;
-    if state.run.load(Relaxed) == run {
-        return true;
-    }
-    (0..memory.settings().pairs).for_each(|pair| Positions { pair }.clear(memory));
-    state.link.store(0, Relaxed);
-    state.run.store(run, Release);
-    false
 }
 
 fn errno(error: std::io::Error) -> Errno {

@@ -60,7 +60,13 @@ impl ControlThread {
         // What is learnt from now on is learnt by the new rules.
         if !self.standby && !moved.is_empty() {
             moved.sort_unstable();
-            self.poller.forwarder.retain(|line| line.is_static || moved.binary_search(&line.port).is_err());
+            let has_moved = |slot: u16| moved.binary_search(&slot).is_ok();
+            self.poller.forwarder.retain(|line| line.is_static || !has_moved(line.port));
+            self.poller.forwarder.retain_groups(|slot| !has_moved(slot));
+            // Their guests are members in other VLANs now.
+            let receives = |slot: &u16| self.threads.ports.get(*slot).is_some_and(|port| port.receiver(0).is_some());
+            moved.retain(receives);
+            moved.into_iter().for_each(|slot| self.greet(slot));
         }
     }
 
@@ -141,6 +147,8 @@ impl ControlThread {
                 false => client.is_some_and(|client| is_member(client)),
             }
         });
+        // The last worker may have died before it forgot a port that was removed.
+        forwarder.retain_groups(|slot| clients.get(usize::from(slot)).is_some_and(Option::is_some));
         for (address, slot) in addresses {
             // One that found no room was told when it came.
             let _ = forwarder.add(*address, *slot);

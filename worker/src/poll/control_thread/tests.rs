@@ -22,6 +22,8 @@ struct Worker {
     thread: ControlThread,
     /// What it reported of itself.
     heard: Vec<Report>,
+    /// The mapper opens cards.
+    opens: bool,
 }
 
 impl Worker {
@@ -33,12 +35,12 @@ impl Worker {
         let (supervisor, socket) = UnixStream::pair().unwrap();
         socket.set_nonblocking(true).unwrap();
         let ledger: &LedgerMap = Box::leak(Box::new(LedgerMap::create().unwrap().1));
-        let settings = Settings { version: VERSION, poll_us: 0, batch: 64 };
+        let settings = Settings { version: VERSION, poll_us: 0, batch: 64, snooping: None };
         let start = Start { settings, ledger, area: &ledger.workers[0], standby, files: true };
         let (threads, link) = (Threads::new(threads).unwrap(), Link::new(socket));
         threads.first().watch_control(&link).unwrap();
         let thread = ControlThread::new(threads, &start, link, Buffers::new());
-        Worker { supervisor, seq: 0, thread, heard: Vec::new() }
+        Worker { supervisor, seq: 0, thread, heard: Vec::new(), opens: true }
     }
 
     /// Sends a command, runs the loop, and returns the errno if the worker reported a failure.
@@ -63,6 +65,9 @@ impl Worker {
 
     /// One turn of the loop, as in [`ControlThread::run`], but with a look.
     fn turn(&mut self) {
+        if self.opens && self.thread.threads.mapper.opener.open_next() {
+            self.thread.threads.first().nudge();
+        }
         self.thread.poller.begin_turn();
         self.thread.look().unwrap();
         self.thread.poller.turn();
@@ -156,3 +161,4 @@ fn commands_about_vrings_are_refused_for_a_port_that_has_none() {
 }
 
 mod files;
+mod questions;

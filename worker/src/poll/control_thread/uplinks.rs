@@ -62,6 +62,7 @@ impl ControlThread {
     /// Takes what this thread and others noted while they moved frames.
     pub(super) fn take_notes(&mut self) {
         let threads = self.threads;
+        self.questions.wake();
         if threads.ports.marked.take() {
             self.uplinks.announcer.wake();
             self.cards.guest_came();

@@ -11,8 +11,8 @@
 //! segment them again. A queue of a new worker first gives what the worker before has left.
 //!
 //! **Out.** A frame is copied whole, and the card is asked for what its sender left to the device: the checksum of TCP or
-//! UDP, and segments of TCP. What else there is (segments of UDP, ECN) is not among the port's features, so it is done
-//! before. Frames wait for the card in its memory while it is off, so a take-over loses none.
+//! UDP, and segments of TCP. What else there is (segments of UDP; with a virtual function, ECN) is not among the port's
+//! features, so it is done before. Frames wait for the card in its memory while it is off, so a take-over loses none.
 //!
 //! **Waiting.** The card's vector of the pair is masked while the queue is polled: it masks itself when it is raised.
 //! Before the thread sleeps it is unmasked, and the queue is looked at once more. A sender that waits for room unmasks it

@@ -109,7 +109,9 @@ impl Sink for CardQueue {
         let (mut delivered, Way::Out(output)) = (Delivered::default(), &mut self.way) else {
             return Delivered::default();
         };
-        let mut frames = frames.take(most).map(|PlainFrame { slice, head }| (slice, head));
+        // The rings know heads only. A frame of which more was looked at is sent for itself.
+        let plain = |PlainFrame { slice, head, window }| window.is_none().then_some((slice, head));
+        let mut frames = frames.take(most).map_while(plain);
         let lens = SHORTEST..=output.longest.min(PIECE);
         loop {
             let put = output.queue.put_plain(&self.card.memory, &mut frames, lens.clone());

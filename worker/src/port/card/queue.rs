@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use sv3::card::CardModel;
 use sv3::ids::{Direction, QueueId};
 use sv3::ipc::RingFault;
 use sv3::ledger::PortCounters;
 use sv3::virtio::{
-    NET_HDR_LEN, VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6,
-    VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_HDR_F_DATA_VALID,
+    NET_HDR_LEN, VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
+    VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_HDR_F_DATA_VALID,
 };
 
 use super::output::Output;
@@ -29,6 +30,15 @@ const FEATURES: u64 = VIRTIO_NET_F_CSUM.mask()
     | VIRTIO_NET_F_GUEST_CSUM.mask()
     | VIRTIO_NET_F_GUEST_TSO4.mask()
     | VIRTIO_NET_F_GUEST_TSO6.mask();
+
+/// The same of a card, and whether it makes right segments of TCP with ECN: it does if sv3 sets its masks of flags. Those
+/// of a virtual function are its physical function's. No card joins segments with CWR, so no frame from one has ECN.
+fn features(model: CardModel) -> u64 {
+    match model {
+        CardModel::Ixgbe => FEATURES | VIRTIO_NET_F_GUEST_ECN.mask(),
+        CardModel::IxgbeVf | CardModel::IgbVf => FEATURES,
+    }
+}
 
 /// The registers of a queue.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +66,7 @@ pub struct CardQueue {
     pub(super) interrupts: Interrupts,
     pub(super) vector: u16,
     fault: Option<RingFault>,
+    features: u64,
     pub(super) way: Way,
 }
 
@@ -76,7 +87,8 @@ impl CardQueue {
             Direction::Transmit => Way::In(Input::open(memory, pair, ring, goes_on)),
             Direction::Receive => Way::Out(Output::open(memory, pair, ring, goes_on)),
         };
-        CardQueue { card, interrupts, vector: pair, fault: None, way }
+        let features = features(memory.settings().model);
+        CardQueue { card, interrupts, vector: pair, fault: None, features, way }
     }
 
     /// The card reaches its memory: the queue is turned on. One that frames come in from is turned on when nothing is
@@ -128,7 +140,7 @@ impl Kind for CardQueue {
 
     #[inline]
     fn features(&self) -> u64 {
-        FEATURES
+        self.features
     }
 
     #[inline]

@@ -112,9 +112,10 @@ impl Sink for FileQueue {
         verified: bool,
     ) -> Delivered {
         let mut delivered = Delivered::default();
-        for PlainFrame { slice, head } in frames.take(most) {
+        for plain in frames.take(most) {
+            let PlainFrame { slice, head, .. } = plain;
             let Some(len) = slice.len().checked_sub(NET_HDR_LEN) else { break };
-            let (hdr, slices, snapshot) = (NetHdr::of_complete(verified), &[*slice], Snapshot::Chain(head));
+            let (hdr, slices, snapshot) = (NetHdr::of_complete(verified), &[*slice], plain.snapshot());
             let frame = Outgoing { hdr, slices, skip: NET_HDR_LEN, len, snapshot, plain: None };
             if crash::with_current(&head.0, || self.send(state, &frame)).is_err() {
                 break;

@@ -17,7 +17,6 @@ use super::counting::Counting;
 use super::kind::Kind;
 use super::sink::{Delivered, DeliveryState, Outgoing, Sink, Undelivered};
 use super::source::Source;
-use crate::memory::frame_head::Snapshot;
 use crate::memory::slice::GuestSlice;
 
 /// One queue. Its direction says which fields are used.
@@ -112,9 +111,10 @@ impl Sink for InMemory {
     ) -> Delivered {
         let mut delivered = Delivered::default();
         let verified = verified && VIRTIO_NET_F_GUEST_CSUM.of(self.features);
-        for PlainFrame { slice, head } in frames.take(most) {
+        for plain in frames.take(most) {
+            let slice = plain.slice;
             let len = slice.len() - NET_HDR_LEN;
-            let (hdr, slices, snapshot) = (NetHdr::of_complete(verified), &[*slice], Snapshot::Chain(head));
+            let (hdr, slices, snapshot) = (NetHdr::of_complete(verified), &[*slice], plain.snapshot());
             let frame = Outgoing { hdr, slices, skip: NET_HDR_LEN, len, snapshot, plain: None };
             if self.deliver(&mut (), state, &frame).is_err() {
                 break;

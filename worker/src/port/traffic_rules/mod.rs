@@ -25,7 +25,10 @@ use std::sync::atomic::AtomicU64;
 
 use sv3::drop_reason::DropReason;
 use sv3::frame::MacAddr;
-use sv3::rules::{Isolation, PortRules};
+use sv3::rules::{Isolation, PortRules, Storm};
+
+use super::bucket::Bucket;
+use super::guard::Guard;
 
 /// The rules of one port. Another commit makes others.
 pub struct TrafficRules {
@@ -41,6 +44,22 @@ pub struct TrafficRules {
     pub max_addresses: u32,
     /// When its addresses that had aged were last looked for, in seconds.
     pub swept_s: AtomicU64,
+    /// Which sources its frames may have, and what they may be.
+    pub guard: Option<Guard>,
+    /// Bounds on its frames to many ports.
+    pub storms: Storms,
+    /// A bound on what it sends.
+    pub from_port: Option<Bucket>,
+    /// A bound on what it gets.
+    pub to_port: Option<Bucket>,
+}
+
+/// Bounds on frames to many ports. Such a frame counts once, to however many ports it goes.
+#[derive(Debug, Default)]
+pub struct Storms {
+    unknown: Option<Bucket>,
+    multicast: Option<Bucket>,
+    broadcast: Option<Bucket>,
 }
 
 /// Which frames for many a port gets.
@@ -83,11 +102,32 @@ impl TrafficRules {
             vlan: Domain::of(&rules.vlan),
             isolation: rules.isolation,
             floods,
+            guard: Guard::of(&rules.guard),
+            storms: Storms::of(&rules.storm),
+            from_port: rules.limits.from_port.as_ref().map(Bucket::of),
+            to_port: rules.limits.to_port.as_ref().map(Bucket::of),
             learning: rules.learning,
             max_addresses: rules.max_addresses,
             swept_s: AtomicU64::new(0),
         };
         (!rules.is_open()).then(|| Arc::new(compiled))
+    }
+}
+
+impl Storms {
+    fn of(storm: &Storm) -> Storms {
+        let of = |rate: Option<u64>| rate.map(Bucket::of_frames);
+        Storms { unknown: of(storm.unknown), multicast: of(storm.multicast), broadcast: of(storm.broadcast) }
+    }
+
+    /// The bound on such frames.
+    pub fn of_cast(&self, cast: Cast) -> Option<&Bucket> {
+        match cast {
+            Cast::Known => None,
+            Cast::Unknown => self.unknown.as_ref(),
+            Cast::Multicast => self.multicast.as_ref(),
+            Cast::Broadcast => self.broadcast.as_ref(),
+        }
     }
 }
 

@@ -113,8 +113,12 @@ impl<'t, 'r, Q: Virtqueue> Filling<'_, '_, 't, 'r, Q> {
         let mut places = self.state.deferred.places();
         let mut octets = 0;
         let frames = self.queue.fill_plain(&self.walker, most, |to| {
-            let PlainFrame { slice, head } = frames.next()?;
-            places.next()?.put(hdr, slice, &to, head)?;
+            let PlainFrame { slice, head, window } = frames.next()?;
+            let place = places.next()?;
+            match window {
+                None => place.put(hdr, slice, &to, head)?,
+                Some(window) => place.put_windowed(hdr, slice, &to, window)?,
+            }
             octets += slice.len() as u64;
             Some(slice.len() as u32)
         });

@@ -2,100 +2,25 @@
 //! writes to registers in a burst reaches it afterwards.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-
-use sv3::card::{CardModel, CardSettings};
 
 use super::*;
-use crate::nic::bar::Bar;
-use crate::nic::card::{Card, Registers};
-use crate::nic::device::Device;
-use crate::nic::memory::CardMemory;
-use crate::nic::model_card::{ModelCard, file};
-use crate::port::card::{CardQueue, Registers as QueueSet};
+use crate::nic::held_card::{HeldCard, frame};
+use crate::port::card::{CardQueue, Registers};
 use crate::port::endpoint::Endpoint;
 
-/// Registers of the model, for which writes can wait.
-#[derive(Clone)]
-struct Registry {
-    model: ModelCard,
-    waits: Arc<AtomicBool>,
-    /// Offset and value of each write that waits. A burst makes one.
-    writes: Arc<[AtomicU64; 4]>,
-}
-
-impl Bar for Registry {
-    fn read(&self, at: u32) -> u32 {
-        self.model.read(at)
-    }
-
-    fn write(&self, at: u32, value: u32) {
-        match self.waits.load(Relaxed) {
-            true => {
-                let free = self.writes.iter().find(|place| place.load(Relaxed) == 0).unwrap();
-                free.store(u64::from(at) << 32 | u64::from(value), Relaxed);
-            }
-            false => self.model.write(at, value),
-        }
-    }
-}
-
-impl Registry {
-    fn hold(&self, holds: bool) {
-        self.waits.store(holds, Relaxed);
-        for place in &*self.writes {
-            let write = place.swap(0, Relaxed);
-            if write != 0 {
-                self.model.write((write >> 32) as u32, write as u32);
-            }
-        }
-    }
-}
-
-fn settings() -> CardSettings {
-    CardSettings {
-        model: CardModel::Ixgbe,
-        bar_offset: 0,
-        bar_size: 512 << 10,
-        iova: 0x1000_0000,
-        pairs: 1,
-        descriptors: 2048,
-        buffer: 2048,
-        transmit: 2 << 20,
-        mtu: 1500,
-        lro: false,
-        mac: None,
-        run: 1,
-    }
-}
-
 /// A card that runs at a slot.
-fn card_at(fixture: &Fixture, slot: u16) -> Registry {
-    let file = file(&settings());
-    let model = ModelCard::new(&file, settings());
-    let registry = Registry { model, waits: Arc::default(), writes: Arc::default() };
-    let card = Card {
-        bar: Registers::Simulated(Box::new(registry.clone())),
-        memory: CardMemory::new(&file, settings()).unwrap(),
-    };
-    let mut device = Device::open(&card.bar, &card.memory).unwrap();
-    device.start(&card.bar).unwrap();
-    let (card, port) = (Arc::new(card), fixture.ports.make(slot, fixture.ledger).unwrap());
+fn card_at(fixture: &Fixture, slot: u16) -> HeldCard {
+    let (held, card, device) = HeldCard::started();
+    let port = fixture.ports.make(slot, fixture.ledger).unwrap();
     assert!(port.make_pair(0));
     for queue in [QueueId::receive(slot, 0), QueueId::transmit(slot, 0)] {
-        let mut it = CardQueue::new(Arc::clone(&card), queue, QueueSet::of(&device, queue), false);
+        let mut it = CardQueue::new(Arc::clone(&card), queue, Registers::of(&device, queue), false);
         it.set_link(true);
         it.start().unwrap();
         port.seize(queue, || ()).unwrap().reset(Endpoint::Card(Box::new(it)));
     }
     fixture.ports.note_receiver(QueueId::receive(slot, 0), true);
-    registry
-}
-
-fn frame(octets: u32) -> Vec<u8> {
-    let mut frame = [[2, 0, 0, 0, 0, 7], [2, 0, 0, 0, 0, 1]].concat();
-    frame.resize(octets as usize, 0);
-    frame
+    held
 }
 
 /// From the card to a guest.
@@ -105,7 +30,7 @@ pub fn comes_in(octets: u32, bursts: u32) -> Vec<u64> {
     for head in 0..SIZE {
         receiver.describe(head, (DATA + u64::from(head) * 2176, 2048, VIRTQ_DESC_F_WRITE, 0));
     }
-    let registry = card_at(&fixture, 0);
+    let held = card_at(&fixture, 0);
     let port = fixture.ports.get(0).unwrap();
     let mut queue = port.transmit(0).unwrap().lease(0).unwrap();
     fixture.forwarder.learn(MacAddr::new([2, 0, 0, 0, 0, 7]), 1);
@@ -113,10 +38,10 @@ pub fn comes_in(octets: u32, bursts: u32) -> Vec<u64> {
     serve(&mut fixture, port, &mut queue);
     let frame = frame(octets);
     let mut sample = || {
-        registry.hold(false);
-        (0..BURST).for_each(|_| assert!(registry.model.receive(&frame)));
+        held.hold(false);
+        (0..BURST).for_each(|_| assert!(held.model.receive(&frame)));
         receiver.claim(receiver.used_idx().wrapping_add(SIZE));
-        registry.hold(true);
+        held.hold(true);
         let begin = now();
         let served = serve(&mut fixture, port, &mut queue);
         let cycles = now() - begin;
@@ -136,17 +61,17 @@ pub fn goes_out(octets: u32, bursts: u32) -> Vec<u64> {
         sender.offer(head);
     }
     run_split(&fixture, 0, 1, &sender);
-    let registry = card_at(&fixture, 1);
+    let held = card_at(&fixture, 1);
     let port = fixture.ports.get(0).unwrap();
     let mut queue = port.transmit(0).unwrap().lease(0).unwrap();
     fixture.forwarder.learn(MacAddr::new([2, 0, 0, 0, 0, 7]), 1);
     let mut offered = 0u16;
     let mut sample = || {
-        registry.hold(false);
-        assert_eq!(registry.model.count_sent(), if offered == 0 { 0 } else { usize::from(BURST) });
+        held.hold(false);
+        assert_eq!(held.model.count_sent(), if offered == 0 { 0 } else { usize::from(BURST) });
         offered = offered.wrapping_add(BURST);
         sender.claim(offered);
-        registry.hold(true);
+        held.hold(true);
         let begin = now();
         let served = serve(&mut fixture, port, &mut queue);
         let cycles = now() - begin;
@@ -155,4 +80,30 @@ pub fn goes_out(octets: u32, bursts: u32) -> Vec<u64> {
     };
     // The counter of offered frames goes round.
     (0..bursts.min(2000)).map(|_| sample()).collect()
+}
+
+/// From one card to another.
+pub fn passes(octets: u32, bursts: u32) -> Vec<u64> {
+    let (mut fixture, _) = fixture(0, 0);
+    let (from, to) = (card_at(&fixture, 0), card_at(&fixture, 1));
+    let port = fixture.ports.get(0).unwrap();
+    let mut queue = port.transmit(0).unwrap().lease(0).unwrap();
+    fixture.forwarder.learn(MacAddr::new([2, 0, 0, 0, 0, 7]), 1);
+    // The queue is turned on by its first burst.
+    serve(&mut fixture, port, &mut queue);
+    let frame = frame(octets);
+    let mut sample = || {
+        from.hold(false);
+        (0..BURST).for_each(|_| assert!(from.model.receive(&frame)));
+        from.hold(true);
+        to.hold(true);
+        let begin = now();
+        let served = serve(&mut fixture, port, &mut queue);
+        let cycles = now() - begin;
+        assert_eq!(served.frames, usize::from(BURST));
+        to.hold(false);
+        assert_eq!(to.model.count_sent(), usize::from(BURST));
+        cycles
+    };
+    (0..bursts).map(|_| sample()).collect()
 }

@@ -83,6 +83,8 @@ impl Worker {
             assert_eq!(self.tell_with(Command::CardInterrupt { port, vector }, &fd), None);
         }
         assert_eq!(self.tell_with(Command::CardOpen { port, settings }, &device.memory), None);
+        // It is open by the next command, if the mapper runs.
+        assert_eq!(self.tell(Command::Barrier), None);
     }
 
     /// What was reported of the card.
@@ -139,6 +141,39 @@ fn a_card_is_opened_started_and_served_and_its_link_is_told() {
         assert_eq!(device.model.sent().contains(&frame(1, 3)), up);
     }
     device.model.assert_content();
+}
+
+#[test]
+fn frames_go_on_while_a_card_is_reset() {
+    let (mut worker, device) = (Worker::new(false), Device::new());
+    worker.opens = false;
+    assert_eq!(worker.tell(add(1)), None);
+    worker.give(&device);
+    for number in 0..3 {
+        worker.guest_sends(&frame(1, number));
+        assert_eq!((worker.told(), worker.received(1)), (Vec::new(), 1));
+    }
+    assert_ne!(worker.tell(Command::CardStart { port: CARD }), None);
+    worker.opens = true;
+    assert_eq!(worker.told(), [(ReportKind::CardReady, 0)]);
+}
+
+#[test]
+fn a_card_that_is_reset_for_a_port_that_goes_is_forgotten() {
+    for other in [false, true] {
+        let (mut worker, device) = (Worker::new(false), Device::new());
+        worker.opens = false;
+        worker.give(&device);
+        assert_eq!(worker.tell(Command::PortRemove { port: CARD }), None);
+        let second = Device::new();
+        if other {
+            worker.give(&second);
+        }
+        worker.opens = true;
+        let told = [worker.told(), worker.told(), worker.told()].concat();
+        assert_eq!(told, if other { vec![(ReportKind::CardReady, 0)] } else { Vec::new() });
+        assert_eq!(device.state().run.load(std::sync::atomic::Ordering::Relaxed), 0, "nobody has it");
+    }
 }
 
 #[test]

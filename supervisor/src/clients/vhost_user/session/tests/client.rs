@@ -154,6 +154,7 @@ pub fn name(command: &C) -> &'static str {
         C::SendRarp { .. } => "SendRarp",
         C::Trace { .. } => "Trace",
         C::Barrier => "Barrier",
+        C::Snoop { .. } => "Snoop",
     }
 }
 

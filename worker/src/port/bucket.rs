@@ -1,0 +1,101 @@
+//! Bounds on how much passes in a time, shared by the queue pairs of a port without a lock.
+//!
+//! A token bucket, kept as the time at which it will be full again (the virtual scheduling algorithm of ITU-T I.371, A.1).
+//! That time is one number, so one exchange changes it. What passes moves it into the future; it may lie as far ahead as
+//! the whole bucket takes to fill. Nothing needs to happen while nothing passes.
+//!
+//! Times are of CLOCK_MONOTONIC in units of 1/1024 ns, modulo 2^64: 208 days. A bucket that nobody used for so long looks
+//! as if it were not full, for one burst at most.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use sv3::rules::{self, Unit};
+
+/// Units of time in a nanosecond, as a power of 2.
+const FINE: u32 = 10;
+/// The fraction of a nanosecond that is kept of what one token takes, as a power of 2.
+const FRACTION: u32 = 32;
+/// Longest time that a bucket takes to fill, in units of time: some 50 days.
+const LONGEST: u64 = 1 << 62;
+/// More tokens than any frame takes.
+const FRAME: u64 = 1 << 17;
+
+/// A token bucket. A new one is full.
+#[derive(Debug)]
+pub struct Bucket {
+    /// What one token takes, in 2^-[`FRACTION`] ns.
+    each: u64,
+    /// What the whole bucket takes.
+    whole: u64,
+    unit: Unit,
+    /// Longest time that it may take to fill after a frame for which it was too small.
+    longest: u64,
+    /// When it is full, if that lies at most `longest` ahead; otherwise it is full.
+    full_at: AtomicU64,
+}
+
+/// A bucket has too few tokens. It has enough after so many nanoseconds, if nobody takes any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Short(pub u64);
+
+impl Bucket {
+    /// The bucket of a rule, which was checked.
+    pub fn of(rule: &rules::Bucket) -> Bucket {
+        let each = (1_000_000_000 << FRACTION) / rule.rate.max(1);
+        let whole = time(each, rule.burst).max(1);
+        Bucket { each, whole, unit: rule.unit, longest: whole + time(each, FRAME), full_at: AtomicU64::new(0) }
+    }
+
+    /// At most `rate` frames a second, and a tenth of that at once.
+    pub fn of_frames(rate: u64) -> Bucket {
+        Bucket::of(&rules::Bucket { rate, burst: (rate / 10).max(1), unit: Unit::Frames })
+    }
+
+    /// The tokens that frames of so many octets together take.
+    #[inline]
+    pub fn tokens(&self, frames: u64, octets: u64) -> u64 {
+        match self.unit {
+            Unit::Frames => frames,
+            Unit::Octets => octets,
+        }
+    }
+
+    /// Takes tokens at `now_ns`, all of them or none. More than the bucket holds are there when it is full.
+    #[inline]
+    pub fn take(&self, tokens: u64, now_ns: u64) -> Result<(), Short> {
+        let (now, cost) = (now_ns << FINE, time(self.each, tokens));
+        let mut full_at = self.full_at.load(Relaxed);
+        loop {
+            // How far ahead; the past and what is too far are a full bucket.
+            let ahead = full_at.wrapping_sub(now);
+            let ahead = if ahead > self.longest { 0 } else { ahead };
+            let most = self.whole.saturating_sub(cost);
+            if ahead > most {
+                return Err(Short((ahead - most).div_ceil(1 << FINE)));
+            }
+            let next = now.wrapping_add(ahead).wrapping_add(cost);
+            match self.full_at.compare_exchange_weak(full_at, next, Relaxed, Relaxed) {
+                Ok(_) => return Ok(()),
+                Err(other) => full_at = other,
+            }
+        }
+    }
+
+    /// Gives back tokens that were taken and not used.
+    #[inline]
+    pub fn give_back(&self, tokens: u64) {
+        if tokens > 0 {
+            self.full_at.fetch_sub(time(self.each, tokens), Relaxed);
+        }
+    }
+}
+
+/// What tokens take.
+#[inline]
+fn time(each: u64, tokens: u64) -> u64 {
+    let fine = (u128::from(each) * u128::from(tokens)) >> (FRACTION - FINE);
+    u64::try_from(fine).unwrap_or(LONGEST).min(LONGEST)
+}
+
+#[cfg(test)]
+mod tests;
