@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::attachment::Attachment;
 use crate::card_attachment::CardAttachment;
+use crate::fdb::Which;
 use crate::snooping::Snooping;
 use crate::trace::FRAME_MAX;
 
@@ -32,6 +33,15 @@ pub enum ControlRequest {
     AttachCard(CardAttachment),
     /// Ends a port that was made by [`ControlRequest::Attach`] or [`ControlRequest::AttachCard`], by its name.
     Detach(String),
+    /// Asks for [`crate::group_status::GroupsStatus`].
+    Groups,
+    /// The switch snoops on IGMP and MLD in this way from now on; `None`: it does not. The answer is empty.
+    Snoop(Option<Snooping>),
+    /// Asks for what is declared; the answer is [`crate::config::InForce`].
+    Config,
+    /// Changes what is declared, made from this generation. A sealed memfd with a [`crate::config::Change`] comes with
+    /// the request, and the sockets that it names.
+    Configure(u64),
     /// Asks what the switch would do with a frame. The answer is [`crate::trace::TraceAnswer`].
     Trace {
         /// Name of the port that the frame would come from.
@@ -39,10 +49,10 @@ pub enum ControlRequest {
         /// The frame's first octets, at most [`crate::trace::FRAME_MAX`].
         frame: Vec<u8>,
     },
-    /// Asks for [`crate::group_status::GroupsStatus`].
-    Groups,
-    /// The switch snoops on IGMP and MLD in this way from now on; `None`: it does not. The answer is empty.
-    Snoop(Option<Snooping>),
+    /// Asks which addresses are where; the answer is [`crate::fdb::FdbAnswer`].
+    Fdb,
+    /// Forgets addresses that were learnt; the answer is [`crate::fdb::FlushAnswer`].
+    FdbFlush(Which),
     /// Asks, as the next supervisor, for all sockets and files, in a record of this version.
     Succeed(u32),
 }
@@ -62,16 +72,20 @@ impl ControlRequest {
             "attach" => ControlRequest::Attach(Attachment::parse(rest)?),
             "attach-card" => ControlRequest::AttachCard(CardAttachment::parse(rest)?),
             "detach" => ControlRequest::Detach(rest.to_string()),
-            "trace" => {
-                let (port, frame) = rest.rsplit_once(' ')?;
-                ControlRequest::Trace { port: port.to_string(), frame: octets(frame)? }
-            }
             "groups" => ControlRequest::Groups,
             "snooping" => ControlRequest::Snoop(match rest.split_once(' ').unwrap_or((rest, "")) {
                 ("off", "") => None,
                 ("on", words) => Some(Snooping::parse(words).ok()?),
                 _ => return None,
             }),
+            "config" => ControlRequest::Config,
+            "configure" => ControlRequest::Configure(rest.parse().ok()?),
+            "trace" => {
+                let (port, frame) = rest.rsplit_once(' ')?;
+                ControlRequest::Trace { port: port.to_string(), frame: octets(frame)? }
+            }
+            "fdb" => ControlRequest::Fdb,
+            "fdb-flush" => ControlRequest::FdbFlush(Which::parse(rest)?),
             "succeed" => ControlRequest::Succeed(rest.parse().ok()?),
             _ => return None,
         })
@@ -91,13 +105,17 @@ impl fmt::Display for ControlRequest {
             ControlRequest::Attach(attachment) => return write!(f, "attach {attachment}"),
             ControlRequest::AttachCard(card) => return write!(f, "attach-card {card}"),
             ControlRequest::Detach(name) => return write!(f, "detach {name}"),
+            ControlRequest::Groups => "groups",
+            ControlRequest::Snoop(None) => "snooping off",
+            ControlRequest::Snoop(Some(setting)) => return write!(f, "snooping on {setting}"),
+            ControlRequest::Config => "config",
+            ControlRequest::Configure(generation) => return write!(f, "configure {generation}"),
             ControlRequest::Trace { port, frame } => {
                 write!(f, "trace {port} ")?;
                 return frame.iter().try_for_each(|octet| write!(f, "{octet:02x}"));
             }
-            ControlRequest::Groups => "groups",
-            ControlRequest::Snoop(None) => "snooping off",
-            ControlRequest::Snoop(Some(setting)) => return write!(f, "snooping on {setting}"),
+            ControlRequest::Fdb => "fdb",
+            ControlRequest::FdbFlush(which) => return write!(f, "fdb-flush {which}"),
             ControlRequest::Succeed(version) => return write!(f, "succeed {version}"),
         })
     }
@@ -134,6 +152,11 @@ mod tests {
                 response_ms: 1000,
                 ..Snooping::default()
             })),
+            ControlRequest::Config,
+            ControlRequest::Configure(7),
+            ControlRequest::Fdb,
+            ControlRequest::FdbFlush(Which::default()),
+            ControlRequest::FdbFlush(Which::parse("vlan=7").unwrap()),
             ControlRequest::Succeed(1),
             ControlRequest::Trace { port: "p7".to_string(), frame: (0..96).collect() },
         ]);

@@ -21,6 +21,7 @@ pub mod attachment;
 pub mod audit;
 pub mod card;
 pub mod card_attachment;
+pub mod config;
 pub mod control;
 pub mod cpus;
 pub mod drop_reason;

@@ -70,6 +70,9 @@ pub const STREAM: RunOption = RunOption {
     help: "One more door, where a client sends frames at once, each after its length, as QEMU's `-netdev stream` does; \
            may be given several times; see docs/use/attach.md",
 };
+/// The file with declared ports.
+pub const CONFIG: RunOption =
+    path("config", "FILE", "Declare the ports of this file, and what guests may do; see docs/use/config.md");
 /// Replace stale sockets.
 pub const FORCE: RunOption =
     switch("force", "Replace sockets that a dead switch left behind even if other users may write to their folder");
@@ -156,9 +159,10 @@ pub const SNOOPING: RunOption = switch(
 );
 
 /// All of them, in the order of `--help`.
-pub const ALL: [&RunOption; 16] = [
+pub const ALL: [&RunOption; 17] = [
     &SOCKET,
     &CONTROL,
+    &CONFIG,
     &STREAM,
     &FORCE,
     &TAKE_OVER,
@@ -177,6 +181,9 @@ pub const ALL: [&RunOption; 16] = [
 
 /// The worker's binary. Only `sv3 run` passes this option to the supervisor; people do not see it.
 pub const WORKER: RunOption = path("worker", "PATH", "");
+
+/// A configuration waits in stdin. Only `sv3 run` passes this option too.
+pub const GIVEN: RunOption = switch("given", "");
 
 #[cfg(test)]
 mod tests {

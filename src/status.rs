@@ -23,6 +23,9 @@ pub struct Status {
     pub pending_clients: usize,
     /// Connected clients, by slot.
     pub ports: Vec<PortStatus>,
+    /// Declared ports, by name, whether something is attached or not.
+    #[serde(default)]
+    pub declared: Vec<DeclaredPort>,
 }
 
 impl Status {
@@ -250,6 +253,26 @@ pub struct PortStatus {
     /// Pauses in which frames of other guests waited for this guest's buffers.
     #[serde(default)]
     pub paused_others: Pauses,
+}
+
+/// A declared port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeclaredPort {
+    /// Its name.
+    pub name: String,
+    /// Its slot; absent if it has no socket of its own.
+    #[serde(default)]
+    pub slot: Option<u16>,
+    /// Its socket; absent if what is attached under its name counts.
+    #[serde(default)]
+    pub socket: Option<String>,
+    /// Whether it is in service.
+    pub up: bool,
+    /// Whether something is attached.
+    pub attached: bool,
+    /// What its operator wrote about it.
+    #[serde(default)]
+    pub description: String,
 }
 
 /// The open files behind a port.

@@ -1,7 +1,7 @@
 //! Sends requests to a running switch: one line out, one line of JSON back.
 
-use std::io::{ErrorKind, IoSlice, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::io::{ErrorKind, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{ControlMessage, MsgFlags, getsockopt, sendmsg, sockopt::PeerCredentials};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use sv3::control::ControlRequest;
 use sv3::status::Status;
 
+use crate::declare::give::send;
 use crate::output::harmless;
 use crate::place;
 
@@ -90,6 +91,14 @@ impl Control {
         self.control.clone().unwrap_or_else(|| place::folder().join(place::CONTROL))
     }
 
+    /// The user of the switch.
+    pub fn owner(&self) -> Result<u32, String> {
+        let path = self.path();
+        let socket = UnixStream::connect(&path).map_err(|error| explain(&path, &error))?;
+        let peer = getsockopt(&socket, PeerCredentials).map_err(|errno| explain(&path, &errno.into()))?;
+        Ok(peer.uid())
+    }
+
     /// Sends a request and returns the answer, which is JSON.
     pub fn ask(&self, request: &ControlRequest) -> Result<serde_json::Value, String> {
         parse(&self.exchange(request, &[])?)
@@ -108,20 +117,11 @@ impl Control {
     fn exchange(&self, request: &ControlRequest, fds: &[BorrowedFd<'_>]) -> Result<String, String> {
         let path = self.path();
         let at = |error: std::io::Error| explain(&path, &error);
-        let mut socket = UnixStream::connect(&path).map_err(at)?;
+        let socket = UnixStream::connect(&path).map_err(at)?;
         self.check_owner(&socket, &path)?;
         socket.set_read_timeout(Some(ANSWER_TIME)).map_err(at)?;
         let line = format!("{request}\n");
-        match fds {
-            [] => socket.write_all(line.as_bytes()).map_err(at)?,
-            fds => {
-                let octets = [IoSlice::new(line.as_bytes())];
-                let fds: Vec<_> = fds.iter().map(|fd| fd.as_raw_fd()).collect();
-                let rights = [ControlMessage::ScmRights(&fds)];
-                sendmsg::<()>(socket.as_raw_fd(), &octets, &rights, MsgFlags::empty(), None)
-                    .map_err(|errno| at(errno.into()))?;
-            }
-        }
+        send(&socket, &line, fds).map_err(|errno| at(errno.into()))?;
         let mut text = String::new();
         socket.take(ANSWER_MAX).read_to_string(&mut text).map_err(at)?;
         Ok(text)

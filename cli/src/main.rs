@@ -3,8 +3,11 @@
 mod aside;
 mod attach;
 mod audit;
+mod config;
 mod control;
 mod crashes;
+mod declare;
+mod fdb;
 mod groups;
 mod metrics;
 mod output;
@@ -45,7 +48,12 @@ enum Verb {
     Groups(groups::Show),
     Snooping(groups::Snoop),
     Audit(audit::Show),
+    Fdb(fdb::Fdb),
     Port(port::Port),
+    #[command(name = "check-config")]
+    CheckConfig(config::Check),
+    Reload(config::Reload),
+    Config(config::Config),
     Attach(attach::Attach),
     Detach(attach::Detach),
     Uplink(uplink::Uplink),
@@ -71,7 +79,11 @@ fn main() -> ExitCode {
         Verb::Groups(show) => show.exec(),
         Verb::Snooping(snoop) => snoop.exec(),
         Verb::Audit(show) => show.exec(),
+        Verb::Fdb(fdb) => fdb.exec(),
         Verb::Port(port) => port.exec(),
+        Verb::CheckConfig(check) => check.exec(),
+        Verb::Reload(reload) => reload.exec(),
+        Verb::Config(config) => config.exec(),
         Verb::Attach(attach) => attach.exec(),
         Verb::Detach(detach) => detach.exec(),
         Verb::Uplink(uplink) => uplink.exec(),

@@ -3,13 +3,15 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use clap::builder::ValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, value_parser};
 use sv3::options::{self, Kind, RunOption};
 
 use crate::aside::Aside;
+use crate::declare::door::Door;
+use crate::declare::{file, give};
 use crate::place;
 
 /// Run a switch in the foreground, as any user, without privileges.
@@ -36,17 +38,42 @@ impl Run {
             command.arg(dashed(option)).arg(self.path(option, name)?);
         }
         command.arg(dashed(&options::WORKER)).arg(place::sibling("sv3-worker")?);
-        let paths = [options::SOCKET.name, options::CONTROL.name];
-        for (option, value) in self.options.0.iter().filter(|(option, _)| !paths.contains(&option.name)) {
+        let own = [options::SOCKET.name, options::CONTROL.name, options::CONFIG.name];
+        for (option, value) in self.options.0.iter().filter(|(option, _)| !own.contains(&option.name)) {
             command.arg(dashed(option)).args(value);
         }
-        self.aside.start(&self.path(&options::CONTROL, place::CONTROL)?)?;
-        Err(format!("{}: {}", supervisor.display(), command.exec()))
+        let control = self.path(&options::CONTROL, place::CONTROL)?;
+        // If the supervisor cannot be started, the sockets go again.
+        let doors = self.declare(&control, &mut command)?;
+        self.aside.start(&control)?;
+        let error = command.exec();
+        drop(doors);
+        Err(format!("{}: {error}", supervisor.display()))
+    }
+
+    /// Reads the file of --config, and leaves what it declares in the supervisor's stdin. A switch that takes over goes
+    /// on with what is declared.
+    fn declare(&self, control: &Path, command: &mut Command) -> Result<Vec<Door>, String> {
+        let Some(path) = self.given(&options::CONFIG) else { return Ok(Vec::new()) };
+        let path = std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let config = file::read(&path)?;
+        if self.options.0.iter().any(|(option, _)| option.name == options::TAKE_OVER.name) {
+            return Ok(Vec::new());
+        }
+        let name = path.to_str().ok_or_else(|| format!("{}: not UTF-8 text", path.display()))?;
+        let (stdin, doors) = give::first(control, config, name.to_string())?;
+        command.arg(dashed(&options::GIVEN)).stdin(Stdio::from(stdin));
+        Ok(doors)
+    }
+
+    /// The path that was given for an option.
+    fn given(&self, option: &RunOption) -> Option<&Path> {
+        let given = self.options.0.iter().find(|(given, _)| given.name == option.name);
+        given.and_then(|(_, value)| value.as_deref()).map(Path::new)
     }
 
     fn path(&self, option: &RunOption, name: &str) -> Result<PathBuf, String> {
-        let given = self.options.0.iter().find(|(given, _)| given.name == option.name);
-        match given.and_then(|(_, value)| value.as_deref()).map(Path::new) {
+        match self.given(option) {
             Some(path) => std::path::absolute(path).map_err(|e| format!("{}: {e}", path.display())),
             None => {
                 let folder = place::folder();

@@ -4,7 +4,9 @@ use std::fmt::Write;
 
 use clap::Args;
 use sv3::control::ControlRequest;
-use sv3::status::{CardStatus, FilesStatus, Link, MemoryUse, PortStatus, RegionStatus, RingStatus, Status};
+use sv3::status::{
+    CardStatus, DeclaredPort, FilesStatus, Link, MemoryUse, PortStatus, RegionStatus, RingStatus, Status,
+};
 
 use crate::control::Control;
 use crate::output::{harmless, print};
@@ -86,7 +88,26 @@ fn table(status: &Status) -> String {
         out.push('\n');
         port(&mut out, at);
     }
+    for at in status.declared.iter().filter(|at| !at.attached) {
+        out.push('\n');
+        declared(&mut out, at);
+    }
     out
+}
+
+/// A declared port to which nothing is attached.
+fn declared(out: &mut String, port: &DeclaredPort) {
+    let state = if port.up { "nothing is attached" } else { "down, and nothing is attached" };
+    let _ = writeln!(out, "{}  {state}", port.name);
+    if !port.description.is_empty() {
+        let _ = writeln!(out, "  about       {}", port.description);
+    }
+    if let Some(socket) = &port.socket {
+        let _ = writeln!(out, "  socket      {socket}");
+    }
+    if !port.up {
+        let _ = writeln!(out, "  hint        `sv3 port up {}` puts it into service", port.name);
+    }
 }
 
 fn port(out: &mut String, port: &PortStatus) {

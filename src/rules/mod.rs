@@ -84,9 +84,9 @@ mod tests {
         let mut rules = PortRules::default();
         let ranges = (0..vlan::RANGES_MAX as u16).map(|at| VidRange { first: at * 3 + 1, last: at * 3 + 2 }).collect();
         rules.vlan = Vlan::Trunk { native: Some(1), allowed: Vids(ranges), tag: TagType::Service };
-        rules.guard.macs = Sources::Listed(vec![[2; 6]; guard::LIST_MAX]);
-        rules.guard.ipv4 = Some(vec![Prefix4 { address: [10; 4], len: 32 }; guard::LIST_MAX]);
-        rules.guard.ipv6 = Some(vec![Prefix6 { address: [10; 16], len: 128 }; guard::LIST_MAX]);
+        rules.guard.macs = Sources::Listed(vec![[2; 6]; LIST_MAX]);
+        rules.guard.ipv4 = Some(vec![Prefix4 { address: [10; 4], len: 32 }; LIST_MAX]);
+        rules.guard.ipv6 = Some(vec![Prefix6 { address: [10; 16], len: 128 }; LIST_MAX]);
         rules.check().unwrap();
         let command = Command::RulesStage { port: 1, rules: Box::new(rules) };
         assert!(Envelope { seq: 1, command, inherited: None }.encode().is_ok());

@@ -44,6 +44,8 @@ pub struct Args {
     pub metrics: Option<SocketAddr>,
     /// The supervisor refuses to run with a lower landlock ABI.
     pub require_landlock: u32,
+    /// The first configuration, and the sockets that belong to it, wait in the socket that is stdin.
+    pub given: bool,
     /// How many threads a worker has.
     pub threads: u16,
     /// Processors that workers run on; absent: all.
@@ -84,6 +86,7 @@ impl Args {
             streams,
             worker: given.path(&options::WORKER)?,
             force: given.has(&options::FORCE),
+            given: given.has(&options::GIVEN),
             take_over: given.has(&options::TAKE_OVER),
             settings,
             standby: !given.has(&options::NO_STANDBY),
@@ -120,7 +123,7 @@ impl Given {
         let mut parser = lexopt::Parser::from_args(args);
         let mut given = BTreeMap::<_, Vec<OsString>>::new();
         while let Some(arg) = parser.next().map_err(|error| error.to_string())? {
-            let known = options::ALL.into_iter().chain([&options::WORKER]);
+            let known = options::ALL.into_iter().chain([&options::WORKER, &options::GIVEN]);
             let option = match &arg {
                 Long(name) => known.into_iter().find(|option| option.name == *name),
                 _ => None,

@@ -3,6 +3,7 @@
 
 mod config;
 mod control;
+mod declared;
 mod ledger;
 mod live;
 mod reports;
@@ -10,6 +11,7 @@ pub(crate) mod session;
 
 pub use config::config;
 pub use control::control;
+pub use declared::declared;
 pub use ledger::ledger;
 pub use live::live;
 pub use reports::reports;
@@ -23,6 +25,7 @@ mod tests {
     fn corpora() {
         replay("config", super::config);
         replay("control", super::control);
+        replay("declared", super::declared);
         replay("ledger", super::ledger);
         replay("live", super::live);
         replay("reports", super::reports);

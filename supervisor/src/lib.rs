@@ -12,6 +12,7 @@ mod estate;
 mod fd_inventory;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
+mod given;
 mod ports;
 mod prove;
 mod reactor;
@@ -99,6 +100,7 @@ fn run(args: Args) -> Result<(), String> {
         Some(inherited) => inherited.ledger()?,
         None => new_ledger().map_err(|error| format!("cannot make the ledger: {error}"))?,
     };
+    let given = args.given.then(given::receive).transpose()?;
     let announcement = announcement(&args.socket);
     let workers = WorkerConfig {
         settings: args.settings,
@@ -124,6 +126,7 @@ fn run(args: Args) -> Result<(), String> {
         announcement,
         ledger,
         inherited,
+        given,
     };
     let paths: Vec<&Path> = args.sockets().collect();
     let remove_sockets = || {

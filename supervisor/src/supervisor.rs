@@ -13,12 +13,15 @@
 //!
 //! All sockets are non-blocking, and all waits have a deadline. When nothing is due, the process sleeps.
 
+mod addresses;
 mod answers;
 mod audit;
 mod cards;
 mod clients;
 mod closing;
+mod configure;
 mod deaths;
+mod declared;
 mod file_blame;
 mod files;
 mod handing_over;
@@ -44,15 +47,17 @@ use std::time::{Duration, Instant};
 use nix::sys::epoll::EpollFlags;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use sv3::config::Change;
 use sv3::foreign::ForeignFd;
 use sv3::ledger::LedgerMap;
 
 use crate::clients::registry::Clients;
 use crate::clients::registry::Timer as ClientTimer;
-use crate::doors::Doors;
+use crate::doors::control::Ticket;
 use crate::doors::http::Http;
 use crate::doors::listener::Listener;
 use crate::doors::stream::StreamForm;
+use crate::doors::{DoorAt, Doors};
 use crate::ports::file_kernel;
 use crate::reactor::{Reactor, Wait};
 use crate::signals::{self, Action};
@@ -87,6 +92,8 @@ pub struct Supervisor {
     is_handed_over: bool,
     /// The taking over from the last supervisor.
     taking_over: Option<TakingOver>,
+    /// Those who wait until workers follow what they declared.
+    configuring: Vec<Ticket>,
     /// The trace that the serving worker was asked for.
     tracing: Option<Tracing>,
     ending: Option<Ending>,
@@ -128,6 +135,8 @@ pub struct Parts {
     pub ledger: (ForeignFd, LedgerMap),
     /// All else that the last supervisor left.
     pub inherited: Option<Inherited>,
+    /// What the command line declares, and the sockets that belong to it.
+    pub given: Option<(Change, Vec<ForeignFd>)>,
 }
 
 impl Supervisor {
@@ -143,6 +152,7 @@ impl Supervisor {
             handing_over: None,
             is_handed_over: false,
             taking_over: None,
+            configuring: Vec::new(),
             tracing: None,
             ending: None,
             over: None,
@@ -152,6 +162,9 @@ impl Supervisor {
         match parts.inherited {
             Some(inherited) => supervisor.inherit(inherited).map_err(|why| io::Error::other(why.to_string()))?,
             None => supervisor.doors.open_control(&supervisor.reactor)?,
+        }
+        if let Some((change, fds)) = parts.given {
+            supervisor.declare(change, fds).map_err(io::Error::other)?;
         }
         supervisor.reactor.watch(supervisor.signals.as_fd(), Token::Signals, EpollFlags::EPOLLIN)?;
         supervisor.workers.listen(&supervisor.reactor)?;
@@ -223,8 +236,9 @@ impl Supervisor {
             Token::Closers => self.workers.closers.read_closed(),
             Token::Link(area) => self.read_reports(area),
             Token::Stderr(area) => self.read_stderr(area),
-            Token::FrontDoor => self.accept_clients(None),
-            Token::StreamDoor(at) => self.accept_clients(Some(at)),
+            Token::FrontDoor => self.accept_clients(DoorAt::Front),
+            Token::StreamDoor(at) => self.accept_clients(DoorAt::Stream(at)),
+            Token::DeclaredDoor(slot) => self.accept_clients(DoorAt::Declared(slot)),
             Token::ControlDoor => self.accept_control(),
             Token::Control(place) => self.serve_control(place),
             Token::HttpDoor => self.doors.accept_http(&self.reactor),

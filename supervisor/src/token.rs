@@ -17,6 +17,8 @@ pub enum Token {
     FrontDoor,
     /// The door for streams at this place.
     StreamDoor(u16),
+    /// The door of the declared port that this slot belongs to.
+    DeclaredDoor(u16),
     /// The control socket.
     ControlDoor,
     /// The control socket's connection at this place.
@@ -59,6 +61,7 @@ impl Token {
             Token::Heir => (12, 0),
             Token::StreamDoor(place) => (13, place.into()),
             Token::Card(slot) => (14, slot.into()),
+            Token::DeclaredDoor(slot) => (15, slot.into()),
         };
         kind << KIND_SHIFT | which & WHICH
     }
@@ -82,6 +85,7 @@ impl Token {
             (12, 0) => Token::Heir,
             (13, _) => Token::StreamDoor(which.try_into().ok()?),
             (14, _) => Token::Card(which.try_into().ok()?),
+            (15, _) => Token::DeclaredDoor(which.try_into().ok()?),
             _ => return None,
         })
     }
@@ -103,7 +107,9 @@ mod tests {
         let areas = [0, 1, u8::MAX].into_iter().flat_map(|area| [Token::Link(area), Token::Stderr(area)]);
         let places = [0, 15, 1 << 40].into_iter().flat_map(|place| [Token::Control(place), Token::Http(place)]);
         let slots = [0, 1023, u16::MAX].into_iter();
-        let slots = slots.flat_map(|slot| [Token::Client(slot), Token::StreamDoor(slot), Token::Card(slot)]);
+        let of_slot =
+            |slot| [Token::Client(slot), Token::StreamDoor(slot), Token::Card(slot), Token::DeclaredDoor(slot)];
+        let slots = slots.flat_map(of_slot);
         let pending = [0, 1, WHICH].into_iter().map(Token::Pending);
         let all: Vec<Token> =
             one.into_iter().chain(doors).chain(areas).chain(places).chain(slots).chain(pending).collect();

@@ -6,8 +6,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{IoSlice, Read, Write};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::io::{IoSlice, Read, Seek, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -16,13 +16,17 @@ use std::rc::Rc;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sv3::attachment::Attachment;
+use sv3::config::{Change, Config, InForce};
 use sv3::control::ControlRequest;
+use sv3::fdb::{FdbAnswer, FlushAnswer, Which};
 use sv3::group_status::GroupsStatus;
 use sv3::snooping::Snooping;
 use sv3::status::{AttachAnswer, PortStatus, Status};
@@ -248,6 +252,36 @@ impl Switch {
             Ok(wanted(&last).then_some(()))
         });
         found.map_err(|failure| Failure::new(format!("{failure}\n{last:?}")))
+    }
+
+    /// What is declared.
+    pub fn declared(&self) -> Result<InForce> {
+        self.request(&ControlRequest::Config, &[])
+    }
+
+    /// Declares all this, as `sv3 reload` does. No port may be new.
+    pub fn declare(&self, config: &Config) -> Result<()> {
+        let generation = self.declared()?.generation;
+        let change = Change { config: config.clone(), ..Change::default() };
+        let mut file = fs::File::from(memfd_create(c"sv3-config", MFdFlags::MFD_ALLOW_SEALING)?);
+        file.write_all(&serde_json::to_vec(&change)?)?;
+        file.rewind()?;
+        let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW;
+        fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+        let _: Value = self.request(&ControlRequest::Configure(generation), &[file.as_fd()])?;
+        Ok(())
+    }
+
+    /// Which addresses are where, as `sv3 fdb` shows it: port and address.
+    pub fn addresses(&self) -> Result<Vec<(String, String)>> {
+        let FdbAnswer { addresses } = self.request(&ControlRequest::Fdb, &[])?;
+        Ok(addresses.into_iter().map(|known| (known.port, known.address)).collect())
+    }
+
+    /// Forgets addresses that were learnt, as `sv3 fdb flush` does. Returns how many.
+    pub fn flush(&self, which: &Which) -> Result<usize> {
+        let FlushAnswer { flushed } = self.request(&ControlRequest::FdbFlush(which.clone()), &[])?;
+        Ok(flushed)
     }
 
     fn request<T: DeserializeOwned>(&self, request: &ControlRequest, files: &[BorrowedFd<'_>]) -> Result<T> {

@@ -142,6 +142,10 @@ fn a_port_whose_member_has_left_is_asked_and_then_gets_no_more() -> Result<()> {
 fn reports_go_to_uplinks_and_not_to_other_guests() -> Result<()> {
     let (switch, mut guests) = members()?;
     let mut network = attach_stream(&switch, &uplink(Transport::Stream, "up"))?;
+    // A switch that gets its first port of files takes a moment to serve it.
+    let greeting = frame(BROADCAST, mac(9), b"greeting");
+    network.send(&greeting)?;
+    while guests[0].receive_frame() != greeting {}
     switch.await_groups("the uplink to be asked", |groups| groups.open.is_empty() && filters(groups))?;
     let (again, marker) = (report(2, CHANGE_TO_EXCLUDE, GROUP), frame(BROADCAST, mac(2), b"marker"));
     guests[1].send(&again);

@@ -15,7 +15,8 @@ const GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 2, 3);
 const GROUP6: Ipv6Addr = Ipv6Addr::new(0xff15, 0, 0, 0, 0, 1, 2, 3);
 const MAC: &str = "01:00:5e:01:02:03";
 const MAC6: &str = "33:33:00:02:00:03";
-const PORT: u16 = 4321;
+/// By family: a socket of IPv6 has its port for IPv4 as well.
+const PORTS: [u16; 2] = [4321, 4322];
 /// A member that does not answer is forgotten after 4.1 s.
 const SETTING: Snooping = Snooping {
     querier: true,
@@ -49,7 +50,7 @@ fn hosts() -> Result<(Switch, [Station; 3])> {
 /// A socket of a host that is a member of a group.
 fn join(station: &Station, v6: bool) -> Result<UdpSocket> {
     station.network().inside(|| {
-        let socket = if v6 { UdpSocket::bind(("::", PORT))? } else { UdpSocket::bind(("0.0.0.0", PORT))? };
+        let socket = if v6 { UdpSocket::bind(("::", PORTS[1]))? } else { UdpSocket::bind(("0.0.0.0", PORTS[0]))? };
         match v6 {
             true => socket.join_multicast_v6(&GROUP6, nix::net::if_::if_nametoindex("eth0")?)?,
             false => socket.join_multicast_v4(&GROUP, &station_address(station)?)?,
@@ -74,10 +75,10 @@ fn send(station: &Station, v6: bool, text: &[u8]) -> Result<()> {
         let index = nix::net::if_::if_nametoindex("eth0")?;
         match v6 {
             true => {
-                let place = std::net::SocketAddrV6::new(GROUP6, PORT, 0, index);
+                let place = std::net::SocketAddrV6::new(GROUP6, PORTS[1], 0, index);
                 UdpSocket::bind("[::]:0")?.send_to(text, place)?
             }
-            false => UdpSocket::bind("0.0.0.0:0")?.send_to(text, (GROUP, PORT))?,
+            false => UdpSocket::bind("0.0.0.0:0")?.send_to(text, (GROUP, PORTS[0]))?,
         };
         Ok(())
     })
@@ -118,7 +119,7 @@ fn the_querier_keeps_members_and_others_get_nothing() -> Result<()> {
         let joined = [MAC, MAC6].iter().all(|group| members(groups, group) == ["p1"]);
         filters && joined && groups.open.is_empty()
     })?;
-    saw(&eyes, b"")?;
+    saw(&eyes, b"what came before")?;
     // Longer than a member stays one without an answer.
     let end = Instant::now() + Duration::from_millis(5000);
     let mut round = 0;
@@ -147,7 +148,7 @@ fn the_querier_keeps_members_and_others_get_nothing() -> Result<()> {
     switch.await_groups("one member", |groups| {
         [MAC, MAC6].iter().all(|group| groups.groups.iter().any(|one| one.group == *group && one.members.len() == 1))
     })?;
-    saw(&eyes, b"")?;
+    saw(&eyes, b"what came before")?;
     for (v6, socket) in [false, true].into_iter().zip(&others) {
         send(&sender, v6, b"for the one that stayed")?;
         hears(socket, b"for the one that stayed")?;

@@ -7,6 +7,7 @@ mod blame;
 mod card_scripts;
 mod cli;
 mod client_class;
+mod declared_ports;
 mod features;
 mod hostile_budgets;
 mod hostile_cases;

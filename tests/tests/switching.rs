@@ -2,6 +2,7 @@
 //!
 //! To show that a frame does not come, a test sends a marker after it: frames of one sender stay in order.
 
+use sv3::fdb::Which;
 use sv3_tests::failure::Result;
 use sv3_tests::frames::{BROADCAST, Mac, frame, mac};
 use sv3_tests::guest::Guest;
@@ -202,5 +203,25 @@ fn a_guest_that_moved_is_announced() -> Result<()> {
     let letter = frame(mac(2), mac(1), b"for 2, wherever it is");
     a.send(&letter);
     assert_eq!(c.receive_frame(), letter);
+    Ok(())
+}
+
+#[test]
+fn the_operator_sees_which_addresses_are_where_and_has_them_forgotten() -> Result<()> {
+    let (switch, mut a, mut b, mut c) = three()?;
+    assert!(switch.addresses()?.is_empty());
+    announce(&mut b, 2, [&mut a, &mut c]);
+    announce(&mut c, 1, [&mut a, &mut b]);
+    announce(&mut b, 3, [&mut a, &mut c]);
+    let known = |port: &str, n| (port.to_string(), sv3::frame::MacAddr::new(mac(n)).to_string());
+    assert_eq!(switch.addresses()?, [known("p1", 2), known("p1", 3), known("p2", 1)]);
+    let (of_port, of_nobody) = (Which::parse("port=p1").unwrap(), Which::parse("vlan=7").unwrap());
+    assert!(switch.flush(&Which::parse("port=p9").unwrap()).is_err());
+    assert_eq!((switch.flush(&of_nobody)?, switch.flush(&of_port)?), (0, 2));
+    switch.await_status("forgotten", |_| switch.addresses().is_ok_and(|known| known.len() == 1))?;
+    // Frames to it are flooded again.
+    let letter = frame(mac(2), mac(1), b"for 2");
+    c.send(&letter);
+    assert_eq!((a.receive_frame(), b.receive_frame()), (letter.clone(), letter));
     Ok(())
 }

@@ -38,6 +38,8 @@ pub struct Client {
     pub suspect: Option<ClientClass>,
     /// Its class, and the time since when it has had memory of this class.
     pub since: Option<(ClientClass, Instant)>,
+    /// The slot of the declared port at whose door it connected; it takes no other.
+    pub home: Option<u16>,
     /// A number that no other connection has.
     pub serial: u64,
     /// The round of the closers in which it last dropped a file.
@@ -58,6 +60,7 @@ impl Client {
             quarantine: None,
             suspect: None,
             since: None,
+            home: None,
             serial,
             left_files: None,
         }
@@ -97,7 +100,7 @@ impl Client {
 
 impl Replay for Client {
     fn port(&self) -> Port {
-        self.device().port
+        self.device().port.clone()
     }
 
     fn replay(&self) -> Vec<WorkerCommand> {

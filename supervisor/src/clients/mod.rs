@@ -10,6 +10,7 @@ pub mod blame;
 pub mod budget;
 pub mod class;
 pub mod client;
+pub mod declarations;
 pub mod holder;
 pub mod number;
 pub mod offences;

@@ -49,7 +49,13 @@ impl Clients {
     ) -> Result<(), Unfit> {
         for record in records {
             self.check_slot(record.slot)?;
-            let mut port = FilePort::restore(record, self.next_serial(), files, clock)?;
+            let (slot, owner, is_client) = (record.slot, record.owner, record.is_client);
+            let serial = self.next_serial();
+            let declared = &self.slots.declared;
+            let mut port = FilePort::restore(record, serial, files, clock, |attachment| match is_client {
+                true => declared.of_client(slot, owner.1),
+                false => declared.of_attached(&attachment.name),
+            })?;
             port.held = port.holdings();
             self.budget.change(port.holder().pid, Holdings::NONE, port.held);
             if self.slots.all_files().any(|other| other.name() == port.name()) {
@@ -65,6 +71,7 @@ impl Clients {
         for record in records {
             self.check_slot(record.slot)?;
             let mut port = CardPort::restore(record, self.next_serial(), files)?;
+            port.terms = self.slots.declared.of_attached(port.name());
             port.held = port.holdings();
             self.budget.change(port.holder().pid, Holdings::NONE, port.held);
             self.slots.insert_card(port);
@@ -88,6 +95,10 @@ impl Clients {
             let serial = self.next_serial();
             let pending_unmaps = self.budget.pending_unmaps.of_another();
             let mut client = Client::restore(record, (number, serial), files, clock, &Kernel)?;
+            if client.home.is_some_and(|home| !self.slots.declared.owns(home)) {
+                return unfit("a client of a port that is not declared".to_string());
+            }
+            client.session.change_terms(self.slots.declared.of_client(number, client.uid));
             client.session.count_pending_unmaps(pending_unmaps);
             client.held = client.session.holdings();
             self.budget.change(client.id.pid, Holdings::NONE, client.held);
@@ -110,6 +121,7 @@ impl Client {
             session: self.session.record(),
             device: self.device().record(files),
             told_of_memory: self.told_of_memory,
+            home: self.home,
             quarantine: self.quarantine.map(|until| clock.number(until)),
             suspect: self.suspect.map(ClassRecord::from),
             since: self.since.map(|(class, since)| (class.into(), clock.number(since))),
@@ -133,6 +145,7 @@ impl Client {
         client.session.restore(&record.session);
         client.session.restore_device(record.device, files, kernel)?;
         client.told_of_memory = record.told_of_memory;
+        client.home = record.home;
         client.quarantine = record.quarantine.map(|until| clock.time(until));
         client.suspect = record.suspect.map(ClientClass::from);
         client.since = record.since.map(|(class, since)| (class.into(), clock.time(since)));

@@ -169,16 +169,17 @@ fn files_of<'c>(client: &'c Client) -> impl Iterator<Item = OpenFile<'c>> {
     let slot = client.id.slot;
     let whose = match is_pending(slot) {
         true => format!("process {}, which has no port", client.id.pid),
-        false => format!("the client of p{slot}"),
+        false => format!("the client of {}", client.device().port),
     };
+    let name = &client.device().port;
     let memory = client.device().memory.iter().map(move |memory| {
-        let purpose = format!("memory of p{slot} at {:#x}", memory.region.guest_addr);
+        let purpose = format!("memory of {name} at {:#x}", memory.region.guest_addr);
         OpenFile::borrowed(memory.fd.as_fd(), "memory", purpose)
     });
     let rings = client.device().rings().flat_map(move |(index, ring)| {
         let fds = [(ring.kick.as_ref(), "kicks"), (ring.call.as_ref(), "calls"), (ring.err.as_ref(), "errors")];
         let file = move |(fd, of): (Option<&'c Rc<ForeignFd>>, &str)| {
-            Some(OpenFile::borrowed(fd?.as_fd(), "eventfd", format!("{of} of p{slot}, ring {index}")))
+            Some(OpenFile::borrowed(fd?.as_fd(), "eventfd", format!("{of} of {name}, ring {index}")))
         };
         fds.into_iter().filter_map(file)
     });

@@ -8,7 +8,7 @@
 //! Slots are scarce too: the last [`LAST`] are for processes that have none. When half of these are taken, ports that
 //! never had a running ring, and streams that have sent no frame, give way ([`Slots::idle_to_yield`]).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -16,6 +16,7 @@ use sv3::MAX_PORTS;
 use sv3::foreign::ForeignFd;
 
 use crate::clients::client::Client;
+use crate::clients::declarations::Declarations;
 use crate::clients::holder::Holder;
 use crate::clients::number::{pending_index, pending_number};
 use crate::ports::card::CardPort;
@@ -49,6 +50,8 @@ pub const LAST: usize = 16;
 /// All clients.
 #[derive(Default)]
 pub struct Slots {
+    /// What an operator declared: slots that belong to ports, and the terms of all.
+    pub declared: Declarations,
     slots: Vec<Slot>,
     pending: Vec<Option<Box<Client>>>,
 }
@@ -56,13 +59,56 @@ pub struct Slots {
 impl Slots {
     /// The lowest free slot.
     pub fn free_slot(&self) -> Option<u16> {
-        let free = self.slots.iter().position(|slot| matches!(slot, Slot::Free)).unwrap_or(self.slots.len());
-        (free < MAX_PORTS).then(|| u16::try_from(free).ok()).flatten()
+        self.free_slots().next()
+    }
+
+    /// The slots that are free and belong to no declared port, the lowest first.
+    pub fn free_slots(&self) -> impl Iterator<Item = u16> {
+        let slots = (0..MAX_PORTS).filter_map(|slot| u16::try_from(slot).ok());
+        slots.filter(|slot| self.is_vacant(*slot) && !self.declared.owns(*slot))
+    }
+
+    /// Whether nothing is in a slot.
+    pub fn is_vacant(&self, slot: u16) -> bool {
+        matches!(self.slots.get(usize::from(slot)), None | Some(Slot::Free))
+    }
+
+    /// Whether a port has gone from a slot and the worker has not let go of it.
+    pub fn is_leaving(&self, slot: u16) -> bool {
+        matches!(self.slots.get(usize::from(slot)), Some(Slot::Leaving(..)))
+    }
+
+    /// The pending client at the door of a declared port.
+    pub fn pending_at(&self, home: u16) -> Option<&Client> {
+        self.pending().find(|client| client.home == Some(home))
+    }
+
+    /// The client of a number, to look at.
+    pub fn look_at(&self, slot: u16) -> Option<&Client> {
+        match self.slots.get(usize::from(slot)) {
+            Some(Slot::Taken(client)) => Some(client),
+            _ => None,
+        }
+    }
+
+    /// The names of ports that have others than their slots', by slot.
+    pub fn names(&self) -> BTreeMap<u16, String> {
+        let files = self.all_files().map(|port| (port.slot, port.name().to_string()));
+        let cards = self.all_cards().map(|port| (port.slot, port.name().to_string()));
+        self.declared.names().into_iter().chain(files).chain(cards).collect()
+    }
+
+    /// The client of this name: that of a declared port, or `p` and a slot.
+    pub fn slot_named(&self, name: &str) -> Option<u16> {
+        let of_slot = || name.strip_prefix('p')?.parse().ok().filter(|slot| !self.declared.owns(*slot));
+        self.declared.slots().get(name).copied().or_else(of_slot)
     }
 
     /// How many slots are free.
     pub fn free(&self) -> usize {
-        MAX_PORTS.saturating_sub(self.slots.iter().filter(|slot| !matches!(slot, Slot::Free)).count())
+        let kept = self.declared.owned().filter(|slot| self.is_vacant(*slot)).count();
+        let taken = self.slots.iter().filter(|slot| !matches!(slot, Slot::Free)).count();
+        MAX_PORTS.saturating_sub(taken).saturating_sub(kept)
     }
 
     /// A free number for a pending client.
@@ -80,8 +126,11 @@ impl Slots {
     /// The client that gives way to the next port, among those that never had a running ring, and streams that have
     /// sent no frame (`is_silent`). The choice is made likewise.
     pub fn idle_to_yield(&self, is_silent: impl Fn(u16) -> bool) -> Option<u16> {
-        let idle = self.clients().filter(|client| !client.device().ever_started).map(Candidate::of);
-        first_of_most(idle.chain(self.all_files().filter(|port| is_silent(port.slot)).filter_map(Candidate::of_stream)))
+        // A declared port's slot is no other's.
+        let is_common = |slot: u16| !self.declared.owns(slot);
+        let idle = self.clients().filter(|client| is_common(client.id.slot) && !client.device().ever_started);
+        let silent = self.all_files().filter(|port| is_common(port.slot) && is_silent(port.slot));
+        first_of_most(idle.map(Candidate::of).chain(silent.filter_map(Candidate::of_stream)))
     }
 
     /// Inserts a client at its number, which must be free.

@@ -17,8 +17,8 @@ use crate::doors::listener::{Incoming, Listener, PAUSE, Peer};
 
 /// Most exchanges at a time.
 pub const EXCHANGES_MAX: usize = 16;
-/// Most fds of a request: those of a card with an interrupt for each queue pair.
-pub const FDS_MAX: usize = sv3::MAX_QUEUE_PAIRS + 5;
+/// Most fds of a request: a configuration, with a door for each port.
+pub const FDS_MAX: usize = sv3::MAX_PORTS + 1;
 /// Most octets of a request.
 const REQUEST_MAX: usize = 256;
 /// How long an exchange may last.

@@ -17,12 +17,14 @@ pub struct FrontDoor {
     form: Option<StreamForm>,
     /// No connection is accepted before.
     opens: Option<Instant>,
+    /// The process that was turned away last, so that it is told once.
+    turned_away: Option<i32>,
 }
 
 impl FrontDoor {
     /// A door that epoll does not watch yet.
     pub fn new(listener: Listener, token: Token, form: Option<StreamForm>) -> FrontDoor {
-        FrontDoor { listener, token, form, opens: None }
+        FrontDoor { listener, token, form, opens: None, turned_away: None }
     }
 
     /// The socket.
@@ -38,6 +40,16 @@ impl FrontDoor {
     /// What the frames of its clients are like, if all of them are streams.
     pub fn form(&self) -> Option<StreamForm> {
         self.form
+    }
+
+    /// From now on the frames of its clients are like this.
+    pub fn change_form(&mut self, form: Option<StreamForm>) {
+        self.form = form;
+    }
+
+    /// Notes the process that is turned away; `None`: somebody is let in. Returns whether that is news.
+    pub fn turns_away(&mut self, pid: Option<i32>) -> bool {
+        std::mem::replace(&mut self.turned_away, pid) != pid
     }
 
     /// Watches the door from now on.

@@ -19,7 +19,8 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{Backlog, getsockopt, listen, sockopt::PeerCredentials};
 use nix::sys::stat::{Mode, umask};
 use rustix::net::{
-    AddressFamily, RecvFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType, connect, shutdown, socket_with,
+    AddressFamily, RecvFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType, accept_with, connect, shutdown,
+    socket_with, sockopt,
 };
 use sv3::foreign::ForeignFd;
 
@@ -34,12 +35,14 @@ const PATH_MAX: usize = 107;
 /// How long another switch may take to bind its sockets in the same folder.
 const LOCK_TIME: Duration = Duration::from_secs(2);
 
-/// The socket. Only its owner may connect (mode 0600).
+/// The socket. Only its owner may connect (mode 0600), unless an operator says otherwise ([`Listener::given`]).
 pub struct Listener {
-    listener: UnixListener,
+    listener: ForeignFd,
     path: PathBuf,
     inode: (u64, u64),
     owner: u32,
+    /// Whoever the socket's permissions let in may connect.
+    serves_all: bool,
 }
 
 /// A connection, its process and its user.
@@ -129,7 +132,33 @@ impl Listener {
             .map_err(|errno| fail(errno.into()))?;
         let inode = inode(path).map_err(fail)?;
         let owner = nix::unistd::geteuid().as_raw();
-        Ok(Listener { listener, path: path.to_path_buf(), inode, owner })
+        let listener = OwnedFd::from(listener).into();
+        Ok(Listener { listener, path: path.to_path_buf(), inode, owner, serves_all: false })
+    }
+
+    /// The socket of a declared port, which somebody else has bound to this path: the operator's process, or the last
+    /// supervisor. Who may connect is in the permissions of its name.
+    pub fn given(socket: ForeignFd, path: &Path) -> Result<Listener, String> {
+        let fail = |why: &str| format!("the socket of {}: {why}", path.display());
+        let is_unix = sockopt::socket_domain(&socket).is_ok_and(|family| family == AddressFamily::UNIX);
+        let is_stream = sockopt::socket_type(&socket).is_ok_and(|kind| kind == SocketType::STREAM);
+        if !is_unix || !is_stream || !sockopt::socket_acceptconn(&socket).unwrap_or(false) {
+            return Err(fail("it is no stream socket that listens"));
+        }
+        rustix::io::ioctl_fionbio(&socket, true).map_err(|error| fail(&io::Error::from(error).to_string()))?;
+        let inode = inode(path).map_err(|error| fail(&error.to_string()))?;
+        Ok(Listener { listener: socket, path: path.to_path_buf(), inode, owner: 0, serves_all: true })
+    }
+
+    /// The same, whose name may have been removed.
+    pub fn left(socket: ForeignFd, path: &Path) -> Result<Listener, String> {
+        match inode(path) {
+            Ok(_) => Listener::given(socket, path),
+            Err(_) => {
+                let path = path.to_path_buf();
+                Ok(Listener { listener: socket, path, inode: (0, 0), owner: 0, serves_all: true })
+            }
+        }
     }
 
     /// A listening socket that the last supervisor has bound to this path.
@@ -141,7 +170,8 @@ impl Listener {
             return Err(fail(io::Error::other("it is bound to another path")));
         }
         let inode = inode(path).map_err(fail)?;
-        Ok(Listener { listener, path: path.to_path_buf(), inode, owner: nix::unistd::geteuid().as_raw() })
+        let (listener, owner) = (OwnedFd::from(listener).into(), nix::unistd::geteuid().as_raw());
+        Ok(Listener { listener, path: path.to_path_buf(), inode, owner, serves_all: false })
     }
 
     /// The user that may connect, besides root.
@@ -149,17 +179,18 @@ impl Listener {
         self.owner
     }
 
-    /// Whether a connection is of the switch's own user or of root, whatever the socket's mode is by now. In a user
+    /// Whether a connection may be: of the switch's own user or of root, whatever the socket's mode is by now, or of
+    /// anybody at the socket of a declared port. In a user
     /// namespace where this user's id is not mapped, other unmapped users look the same, and only the mode keeps them
     /// out.
     pub fn permits(&self, peer: &Peer) -> bool {
-        [0, self.owner].contains(&peer.uid)
+        self.serves_all || [0, self.owner].contains(&peer.uid)
     }
 
     /// The next connection.
     pub fn accept(&mut self) -> Incoming {
-        match self.listener.accept() {
-            Ok((stream, _)) => match peer(stream) {
+        match accept_with(&self.listener, SocketFlags::CLOEXEC).map_err(io::Error::from) {
+            Ok(stream) => match peer(stream.into()) {
                 Ok(mut peer) if self.permits(&peer) && has_left(&peer.stream) => {
                     peer.has_ended();
                     Incoming::Gone
@@ -344,14 +375,16 @@ mod tests {
     #[test]
     fn of_several_switches_at_one_stale_socket_one_gets_it() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
-        for _ in 0..20 {
+        for round in 0..20 {
+            let path = dir.path().join(round.to_string());
             drop(Listener::bind(&path, true).unwrap());
+            // It listens on, although this thread goes.
+            let bind = || Listener::bind(&path, false).map(std::mem::forget).is_ok();
             let outcomes: Vec<_> = std::thread::scope(|scope| {
-                let starts: Vec<_> = (0..4).map(|_| scope.spawn(|| Listener::bind(&path, false))).collect();
+                let starts: Vec<_> = (0..4).map(|_| scope.spawn(bind)).collect();
                 starts.into_iter().map(|start| start.join().unwrap()).collect()
             });
-            assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1);
+            assert_eq!(outcomes.iter().filter(|outcome| **outcome).count(), 1);
             UnixStream::connect(&path).unwrap();
         }
     }

@@ -9,12 +9,15 @@ pub mod http;
 pub mod listener;
 pub mod stream;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use nix::sys::epoll::EpollFlags;
+use sv3::config::FOLDER;
 
 use crate::estate::record::{DoorRecord, DoorsRecord};
 use crate::estate::{Files, Unfit};
@@ -34,6 +37,8 @@ pub struct Doors {
     pub front: FrontDoor,
     /// The doors for streams.
     streams: Vec<FrontDoor>,
+    /// The doors of declared ports, by slot.
+    declared: BTreeMap<u16, FrontDoor>,
     control: Control,
     http: Option<Http>,
     answered: Answered,
@@ -54,6 +59,17 @@ struct Listened {
     http: bool,
 }
 
+/// A door that clients connect to.
+#[derive(Clone, Copy, Debug)]
+pub enum DoorAt {
+    /// The front door.
+    Front,
+    /// The door for streams at this place.
+    Stream(u16),
+    /// The door of the declared port that this slot belongs to.
+    Declared(u16),
+}
+
 /// The deadlines of the doors.
 #[derive(Clone, Copy)]
 pub enum Timer {
@@ -71,6 +87,7 @@ impl Doors {
         Doors {
             front: FrontDoor::new(front, Token::FrontDoor, None),
             streams: Vec::new(),
+            declared: BTreeMap::new(),
             control: Control::new(control),
             http,
             answered: Answered::default(),
@@ -84,16 +101,41 @@ impl Doors {
         self.streams.extend((0..).zip(streams).map(door));
     }
 
-    /// The doors that clients connect to: the front door, then the doors for streams.
+    /// The doors that clients connect to: the front door, then the doors for streams and of declared ports.
     pub fn of_clients(&self) -> impl Iterator<Item = &FrontDoor> {
-        [&self.front].into_iter().chain(&self.streams)
+        [&self.front].into_iter().chain(&self.streams).chain(self.declared.values())
     }
 
-    /// The door for streams at this place; `None`: the front door.
-    pub fn of_clients_at(&mut self, at: Option<u16>) -> Option<&mut FrontDoor> {
+    /// One of them.
+    pub fn of_clients_at(&mut self, at: DoorAt) -> Option<&mut FrontDoor> {
         match at {
-            None => Some(&mut self.front),
-            Some(at) => self.streams.get_mut(usize::from(at)),
+            DoorAt::Front => Some(&mut self.front),
+            DoorAt::Stream(at) => self.streams.get_mut(usize::from(at)),
+            DoorAt::Declared(slot) => self.declared.get_mut(&slot),
+        }
+    }
+
+    /// Where the socket of a declared port is: in a folder beside the control socket.
+    pub fn place_of(&self, name: &str) -> PathBuf {
+        let folder = self.control.listener.path().parent().unwrap_or(Path::new("/"));
+        folder.join(FOLDER).join(format!("{name}.sock"))
+    }
+
+    /// Adds the door of a declared port, or changes what the frames of its clients are like.
+    pub fn declare(&mut self, slot: u16, listener: Listener, form: Option<StreamForm>) {
+        self.declared.insert(slot, FrontDoor::new(listener, Token::DeclaredDoor(slot), form));
+    }
+
+    /// The door of a declared port.
+    pub fn declared(&self, slot: u16) -> Option<&FrontDoor> {
+        self.declared.get(&slot)
+    }
+
+    /// Removes the door of a declared port, and its name.
+    pub fn undeclare(&mut self, slot: u16, reactor: &Reactor) {
+        if let Some(door) = self.declared.remove(&slot) {
+            reactor.forget(door.listener());
+            door.listener().remove();
         }
     }
 
@@ -223,6 +265,11 @@ impl Doors {
                 .iter()
                 .map(|stream| door(stream.listener().as_fd(), path(stream.listener())))
                 .collect::<Result<_, _>>()?,
+            declared: self
+                .declared
+                .iter()
+                .map(|(slot, declared)| Ok((*slot, door(declared.listener().as_fd(), path(declared.listener()))?)))
+                .collect::<Result<_, _>>()?,
         })
     }
 
@@ -296,7 +343,8 @@ impl Doors {
                 }
                 Timer::Front => {
                     self.front.expire(now, reactor);
-                    self.streams.iter_mut().for_each(|door| door.expire(now, reactor));
+                    let others = self.streams.iter_mut().chain(self.declared.values_mut());
+                    others.for_each(|door| door.expire(now, reactor));
                 }
             }
         }
@@ -316,9 +364,11 @@ impl Doors {
         });
         let streams =
             self.streams.iter().map(|door| OpenFile::new(door.listener(), "socket", "a door for streams, by --stream"));
+        let declared =
+            self.declared.values().map(|door| OpenFile::new(door.listener(), "socket", "the door of a declared port"));
         let askers = (0..control::EXCHANGES_MAX).filter_map(|place| self.control.fd(place));
         let asker = |fd| OpenFile::borrowed(fd, "socket", "a connection to the control socket, such as this audit's");
-        sockets.into_iter().chain(streams).chain(http).chain(askers.map(asker))
+        sockets.into_iter().chain(streams).chain(declared).chain(http).chain(askers.map(asker))
     }
 }
 

@@ -1,6 +1,9 @@
 //! The record itself: plain data. Times are numbers of a [`Clock`](super::Clock).
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+use sv3::config::InForce;
 use sv3::ipc::{Region, RingAddr};
 use sv3::status::Crash;
 
@@ -19,6 +22,9 @@ pub struct Record {
     pub free_area: u8,
     /// Listening sockets.
     pub doors: DoorsRecord,
+    /// What is declared, and the slots of ports that have a door.
+    #[serde(default)]
+    pub declared: (InForce, BTreeMap<String, u16>),
     /// Clients that have a port, by slot, and pending clients.
     pub clients: Vec<ClientRecord>,
     /// Ports of open files, in the order in which they were attached.
@@ -59,6 +65,9 @@ pub struct DoorsRecord {
     /// The doors for streams.
     #[serde(default)]
     pub streams: Vec<DoorRecord>,
+    /// The doors of declared ports, by slot.
+    #[serde(default)]
+    pub declared: Vec<(u16, DoorRecord)>,
 }
 
 /// A listening socket.
@@ -83,6 +92,9 @@ pub struct ClientRecord {
     pub device: DeviceRecord,
     /// The event `no_memory` was written.
     pub told_of_memory: bool,
+    /// The slot of the declared port at whose door it connected.
+    #[serde(default)]
+    pub home: Option<u16>,
     /// The end of its quarantine.
     pub quarantine: Option<i64>,
     /// It is in quarantine because of this class.

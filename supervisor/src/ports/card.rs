@@ -18,6 +18,7 @@ use crate::clients::class::{ClientClass, MemoryClass};
 use crate::clients::holder::Holder;
 use crate::ports::holdings::Holdings;
 use crate::ports::port::{Port, Replay};
+use crate::ports::terms::Terms;
 use crate::ports::vfio::{self, Admitted};
 use crate::telemetry::event::Named;
 use crate::workers::command::WorkerCommand;
@@ -39,6 +40,8 @@ pub struct CardPort {
     pub link: Option<u32>,
     /// What it holds, as the budget counted it last.
     pub held: Holdings,
+    /// What an operator said of it.
+    pub terms: Rc<Terms>,
     card: Option<Card>,
     /// The files of a card that is of no more use, until the worker has forgotten it: the last close of a device resets
     /// it, which takes 100 ms, and guests must not wait for that.
@@ -67,7 +70,8 @@ impl CardPort {
     /// A port without a card.
     pub fn new(slot: u16, attachment: CardAttachment, owner: (i32, u32), serial: u64) -> CardPort {
         let (stopped, link, card, retired, is_live, run) = Default::default();
-        CardPort { slot, attachment, owner, serial, stopped, link, held: Holdings::NONE, card, retired, is_live, run }
+        let (held, terms) = (Holdings::NONE, Rc::default());
+        CardPort { slot, attachment, owner, serial, stopped, link, held, terms, card, retired, is_live, run }
     }
 
     /// Admits the files of a card, in the order of [`CardAttachment::files`], and stops the card. The error says what to
@@ -127,9 +131,9 @@ impl CardPort {
         self.is_live
     }
 
-    /// Whether it has a card and nothing has stopped it.
+    /// Whether it is up and has a card, and nothing has stopped it.
     pub fn runs(&self) -> bool {
-        self.card.is_some() && self.stopped.is_none()
+        self.terms.up && self.card.is_some() && self.stopped.is_none()
     }
 
     /// Whether it waits for a card.
@@ -142,7 +146,18 @@ impl CardPort {
         // A card that does not answer reaches no memory either.
         let _ = self.stop_card();
         self.stopped = Some(why);
-        vec![self.remove(), self.port().add()]
+        self.take_away()
+    }
+
+    /// Stops the card and keeps it. Returns the commands for workers.
+    pub fn take_down(&mut self) -> Vec<WorkerCommand> {
+        let _ = self.stop_card();
+        self.take_away()
+    }
+
+    /// The commands after which workers have the port without its card.
+    fn take_away(&self) -> Vec<WorkerCommand> {
+        [self.remove()].into_iter().chain(self.port().add()).collect()
     }
 
     /// The card is gone, or of no more use. Returns the commands for workers. Its files are kept until
@@ -230,7 +245,9 @@ impl CardPort {
 
     /// The commands that give workers the card.
     pub fn open_commands(&self) -> Vec<WorkerCommand> {
-        let Some(card) = self.card.as_ref().filter(|_| self.stopped.is_none()) else { return Vec::new() };
+        let Some(card) = self.card.as_ref().filter(|_| self.terms.up && self.stopped.is_none()) else {
+            return Vec::new();
+        };
         let (port, settings) = (self.slot, self.settings(card));
         let events = (0..).zip(&card.events);
         let interrupt = |(vector, event): (u16, &Rc<ForeignFd>)| {
@@ -249,11 +266,12 @@ impl CardPort {
 
 impl Replay for CardPort {
     fn port(&self) -> Port {
-        Port { slot: self.slot, kind: PortKind::Card, learning: self.attachment.learning }
+        let (slot, learning, terms) = (self.slot, self.attachment.learning, self.terms.clone());
+        Port { slot, kind: PortKind::Card, learning, terms }
     }
 
     fn replay(&self) -> Vec<WorkerCommand> {
-        [self.port().add()].into_iter().chain(self.open_commands()).collect()
+        self.port().add().into_iter().chain(self.open_commands()).collect()
     }
 
     fn is_waiting(&self) -> bool {

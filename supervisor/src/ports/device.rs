@@ -6,6 +6,8 @@
 
 mod record;
 
+use std::rc::Rc;
+
 use nix::fcntl::SealFlag;
 use sv3::MAX_RINGS;
 use sv3::attachment::Learning;
@@ -41,7 +43,7 @@ impl Device {
     /// A device without memory and rings; its port has this slot.
     pub fn new(slot: u16) -> Device {
         Device {
-            port: Port { slot, kind: PortKind::Vrings, learning: Learning::Free },
+            port: Port { slot, kind: PortKind::Vrings, learning: Learning::Free, terms: Rc::default() },
             features: 0,
             starts_enabled: true,
             memory: Vec::new(),
@@ -53,7 +55,8 @@ impl Device {
 
     /// All commands for a worker that knows nothing of this port.
     pub fn replay(&self) -> Vec<WorkerCommand> {
-        let mut commands = vec![self.port.add(), self.port_features()];
+        let mut commands = self.port.add();
+        commands.push(self.port_features());
         if !self.memory.is_empty() {
             commands.extend(self.memory_table());
         }
@@ -270,7 +273,6 @@ impl Device {
 #[cfg(test)]
 mod tests {
     use std::os::fd::OwnedFd;
-    use std::rc::Rc;
 
     use sv3::foreign::ForeignFd;
     use sv3::ipc::{Region, RingAddr};

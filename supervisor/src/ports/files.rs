@@ -24,7 +24,8 @@ use crate::doors::stream::StreamForm;
 use crate::ports::file_kernel::{self, Admitted, has_hung_up};
 use crate::ports::holdings::Holdings;
 use crate::ports::kernel;
-use crate::ports::port::{Port, Replay};
+use crate::ports::port::{DOWN, Port, Replay};
+use crate::ports::terms::Terms;
 use crate::telemetry::event::{ClientId, Named};
 use crate::workers::command::WorkerCommand;
 
@@ -61,6 +62,8 @@ pub struct FilePort {
     pub came_back: bool,
     /// When the worker must have reported that the other side has hung up.
     pub end_due: Option<Instant>,
+    /// What an operator said of it.
+    pub terms: Rc<Terms>,
     /// A stream client's connection.
     peer: Option<Peer>,
     device: Option<String>,
@@ -96,6 +99,7 @@ impl FilePort {
             rival,
             came_back: false,
             end_due,
+            terms: Rc::default(),
             peer,
             device,
             files,
@@ -104,17 +108,23 @@ impl FilePort {
     }
 
     /// The port of a stream client, whose files are its connection. The error says what is wrong with it.
-    pub fn of_client(slot: u16, form: StreamForm, peer: Peer, serial: u64) -> Result<FilePort, String> {
+    pub fn of_client(
+        slot: u16,
+        form: StreamForm,
+        peer: Peer,
+        serial: u64,
+        terms: Rc<Terms>,
+    ) -> Result<FilePort, String> {
         let attachment = Attachment {
             transport: Transport::Stream,
-            name: format!("p{slot}"),
+            name: terms.name.clone().unwrap_or(format!("p{slot}")),
             form: form.frames,
             mtu: form.mtu,
             learning: Learning::Guarded,
         };
         let mut port = FilePort::new(slot, attachment, (peer.pid, peer.uid), serial);
         port.take_files(vec![peer.stream.clone()])?;
-        (port.since, port.peer) = (Some(Instant::now()), Some(peer));
+        (port.since, port.peer, port.terms) = (Some(Instant::now()), Some(peer), terms);
         Ok(port)
     }
 
@@ -152,9 +162,9 @@ impl FilePort {
         &self.attachment.name
     }
 
-    /// Whether it has files, and is neither stopped nor in quarantine.
+    /// Whether it is up and has files, and is neither stopped nor in quarantine.
     pub fn runs(&self) -> bool {
-        !self.files.is_empty() && self.stopped.is_none() && self.quarantine.is_none()
+        self.terms.up && !self.files.is_empty() && self.stopped.is_none() && self.quarantine.is_none()
     }
 
     /// Whether somebody made one of its files block since it was admitted.
@@ -216,6 +226,11 @@ impl FilePort {
     /// Stops the port and keeps its files. Returns the commands for workers.
     pub fn stop(&mut self, why: String) -> Vec<WorkerCommand> {
         self.stopped = Some(why);
+        self.close_commands()
+    }
+
+    /// The commands that take its files from workers.
+    pub fn close_commands(&self) -> Vec<WorkerCommand> {
         let pairs = 0..u16::try_from(self.files.len()).unwrap_or(0);
         pairs.map(|pair| Command::FileClose { port: self.slot, pair }.into()).collect()
     }
@@ -294,7 +309,7 @@ impl FilePort {
             queues: self.files.len(),
             device: self.device.clone(),
             kernel_drops: None,
-            stopped: self.stopped.clone(),
+            stopped: self.stopped.clone().or_else(|| (!self.terms.up).then(|| DOWN.to_string())),
             conflict: self.conflict.clone(),
         }
     }
@@ -308,11 +323,12 @@ fn first_run() -> u32 {
 
 impl Replay for FilePort {
     fn port(&self) -> Port {
-        Port { slot: self.slot, kind: PortKind::Files, learning: self.attachment.learning }
+        let (slot, learning, terms) = (self.slot, self.attachment.learning, self.terms.clone());
+        Port { slot, kind: PortKind::Files, learning, terms }
     }
 
     fn replay(&self) -> Vec<WorkerCommand> {
-        [self.port().add()].into_iter().chain(self.open_commands()).collect()
+        self.port().add().into_iter().chain(self.open_commands()).collect()
     }
 
     fn is_waiting(&self) -> bool {

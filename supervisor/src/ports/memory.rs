@@ -21,11 +21,11 @@ impl MemoryPort {
 
 impl Replay for MemoryPort {
     fn port(&self) -> Port {
-        Port { slot: self.slot, kind: PortKind::Memory, learning: Learning::Free }
+        Port { slot: self.slot, kind: PortKind::Memory, learning: Learning::Free, terms: Default::default() }
     }
 
     fn replay(&self) -> Vec<WorkerCommand> {
-        vec![self.port().add()]
+        self.port().add()
     }
 
     fn is_waiting(&self) -> bool {

@@ -23,4 +23,5 @@ pub mod loop_watch;
 pub mod memory;
 pub mod port;
 pub mod ring;
+pub mod terms;
 pub mod vfio;

@@ -1,34 +1,46 @@
-//! What ports of all kinds have: a slot, a name made of it, and commands that tell a worker of the port.
+//! What ports of all kinds have: a slot, a name, and commands that tell a worker of the port.
 
 use std::fmt;
+use std::rc::Rc;
 
 use sv3::attachment::Learning;
 use sv3::ipc::{Command, PortKind};
 
+use crate::ports::terms::Terms;
 use crate::workers::command::WorkerCommand;
 
+/// Why a port that an operator took down does not run.
+pub const DOWN: &str = "an operator took it down";
+
 /// A port of the switch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Port {
-    /// Its slot, which is its index in the ledger and the number in its name.
+    /// Its slot, which is its index in the ledger and the number in its name, unless it has another one.
     pub slot: u16,
     /// What is behind it.
     pub kind: PortKind,
     /// Which addresses it may take.
     pub learning: Learning,
+    /// What an operator said of it.
+    pub terms: Rc<Terms>,
 }
 
 impl Port {
-    /// The command that adds the port to a worker. Further commands describe what is behind it.
-    pub fn add(self) -> WorkerCommand {
-        Command::PortAdd { port: self.slot, kind: self.kind, learning: self.learning }.into()
+    /// The commands that add the port to a worker, with its rules: they hold before the first frame. Further commands
+    /// describe what is behind it.
+    pub fn add(&self) -> Vec<WorkerCommand> {
+        let add = Command::PortAdd { port: self.slot, kind: self.kind, learning: self.learning }.into();
+        [add].into_iter().chain(self.terms.tell(self.slot)).collect()
     }
 }
 
 impl fmt::Display for Port {
     /// Its name, as `sv3 status` shows it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "p{}", self.slot)
+        match &self.terms.name {
+            Some(name) => f.write_str(name),
+            None => write!(f, "p{}", self.slot),
+        }
     }
 }
 

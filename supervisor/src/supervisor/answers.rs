@@ -3,6 +3,7 @@
 use nix::unistd::Pid;
 use serde::Serialize;
 use serde_json::json;
+use sv3::MAX_QUEUE_PAIRS;
 use sv3::control::ControlRequest;
 use sv3::foreign::ForeignFd;
 use sv3::status::{PortStatus, Status, WorkerStatus};
@@ -42,13 +43,16 @@ impl Supervisor {
                 | ControlRequest::Metrics
                 | ControlRequest::Audit
                 | ControlRequest::Groups
+                | ControlRequest::Config
+                | ControlRequest::Fdb
         );
         if !asks && self.is_frozen() {
             return Some(error("another process is taking over the switch; try again".to_string()));
         }
         let wanted = match request {
             ControlRequest::Upgrade => 1..=1,
-            ControlRequest::Attach(_) => 1..=FDS_MAX,
+            ControlRequest::Attach(_) => 1..=MAX_QUEUE_PAIRS,
+            ControlRequest::Configure(_) => 1..=FDS_MAX,
             ControlRequest::AttachCard(ref card) => card.files()..=card.files(),
             ControlRequest::Restart | ControlRequest::Detach(_) => 0..=0,
             // What comes with a question is closed.
@@ -79,7 +83,11 @@ impl Supervisor {
             }
             ControlRequest::Detach(name) => self.detach_files(&name).map_or_else(error, |answer| to_json(&answer)),
             ControlRequest::Restart | ControlRequest::Upgrade => error(self.plan_handover(place, fds.pop()).err()?),
+            ControlRequest::Config => to_json(&self.clients.slots.declared.in_force()),
+            ControlRequest::Configure(generation) => error(self.configure(place, generation, fds).err()?),
             ControlRequest::Trace { port, frame } => error(self.begin_trace(place, port, frame).err()?),
+            ControlRequest::Fdb => to_json(&self.known_addresses()),
+            ControlRequest::FdbFlush(which) => self.flush(&which).map_or_else(error, |answer| to_json(&answer)),
             ControlRequest::Succeed(version) => {
                 self.begin_handing_over(place, version);
                 return None;
@@ -126,6 +134,7 @@ impl Supervisor {
             },
             socket: self.doors.front.listener().path().display().to_string(),
             ports: self.port_statuses(),
+            declared: self.declared_statuses(),
             pending_clients: self.clients.slots.pending().count(),
         }
     }

@@ -82,13 +82,13 @@ impl Supervisor {
         add("eventfd", "wake-ups of that thread by the others".to_string());
         let known = |client: &&Client| worker.lacks(client.id.slot).is_none();
         for client in self.clients.served().filter(known) {
-            let slot = client.id.slot;
+            let name = &client.device().port;
             for (index, ring) in client.device().rings() {
                 if ring.started || ring.stopping {
-                    add("eventfd", format!("kicks of p{slot}, ring {index}"));
+                    add("eventfd", format!("kicks of {name}, ring {index}"));
                 }
                 if ring.call.is_some() {
-                    add("eventfd", format!("calls of p{slot}, ring {index}"));
+                    add("eventfd", format!("calls of {name}, ring {index}"));
                 }
             }
         }

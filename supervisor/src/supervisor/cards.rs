@@ -28,6 +28,7 @@ impl Supervisor {
         owner: (i32, u32),
     ) -> Result<AttachAnswer, String> {
         let name = attachment.name.clone();
+        self.is_free_to_attach(&name)?;
         if self.file_port(&name).is_some() {
             return Err(format!("a port named {name} is attached: choose another name by --name"));
         }
@@ -36,6 +37,7 @@ impl Supervisor {
         }
         let slot = self.clients.slots.free_slot().ok_or(format!("all {MAX_PORTS} ports are taken: detach one"))?;
         let mut port = CardPort::new(slot, attachment, owner, self.clients.next_serial());
+        port.terms = self.clients.slots.declared.of_attached(&name);
         let may = self.clients.budget.allowance(port.holder().pid, Holdings::NONE, &PendingUnmaps::default());
         if may.fds < fds.len() || self.clients.budget.is_spent() {
             return Err("too many files are open: raise the limit of open files (`ulimit -n`)".to_string());

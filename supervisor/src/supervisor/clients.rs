@@ -14,6 +14,7 @@ use crate::clients::client::Client;
 use crate::clients::number::is_pending;
 use crate::clients::protocol::{Input, Message, Refused, Reply, Session, Step};
 use crate::clients::slots::LAST;
+use crate::doors::DoorAt;
 use crate::doors::listener::{Incoming, PAUSE, Peer};
 use crate::doors::stream::StreamForm;
 use crate::ports::holdings::Holdings;
@@ -51,8 +52,8 @@ impl Supervisor {
         }
     }
 
-    /// Accepts clients at the front door, or at the door for streams at place `at`.
-    pub(super) fn accept_clients(&mut self, at: Option<u16>) {
+    /// Accepts clients at a door.
+    pub(super) fn accept_clients(&mut self, at: DoorAt) {
         let is_short = self.clients.budget.is_short(self.workers.closers.backlog());
         // Clients that connect and disconnect as fast as they can would take all slots.
         let is_leaving = self.clients.slots.leaving() > LEAVING_MAX;
@@ -63,11 +64,16 @@ impl Supervisor {
         }
         let mut admitted = 0;
         for _ in 0..LOOKS {
+            if let DoorAt::Declared(slot) = at
+                && !self.makes_room(slot)
+            {
+                return;
+            }
             let Some(door) = self.doors.of_clients_at(at) else { return };
             let form = door.form();
             match door.accept() {
                 Incoming::Peer(peer) => {
-                    self.admit(peer, form);
+                    self.admit(peer, form, at);
                     admitted += 1;
                     if admitted >= TURN {
                         return;
@@ -88,11 +94,16 @@ impl Supervisor {
         }
     }
 
-    /// Accepts a connection; `form`: it is a stream. If there are too many pending clients, another one is disconnected
-    /// for it.
-    fn admit(&mut self, peer: Peer, form: Option<StreamForm>) {
+    /// Accepts a connection at a door; `form`: it is a stream. If there are too many pending clients, another one is
+    /// disconnected for it.
+    fn admit(&mut self, peer: Peer, form: Option<StreamForm>, at: DoorAt) {
         let pid = peer.pid;
-        if !self.doors.front.listener().permits(&peer) {
+        let home = match at {
+            DoorAt::Declared(slot) if self.turns_away(slot, pid) => return,
+            DoorAt::Declared(slot) => Some(slot),
+            DoorAt::Front | DoorAt::Stream(_) => None,
+        };
+        if home.is_none() && !self.doors.front.listener().permits(&peer) {
             let (uid, owner) = (peer.uid, self.doors.front.listener().owner());
             let message = format!(
                 "client {pid} of user {uid} turned away: this switch serves user {owner} and root, whatever the mode \
@@ -113,10 +124,11 @@ impl Supervisor {
             return self.telemetry.events.say_of(None, "refuse", message);
         }
         if let Some(form) = form {
-            return self.add_stream(peer, form);
+            return self.add_stream(peer, form, home);
         }
         let Some(number) = self.clients.slots.free_pending_number() else { return };
         let mut client = Client::new(number, self.clients.next_serial(), peer);
+        client.home = home;
         if let Err(error) = self.reactor.watch(&client, Token::Pending(client.serial), client.interest) {
             let message = format!("client {} turned away: {error}", client.id.pid);
             return self.telemetry.events.say_of(None, "refuse", message);
@@ -153,12 +165,13 @@ impl Supervisor {
 
     /// Gives a pending client a port, if one is free. Returns its slot.
     fn take_slot(&mut self, number: u16) -> Result<u16, Refuse> {
-        let pid = self.clients.slots.client(number).map_or(0, |client| client.id.pid);
-        let slot = self.claim_slot(pid)?;
+        let client = self.clients.slots.client(number);
+        let (pid, home) = client.map_or((0, None), |client| (client.id.pid, client.home));
+        let slot = self.slot_for(home, pid)?;
         let gone = || Refuse("the client is gone".to_string());
         let mut client = self.clients.slots.remove(number).ok_or_else(gone)?;
         client.id.slot = slot;
-        client.session.take_slot(slot);
+        client.session.take_slot(slot, self.clients.slots.declared.of_client(slot, client.uid));
         self.reactor.change(client.as_fd(), Token::Client(slot), client.interest);
         // The worker has let go of the slot: only the supervisor writes these counters now.
         if let Some(line) = self.workers.ledger.ports.get(usize::from(slot)) {
@@ -167,7 +180,7 @@ impl Supervisor {
         self.telemetry.events.say_of(
             client.id,
             "attach",
-            format!("p{slot}: process {pid} of user {} connected", client.uid),
+            format!("{} process {pid} of user {} connected", client.name(), client.uid),
         );
         let quarantine = self.clients.blames.until(pid, Instant::now());
         if quarantine.is_none() {
@@ -234,7 +247,8 @@ impl Supervisor {
         self.clients.budget.change(client.id.pid, client.held, client.session.holdings());
         client.held = client.session.holdings();
         if client.device().lacks_memory() && !std::mem::replace(&mut client.told_of_memory, true) {
-            self.telemetry.events.say_of(client.id, "no_memory", format!("p{slot}: {NO_MEMORY}"));
+            let message = format!("{} {NO_MEMORY}", client.name());
+            self.telemetry.events.say_of(client.id, "no_memory", message);
         }
         match outcome {
             Ok(step) => {
@@ -301,14 +315,15 @@ impl Supervisor {
     }
 
     /// Removes a client. Its slot is free when the worker has forgotten the port too.
-    fn detach(&mut self, slot: u16, how: &str) {
+    pub(super) fn detach(&mut self, slot: u16, how: &str) {
         let Some(client) = self.clients.slots.remove(slot) else { return };
         self.reactor.forget(&client);
         self.clients.budget.change(client.id.pid, client.held, Holdings::NONE);
         if is_pending(slot) {
             return;
         }
-        self.telemetry.events.say_of(client.id, "detach", format!("p{slot}: process {} {how}", client.id.pid));
+        let message = format!("{} process {} {how}", client.name(), client.id.pid);
+        self.telemetry.events.say_of(client.id, "detach", message);
         let commands = vec![client.device().port_remove(), Command::Barrier.into()];
         if client.quarantine.is_some() || !self.workers.send(commands, Waiter::Leaving(slot)) {
             self.clients.slots.release(slot);

@@ -154,7 +154,8 @@ impl Supervisor {
         let worker = self.workers.serving.as_mut()?;
         let area = self.workers.ledger.workers.get(usize::from(worker.area))?;
         let hung = self.workers.watch.hung;
-        let evidence = Evidence::new(area, hung);
+        let names = self.clients.slots.names();
+        let evidence = Evidence::new(area, hung).with(&names);
         let death = Death::read(status, evidence, worker.kill_reason());
         let slot = client_to_blame(status, evidence, hung.is_some());
         // The client may have disconnected just now; the slot is still its own.
@@ -191,7 +192,8 @@ impl Supervisor {
         }
         let Some(worker) = self.workers.standby.take() else { return };
         let Some(area) = self.workers.area(worker.area) else { return };
-        let death = Death::read(status, Evidence::new(area, None), worker.kill_reason());
+        let names = self.clients.slots.names();
+        let death = Death::read(status, Evidence::new(area, None).with(&names), worker.kill_reason());
         self.standby_lost(worker.program, &Loss::by_death(death, worker.last_line()));
     }
 }

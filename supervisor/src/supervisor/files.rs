@@ -30,6 +30,7 @@ impl Supervisor {
         owner: (i32, u32),
     ) -> Result<AttachAnswer, String> {
         let name = attachment.name.clone();
+        self.is_free_to_attach(&name)?;
         if self.clients.slots.card_named(&name).is_some() {
             return Err(format!("a card's port is named {name}: choose another name by --name"));
         }
@@ -38,6 +39,7 @@ impl Supervisor {
         }
         let slot = self.clients.slots.free_slot().ok_or(format!("all {MAX_PORTS} ports are taken: detach one"))?;
         let mut port = FilePort::new(slot, attachment, owner, self.clients.next_serial());
+        port.terms = self.clients.slots.declared.of_attached(&name);
         self.afford(&port, fds.len())?;
         port.open(fds).map_err(|why| format!("{name}: {why}"))?;
         let (pid, uid) = owner;
@@ -45,6 +47,14 @@ impl Supervisor {
         self.telemetry.events.say_of_port(&port.named(), "attach", message, json!({}));
         self.add_files(port);
         Ok(AttachAnswer { name, slot, resumed: false })
+    }
+
+    /// Errs if a port that is declared under this name has a socket of its own.
+    pub(super) fn is_free_to_attach(&self, name: &str) -> Result<(), String> {
+        match self.clients.slots.declared.slots().contains_key(name) {
+            true => Err(format!("{name} is a declared port with a socket of its own: choose another name by --name")),
+            false => Ok(()),
+        }
     }
 
     /// Errs if the supervisor cannot have so many more open files for a port.

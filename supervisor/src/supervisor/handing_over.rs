@@ -214,6 +214,7 @@ impl Supervisor {
             ledger: files.add_borrowed(self.workers.ledger_fd()),
             free_area: u8::from(self.workers.serving.as_ref().is_some_and(|worker| worker.area == 0)),
             doors: self.doors.record(&mut files)?,
+            declared: (self.clients.slots.declared.in_force(), self.clients.slots.declared.slots().clone()),
             clients: self.clients.record(&mut files, clock)?,
             files: self.clients.files_record(&mut files, clock),
             cards: self.clients.slots.all_cards().map(|port| port.record(&mut files)).collect(),

@@ -92,14 +92,13 @@ impl Supervisor {
         let Some(offers) = self.workers.standby.as_ref().map(|successor| successor.offers) else { return };
         let unserved = self.clients.slots.clients().find_map(|client| {
             let missing = client.device().features & !offers;
-            (missing != 0).then(|| (client.id, feature_names(missing).join(", ")))
+            (missing != 0).then(|| (client.id.pid, client.device().port.to_string(), feature_names(missing).join(", ")))
         });
-        if let Some((id, missing)) = unserved {
+        if let Some((pid, name, missing)) = unserved {
             if let Some(successor) = &mut self.workers.standby {
                 successor.kill("the upgrade was refused");
             }
-            let (slot, pid) = (id.slot, id.pid);
-            let why = format!("p{slot} (process {pid}) uses {missing}, which the new worker does not serve");
+            let why = format!("{name} (process {pid}) uses {missing}, which the new worker does not serve");
             return self.give_up(&why);
         }
         let Some((worker, old)) = self

@@ -78,6 +78,7 @@ impl Live {
             signals: SigSet::empty(),
             ledger: LedgerMap::create().map(|(fd, map)| (fd.into(), map)).unwrap(),
             inherited: None,
+            given: None,
         })
         .unwrap();
         supervisor.start_worker();

@@ -22,11 +22,12 @@ impl Supervisor {
         if self.blame_files(slot, by_memory) || self.blame_card(slot) {
             return;
         }
-        let Some((id, holder)) = self.clients.slots.client(slot).map(|client| (client.id, client.holder())) else {
+        let client = self.clients.slots.client(slot);
+        let Some((id, name, holder)) = client.map(|client| (client.id, client.name(), client.holder())) else {
             return;
         };
         let now = Instant::now();
-        self.telemetry.events.say_of(id, "blame", format!("p{slot}: process {} caused the death of a worker", id.pid));
+        self.telemetry.events.say_of(id, "blame", format!("{name} process {} caused the death of a worker", id.pid));
         if let Some(until) = self.clients.blames.blame(id.pid, now) {
             self.withdraw_port(slot, until, None);
         }
@@ -107,13 +108,14 @@ impl Supervisor {
     pub(super) fn confine_port(&mut self, slot: u16, until: Instant, suspect: Option<ClientClass>) {
         let Some(client) = self.clients.slots.client(slot) else { return };
         (client.quarantine, client.suspect) = (Some(until), suspect);
-        let (id, seconds) = (client.id, until.saturating_duration_since(Instant::now()).as_secs_f64().round());
+        let (id, name) = (client.id, client.device().port.to_string());
+        let seconds = until.saturating_duration_since(Instant::now()).as_secs_f64().round();
         let why = match suspect {
             Some(class) => format!("{class} caused deaths of workers; {}", class.remedy()),
             None => "it caused deaths of workers".to_string(),
         };
         let message =
-            format!("p{slot}: in quarantine for {seconds} s, because {why}; `sv3 port release p{slot}` ends that");
+            format!("{name}: in quarantine for {seconds} s, because {why}; `sv3 port release {name}` ends that");
         self.telemetry.events.say_of(id, "quarantine", message);
         let reply = self.answer_without_worker(slot);
         self.reply(slot, reply);
@@ -122,12 +124,12 @@ impl Supervisor {
     /// Tells workers of a port again. `since` says whether its client still counts as a newcomer.
     fn release_port(&mut self, slot: u16, since: Instant, why: &str) {
         let Some(client) = self.clients.slots.client(slot) else { return };
-        let (id, holder) = (client.id, client.holder());
+        let (id, name, holder) = (client.id, client.name(), client.holder());
         (client.quarantine, client.suspect) = (None, None);
         client.since = Some((holder.class, since)).filter(|(class, _)| class.memory != MemoryClass::Any);
         let truncated = client.device().memory.iter().find_map(|memory| memory.truncated(&Kernel));
         let replay = client.session.replay();
-        self.telemetry.events.say_of(id, "release", format!("p{slot}: the quarantine is over: {why}"));
+        self.telemetry.events.say_of(id, "release", format!("{name} the quarantine is over: {why}"));
         self.clients.blames.release(id.pid, Instant::now());
         match truncated {
             // A worker that maps this memory would die.
@@ -141,7 +143,7 @@ impl Supervisor {
         if let Some(answer) = self.release_files_by_name(name).or_else(|| self.release_card(name)) {
             return answer;
         }
-        let slot = name.strip_prefix('p').and_then(|number| number.parse().ok());
+        let slot = self.clients.slots.slot_named(name);
         let client = slot.and_then(|slot| self.clients.slots.client(slot));
         match client.map(|client| (client.id.slot, client.quarantine)) {
             Some((slot, Some(_))) => {

@@ -77,6 +77,10 @@ impl Supervisor {
                     self.worker_took_over();
                     Ok(())
                 }
+                Some(Waiter::Configured) => {
+                    self.answer_configured();
+                    Ok(())
+                }
                 Some(Waiter::Trace) => {
                     self.end_trace();
                     Ok(())
@@ -167,9 +171,11 @@ impl Supervisor {
         if self.file_fault(slot, fault) || self.card_fault(slot, fault, report.detail) {
             return Ok(());
         }
-        match self.clients.slots.client(slot).map(|client| (client.id, client.session.ring_faulted(ring, fault))) {
-            Some((id, true)) => {
-                let message = format!("p{slot}: ring {ring} stopped: {}", fault.words());
+        let news = self.clients.slots.client(slot);
+        let news = news.map(|client| (client.id, client.name(), client.session.ring_faulted(ring, fault)));
+        match news {
+            Some((id, name, true)) => {
+                let message = format!("{name} ring {ring} stopped: {}", fault.words());
                 self.telemetry.events.say_of_with(id, "ring_fault", message, serde_json::json!({ "ring": ring }));
             }
             _ => self.count_idle_report(),
@@ -188,10 +194,10 @@ impl Supervisor {
             return;
         }
         let Some(client) = self.clients.slots.client(slot) else { return };
-        let id = client.id;
+        let (id, name) = (client.id, client.name());
         match client.session.command_failed(why.clone()) {
             Some(refused) => self.refuse(slot, refused),
-            None => self.telemetry.events.say_of(id, "command_failed", format!("p{slot}: {why}")),
+            None => self.telemetry.events.say_of(id, "command_failed", format!("{name} {why}")),
         }
     }
 
@@ -206,8 +212,8 @@ impl Supervisor {
         if !worker.is_about(slot, report.seq) || self.disconnect_spoiler(slot) {
             return;
         }
-        let client = self.clients.slots.client(slot).map(|client| client.id);
-        let named = client.map(|id| Named { name: format!("p{slot}"), client: Some(id) });
+        let client = self.clients.slots.client(slot);
+        let named = client.map(|client| Named { name: client.device().port.to_string(), client: Some(client.id) });
         let named = named.or_else(|| self.clients.slots.named(slot));
         let (Some(worker), Some(named)) = (&mut self.workers.standby, named) else { return };
         worker.leave_out(slot, why.clone());

@@ -27,7 +27,7 @@ impl Supervisor {
         }
         let growth = |client: &crate::clients::client::Client| {
             let (now, then) = present(&client.device().memory, &Kernel);
-            Growth { port: format!("p{}", client.id.slot), bytes: now.saturating_sub(then) }
+            Growth { port: client.device().port.to_string(), bytes: now.saturating_sub(then) }
         };
         let mut grown: Vec<Growth> =
             self.clients.slots.clients().map(growth).filter(|growth| growth.bytes >= TOLD_FROM).collect();

@@ -24,14 +24,18 @@ impl Supervisor {
         let Some(client) = self.clients.slots.remove(number) else { return };
         self.reactor.forget(&client);
         self.clients.budget.change(client.id.pid, client.held, Holdings::NONE);
-        self.add_stream(client.connection.into_peer(), StreamForm::PLAIN);
+        let home = client.home;
+        self.add_stream(client.connection.into_peer(), StreamForm::PLAIN, home);
     }
 
-    /// Gives a stream client a port, if one is free.
-    pub(super) fn add_stream(&mut self, peer: Peer, form: StreamForm) {
+    /// Gives a stream client a port: that of the slot `home`, or else one that is free.
+    pub(super) fn add_stream(&mut self, peer: Peer, form: StreamForm, home: Option<u16>) {
         let (pid, uid) = (peer.pid, peer.uid);
-        let slot = self.claim_slot(pid).map_err(|refuse| refuse.0);
-        let port = slot.and_then(|slot| FilePort::of_client(slot, form, peer, self.clients.next_serial()));
+        let slot = self.slot_for(home, pid).map_err(|refuse| refuse.0);
+        let port = slot.and_then(|slot| {
+            let terms = self.clients.slots.declared.of_client(slot, uid);
+            FilePort::of_client(slot, form, peer, self.clients.next_serial(), terms)
+        });
         let mut port = match port {
             Ok(port) => port,
             Err(why) => {

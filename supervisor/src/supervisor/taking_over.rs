@@ -88,7 +88,7 @@ impl Inherited {
         doors: &[StreamDoor],
         metrics: Option<(SocketAddr, Result<Http, String>)>,
     ) -> Result<Sockets, String> {
-        let DoorsRecord { front: theirs, control: asked, http: old, streams: known } = self.record.doors.clone();
+        let DoorsRecord { front: theirs, control: asked, http: old, streams: known, .. } = self.record.doors.clone();
         if Path::new(&theirs.place) != front || Path::new(&asked.place) != control {
             let (front, control) = (theirs.place, asked.place);
             return Err(format!("the running switch has other sockets: --socket {front} --control {control}"));
@@ -149,6 +149,7 @@ impl Supervisor {
             1 => 0,
             other => return unfit(format!("area {other} of the ledger")),
         });
+        self.restore_declared(record.declared, record.doors.declared, &mut files)?;
         self.clients.restore(record.clients, &mut files, clock)?;
         self.clients.restore_files(record.files, &mut files, clock)?;
         self.clients.restore_cards(record.cards, &mut files)?;

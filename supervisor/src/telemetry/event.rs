@@ -5,6 +5,7 @@
 //! written, as on a full disk, the line is ended before the next one. Events that clients can cause at will are also
 //! limited in rate.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -69,6 +70,8 @@ pub struct Events {
     lost_ever: u64,
     budget: f64,
     refilled: Instant,
+    /// The names of declared ports, by slot.
+    pub names: BTreeMap<u16, String>,
 }
 
 /// Opens a file to append events to. Must be called before confinement.
@@ -87,7 +90,8 @@ pub fn open(path: &Path) -> io::Result<File> {
 impl Events {
     /// An event log that writes to a file, or to stderr.
     pub fn new(file: Option<(File, PathBuf)>) -> Events {
-        Events { file, torn: false, failing: false, lost: 0, lost_ever: 0, budget: BURST, refilled: Instant::now() }
+        let (refilled, names) = (Instant::now(), BTreeMap::new());
+        Events { file, torn: false, failing: false, lost: 0, lost_ever: 0, budget: BURST, refilled, names }
     }
 
     /// The file that events go to, if not stderr.
@@ -164,7 +168,8 @@ impl Events {
 
     fn write(&mut self, event: &str, id: Option<ClientId>, message: String, fields: Option<Value>) {
         // A pending client has no port: only its process is named.
-        let port = id.filter(|id| usize::from(id.slot) < sv3::MAX_PORTS).map(|id| format!("p{}", id.slot));
+        let port = id.filter(|id| usize::from(id.slot) < sv3::MAX_PORTS);
+        let port = port.map(|id| self.names.get(&id.slot).cloned().unwrap_or(format!("p{}", id.slot)));
         let line = Line {
             time: rfc3339(SystemTime::now()),
             event,

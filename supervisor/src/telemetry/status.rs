@@ -19,6 +19,7 @@ use crate::ports::card::CardPort;
 use crate::ports::device::Device;
 use crate::ports::files::FilePort;
 use crate::ports::kernel::{Kernel, seal_names};
+use crate::ports::port::DOWN;
 use crate::ports::ring::Ring;
 
 /// The hint for a client that has rings and no memory.
@@ -75,12 +76,15 @@ pub fn files(port: &FilePort, ledger: &Ledger) -> Option<PortStatus> {
 pub fn card(port: &CardPort, ledger: &Ledger) -> Option<PortStatus> {
     let counters = ledger.ports.get(usize::from(port.slot))?;
     let name = port.name();
+    let down = (!port.terms.up).then(|| DOWN.to_string());
     let link = match (port.runs(), port.link) {
         (true, Some(speed)) if speed > 0 => Link::Up,
         (true, None) => Link::Starting,
         _ => Link::Down,
     };
-    let hint = port.stopped.as_ref().map(|why| match port.is_empty() {
+    let why = port.stopped.as_ref().or(down.as_ref());
+    let hint = why.map(|why| match port.is_empty() {
+        _ if port.stopped.is_none() => format!("{why}; `sv3 port up {name}` puts it into service"),
         true => format!("{why}; attach it again (`sv3 attach nic`), or detach it (`sv3 detach {name}`)"),
         false => format!("{why}; `sv3 port release {name}` starts it again"),
     });
@@ -92,7 +96,7 @@ pub fn card(port: &CardPort, ledger: &Ledger) -> Option<PortStatus> {
         mac: (mac != 0).then(|| MacAddr::from_bits(mac).to_string()),
         queues: port.attachment.pairs,
         speed_mbit: port.link,
-        stopped: port.stopped.clone(),
+        stopped: port.stopped.clone().or(down),
         statistics: statistics.map(|((_, name), count)| (name.to_string(), count.load(Relaxed))).collect(),
     };
     Some(PortStatus {
@@ -139,6 +143,7 @@ fn attached(name: &str, slot: u16, (client_pid, client_uid): (i32, u32), ledger:
 fn hint(port: &FilePort) -> Option<String> {
     let name = port.name();
     match &port.stopped {
+        None if !port.terms.up => Some(format!("{DOWN}; `sv3 port up {name}` puts it into service")),
         Some(_) if port.is_empty() => {
             Some(format!("attach it again with new files, or detach it (`sv3 detach {name}`)"))
         }

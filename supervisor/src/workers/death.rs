@@ -1,13 +1,14 @@
 //! Explains a worker's death from its exit status and the ledger. The ledger may be hostile: its numbers are compared
 //! and shown, and never used as indices or sizes.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 use serde_json::Value;
 use sv3::ipc::Settings;
-use sv3::ledger::{Crash, THREADS, ThreadState, WorkerArea};
+use sv3::ledger::{THREADS, ThreadState, WorkerArea};
 use sv3::status::{self, Burst, Fault, Serving};
 use sv3::{MAX_PORTS, MAX_RINGS};
 
@@ -17,7 +18,11 @@ pub struct Evidence<'l> {
     area: &'l WorkerArea,
     thread: Option<usize>,
     state: &'l ThreadState,
+    names: Option<&'l Names>,
 }
+
+/// The names of ports that have others than their slots', by slot.
+pub type Names = BTreeMap<u16, String>;
 
 impl<'l> Evidence<'l> {
     /// The evidence in a worker's area. The thread is `hung`, if the worker was killed because that thread hung;
@@ -30,7 +35,22 @@ impl<'l> Evidence<'l> {
         // If no thread was serving a ring, takes the first one.
         let [first, ..] = &area.threads;
         let state = thread.or_else(at_work).and_then(|number| area.thread(number)).unwrap_or(first);
-        Evidence { area, thread, state }
+        Evidence { area, thread, state, names: None }
+    }
+
+    /// The same; ports have these names.
+    pub fn with(self, names: &'l Names) -> Evidence<'l> {
+        Evidence { names: Some(names), ..self }
+    }
+
+    fn name(&self, slot: u16) -> String {
+        self.names.and_then(|names| names.get(&slot)).cloned().unwrap_or(format!("p{slot}"))
+    }
+
+    /// The ledger has slots plus one, and 0 for none.
+    fn port_name(&self, slot_plus_one: u32) -> Option<String> {
+        let slot = u16::try_from(slot_plus_one.checked_sub(1)?).ok()?;
+        (usize::from(slot) < MAX_PORTS).then(|| self.name(slot))
     }
 }
 
@@ -63,11 +83,8 @@ pub struct Death {
 
 impl Death {
     /// Reads a death from the exit status, the evidence, and the reason if the supervisor killed the worker.
-    pub fn read(
-        status: WaitStatus,
-        Evidence { area, thread, state }: Evidence<'_>,
-        kill_reason: Option<&str>,
-    ) -> Death {
+    pub fn read(status: WaitStatus, evidence: Evidence<'_>, kill_reason: Option<&str>) -> Death {
+        let Evidence { area, thread, state, .. } = evidence;
         let mut words = match (status, kill_reason) {
             (_, Some(kill_reason)) => format!("killed by the supervisor: {kill_reason}"),
             (WaitStatus::Exited(_, code), None) => format!("exited with status {code}"),
@@ -91,20 +108,20 @@ impl Death {
                     death.violation = Some(name);
                 }
                 Signal::SIGSEGV | Signal::SIGBUS => {
-                    let fault = fault(&area.crash);
+                    let fault = fault(evidence);
                     words += &fault_words(&fault, area.crash.ip.load(Relaxed));
                     death.fault = Some(fault);
                 }
                 _ => {}
             }
         }
-        if let Some(port) = port_name(state.port.load(Relaxed)) {
+        if let Some(port) = evidence.port_name(state.port.load(Relaxed)) {
             let ring = state.ring.load(Relaxed);
             words += &format!(", at work on ring {ring} of {port}");
             death.serving = Some(Serving { port, ring });
         }
         death.frame = area.crash.read_frame_head().map(|head| head.map(|octet| format!("{octet:02x}")).concat());
-        death.trace = trace(state);
+        death.trace = trace(evidence);
         let message = area.crash.read_message();
         if !message.is_empty() {
             words += &format!("; it said: {message}");
@@ -130,8 +147,8 @@ pub fn subject(crash: &status::Crash) -> String {
 }
 
 /// The trace: the last bursts of a thread.
-fn trace(thread: &ThreadState) -> Vec<Burst> {
-    let mut bursts = thread.read_trace();
+fn trace(evidence: Evidence<'_>) -> Vec<Burst> {
+    let mut bursts = evidence.state.read_trace();
     // Entries that no correct worker writes are left out.
     bursts.retain(|(_, slot, ring, chains)| {
         usize::from(*slot) < MAX_PORTS && usize::from(*ring) < MAX_RINGS && *chains <= Settings::MAX_BATCH
@@ -139,7 +156,7 @@ fn trace(thread: &ThreadState) -> Vec<Burst> {
     let last = bursts.first().map_or(0, |(when_ns, ..)| *when_ns);
     let burst = |(when_ns, slot, ring, chains): (u64, u16, u16, u16)| Burst {
         earlier_us: last.saturating_sub(when_ns) / 1000,
-        port: format!("p{slot}"),
+        port: evidence.name(slot),
         ring,
         chains,
     };
@@ -189,8 +206,9 @@ pub fn client_to_blame(status: WaitStatus, Evidence { area, state, .. }: Evidenc
     u16::try_from(slot_plus_one.checked_sub(1)?).ok().filter(|slot| usize::from(*slot) < MAX_PORTS)
 }
 
-fn fault(crash: &Crash) -> Fault {
-    let port = port_name(crash.fault_port.load(Relaxed));
+fn fault(evidence: Evidence<'_>) -> Fault {
+    let crash = &evidence.area.crash;
+    let port = evidence.port_name(crash.fault_port.load(Relaxed));
     let region = port.as_ref().map(|_| crash.fault_region.load(Relaxed));
     Fault { addr: crash.addr.load(Relaxed), port, region }
 }
@@ -201,12 +219,6 @@ fn fault_words(fault: &Fault, ip: u64) -> String {
         _ => String::new(),
     };
     format!(" at address {:#x} (instruction {ip:#x}){region}", fault.addr)
-}
-
-/// The ledger has slots plus one, and 0 for none.
-fn port_name(slot_plus_one: u32) -> Option<String> {
-    let slot = slot_plus_one.checked_sub(1)?;
-    usize::try_from(slot).is_ok_and(|slot| slot < MAX_PORTS).then(|| format!("p{slot}"))
 }
 
 fn syscall_name(number: i32) -> String {

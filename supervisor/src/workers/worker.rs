@@ -136,6 +136,8 @@ pub enum Waiter {
     Trace,
     /// The planned handover to this standby.
     Planned,
+    /// Those who wait until workers follow what they declared.
+    Configured,
 }
 
 impl Worker {

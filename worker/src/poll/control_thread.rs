@@ -252,11 +252,11 @@ impl ControlThread {
             Command::CardOpen { port, settings } => self.card_device(port, settings, fds.next()),
             Command::CardStart { port } => self.card_start(port),
             Command::LoopProbe { port, token } => self.probe(port, token),
-            Command::Trace { port, frame } => return self.trace(seq, port, &frame),
             Command::Snoop { setting } => {
                 self.set_snooping(setting);
                 Ok(())
             }
+            Command::Trace { port, frame } => return self.trace(seq, port, &frame),
             Command::Barrier => return self.link.report(Report::new(ReportKind::Done, seq)),
         };
         self.tell_failure(seq, about, result)

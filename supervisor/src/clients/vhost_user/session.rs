@@ -15,6 +15,8 @@
 //!
 //! The worker's reports may be hostile: a report that answers no command is a [`Breach`], and the worker is replaced.
 
+use std::rc::Rc;
+
 use sv3::ipc::{Command, RingFault};
 use sv3::virtio::VIRTIO_F_RING_PACKED;
 use sv3::wire::Refuse;
@@ -27,6 +29,7 @@ use crate::estate::{Heirlooms, Unfit};
 use crate::ports::device::Device;
 use crate::ports::holdings::Holdings;
 use crate::ports::kernel::Inspect;
+use crate::ports::terms::Terms;
 use crate::workers::breach::Breach;
 use crate::workers::command::WorkerCommand;
 use crate::workers::pending_unmap::PendingUnmaps;
@@ -106,9 +109,15 @@ impl Session {
             || [Code::GET_STATUS, Code::SET_STATUS].contains(&code)
     }
 
-    /// From now on the client's port has this slot. The session must not have returned a command before.
-    pub fn take_slot(&mut self, slot: u16) {
-        self.frontend.device.port.slot = slot;
+    /// From now on the client's port has this slot and these terms. The session must not have returned a command
+    /// before.
+    pub fn take_slot(&mut self, slot: u16, terms: Rc<Terms>) {
+        (self.frontend.device.port.slot, self.frontend.device.port.terms) = (slot, terms);
+    }
+
+    /// An operator changed what the port may do. Returns what was in force before.
+    pub fn change_terms(&mut self, terms: Rc<Terms>) -> Rc<Terms> {
+        std::mem::replace(&mut self.frontend.device.port.terms, terms)
     }
 
     /// Sets the virtio features that the client is offered. They must include all that it has acknowledged.

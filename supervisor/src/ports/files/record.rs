@@ -13,6 +13,7 @@ use crate::doors::listener::Peer;
 use crate::estate::record::{ClassRecord, FilePortRecord};
 use crate::estate::{Clock, Files, Heirlooms, Unfit, unfit};
 use crate::ports::file_kernel::{self, Admitted};
+use crate::ports::terms::Terms;
 
 impl FilePort {
     /// What the successor must know.
@@ -42,6 +43,7 @@ impl FilePort {
         serial: u64,
         files: &mut Heirlooms,
         clock: Clock,
+        terms: impl Fn(&Attachment) -> Rc<Terms>,
     ) -> Result<FilePort, Unfit> {
         let FilePortRecord { slot, attachment, owner, stopped, conflict, files: numbers, run, .. } = record;
         let (quarantine, suspect, since) = (record.quarantine, record.suspect, record.since);
@@ -50,11 +52,16 @@ impl FilePort {
         if record.is_client {
             attachment.name = format!("p{slot}");
         }
+        let terms = terms(&attachment);
+        if let Some(name) = terms.name.clone().filter(|_| record.is_client) {
+            attachment.name = name;
+        }
         if numbers.len() > MAX_QUEUE_PAIRS {
             return unfit(format!("{} files of one port", numbers.len()));
         }
         let transport = attachment.transport;
         let mut port = FilePort::new(slot, attachment, owner, serial);
+        port.terms = terms;
         (port.stopped, port.conflict, port.run) = (stopped, conflict, run);
         port.quarantine = quarantine.map(|until| clock.time(until));
         port.suspect = suspect.map(ClientClass::from);
@@ -110,21 +117,24 @@ mod tests {
         };
         let commands = |port: &FilePort| port.replay().into_iter().map(|told| told.command).collect::<Vec<_>>();
         let (record, mut files) = recorded();
-        let after = FilePort::restore(record, 9, &mut files, Clock::new()).unwrap();
+        let after = FilePort::restore(record, 9, &mut files, Clock::new(), |_| Rc::default()).unwrap();
         assert_eq!((commands(&after), after.status()), (commands(&before), before.status()));
         assert_eq!((after.owner, after.serial), (before.owner, 9));
         // A record that says that the file is a tap: the port is there without files.
         let (mut record, mut files) = recorded();
         record.attachment = "tap up0".to_string();
-        let after = FilePort::restore(record, 9, &mut files, Clock::new()).unwrap();
+        let after = FilePort::restore(record, 9, &mut files, Clock::new(), |_| Rc::default()).unwrap();
         assert!(after.is_empty() && after.stopped.is_some() && after.name() == "up0");
         for spoil in ["tap p0", "", "nonsense"] {
             let (mut record, mut files) = recorded();
             record.attachment = spoil.to_string();
-            assert!(FilePort::restore(record, 9, &mut files, Clock::new()).is_err());
+            assert!(FilePort::restore(record, 9, &mut files, Clock::new(), |_| Rc::default()).is_err());
         }
         drop(theirs);
         let (record, mut files) = recorded();
-        assert!(FilePort::restore(record, 9, &mut files, Clock::new()).is_ok(), "its end is for the worker to find");
+        assert!(
+            FilePort::restore(record, 9, &mut files, Clock::new(), |_| Rc::default()).is_ok(),
+            "its end is for the worker to find"
+        );
     }
 }

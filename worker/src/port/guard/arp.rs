@@ -3,7 +3,7 @@
 use sv3::drop_reason::DropReason;
 use sv3::frame::MacAddr;
 
-use super::sources::Macs;
+use super::sources::{Macs, Net4};
 use super::{Decided, Guard, Look};
 
 /// Octets of ARP between Ethernet and IPv4.
@@ -35,11 +35,10 @@ impl Guard {
         }
         let sender = u32::from_be_bytes([p, q, r, s]);
         let may_have_none = is_reverse || op == REQUEST;
-        match &self.ipv4 {
-            Some(list) if !(sender == 0 && may_have_none) && !list.iter().any(|net| net.has(sender)) => {
-                Err(DropReason::GuardIp)
-            }
-            _ => Ok(Decided::until(at + LEN)),
+        let is_own = |list: &[Net4]| sender == 0 && may_have_none || list.iter().any(|net| net.has(sender));
+        match self.ipv4.as_deref().is_none_or(is_own) {
+            true => Ok(Decided::until(at + LEN)),
+            false => Err(DropReason::GuardIp),
         }
     }
 }

@@ -8,8 +8,8 @@ use crate::memory::frame_head::Window;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 /// Type and first octet of an IPv4 header without options; and of an IPv6 header, where half of the octet may differ.
-const IPV4: u64 = 0x0800_45;
-const IPV6: u64 = 0x86dd_60;
+const IPV4: u64 = 0x08_0045;
+const IPV6: u64 = 0x86_dd60;
 /// The bit of a group address, in the word whose last four octets begin the frame.
 const GROUP: u64 = 1 << 24;
 

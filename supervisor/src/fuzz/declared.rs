@@ -1,0 +1,49 @@
+//! Target `declared`: what the command line declares, as the supervisor reads it.
+
+use sv3::config::{ADDRESSES_MAX, Change, USERS_MAX};
+use sv3::ipc::{Command, Envelope};
+use sv3::{MAX_PORTS, attachment::Attachment};
+
+use crate::given::decode;
+use crate::ports::terms::{Changes, Terms};
+
+/// Octets: JSON.
+pub fn declared(octets: &[u8]) {
+    let change = match decode(octets) {
+        Ok(change) => change,
+        Err(why) => return assert!(!why.is_empty()),
+    };
+    let config = &change.config;
+    assert!(config.ports.len() <= MAX_PORTS && config.users.len() <= USERS_MAX);
+    assert!(config.ports.keys().all(|name| Attachment::is_name(name) && !name.starts_with('.')));
+    assert!(config.ports.values().map(|port| port.addresses.len()).sum::<usize>() <= ADDRESSES_MAX);
+    // What is written is read.
+    let again: Change = serde_json::from_slice(&serde_json::to_vec(&change).unwrap()).unwrap();
+    assert_eq!(again, change);
+    let of_ports = config.ports.iter().map(|(name, port)| Terms::of(name, port));
+    let of_users = config.users.values().chain([&config.guests]).map(Terms::of_guest);
+    let all: Vec<Terms> = of_ports.chain(of_users).collect();
+    let mut before = &Terms::default();
+    for terms in &all {
+        // Each command fits into a frame, and rules are staged before they are committed.
+        let told = terms.tell(7);
+        let mut staged = false;
+        for told in &told {
+            assert!(Envelope { seq: 1, command: told.command.clone(), inherited: None }.encode().is_ok());
+            match &told.command {
+                Command::RulesStage { port: 7, rules } => staged = rules.check().is_ok(),
+                Command::RulesCommit => assert!(std::mem::take(&mut staged)),
+                Command::AddressAdd { port: 7, vid, mac } => {
+                    assert!(!staged && *vid < 4095 && mac[0] & 1 == 0);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(!staged);
+        // From any terms to any others: what a port has in the end is what was said.
+        let Changes { before: first, after } = before.change(terms, 7);
+        let removed = first.iter().filter(|told| matches!(told.command, Command::AddressRemove { .. })).count();
+        assert_eq!(before.addresses.len() - removed + after.len(), terms.addresses.len());
+        before = terms;
+    }
+}
