@@ -34,6 +34,8 @@ pub enum Step {
     Unknown,
     /// The frame is for a group or for all.
     Group,
+    /// The frame is a message of IGMP or MLD, which the switch reads: where it goes depends on what it says.
+    Message,
     /// The port gets the frame.
     Delivered {
         /// Its slot.
@@ -69,6 +71,7 @@ impl Step {
             Step::Delivered { port, cut, put } => (8, port, u64::from(cut), u64::from(put)),
             Step::Withheld { port, reason } => (9, port, reason as u64, 0),
             Step::Dropped(reason) => (10, 0, reason as u64, 0),
+            Step::Message => (11, 0, 0, 0),
         };
         Report { kind: ReportKind::Traced, port, ring, seq, value, detail }
     }
@@ -89,13 +92,9 @@ impl Step {
             8 => Step::Delivered { port: port?, cut: report.value != 0, put: u32::try_from(report.detail).ok()? },
             9 => Step::Withheld { port: port?, reason: reason()? },
             10 => Step::Dropped(reason()?),
+            11 => Step::Message,
             _ => return None,
         })
-    }
-
-    /// Whether no step follows, but for those about other ports.
-    pub fn is_verdict(self) -> bool {
-        matches!(self, Step::Delivered { .. } | Step::Withheld { .. } | Step::Dropped(_))
     }
 
     /// The step with names for slots.
@@ -109,6 +108,7 @@ impl Step {
             Step::Found(port) => NamedStep::Found { port: name(port) },
             Step::Unknown => NamedStep::Unknown,
             Step::Group => NamedStep::Group,
+            Step::Message => NamedStep::Message,
             Step::Delivered { port, cut, put } => {
                 NamedStep::Delivered { port: name(port), cut, put: (put != 0).then(|| format!("{put:08x}")) }
             }
@@ -158,6 +158,8 @@ pub enum NamedStep {
     Unknown,
     /// [`Step::Group`].
     Group,
+    /// [`Step::Message`].
+    Message,
     /// [`Step::Delivered`].
     Delivered {
         /// Who gets it.
@@ -197,6 +199,7 @@ mod tests {
             Step::Found(0),
             Step::Unknown,
             Step::Group,
+            Step::Message,
             Step::Delivered { port: 3, cut: true, put: 0x8100_0fff },
             Step::Withheld { port: 3, reason },
             Step::Dropped(reason),
@@ -214,6 +217,6 @@ mod tests {
         no(Step::Found(0), |report| report.port = 1024);
         no(Step::Delivered { port: 0, cut: false, put: 0 }, |report| report.detail = 1 << 32);
         no(Step::Dropped(reason), |report| report.value = 999);
-        no(Step::SourceKnown, |report| report.ring = 11);
+        no(Step::SourceKnown, |report| report.ring = 12);
     }
 }

@@ -106,7 +106,9 @@ fn in_words(answer: &TraceAnswer) -> String {
         let _ = writeln!(out, "  {}", words(step));
     }
     let is_dropped = answer.steps.iter().any(|step| matches!(step, NamedStep::Dropped { .. }));
+    let is_message = answer.steps.contains(&NamedStep::Message);
     let verdict = match (is_dropped, receivers) {
+        (false, 0) if is_message => "it goes where its kind of message goes: to routers, members, or all".to_string(),
         (true, _) | (false, 0) => "it goes to nobody".to_string(),
         (false, 1) => "it goes to 1 port".to_string(),
         (false, count) => format!("it goes to {count} ports"),
@@ -124,7 +126,8 @@ fn words(step: &NamedStep) -> String {
         NamedStep::SourceIgnored => "source: would not be learnt, by the rules of the sender".to_string(),
         NamedStep::Found { port } => format!("destination: known at {port}"),
         NamedStep::Unknown => "destination: not known, so it is flooded".to_string(),
-        NamedStep::Group => "destination: a group or all, so it is flooded".to_string(),
+        NamedStep::Group => "destination: a group or all, so it is for many".to_string(),
+        NamedStep::Message => "a message of IGMP or MLD, which the switch reads".to_string(),
         NamedStep::Delivered { port, cut, put } => format!("{port}: gets it{}", tag_words(*cut, put.as_deref())),
         NamedStep::Withheld { port, reason } => format!("{port}: does not get it: {reason}{}", explain(reason)),
         NamedStep::Dropped { reason } => format!("dropped: {reason}{}", explain(reason)),

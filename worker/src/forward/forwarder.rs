@@ -6,10 +6,11 @@ use sv3::frame::MacAddr;
 use sv3::ids::QueueId;
 use sv3::ipc::RingFault;
 use sv3::ledger::{Ledger, ThreadState};
+use sv3::rules::Vid;
 
 use super::fdb::{Address, Fdb, Foreseen, Speaker};
 use super::leases::Leases;
-use super::snooping::{Snooping, querier};
+use super::snooping::{Slots, Snooping, querier};
 use crate::port::view::View;
 
 /// What one thread needs to forward frames.
@@ -54,6 +55,16 @@ impl Forwarder {
     /// What would become of the table if a port spoke for an address.
     pub fn foresee(&self, address: Address, speaker: Speaker<'_>) -> Foreseen {
         self.fdb.foresee(address, speaker, self.now_s)
+    }
+
+    /// Whether the switch snoops on IGMP and MLD.
+    pub fn snoops(&self) -> bool {
+        self.snooping.is_on()
+    }
+
+    /// The ports that want the frames of a group in a VLAN; `None`: all do, as far as is known.
+    pub fn wanted(&mut self, vid: Vid, group: MacAddr) -> Option<Slots> {
+        self.snooping.wanted(vid, group, self.view.ports, self.now_ns)
     }
 
     /// Forgets the addresses of a port, and its groups.

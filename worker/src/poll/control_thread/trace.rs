@@ -3,8 +3,11 @@
 //! The control thread decides by what bursts decide by: the rules in force, which it alone changes, and the forwarding
 //! table, in the order of `Sending::forward`. It delivers nothing, counts nothing and learns nothing.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 use sv3::drop_reason::DropReason;
 use sv3::frame::{ETHERNET_LEN, MacAddr};
+use sv3::groups::Family;
 use sv3::trace::{FRAME_MAX, Step};
 use sv3::virtio::NET_HDR_LEN;
 
@@ -12,9 +15,23 @@ use super::ControlThread;
 use crate::forward::fdb::{Address, Foreseen, Speaker};
 use crate::forward::frame::Frame;
 use crate::forward::sending::Sending;
+use crate::forward::snooping::{Slots, has, message};
 use crate::memory::slice::GuestSlice;
-use crate::port::traffic_rules::{Cast, Passage};
+use crate::port::traffic_rules::{Cast, Passage, TAG_LEN};
 use crate::process::link::LinkEnd;
+
+/// Octets that tell a message of IGMP or MLD, as in `crate::forward::sending`.
+const KIND_LEN: usize = ETHERNET_LEN + TAG_LEN + 10;
+
+/// To which ports a frame to many goes.
+enum Spread {
+    /// To all that take such frames.
+    All,
+    /// To those that want the group's.
+    Members(Slots),
+    /// That depends on what the message says.
+    ByMessage,
+}
 
 impl ControlThread {
     /// Reports what would become of a frame that begins so and comes from a port; nothing if there is no such port.
@@ -29,8 +46,8 @@ impl ControlThread {
     }
 
     /// Adds the steps. An error is the last one.
-    fn follow(&self, slot: u16, octets: &[u8], steps: &mut Vec<Step>) -> Result<(), DropReason> {
-        let (forwarder, ports) = (&self.poller.forwarder, &self.threads.ports);
+    fn follow(&mut self, slot: u16, octets: &[u8], steps: &mut Vec<Step>) -> Result<(), DropReason> {
+        let octets = octets.get(..FRAME_MAX).unwrap_or(octets);
         let (dst, src) = addresses(octets).ok_or(DropReason::ShortFrame)?;
         if src.is_group() || src.is_zero() {
             return Err(DropReason::BadSource);
@@ -39,6 +56,7 @@ impl ControlThread {
             return Err(DropReason::LinkLocal);
         }
         let (rules, passage) = (self.rules_of(slot), self.admitted(slot, (dst, src), octets)?);
+        let (forwarder, ports) = (&self.poller.forwarder, &self.threads.ports);
         let vid = passage.vlan.vid;
         steps.push(Step::Admitted(vid));
         match forwarder.foresee(Address::new(src, vid), Speaker { port: slot, rules: rules.as_deref(), ports }) {
@@ -66,7 +84,21 @@ impl ControlThread {
             }
             None => {
                 steps.push(if dst.is_group() { Step::Group } else { Step::Unknown });
-                self.flooded(slot, &Passage { cast: Cast::of_flood(dst), ..passage }, steps)
+                let flood = Passage { cast: Cast::of_flood(dst), ..passage };
+                match self.spread(dst, &passage, octets) {
+                    Spread::All => match self.flooded(slot, &flood, None, steps)? {
+                        0 => Err(DropReason::NoDestination),
+                        _ => Ok(()),
+                    },
+                    Spread::Members(slots) => {
+                        // They have said that they want it: that is no flood.
+                        self.flooded(slot, &Passage { cast: Cast::Known, ..flood }, Some(&slots), steps).map(drop)
+                    }
+                    Spread::ByMessage => {
+                        steps.push(Step::Message);
+                        Ok(())
+                    }
+                }
             }
         }
     }
@@ -75,11 +107,17 @@ impl ControlThread {
     fn admitted(&self, slot: u16, addresses: (MacAddr, MacAddr), octets: &[u8]) -> Result<Passage, DropReason> {
         let Some(rules) = self.rules_of(slot) else { return Ok(Passage::OPEN) };
         let mut room = [0; NET_HDR_LEN + FRAME_MAX];
-        let len = octets.len().min(FRAME_MAX);
+        let len = octets.len();
+        // A copy: a trace makes no address the port's own.
+        let claimed = self.port(slot).map(|port| port.counters().claimed.each_ref());
+        let claimed: Vec<AtomicU64> =
+            claimed.into_iter().flatten().map(|address| AtomicU64::new(address.load(Relaxed))).collect();
+        let guard = rules.guard.as_ref();
+        let guarded = guard.map_or(Ok(()), |guard| guard.check(octets, len, &claimed).map(drop));
         let place = room.iter_mut().skip(NET_HDR_LEN);
         place.zip(octets).for_each(|(place, octet)| *place = *octet);
         let slices = [GuestSlice::of_host(&mut room)];
-        Sending::admit(&rules, &Frame::complete(addresses, &slices, len))
+        Sending::admit(&rules, &Frame { guarded, ..Frame::complete(addresses, &slices, len) })
     }
 
     /// The way to a port that runs; or why not.
@@ -88,9 +126,33 @@ impl ControlThread {
         Ok(Step::Delivered { port: to, cut: edit.cut, put: edit.put })
     }
 
-    fn flooded(&self, slot: u16, passage: &Passage, steps: &mut Vec<Step>) -> Result<(), DropReason> {
+    /// To which ports a frame to many goes, as `Sending::send_to_group` decides.
+    fn spread(&mut self, dst: MacAddr, passage: &Passage, octets: &[u8]) -> Spread {
+        let forwarder = &mut self.poller.forwarder;
+        let Some(family) = Family::of(dst).filter(|_| dst.is_group() && forwarder.snoops()) else { return Spread::All };
+        let head = octets.get(..KIND_LEN).and_then(|head| head.split_at_checked(ETHERNET_LEN + passage.vlan.tag_len()));
+        match head {
+            Some((ethernet, packet)) if ethernet.ends_with(&family.ethertype().to_be_bytes()) => {
+                if message::may_be_one(family, packet) {
+                    return Spread::ByMessage;
+                }
+                forwarder.wanted(passage.vlan.vid, dst).map_or(Spread::All, Spread::Members)
+            }
+            _ => Spread::All,
+        }
+    }
+
+    /// The ways to those of `among`, or to all, that run and are in the frame's VLAN. Returns how many get it.
+    fn flooded(
+        &self,
+        slot: u16,
+        passage: &Passage,
+        among: Option<&Slots>,
+        steps: &mut Vec<Step>,
+    ) -> Result<usize, DropReason> {
         let (mut receivers, mut hops) = (0, false);
-        for to in self.threads.ports.receivers(passage.vlan.vid).filter(|to| *to != slot) {
+        let is_meant = |to: &u16| *to != slot && among.is_none_or(|slots| has(slots, *to));
+        for to in self.threads.ports.receivers(passage.vlan.vid).filter(is_meant) {
             steps.push(match self.delivered(to, passage) {
                 Ok(step) => {
                     receivers += 1;
@@ -102,11 +164,7 @@ impl ControlThread {
                 }
             });
         }
-        match (receivers, hops) {
-            (0, true) => Err(DropReason::VlanHop),
-            (0, false) => Err(DropReason::NoDestination),
-            _ => Ok(()),
-        }
+        if receivers == 0 && hops { Err(DropReason::VlanHop) } else { Ok(receivers) }
     }
 }
 

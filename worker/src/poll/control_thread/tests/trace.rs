@@ -1,7 +1,7 @@
 //! A trace says what a burst then does, for frames of all kinds between ports of all kinds.
 
 use sv3::drop_reason::DropReason;
-use sv3::rules::{Isolation, PortRules, TagType, VidRange, Vids, Vlan};
+use sv3::rules::{Guard, Isolation, PortRules, Sources, TagType, VidRange, Vids, Vlan};
 use sv3::trace::Step;
 use sv3::virtio::NET_HDR_LEN;
 
@@ -16,6 +16,7 @@ fn rules() -> Vec<PortRules> {
         let allowed = Vids([10, 20].map(|vid| VidRange { first: vid, last: vid }).to_vec());
         of(Vlan::Trunk { native, allowed, tag })
     };
+    let guard = Guard { macs: Sources::First(1), no_bridge: true, ..Guard::default() };
     vec![
         of(Vlan::Access { vid: 10 }),
         PortRules { isolation: Isolation::Isolated, ..of(Vlan::Access { vid: 10 }) },
@@ -23,7 +24,7 @@ fn rules() -> Vec<PortRules> {
         of(Vlan::Tunnel { vid: 20 }),
         trunk(None, TagType::Customer),
         PortRules { flood: false, bcast_flood: false, ..trunk(Some(10), TagType::Service) },
-        PortRules { learning: false, ..PortRules::default() },
+        PortRules { learning: false, guard, ..PortRules::default() },
         PortRules { max_addresses: 1, ..PortRules::default() },
     ]
 }
@@ -131,9 +132,8 @@ fn what_is_traced_is_what_happens() {
         }
     }
     assert!(delivered > 500, "{delivered}");
-    for reason in
-        [DropReason::VlanTag, DropReason::VlanHop, DropReason::Isolated, DropReason::LinkLocal, DropReason::Hairpin]
-    {
+    use DropReason::*;
+    for reason in [VlanTag, VlanHop, Isolated, LinkLocal, Hairpin, AddressLimit, AddressConflict, GuardMac] {
         assert!(reasons.contains(&reason), "no frame was dropped for {reason:?}");
     }
 }
