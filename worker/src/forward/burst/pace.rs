@@ -5,10 +5,13 @@
 mod card;
 
 use sv3::frame::MacAddr;
+use sv3::rules::{Isolation, PortRules, TagType, Vid, Vids, Vlan};
 
 use super::Served;
 use super::tests::{DATA, Fixture, SIZE, fixture, run_at, run_split};
+use crate::forward::fdb::Address;
 use crate::poll::fair_share::TURN;
+use crate::port::traffic_rules::TrafficRules;
 use crate::port::vring::driver::PackedDriver;
 use crate::port::vring::queue::Queue;
 use crate::port::{Port, TransmitQueue};
@@ -19,7 +22,8 @@ const BURST: u16 = 32;
 
 /// `SV3_PACE=OCTETS` measures one size. `SV3_PACE=OCTETS,BURSTS` runs that many bursts of it, for a profiler.
 /// `SV3_PACE=OCTETS,BURSTS,packed` uses packed rings, whose driver does several times the worker's work. `card-in` and
-/// `card-out` in its place have a network card as sender and as receiver.
+/// `card-out` in its place have a network card as sender and as receiver; `access`, `untag`, `tag` and `isolated` have ports
+/// with rules.
 #[test]
 #[ignore = "a measurement"]
 fn pace() {
@@ -32,7 +36,8 @@ fn pace() {
             Some((_, "packed")) => packed(octets, bursts),
             Some((_, "card-in")) => card::comes_in(octets, bursts),
             Some((_, "card-out")) => card::goes_out(octets, bursts),
-            _ => measure(octets, bursts),
+            Some((_, rules @ ("access" | "untag" | "tag" | "isolated"))) => measure(octets, bursts, rules),
+            _ => measure(octets, bursts, ""),
         };
         cycles.sort_unstable();
         let of_frame = |cycles: u64| cycles as f64 / f64::from(BURST);
@@ -41,7 +46,23 @@ fn pace() {
     }
 }
 
-fn measure(octets: u32, bursts: u32) -> Vec<u64> {
+/// The rules of sender and receiver, the VLAN of the frames and what is behind their addresses.
+fn rules(name: &str) -> (PortRules, PortRules, Vid, Vec<u8>) {
+    let of = |vlan| PortRules { vlan, ..PortRules::default() };
+    let access = || of(Vlan::Access { vid: 10 });
+    let trunk = || of(Vlan::Trunk { native: None, allowed: Vids::all(), tag: TagType::Customer });
+    let isolated = PortRules { isolation: Isolation::Group(1), ..PortRules::default() };
+    match name {
+        "access" => (access(), access(), 10, vec![]),
+        "untag" => (trunk(), access(), 10, vec![0x81, 0, 0, 10]),
+        "tag" => (access(), trunk(), 10, vec![]),
+        "isolated" => (isolated.clone(), isolated, 0, vec![]),
+        _ => (PortRules::default(), PortRules::default(), 0, vec![]),
+    }
+}
+
+fn measure(octets: u32, bursts: u32, name: &str) -> Vec<u64> {
+    let (of_sender, of_receiver, vid, tag) = rules(name);
     let (mut fixture, mut sender) = fixture(1, 2048);
     let mut receiver = fixture.receivers.pop().unwrap();
     let (to, from) = ([2, 0, 0, 0, 0, 7], [2, 0, 0, 0, 0, 1]);
@@ -49,14 +70,16 @@ fn measure(octets: u32, bursts: u32) -> Vec<u64> {
         // As far apart as the buffers of a driver.
         let at = DATA + u64::from(head) * 2176;
         receiver.describe(head, (at, 2048, VIRTQ_DESC_F_WRITE, 0));
-        sender.write(at + 12, &[to, from].concat());
+        sender.write(at + 12, &[&to[..], &from, &tag, &[8, 0]].concat());
         sender.describe(head, (at, 12 + octets, 0, 0));
         sender.offer(head);
     }
     run_split(&fixture, 0, 1, &sender);
     let port = fixture.ports.get(0).unwrap();
     let mut queue = port.transmit(0).unwrap().lease(0).unwrap();
-    fixture.forwarder.learn(MacAddr::new(to), 1);
+    queue.rules = TrafficRules::of(&of_sender);
+    fixture.ports.get(1).unwrap().receive(0).unwrap().lease(0).unwrap().rules = TrafficRules::of(&of_receiver);
+    assert!(fixture.forwarder.add(Address::new(MacAddr::new(to), vid), 1));
     let mut offered = 0u16;
     let mut sample = || {
         offered = offered.wrapping_add(BURST);
