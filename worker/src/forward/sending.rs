@@ -118,16 +118,28 @@ impl<'f, 't> Sending<'f, 't> {
         {
             return Err(reason.into());
         }
-        let passage = match self.rules {
-            None => Passage::OPEN,
-            Some(rules) => Sending::admit(rules, frame)?,
-        };
+        // Compiled for open ports apart, where nothing of a passage is left.
+        match self.rules {
+            None => self.pass(frame, &Passage::OPEN),
+            Some(rules) => self.forward_held(rules, frame),
+        }
+    }
+
+    /// The same for a port with rules.
+    #[inline(never)]
+    fn forward_held(&mut self, rules: &TrafficRules, frame: &Frame<'_, 't, '_>) -> Result<(), Unsent> {
+        let passage = Sending::admit(rules, frame)?;
+        self.pass(frame, &passage)
+    }
+
+    #[inline(always)]
+    fn pass(&mut self, frame: &Frame<'_, 't, '_>, passage: &Passage) -> Result<(), Unsent> {
         let vid = passage.vlan.vid;
         self.learn(Address::new(frame.src, vid))?;
         match self.find(Address::new(frame.dst, vid)) {
             Some(to) if to == self.from.slot() => Err(DropReason::Hairpin.into()),
-            Some(to) => self.unicast(to, frame, &passage),
-            None => self.flood(frame, passage),
+            Some(to) => self.unicast(to, frame, passage),
+            None => self.flood(frame, *passage),
         }
     }
 

