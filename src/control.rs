@@ -3,7 +3,9 @@
 use std::fmt;
 
 use crate::attachment::Attachment;
+use crate::capture::CaptureRequest;
 use crate::card_attachment::CardAttachment;
+use crate::mirror::Mirror;
 
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +32,13 @@ pub enum ControlRequest {
     AttachCard(CardAttachment),
     /// Ends a port that was made by [`ControlRequest::Attach`] or [`ControlRequest::AttachCard`], by its name.
     Detach(String),
+    /// Begins a capture, whose file comes with the request. Each answer is a line of [`crate::status::CaptureAnswer`]: the
+    /// first one, and one for each change of the ports. The capture ends with the connection.
+    Capture(CaptureRequest),
+    /// Begins a mirror.
+    MirrorAdd(Mirror),
+    /// Ends the mirror of this name.
+    MirrorRemove(String),
     /// Asks, as the next supervisor, for all sockets and files, in a record of this version.
     Succeed(u32),
 }
@@ -49,6 +58,9 @@ impl ControlRequest {
             "attach" => ControlRequest::Attach(Attachment::parse(rest)?),
             "attach-card" => ControlRequest::AttachCard(CardAttachment::parse(rest)?),
             "detach" => ControlRequest::Detach(rest.to_string()),
+            "capture" => ControlRequest::Capture(CaptureRequest::parse(rest)?),
+            "mirror-add" => ControlRequest::MirrorAdd(Mirror::parse(rest)?),
+            "mirror-remove" => ControlRequest::MirrorRemove(rest.to_string()),
             "succeed" => ControlRequest::Succeed(rest.parse().ok()?),
             _ => return None,
         })
@@ -68,6 +80,9 @@ impl fmt::Display for ControlRequest {
             ControlRequest::Attach(attachment) => return write!(f, "attach {attachment}"),
             ControlRequest::AttachCard(card) => return write!(f, "attach-card {card}"),
             ControlRequest::Detach(name) => return write!(f, "detach {name}"),
+            ControlRequest::Capture(capture) => return write!(f, "capture {capture}"),
+            ControlRequest::MirrorAdd(mirror) => return write!(f, "mirror-add {mirror}"),
+            ControlRequest::MirrorRemove(name) => return write!(f, "mirror-remove {name}"),
             ControlRequest::Succeed(version) => return write!(f, "succeed {version}"),
         })
     }
@@ -85,6 +100,10 @@ mod tests {
             ControlRequest::Attach(Attachment::parse("tap up0 learning=uplink").unwrap()),
             ControlRequest::AttachCard(CardAttachment::new("nic0", "0000:02:00.1")),
             ControlRequest::Detach("up0".to_string()),
+            ControlRequest::Capture(CaptureRequest::parse("96 p0 up0").unwrap()),
+            ControlRequest::Capture(CaptureRequest::parse("262144").unwrap()),
+            ControlRequest::MirrorAdd(Mirror::parse("ids p2 both p0,p1").unwrap()),
+            ControlRequest::MirrorRemove("ids".to_string()),
             ControlRequest::Succeed(1),
         ]);
         for request in plain.into_iter().chain(others) {
@@ -92,5 +111,8 @@ mod tests {
         }
         assert_eq!(ControlRequest::parse("Status"), None);
         assert_eq!(ControlRequest::parse(""), None);
+        for spoiled in ["capture", "capture 0", "capture 262145", "capture 96  p0", "mirror-add ids p2 both"] {
+            assert_eq!(ControlRequest::parse(spoiled), None, "{spoiled}");
+        }
     }
 }

@@ -19,6 +19,7 @@
 
 pub mod attachment;
 pub mod audit;
+pub mod capture;
 pub mod card;
 pub mod card_attachment;
 pub mod control;
@@ -31,8 +32,11 @@ pub mod fuzz;
 pub mod ids;
 pub mod ipc;
 pub mod ledger;
+pub mod mirror;
 pub mod options;
+pub mod port_set;
 pub mod rules;
+pub mod sealed_map;
 pub mod status;
 pub mod timeslice;
 pub mod virtio;

@@ -3,9 +3,11 @@
 mod aside;
 mod attach;
 mod audit;
+mod capture;
 mod control;
 mod crashes;
 mod metrics;
+mod mirror;
 mod output;
 mod place;
 mod port;
@@ -38,6 +40,8 @@ enum Verb {
     Metrics(metrics::Print),
     Audit(audit::Show),
     Port(port::Port),
+    Capture(capture::Capture),
+    Mirror(mirror::Mirror),
     Attach(attach::Attach),
     Detach(attach::Detach),
     Uplink(uplink::Uplink),
@@ -57,6 +61,8 @@ fn main() -> ExitCode {
         Verb::Metrics(print) => print.exec(),
         Verb::Audit(show) => show.exec(),
         Verb::Port(port) => port.exec(),
+        Verb::Capture(capture) => capture.exec(),
+        Verb::Mirror(mirror) => mirror.exec(),
         Verb::Attach(attach) => attach.exec(),
         Verb::Detach(detach) => detach.exec(),
         Verb::Uplink(uplink) => uplink.exec(),

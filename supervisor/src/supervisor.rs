@@ -15,6 +15,7 @@
 
 mod answers;
 mod audit;
+mod captures;
 mod cards;
 mod clients;
 mod closing;
@@ -25,6 +26,7 @@ mod handing_over;
 mod handover;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod live;
+mod mirrors;
 mod quarantine;
 mod reports;
 mod shortage;
@@ -60,7 +62,9 @@ use crate::token::Token;
 use crate::workers::closers;
 use crate::workers::spawner::Spawner;
 use crate::workers::{Timer as WorkerTimer, WorkerConfig, Workers};
+use captures::Captures;
 use handing_over::HandingOver;
+use mirrors::Mirrors;
 use taking_over::{Inherited, TakingOver};
 
 /// Most signals that are read in one turn. Each kind is pending at most once, but more may come meanwhile.
@@ -78,6 +82,8 @@ pub struct Supervisor {
     clients: Clients,
     workers: Workers,
     telemetry: Telemetry,
+    captures: Captures,
+    mirrors: Mirrors,
     /// The handover to the next supervisor.
     handing_over: Option<HandingOver>,
     /// The next supervisor serves.
@@ -135,6 +141,8 @@ impl Supervisor {
             clients: Clients::new(parts.blame),
             workers: Workers::new(parts.workers, parts.spawner, parts.ledger, parts.chaos)?,
             telemetry: Telemetry::new(parts.log, parts.announcement),
+            captures: Captures::default(),
+            mirrors: Mirrors::default(),
             handing_over: None,
             is_handed_over: false,
             taking_over: None,
@@ -189,6 +197,7 @@ impl Supervisor {
 
     /// One turn of the loop: sends what is queued, waits for events if `may_wait`, handles them, and does what is due.
     fn turn(&mut self, may_wait: bool) -> nix::Result<()> {
+        self.tend_observers();
         self.workers.flush_links(&self.reactor);
         self.close_files();
         self.listen_again();
@@ -231,6 +240,7 @@ impl Supervisor {
                     self.serve_client(number, flags);
                 }
             }
+            Token::Capture(number) => self.end_capture(number),
             Token::Heir if self.handing_over.is_some() => self.hear_successor(),
             Token::Heir => self.hear_predecessor(),
         }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use sv3::ipc::{Region, RingAddr};
+use sv3::mirror::Mirror;
 use sv3::status::Crash;
 
 use super::{FileNumber, Unfit};
@@ -27,6 +28,9 @@ pub struct Record {
     /// Ports of network cards.
     #[serde(default)]
     pub cards: Vec<CardPortRecord>,
+    /// Mirrors.
+    #[serde(default)]
+    pub mirrors: Vec<Mirror>,
     /// Blame by process.
     pub blames: Vec<OffenderRecord<i32>>,
     /// Blame by client class.

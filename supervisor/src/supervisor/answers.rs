@@ -44,6 +44,7 @@ impl Supervisor {
             ControlRequest::Upgrade => 1..=1,
             ControlRequest::Attach(_) => 1..=FDS_MAX,
             ControlRequest::AttachCard(ref card) => card.files()..=card.files(),
+            ControlRequest::Capture(_) => 1..=1,
             ControlRequest::Restart | ControlRequest::Detach(_) => 0..=0,
             // What comes with a question is closed.
             _ => 0..=FDS_MAX,
@@ -71,6 +72,14 @@ impl Supervisor {
             }
             ControlRequest::Detach(name) => self.detach_files(&name).map_or_else(error, |answer| to_json(&answer)),
             ControlRequest::Restart | ControlRequest::Upgrade => error(self.plan_handover(place, fds.pop()).err()?),
+            ControlRequest::Capture(request) => {
+                let file = fds.pop()?;
+                error(self.begin_capture(place, request, file).err()?)
+            }
+            ControlRequest::MirrorAdd(mirror) => self.add_mirror(mirror).map_or_else(error, |answer| to_json(&answer)),
+            ControlRequest::MirrorRemove(name) => {
+                self.remove_mirror(&name).map_or_else(error, |answer| to_json(&answer))
+            }
             ControlRequest::Succeed(version) => {
                 self.begin_handing_over(place, version);
                 return None;
@@ -116,6 +125,8 @@ impl Supervisor {
             },
             socket: self.doors.front.listener().path().display().to_string(),
             ports: self.port_statuses(),
+            captures: self.captures.status(),
+            mirrors: self.mirrors.all().cloned().collect(),
             pending_clients: self.clients.slots.pending().count(),
         }
     }

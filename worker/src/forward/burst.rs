@@ -9,7 +9,7 @@ use sv3::drop_reason::DropReason;
 use sv3::frame::{ETHERNET_LEN, MAX_FRAME};
 use sv3::ids::QueueId;
 use sv3::ipc::{RingFault, Settings};
-use sv3::virtio::NET_HDR_LEN;
+use sv3::virtio::{NET_HDR_LEN, NetHdr};
 
 use super::forwarder::Forwarder;
 use super::frame::Frame;
@@ -25,7 +25,7 @@ use crate::port::batch::{Batch, MAX_SLICES, Taken};
 use crate::port::cost::{DELIVERY, DESCRIPTOR};
 use crate::port::endpoint::each_source;
 use crate::port::kind::Kind;
-use crate::port::sink::{BufferWait, Delivered};
+use crate::port::sink::{BufferWait, Delivered, Outgoing};
 use crate::port::source::Source;
 use crate::port::wait_budget::WaitBudget;
 use crate::port::{Port, TransmitQueue};
@@ -97,8 +97,13 @@ impl Burst {
             budget,
             may_pause,
         };
-        let mut served =
-            each_source!(endpoint, source => self.run(forwarder, source, &sender, wait_budget), Ok(Served::default()))?;
+        if !forwarder.begin_observing() {
+            return Ok(Served { end: End::Contended, ..Served::default() });
+        }
+        let served =
+            each_source!(endpoint, source => self.run(forwarder, source, &sender, wait_budget), Ok(Served::default()));
+        forwarder.end_observing();
+        let mut served = served?;
         if served.frames > 0 {
             endpoint.publish(port.counters(), id.index, forwarder.view.counting);
             served.cost += endpoint.publish_cost();
@@ -133,7 +138,10 @@ impl Burst {
         looked(move |at| heads.iter().for_each(|one| at(all.get(one.from..one.to).unwrap_or(&[]), HEAD_LEN)));
         let (counting, counters, now_ns) = (forwarder.view.counting, sender.port.counters(), forwarder.now_ns);
         let mut sending = Sending::begin(forwarder, sender.port, sender.may_pause);
-        let sent = sender.send_all(&mut sending, taken, &slices, wait_budget, now_ns);
+        let sent = match sending.is_observed() {
+            false => sender.send_all::<false>(&mut sending, taken, &slices, (wait_budget, now_ns)),
+            true => sender.send_observed(&mut sending, taken, &slices, (wait_budget, now_ns)),
+        };
         if sent.forwarded.frames > 0 {
             counting.add(&counters.from_guest_frames, sent.forwarded.frames);
             counting.add(&counters.from_guest_bytes, sent.forwarded.octets);
@@ -168,15 +176,27 @@ struct Sent {
 }
 
 impl Sender {
-    /// Sends the taken frames, as many as the budget allows and as the receivers accept.
-    #[inline(always)]
-    fn send_all<'t>(
+    /// Sends the taken frames, while there are captures or mirrors.
+    #[cold]
+    fn send_observed<'t>(
         &self,
         sending: &mut Sending<'_, 't>,
         taken: &'t [Taken],
         slices: &'t SliceList<'_, '_>,
-        wait_budget: &mut WaitBudget,
-        now_ns: u64,
+        wait: (&mut WaitBudget, u64),
+    ) -> Sent {
+        self.send_all::<true>(sending, taken, slices, wait)
+    }
+
+    /// Sends the taken frames, as many as the budget allows and as the receivers accept. `OBSERVED`: there are captures
+    /// or mirrors.
+    #[inline(always)]
+    fn send_all<'t, const OBSERVED: bool>(
+        &self,
+        sending: &mut Sending<'_, 't>,
+        taken: &'t [Taken],
+        slices: &'t SliceList<'_, '_>,
+        (wait_budget, now_ns): (&mut WaitBudget, u64),
     ) -> Sent {
         let mut sent = Sent { frames: 0, forwarded: Delivered::default(), end: End::Done };
         while let Some(one) = taken.get(sent.frames) {
@@ -185,36 +205,47 @@ impl Sender {
             if sending.cost() >= self.budget && sent.frames > 0 {
                 break;
             }
-            match self.send(sending, one, slices) {
+            if OBSERVED {
+                self.observe(one, slices, |frame| sending.begin_frame(frame));
+            }
+            match self.send::<OBSERVED>(sending, one, slices) {
                 Ok(octets) => {
                     sent.forwarded.frames += 1;
                     sent.forwarded.octets += octets as u64;
                 }
                 Err(Unsent::Dropped(reason)) => {
                     sending.count_drop(reason);
+                    if OBSERVED {
+                        sending.end_frame(Some(reason));
+                    }
                     sent.frames += 1;
                     // The frame went to no port, so the next frame cannot repeat its path.
                     continue;
                 }
                 // The receiver gets another try when the burst has given back all leases.
-                Err(Unsent::Busy) => {
-                    sent.end = End::Contended;
-                    break;
-                }
-                Err(Unsent::Waits(wait)) => match wait_budget.left(now_ns) {
-                    // The same frame again. This time it is dropped.
-                    0 => {
-                        sending.may_pause = false;
-                        continue;
+                Err(unsent) => {
+                    if OBSERVED {
+                        sending.end_frame(None);
                     }
-                    longest => {
-                        sent.end = End::Waits(wait, longest);
+                    let Unsent::Waits(wait) = unsent else {
+                        sent.end = End::Contended;
                         break;
+                    };
+                    match wait_budget.left(now_ns) {
+                        // The same frame again. This time it is dropped.
+                        0 => {
+                            sending.may_pause = false;
+                            continue;
+                        }
+                        longest => {
+                            sent.end = End::Waits(wait, longest);
+                            break;
+                        }
                     }
-                },
+                }
             }
             sent.frames += 1;
-            let repeated = self.repeat(sending, one, taken.get(sent.frames..).unwrap_or(&[]), slices);
+            let repeated = self.repeat::<OBSERVED>(sending, one, taken.get(sent.frames..).unwrap_or(&[]), slices);
             sent.frames += repeated.frames as usize;
             sent.forwarded.frames += repeated.frames;
             sent.forwarded.octets += repeated.octets;
@@ -224,7 +255,7 @@ impl Sender {
 
     /// Sends one frame; returns its length in octets.
     #[inline]
-    fn send<'t>(
+    fn send<'t, const OBSERVED: bool>(
         &self,
         sending: &mut Sending<'_, 't>,
         one: &'t Taken,
@@ -252,14 +283,20 @@ impl Sender {
             _ => None,
         };
         let frame = Frame { dst, src, flow: self.flow, offload, snapshot, slices: pieces, skip, len, plain };
+        if OBSERVED {
+            sending.begin_mirroring(self.flow)?;
+        }
         crash::with_current(&head.0, || sending.forward(&frame))?;
+        if OBSERVED {
+            sending.copy_to_mirrors(&frame);
+        }
         Ok(len)
     }
 
     /// Sends those of `others` that go where `one` went. Stops at the first frame that needs more work, or that does
     /// not lie in one piece.
     #[inline]
-    fn repeat<'t>(
+    fn repeat<'t, const OBSERVED: bool>(
         &self,
         sending: &mut Sending<'_, 't>,
         one: &Taken,
@@ -271,6 +308,9 @@ impl Sender {
         };
         let (mut last, mut cost, mut most) = (&one.head, sending.cost(), 0);
         let asks = one.head.asks();
+        if OBSERVED && sending.is_mirrored(&egress) {
+            return Delivered::default();
+        }
         for next in others {
             let Some(len) = self.plain_len(next, asks).filter(|_| cost < self.budget) else { break };
             let addresses = || next.head.addresses(self.header_len);
@@ -282,7 +322,22 @@ impl Sender {
             most += 1;
         }
         let verified = asks != 0 && asks == self.verified;
-        sending.repeat(&egress, others.iter().map_while(|next| next.plain(slices)), most, verified)
+        let delivered = sending.repeat(&egress, others.iter().map_while(|next| next.plain(slices)), most, verified);
+        if OBSERVED && sending.is_captured(&egress) {
+            for next in others.iter().take(delivered.frames as usize) {
+                let hdr = NetHdr::of_complete(verified);
+                self.observe(next, slices, |frame| sending.record_repeated(&egress, frame, hdr));
+            }
+        }
+        delivered
+    }
+
+    /// Shows a taken frame to somebody, as it was sent. One that breaks the specification has no octets.
+    fn observe(&self, one: &Taken, slices: &SliceList<'_, '_>, see: impl FnOnce(&Outgoing<'_, '_, '_>)) {
+        let (skip, head) = (self.header_len, &one.head);
+        let len = one.len.and_then(|len| len.checked_sub(skip)).unwrap_or(0);
+        let (slices, snapshot) = (slices.range(one.from, one.to), Snapshot::Chain(head));
+        see(&Outgoing { hdr: &head.net_hdr(skip), slices, skip, len, snapshot, plain: None });
     }
 
     /// Octets of a frame that lies in one piece and asks for the same as a frame that needs no offload.

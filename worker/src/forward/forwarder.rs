@@ -76,6 +76,25 @@ impl Forwarder {
         self.fdb.recount();
     }
 
+    /// Leases the thread's captures and mirrors for a burst, if there are some. False: they are being changed.
+    #[inline]
+    #[must_use]
+    pub fn begin_observing(&mut self) -> bool {
+        if !self.view.ports.observers.is_on() || self.leases.observers.is_some() {
+            return true;
+        }
+        self.leases.observers = self.view.ports.observers.lease(self.view.number);
+        self.leases.observers.is_some()
+    }
+
+    /// Ends that, and shows readers of captures what was recorded.
+    #[inline]
+    pub fn end_observing(&mut self) {
+        if let Some(mut observers) = self.leases.observers.take() {
+            observers.publish();
+        }
+    }
+
     /// The next queue that broke. Each is reported once.
     pub fn next_fault(&mut self) -> Option<(QueueId, RingFault)> {
         self.leases.next_fault()

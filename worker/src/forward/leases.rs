@@ -12,6 +12,7 @@ use sv3::ledger::ThreadState;
 use sv3::virtio::NetHdr;
 
 use super::frame::Frame;
+use super::observation;
 use super::offload::{Segments, finish_checksum};
 use crate::memory::copy::Reader;
 use crate::memory::deferred::DeferredRoom;
@@ -21,6 +22,7 @@ use crate::port::batch::PlainFrame;
 use crate::port::counting::Counting;
 use crate::port::endpoint::Workspaces;
 use crate::port::kind::Kind;
+use crate::port::observers::{Observed, ObserverLease};
 use crate::port::sink::{BufferWait, Delivered, DeliveryState, Outgoing, Sink, Undelivered};
 use crate::port::view::View;
 use crate::port::{Port, ReceiveLease};
@@ -42,6 +44,8 @@ pub struct Leases {
     at: Box<[u16]>,
     /// Queues that broke. The loop stops them.
     faults: Vec<(QueueId, RingFault)>,
+    /// The captures and mirrors of this burst, if there are some.
+    pub observers: Option<ObserverLease>,
 }
 
 /// A leased receive queue, and what is not counted yet.
@@ -51,6 +55,8 @@ struct Held {
     lease: ReceiveLease,
     frames: u64,
     octets: u64,
+    /// Who observes what it gets.
+    observed: Observed,
 }
 
 /// Why a frame was not forwarded.
@@ -80,6 +86,7 @@ impl Leases {
             held: Vec::with_capacity(MAX_PORTS),
             at: vec![0; MAX_PORTS].into_boxed_slice(),
             faults: Vec::with_capacity(MAX_PORTS * MAX_RINGS),
+            observers: None,
         }
     }
 
@@ -91,6 +98,11 @@ impl Leases {
     /// Notes that a queue broke. It no longer runs.
     pub fn note_fault(&mut self, queue: QueueId, fault: RingFault) {
         self.faults.push((queue, fault));
+    }
+
+    /// Who observes what a leased queue gets.
+    pub fn observed(&self, at: usize) -> Observed {
+        self.held.get(at).map_or(Observed::default(), |held| held.observed)
     }
 
     /// Index of the leased receive queue of a port.
@@ -131,7 +143,8 @@ impl Leases {
         }
         let Some(place) = self.at.get_mut(usize::from(to)) else { return Ok(None) };
         state.cost += lease.endpoint.publish_cost();
-        self.held.push(Held { port, queue: QueueId::receive(to, pair), lease, frames: 0, octets: 0 });
+        let observed = self.observers.as_ref().map_or(Observed::default(), |observers| observers.of_receiver(to));
+        self.held.push(Held { port, queue: QueueId::receive(to, pair), lease, frames: 0, octets: 0, observed });
         *place = self.held.len() as u16;
         Ok(Some(self.held.len() - 1))
     }
@@ -154,9 +167,9 @@ impl Leases {
         may_pause: bool,
         counting: Counting,
     ) -> Result<(), Unsent> {
-        let Leases { workspaces, scratch, held, faults, .. } = self;
+        let Leases { workspaces, scratch, held, faults, observers, .. } = self;
         let Some(held) = held.get_mut(at) else { return Ok(()) };
-        let mut delivery = Delivery { workspaces, held, state, has_delivered: false };
+        let mut delivery = Delivery { workspaces, held, state, observers, has_delivered: false };
         let features = delivery.held.lease.endpoint.features();
         let result = if frame.offload.fits(features) {
             let Frame { offload, slices, skip, len, snapshot, plain, .. } = *frame;
@@ -180,6 +193,9 @@ impl Leases {
             }
         };
         counting.drop(held.port.counters(), reason);
+        if held.observed != Observed::default() {
+            observation::dropped(observers, (held.queue.slot, held.observed), reason, frame);
+        }
         Ok(())
     }
 
@@ -234,6 +250,7 @@ struct Delivery<'l, 't> {
     workspaces: &'l mut Workspaces,
     held: &'l mut Held,
     state: &'l mut DeliveryState<'t>,
+    observers: &'l mut Option<ObserverLease>,
     /// A part of the frame was already delivered.
     has_delivered: bool,
 }
@@ -249,7 +266,7 @@ impl<'t> Delivery<'_, 't> {
 
     #[inline(always)]
     fn deliver(&mut self, frame: &Outgoing<'_, 't, '_>) -> Result<(), Undelivered> {
-        let Delivery { workspaces, held, state, has_delivered } = self;
+        let Delivery { workspaces, held, state, has_delivered, observers } = self;
         if held.lease.endpoint.fault().is_some() {
             return Err(Undelivered::Dropped(DropReason::RxDown));
         }
@@ -257,6 +274,10 @@ impl<'t> Delivery<'_, 't> {
         *has_delivered = true;
         held.frames += 1;
         held.octets += frame.len as u64;
+        if held.observed != Observed::default() {
+            state.cost += frame.len as u64;
+            observation::delivered(observers, (held.queue.slot, held.observed), frame);
+        }
         Ok(())
     }
 

@@ -5,15 +5,18 @@
 
 use sv3::drop_reason::DropReason;
 use sv3::frame::MacAddr;
+use sv3::virtio::NetHdr;
 
 use super::fdb::Learnt;
 use super::forwarder::Forwarder;
 use super::frame::Frame;
 use super::leases::Unsent;
 use super::loop_probe;
+use super::observation;
 use crate::port::Port;
 use crate::port::batch::PlainFrame;
-use crate::port::sink::{Delivered, DeliveryState};
+use crate::port::observers::Observed;
+use crate::port::sink::{Delivered, DeliveryState, Outgoing};
 
 /// A burst of one port's frames, which stay in their buffers for `'t`. Receivers see nothing of it before
 /// [`Sending::publish`]. Each burst that is begun must be published: if it is dropped before, its deferred copies are
@@ -30,6 +33,8 @@ pub struct Sending<'f, 't> {
     last_found: Option<(MacAddr, Option<u16>)>,
     /// Index of the leased queue that got the last frame, if that frame went to one port unchanged.
     last_egress: Option<usize>,
+    /// Who observes what the sender sends.
+    observed: Observed,
 }
 
 /// The port and ring that frames of one destination take.
@@ -47,8 +52,11 @@ impl<'f, 't> Sending<'f, 't> {
     /// Begins a burst of port `from`, whose transmit queue may be paused if `may_pause`.
     #[inline]
     pub fn begin(forwarder: &'f mut Forwarder, from: &'static Port, may_pause: bool) -> Sending<'f, 't> {
+        // If they are being changed, nobody observes this one. A burst waits for that before it begins.
+        let _ = forwarder.begin_observing();
         let state = DeliveryState { deferred: forwarder.leases.deferred.begin(), cost: 0, missed: 0 };
-        Sending { forwarder, state, from, may_pause, last_learnt: None, last_found: None, last_egress: None }
+        let observed = observation::of_sender(forwarder, from.slot());
+        Sending { forwarder, state, from, may_pause, last_learnt: None, last_found: None, last_egress: None, observed }
     }
 
     /// Cost of deliveries and signals so far ([`crate::port::cost`]).
@@ -166,6 +174,10 @@ impl<'f, 't> Sending<'f, 't> {
         for to in ports() {
             receivers += usize::from(leases.lease(view, to, frame.flow, &mut self.state)?.is_some());
         }
+        if leases.observers.is_some() {
+            observation::lease_mirrors_of_all(self.forwarder, &mut self.state, frame.flow, ports())?;
+        }
+        let Forwarder { view, leases, .. } = &mut *self.forwarder;
         for to in ports() {
             if let Some(at) = leases.find(to) {
                 // A flooded frame does not wait for one receiver: the others would wait too.
@@ -181,6 +193,12 @@ impl<'f, 't> Sending<'f, 't> {
         let Forwarder { view, leases, .. } = &mut *self.forwarder;
         match leases.lease(view, to, frame.flow, &mut self.state)? {
             Some(at) => {
+                if leases.observers.is_some() {
+                    observation::lease_mirrors(self.forwarder, &mut self.state, frame.flow, |leases| {
+                        leases.observed(at)
+                    })?;
+                }
+                let Forwarder { view, leases, .. } = &mut *self.forwarder;
                 leases.deliver(at, &mut self.state, frame, self.may_pause, view.counting)?;
                 self.last_egress = frame.offload.is_none().then_some(at);
             }
@@ -188,6 +206,7 @@ impl<'f, 't> Sending<'f, 't> {
                 if let Some(counters) = view.counters(to) {
                     view.counting.drop(counters, DropReason::RxDown);
                 }
+                observation::down(&mut leases.observers, to, frame);
             }
         }
         Ok(())
@@ -232,7 +251,65 @@ impl<'f, 't> Sending<'f, 't> {
     pub fn publish(mut self) -> u64 {
         let Forwarder { view, leases, thread, .. } = &mut *self.forwarder;
         leases.publish(&mut self.state, thread, view.counting);
+        self.forwarder.end_observing();
         self.state.cost
+    }
+}
+
+/// What captures and mirrors need to know of a burst ([`super::observation`]).
+impl<'t> Sending<'_, 't> {
+    /// Whether there are captures or mirrors, of any port.
+    #[inline]
+    pub fn is_observed(&self) -> bool {
+        self.forwarder.leases.observers.is_some()
+    }
+
+    /// The sender's next frame.
+    pub fn begin_frame(&mut self, frame: &Outgoing<'_, '_, '_>) {
+        if let Some(observers) = &mut self.forwarder.leases.observers {
+            self.state.cost += if self.observed.captures == 0 { 0 } else { frame.len as u64 };
+            observers.take((self.from.slot(), self.observed), frame);
+        }
+    }
+
+    /// What became of that frame: it was dropped for this reason, or stays in its ring.
+    pub fn end_frame(&mut self, dropped: Option<DropReason>) {
+        match (&mut self.forwarder.leases.observers, dropped) {
+            (Some(observers), Some(reason)) => observers.drop_taken(reason),
+            (Some(observers), None) => observers.undo_taken(),
+            (None, _) => {}
+        }
+    }
+
+    /// Whether the sender's port gets a mirror's copies. Else leases the ports that get copies of what it sends.
+    pub fn begin_mirroring(&mut self, flow: u16) -> Result<(), Unsent> {
+        if self.forwarder.view.ports.is_mirror(self.from.slot()) {
+            return Err(DropReason::MirrorPort.into());
+        }
+        let observed = self.observed;
+        observation::lease_mirrors(self.forwarder, &mut self.state, flow, |_| observed)
+    }
+
+    /// Copies a frame that was forwarded to the mirrors that want it.
+    pub fn copy_to_mirrors(&mut self, frame: &Frame<'_, 't, '_>) {
+        observation::copy_to_mirrors(self.forwarder, &mut self.state, frame);
+    }
+
+    /// Whether mirrors want frames that the sender sends to this egress.
+    pub fn is_mirrored(&self, egress: &Egress) -> bool {
+        self.observed.mirrors | self.forwarder.leases.observed(egress.at).mirrors != 0
+    }
+
+    /// Records a frame that [`Sending::repeat`] has delivered to this egress.
+    pub fn record_repeated(&mut self, egress: &Egress, frame: &Outgoing<'_, '_, '_>, delivered: &NetHdr) {
+        let observed = (self.observed, self.forwarder.leases.observed(egress.at));
+        let slots = (self.from.slot(), egress.to);
+        observation::repeated(&mut self.forwarder.leases.observers, slots, observed, frame, delivered);
+    }
+
+    /// Whether captures want frames that the sender sends to this egress.
+    pub fn is_captured(&self, egress: &Egress) -> bool {
+        self.observed.captures | self.forwarder.leases.observed(egress.at).captures != 0
     }
 }
 

@@ -6,6 +6,7 @@
 mod cards;
 mod files;
 mod memory;
+mod observers;
 #[cfg(test)]
 mod tests;
 mod uplinks;
@@ -25,6 +26,7 @@ use crate::forward::rarp;
 use crate::memory::guest_memory::GuestMemory;
 use crate::port::endpoint::Endpoint;
 use crate::port::kind::Kind;
+use crate::port::observers::Mirror;
 use crate::port::{Port, QueueLease};
 use crate::process::clock;
 use crate::process::link::{CommandWithFds, Link, LinkEnd};
@@ -223,6 +225,13 @@ impl ControlThread {
             Command::CardOpen { port, settings } => self.card_device(port, settings, fds.next()),
             Command::CardStart { port } => self.card_start(port),
             Command::LoopProbe { port, token } => self.probe(port, token),
+            Command::CaptureOpen { capture, snaplen } => self.open_capture(capture, snaplen, fds.next()),
+            Command::CapturePorts { capture, ports } => self.set_captured(capture, *ports),
+            Command::CaptureClose { capture } => self.close_capture(capture),
+            Command::MirrorSet { mirror, to, senders, receivers } => {
+                self.set_mirror(mirror, Some(Mirror { to, senders: *senders, receivers: *receivers }))
+            }
+            Command::MirrorEnd { mirror } => self.set_mirror(mirror, None),
             Command::Barrier => return self.link.report(Report::new(ReportKind::Done, seq)),
         };
         self.tell_failure(seq, about, result)
@@ -295,6 +304,7 @@ impl ControlThread {
             }
         }
         self.close_card(slot);
+        self.forget_observed(slot);
         self.announcements.forget(slot);
         self.uplinks.forget(slot);
         self.threads.ports.set_learning(slot, Learning::Free);

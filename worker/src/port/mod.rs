@@ -12,6 +12,7 @@ pub mod files;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod in_memory;
 pub mod kind;
+pub mod observers;
 mod ports;
 mod queue;
 pub mod rules;
