@@ -78,8 +78,8 @@ impl<'r> Reader<'r> {
         let (at, rest) = (self.place(), RING_OCTETS - self.tail as usize % RING_OCTETS);
         let first = word(at);
         let size = Record::size_of(first);
-        let fits = size >= STEP && size % STEP == 0 && size <= rest && size as u64 <= there;
-        if there > RING_OCTETS as u64 || self.tail % STEP as u64 != 0 || !fits {
+        let fits = size >= STEP && size.is_multiple_of(STEP) && size <= rest && size as u64 <= there;
+        if there > RING_OCTETS as u64 || !self.tail.is_multiple_of(STEP as u64) || !fits {
             return Next::Nonsense;
         }
         if first == Record::filler(size) && size == rest {
