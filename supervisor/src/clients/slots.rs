@@ -47,6 +47,15 @@ const PENDING_MAX: usize = 128;
 /// Number of slots that are reserved for processes that have none.
 pub const LAST: usize = 16;
 
+/// One port for its life: no other port of the slot has the same serial number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Its slot.
+    pub slot: u16,
+    /// Its serial number.
+    pub serial: u64,
+}
+
 /// All clients.
 #[derive(Default)]
 pub struct Slots {
@@ -309,6 +318,16 @@ impl Slots {
             Slot::Card(port) => Some(&**port as &dyn Replay),
             #[cfg(test)]
             Slot::Own(port) => Some(&**port),
+            _ => None,
+        })
+    }
+
+    /// The ports, by slot.
+    pub fn identities(&self) -> impl Iterator<Item = Identity> + Clone {
+        self.slots.iter().filter_map(|slot| match slot {
+            Slot::Taken(client) => Some(Identity { slot: client.id.slot, serial: client.serial }),
+            Slot::Files(port) => Some(Identity { slot: port.slot, serial: port.serial }),
+            Slot::Card(port) => Some(Identity { slot: port.slot, serial: port.serial }),
             _ => None,
         })
     }
