@@ -341,6 +341,16 @@ impl Slots {
         }
     }
 
+    /// The name of a slot's port.
+    pub fn name(&self, slot: u16) -> Option<String> {
+        match self.slots.get(usize::from(slot))? {
+            Slot::Taken(client) => Some(client.device().port.to_string()),
+            Slot::Files(port) => Some(port.name().to_string()),
+            Slot::Card(port) => Some(port.name().to_string()),
+            _ => None,
+        }
+    }
+
     /// All pending clients.
     pub fn pending(&self) -> impl Iterator<Item = &Client> {
         self.pending.iter().flatten().map(|client| &**client)

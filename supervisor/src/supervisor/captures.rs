@@ -146,7 +146,7 @@ impl Supervisor {
 
     /// The name of a port.
     pub(super) fn name_of(&self, port: Identity) -> String {
-        self.clients.slots.named(port.slot).map_or_else(|| format!("p{}", port.slot), |named| named.name)
+        self.clients.slots.name(port.slot).unwrap_or_else(|| format!("p{}", port.slot))
     }
 
     fn is_named(&self, port: Identity, name: &str) -> bool {
