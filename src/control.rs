@@ -3,8 +3,10 @@
 use std::fmt;
 
 use crate::attachment::Attachment;
+use crate::capture::CaptureRequest;
 use crate::card_attachment::CardAttachment;
 use crate::fdb::Which;
+use crate::mirror::Mirror;
 use crate::snooping::Snooping;
 use crate::trace::FRAME_MAX;
 
@@ -53,6 +55,13 @@ pub enum ControlRequest {
     Fdb,
     /// Forgets addresses that were learnt; the answer is [`crate::fdb::FlushAnswer`].
     FdbFlush(Which),
+    /// Begins a capture, whose file comes with the request. Each answer is a line of [`crate::status::CaptureAnswer`]: the
+    /// first one, and one for each change of the ports. The capture ends with the connection.
+    Capture(CaptureRequest),
+    /// Begins a mirror.
+    MirrorAdd(Mirror),
+    /// Ends the mirror of this name.
+    MirrorRemove(String),
     /// Asks, as the next supervisor, for all sockets and files, in a record of this version.
     Succeed(u32),
 }
@@ -86,6 +95,9 @@ impl ControlRequest {
             }
             "fdb" => ControlRequest::Fdb,
             "fdb-flush" => ControlRequest::FdbFlush(Which::parse(rest)?),
+            "capture" => ControlRequest::Capture(CaptureRequest::parse(rest)?),
+            "mirror-add" => ControlRequest::MirrorAdd(Mirror::parse(rest)?),
+            "mirror-remove" => ControlRequest::MirrorRemove(rest.to_string()),
             "succeed" => ControlRequest::Succeed(rest.parse().ok()?),
             _ => return None,
         })
@@ -116,6 +128,9 @@ impl fmt::Display for ControlRequest {
             }
             ControlRequest::Fdb => "fdb",
             ControlRequest::FdbFlush(which) => return write!(f, "fdb-flush {which}"),
+            ControlRequest::Capture(capture) => return write!(f, "capture {capture}"),
+            ControlRequest::MirrorAdd(mirror) => return write!(f, "mirror-add {mirror}"),
+            ControlRequest::MirrorRemove(name) => return write!(f, "mirror-remove {name}"),
             ControlRequest::Succeed(version) => return write!(f, "succeed {version}"),
         })
     }
@@ -157,6 +172,10 @@ mod tests {
             ControlRequest::Fdb,
             ControlRequest::FdbFlush(Which::default()),
             ControlRequest::FdbFlush(Which::parse("vlan=7").unwrap()),
+            ControlRequest::Capture(CaptureRequest::parse("96 p0 up0").unwrap()),
+            ControlRequest::Capture(CaptureRequest::parse("262144").unwrap()),
+            ControlRequest::MirrorAdd(Mirror::parse("ids p2 both p0,p1").unwrap()),
+            ControlRequest::MirrorRemove("ids".to_string()),
             ControlRequest::Succeed(1),
             ControlRequest::Trace { port: "p7".to_string(), frame: (0..96).collect() },
         ]);
@@ -171,6 +190,9 @@ mod tests {
             ["trace", "trace p0", "trace p0 0", "trace p0 0g", "trace p0 +1", &format!("trace p0 {}", "0".repeat(194))]
         {
             assert_eq!(ControlRequest::parse(wrong), None, "{wrong}");
+        }
+        for spoiled in ["capture", "capture 0", "capture 262145", "capture 96  p0", "mirror-add ids p2 both"] {
+            assert_eq!(ControlRequest::parse(spoiled), None, "{spoiled}");
         }
     }
 }

@@ -64,11 +64,13 @@ pub enum DropReason {
     AddressLimit,
     /// The receiver has got as much as it may ([`crate::rules::Limits::to_port`]). Charged to the receiver.
     RxLimit,
+    /// The sender's port gets a mirror's copies, and sends nothing ([`crate::mirror`]). Charged to the sender.
+    MirrorPort,
 }
 
 impl DropReason {
     /// Number of reasons.
-    pub const COUNT: usize = 24;
+    pub const COUNT: usize = 25;
 
     /// All reasons, in the order of their counters.
     pub const ALL: [DropReason; DropReason::COUNT] = [
@@ -96,6 +98,7 @@ impl DropReason {
         DropReason::Storm,
         DropReason::AddressLimit,
         DropReason::RxLimit,
+        DropReason::MirrorPort,
     ];
 
     /// The reason's stable name, as in `sv3 status --json`.
@@ -125,6 +128,7 @@ impl DropReason {
             DropReason::Storm => "storm",
             DropReason::AddressLimit => "address_limit",
             DropReason::RxLimit => "rx_limit",
+            DropReason::MirrorPort => "mirror_port",
         }
     }
 }

@@ -5,6 +5,7 @@
 //! octets front to back, so that people can write an input by hand.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a target panics when something is wrong")]
 
+mod capture;
 mod frame;
 mod ipc;
 mod wire;
@@ -13,6 +14,7 @@ use std::io::{PipeReader, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+pub use capture::capture;
 pub use frame::frame;
 pub use ipc::ipc;
 pub use wire::wire;
@@ -124,6 +126,7 @@ pub fn replay(target: &str, body: fn(&[u8])) {
 mod tests {
     #[test]
     fn corpora() {
+        super::replay("capture", super::capture);
         super::replay("frame", super::frame);
         super::replay("ipc", super::ipc);
         super::replay("wire", super::wire);

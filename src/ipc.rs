@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::attachment::{FrameForm, Learning, Transport};
 use crate::card::CardSettings;
+use crate::port_set::PortSet;
 use crate::rules::{PortRules, Vid};
 pub use crate::snooping::SnoopingRun;
 
@@ -336,6 +337,41 @@ pub enum Command {
         /// How; `None`: it does not.
         setting: Option<SnoopingRun>,
     },
+    /// Begins a capture of no ports, or in the place of an earlier one. Fd: its file ([`crate::capture::CaptureFile`]).
+    CaptureOpen {
+        /// Below [`crate::capture::CAPTURES_MAX`].
+        capture: u8,
+        /// Octets of each frame that are kept.
+        snaplen: u32,
+    },
+    /// The ports of a capture, in the place of earlier ones. A port that is removed is in no capture from then on.
+    CapturePorts {
+        /// Which capture.
+        capture: u8,
+        /// By slot.
+        ports: Box<PortSet>,
+    },
+    /// Ends a capture.
+    CaptureClose {
+        /// Which capture.
+        capture: u8,
+    },
+    /// Begins a mirror, or changes it. A port that is removed is in no mirror from then on.
+    MirrorSet {
+        /// Below [`crate::mirror::MIRRORS_MAX`].
+        mirror: u8,
+        /// The slot that gets the copies, and nothing else. What it sends is dropped.
+        to: u16,
+        /// The ports of which the frames that they send are copied.
+        senders: Box<PortSet>,
+        /// The ports of which the frames that they get are copied. A frame is copied once at most.
+        receivers: Box<PortSet>,
+    },
+    /// Ends a mirror.
+    MirrorEnd {
+        /// Which mirror.
+        mirror: u8,
+    },
 }
 
 impl Command {
@@ -350,6 +386,7 @@ impl Command {
             | Command::CardMemory { .. }
             | Command::CardInterrupt { .. }
             | Command::CardOpen { .. }
+            | Command::CaptureOpen { .. }
             | Command::RingCall { call: true, .. } => 1,
             _ => 0,
         }
@@ -363,6 +400,8 @@ impl Command {
             | Command::RulesCommit
             | Command::Barrier
             | Command::Snoop { .. } => None,
+            Command::CaptureOpen { .. } | Command::CapturePorts { .. } | Command::CaptureClose { .. } => None,
+            Command::MirrorSet { .. } | Command::MirrorEnd { .. } => None,
             // It changes nothing about the port, and no client is at fault if it fails.
             Command::Trace { .. } => None,
             Command::AddressFlush { port, .. } => *port,

@@ -10,14 +10,11 @@ use std::hash::{BuildHasher, RandomState};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use memmap2::{MmapOptions, MmapRaw};
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
-use nix::sys::memfd::{MFdFlags, memfd_create};
-
 use crate::card::STATISTICS;
 use crate::groups::GroupTable;
 use crate::ids::QueueId;
 use crate::rules::LIST_MAX;
+use crate::sealed_map::SealedMap;
 use crate::{MAX_PORTS, MAX_QUEUE_PAIRS, MAX_RINGS};
 
 /// Number of entries of the forwarding table. 10,000 static addresses fit, and leave room for others.
@@ -400,16 +397,13 @@ impl Crash {
 }
 
 /// A mapping of a ledger.
-pub struct LedgerMap(MmapRaw);
+pub struct LedgerMap(SealedMap<Ledger>);
 
 impl LedgerMap {
     /// Makes an empty ledger, with a secret for its forwarding table, and maps it. The memfd goes to each worker.
     pub fn create() -> std::io::Result<(OwnedFd, LedgerMap)> {
-        let fd = memfd_create(c"sv3-ledger", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
-        nix::unistd::ftruncate(&fd, size_of::<Ledger>() as i64)?;
-        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
-        fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
-        let map = LedgerMap::map(&fd)?;
+        let (fd, map) = SealedMap::create(c"sv3-ledger")?;
+        let map = LedgerMap(map);
         // The standard library takes its keys from the kernel (getrandom), and nobody can predict the hashes that it
         // makes of them.
         let secret = RandomState::new();
@@ -421,31 +415,21 @@ impl LedgerMap {
 
     /// Maps a ledger that another supervisor made, after a look whether it is one: of this size, and sealed.
     pub fn inherit(fd: &impl AsFd) -> std::io::Result<LedgerMap> {
-        let seals = SealFlag::from_bits_retain(fcntl(fd.as_fd(), FcntlArg::F_GET_SEALS)?);
-        let size = nix::sys::stat::fstat(fd.as_fd())?.st_size;
-        if !seals.contains(SealFlag::F_SEAL_SHRINK) || size != size_of::<Ledger>() as i64 {
-            return Err(std::io::Error::other(format!("a file of {size} octets and seals {seals:?} is no ledger")));
-        }
+        SealedMap::<Ledger>::check(fd)?;
         LedgerMap::map(fd)
     }
 
     /// Maps a ledger that the supervisor made. The fd may be closed afterwards.
     pub fn map(fd: &impl AsFd) -> std::io::Result<LedgerMap> {
-        use std::os::fd::AsRawFd;
-        let raw = fd.as_fd().as_raw_fd();
-        Ok(LedgerMap(MmapOptions::new().len(size_of::<Ledger>()).map_raw(raw)?))
+        Ok(LedgerMap(SealedMap::map(fd)?))
     }
 }
 
 impl std::ops::Deref for LedgerMap {
     type Target = Ledger;
 
-    #[allow(unsafe_code)]
     fn deref(&self) -> &Ledger {
-        // SAFETY: the mapping is page aligned and `size_of::<Ledger>()` long, the file is sealed against shrinking
-        // (`create`), every field is an atomic for which all bit patterns are valid, and the mapping lives as long as
-        // `self`.
-        unsafe { &*self.0.as_ptr().cast::<Ledger>() }
+        &self.0
     }
 }
 

@@ -19,6 +19,7 @@
 
 pub mod attachment;
 pub mod audit;
+pub mod capture;
 pub mod card;
 pub mod card_attachment;
 pub mod config;
@@ -36,8 +37,11 @@ pub mod http;
 pub mod ids;
 pub mod ipc;
 pub mod ledger;
+pub mod mirror;
 pub mod options;
+pub mod port_set;
 pub mod rules;
+pub mod sealed_map;
 pub mod snooping;
 pub mod status;
 pub mod timeslice;

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::mirror::Mirror;
+
 /// The whole switch.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
@@ -26,6 +28,12 @@ pub struct Status {
     /// Declared ports, by name, whether something is attached or not.
     #[serde(default)]
     pub declared: Vec<DeclaredPort>,
+    /// Captures under way.
+    #[serde(default)]
+    pub captures: Vec<CaptureStatus>,
+    /// Mirrors.
+    #[serde(default)]
+    pub mirrors: Vec<Mirror>,
 }
 
 impl Status {
@@ -100,6 +108,26 @@ pub struct AttachAnswer {
     pub slot: u16,
     /// Whether the port was there and waited for new files.
     pub resumed: bool,
+}
+
+/// A capture under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaptureStatus {
+    /// Process that reads it.
+    pub pid: i32,
+    /// Its user.
+    pub uid: u32,
+    /// Octets of each frame that are kept.
+    pub snaplen: u32,
+    /// Names of the ports; none: all ports.
+    pub ports: Vec<String>,
+}
+
+/// An answer to the request `capture` at the control socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaptureAnswer {
+    /// Slot and name of each port that is captured now.
+    pub ports: Vec<(u16, String)>,
 }
 
 /// What `sv3 crashes --json` prints, the answer to the request `crashes`.

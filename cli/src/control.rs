@@ -115,6 +115,14 @@ impl Control {
     }
 
     fn exchange(&self, request: &ControlRequest, fds: &[BorrowedFd<'_>]) -> Result<String, String> {
+        let socket = self.open(request, fds)?;
+        let mut text = String::new();
+        socket.take(ANSWER_MAX).read_to_string(&mut text).map_err(|error| explain(&self.path(), &error))?;
+        Ok(text)
+    }
+
+    /// Sends a request with open files, and returns the connection, whose reads do not wait for ever.
+    pub fn open(&self, request: &ControlRequest, fds: &[BorrowedFd<'_>]) -> Result<UnixStream, String> {
         let path = self.path();
         let at = |error: std::io::Error| explain(&path, &error);
         let socket = UnixStream::connect(&path).map_err(at)?;
@@ -122,9 +130,7 @@ impl Control {
         socket.set_read_timeout(Some(ANSWER_TIME)).map_err(at)?;
         let line = format!("{request}\n");
         send(&socket, &line, fds).map_err(|errno| at(errno.into()))?;
-        let mut text = String::new();
-        socket.take(ANSWER_MAX).read_to_string(&mut text).map_err(at)?;
-        Ok(text)
+        Ok(socket)
     }
 
     /// The switch must belong to the same user or to root: in /tmp, another user may have made the socket first. Root
@@ -164,7 +170,8 @@ fn explain(path: &Path, error: &std::io::Error) -> String {
     }
 }
 
-fn parse(text: &str) -> Result<serde_json::Value, String> {
+/// An answer, or the error that it tells.
+pub fn parse(text: &str) -> Result<serde_json::Value, String> {
     let answer: serde_json::Value =
         serde_json::from_str(text).map_err(|e| format!("the switch's answer is not JSON: {e}"))?;
     match harmless(answer.clone()).get("error").and_then(|error| error.as_str()) {

@@ -3,6 +3,7 @@
 mod aside;
 mod attach;
 mod audit;
+mod capture;
 mod config;
 mod control;
 mod crashes;
@@ -10,6 +11,7 @@ mod declare;
 mod fdb;
 mod groups;
 mod metrics;
+mod mirror;
 mod output;
 mod place;
 mod port;
@@ -54,6 +56,8 @@ enum Verb {
     CheckConfig(config::Check),
     Reload(config::Reload),
     Config(config::Config),
+    Capture(capture::Capture),
+    Mirror(mirror::Mirror),
     Attach(attach::Attach),
     Detach(attach::Detach),
     Uplink(uplink::Uplink),
@@ -84,6 +88,8 @@ fn main() -> ExitCode {
         Verb::CheckConfig(check) => check.exec(),
         Verb::Reload(reload) => reload.exec(),
         Verb::Config(config) => config.exec(),
+        Verb::Capture(capture) => capture.exec(),
+        Verb::Mirror(mirror) => mirror.exec(),
         Verb::Attach(attach) => attach.exec(),
         Verb::Detach(detach) => detach.exec(),
         Verb::Uplink(uplink) => uplink.exec(),

@@ -4,8 +4,9 @@ use std::fmt::Write;
 
 use clap::Args;
 use sv3::control::ControlRequest;
+use sv3::mirror::Mirror;
 use sv3::status::{
-    CardStatus, DeclaredPort, FilesStatus, Link, MemoryUse, PortStatus, RegionStatus, RingStatus, Status,
+    CaptureStatus, CardStatus, DeclaredPort, FilesStatus, Link, MemoryUse, PortStatus, RegionStatus, RingStatus, Status,
 };
 
 use crate::control::Control;
@@ -83,6 +84,13 @@ fn table(status: &Status) -> String {
     let _ = writeln!(out, "restarts    {}{last}", worker.restarts);
     if status.ports.is_empty() {
         let _ = writeln!(out, "ports       none");
+    }
+    for Mirror { name, from, direction, to } in &status.mirrors {
+        let _ = writeln!(out, "mirror      {name}: {} ({}) to {to}", from.join(", "), direction.word());
+    }
+    for CaptureStatus { pid, uid, ports, .. } in &status.captures {
+        let whose = if ports.is_empty() { "all ports".to_string() } else { ports.join(", ") };
+        let _ = writeln!(out, "capture     {whose}, read by pid {pid} uid {uid}");
     }
     for at in &status.ports {
         out.push('\n');

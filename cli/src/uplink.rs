@@ -18,7 +18,7 @@ mod process;
 mod program;
 mod publish;
 mod tied;
-mod watch;
+pub mod watch;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

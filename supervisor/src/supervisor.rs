@@ -16,6 +16,7 @@
 mod addresses;
 mod answers;
 mod audit;
+mod captures;
 mod cards;
 mod clients;
 mod closing;
@@ -28,6 +29,7 @@ mod handing_over;
 mod handover;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod live;
+mod mirrors;
 mod quarantine;
 mod reports;
 mod shortage;
@@ -67,7 +69,9 @@ use crate::token::Token;
 use crate::workers::closers;
 use crate::workers::spawner::Spawner;
 use crate::workers::{Timer as WorkerTimer, WorkerConfig, Workers};
+use captures::Captures;
 use handing_over::HandingOver;
+use mirrors::Mirrors;
 use taking_over::{Inherited, TakingOver};
 use tracing::Tracing;
 
@@ -86,6 +90,8 @@ pub struct Supervisor {
     clients: Clients,
     workers: Workers,
     telemetry: Telemetry,
+    captures: Captures,
+    mirrors: Mirrors,
     /// The handover to the next supervisor.
     handing_over: Option<HandingOver>,
     /// The next supervisor serves.
@@ -149,6 +155,8 @@ impl Supervisor {
             clients: Clients::new(parts.blame),
             workers: Workers::new(parts.workers, parts.spawner, parts.ledger, parts.chaos)?,
             telemetry: Telemetry::new(parts.log, parts.announcement),
+            captures: Captures::default(),
+            mirrors: Mirrors::default(),
             handing_over: None,
             is_handed_over: false,
             taking_over: None,
@@ -208,6 +216,7 @@ impl Supervisor {
 
     /// One turn of the loop: sends what is queued, waits for events if `may_wait`, handles them, and does what is due.
     fn turn(&mut self, may_wait: bool) -> nix::Result<()> {
+        self.tend_observers();
         self.workers.flush_links(&self.reactor);
         self.close_files();
         self.listen_again();
@@ -251,6 +260,7 @@ impl Supervisor {
                     self.serve_client(number, flags);
                 }
             }
+            Token::Capture(number) => self.end_capture(number),
             Token::Heir if self.handing_over.is_some() => self.hear_successor(),
             Token::Heir => self.hear_predecessor(),
         }

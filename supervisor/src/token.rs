@@ -34,6 +34,8 @@ pub enum Token {
     Pending(u64),
     /// The card in this slot: the host wants it back.
     Card(u16),
+    /// The connection of this capture.
+    Capture(u8),
     /// The connection to the supervisor that takes over, or that is taken over from.
     Heir,
 }
@@ -62,6 +64,7 @@ impl Token {
             Token::StreamDoor(place) => (13, place.into()),
             Token::Card(slot) => (14, slot.into()),
             Token::DeclaredDoor(slot) => (15, slot.into()),
+            Token::Capture(number) => (16, number.into()),
         };
         kind << KIND_SHIFT | which & WHICH
     }
@@ -86,6 +89,7 @@ impl Token {
             (13, _) => Token::StreamDoor(which.try_into().ok()?),
             (14, _) => Token::Card(which.try_into().ok()?),
             (15, _) => Token::DeclaredDoor(which.try_into().ok()?),
+            (16, _) => Token::Capture(which.try_into().ok()?),
             _ => return None,
         })
     }
@@ -104,7 +108,7 @@ mod tests {
     fn each_token_has_a_number_of_its_own() {
         let one = [Token::Signals, Token::Spawner, Token::Closers, Token::FrontDoor, Token::Heir];
         let doors = [Token::ControlDoor, Token::HttpDoor];
-        let areas = [0, 1, u8::MAX].into_iter().flat_map(|area| [Token::Link(area), Token::Stderr(area)]);
+        let areas = [0, 1, u8::MAX].into_iter().flat_map(|n| [Token::Link(n), Token::Stderr(n), Token::Capture(n)]);
         let places = [0, 15, 1 << 40].into_iter().flat_map(|place| [Token::Control(place), Token::Http(place)]);
         let slots = [0, 1023, u16::MAX].into_iter();
         let of_slot =

@@ -20,6 +20,8 @@ pub enum Suite {
     Plot,
     /// slirp4netns, gvproxy and passt of Debian's development branch.
     Uplinks,
+    /// tcpdump of Debian 12.
+    Tcpdump,
     /// FRR of Debian's development branch.
     Routers,
 }
@@ -32,6 +34,7 @@ impl Suite {
             Suite::Peers => "sid-peers",
             Suite::Plot => "bookworm-plot",
             Suite::Uplinks => "sid-uplinks",
+            Suite::Tcpdump => "bookworm-tcpdump",
             Suite::Routers => "sid-routers",
         }
     }
@@ -69,6 +72,7 @@ pub fn tree(suite: Suite) -> Result<PathBuf> {
         Suite::Peers => cache_with("peers"),
         Suite::Plot => cache_with("plot"),
         Suite::Uplinks => cache_with("uplinks"),
+        Suite::Tcpdump => cache_with("tcpdump"),
         Suite::Routers => cache_with("routers"),
         Suite::Bookworm | Suite::Sid => cache(),
     };

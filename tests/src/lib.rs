@@ -1,5 +1,6 @@
 //! Helpers of the scenarios in `tests/tests/`: the real switch, a front-end in software, real guests.
 
+pub mod capture;
 pub mod distance;
 pub mod failure;
 #[allow(clippy::panic)]

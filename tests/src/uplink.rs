@@ -17,7 +17,7 @@ impl Uplink {
     /// `sv3 uplink NAME` with the program `file` and more options, as the user of the switch. The port is `internet`.
     pub fn start(switch: &Switch, name: &str, file: &str, options: &[&str]) -> Result<Uplink> {
         let home = switch.home();
-        let (program, control) = (readable(home, file)?, switch.control().display().to_string());
+        let (program, control) = (readable(home, Suite::Uplinks, file)?, switch.control().display().to_string());
         let mut command = home.sv3(&["uplink", name, "--program", &program, "--control", &control]);
         command.args(options).env("XDG_RUNTIME_DIR", home.path(".")).stderr(fs::File::create(home.path("said"))?);
         let mut uplink = Uplink(command.spawn()?);
@@ -45,9 +45,9 @@ impl Uplink {
     }
 }
 
-/// A program of the tree where the user of the switch may read it.
-fn readable(home: &Home, file: &str) -> Result<String> {
-    let (from, copy, wrapper) = (tree(Suite::Uplinks)?, home.path("tree"), home.path(file));
+/// A program of a tree where the user of the switch may read it.
+pub fn readable(home: &Home, suite: Suite, file: &str) -> Result<String> {
+    let (from, copy, wrapper) = (tree(suite)?, home.path("tree"), home.path(file));
     // Links are as good as copies and cost nothing, but do not cross file systems.
     let copied = ["-al", "-a"].iter().any(|how| {
         let _ = fs::remove_dir_all(&copy);

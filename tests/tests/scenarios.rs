@@ -4,6 +4,7 @@
 mod architecture;
 mod audit;
 mod blame;
+mod capture;
 mod card_scripts;
 mod cli;
 mod client_class;
@@ -20,6 +21,7 @@ mod hostile_rings;
 mod hostile_worker;
 mod idle;
 mod lifecycle;
+mod mirror;
 mod multicast;
 mod offload_matrix;
 mod offloads;

@@ -47,6 +47,15 @@ const PENDING_MAX: usize = 128;
 /// Number of slots that are reserved for processes that have none.
 pub const LAST: usize = 16;
 
+/// One port for its life: no other port of the slot has the same serial number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Its slot.
+    pub slot: u16,
+    /// Its serial number.
+    pub serial: u64,
+}
+
 /// All clients.
 #[derive(Default)]
 pub struct Slots {
@@ -313,11 +322,31 @@ impl Slots {
         })
     }
 
+    /// The ports, by slot.
+    pub fn identities(&self) -> impl Iterator<Item = Identity> + Clone {
+        self.slots.iter().filter_map(|slot| match slot {
+            Slot::Taken(client) => Some(Identity { slot: client.id.slot, serial: client.serial }),
+            Slot::Files(port) => Some(Identity { slot: port.slot, serial: port.serial }),
+            Slot::Card(port) => Some(Identity { slot: port.slot, serial: port.serial }),
+            _ => None,
+        })
+    }
+
     /// What events call the port of open files or of a card in a slot.
     pub fn named(&self, slot: u16) -> Option<Named> {
         match self.slots.get(usize::from(slot))? {
             Slot::Files(port) => Some(port.named()),
             Slot::Card(port) => Some(port.named()),
+            _ => None,
+        }
+    }
+
+    /// The name of a slot's port.
+    pub fn name(&self, slot: u16) -> Option<String> {
+        match self.slots.get(usize::from(slot))? {
+            Slot::Taken(client) => Some(client.device().port.to_string()),
+            Slot::Files(port) => Some(port.name().to_string()),
+            Slot::Card(port) => Some(port.name().to_string()),
             _ => None,
         }
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sv3::config::InForce;
 use sv3::ipc::{Region, RingAddr};
+use sv3::mirror::Mirror;
 use sv3::status::Crash;
 
 use super::{FileNumber, Unfit};
@@ -33,6 +34,9 @@ pub struct Record {
     /// Ports of network cards.
     #[serde(default)]
     pub cards: Vec<CardPortRecord>,
+    /// Mirrors.
+    #[serde(default)]
+    pub mirrors: Vec<Mirror>,
     /// Blame by process.
     pub blames: Vec<OffenderRecord<i32>>,
     /// Blame by client class.

@@ -280,6 +280,7 @@ mod tests {
             clients: vec![],
             files: vec![],
             cards: vec![],
+            mirrors: vec![],
             blames: vec![],
             classes: vec![],
             telemetry: TelemetryRecord { started: -1, events_lost: 0, restarts: 3, last_death: None, crash_log },

@@ -153,6 +153,8 @@ fn show(ledger: &LedgerMap, death: &Death) {
     let status = Status {
         declared: Vec::new(),
         pending_clients: 0,
+        captures: Vec::new(),
+        mirrors: Vec::new(),
         version: String::new(),
         supervisor: SupervisorStatus { pid: 1, uptime_s: 0, landlock_abi: 7 },
         worker: WorkerStatus {

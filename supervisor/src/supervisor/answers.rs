@@ -54,6 +54,7 @@ impl Supervisor {
             ControlRequest::Attach(_) => 1..=MAX_QUEUE_PAIRS,
             ControlRequest::Configure(_) => 1..=FDS_MAX,
             ControlRequest::AttachCard(ref card) => card.files()..=card.files(),
+            ControlRequest::Capture(_) => 1..=1,
             ControlRequest::Restart | ControlRequest::Detach(_) => 0..=0,
             // What comes with a question is closed.
             _ => 0..=FDS_MAX,
@@ -88,6 +89,14 @@ impl Supervisor {
             ControlRequest::Trace { port, frame } => error(self.begin_trace(place, port, frame).err()?),
             ControlRequest::Fdb => to_json(&self.known_addresses()),
             ControlRequest::FdbFlush(which) => self.flush(&which).map_or_else(error, |answer| to_json(&answer)),
+            ControlRequest::Capture(request) => {
+                let file = fds.pop()?;
+                error(self.begin_capture(place, request, file).err()?)
+            }
+            ControlRequest::MirrorAdd(mirror) => self.add_mirror(mirror).map_or_else(error, |answer| to_json(&answer)),
+            ControlRequest::MirrorRemove(name) => {
+                self.remove_mirror(&name).map_or_else(error, |answer| to_json(&answer))
+            }
             ControlRequest::Succeed(version) => {
                 self.begin_handing_over(place, version);
                 return None;
@@ -135,6 +144,8 @@ impl Supervisor {
             socket: self.doors.front.listener().path().display().to_string(),
             ports: self.port_statuses(),
             declared: self.declared_statuses(),
+            captures: self.captures.status(),
+            mirrors: self.mirrors.all().cloned().collect(),
             pending_clients: self.clients.slots.pending().count(),
         }
     }

@@ -218,6 +218,7 @@ impl Supervisor {
             clients: self.clients.record(&mut files, clock)?,
             files: self.clients.files_record(&mut files, clock),
             cards: self.clients.slots.all_cards().map(|port| port.record(&mut files)).collect(),
+            mirrors: self.mirrors.all().cloned().collect(),
             blames: self.clients.blame_record(clock),
             classes: self.clients.class_record(clock),
             telemetry: self.telemetry.record(clock, (succession.restarts(), succession.last_death.clone())),

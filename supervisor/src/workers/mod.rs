@@ -14,6 +14,7 @@ pub mod death;
 pub mod handover;
 pub mod idle_reports;
 pub mod link;
+pub mod observers;
 pub mod pending_unmap;
 
 pub mod spawner;
@@ -44,6 +45,7 @@ use children::Children;
 use closers::Closers;
 use command::WorkerCommand;
 use handover::Handover;
+use observers::Observers;
 use spawner::Spawner;
 use succession::Succession;
 use watch::Watch;
@@ -85,6 +87,8 @@ pub struct Workers {
     pub spawner: Spawner,
     /// Closes clients' files.
     pub closers: Closers,
+    /// The captures and mirrors that workers are told of.
+    pub observers: Observers,
     /// The ledger, which workers write.
     pub ledger: LedgerMap,
     ledger_fd: Rc<ForeignFd>,
@@ -139,6 +143,7 @@ impl Workers {
             ledger,
             ledger_fd: Rc::new(ledger_fd.prompt()),
             spared: None,
+            observers: Observers::default(),
             config,
         })
     }
@@ -192,6 +197,7 @@ impl Workers {
     /// Sends commands to every worker. Only the serving worker's barrier answers `waiter`. Returns false if no worker
     /// serves.
     pub fn send(&mut self, commands: Vec<WorkerCommand>, waiter: Waiter) -> bool {
+        commands.iter().for_each(|next| self.observers.note(&next.command));
         if let Some(standby) = &mut self.standby {
             standby.send(commands.iter().cloned(), Waiter::Nobody);
         }
@@ -266,7 +272,8 @@ impl Workers {
         let closing = self.closers.files().map(|fd| OpenFile::borrowed(fd, "file", "a client's file, to be closed"));
         let ledger = OpenFile::borrowed(self.ledger_fd.as_fd(), "memory", "the ledger");
         let workers = self.both().flat_map(Worker::files);
-        tools.chain(closing).chain(self.children.files()).chain([ledger]).chain(workers)
+        let observers = self.observers.files();
+        tools.chain(closing).chain(self.children.files()).chain([ledger]).chain(observers).chain(workers)
     }
 }
 

@@ -19,6 +19,7 @@ use crate::token::Token;
 use crate::workers::Workers;
 use crate::workers::command::WorkerCommand;
 use crate::workers::cpu_time::Moment;
+use crate::workers::observers::Observers;
 use crate::workers::spawner::Program;
 use crate::workers::starts::Starts;
 use crate::workers::worker::{Waiter, Worker};
@@ -152,7 +153,7 @@ impl Workers {
     ) -> io::Result<()> {
         self.succession.next_start = None;
         let mut worker = self.bring_up(self.handover.program(), ports.clone(), reactor)?;
-        promote(&mut worker, ports);
+        promote(&mut worker, ports, &self.observers);
         self.serving = Some(worker);
         Ok(())
     }
@@ -211,6 +212,7 @@ impl Workers {
         for port in ports {
             worker.queue_inherited(port.replay(), &mut starting);
         }
+        worker.queue_inherited(self.observers.replay(), &mut starting);
         self.closers.pause(true);
         starting.ask(&mut self.spawner, program, self.config.files)?;
         self.children.asked_for_worker(starting);
@@ -225,7 +227,7 @@ impl Workers {
         };
         if let Some(mut worker) = standby {
             self.succession.next_start = None;
-            promote(&mut worker, ports);
+            promote(&mut worker, ports, &self.observers);
             self.serving = Some(worker);
             self.flush_links(reactor);
             return Next::Found;
@@ -263,18 +265,25 @@ impl Workers {
 }
 
 /// Promotes a worker that has got the replay.
-fn promote<'p>(worker: &mut Worker, ports: impl Iterator<Item = &'p dyn Replay> + Clone) {
+fn promote<'p>(worker: &mut Worker, ports: impl Iterator<Item = &'p dyn Replay> + Clone, observers: &Observers) {
+    let mut forgot = false;
     // Ports that it went on without are told again, before it moves a frame.
     for port in ports.clone().filter(|port| !port.is_waiting()) {
         if worker.lacks(port.port().slot).is_some() {
             worker.send(port.replay(), Waiter::Nobody);
+            forgot = true;
         }
+    }
+    // A port that is told again is in no capture and no mirror.
+    if forgot {
+        worker.send(observers.replay(), Waiter::Nobody);
     }
     worker.promote();
     // A client that waits for a ring's base now waits for this worker, which has to start the ring for that.
     for port in ports.filter(|port| port.is_waiting()) {
         worker.send([port.remove()], Waiter::Nobody);
         worker.send(port.replay(), Waiter::Session(port.port().slot));
+        worker.send(observers.replay(), Waiter::Nobody);
     }
 }
 

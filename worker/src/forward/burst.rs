@@ -9,7 +9,7 @@ use sv3::drop_reason::DropReason;
 use sv3::frame::{ETHERNET_LEN, MAX_FRAME};
 use sv3::ids::QueueId;
 use sv3::ipc::{RingFault, Settings};
-use sv3::virtio::NET_HDR_LEN;
+use sv3::virtio::{NET_HDR_LEN, NetHdr};
 
 use super::forwarder::Forwarder;
 use super::frame::Frame;
@@ -26,7 +26,7 @@ use crate::port::bucket::Short;
 use crate::port::cost::{DELIVERY, DESCRIPTOR};
 use crate::port::endpoint::each_source;
 use crate::port::kind::Kind;
-use crate::port::sink::{BufferWait, Delivered};
+use crate::port::sink::{BufferWait, Delivered, Outgoing};
 use crate::port::source::Source;
 use crate::port::traffic_rules::TrafficRules;
 use crate::port::wait_budget::WaitBudget;
@@ -104,8 +104,13 @@ impl Burst {
             budget,
             may_pause,
         };
-        let mut served =
-            each_source!(endpoint, source => self.run(forwarder, source, &sender, wait_budget), Ok(Served::default()))?;
+        if !forwarder.begin_observing() {
+            return Ok(Served { end: End::Contended, ..Served::default() });
+        }
+        let served =
+            each_source!(endpoint, source => self.run(forwarder, source, &sender, wait_budget), Ok(Served::default()));
+        forwarder.end_observing();
+        let mut served = served?;
         if served.frames > 0 {
             endpoint.publish(port.counters(), id.index, forwarder.view.counting);
             served.cost += endpoint.publish_cost();
@@ -143,7 +148,10 @@ impl Burst {
         if sender.guard().is_some() {
             sending.windows = guarded::look(&mut windows[..], taken, &slices);
         }
-        let sent = sender.send_all(&mut sending, taken, &slices, wait_budget, now_ns);
+        let sent = match sending.is_observed() {
+            false => sender.send_all::<false>(&mut sending, taken, &slices, (wait_budget, now_ns)),
+            true => sender.send_observed(&mut sending, taken, &slices, (wait_budget, now_ns)),
+        };
         if sent.forwarded.frames > 0 {
             counting.add(&counters.from_guest_frames, sent.forwarded.frames);
             counting.add(&counters.from_guest_bytes, sent.forwarded.octets);
@@ -180,15 +188,27 @@ struct Sent {
 }
 
 impl Sender<'_> {
-    /// Sends the taken frames, as many as the budget allows and as the receivers accept.
-    #[inline(always)]
-    fn send_all<'t>(
+    /// Sends the taken frames, while there are captures or mirrors.
+    #[cold]
+    fn send_observed<'t>(
         &self,
         sending: &mut Sending<'_, 't>,
         taken: &'t [Taken],
         slices: &'t SliceList<'_, '_>,
-        wait_budget: &mut WaitBudget,
-        now_ns: u64,
+        wait: (&mut WaitBudget, u64),
+    ) -> Sent {
+        self.send_all::<true>(sending, taken, slices, wait)
+    }
+
+    /// Sends the taken frames, as many as the budget allows and as the receivers accept. `OBSERVED`: there are captures
+    /// or mirrors.
+    #[inline(always)]
+    fn send_all<'t, const OBSERVED: bool>(
+        &self,
+        sending: &mut Sending<'_, 't>,
+        taken: &'t [Taken],
+        slices: &'t SliceList<'_, '_>,
+        (wait_budget, now_ns): (&mut WaitBudget, u64),
     ) -> Sent {
         let mut sent = Sent { frames: 0, forwarded: Delivered::default(), end: End::Done };
         while let Some(one) = taken.get(sent.frames) {
@@ -201,25 +221,34 @@ impl Sender<'_> {
                 sent.end = End::Held(now_ns.saturating_add(ns));
                 break;
             }
-            match self.send(sending, (sent.frames, one), slices) {
+            if OBSERVED {
+                let window = sending.windows.get(sent.frames);
+                self.observe((one, window), slices, |frame| sending.begin_frame(frame));
+            }
+            match self.send::<OBSERVED>(sending, (sent.frames, one), slices) {
                 Ok(octets) => {
                     sent.forwarded.frames += 1;
                     sent.forwarded.octets += octets as u64;
                 }
                 Err(Unsent::Dropped(reason)) => {
                     sending.count_drop(reason);
+                    if OBSERVED {
+                        sending.end_frame(Some(reason));
+                    }
                     sent.frames += 1;
                     // The frame went to no port, so the next frame cannot repeat its path.
                     continue;
                 }
                 // The receiver gets another try when the burst has given back all leases.
-                Err(Unsent::Busy) => {
+                Err(unsent) => {
                     self.pay_back(one);
-                    sent.end = End::Contended;
-                    break;
-                }
-                Err(Unsent::Waits(wait)) => {
-                    self.pay_back(one);
+                    if OBSERVED {
+                        sending.end_frame(None);
+                    }
+                    let Unsent::Waits(wait) = unsent else {
+                        sent.end = End::Contended;
+                        break;
+                    };
                     match wait_budget.left(now_ns) {
                         // The same frame again. This time it is dropped.
                         0 => {
@@ -234,7 +263,8 @@ impl Sender<'_> {
                 }
             }
             sent.frames += 1;
-            let repeated = self.repeat(sending, one, taken.get(sent.frames..).unwrap_or(&[]), slices, sent.frames);
+            let others = taken.get(sent.frames..).unwrap_or(&[]);
+            let repeated = self.repeat::<OBSERVED>(sending, one, others, slices, sent.frames);
             sent.frames += repeated.frames as usize;
             sent.forwarded.frames += repeated.frames;
             sent.forwarded.octets += repeated.octets;
@@ -244,7 +274,7 @@ impl Sender<'_> {
 
     /// Sends one frame; returns its length in octets.
     #[inline]
-    fn send<'t>(
+    fn send<'t, const OBSERVED: bool>(
         &self,
         sending: &mut Sending<'_, 't>,
         (at, one): (usize, &'t Taken),
@@ -257,7 +287,7 @@ impl Sender<'_> {
             return Err(DropReason::LongFrame.into());
         }
         if let Some(guard) = self.guard() {
-            self.send_guarded(guard, sending, (at, one), slices, len)?;
+            self.send_guarded::<OBSERVED>(guard, sending, (at, one), slices, len)?;
             return Ok(len);
         }
         let pieces = slices.range(one.from, one.to);
@@ -277,14 +307,20 @@ impl Sender<'_> {
         };
         let (flow, guarded) = (self.flow, Ok(()));
         let frame = Frame { dst, src, flow, offload, snapshot, slices: pieces, skip, len, plain, guarded };
+        if OBSERVED {
+            sending.begin_mirroring(flow)?;
+        }
         crash::with_current(&head.0, || sending.forward(&frame))?;
+        if OBSERVED {
+            sending.copy_to_mirrors(&frame);
+        }
         Ok(len)
     }
 
     /// Sends those of `others` that go where `one` went. Stops at the first frame that needs more work, or that does
     /// not lie in one piece.
     #[inline]
-    fn repeat<'t>(
+    fn repeat<'t, const OBSERVED: bool>(
         &self,
         sending: &mut Sending<'_, 't>,
         one: &Taken,
@@ -295,12 +331,25 @@ impl Sender<'_> {
         let Some(egress) = sending.last_egress().filter(|_| self.header_len == NET_HDR_LEN) else {
             return Delivered::default();
         };
-        if let Some(rules) = self.rules {
-            return self.repeat_by_rules(rules, sending, &egress, (one, others, first), slices);
+        if OBSERVED && sending.is_mirrored(&egress) {
+            return Delivered::default();
         }
-        let (most, _) = self.alike(sending, &egress, one, others, (|_, _, _| true, |_| true));
-        let plain = others.iter().map_while(|next| next.plain(slices));
-        sending.repeat(&egress, plain, most, self.is_verified(one))
+        let delivered = match self.rules {
+            Some(rules) => self.repeat_by_rules(rules, sending, &egress, (one, others, first), slices),
+            None => {
+                let (most, _) = self.alike(sending, &egress, one, others, (|_, _, _| true, |_| true));
+                let plain = others.iter().map_while(|next| next.plain(slices));
+                sending.repeat(&egress, plain, most, self.is_verified(one))
+            }
+        };
+        if OBSERVED && sending.is_captured(&egress) {
+            let hdr = NetHdr::of_complete(self.is_verified(one));
+            for (at, next) in (first..).zip(others).take(delivered.frames as usize) {
+                let window = sending.windows.get(at);
+                self.observe((next, window), slices, |frame| sending.record_repeated(&egress, frame, hdr));
+            }
+        }
+        delivered
     }
 
     /// Whether a frame that needs no offload has a verified checksum.
@@ -336,6 +385,21 @@ impl Sender<'_> {
             most += 1;
         }
         (most, octets)
+    }
+
+    /// Shows a taken frame to somebody, as it was sent. One that breaks the specification has no octets.
+    fn observe(
+        &self,
+        (one, window): (&Taken, Option<&Window>),
+        slices: &SliceList<'_, '_>,
+        see: impl FnOnce(&Outgoing<'_, '_, '_>),
+    ) {
+        let (skip, head) = (self.header_len, &one.head);
+        let len = one.len.and_then(|len| len.checked_sub(skip)).unwrap_or(0);
+        let known = window.and_then(|window| window.0.get(skip..skip.saturating_add(len).min(window.0.len())));
+        let snapshot = known.map_or(Snapshot::Chain(head), Snapshot::Frame);
+        let slices = slices.range(one.from, one.to);
+        see(&Outgoing { hdr: &head.net_hdr(skip), slices, skip, len, snapshot, plain: None });
     }
 
     /// Octets of a frame that lies in one piece and asks for the same as a frame that needs no offload.

@@ -73,6 +73,12 @@ impl Forwarder {
         self.snooping.table.forget(slot);
     }
 
+    /// The same, but its static addresses stay.
+    pub fn forget_learnt(&self, slot: u16) {
+        self.fdb.retain(|line| line.port != slot || line.is_static);
+        self.snooping.table.forget(slot);
+    }
+
     /// Forgets all entries of the table but these.
     pub fn retain(&self, keep: impl Fn(&FdbLine) -> bool) {
         self.fdb.retain(keep);
@@ -114,6 +120,25 @@ impl Forwarder {
     /// serves.
     pub fn recount(&self) {
         self.fdb.recount();
+    }
+
+    /// Leases the thread's captures and mirrors for a burst, if there are some. False: they are being changed.
+    #[inline]
+    #[must_use]
+    pub fn begin_observing(&mut self) -> bool {
+        if !self.view.ports.observers.is_on() || self.leases.observers.is_some() {
+            return true;
+        }
+        self.leases.observers = self.view.ports.observers.lease(self.view.number);
+        self.leases.observers.is_some()
+    }
+
+    /// Ends that, and shows readers of captures what was recorded.
+    #[inline]
+    pub fn end_observing(&mut self) {
+        if let Some(mut observers) = self.leases.observers.take() {
+            observers.publish();
+        }
     }
 
     /// The next queue that broke. Each is reported once.

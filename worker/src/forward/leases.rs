@@ -12,6 +12,7 @@ use sv3::ledger::ThreadState;
 use sv3::virtio::NetHdr;
 
 use super::frame::Frame;
+use super::observation;
 use super::offload::{Segments, finish_checksum};
 use super::tagging;
 use crate::memory::copy::Reader;
@@ -23,6 +24,7 @@ use crate::port::bucket::Bucket;
 use crate::port::counting::Counting;
 use crate::port::endpoint::Workspaces;
 use crate::port::kind::Kind;
+use crate::port::observers::{Observed, ObserverLease};
 use crate::port::sink::{BufferWait, Delivered, DeliveryState, Outgoing, Sink, Undelivered};
 use crate::port::traffic_rules::{Edit, Passage};
 use crate::port::view::View;
@@ -45,6 +47,8 @@ pub struct Leases {
     at: Box<[u16]>,
     /// Queues that broke. The loop stops them.
     faults: Vec<(QueueId, RingFault)>,
+    /// The captures and mirrors of this burst, if there are some.
+    pub observers: Option<ObserverLease>,
 }
 
 /// A leased receive queue, and what is not counted yet.
@@ -54,6 +58,8 @@ struct Held {
     lease: ReceiveLease,
     frames: u64,
     octets: u64,
+    /// Who observes what it gets.
+    observed: Observed,
 }
 
 /// How a frame goes to a receiver.
@@ -68,6 +74,11 @@ pub struct Way {
 }
 
 impl Way {
+    /// The way to a leased queue, without a look at rules: the frame goes as it is.
+    pub fn straight(at: usize) -> Way {
+        Way { at, edit: Edit::NONE, is_limited: false }
+    }
+
     /// Whether the next frame may take it without a look at rules.
     #[inline]
     pub fn is_plain(&self) -> bool {
@@ -102,6 +113,7 @@ impl Leases {
             held: Vec::with_capacity(MAX_PORTS),
             at: vec![0; MAX_PORTS].into_boxed_slice(),
             faults: Vec::with_capacity(MAX_PORTS * MAX_RINGS),
+            observers: None,
         }
     }
 
@@ -113,6 +125,11 @@ impl Leases {
     /// Notes that a queue broke. It no longer runs.
     pub fn note_fault(&mut self, queue: QueueId, fault: RingFault) {
         self.faults.push((queue, fault));
+    }
+
+    /// Who observes what a leased queue gets.
+    pub fn observed(&self, at: usize) -> Observed {
+        self.held.get(at).map_or(Observed::default(), |held| held.observed)
     }
 
     /// Index of the leased receive queue of a port.
@@ -153,7 +170,8 @@ impl Leases {
         }
         let Some(place) = self.at.get_mut(usize::from(to)) else { return Ok(None) };
         state.cost += lease.endpoint.publish_cost();
-        self.held.push(Held { port, queue: QueueId::receive(to, pair), lease, frames: 0, octets: 0 });
+        let observed = self.observers.as_ref().map_or(Observed::default(), |observers| observers.of_receiver(to));
+        self.held.push(Held { port, queue: QueueId::receive(to, pair), lease, frames: 0, octets: 0, observed });
         *place = self.held.len() as u16;
         Ok(Some(self.held.len() - 1))
     }
@@ -209,6 +227,10 @@ impl Leases {
             }
         };
         if is_limited && !self.take_limit(at, frame.len, state.now_ns, counting) {
+            let Leases { held, observers, .. } = self;
+            if let Some(held) = held.get(at).filter(|held| held.observed != Observed::default()) {
+                observation::dropped(observers, (held.queue.slot, held.observed), DropReason::RxLimit, frame);
+            }
             return Ok(());
         }
         let delivered = self.deliver_as_it_is(at, state, frame, may_pause, counting);
@@ -248,9 +270,9 @@ impl Leases {
         may_pause: bool,
         counting: Counting,
     ) -> Result<(), Unsent> {
-        let Leases { workspaces, scratch, held, faults, .. } = self;
+        let Leases { workspaces, scratch, held, faults, observers, .. } = self;
         let Some(held) = held.get_mut(at) else { return Ok(()) };
-        let mut delivery = Delivery { workspaces, held, state, has_delivered: false };
+        let mut delivery = Delivery { workspaces, held, state, observers, has_delivered: false };
         let features = delivery.held.lease.endpoint.features();
         let result = if frame.offload.fits(features) {
             let Frame { offload, slices, skip, len, snapshot, plain, .. } = *frame;
@@ -274,6 +296,9 @@ impl Leases {
             }
         };
         counting.drop(held.port.counters(), reason);
+        if held.observed != Observed::default() {
+            observation::dropped(observers, (held.queue.slot, held.observed), reason, frame);
+        }
         Ok(())
     }
 
@@ -328,6 +353,7 @@ struct Delivery<'l, 't> {
     workspaces: &'l mut Workspaces,
     held: &'l mut Held,
     state: &'l mut DeliveryState<'t>,
+    observers: &'l mut Option<ObserverLease>,
     /// A part of the frame was already delivered.
     has_delivered: bool,
 }
@@ -343,7 +369,7 @@ impl<'t> Delivery<'_, 't> {
 
     #[inline(always)]
     fn deliver(&mut self, frame: &Outgoing<'_, 't, '_>) -> Result<(), Undelivered> {
-        let Delivery { workspaces, held, state, has_delivered } = self;
+        let Delivery { workspaces, held, state, has_delivered, observers } = self;
         if held.lease.endpoint.fault().is_some() {
             return Err(Undelivered::Dropped(DropReason::RxDown));
         }
@@ -351,6 +377,10 @@ impl<'t> Delivery<'_, 't> {
         *has_delivered = true;
         held.frames += 1;
         held.octets += frame.len as u64;
+        if held.observed != Observed::default() {
+            state.cost += frame.len as u64;
+            observation::delivered(observers, (held.queue.slot, held.observed), frame);
+        }
         Ok(())
     }
 

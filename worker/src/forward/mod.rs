@@ -9,6 +9,7 @@ pub mod forwarder;
 pub mod frame;
 pub mod leases;
 pub mod loop_probe;
+pub mod observation;
 pub mod offload;
 pub mod rarp;
 pub mod sending;

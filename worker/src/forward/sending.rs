@@ -7,19 +7,21 @@ mod groups;
 
 use sv3::drop_reason::DropReason;
 use sv3::frame::{MAX_FRAME, MacAddr};
+use sv3::virtio::{NET_HDR_LEN, NetHdr};
 
 use super::fdb::{Address, Learnt, Speaker};
 use super::forwarder::Forwarder;
 use super::frame::Frame;
 use super::leases::Unsent;
 use super::loop_probe;
+use super::observation;
 use super::tagging;
 use crate::memory::frame_head::{FrameHead, Window};
 use crate::port::Port;
 use crate::port::batch::PlainFrame;
-use crate::port::sink::{Delivered, DeliveryState};
+use crate::port::observers::Observed;
+use crate::port::sink::{Delivered, DeliveryState, Outgoing};
 use crate::port::traffic_rules::{Cast, InVlan, Passage, TAG_LEN, TrafficRules};
-use sv3::virtio::NET_HDR_LEN;
 
 /// A burst of one port's frames, which stay in their buffers for `'t`. Receivers see nothing of it before
 /// [`Sending::publish`]. Each burst that is begun must be published: if it is dropped before, its deferred copies are
@@ -40,6 +42,8 @@ pub struct Sending<'f, 't> {
     last_found: Option<(Address, Option<u16>)>,
     /// Index of the leased queue that got the last frame, and the frame's VLAN, if that frame went to one port unchanged.
     last_egress: Option<(usize, InVlan)>,
+    /// Who observes what the sender sends.
+    observed: Observed,
 }
 
 /// The port and ring that frames of one destination take.
@@ -73,6 +77,9 @@ impl<'f, 't> Sending<'f, 't> {
         (from, rules): (&'static Port, Option<&'f TrafficRules>),
         may_pause: bool,
     ) -> Sending<'f, 't> {
+        // If they are being changed, nobody observes this one. A burst waits for that before it begins.
+        let _ = forwarder.begin_observing();
+        let observed = observation::of_sender(forwarder, from.slot());
         let (deferred, now_ns) = (forwarder.leases.deferred.begin(), forwarder.now_ns);
         Sending {
             forwarder,
@@ -84,6 +91,7 @@ impl<'f, 't> Sending<'f, 't> {
             last_learnt: None,
             last_found: None,
             last_egress: None,
+            observed,
         }
     }
 
@@ -265,6 +273,10 @@ impl<'f, 't> Sending<'f, 't> {
         if receivers == 0 && hops {
             return Err(DropReason::VlanHop.into());
         }
+        if leases.observers.is_some() {
+            observation::lease_mirrors_of_all(self.forwarder, &mut self.state, frame.flow, ports())?;
+        }
+        let Forwarder { view, leases, .. } = &mut *self.forwarder;
         for to in ports() {
             let Some(way) = leases.find(to).and_then(|at| leases.way_to(at, passage).ok()) else { continue };
             // A flooded frame does not wait for one receiver: the others would wait too.
@@ -280,6 +292,10 @@ impl<'f, 't> Sending<'f, 't> {
         match leases.lease(view, to, frame.flow, &mut self.state)? {
             Some(at) => {
                 let way = leases.way_to(at, passage)?;
+                if leases.observers.is_some() {
+                    self.lease_mirrors_of(at, to, frame.flow)?;
+                }
+                let Forwarder { view, leases, .. } = &mut *self.forwarder;
                 leases.deliver(way, &mut self.state, frame, self.may_pause, view.counting)?;
                 let is_repeatable = frame.offload.is_none() && way.is_plain();
                 self.last_egress = is_repeatable.then_some((at, passage.vlan));
@@ -288,6 +304,7 @@ impl<'f, 't> Sending<'f, 't> {
                 if let Some(counters) = view.counters(to) {
                     view.counting.drop(counters, DropReason::RxDown);
                 }
+                observation::down(&mut leases.observers, to, frame);
             }
         }
         Ok(())
@@ -333,7 +350,75 @@ impl<'f, 't> Sending<'f, 't> {
     pub fn publish(mut self) -> u64 {
         let Forwarder { view, leases, thread, .. } = &mut *self.forwarder;
         leases.publish(&mut self.state, thread, view.counting);
+        self.forwarder.end_observing();
         self.state.cost
+    }
+}
+
+/// What captures and mirrors need to know of a burst ([`super::observation`]).
+impl<'t> Sending<'_, 't> {
+    /// Whether there are captures or mirrors, of any port.
+    #[inline]
+    pub fn is_observed(&self) -> bool {
+        self.forwarder.leases.observers.is_some()
+    }
+
+    /// The sender's next frame.
+    pub fn begin_frame(&mut self, frame: &Outgoing<'_, '_, '_>) {
+        if let Some(observers) = &mut self.forwarder.leases.observers {
+            self.state.cost += if self.observed.captures == 0 { 0 } else { frame.len as u64 };
+            observers.take((self.from.slot(), self.observed), frame);
+        }
+    }
+
+    /// What became of that frame: it was dropped for this reason, or stays in its ring.
+    pub fn end_frame(&mut self, dropped: Option<DropReason>) {
+        match (&mut self.forwarder.leases.observers, dropped) {
+            (Some(observers), Some(reason)) => observers.drop_taken(reason),
+            (Some(observers), None) => observers.undo_taken(),
+            (None, _) => {}
+        }
+    }
+
+    /// Whether the sender's port gets a mirror's copies. Else leases the ports that get copies of what it sends.
+    pub fn begin_mirroring(&mut self, flow: u16) -> Result<(), Unsent> {
+        if self.forwarder.view.ports.is_mirror(self.from.slot()) {
+            return Err(DropReason::MirrorPort.into());
+        }
+        let observed = self.observed;
+        observation::lease_mirrors(self.forwarder, &mut self.state, flow, |_| observed)
+    }
+
+    /// Leases the ports that get copies of what a port gets, whose leased queue has index `at`. A port that gets copies
+    /// gets nothing else, even if it has static addresses.
+    #[cold]
+    fn lease_mirrors_of(&mut self, at: usize, to: u16, flow: u16) -> Result<(), Unsent> {
+        if self.forwarder.view.ports.is_mirror(to) {
+            return Err(DropReason::NoDestination.into());
+        }
+        observation::lease_mirrors(self.forwarder, &mut self.state, flow, |leases| leases.observed(at))
+    }
+
+    /// Copies a frame that was forwarded to the mirrors that want it.
+    pub fn copy_to_mirrors(&mut self, frame: &Frame<'_, 't, '_>) {
+        observation::copy_to_mirrors(self.forwarder, &mut self.state, frame);
+    }
+
+    /// Whether mirrors want frames that the sender sends to this egress.
+    pub fn is_mirrored(&self, egress: &Egress) -> bool {
+        self.observed.mirrors | self.forwarder.leases.observed(egress.at).mirrors != 0
+    }
+
+    /// Records a frame that [`Sending::repeat`] has delivered to this egress.
+    pub fn record_repeated(&mut self, egress: &Egress, frame: &Outgoing<'_, '_, '_>, delivered: &NetHdr) {
+        let observed = (self.observed, self.forwarder.leases.observed(egress.at));
+        let slots = (self.from.slot(), egress.to);
+        observation::repeated(&mut self.forwarder.leases.observers, slots, observed, frame, delivered);
+    }
+
+    /// Whether captures want frames that the sender sends to this egress.
+    pub fn is_captured(&self, egress: &Egress) -> bool {
+        self.observed.captures | self.forwarder.leases.observed(egress.at).captures != 0
     }
 }
 

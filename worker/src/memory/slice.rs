@@ -5,7 +5,7 @@
 
 use std::arch::x86_64::{__m256i, _mm256_loadu_si256, _mm256_storeu_si256};
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicU8, Ordering::SeqCst, compiler_fence};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::SeqCst, compiler_fence};
 
 /// Eight octets at any address.
 #[derive(Clone, Copy)]
@@ -49,6 +49,12 @@ impl<'m> GuestSlice<'m> {
     #[inline]
     pub fn of_shared(octets: &'m [AtomicU8]) -> GuestSlice<'m> {
         GuestSlice { ptr: octets.as_ptr().cast_mut().cast(), len: octets.len(), memory: PhantomData }
+    }
+
+    /// The same of words.
+    #[inline]
+    pub fn of_words(words: &'m [AtomicU64]) -> GuestSlice<'m> {
+        GuestSlice { ptr: words.as_ptr().cast_mut().cast(), len: size_of_val(words), memory: PhantomData }
     }
 
     /// A part of the range; empty if it does not lie in it.

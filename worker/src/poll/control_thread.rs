@@ -6,6 +6,7 @@
 mod cards;
 mod files;
 mod memory;
+mod observers;
 mod questions;
 mod rules;
 #[cfg(test)]
@@ -33,6 +34,7 @@ use crate::forward::rarp;
 use crate::memory::guest_memory::GuestMemory;
 use crate::port::endpoint::Endpoint;
 use crate::port::kind::Kind;
+use crate::port::observers::Mirror;
 use crate::port::traffic_rules::TrafficRules;
 use crate::port::{Port, QueueLease};
 use crate::process::clock;
@@ -257,6 +259,13 @@ impl ControlThread {
                 Ok(())
             }
             Command::Trace { port, frame } => return self.trace(seq, port, &frame),
+            Command::CaptureOpen { capture, snaplen } => self.open_capture(capture, snaplen, fds.next()),
+            Command::CapturePorts { capture, ports } => self.set_captured(capture, *ports),
+            Command::CaptureClose { capture } => self.close_capture(capture),
+            Command::MirrorSet { mirror, to, senders, receivers } => {
+                self.set_mirror(mirror, Some(Mirror { to, senders: *senders, receivers: *receivers }))
+            }
+            Command::MirrorEnd { mirror } => self.set_mirror(mirror, None),
             Command::Barrier => return self.link.report(Report::new(ReportKind::Done, seq)),
         };
         self.tell_failure(seq, about, result)
@@ -331,6 +340,7 @@ impl ControlThread {
         }
         self.forget_rules(slot);
         self.close_card(slot);
+        self.forget_observed(slot);
         self.announcements.forget(slot);
         self.uplinks.forget(slot);
         self.questions.forget(slot);

@@ -14,6 +14,7 @@ pub mod guard;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod in_memory;
 pub mod kind;
+pub mod observers;
 mod ports;
 mod queue;
 pub mod rules;

@@ -11,6 +11,7 @@ use sv3::ledger::{Ledger, PortCounters};
 use sv3::rules::Vid;
 use sv3::{MAX_PORTS, MAX_QUEUE_PAIRS, MAX_RINGS};
 
+use super::observers::ObserverTable;
 use super::queue::{QueueLease, ReceiveQueue, TransmitQueue};
 use super::rules::Rules;
 use super::traffic_rules::VlanMembers;
@@ -27,6 +28,10 @@ pub struct Ports {
     uplinks: [AtomicU64; MAX_PORTS / 64],
     /// Which ports are in which VLAN.
     pub members: VlanMembers,
+    /// Ports that get a mirror's copies, and nothing else. One bit for each slot.
+    mirrors: [AtomicU64; MAX_PORTS / 64],
+    /// Captures and mirrors.
+    pub observers: ObserverTable,
     /// An entry of the forwarding table is marked: its address is to be announced.
     pub marked: Flag,
 }
@@ -61,8 +66,8 @@ impl Ports {
     pub fn new() -> Ports {
         let slots = std::iter::repeat_with(OnceLock::new).take(MAX_PORTS).collect();
         let none = || [const { AtomicU64::new(0) }; MAX_PORTS / 64];
-        let members = VlanMembers::new();
-        Ports { slots, up: none(), uplinks: none(), members, marked: Flag::default() }
+        let (members, observers) = (VlanMembers::new(), ObserverTable::new());
+        Ports { slots, up: none(), uplinks: none(), members, mirrors: none(), observers, marked: Flag::default() }
     }
 
     /// The port of a slot, if the slot was ever used.
@@ -112,14 +117,9 @@ impl Ports {
 
     /// Sets which addresses a port may take, and forgets its notes. Called while none of its queues runs.
     pub fn set_learning(&self, slot: u16, learning: Learning) {
-        let (Some(port), Some(word)) = (self.get(slot), self.uplinks.get(usize::from(slot / 64))) else { return };
+        let Some(port) = self.get(slot) else { return };
         port.rules.begin(learning);
-        let bit = 1 << (slot % 64);
-        if learning == Learning::Uplink {
-            word.fetch_or(bit, Relaxed)
-        } else {
-            word.fetch_and(!bit, Relaxed)
-        };
+        set_slot(&self.uplinks, slot, learning == Learning::Uplink);
     }
 
     /// Whether a frame with this token was the last one that looked for loops out of an uplink.
@@ -133,15 +133,24 @@ impl Ports {
     pub fn note_receiver(&self, queue: QueueId, runs: bool) {
         let Some(port) = self.get(queue.slot) else { return };
         set(&port.receivers, queue.pair(), runs);
-        let receives = port.receivers.load(Relaxed) != 0;
-        if let Some(word) = self.up.get(usize::from(queue.slot / 64)) {
-            let bit = 1 << (queue.slot % 64);
-            if receives {
-                word.fetch_or(bit, Relaxed)
-            } else {
-                word.fetch_and(!bit, Relaxed)
-            };
-        }
+        self.note_floods(port);
+    }
+
+    /// Notes whether a port gets floods.
+    fn note_floods(&self, port: &Port) {
+        let receives = port.receivers.load(Relaxed) != 0 && !self.is_mirror(port.slot);
+        set_slot(&self.up, port.slot, receives);
+    }
+
+    /// Whether a port gets a mirror's copies.
+    pub fn is_mirror(&self, slot: u16) -> bool {
+        self.mirrors.get(usize::from(slot / 64)).is_some_and(|word| word.load(Relaxed) >> (slot % 64) & 1 != 0)
+    }
+
+    /// Sets whether a port gets a mirror's copies. Only the control thread calls this.
+    pub fn set_mirror(&self, slot: u16, is: bool) {
+        set_slot(&self.mirrors, slot, is);
+        self.get(slot).into_iter().for_each(|port| self.note_floods(port));
     }
 }
 
@@ -153,6 +162,16 @@ fn slots(first: u16, mut bits: u64) -> impl Iterator<Item = u16> {
         bits &= bits - 1;
         Some(first + bit as u16)
     })
+}
+
+fn set_slot(slots: &[AtomicU64], slot: u16, value: bool) {
+    let Some(word) = slots.get(usize::from(slot / 64)) else { return };
+    let bit = 1 << (slot % 64);
+    if value {
+        word.fetch_or(bit, Relaxed)
+    } else {
+        word.fetch_and(!bit, Relaxed)
+    };
 }
 
 fn set(bits: &AtomicU32, bit: u16, value: bool) {

@@ -68,9 +68,9 @@ impl Sender<'_> {
         }
     }
 
-    /// Sends one frame of `len` octets.
+    /// Sends one frame of `len` octets. `OBSERVED`: there are captures or mirrors.
     #[inline(never)]
-    pub(super) fn send_guarded<'t>(
+    pub(super) fn send_guarded<'t, const OBSERVED: bool>(
         &self,
         guard: &Guard,
         sending: &mut Sending<'_, 't>,
@@ -98,7 +98,14 @@ impl Sender<'_> {
         let plain = if is_usual { one.plain_with(slices, window) } else { None };
         let (flow, snapshot) = (self.flow, Snapshot::Frame(octets.unwrap_or_default()));
         let frame = Frame { dst, src, flow, offload, snapshot, slices: pieces, skip, len, plain, guarded };
-        crash::with_current(&head.0, || sending.forward(&frame))
+        if OBSERVED {
+            sending.begin_mirroring(flow)?;
+        }
+        crash::with_current(&head.0, || sending.forward(&frame))?;
+        if OBSERVED {
+            sending.copy_to_mirrors(&frame);
+        }
+        Ok(())
     }
 
     /// Checks offload and guard by the same octets, which are read once.

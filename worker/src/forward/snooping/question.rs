@@ -41,6 +41,10 @@ pub struct Question {
 #[must_use]
 pub fn send(forwarder: &mut Forwarder, question: &Question, to: Option<u16>) -> bool {
     let ports = forwarder.view.ports;
+    // A port that gets a mirror's copies gets nothing else.
+    if to.is_some_and(|slot| ports.is_mirror(slot)) {
+        return true;
+    }
     // Nobody is counted as the sender. If no port receives, nobody is asked.
     let Some(port) = to.or_else(|| ports.receivers(question.vid).next()).and_then(|slot| ports.get(slot)) else {
         return true;
