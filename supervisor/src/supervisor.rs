@@ -98,8 +98,8 @@ pub struct Supervisor {
     is_handed_over: bool,
     /// The taking over from the last supervisor.
     taking_over: Option<TakingOver>,
-    /// Those who wait until workers follow what they declared.
-    configuring: Vec<Ticket>,
+    /// Those who wait until the serving worker has obeyed what they asked for, and their answers.
+    configuring: Vec<(Ticket, serde_json::Value)>,
     /// The trace that the serving worker was asked for.
     tracing: Option<Tracing>,
     ending: Option<Ending>,

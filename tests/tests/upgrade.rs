@@ -287,7 +287,7 @@ fn files_that_nobody_asked_for_are_closed() -> Result<()> {
         ("restart\n", 1, "error"),
         ("upgrade\n", 0, "error"),
         ("upgrade\n", 2, "error"),
-        ("upgrade\n", 30, ""),
+        ("upgrade\n", 30, "error"),
         ("upgr", 1, ""),
         ("nonsense\n", 1, "unknown request"),
     ] {

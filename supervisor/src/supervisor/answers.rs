@@ -93,7 +93,7 @@ impl Supervisor {
                 let file = fds.pop()?;
                 error(self.begin_capture(place, request, file).err()?)
             }
-            ControlRequest::MirrorAdd(mirror) => self.add_mirror(mirror).map_or_else(error, |answer| to_json(&answer)),
+            ControlRequest::MirrorAdd(mirror) => error(self.begin_mirror(place, mirror).err()?),
             ControlRequest::MirrorRemove(name) => {
                 self.remove_mirror(&name).map_or_else(error, |answer| to_json(&answer))
             }

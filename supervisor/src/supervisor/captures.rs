@@ -36,6 +36,8 @@ struct Capture {
     request: CaptureRequest,
     /// Its connection.
     peer: Peer,
+    /// The reader knows its ports: the serving worker has begun.
+    is_told: bool,
 }
 
 impl Captures {
@@ -47,7 +49,7 @@ impl Captures {
 
     /// For status.
     pub fn status(&self) -> Vec<CaptureStatus> {
-        let status = |Capture { request, peer }: &Capture| CaptureStatus {
+        let status = |Capture { request, peer, .. }: &Capture| CaptureStatus {
             pid: peer.pid,
             uid: peer.uid,
             snaplen: request.snaplen,
@@ -70,7 +72,7 @@ impl Supervisor {
         if let Some(name) = request.ports.iter().find(unknown) {
             return Err(format!("no port is named {name}; `sv3 status` lists all ports"));
         }
-        let (ports, answer) = self.captured(&request);
+        let (ports, _) = self.captured(&request);
         let opened = self.workers.observers.open(file, request.snaplen, ports);
         let (number, commands) = opened.ok_or(format!("there are {CAPTURES_MAX} captures already: end one"))?;
         self.workers.send(commands, Waiter::Nobody);
@@ -83,14 +85,32 @@ impl Supervisor {
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
         let watched = self.reactor.watch(peer.stream.as_fd(), Token::Capture(number), flags);
         if let Some(place) = self.captures.all.get_mut(usize::from(number)) {
-            *place = Some(Capture { request, peer });
+            *place = Some(Capture { request, peer, is_told: false });
         }
         let message = format!("process {pid} of user {uid} captures the frames of {whose}");
         self.telemetry.events.say_with("capture", message, json!({ "reader_pid": pid, "reader_uid": uid }));
-        if watched.is_err() || !self.tell_reader(number, &answer) {
-            self.end_capture(number);
+        match watched {
+            Ok(()) => self.send_and_answer(Vec::new()),
+            Err(_) => self.end_capture(number),
         }
         Ok(())
+    }
+
+    /// Tells the readers of captures that have begun which ports they have.
+    pub(super) fn tell_new_readers(&mut self) {
+        for number in 0..CAPTURES_MAX as u8 {
+            let Some(capture) = self.captures.all.get_mut(usize::from(number)).and_then(Option::as_mut) else {
+                continue;
+            };
+            if std::mem::replace(&mut capture.is_told, true) {
+                continue;
+            }
+            let request = capture.request.clone();
+            let (_, answer) = self.captured(&request);
+            if !self.tell_reader(number, &answer) {
+                self.end_capture(number);
+            }
+        }
     }
 
     /// Errs unless a worker can write to the file and never fault: it is of the right size, sealed against shrinking, and
@@ -109,7 +129,7 @@ impl Supervisor {
     /// A capture's connection is over, or its reader says something that it has no reason to say.
     pub(super) fn end_capture(&mut self, number: u8) {
         let Some(capture) = self.captures.all.get_mut(usize::from(number)).and_then(Option::take) else { return };
-        let Capture { request, peer } = capture;
+        let Capture { request, peer, .. } = capture;
         self.reactor.forget(&*peer.stream);
         let end = self.workers.observers.close(number);
         self.workers.send(end.into_iter().collect(), Waiter::Nobody);
@@ -125,11 +145,12 @@ impl Supervisor {
         }
         for number in 0..CAPTURES_MAX as u8 {
             let capture = self.captures.all.get(usize::from(number)).and_then(Option::as_ref);
-            let Some(request) = capture.map(|capture| capture.request.clone()) else { continue };
+            let known = capture.map(|capture| (capture.request.clone(), capture.is_told));
+            let Some((request, is_told)) = known else { continue };
             let (ports, answer) = self.captured(&request);
             let told = self.workers.observers.set_ports(number, ports);
             self.workers.send(told.into_iter().collect(), Waiter::Nobody);
-            if !self.tell_reader(number, &answer) {
+            if is_told && !self.tell_reader(number, &answer) {
                 self.end_capture(number);
             }
         }

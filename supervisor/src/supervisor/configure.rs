@@ -48,13 +48,19 @@ impl Supervisor {
         let plan = self.plan(given::read(&file)?, fds.collect())?;
         let (pid, uid) = self.doors.control_asker(place).unwrap_or_default();
         let ticket = self.doors.defer_control(place, &self.reactor).ok_or("the exchange is over")?;
-        let mut commands = self.apply(plan, &format!(", by process {pid} of user {uid}"));
+        let commands = self.apply(plan, &format!(", by process {pid} of user {uid}"));
+        let answer = json!({ "generation": self.clients.slots.declared.generation() });
+        self.configuring.push((ticket, answer));
+        self.send_and_answer(commands);
+        Ok(())
+    }
+
+    /// Sends commands to workers. Those who wait for an answer get it when the serving worker has obeyed.
+    pub(super) fn send_and_answer(&mut self, mut commands: Vec<WorkerCommand>) {
         commands.push(Command::Barrier.into());
-        self.configuring.push(ticket);
         if !self.workers.send(commands, Waiter::Configured) {
             self.answer_configured();
         }
-        Ok(())
     }
 
     /// The first change, before anything is served. The error is for people.
@@ -64,12 +70,12 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Workers follow what was declared.
+    /// The serving worker has obeyed what it was told.
     pub(super) fn answer_configured(&mut self) {
-        let answer = json!({ "generation": self.clients.slots.declared.generation() });
-        for ticket in std::mem::take(&mut self.configuring) {
+        for (ticket, answer) in std::mem::take(&mut self.configuring) {
             self.doors.answer_deferred(&ticket, answers::to_json(&answer), &self.reactor);
         }
+        self.tell_new_readers();
     }
 
     /// What a change takes. The error is for people, and nothing is changed then.

@@ -52,8 +52,17 @@ impl Entry {
 }
 
 impl Supervisor {
-    /// `mirror-add`: begins a mirror. The error is for people.
-    pub(super) fn add_mirror(&mut self, mirror: Mirror) -> Result<Value, String> {
+    /// `mirror-add`: begins a mirror. The answer comes when the serving worker copies frames. The error is for people.
+    pub(super) fn begin_mirror(&mut self, place: usize, mirror: Mirror) -> Result<(), String> {
+        let answer = self.add_mirror(mirror)?;
+        let ticket = self.doors.defer_control(place, &self.reactor).ok_or("the exchange is over")?;
+        self.configuring.push((ticket, answer));
+        self.send_and_answer(Vec::new());
+        Ok(())
+    }
+
+    /// Begins a mirror. The error is for people.
+    fn add_mirror(&mut self, mirror: Mirror) -> Result<Value, String> {
         let name = mirror.name.clone();
         let (to, from) = self.resolve(&mirror)?;
         let full = format!("there are {MIRRORS_MAX} mirrors already: end one (`sv3 mirror del NAME`)");

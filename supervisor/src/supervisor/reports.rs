@@ -75,6 +75,8 @@ impl Supervisor {
                 Some(Waiter::TakeOver) => {
                     worker.took_over = true;
                     self.worker_took_over();
+                    // It was told the same as the last one, which may have died before it answered.
+                    self.answer_configured();
                     Ok(())
                 }
                 Some(Waiter::Configured) => {
