@@ -99,7 +99,7 @@ pub struct Supervisor {
     /// The taking over from the last supervisor.
     taking_over: Option<TakingOver>,
     /// Those who wait until the serving worker has obeyed what they asked for, and their answers.
-    configuring: Vec<(Ticket, serde_json::Value)>,
+    awaiting_worker: Vec<(Ticket, serde_json::Value)>,
     /// The trace that the serving worker was asked for.
     tracing: Option<Tracing>,
     ending: Option<Ending>,
@@ -160,7 +160,7 @@ impl Supervisor {
             handing_over: None,
             is_handed_over: false,
             taking_over: None,
-            configuring: Vec::new(),
+            awaiting_worker: Vec::new(),
             tracing: None,
             ending: None,
             over: None,

@@ -50,7 +50,7 @@ impl Supervisor {
         let ticket = self.doors.defer_control(place, &self.reactor).ok_or("the exchange is over")?;
         let commands = self.apply(plan, &format!(", by process {pid} of user {uid}"));
         let answer = json!({ "generation": self.clients.slots.declared.generation() });
-        self.configuring.push((ticket, answer));
+        self.awaiting_worker.push((ticket, answer));
         self.send_and_answer(commands);
         Ok(())
     }
@@ -58,8 +58,8 @@ impl Supervisor {
     /// Sends commands to workers. Those who wait for an answer get it when the serving worker has obeyed.
     pub(super) fn send_and_answer(&mut self, mut commands: Vec<WorkerCommand>) {
         commands.push(Command::Barrier.into());
-        if !self.workers.send(commands, Waiter::Configured) {
-            self.answer_configured();
+        if !self.workers.send(commands, Waiter::Obeyed) {
+            self.answer_obeyed();
         }
     }
 
@@ -71,8 +71,8 @@ impl Supervisor {
     }
 
     /// The serving worker has obeyed what it was told.
-    pub(super) fn answer_configured(&mut self) {
-        for (ticket, answer) in std::mem::take(&mut self.configuring) {
+    pub(super) fn answer_obeyed(&mut self) {
+        for (ticket, answer) in std::mem::take(&mut self.awaiting_worker) {
             self.doors.answer_deferred(&ticket, answers::to_json(&answer), &self.reactor);
         }
         self.tell_new_readers();

@@ -56,7 +56,7 @@ impl Supervisor {
     pub(super) fn begin_mirror(&mut self, place: usize, mirror: Mirror) -> Result<(), String> {
         let answer = self.add_mirror(mirror)?;
         let ticket = self.doors.defer_control(place, &self.reactor).ok_or("the exchange is over")?;
-        self.configuring.push((ticket, answer));
+        self.awaiting_worker.push((ticket, answer));
         self.send_and_answer(Vec::new());
         Ok(())
     }

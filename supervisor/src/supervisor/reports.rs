@@ -76,11 +76,11 @@ impl Supervisor {
                     worker.took_over = true;
                     self.worker_took_over();
                     // It was told the same as the last one, which may have died before it answered.
-                    self.answer_configured();
+                    self.answer_obeyed();
                     Ok(())
                 }
-                Some(Waiter::Configured) => {
-                    self.answer_configured();
+                Some(Waiter::Obeyed) => {
+                    self.answer_obeyed();
                     Ok(())
                 }
                 Some(Waiter::Trace) => {

@@ -76,7 +76,7 @@ impl Supervisor {
         }
         self.end_handover();
         self.took_over_switch();
-        self.answer_configured();
+        self.answer_obeyed();
         self.start_standby();
         self.ensure_role();
     }

@@ -136,8 +136,8 @@ pub enum Waiter {
     Trace,
     /// The planned handover to this standby.
     Planned,
-    /// Those who wait until workers follow what they declared.
-    Configured,
+    /// Those who wait until the serving worker has obeyed what they asked for: a configuration, a mirror, a capture.
+    Obeyed,
 }
 
 impl Worker {
