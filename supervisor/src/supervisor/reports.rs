@@ -75,8 +75,6 @@ impl Supervisor {
                 Some(Waiter::TakeOver) => {
                     worker.took_over = true;
                     self.worker_took_over();
-                    // It was told the same as the last one, which may have died before it answered.
-                    self.answer_obeyed();
                     Ok(())
                 }
                 Some(Waiter::Obeyed) => {
