@@ -29,7 +29,7 @@ pub const FRAME_MAX: usize = 4096;
 /// After a report that it has woken ([`ReportKind::Busy`]), a worker sends no further one for this long.
 pub const BUSY_QUIET: std::time::Duration = std::time::Duration::from_millis(200);
 /// The protocol's version, checked in [`Command::Start`]: a worker of another version refuses to start.
-pub const VERSION: u32 = 10;
+pub const VERSION: u32 = 11;
 
 /// A numbered command.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -59,6 +59,9 @@ impl Settings {
     /// The largest batch.
     pub const MAX_BATCH: u16 = 256;
 }
+
+/// [`Region::guest_addr`] of a log of dirty pages. No region of memory has this one.
+pub const LOG_GUEST_ADDR: u64 = u64::MAX;
 
 /// A range of a client's memory. All fields in octets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -187,7 +190,7 @@ pub enum Command {
         /// Slot.
         port: u16,
     },
-    /// Sets the acknowledged virtio features. Sent only while no ring of the port runs.
+    /// Sets the acknowledged virtio features, without `VHOST_F_LOG_ALL`. Sent only while no ring of the port runs.
     PortFeatures {
         /// Slot.
         port: u16,
@@ -238,6 +241,28 @@ pub enum Command {
         base: u16,
         /// Counts the client's starts of the ring, from 1. A replay to another worker has the same number.
         run: u32,
+    },
+    /// The worker marks in this log the pages that it writes for the port's guest, from now on, in the place of an earlier
+    /// log (vhost-user, "Migration"). Fd: the log's file. The region's guest address is [`LOG_GUEST_ADDR`].
+    LogOpen {
+        /// Slot.
+        port: u16,
+        /// Where the log lies in its file.
+        region: Region,
+    },
+    /// The worker marks no more.
+    LogClose {
+        /// Slot.
+        port: u16,
+    },
+    /// Sets where a ring's device area (used ring) lies in the log; kept over stop and start.
+    RingLog {
+        /// Slot.
+        port: u16,
+        /// Vring index.
+        ring: u16,
+        /// Its guest address; `None`: the client does not want it marked.
+        addr: Option<u64>,
     },
     /// Stops a ring. Answered by [`ReportKind::RingStopped`] with the index of the next descriptor to take.
     RingStop {
@@ -382,6 +407,7 @@ impl Command {
             | Command::RegionStage { .. }
             | Command::RegionAdd { .. }
             | Command::RingStart { .. }
+            | Command::LogOpen { .. }
             | Command::FileOpen { .. }
             | Command::CardMemory { .. }
             | Command::CardInterrupt { .. }
@@ -416,6 +442,9 @@ impl Command {
             | Command::RegionAdd { port, .. }
             | Command::RegionRemove { port, .. }
             | Command::RingStart { port, .. }
+            | Command::LogOpen { port, .. }
+            | Command::LogClose { port }
+            | Command::RingLog { port, .. }
             | Command::RingStop { port, .. }
             | Command::RingEnable { port, .. }
             | Command::RingCall { port, .. }

@@ -249,6 +249,9 @@ pub struct PortStatus {
     /// Why the client is in quarantine, in words.
     #[serde(default)]
     pub quarantine_why: Option<String>,
+    /// The client migrates its guest to somewhere else: sv3 tells it which pages it writes.
+    #[serde(default)]
+    pub migrating: bool,
     /// Negotiated virtio features, by name.
     pub features: Vec<String>,
     /// Negotiated vhost-user protocol features, by name.

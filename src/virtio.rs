@@ -54,6 +54,8 @@ features! {
     VIRTIO_NET_F_HOST_UFO = 14;
     /// Driver can merge receive buffers.
     VIRTIO_NET_F_MRG_RXBUF = 15;
+    /// Driver announces the guest when it is told to, after a live migration.
+    VIRTIO_NET_F_GUEST_ANNOUNCE = 21;
     /// Device has several queue pairs.
     VIRTIO_NET_F_MQ = 22;
     /// vhost: log all writes to guest memory (live migration).
@@ -103,7 +105,9 @@ pub const OFFERED: u64 = VIRTIO_NET_F_CSUM.mask()
     | VIRTIO_NET_F_HOST_TSO6.mask()
     | VIRTIO_NET_F_HOST_ECN.mask()
     | VIRTIO_NET_F_MRG_RXBUF.mask()
+    | VIRTIO_NET_F_GUEST_ANNOUNCE.mask()
     | VIRTIO_NET_F_MQ.mask()
+    | VHOST_F_LOG_ALL.mask()
     | VIRTIO_RING_F_INDIRECT_DESC.mask()
     | VIRTIO_RING_F_EVENT_IDX.mask()
     | VHOST_USER_F_PROTOCOL_FEATURES.mask()

@@ -142,6 +142,9 @@ fn port(out: &mut String, port: &PortStatus) {
             let _ = writeln!(out, "              {why}");
         }
     }
+    if port.migrating {
+        let _ = writeln!(out, "  migration   its guest is on its way to somewhere else");
+    }
     if let Some(why) = &port.standby_lacks {
         let _ = writeln!(out, "  standby     lacks it: {why}");
     }

@@ -97,8 +97,12 @@ fn check(message: &Message, octets: &[u8], fds: usize) {
         Request::SetVringBase { ring, base } => (0, Some((*ring, *base))),
         Request::SetVringEnable { ring, num } => (0, Some((*ring, *num))),
         Request::GetVringBase { ring } => (0, Some((*ring, word(16)))),
-        Request::SetVringAddr { ring, flags, addr } => {
-            assert_eq!([addr.desc, addr.used, addr.avail], [20, 28, 36].map(long));
+        Request::SetLogBase { size, offset, .. } => {
+            assert_eq!([*size, *offset], [12, 20].map(long));
+            (1, None)
+        }
+        Request::SetVringAddr { ring, flags, addr, log } => {
+            assert_eq!([addr.desc, addr.used, addr.avail, *log], [20, 28, 36, 44].map(long));
             (0, Some((*ring, *flags)))
         }
         Request::SetFeatures(value) | Request::SetProtocolFeatures(value) | Request::NetSetMtu(value) => {
@@ -111,7 +115,7 @@ fn check(message: &Message, octets: &[u8], fds: usize) {
         assert!(usize::from(ring) < MAX_RINGS);
         assert_eq!((u32::from(ring), value), (word(12), word(16)));
     }
-    let closes = matches!(message.request, Request::Unserved(_) | Request::RemMemReg(_));
+    let closes = matches!(message.request, Request::Unserved(_) | Request::RemMemReg(_) | Request::SetLogFd);
     assert_eq!(if closes { fds } else { held }, fds);
     assert!(code != Code::REM_MEM_REG || fds <= 1);
 }

@@ -23,7 +23,7 @@ pub enum ReportKind {
     /// The worker has woken, and has not reported so for `BUSY_QUIET`: the watchdog must look at its heartbeats.
     Busy = 6,
     /// All memory that the commands up to `seq` removed (`Command::MemoryCommit`, `Command::RegionRemove`,
-    /// `Command::PortRemove`) is unmapped. No barrier waits for this report. Each later one has a higher `seq`.
+    /// `Command::LogOpen`, `Command::LogClose`, `Command::PortRemove`) is unmapped. No barrier waits for this report. Each later one has a higher `seq`.
     Unmapped = 7,
     /// The frame of a `Command::LoopProbe` came in at an uplink. `port`: that uplink. `value`: its token.
     LoopFound = 8,

@@ -151,7 +151,7 @@ fn say(frontend: &mut Frontend, call: &Call, memory: &OwnedFd) -> String {
                 used_ring_addr: used,
                 log_addr: None,
             };
-            let words = format!("SetVringAddr {{ ring: {ring}, flags: 0, addr: {addr:?} }}");
+            let words = format!("SetVringAddr {{ ring: {ring}, flags: 0, addr: {addr:?}, log: 0 }}");
             (words, *ring, frontend.set_vring_addr((*ring).into(), &config).map_err(drop))
         }
         Call::SetVringKick(ring) => {

@@ -6,6 +6,7 @@
 mod agent;
 mod attachment;
 mod measure;
+mod migration;
 mod qmp;
 
 use std::fs;
@@ -18,6 +19,7 @@ use std::time::Duration;
 pub use agent::{Agent, Job, Output};
 pub use attachment::Attachment;
 pub use measure::{Ping, Stream};
+pub use migration::Moved;
 pub use qmp::Qmp;
 use tempfile::TempDir;
 
@@ -33,6 +35,7 @@ pub struct Config {
     queue_pairs: u8,
     memory_mib: u32,
     memory_slots: u8,
+    awaits_guest: bool,
 }
 
 impl Config {
@@ -49,6 +52,11 @@ impl Config {
     /// Queue pairs and virtual processors; one by default.
     pub fn queue_pairs(self, queue_pairs: u8) -> Config {
         Config { queue_pairs, ..self }
+    }
+
+    /// Memory in MiB, 512 by default.
+    pub fn memory_mib(self, memory_mib: u32) -> Config {
+        Config { memory_mib, ..self }
     }
 
     /// Empty slots for memory that is plugged in later, see [`Vm::plug_memory`]; none by default.
@@ -90,6 +98,9 @@ impl Config {
             slots => format!("{}M,slots={slots},maxmem=4G", self.memory_mib),
         });
         command.arg("-object").arg(format!("memory-backend-memfd,id=ram,size={}M,share=on", self.memory_mib));
+        if self.awaits_guest {
+            command.args(["-incoming", "defer"]);
+        }
         command.args(attachment.arguments(self.qemu, self.queue_pairs));
         command.arg("-device").arg(self.network_device());
         command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", scratch.join("qmp").display()));
@@ -154,7 +165,7 @@ impl Vm {
     /// A guest with 512 MiB and the addresses 10.0.0.NUMBER, fd00::NUMBER, and 52:54:00:00:00:NUMBER.
     pub fn number(number: u8) -> Config {
         let (qemu, device) = (Suite::Sid, String::new());
-        Config { number, qemu, device, queue_pairs: 1, memory_mib: 512, memory_slots: 0 }
+        Config { number, qemu, device, queue_pairs: 1, memory_mib: 512, memory_slots: 0, awaits_guest: false }
     }
 
     /// Waits until the guest takes commands.

@@ -9,6 +9,7 @@ mod internet_of_taps;
 mod iommu;
 mod leaks;
 mod linux_segments;
+mod migration;
 mod multicast_hosts;
 mod nic_oracles;
 mod qemu;

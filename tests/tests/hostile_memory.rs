@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -13,8 +14,11 @@ use sv3_tests::guest::feature::*;
 use sv3_tests::guest::wire::*;
 use sv3_tests::guest::{Config, Guest};
 use sv3_tests::honest::Honest;
+use sv3_tests::patience::until;
 
 const TX: u16 = 1;
+/// `VHOST_F_LOG_ALL`: the back-end marks pages that it writes.
+const LOG_ALL: u64 = 1 << 26;
 const PAGE: u64 = 4096;
 
 /// Whole tables, and single regions.
@@ -170,6 +174,11 @@ fn victim(honest: &Honest) -> Guest {
 
 /// When the memory is gone the worker may die and the guest may lose its port; no other guest loses anything.
 fn assert_only_the_victim_suffers(honest: &mut Honest, victim: Guest) -> Result<()> {
+    assert_only_it_suffers(honest, victim, "memory of p2")
+}
+
+/// The same, and the worker dies of what is named so.
+fn assert_only_it_suffers(honest: &mut Honest, victim: Guest, of: &str) -> Result<()> {
     for n in 0..20u8 {
         // Floods reach the guest for as long as it has a port.
         honest.guest(0).send(&frame(BROADCAST, mac(9), &[n; 60]));
@@ -178,7 +187,7 @@ fn assert_only_the_victim_suffers(honest: &mut Honest, victim: Guest) -> Result<
     let restarts = honest.status()?.worker.restarts;
     assert!((1..=3).contains(&restarts), "{restarts} workers died");
     // The reason names the client and its memory.
-    honest.await_event(&["crash", "SIGBUS", "memory of p2"])?;
+    honest.await_event(&["crash", "SIGBUS", of])?;
     // No further worker dies of it.
     for n in 0..20u8 {
         honest.guest(0).send(&frame(BROADCAST, mac(9), &[n; 60]));
@@ -217,6 +226,28 @@ fn memory_that_is_truncated_under_rings() -> Result<()> {
     victim.memory().regions()[0].truncate(PAGE);
     victim.kick(TX);
     assert_only_the_victim_suffers(&mut honest, victim)
+}
+
+#[test]
+fn a_log_of_dirty_pages_that_is_truncated() -> Result<()> {
+    let mut honest = Honest::new()?;
+    let (mut victim, octets) = (victim(&honest), 1 << 20);
+    let log = memfd(octets)?;
+    victim.raw().set(SET_LOG_BASE, &[octets, 0].map(u64::to_ne_bytes).concat(), &[log.as_fd()])?;
+    let features = victim.features() | LOG_ALL;
+    victim.raw().set(SET_FEATURES, &features.to_ne_bytes(), &[])?;
+    honest.await_event(&["migration", "begun"])?;
+    let log = File::from(log);
+    until("a mark", || {
+        honest.guest(0).send(&frame(BROADCAST, mac(9), &[1; 60]));
+        honest.talk();
+        let mut marks = vec![0; octets as usize];
+        log.read_exact_at(&mut marks, 0)?;
+        Ok(marks.iter().any(|octet| *octet != 0).then_some(()))
+    })?;
+    ftruncate(&log, 0)?;
+    assert_only_it_suffers(&mut honest, victim, "log of dirty pages of p2")?;
+    honest.await_event(&["refuse", "log of dirty pages (1048576 octets): its file was truncated to 0"]).map(drop)
 }
 
 #[test]

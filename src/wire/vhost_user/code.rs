@@ -95,6 +95,7 @@ impl Code {
             | Code::GET_QUEUE_NUM
             | Code::RESET_DEVICE
             | Code::GET_MAX_MEM_SLOTS
+            | Code::SET_LOG_FD
             | Code::GET_STATUS => Size::Exactly(0),
             Code::SET_FEATURES
             | Code::SET_PROTOCOL_FEATURES
@@ -108,6 +109,7 @@ impl Code {
             | Code::SEND_RARP
             | Code::NET_SET_MTU
             | Code::SET_STATUS => Size::Exactly(8),
+            Code::SET_LOG_BASE => Size::Exactly(16),
             Code::SET_VRING_ADDR => Size::Exactly(40),
             Code::ADD_MEM_REG | Code::REM_MEM_REG => Size::Exactly(8 + REGION_LEN),
             Code::SET_MEM_TABLE => Size::Table,

@@ -11,6 +11,7 @@ macro_rules! protocol_features {
 
 protocol_features! {
     VHOST_USER_PROTOCOL_F_MQ = 0, "Several queue pairs; `GET_QUEUE_NUM`.";
+    VHOST_USER_PROTOCOL_F_LOG_SHMFD = 1, "`SET_LOG_BASE` with a file.";
     VHOST_USER_PROTOCOL_F_RARP = 2, "`SEND_RARP`.";
     VHOST_USER_PROTOCOL_F_REPLY_ACK = 3, "Any request can ask for an acknowledgement.";
     VHOST_USER_PROTOCOL_F_NET_MTU = 4, "`NET_SET_MTU`.";

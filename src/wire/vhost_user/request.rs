@@ -46,6 +46,7 @@ pub enum Request {
         ring: u16,
         flags: u32,
         addr: RingAddr,
+        log: u64,
     },
     SetVringBase {
         ring: u16,
@@ -77,6 +78,13 @@ pub enum Request {
     NetSetMtu(u64),
     SetStatus(u64),
     GetStatus,
+    SetLogBase {
+        size: u64,
+        offset: u64,
+        fd: ForeignFd,
+    },
+    /// The eventfd is closed: nobody waits for it.
+    SetLogFd,
     /// A request of the specification that belongs to a feature that sv3 does not offer.
     Unserved(Code),
 }
@@ -116,6 +124,11 @@ impl Request {
             Code::NET_SET_MTU => Request::NetSetMtu(p.long()?),
             Code::SET_STATUS => Request::SetStatus(p.long()?),
             Code::GET_STATUS => Request::GetStatus,
+            Code::SET_LOG_BASE => Request::SetLogBase { size: p.long()?, offset: p.long()?, fd: fds.exactly_one()? },
+            Code::SET_LOG_FD => {
+                drop(fds.take());
+                Request::SetLogFd
+            }
             _ => {
                 fds.fds.clear();
                 Request::Unserved(code)
@@ -152,6 +165,8 @@ impl Request {
             Request::NetSetMtu(_) => Code::NET_SET_MTU,
             Request::SetStatus(_) => Code::SET_STATUS,
             Request::GetStatus => Code::GET_STATUS,
+            Request::SetLogBase { .. } => Code::SET_LOG_BASE,
+            Request::SetLogFd => Code::SET_LOG_FD,
             Request::Unserved(code) => *code,
         }
     }
@@ -193,8 +208,8 @@ impl Fields<'_> {
 
     fn vring_addr(&mut self) -> Result<Request, Refuse> {
         let (ring, flags) = (self.ring()?, self.word()?);
-        let (desc, used, avail) = (self.long()?, self.long()?, self.long()?);
-        Ok(Request::SetVringAddr { ring, flags, addr: RingAddr { desc, avail, used } })
+        let (desc, used, avail, log) = (self.long()?, self.long()?, self.long()?, self.long()?);
+        Ok(Request::SetVringAddr { ring, flags, addr: RingAddr { desc, avail, used }, log })
     }
 
     /// "Bits (0-7) of the payload contain the vring index. Bit 8 is the invalid FD flag."

@@ -84,12 +84,25 @@ fn requests_with_a_vring_state() {
 /// "A vring address description: index, flags, descriptor, used, available, log"
 #[test]
 fn a_vring_address_has_used_before_available() {
-    let payload = [words(&[1, 0]), longs(&[0x1000, 0x3000, 0x2000, 0])].concat();
+    let payload = [words(&[1, 1]), longs(&[0x1000, 0x3000, 0x2000, 0x4000])].concat();
     let addr = RingAddr { desc: 0x1000, avail: 0x2000, used: 0x3000 };
-    let Ok(Request::SetVringAddr { ring: 1, flags: 0, addr: got }) = decode(Code::SET_VRING_ADDR, &payload, 0) else {
+    let Ok(Request::SetVringAddr { ring: 1, flags: 1, addr: got, log }) = decode(Code::SET_VRING_ADDR, &payload, 0)
+    else {
         panic!("not a vring address")
     };
-    assert_eq!(got, addr);
+    assert_eq!((got, log), (addr, 0x4000));
+}
+
+/// "mmap size, mmap offset"
+#[test]
+fn a_log_has_a_size_and_an_offset_and_a_file() {
+    let payload = longs(&[0x2000, 0x1000]);
+    let decoded = decode(Code::SET_LOG_BASE, &payload, 1);
+    assert!(matches!(decoded, Ok(Request::SetLogBase { size: 0x2000, offset: 0x1000, .. })));
+    decode(Code::SET_LOG_BASE, &payload, 0).unwrap_err();
+    decode(Code::SET_LOG_BASE, &payload, 2).unwrap_err();
+    assert!(matches!(decode(Code::SET_LOG_FD, &[], 1), Ok(Request::SetLogFd)));
+    decode(Code::SET_LOG_FD, &[], 2).unwrap_err();
 }
 
 /// CVE-2020-10723: a ring index is an index into a table.
@@ -158,7 +171,8 @@ fn a_wrong_size_and_fds_without_need_are_refused_in_every_request() {
         let served = right.iter().all(|size| !matches!(decode(code, &vec![0; *size], 0), Ok(Request::Unserved(_))));
         assert!(!served || right.len() <= 1, "{code} takes sizes {right:?}");
         let takes_fds = [Code::SET_MEM_TABLE, Code::ADD_MEM_REG, Code::REM_MEM_REG].contains(&code)
-            || [Code::SET_VRING_KICK, Code::SET_VRING_CALL, Code::SET_VRING_ERR].contains(&code);
+            || [Code::SET_VRING_KICK, Code::SET_VRING_CALL, Code::SET_VRING_ERR].contains(&code)
+            || [Code::SET_LOG_BASE, Code::SET_LOG_FD].contains(&code);
         if served && !takes_fds {
             decode(code, &vec![0; right[0]], 1).unwrap_err();
         }
@@ -188,9 +202,9 @@ fn a_ninth_fd_is_refused_wherever_it_comes() {
 
 #[test]
 fn what_is_not_offered_is_decoded_and_its_fds_are_closed() {
-    let request = decode(Code::SET_LOG_BASE, &[0; 16], 1).unwrap();
-    assert!(matches!(request, Request::Unserved(Code::SET_LOG_BASE)));
-    assert_eq!(request.code().to_string(), "SET_LOG_BASE");
+    let request = decode(Code::SET_INFLIGHT_FD, &[0; 16], 1).unwrap();
+    assert!(matches!(request, Request::Unserved(Code::SET_INFLIGHT_FD)));
+    assert_eq!(request.code().to_string(), "SET_INFLIGHT_FD");
 }
 
 #[test]

@@ -32,6 +32,8 @@ pub struct Client {
     pub held: Holdings,
     /// The event `no_memory` was written.
     pub told_of_memory: bool,
+    /// The last event `migration` said that its guest migrates.
+    pub told_of_migration: bool,
     /// The end of its quarantine: workers are not told of it until then.
     pub quarantine: Option<Instant>,
     /// It is in quarantine because of this class.
@@ -57,6 +59,7 @@ impl Client {
             interest: EpollFlags::EPOLLIN,
             held: Holdings::NONE,
             told_of_memory: false,
+            told_of_migration: false,
             quarantine: None,
             suspect: None,
             since: None,

@@ -145,6 +145,7 @@ impl Client {
         client.session.restore(&record.session);
         client.session.restore_device(record.device, files, kernel)?;
         client.told_of_memory = record.told_of_memory;
+        client.told_of_migration = client.device().is_migrating();
         client.home = record.home;
         client.quarantine = record.quarantine.map(|until| clock.time(until));
         client.suspect = record.suspect.map(ClientClass::from);

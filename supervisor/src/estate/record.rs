@@ -146,6 +146,12 @@ pub struct DeviceRecord {
     pub starts_enabled: bool,
     /// A ring has been started.
     pub ever_started: bool,
+    /// Pages are to be marked in the log.
+    #[serde(default)]
+    pub logs: bool,
+    /// The log of dirty pages.
+    #[serde(default)]
+    pub log: Option<MemoryRecord>,
     /// Memory.
     pub memory: Vec<MemoryRecord>,
     /// Rings, by index.
@@ -174,6 +180,9 @@ pub struct RingRecord {
     pub size: Option<u16>,
     /// Addresses of its parts.
     pub addr: Option<RingAddr>,
+    /// Guest address of its device area, for the log.
+    #[serde(default)]
+    pub log: Option<u64>,
     /// Index of the next available entry while it is stopped.
     pub base: u16,
     /// How often it was started.

@@ -14,7 +14,7 @@ use nix::fcntl::SealFlag;
 use sv3::fuzz::{Fds, Input};
 use sv3::ipc::{Command, RingFault};
 use sv3::virtio::OFFERED;
-use sv3::wire::vhost_user::{Code, Message, Reply, VHOST_USER_PROTOCOL_F_REPLY_ACK};
+use sv3::wire::vhost_user::{Code, Message, Reply, VHOST_USER_PROTOCOL_F_LOG_SHMFD, VHOST_USER_PROTOCOL_F_REPLY_ACK};
 
 use crate::clients::vhost_user::session::Session;
 use crate::estate::record::{DeviceRecord, SessionRecord};
@@ -115,6 +115,8 @@ impl Fixture {
         let Some(Message { request, need_reply }) = client::message(input, fds) else { return false };
         let code = request.code();
         let acks = need_reply && VHOST_USER_PROTOCOL_F_REPLY_ACK.of(self.session.protocol_features());
+        let logs = VHOST_USER_PROTOCOL_F_LOG_SHMFD.of(self.session.protocol_features());
+        let acks = acks || code == Code::SET_LOG_BASE && logs;
         let gets = code.to_string().starts_with("GET_");
         match self.session.request(Message { request, need_reply }, &self.kernel) {
             Ok(step) => {

@@ -5,16 +5,16 @@
 //! client can truncate an unsealed file later: then the worker dies of SIGBUS, and the client is to blame.
 
 use std::collections::BTreeMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 
 use nix::fcntl::SealFlag;
 use sv3::foreign::ForeignFd;
-use sv3::ipc::Region;
+use sv3::ipc::{LOG_GUEST_ADDR, Region};
 use sv3::wire::Refuse;
 use sv3::wire::vhost_user::MemoryRegion;
 
-use crate::ports::kernel::{Extent, FileId, Inspect};
+use crate::ports::kernel::{Extent, FileId, Inspect, MemoryFile};
 
 /// Most octets of memory that one client may have mapped: all clients share the worker's 128 TiB of address space.
 const CLIENT_MEMORY_MAX: u64 = 8 << 40;
@@ -25,7 +25,10 @@ const ALIASES_MAX: u64 = 2;
 /// Octets that a client may have mapped in any case: page tables for these are small.
 const ALIASED_MIN: u64 = 16 << 20;
 
-/// One admitted region.
+/// Most octets of a log of dirty pages: enough for guest addresses of 32 TiB.
+const LOG_MAX: u64 = 1 << 30;
+
+/// One admitted region, or a log.
 #[derive(Clone, Debug)]
 pub struct Memory {
     /// The region, as the worker is told of it.
@@ -45,15 +48,21 @@ pub struct Memory {
 impl Memory {
     /// Why the client is refused, if the region's file has been truncated since it was admitted.
     pub fn truncated(&self, kernel: &dyn Inspect) -> Option<Refuse> {
-        let Region { guest_addr, size, offset, .. } = self.region;
+        let Region { size, offset, .. } = self.region;
         let needed = offset.saturating_add(size);
         let now = kernel.extent(self.fd.as_fd()).ok()?.size;
         (now < needed).then(|| {
-            Refuse(format!(
-                "memory region at guest address {guest_addr:#x} ({size} octets): its file was truncated to {now} \
-                 octets and must be at least {needed}"
-            ))
+            Refuse(format!("{}: its file was truncated to {now} octets and must be at least {needed}", self.words()))
         })
+    }
+
+    fn words(&self) -> String {
+        match self.region {
+            Region { guest_addr: LOG_GUEST_ADDR, size, .. } => format!("log of dirty pages ({size} octets)"),
+            Region { guest_addr, size, .. } => {
+                format!("memory region at guest address {guest_addr:#x} ({size} octets)")
+            }
+        }
     }
 
     /// Why the client is refused, if the region's file has changed since it was admitted so that a worker can no longer
@@ -63,12 +72,11 @@ impl Memory {
     }
 
     fn sealed(&self, kernel: &dyn Inspect) -> Option<Refuse> {
-        let Region { guest_addr, size, .. } = self.region;
         let file = kernel.memory(self.fd.as_fd()).ok().flatten()?;
         (!file.writable).then(|| {
             Refuse(format!(
-                "memory region at guest address {guest_addr:#x} ({size} octets): it can no longer be mapped: its file \
-                 was sealed against writing since it was admitted"
+                "{}: it can no longer be mapped: its file was sealed against writing since it was admitted",
+                self.words()
             ))
         })
     }
@@ -85,26 +93,7 @@ pub fn admit(
         let MemoryRegion { guest_addr, size, .. } = wanted;
         Refuse(format!("memory region {index} (guest address {guest_addr:#x}, {size} octets): {why}"))
     };
-    let file = kernel.memory(fd.as_fd()).map_err(|error| refuse(format!("its file cannot be examined: {error}")))?;
-    let Some(file) = file else {
-        return Err(refuse(
-            "its file is not on tmpfs or hugetlbfs; use memory-backend-memfd with share=on".to_string(),
-        ));
-    };
-    if !file.writable {
-        return Err(refuse("its file is not open for writing, or is sealed against writing".to_string()));
-    }
-    if wanted.size == 0 {
-        return Err(refuse("it is empty".to_string()));
-    }
-    let needed = wanted.offset.checked_add(wanted.size).ok_or_else(|| refuse("its end overflows".to_string()))?;
-    let file_size = file.extent.size;
-    if needed > file_size {
-        let offset = wanted.offset;
-        return Err(refuse(format!(
-            "its file is {file_size} octets long and must be at least {needed} (offset {offset} and size)"
-        )));
-    }
+    let file = examine((wanted.offset, wanted.size), fd.as_fd(), kernel).map_err(refuse)?;
     for (name, start) in [("guest", wanted.guest_addr), ("user", wanted.user_addr)] {
         start.checked_add(wanted.size).ok_or_else(|| refuse(format!("its {name} addresses overflow")))?;
     }
@@ -122,6 +111,40 @@ pub fn admit(
     let region = Region { guest_addr, size, user_addr, offset, block: file.block };
     let Extent { size: file_size, present } = file.extent;
     Ok(Memory { region, fd: Rc::new(fd), file: file.file, file_size, present, seals: file.seals })
+}
+
+/// Admits a log of dirty pages: that many octets of its file, from an offset on.
+pub fn admit_log((offset, size): (u64, u64), fd: ForeignFd, kernel: &dyn Inspect) -> Result<Memory, Refuse> {
+    let refuse = |why: String| Refuse(format!("log of dirty pages ({size} octets): {why}"));
+    let file = examine((offset, size), fd.as_fd(), kernel).map_err(refuse)?;
+    if size > LOG_MAX {
+        return Err(refuse(format!("it is larger than {LOG_MAX}")));
+    }
+    let region = Region { guest_addr: LOG_GUEST_ADDR, size, user_addr: 0, offset, block: file.block };
+    let Extent { size: file_size, present } = file.extent;
+    Ok(Memory { region, fd: Rc::new(fd), file: file.file, file_size, present, seals: file.seals })
+}
+
+/// Looks whether a worker may map and write a range of a file: offset and size.
+fn examine((offset, size): (u64, u64), fd: BorrowedFd<'_>, kernel: &dyn Inspect) -> Result<MemoryFile, String> {
+    let file = kernel.memory(fd).map_err(|error| format!("its file cannot be examined: {error}"))?;
+    let Some(file) = file else {
+        return Err("its file is not on tmpfs or hugetlbfs; use memory-backend-memfd with share=on".to_string());
+    };
+    if !file.writable {
+        return Err("its file is not open for writing, or is sealed against writing".to_string());
+    }
+    if size == 0 {
+        return Err("it is empty".to_string());
+    }
+    let needed = offset.checked_add(size).ok_or("its end overflows")?;
+    let file_size = file.extent.size;
+    if needed > file_size {
+        return Err(format!(
+            "its file is {file_size} octets long and must be at least {needed} (offset {offset} and size)"
+        ));
+    }
+    Ok(file)
 }
 
 /// Why a table is refused, if it maps the same octets of files too often.

@@ -4,6 +4,7 @@
 //! [`Device::replay`] tells a new worker everything. It uses the same methods, so a ring starts after a crash as it did
 //! before.
 
+mod migration;
 mod record;
 
 use std::rc::Rc;
@@ -12,6 +13,7 @@ use nix::fcntl::SealFlag;
 use sv3::MAX_RINGS;
 use sv3::attachment::Learning;
 use sv3::ipc::{Command, PortKind, RingFault};
+use sv3::virtio::VHOST_F_LOG_ALL;
 
 use crate::ports::admission::Memory;
 use crate::ports::holdings::Holdings;
@@ -32,6 +34,10 @@ pub struct Device {
     pub starts_enabled: bool,
     /// Memory regions in force.
     pub memory: Vec<Memory>,
+    /// The log of dirty pages that the client gave last.
+    pub log: Option<Memory>,
+    /// Pages are to be marked in it.
+    pub logs: bool,
     /// A ring has been started since the client connected.
     pub ever_started: bool,
     /// Counts removed regions that a worker still has mapped.
@@ -47,6 +53,8 @@ impl Device {
             features: 0,
             starts_enabled: true,
             memory: Vec::new(),
+            log: None,
+            logs: false,
             ever_started: false,
             pending_unmaps: PendingUnmaps::default(),
             rings: Vec::new(),
@@ -60,15 +68,20 @@ impl Device {
         if !self.memory.is_empty() {
             commands.extend(self.memory_table());
         }
+        commands.extend(self.log_open());
         for (index, ring) in self.rings() {
             if ring.call.is_some() {
                 commands.push(self.ring_call(index));
+            }
+            if ring.log.is_some() {
+                commands.push(self.ring_log(index));
             }
             commands.extend(self.ring_start(index));
             if ring.stopping {
                 commands.push(self.ring_stop(index));
             }
         }
+        commands.extend(self.leaving());
         commands
     }
 
@@ -97,7 +110,8 @@ impl Device {
     /// Files and regions that it holds.
     pub fn holdings(&self) -> Holdings {
         let rings: usize = self.rings.iter().map(|ring| ring.files().count()).sum();
-        Holdings { fds: rings + self.memory.len(), regions: self.memory.len() }
+        let regions = self.memory.len() + usize::from(self.log.is_some());
+        Holdings { fds: rings + regions, regions }
     }
 
     /// Whether the client started a ring but sent no memory: its memory is not shared.
@@ -155,7 +169,8 @@ impl Device {
 
     /// Starts every ring that can start now, if the device has memory.
     pub fn start_rings(&mut self) -> Vec<WorkerCommand> {
-        if self.memory.is_empty() {
+        // A client that starts its device while its guest migrates sends the log last.
+        if self.memory.is_empty() || self.logs && self.log.is_none() {
             return Vec::new();
         }
         let mut able = Vec::new();
@@ -172,7 +187,7 @@ impl Device {
         match self.ring(index) {
             Some(ring) if ring.started => {
                 ring.stopping = true;
-                vec![self.ring_stop(index)]
+                [self.ring_stop(index)].into_iter().chain(self.leaving()).collect()
             }
             Some(ring) => {
                 ring.stop(ring.base);
@@ -203,6 +218,7 @@ impl Device {
         // A ring that could not start has not moved.
         let stays = ring.fault.is_some() && base == 0;
         ring.stop(if stays { ring.base } else { base });
+        self.forget_log();
         Ok(())
     }
 
@@ -211,6 +227,7 @@ impl Device {
         for (index, ring) in (0..).zip(&mut self.rings).filter(|(_, ring)| ring.stopping) {
             ring.stop(ledger(index));
         }
+        self.forget_log();
     }
 
     /// The worker reports that a ring has stopped by itself. Returns whether that is news.
@@ -222,7 +239,8 @@ impl Device {
 
     /// The command that tells a worker the features.
     pub fn port_features(&self) -> WorkerCommand {
-        Command::PortFeatures { port: self.port.slot, features: self.features }.into()
+        let features = self.features & !VHOST_F_LOG_ALL.mask();
+        Command::PortFeatures { port: self.port.slot, features }.into()
     }
 
     fn memory_table(&self) -> Vec<WorkerCommand> {
@@ -236,7 +254,9 @@ impl Device {
 
     /// The command that makes a worker forget the port.
     pub fn port_remove(&self) -> WorkerCommand {
-        let removes = self.pending_unmaps.remove(self.memory.iter().map(|memory| memory.fd.clone()).collect());
+        let log = self.log.iter().filter(|_| self.logs);
+        let removes =
+            self.pending_unmaps.remove(self.memory.iter().chain(log).map(|memory| memory.fd.clone()).collect());
         WorkerCommand { removes, ..Command::PortRemove { port: self.port.slot }.into() }
     }
 

@@ -12,6 +12,8 @@ pub struct Ring {
     pub size: Option<u16>,
     /// Addresses of its three parts.
     pub addr: Option<RingAddr>,
+    /// Guest address of its device area, if the client wants that marked in the log of dirty pages.
+    pub log: Option<u64>,
     /// Index of the next available entry while the ring is stopped. For a packed ring, bit 15 is the wrap counter.
     pub base: u16,
     /// How often the client has started it.
@@ -50,8 +52,8 @@ impl Ring {
 
     /// Marks the ring as stopped at `base`, and forgets what the client must send again before the next start.
     pub fn stop(&mut self, base: u16) {
-        let Ring { size, call, err, enable, run, .. } = std::mem::take(self);
-        *self = Ring { size, call, err, enable, base, run, ..Ring::default() };
+        let Ring { size, log, call, err, enable, run, .. } = std::mem::take(self);
+        *self = Ring { size, log, call, err, enable, base, run, ..Ring::default() };
     }
 
     /// The files that the client sent for it.

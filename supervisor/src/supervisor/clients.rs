@@ -257,11 +257,28 @@ impl Supervisor {
             }
             Err(refused) => self.refuse(slot, refused),
         }
+        self.tell_of_migration(slot);
         let round = self.workers.closers.round();
         if self.put_aside() > 0
             && let Some(client) = self.clients.slots.client(slot)
         {
             client.left_files = Some(round);
+        }
+    }
+
+    /// Writes an event if the client's guest began to migrate, or migrates no longer.
+    pub(super) fn tell_of_migration(&mut self, slot: u16) {
+        let Some(client) = self.clients.slots.client(slot) else { return };
+        let (name, device) = (client.name(), client.session.device());
+        let migrates = device.is_migrating();
+        let (state, words) = match device.logs {
+            _ if migrates => ("begun", "its guest migrates: the client is told which pages are written"),
+            true => ("stopped", "its guest, which migrates, has stopped here"),
+            false => ("ended", "its guest migrates no longer, and stays"),
+        };
+        if std::mem::replace(&mut client.told_of_migration, migrates) != migrates {
+            let fields = serde_json::json!({ "state": state });
+            self.telemetry.events.say_of_with(client.id, "migration", format!("{name} {words}"), fields);
         }
     }
 
@@ -334,7 +351,7 @@ impl Supervisor {
     /// is asked after each death, so that nothing depends on what a dying worker wrote. Returns whether there were any.
     pub(super) fn recheck_memory(&mut self) -> bool {
         let truncated = |client: &Client| {
-            let found = client.device().memory.iter().find_map(|memory| memory.truncated(&Kernel));
+            let found = client.device().truncated(&Kernel);
             found.map(|reason| (client.id.slot, client.holder(), reason))
         };
         let offenders: Vec<_> = self.clients.served().filter_map(truncated).collect();

@@ -127,7 +127,7 @@ impl Supervisor {
         let (id, name, holder) = (client.id, client.name(), client.holder());
         (client.quarantine, client.suspect) = (None, None);
         client.since = Some((holder.class, since)).filter(|(class, _)| class.memory != MemoryClass::Any);
-        let truncated = client.device().memory.iter().find_map(|memory| memory.truncated(&Kernel));
+        let truncated = client.device().truncated(&Kernel);
         let replay = client.session.replay();
         self.telemetry.events.say_of(id, "release", format!("{name} the quarantine is over: {why}"));
         self.clients.blames.release(id.pid, Instant::now());

@@ -161,6 +161,7 @@ impl Supervisor {
     fn end_wait(&mut self, slot: u16) -> Result<(), Breach> {
         let Some(client) = self.clients.slots.client(slot) else { return Ok(()) };
         let reply = client.session.barrier_reached()?;
+        self.tell_of_migration(slot);
         self.reply(slot, reply);
         Ok(())
     }
@@ -224,7 +225,7 @@ impl Supervisor {
     /// Disconnects a client that has made its memory unusable since it was admitted. Returns whether it has.
     fn disconnect_spoiler(&mut self, slot: u16) -> bool {
         let Some(client) = self.clients.slots.client(slot) else { return false };
-        let unusable = client.device().memory.iter().find_map(|memory| memory.unusable(&Kernel));
+        let unusable = client.device().unusable(&Kernel);
         let Some(reason) = unusable else { return false };
         let refused = client.session.command_failed(reason.0.clone()).unwrap_or_else(|| reason.into());
         self.refuse(slot, refused);

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 use serde_json::Value;
-use sv3::ipc::Settings;
+use sv3::ipc::{LOG_GUEST_ADDR, Settings};
 use sv3::ledger::{THREADS, ThreadState, WorkerArea};
 use sv3::status::{self, Burst, Fault, Serving};
 use sv3::{MAX_PORTS, MAX_RINGS};
@@ -215,6 +215,7 @@ fn fault(evidence: Evidence<'_>) -> Fault {
 
 fn fault_words(fault: &Fault, ip: u64) -> String {
     let region = match (&fault.port, fault.region) {
+        (Some(port), Some(LOG_GUEST_ADDR)) => format!(", in the log of dirty pages of {port}"),
         (Some(port), Some(guest)) => format!(", in the memory of {port} (region at guest address {guest:#x})"),
         _ => String::new(),
     };

@@ -46,6 +46,11 @@ impl Agent {
         Agent { line, received: Vec::new(), last_id: 0, jobs: 0 }
     }
 
+    /// The guest that another agent spoke with is now at this one's line.
+    pub fn go_on_from(&mut self, before: &Agent) {
+        (self.last_id, self.jobs) = (before.last_id, before.jobs);
+    }
+
     /// Waits until the guest has booted.
     pub fn ready(&mut self, patience: Duration) -> Result<()> {
         let deadline = Instant::now() + patience;

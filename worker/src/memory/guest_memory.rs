@@ -82,6 +82,12 @@ impl GuestMemory {
         self.regions.iter().find(|mapping| mapping.at_user(addr, len).is_some())
     }
 
+    /// The guest address of one of the front-end's addresses.
+    pub fn guest_addr_of_user(&self, addr: u64) -> Option<u64> {
+        let Region { guest_addr, user_addr, .. } = *self.mapping_of_user(addr, 1)?.region();
+        guest_addr.checked_add(addr.checked_sub(user_addr)?)
+    }
+
     /// Populates the pages of a range of the front-end's addresses, if the range lies in one region.
     pub fn populate(&self, addr: u64, len: u64) {
         self.regions.iter().for_each(|mapping| mapping.populate(addr, len));

@@ -8,6 +8,7 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
 
 use memmap2::{MmapOptions, MmapRaw};
 use sv3::ipc::Region;
@@ -75,6 +76,14 @@ impl Mapping {
     /// Whether the region contains the guest address.
     pub(super) fn holds(&self, guest_addr: u64) -> bool {
         guest_addr.wrapping_sub(self.region.guest_addr) < self.region.size
+    }
+
+    /// An octet of the region, if the region contains it.
+    #[inline]
+    pub(super) fn octet(&self, offset: u64) -> Option<&AtomicU8> {
+        let at = self.at(offset, 1)?;
+        // SAFETY: `at` checked that the octet is mapped, as it is for as long as `self` lives. All accesses are atomic.
+        Some(unsafe { AtomicU8::from_ptr(at) })
     }
 
     /// The pointer to `[offset, offset + len)` of the region, if the region contains this range.

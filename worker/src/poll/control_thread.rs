@@ -25,12 +25,13 @@ use sv3::ipc::{BUSY_QUIET, Command, PortKind, Report, ReportKind, RingFault};
 use sv3::ledger::Ledger;
 use sv3::rules::PortRules;
 
-use super::mapper::MapRequests;
+use super::mapper::{MapRequests, Purpose};
 use super::poller::{Buffers, Poller};
 use super::start::Start;
 use super::threads::Threads;
 use crate::forward::fdb::Address;
 use crate::forward::rarp;
+use crate::memory::dirty_log::DirtyLog;
 use crate::memory::guest_memory::GuestMemory;
 use crate::port::endpoint::Endpoint;
 use crate::port::kind::Kind;
@@ -56,6 +57,8 @@ struct Client {
     memory: GuestMemory,
     /// Memory table being collected.
     staged: GuestMemory,
+    /// The log in which pages are marked.
+    log: Option<DirtyLog>,
     /// The pause between two announcements.
     rarp: rarp::Pause,
     /// Rules in force; `None`: the port is open.
@@ -232,9 +235,12 @@ impl ControlThread {
             }
             Command::PortRemove { port } => self.remove(port, seq),
             Command::PortFeatures { port, features } => self.client(port).map(|client| client.features = features),
-            Command::RegionStage { port, region } => self.map(seq, port, true, region, fds.next()),
+            Command::RegionStage { port, region } => self.map(seq, (port, Purpose::Staged), region, fds.next()),
             Command::MemoryCommit { port } => self.commit(port, seq),
-            Command::RegionAdd { port, region } => self.map(seq, port, false, region, fds.next()),
+            Command::RegionAdd { port, region } => self.map(seq, (port, Purpose::InForce), region, fds.next()),
+            Command::LogOpen { port, region } => self.map(seq, (port, Purpose::Log), region, fds.next()),
+            Command::LogClose { port } => self.set_log(port, seq, None),
+            Command::RingLog { port, ring, addr } => self.set_ring_log(QueueId::new(port, ring), addr),
             Command::RegionRemove { port, region } => self.remove_region(port, &region, seq),
             Command::RingStart { port, ring, size, addr, base, run } => {
                 self.start(QueueId::new(port, ring), (size, addr, base, run), fds.next())
@@ -346,8 +352,9 @@ impl ControlThread {
         self.questions.forget(slot);
         self.threads.ports.set_learning(slot, Learning::Free);
         let client = self.clients.get_mut(usize::from(slot)).and_then(Option::take);
-        let tables = client.into_iter().flat_map(|client| [client.memory, client.staged]);
-        self.requests.unmap(tables.flat_map(GuestMemory::into_mappings), seq);
+        let Client { memory, staged, log, .. } = client.map(|client| *client).unwrap_or_default();
+        let tables = [memory, staged].into_iter().flat_map(GuestMemory::into_mappings);
+        self.requests.unmap(tables.chain(log.map(DirtyLog::into_mapping)), seq);
     }
 
     /// Takes over from the worker that served. All receive queues start first: other threads begin with a transmit

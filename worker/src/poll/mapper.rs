@@ -45,14 +45,25 @@ const SLICE_NS: std::ops::Range<u64> = 20_000..60_000;
 /// Least and most octets of a slice. Untouched memory takes no time, but the memory after it may have been touched.
 const SLICE: std::ops::RangeInclusive<usize> = 256 << 10..=8 << 20;
 
+/// What a region is mapped for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// The collected memory table.
+    Staged,
+    /// The memory table in force.
+    InForce,
+    /// The client's log.
+    Log,
+}
+
 /// A request to map a region.
 pub struct MapRequest {
     /// Number of the command.
     pub seq: u64,
     /// Slot of the region's port.
     pub port: u16,
-    /// For the collected table. Otherwise for the one in force.
-    pub staged: bool,
+    /// What for.
+    pub purpose: Purpose,
     /// The region.
     pub region: Region,
     /// Its file.
@@ -65,8 +76,8 @@ pub struct Mapped {
     pub seq: u64,
     /// Slot of the region's port.
     pub port: u16,
-    /// For the collected table. Otherwise for the one in force.
-    pub staged: bool,
+    /// What for.
+    pub purpose: Purpose,
     /// The mapping.
     pub outcome: Result<NewMapping, Errno>,
 }
@@ -162,10 +173,10 @@ impl Mapper {
     /// Maps the next requested region. True: there was one.
     fn map_next(&self) -> bool {
         let Some(wanted) = self.wanted.seize(|| ()).pop_front() else { return false };
-        let MapRequest { seq, port, staged, region, fd } = wanted;
+        let MapRequest { seq, port, purpose, region, fd } = wanted;
         let errno = |error: std::io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EINVAL));
         let outcome = NewMapping::new(region, fd).map_err(errno);
-        self.mapped.seize(|| ()).push_back(Mapped { seq, port, staged, outcome });
+        self.mapped.seize(|| ()).push_back(Mapped { seq, port, purpose, outcome });
         true
     }
 }
@@ -295,7 +306,7 @@ mod tests {
         let fd = memfd_create(c"guest", MFdFlags::MFD_CLOEXEC).unwrap();
         nix::unistd::ftruncate(&fd, octets.cast_signed()).unwrap();
         let region = Region { guest_addr: 0, size: octets, user_addr: 0, offset: 0, block: 4096 };
-        MapRequest { seq, port: 0, staged: true, region, fd }
+        MapRequest { seq, port: 0, purpose: Purpose::Staged, region, fd }
     }
 
     fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {

@@ -33,6 +33,8 @@ pub enum CrashPoint {
     FileRead,
     /// A frame was written to a file. The sender's frames are not published.
     FileWritten,
+    /// Some pages are marked in the client's log. This is no choice either, since only guests that migrate pass it.
+    Marked,
 }
 
 /// Dies here if this point was picked and enough passes are over.

@@ -5,19 +5,22 @@ use std::rc::Rc;
 
 use sv3::foreign::ForeignFd;
 use sv3::ipc::Command;
-use sv3::virtio::{Feature, VHOST_USER_F_PROTOCOL_FEATURES, VIRTIO_F_RING_PACKED};
+use sv3::virtio::{Feature, VHOST_F_LOG_ALL, VHOST_USER_F_PROTOCOL_FEATURES, VIRTIO_F_RING_PACKED};
 use sv3::wire::Refuse;
 use sv3::wire::vhost_user::*;
 use sv3::{MAX_MEM_SLOTS, MAX_QUEUE_PAIRS, MAX_RING_SIZE, MAX_RINGS};
 
 use super::frontend::Frontend;
-use crate::ports::admission::{admit, aliased};
+use crate::ports::admission::{admit, admit_log, aliased};
 use crate::ports::kernel::Inspect;
 use crate::ports::ring::Ring;
 use crate::workers::command::WorkerCommand;
 
 /// Smallest MTU of IPv4 (RFC 791) and largest that a u16 config field holds.
 const MTU_RANGE: std::ops::RangeInclusive<u64> = 68..=65535;
+
+/// `VHOST_VRING_F_LOG`: the device area is to be marked in the log.
+const VRING_F_LOG: u32 = 1;
 
 /// The result of a request that is served.
 pub enum Served {
@@ -51,6 +54,7 @@ fn close<T>(why: String) -> Result<T, Refusal> {
 /// `SET_VRING_ENABLE` only need theirs to be offered; QEMU enables rings before it acknowledges features.
 fn permit(code: Code) -> Option<Feature> {
     match code {
+        Code::SET_LOG_BASE | Code::SET_LOG_FD => Some(VHOST_USER_PROTOCOL_F_LOG_SHMFD),
         Code::SEND_RARP => Some(VHOST_USER_PROTOCOL_F_RARP),
         Code::NET_SET_MTU => Some(VHOST_USER_PROTOCOL_F_NET_MTU),
         Code::GET_MAX_MEM_SLOTS | Code::ADD_MEM_REG | Code::REM_MEM_REG => {
@@ -93,6 +97,8 @@ impl Frontend {
             Request::SetVringNum { .. } | Request::SetVringAddr { .. } | Request::SetVringBase { .. } => {
                 self.set_up_ring(request)?
             }
+            Request::SetLogBase { size, offset, fd } => self.device.set_log(admit_log((offset, size), fd, kernel)?),
+            Request::SetLogFd => Vec::new(),
             Request::SetVringEnable { ring, num } => self.enable(ring, num)?,
             Request::SetVringKick { ring, fd } => self.set_kick(ring, fd, kernel)?,
             Request::SetVringCall { ring, fd } => {
@@ -113,9 +119,11 @@ impl Frontend {
     /// Refuses a request by which the client would hold more than its share.
     fn check_allowance(&self, request: &Request) -> Result<(), Refusal> {
         let (held, ring) = (self.holdings(), |index: &u16| self.device.known_ring(*index));
+        let memory = self.device.memory.len();
         let new = |place: Option<&Option<Rc<ForeignFd>>>| usize::from(place.is_none_or(Option::is_none));
         let (fds, regions) = match request {
-            Request::SetMemTable(table) => (table.len().saturating_sub(held.regions), table.len()),
+            Request::SetMemTable(table) => (table.len().saturating_sub(memory), table.len() + held.regions - memory),
+            Request::SetLogBase { .. } => (usize::from(self.device.log.is_none()), memory + 1),
             Request::AddMemReg(..) => (1, held.regions + 1),
             Request::SetVringKick { ring: index, fd: Some(_) } => (new(ring(index).map(|ring| &ring.kick)), 0),
             Request::SetVringCall { ring: index, fd: Some(_) } => (new(ring(index).map(|ring| &ring.call)), 0),
@@ -146,13 +154,20 @@ impl Frontend {
         if features == self.device.features {
             return Ok(Vec::new());
         }
+        let logs = VHOST_F_LOG_ALL.of(features) && VHOST_USER_PROTOCOL_F_LOG_SHMFD.of(self.protocol_features);
+        if (features ^ self.device.features) == VHOST_F_LOG_ALL.mask() {
+            self.device.features = features;
+            return Ok(self.device.set_logs(logs));
+        }
         if self.device.is_running() {
             return close("SET_FEATURES: other features while rings run".to_string());
         }
         self.device.features = features;
         // "If VHOST_USER_F_PROTOCOL_FEATURES has not been negotiated, the ring starts directly in the enabled state."
         self.device.starts_enabled = !VHOST_USER_F_PROTOCOL_FEATURES.of(features);
-        Ok(vec![self.device.port_features()])
+        let mut commands = vec![self.device.port_features()];
+        commands.extend(self.device.set_logs(logs));
+        Ok(commands)
     }
 
     fn set_protocol_features(&mut self, features: u64) -> Result<Vec<WorkerCommand>, Refusal> {
@@ -238,7 +253,8 @@ impl Frontend {
         self.device.ring(index).ok_or_else(|| Refusal::Close(format!("ring {index}: there are at most {MAX_RINGS}")))
     }
 
-    /// Size, addresses and base cannot change while a ring runs (CVE-2026-5747).
+    /// Size, addresses and base cannot change while a ring runs (CVE-2026-5747). Whether its device area is marked in the
+    /// log can, and does when a migration begins.
     fn set_up_ring(&mut self, request: Request) -> Result<Vec<WorkerCommand>, Refusal> {
         let code = request.code();
         let packed = VIRTIO_F_RING_PACKED.of(self.device.features);
@@ -248,8 +264,9 @@ impl Frontend {
         else {
             return Ok(Vec::new());
         };
+        let known_flags = if VHOST_USER_PROTOCOL_F_LOG_SHMFD.of(self.protocol_features) { VRING_F_LOG } else { 0 };
         let ring = self.ring(index)?;
-        let (mut size, mut addr, mut base) = (ring.size, ring.addr, ring.base);
+        let (mut size, mut addr, mut base, mut log) = (ring.size, ring.addr, ring.base, ring.log);
         match request {
             Request::SetVringNum { num, .. } => match u16::try_from(num) {
                 Ok(num) if (1..=MAX_RING_SIZE).contains(&num) && (packed || num.is_power_of_two()) => size = Some(num),
@@ -259,11 +276,13 @@ impl Frontend {
                     ));
                 }
             },
-            Request::SetVringAddr { flags: 0, addr: wanted, .. } => addr = Some(wanted),
-            Request::SetVringAddr { flags, .. } => {
+            Request::SetVringAddr { flags, .. } if flags & !known_flags != 0 => {
                 return close(format!(
-                    "{code}: ring {index} has flags {flags:#x}, but sv3 does not offer dirty page logging"
+                    "{code}: ring {index} has flags {flags:#x}, but {known_flags:#x} were negotiated"
                 ));
+            }
+            Request::SetVringAddr { flags, addr: wanted, log: wanted_log, .. } => {
+                (addr, log) = (Some(wanted), (flags & VRING_F_LOG != 0).then_some(wanted_log));
             }
             // A packed ring's base has the used index in its upper half; in sv3 it always equals the available index.
             Request::SetVringBase { base: wanted, .. } => {
@@ -281,8 +300,10 @@ impl Frontend {
         if ring.started && (size, addr, base) != (ring.size, ring.addr, ring.base) {
             return close(format!("{code}: ring {index} runs; GET_VRING_BASE must stop it first"));
         }
-        (ring.size, ring.addr, ring.base) = (size, addr, base);
-        Ok(self.device.start_rings())
+        let other_log = log != ring.log;
+        (ring.size, ring.addr, ring.base, ring.log) = (size, addr, base, log);
+        let log = other_log.then(|| self.device.ring_log(index));
+        Ok(log.into_iter().chain(self.device.start_rings()).collect())
     }
 
     fn enable(&mut self, ring: u16, num: u32) -> Result<Vec<WorkerCommand>, Refusal> {

@@ -168,7 +168,10 @@ impl Session {
     /// Serves one request. Must not be called while the session waits.
     pub fn request(&mut self, message: Message, kernel: &dyn Inspect) -> Result<Step, Refused> {
         let code = message.request.code();
-        let wants_ack = message.need_reply && VHOST_USER_PROTOCOL_F_REPLY_ACK.of(self.frontend.protocol_features);
+        let features = self.frontend.protocol_features;
+        // "The back-end sends a reply to SET_LOG_BASE if LOG_SHMFD was negotiated", asked or not.
+        let wants_ack = message.need_reply && VHOST_USER_PROTOCOL_F_REPLY_ACK.of(features)
+            || code == Code::SET_LOG_BASE && VHOST_USER_PROTOCOL_F_LOG_SHMFD.of(features);
         let ack = |done: bool| wants_ack.then(|| Reply::ack(code, done));
         match self.frontend.serve(message.request, kernel) {
             Ok(Served::Value(value)) => Ok(Step { commands: Vec::new(), reply: Some(Reply::U64(code, value)) }),

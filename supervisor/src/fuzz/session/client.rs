@@ -95,8 +95,12 @@ fn payload(code: Code, input: &mut Input<'_>) -> (Vec<u8>, usize) {
         }
         Code::SET_VRING_ADDR => {
             let (ring, place) = (ring(input), u64::from(input.u8()) << 12);
-            let flags = u64::from(input.u8() == 0xff);
-            (longs(&[ring | flags << 32, place, place + 0x2000, place + 0x1000, 0]), 0)
+            let flags = match input.u8() {
+                0xff => 2,
+                0xf0.. => 1,
+                _ => 0,
+            };
+            (longs(&[ring | flags << 32, place, place + 0x2000, place + 0x1000, place]), 0)
         }
         Code::SET_VRING_BASE | Code::GET_VRING_BASE => (longs(&[ring(input) | u64::from(input.u16()) << 32]), 0),
         Code::SET_VRING_ENABLE => (longs(&[ring(input) | (input.below(3) as u64) << 32]), 0),
@@ -106,7 +110,15 @@ fn payload(code: Code, input: &mut Input<'_>) -> (Vec<u8>, usize) {
         }
         Code::NET_SET_MTU | Code::SET_STATUS => (longs(&[input.u16().into()]), 0),
         Code::SEND_RARP => (input.array::<8>().to_vec(), 0),
-        Code::SET_LOG_BASE | Code::GET_INFLIGHT_FD => {
+        Code::SET_LOG_BASE => {
+            let (size, offset) = (u64::from(input.u8()) << 12, u64::from(input.u8()) << 12);
+            match input.u8() {
+                0xff => (longs(&[input.u64(), input.u64()]), 1),
+                _ => (longs(&[size, offset]), 1),
+            }
+        }
+        Code::SET_LOG_FD => (Vec::new(), 1),
+        Code::GET_INFLIGHT_FD => {
             let count = input.u8();
             (input.take(count.into()).to_vec(), 0)
         }

@@ -20,6 +20,8 @@ pub struct Model {
     rings: BTreeMap<u16, (u16, RingAddr)>,
     enabled: BTreeSet<u16>,
     calls: BTreeSet<u16>,
+    log: Option<Region>,
+    ring_logs: BTreeMap<u16, u64>,
 }
 
 impl Model {
@@ -50,6 +52,16 @@ impl Model {
             }
             Command::RingEnable { ring, enable, .. } => put(&mut self.enabled, ring, enable),
             Command::RingCall { ring, call, .. } => put(&mut self.calls, ring, call),
+            Command::LogOpen { region, .. } => {
+                assert!(region.size > 0 && region.offset.checked_add(region.size).is_some());
+                self.log = Some(region);
+            }
+            Command::LogClose { .. } => assert!(self.log.take().is_some()),
+            Command::RingLog { ring, addr, .. } => match addr {
+                Some(addr) => drop(self.ring_logs.insert(ring, addr)),
+                None => drop(self.ring_logs.remove(&ring)),
+            },
+            Command::AddressFlush { port, .. } => assert!(port.is_some()),
             Command::Barrier | Command::SendRarp { .. } => {}
             _ => panic!("not a session's command"),
         }
@@ -76,11 +88,11 @@ impl Model {
     }
 
     /// The state that matters for frames.
-    pub fn where_it_stands(&self) -> (u64, &[Region], Rings) {
+    pub fn where_it_stands(&self) -> (u64, &[Region], Rings, Option<Region>, &BTreeMap<u16, u64>) {
         let rings = self.rings.iter();
         let rings = rings
             .map(|(ring, (size, addr))| (*ring, *size, *addr, self.enabled.contains(ring), self.calls.contains(ring)));
-        (self.features, &self.memory, rings.collect())
+        (self.features, &self.memory, rings.collect(), self.log, &self.ring_logs)
     }
 }
 

@@ -22,6 +22,8 @@ impl Device {
             features: self.features,
             starts_enabled: self.starts_enabled,
             ever_started: self.ever_started,
+            logs: self.logs,
+            log: self.log.as_ref().map(|log| memory_record(log, files)),
             memory: self.memory.iter().map(|memory| memory_record(memory, files)).collect(),
             rings: self.rings.iter().map(|ring| ring_record(ring, files)).collect(),
         }
@@ -35,8 +37,10 @@ impl Device {
         self.features = record.features;
         self.starts_enabled = record.starts_enabled;
         self.ever_started = record.ever_started;
+        self.logs = record.logs;
         self.memory =
             record.memory.into_iter().map(|memory| restore_memory(memory, files, kernel)).collect::<Result<_, _>>()?;
+        self.log = record.log.map(|log| restore_memory(log, files, kernel)).transpose()?;
         self.rings =
             record.rings.into_iter().map(|ring| restore_ring(ring, files, kernel)).collect::<Result<_, _>>()?;
         Ok(())
@@ -67,6 +71,7 @@ fn ring_record<'r>(ring: &'r Ring, files: &mut Files<'r>) -> RingRecord {
     RingRecord {
         size: ring.size,
         addr: ring.addr,
+        log: ring.log,
         base: ring.base,
         run: ring.run,
         kick: add(&ring.kick),
@@ -87,7 +92,7 @@ fn restore_ring(record: RingRecord, files: &mut Heirlooms, kernel: &dyn Inspect)
             false => unfit("a ring's file is not an eventfd"),
         }
     };
-    let RingRecord { size, addr, base, run, enable, started, .. } = record;
+    let RingRecord { size, addr, log, base, run, enable, started, .. } = record;
     let (kick, call, err) = (take(record.kick)?, take(record.call)?, take(record.err)?);
     if started && (size.is_none() || addr.is_none() || kick.is_none()) {
         return unfit("a ring is started and lacks what it needs for that");
@@ -96,5 +101,5 @@ fn restore_ring(record: RingRecord, files: &mut Heirlooms, kernel: &dyn Inspect)
         Some(value) => Some(RingFault::from_value(value).ok_or_else(|| Unfit(format!("ring fault {value}")))?),
         None => None,
     };
-    Ok(Ring { size, addr, base, run, kick, call, err, enable, started, stopping: false, fault })
+    Ok(Ring { size, addr, log, base, run, kick, call, err, enable, started, stopping: false, fault })
 }

@@ -3,43 +3,48 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use sv3::ids::QueueId;
 use sv3::ipc::Region;
 
-use super::ControlThread;
+use super::{ControlThread, NO_PORT};
+use crate::memory::dirty_log::DirtyLog;
 use crate::memory::guest_memory::GuestMemory;
 use crate::memory::mapping::Mapping;
-use crate::poll::mapper::{MapRequest, Mapped};
+use crate::poll::mapper::{MapRequest, Mapped, Purpose};
 use crate::port::Port;
 use crate::process::link::LinkEnd;
 
 impl ControlThread {
-    /// Asks the mapper to map a region, for the collected table or for the one in force.
+    /// Asks the mapper to map a region, for one of the memory tables or as log.
     pub(super) fn map(
         &mut self,
         seq: u64,
-        port: u16,
-        staged: bool,
+        (port, purpose): (u16, Purpose),
         region: Region,
         fd: Option<OwnedFd>,
     ) -> nix::Result<()> {
         self.client(port)?;
         let fd = fd.ok_or(nix::errno::Errno::EBADF)?;
-        self.requests.map(MapRequest { seq, port, staged, region, fd });
+        self.requests.map(MapRequest { seq, port, purpose, region, fd });
         Ok(())
     }
 
     /// Takes a region that the mapper has mapped, or could not map.
     pub(super) fn take_mapped(&mut self, mapped: Mapped) -> Result<(), LinkEnd> {
-        let Mapped { seq, port, staged, outcome } = mapped;
+        let Mapped { seq, port, purpose, outcome } = mapped;
         let result = outcome.and_then(|bare| {
             let mapping = Arc::new(Mapping::new(port, bare));
             let client = self.client(port)?;
-            let table = if staged { &mut client.staged } else { &mut client.memory };
+            let table = match purpose {
+                Purpose::Staged => &mut client.staged,
+                Purpose::InForce => &mut client.memory,
+                Purpose::Log => return self.set_log(port, seq, Some(DirtyLog::new(mapping))),
+            };
             if let Err(mapping) = table.add(mapping) {
                 self.requests.unmap([mapping], seq);
                 return Err(nix::errno::Errno::ENOSPC);
             }
-            if staged { Ok(()) } else { self.show_regions(port) }
+            if purpose == Purpose::Staged { Ok(()) } else { self.show_regions(port) }
         });
         self.tell_failure(seq, port, result)
     }
@@ -62,8 +67,35 @@ impl ControlThread {
                 && let Some(vring) = lease.vring().filter(|vring| vring.queue.is_some())
             {
                 vring.memory = memory.clone();
+                if vring.log.is_some() {
+                    vring.mark();
+                }
             }
         }
+        Ok(())
+    }
+
+    /// Marks pages in this log from now on, or no more. When this returns, nothing is marked in an earlier log.
+    pub(super) fn set_log(&mut self, slot: u16, seq: u64, log: Option<DirtyLog>) -> nix::Result<()> {
+        let old = std::mem::replace(&mut self.client(slot)?.log, log.clone());
+        for queue in self.port(slot).into_iter().flat_map(Port::used) {
+            if let Some(mut lease) = self.queue(queue)
+                && let Some(vring) = lease.vring()
+            {
+                vring.log.clone_from(&log);
+                vring.mark();
+            }
+        }
+        self.requests.unmap(old.map(DirtyLog::into_mapping), seq);
+        Ok(())
+    }
+
+    /// Sets where a ring's device area lies in the log.
+    pub(super) fn set_ring_log(&mut self, queue: QueueId, addr: Option<u64>) -> nix::Result<()> {
+        let mut lease = self.use_queue(queue)?;
+        let vring = lease.vring().ok_or(NO_PORT)?;
+        vring.log_addr = addr;
+        vring.mark();
         Ok(())
     }
 

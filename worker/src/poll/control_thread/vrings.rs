@@ -43,7 +43,10 @@ impl ControlThread {
     /// Begins to use a vring whose setup is known.
     pub(super) fn begin(&mut self, queue: QueueId) -> Result<(), RingFault> {
         let (Some(mut lease), Ok(client)) = (self.queue(queue), self.client(queue.slot)) else { return Ok(()) };
-        lease.vring().map_or(Ok(()), |vring| vring.begin(&client.memory, client.features))
+        lease.vring().map_or(Ok(()), |vring| {
+            vring.log.clone_from(&client.log);
+            vring.begin(&client.memory, client.features)
+        })
     }
 
     /// On standby: prepares a started vring as far as possible without an access to it.

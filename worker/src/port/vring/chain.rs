@@ -179,7 +179,7 @@ impl<'m> Plain<'m> {
     }
 }
 
-fn entry(table: &GuestSlice<'_>, index: u16) -> Option<Descriptor> {
+pub(super) fn entry(table: &GuestSlice<'_>, index: u16) -> Option<Descriptor> {
     let [addr, rest] = table.read_words(usize::from(index) * Descriptor::SIZE)?;
     Some(Descriptor::from_words(u64::from_le(addr), u64::from_le(rest)))
 }

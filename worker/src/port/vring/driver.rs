@@ -29,6 +29,8 @@ pub struct Driver {
     pub memory: GuestMemory,
     size: u16,
     avail_idx: u16,
+    /// What the driver has written, if somebody wants to know.
+    pub trace: Option<Vec<(u64, Vec<u8>)>>,
 }
 
 /// A descriptor: address, length, flags, next.
@@ -50,7 +52,7 @@ impl Driver {
             assert!(memory.add(Arc::new(Mapping::new(0, NewMapping::new(region, file.into()).unwrap()))).is_ok());
             map
         });
-        Driver { maps, memory, size, avail_idx: 0 }
+        Driver { maps, memory, size, avail_idx: 0, trace: None }
     }
 
     /// Addresses of the ring.
@@ -67,6 +69,9 @@ impl Driver {
 
     /// Writes octets at a guest address.
     pub fn write(&mut self, addr: u64, octets: &[u8]) {
+        if let Some(trace) = &mut self.trace {
+            trace.push((addr, octets.to_vec()));
+        }
         for (at, octet) in (addr - BASE..).zip(octets) {
             self.maps[(at / REGION) as usize][(at % REGION) as usize] = *octet;
         }
@@ -94,6 +99,14 @@ impl Driver {
         self.write(avail + 4 + u64::from(self.avail_idx % self.size) * 2, &head.to_le_bytes());
         self.avail_idx = self.avail_idx.wrapping_add(1);
         self.write(avail + 2, &self.avail_idx.to_le_bytes());
+    }
+
+    /// The ring has come so far, and nothing is available.
+    pub fn begin_at(&mut self, index: u16) {
+        self.avail_idx = index;
+        self.claim(index);
+        let used = self.addr().used - USER + BASE;
+        self.write(used + 2, &index.to_le_bytes());
     }
 
     /// Sets `avail.idx` to any value.

@@ -5,6 +5,7 @@ pub mod descriptor;
 #[cfg(any(test, feature = "fuzzing"))]
 #[allow(dead_code, clippy::unwrap_used, reason = "for tests; fuzzers use some of it")]
 pub mod driver;
+pub mod marks;
 pub mod packed;
 pub mod queue;
 pub mod receive;

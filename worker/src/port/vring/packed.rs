@@ -41,6 +41,7 @@ use sv3::virtio::{VIRTIO_RING_F_EVENT_IDX, VIRTQ_DESC_F_INDIRECT, VIRTQ_DESC_F_N
 
 use super::chain::{BadChain, Walker};
 use super::descriptor::Descriptor;
+use super::marks::Marks;
 use super::setup::RingSetup;
 use super::virtqueue::{Chain, Virtqueue};
 use crate::memory::guest_memory::GuestMemory;
@@ -142,6 +143,8 @@ pub struct PackedRing {
     moved: u32,
     /// Nothing was published since the start: the driver gets a signal in any case.
     fresh: bool,
+    /// The client wants to know which pages are written.
+    marks: Option<Box<Marks>>,
 }
 
 impl PackedRing {
@@ -167,6 +170,7 @@ impl PackedRing {
             pending: 0,
             moved: 0,
             fresh: true,
+            marks: None,
         };
         if position.run.load(Acquire) == run {
             ring.recover();
@@ -239,9 +243,15 @@ impl PackedRing {
     /// Publishes the entries of the journal.
     #[inline]
     fn flush(&mut self) {
-        if self.pending == 0 {
-            return;
+        match self.marks.is_some() {
+            _ if self.pending == 0 => {}
+            false => self.flush_all(),
+            true => self.flush_marked(),
         }
+    }
+
+    #[inline(always)]
+    fn flush_all(&mut self) {
         self.position.used.store(u64::from(self.published.0) | u64::from(self.pending) << 32, Release);
         pass(CrashPoint::Journaled);
         self.roll_forward(self.published, self.pending.into());
@@ -431,6 +441,9 @@ impl Virtqueue for PackedRing {
         let waiter = if self.event_idx { EVENT_DESC << 16 | u32::from(cursor) } else { EVENT_ENABLE << 16 };
         self.device_event.at(0).store(waiter.to_le(), Relaxed);
         fence(SeqCst);
+        if self.marks.is_some() {
+            self.mark_suppression();
+        }
         self.is_ready(cursor)
     }
 
@@ -447,8 +460,13 @@ impl Virtqueue for PackedRing {
 
     fn disarm(&mut self) {
         self.device_event.at(0).store((EVENT_DISABLE << 16).to_le(), Relaxed);
+        if self.marks.is_some() {
+            self.mark_suppression();
+        }
     }
 }
+
+mod marking;
 
 #[cfg(test)]
 mod positions;

@@ -3,6 +3,7 @@
 use sv3::ipc::RingFault;
 use sv3::virtio::VIRTIO_F_RING_PACKED;
 
+use super::marks::Marks;
 use super::packed::PackedRing;
 use super::setup::RingSetup;
 use super::split::SplitRing;
@@ -64,6 +65,11 @@ impl Queue {
     #[inline]
     pub fn is_ready(&self, cursor: u16) -> bool {
         either!(self, ring => ring.is_ready(cursor))
+    }
+
+    /// Marks in the client's log what it writes, from now on, or no more.
+    pub fn set_marks(&mut self, marks: Option<Box<Marks>>) {
+        either!(self, ring => ring.set_marks(marks));
     }
 
     /// See [`Virtqueue::disarm`].

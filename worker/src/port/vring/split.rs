@@ -22,6 +22,7 @@ use sv3::virtio::{VIRTIO_RING_F_EVENT_IDX, VIRTQ_AVAIL_F_NO_INTERRUPT, VIRTQ_USE
 
 use super::chain::Walker;
 use super::descriptor::{Descriptor, Table};
+use super::marks::Marks;
 use super::virtqueue::{Chain, Virtqueue};
 use crate::memory::guest_memory::GuestMemory;
 use crate::memory::shared::SharedArray;
@@ -53,6 +54,8 @@ pub struct SplitRing {
     avail_seen: u16,
     /// Nothing was published since the start: the driver gets a signal in any case.
     fresh: bool,
+    /// The client wants to know which pages are written.
+    marks: Option<Box<Marks>>,
 }
 
 impl SplitRing {
@@ -88,6 +91,7 @@ impl SplitRing {
             published: 0,
             avail_seen: 0,
             fresh: true,
+            marks: None,
         };
         ring.next = u16::from_le(ring.used_head.at(1).load(Acquire));
         ring.published = ring.next;
@@ -271,7 +275,10 @@ impl Virtqueue for SplitRing {
         if self.next == old {
             return false;
         }
-        self.used_head.at(1).store(self.next.to_le(), Release);
+        match self.marks.is_some() {
+            false => self.used_head.at(1).store(self.next.to_le(), Release),
+            true => self.publish_marked(old),
+        }
         self.published = self.next;
         let fresh = std::mem::take(&mut self.fresh);
         // The driver stores the event that it waits for and then reads used.idx. The worker stores used.idx and then
@@ -287,6 +294,9 @@ impl Virtqueue for SplitRing {
             self.used_head.at(0).store(0, Relaxed);
         }
         fence(SeqCst);
+        if self.marks.is_some() {
+            self.mark_suppression();
+        }
         self.is_ready(cursor)
     }
 
@@ -303,6 +313,9 @@ impl Virtqueue for SplitRing {
     fn disarm(&mut self) {
         if !self.event_idx {
             self.used_head.at(0).store(VIRTQ_USED_F_NO_NOTIFY.to_le(), Relaxed);
+            if self.marks.is_some() {
+                self.mark_suppression();
+            }
         }
     }
 }
@@ -318,6 +331,8 @@ fn write_used([id, written]: &[AtomicU32; 2], head: u16, len: u32) {
 fn passes(event: u16, new: u16, old: u16) -> bool {
     new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
 }
+
+mod marking;
 
 #[cfg(test)]
 mod events;

@@ -11,8 +11,10 @@ use sv3::ipc::RingFault;
 use sv3::ledger::PortCounters;
 use sv3::virtio::{NET_HDR_LEN, NET_HDR_LEN_LEGACY, VIRTIO_F_VERSION_1, VIRTIO_NET_F_MRG_RXBUF};
 
+use super::marks::Marks;
 use super::queue::Queue;
 use super::setup::RingSetup;
+use crate::memory::dirty_log::DirtyLog;
 use crate::memory::guest_memory::GuestMemory;
 use crate::port::cost::{RING, SIGNAL};
 use crate::port::counting::Counting;
@@ -40,6 +42,10 @@ pub struct Vring {
     pub is_watched: bool,
     /// The eventfd of calls to the guest.
     pub call: Option<OwnedFd>,
+    /// The client's log, while pages are marked in it.
+    pub log: Option<DirtyLog>,
+    /// Where the device area is in the log, by guest address ([`sv3::ipc::Command::RingLog`]).
+    pub log_addr: Option<u64>,
     /// The cost of the last publication.
     pub cost: u64,
 }
@@ -51,7 +57,17 @@ impl Vring {
         let queue = Queue::new(memory, setup, features)?;
         (self.queue, self.memory, self.features) = (Some(queue), memory.clone(), features);
         self.fault = None;
+        if self.log.is_some() {
+            self.mark();
+        }
         Ok(())
+    }
+
+    /// Marks pages in the log that it has now, or no more.
+    pub fn mark(&mut self) {
+        let Vring { queue: Some(queue), setup: Some(setup), memory, log, log_addr, .. } = self else { return };
+        let marks = log.clone().map(|log| Box::new(Marks::new(log, memory, *log_addr, setup.addr.desc)));
+        queue.set_marks(marks);
     }
 
     /// Releases the memory.

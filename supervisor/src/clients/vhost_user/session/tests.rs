@@ -1,6 +1,7 @@
 //! Exchanges of front-ends: correct ones and wrong ones.
 
 mod client;
+mod migration;
 mod random;
 
 use sv3::ipc::Command as C;
@@ -24,7 +25,7 @@ fn a_guest_of_qemu_starts_its_rings() {
     client.ask(Request::SetVringCall { ring: 1, fd: Some(fd()) });
     client.ask(Request::SetVringEnable { ring: 0, num: 1 });
     client.ask(Request::SetVringEnable { ring: 1, num: 1 });
-    client.ask(Request::SetFeatures(OFFERED));
+    client.ask(Request::SetFeatures(ALL));
     client.commands.clear();
 
     let added = client.ask_with(Request::AddMemReg(region(0), fd()), true);
@@ -83,7 +84,7 @@ fn a_ring_starts_with_whatever_comes_last() {
 #[test]
 fn a_packed_ring_has_a_base_of_two_halves_and_counts_its_runs() {
     let mut client = Client::negotiated();
-    client.ask(Request::SetFeatures(OFFERED));
+    client.ask(Request::SetFeatures(ALL));
     client.ask(table());
     client.ask(Request::SetVringNum { ring: 1, num: 100 });
     let mut starts = Vec::new();
@@ -234,9 +235,9 @@ fn a_refused_memory_table_is_answered_and_changes_nothing() {
 #[test]
 fn what_is_not_offered_is_answered_if_an_answer_is_wanted() {
     let mut client = Client::negotiated();
-    let refused = client.send(Request::Unserved(Code::SET_LOG_BASE), true).unwrap_err();
-    assert_eq!((refused.reply, refused.close), (Some(Reply::ack(Code::SET_LOG_BASE, false)), false));
-    let refused = client.send(Request::Unserved(Code::SET_LOG_BASE), false).unwrap_err();
+    let refused = client.send(Request::Unserved(Code::SET_INFLIGHT_FD), true).unwrap_err();
+    assert_eq!((refused.reply, refused.close), (Some(Reply::ack(Code::SET_INFLIGHT_FD, false)), false));
+    let refused = client.send(Request::Unserved(Code::SET_INFLIGHT_FD), false).unwrap_err();
     assert_eq!((refused.reply, refused.close), (None, true));
 }
 
@@ -271,7 +272,7 @@ fn values_out_of_range_are_refused() {
     for num in [0, 3, 65536, 0x1_0000] {
         assert!(client.refused(Request::SetVringNum { ring: 0, num }).contains("power of two"));
     }
-    client.refused(Request::SetFeatures(VHOST_F_LOG_ALL.mask()));
+    client.refused(Request::SetFeatures(VIRTIO_NET_F_GUEST_UFO.mask()));
     client.refused(Request::SetProtocolFeatures(1 << 63));
     client.refused(Request::SetVringBase { ring: 0, base: 0x1_0000 });
     client.refused(Request::SetVringEnable { ring: 0, num: 2 });

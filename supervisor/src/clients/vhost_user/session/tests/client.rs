@@ -7,10 +7,12 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use nix::fcntl::SealFlag;
 use sv3::foreign::ForeignFd;
 use sv3::ipc::{Command as C, RingAddr};
-use sv3::virtio::{OFFERED, VIRTIO_F_RING_PACKED};
+use sv3::virtio::{OFFERED, VHOST_F_LOG_ALL, VIRTIO_F_RING_PACKED};
 
-/// All offered features except packed rings.
-pub const SPLIT: u64 = OFFERED & !VIRTIO_F_RING_PACKED.mask();
+/// All offered features except the log of dirty pages, which front-ends acknowledge when they migrate.
+pub const ALL: u64 = OFFERED & !VHOST_F_LOG_ALL.mask();
+/// The same without packed rings.
+pub const SPLIT: u64 = ALL & !VIRTIO_F_RING_PACKED.mask();
 
 use super::super::*;
 use crate::ports::kernel::{Extent, FileId, MemoryFile};
@@ -158,6 +160,9 @@ pub fn name(command: &C) -> &'static str {
         C::LoopProbe { .. } => "LoopProbe",
         C::SendRarp { .. } => "SendRarp",
         C::Trace { .. } => "Trace",
+        C::LogOpen { .. } => "LogOpen",
+        C::LogClose { .. } => "LogClose",
+        C::RingLog { .. } => "RingLog",
         C::Barrier => "Barrier",
         C::Snoop { .. } => "Snoop",
     }
@@ -176,5 +181,6 @@ pub fn table() -> Request {
 }
 
 pub fn addr(ring: u16, desc: u64) -> Request {
-    Request::SetVringAddr { ring, flags: 0, addr: RingAddr { desc, avail: desc + 0x1000, used: desc + 0x2000 } }
+    let addr = RingAddr { desc, avail: desc + 0x1000, used: desc + 0x2000 };
+    Request::SetVringAddr { ring, flags: 0, addr, log: 0 }
 }

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use sv3::ipc::{Command as C, RingAddr};
+use sv3::ipc::{Command as C, Region, RingAddr};
 use sv3::virtio::OFFERED;
 
 use super::super::*;
 use super::client::*;
 
 fn any_request() -> impl Strategy<Value = Request> {
-    (0u32..30, 0u16..32, any::<u32>(), 0u64..6).prop_map(|(kind, ring, number, place)| {
+    (0u32..33, 0u16..32, any::<u32>(), 0u64..6).prop_map(|(kind, ring, number, place)| {
         let region = (region(place * 0x8_0000), fd());
         let fd = (number % 4 != 0).then(fd);
         match kind {
@@ -33,6 +33,14 @@ fn any_request() -> impl Strategy<Value = Request> {
             25 => Request::SetVringErr { ring, fd },
             26 => Request::SetVringEnable { ring, num: number % 3 },
             27 => Request::SendRarp { mac: [2; 6] },
+            30 => Request::SetLogBase { size: number.into(), offset: place << 12, fd: self::fd() },
+            31 => Request::SetLogFd,
+            32 => match addr(ring, number.into()) {
+                Request::SetVringAddr { ring, addr, .. } => {
+                    Request::SetVringAddr { ring, flags: number % 3, addr, log: u64::from(number) << 8 }
+                }
+                other => other,
+            },
             28 => Request::NetSetMtu(number.into()),
             _ => Request::SetStatus(number.into()),
         }
@@ -77,9 +85,9 @@ fn request_ring(request: &Request) -> u16 {
     }
 }
 
-/// The rings that are started after these commands, and whether they are enabled.
-fn running<'a>(commands: impl Iterator<Item = &'a C>) -> BTreeMap<u16, (u16, RingAddr, bool)> {
-    let (mut rings, mut enabled) = (BTreeMap::new(), BTreeSet::new());
+/// The rings that are started after these commands, and whether they are enabled; and the log.
+fn running<'a>(commands: impl Iterator<Item = &'a C>) -> (BTreeMap<u16, (u16, RingAddr, bool)>, Option<Region>) {
+    let (mut rings, mut enabled, mut log) = (BTreeMap::new(), BTreeSet::new(), None);
     for command in commands {
         match command {
             C::RingStart { ring, size, addr, .. } => {
@@ -88,6 +96,8 @@ fn running<'a>(commands: impl Iterator<Item = &'a C>) -> BTreeMap<u16, (u16, Rin
             C::RingStop { ring, .. } => {
                 rings.remove(ring);
             }
+            C::LogOpen { region, .. } => log = Some(*region),
+            C::LogClose { .. } => log = None,
             C::RingEnable { ring, enable: true, .. } => {
                 enabled.insert(*ring);
             }
@@ -98,5 +108,5 @@ fn running<'a>(commands: impl Iterator<Item = &'a C>) -> BTreeMap<u16, (u16, Rin
         }
     }
     rings.iter_mut().for_each(|(index, ring)| ring.2 = enabled.contains(index));
-    rings
+    (rings, log)
 }

@@ -1,0 +1,65 @@
+//! A split ring whose client wants to know which pages it writes.
+
+use super::*;
+use crate::memory::dirty_log::DirtyLog;
+use crate::port::vring::marks::{Marks, STEPS};
+use crate::process::crash_points::{CrashPoint, pass};
+
+/// Offset of `used.idx` in the used ring.
+const IDX: u64 = 2;
+/// Offset of the entries in the used ring, and octets of one.
+const ENTRIES: u64 = 4;
+const ENTRY: u64 = 8;
+
+impl SplitRing {
+    /// Marks pages from now on, or no more. What was written before and may not be marked is marked now.
+    pub fn set_marks(&mut self, marks: Option<Box<Marks>>) {
+        self.marks = marks;
+        let Some(marks) = &self.marks else { return };
+        DirtyLog::order();
+        let event = if self.event_idx { 2 } else { 0 };
+        marks.device_area(0, ENTRIES + ENTRY * u64::from(self.size) + event);
+        let seen = u16::from_le(self.avail_head.at(1).load(Acquire));
+        let (available, mut steps) = (seen.wrapping_sub(self.next).min(self.size), STEPS);
+        for at in 0..available {
+            marks.written(Marks::LONGEST, &mut steps).chain(self, self.head(self.next.wrapping_add(at)));
+        }
+    }
+
+    /// Publishes what was completed since `old`.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn publish_marked(&self, old: u16) {
+        let Some(marks) = &self.marks else { return };
+        DirtyLog::order();
+        let (count, mut steps) = (self.next.wrapping_sub(old), STEPS);
+        for at in 0..count {
+            let [id, len] = self.used.at(old.wrapping_add(at));
+            let (id, len) = (u32::from_le(id.load(Relaxed)), u32::from_le(len.load(Relaxed)));
+            if len > 0 {
+                marks.written(len.into(), &mut steps).chain(self, id as u16);
+            }
+        }
+        let (first, count, size) = (u64::from(old & (self.size - 1)), u64::from(count), u64::from(self.size));
+        let before_end = count.min(size - first);
+        marks.device_area(ENTRIES + ENTRY * first, ENTRY * before_end);
+        marks.device_area(ENTRIES, ENTRY * (count - before_end));
+        pass(CrashPoint::Marked);
+        self.used_head.at(1).store(self.next.to_le(), Release);
+        DirtyLog::order();
+        pass(CrashPoint::Marked);
+        marks.device_area(IDX, 2);
+    }
+
+    /// The flags or the event of the used ring were written.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn mark_suppression(&self) {
+        let Some(marks) = &self.marks else { return };
+        DirtyLog::order();
+        match self.event_idx {
+            true => marks.device_area(ENTRIES + ENTRY * u64::from(self.size), 2),
+            false => marks.device_area(0, 2),
+        }
+    }
+}
