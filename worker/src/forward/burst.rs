@@ -138,11 +138,11 @@ impl Burst {
         };
         pass(CrashPoint::Taken);
         for one in &mut *taken {
-            one.head = source.head(one, slices.range(one.from, one.to));
+            one.head = source.head(one, one.slices(slices.all()));
         }
         // Closures take copies of the references: so the list itself stays in registers.
-        let (heads, all) = (&*taken, slices.from(0));
-        looked(move |at| heads.iter().for_each(|one| at(all.get(one.from..one.to).unwrap_or(&[]), HEAD_LEN)));
+        let (heads, all) = (&*taken, slices.all());
+        looked(move |at| heads.iter().for_each(|one| at(one.slices(all), HEAD_LEN)));
         let (counting, counters, now_ns) = (forwarder.view.counting, sender.port.counters(), forwarder.now_ns);
         let mut sending = Sending::begin(forwarder, (sender.port, sender.rules), sender.may_pause);
         if sender.guard().is_some() {
@@ -281,7 +281,7 @@ impl Sender<'_> {
         slices: &'t SliceList<'_, '_>,
     ) -> Result<usize, Unsent> {
         let (skip, head) = (self.header_len, &one.head);
-        let total = one.len.ok_or(DropReason::BadChain)?;
+        let total = one.len().ok_or(DropReason::BadChain)?;
         let len = total.checked_sub(skip).filter(|len| *len >= ETHERNET_LEN).ok_or(DropReason::ShortFrame)?;
         if len > MAX_FRAME {
             return Err(DropReason::LongFrame.into());
@@ -290,7 +290,7 @@ impl Sender<'_> {
             self.send_guarded::<OBSERVED>(guard, sending, (at, one), slices, len)?;
             return Ok(len);
         }
-        let pieces = slices.range(one.from, one.to);
+        let pieces = one.slices(slices.all());
         let checked;
         let (offload, snapshot) = match head.asks() {
             0 => (Offload::NONE, Snapshot::Chain(head)),
@@ -395,18 +395,18 @@ impl Sender<'_> {
         see: impl FnOnce(&Outgoing<'_, '_, '_>),
     ) {
         let (skip, head) = (self.header_len, &one.head);
-        let len = one.len.and_then(|len| len.checked_sub(skip)).unwrap_or(0);
+        let len = one.len().and_then(|len| len.checked_sub(skip)).unwrap_or(0);
         let known = window.and_then(|window| window.0.get(skip..skip.saturating_add(len).min(window.0.len())));
         let snapshot = known.map_or(Snapshot::Chain(head), Snapshot::Frame);
-        let slices = slices.range(one.from, one.to);
+        let slices = one.slices(slices.all());
         see(&Outgoing { hdr: &head.net_hdr(skip), slices, skip, len, snapshot, plain: None });
     }
 
     /// Octets of a frame that lies in one piece and asks for the same as a frame that needs no offload.
     #[inline]
     fn plain_len(&self, taken: &Taken, asks: u16) -> Option<usize> {
-        let len = taken.len?.checked_sub(self.header_len)?;
-        let plain = taken.to == taken.from + 1 && taken.head.asks() == asks;
+        let len = taken.len()?.checked_sub(self.header_len)?;
+        let plain = taken.is_plain() && taken.head.asks() == asks;
         (plain && (ETHERNET_LEN..=MAX_FRAME).contains(&len)).then_some(len)
     }
 

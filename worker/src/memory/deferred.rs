@@ -85,7 +85,10 @@ impl<'t> Place<'_, 't> {
         head: &'t FrameHead,
     ) -> Option<()> {
         // The length of a descriptor is a u32.
-        let len = from.len().checked_sub(HEAD_LEN).filter(|_| from.len() <= to.len())? as u32;
+        if from.len() < HEAD_LEN || from.len() > to.len() {
+            return None;
+        }
+        let len = (from.len() - HEAD_LEN) as u32;
         to.prefetch_to_write(from.len());
         let from = from.ptr().wrapping_add(HEAD_LEN).cast_const();
         *self.entry = Entry { hdr, len, from, to: to.ptr(), head: &raw const head.0 };
@@ -101,7 +104,10 @@ impl<'t> Place<'_, 't> {
         to: &GuestSlice<'_>,
         window: &'t Window,
     ) -> Option<()> {
-        let len = from.len().checked_sub(WINDOW_LEN).filter(|_| from.len() <= to.len())? as u32;
+        if from.len() < WINDOW_LEN || from.len() > to.len() {
+            return None;
+        }
+        let len = (from.len() - WINDOW_LEN) as u32;
         to.prefetch_to_write(from.len());
         let from = from.ptr().wrapping_add(WINDOW_LEN).cast_const();
         let head = window.0.as_ptr().cast();

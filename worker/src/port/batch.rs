@@ -16,22 +16,53 @@ pub struct Taken {
     pub id: u16,
     /// Of a vring: the chain's number of descriptors.
     pub parts: u16,
-    /// Octets of header and frame. `None`: the frame breaks the specification.
-    pub len: Option<usize>,
+    /// Octets of header and frame, or [`Taken::BROKEN`].
+    len: u32,
     /// Where its slices begin in the burst's list.
-    pub from: usize,
-    /// Where they end.
-    pub to: usize,
+    from: u32,
+    /// How many there are.
+    pieces: u32,
     /// Its first octets. The crash record keeps them if the worker dies of this frame.
     pub head: FrameHead,
 }
 
 impl Taken {
+    /// The length of a frame that breaks the specification.
+    const BROKEN: u32 = u32::MAX;
+
+    /// Notes where a frame lies in the burst's list: `pieces` slices from index `from` on. `len`: octets of header and
+    /// frame; `None`: the frame breaks the specification.
+    #[inline(always)]
+    pub fn lies(&mut self, len: Option<usize>, from: usize, pieces: usize) {
+        // A frame that is longer is refused for its length as well.
+        self.len = len.map_or(Taken::BROKEN, |len| len.min(Taken::BROKEN as usize - 1) as u32);
+        (self.from, self.pieces) = (from as u32, pieces as u32);
+    }
+
+    /// Octets of header and frame. `None`: the frame breaks the specification.
+    #[inline]
+    pub fn len(&self) -> Option<usize> {
+        (self.len != Taken::BROKEN).then_some(self.len as usize)
+    }
+
+    /// Its slices among all of the burst.
+    #[inline]
+    pub fn slices<'s, 'm>(&self, all: &'s [GuestSlice<'m>]) -> &'s [GuestSlice<'m>] {
+        let behind = all.get(self.from as usize..).unwrap_or(&[]);
+        behind.get(..self.pieces as usize).unwrap_or(&[])
+    }
+
+    /// Whether the frame lies in one piece.
+    #[inline]
+    pub fn is_plain(&self) -> bool {
+        self.pieces == 1
+    }
+
     /// The frame as one piece. `None`: it lies in several.
     #[inline]
     pub fn plain<'t>(&'t self, slices: &'t SliceList<'_, '_>) -> Option<PlainFrame<'t>> {
-        match self.to == self.from + 1 {
-            true => Some(PlainFrame { slice: slices.get(self.from)?, head: &self.head, window: None }),
+        match self.is_plain() {
+            true => Some(PlainFrame { slice: slices.get(self.from as usize)?, head: &self.head, window: None }),
             false => None,
         }
     }

@@ -29,9 +29,9 @@ const _: () = assert!(guard::WINDOW == offload::HEAD);
 #[inline(never)]
 pub(super) fn look<'w>(windows: &'w mut [Window], taken: &[Taken], slices: &SliceList<'_, '_>) -> &'w [Window] {
     for (window, one) in windows.iter_mut().zip(taken) {
-        *window = Window::read(&one.head, slices.range(one.from, one.to));
+        *window = Window::read(&one.head, one.slices(slices.all()));
     }
-    looked(|at| taken.iter().for_each(|one| at(slices.range(one.from, one.to), WINDOW_LEN)));
+    looked(|at| taken.iter().for_each(|one| at(one.slices(slices.all()), WINDOW_LEN)));
     windows
 }
 
@@ -52,7 +52,7 @@ impl Sender<'_> {
     }
 
     fn tokens(&self, limit: &Bucket, one: &Taken) -> u64 {
-        limit.tokens(1, one.len.unwrap_or(0).saturating_sub(self.header_len) as u64)
+        limit.tokens(1, one.len().unwrap_or(0).saturating_sub(self.header_len) as u64)
     }
 
     /// Takes a frame off what the sender may send.
@@ -81,7 +81,7 @@ impl Sender<'_> {
         let (skip, head, asks) = (self.header_len, &one.head, one.head.asks());
         let window = sending.windows.get(at).ok_or(DropReason::BadChain)?;
         let (dst, src) = head.addresses(skip);
-        let pieces = slices.range(one.from, one.to);
+        let pieces = one.slices(slices.all());
         let is_usual = (asks == 0 || asks == self.verified)
             && (skip, len >= WINDOW_LEN - NET_HDR_LEN) == (NET_HDR_LEN, true)
             && guard.is_usual(window, self.claimed());
@@ -117,7 +117,7 @@ impl Sender<'_> {
         slices: &SliceList<'_, '_>,
         len: usize,
     ) -> Result<(Checked, Result<(), DropReason>), DropReason> {
-        let (skip, pieces) = (self.header_len, slices.range(one.from, one.to));
+        let (skip, pieces) = (self.header_len, one.slices(slices.all()));
         let mut octets = [0; offload::HEAD];
         let begin = window.0.get(skip..(skip + len).min(WINDOW_LEN)).unwrap_or_default();
         let known = Reader::new(begin, pieces, skip).read(&mut octets).min(len);

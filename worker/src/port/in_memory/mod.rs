@@ -67,7 +67,7 @@ impl<'m> Source<'m> for MemorySource<'m> {
             if !batch.slices.push(GuestSlice::of_host(frame)) {
                 break;
             }
-            batch.places[batch.count] = Taken { len: Some(len), from, to: from + 1, ..Taken::default() };
+            batch.places[batch.count].lies(Some(len), from, 1);
             batch.count += 1;
             cost += FRAME + DESCRIPTOR;
             ahead += DELIVERY + len as u64;
