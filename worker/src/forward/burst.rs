@@ -137,11 +137,12 @@ impl Burst {
             return Ok(Served::default());
         };
         pass(CrashPoint::Taken);
+        let all = slices.all();
         for one in &mut *taken {
-            one.head = source.head(one, one.slices(slices.all()));
+            one.head = source.head(one, one.slices(all));
         }
         // Closures take copies of the references: so the list itself stays in registers.
-        let (heads, all) = (&*taken, slices.all());
+        let heads = &*taken;
         looked(move |at| heads.iter().for_each(|one| at(one.slices(all), HEAD_LEN)));
         let (counting, counters, now_ns) = (forwarder.view.counting, sender.port.counters(), forwarder.now_ns);
         let mut sending = Sending::begin(forwarder, (sender.port, sender.rules), sender.may_pause);

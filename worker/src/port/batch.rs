@@ -48,8 +48,8 @@ impl Taken {
     /// Its slices among all of the burst.
     #[inline]
     pub fn slices<'s, 'm>(&self, all: &'s [GuestSlice<'m>]) -> &'s [GuestSlice<'m>] {
-        let behind = all.get(self.from as usize..).unwrap_or(&[]);
-        behind.get(..self.pieces as usize).unwrap_or(&[])
+        let (from, pieces) = (self.from as usize, self.pieces as usize);
+        all.get(from..from + pieces).unwrap_or(&[])
     }
 
     /// Whether the frame lies in one piece.
