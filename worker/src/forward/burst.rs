@@ -338,7 +338,7 @@ impl Sender<'_> {
         let delivered = match self.rules {
             Some(rules) => self.repeat_by_rules(rules, sending, &egress, (one, others, first), slices),
             None => {
-                let (most, _) = self.alike(sending, &egress, one, others, (|_, _, _| true, |_| true));
+                let (most, _) = self.alike(sending, &egress, one, others, (|_, _, _, _| true, |_| true));
                 let plain = others.iter().map_while(|next| next.plain(slices));
                 sending.repeat(&egress, plain, most, self.is_verified(one))
             }
@@ -360,8 +360,8 @@ impl Sender<'_> {
         asks != 0 && asks == self.verified
     }
 
-    /// How many of `others` go where `one` went, as they are, and their octets. Each is `admitted`: by its number and its
-    /// length; and `paid` for at last.
+    /// How many of `others` go where `one` went, as they are, and their octets. Each is `admitted`: by its number, its
+    /// length, and whether it has the addresses of the one before; and `paid` for at last.
     #[inline(always)]
     fn alike(
         &self,
@@ -369,23 +369,23 @@ impl Sender<'_> {
         egress: &Egress,
         one: &Taken,
         others: &[Taken],
-        (admitted, paid): (impl Fn(usize, &Taken, usize) -> bool, impl Fn(usize) -> bool),
+        (mut admitted, paid): (impl FnMut(usize, &Taken, usize, bool) -> bool, impl Fn(usize) -> bool),
     ) -> (usize, u64) {
-        let (mut last, mut cost, mut most, mut octets) = (&one.head, sending.cost(), 0, 0);
-        let asks = one.head.asks();
+        let (mut last, mut cost, mut most) = (&one.head, sending.cost(), 0);
+        let (asks, before, cost_of_frame) = (one.head.asks(), cost, DELIVERY + DESCRIPTOR + egress.frame_cost);
         for next in others {
             let Some(len) = self.plain_len(next, asks).filter(|_| cost < self.budget) else { break };
             let addresses = || next.head.addresses(self.header_len);
-            let is_admitted = admitted(most, next, len);
-            if !is_admitted || !next.head.same_addresses(last) && !sending.goes_to(egress, addresses()) || !paid(len) {
+            let same_addresses = next.head.same_addresses(last);
+            let is_admitted = admitted(most, next, len, same_addresses);
+            if !is_admitted || !same_addresses && !sending.goes_to(egress, addresses()) || !paid(len) {
                 break;
             }
             last = &next.head;
-            cost += DELIVERY + DESCRIPTOR + egress.frame_cost + len as u64;
-            octets += len as u64;
+            cost += cost_of_frame + len as u64;
             most += 1;
         }
-        (most, octets)
+        (most, cost - before - cost_of_frame * most as u64)
     }
 
     /// Shows a taken frame to somebody, as it was sent. One that breaks the specification has no octets.
@@ -406,9 +406,8 @@ impl Sender<'_> {
     /// Octets of a frame that lies in one piece and asks for the same as a frame that needs no offload.
     #[inline]
     fn plain_len(&self, taken: &Taken, asks: u16) -> Option<usize> {
-        let len = taken.len()?.checked_sub(self.header_len)?;
         let plain = taken.is_plain() && taken.head.asks() == asks;
-        (plain && (ETHERNET_LEN..=MAX_FRAME).contains(&len)).then_some(len)
+        taken.frame_len(self.header_len).filter(|_| plain)
     }
 
     /// Checks the sender's header against the octets that will be delivered.

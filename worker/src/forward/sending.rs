@@ -62,9 +62,21 @@ pub struct Egress {
 impl Egress {
     /// Whether a frame of the same sender that begins so and has so many octets is in the same VLAN and says it by the same
     /// octets: so it goes out unchanged as well. Its header has [`NET_HDR_LEN`] octets.
+    #[inline]
     pub fn admits(&self, rules: &TrafficRules, head: &FrameHead, len: usize) -> bool {
-        let fits = self.vlan.vid == 0 || len - self.vlan.tag_len() <= MAX_FRAME - TAG_LEN;
-        fits && rules.vlan.classify(head.behind_addresses(NET_HDR_LEN), len) == Ok(self.vlan)
+        len <= self.longest() && rules.vlan.classify(head.behind_addresses(NET_HDR_LEN), len) == Ok(self.vlan)
+    }
+
+    /// The type of frames that are in the VLAN because they have no tag, if `head` is the head of one that took this way.
+    #[inline]
+    pub fn bare_kind(&self, head: &FrameHead) -> Option<u16> {
+        self.vlan.is_bare().then(|| head.kind())
+    }
+
+    /// Most octets of a frame in this VLAN, with the tag that it has.
+    #[inline]
+    pub fn longest(&self) -> usize {
+        if self.vlan.vid == 0 { MAX_FRAME } else { MAX_FRAME - TAG_LEN + self.vlan.tag_len() }
     }
 }
 

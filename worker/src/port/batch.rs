@@ -1,5 +1,6 @@
 //! The frames that a burst takes, before the forwarder decides about them.
 
+use sv3::frame::{ETHERNET_LEN, MAX_FRAME};
 use sv3::virtio::NET_HDR_LEN;
 
 use crate::memory::frame_head::{FrameHead, Snapshot, WINDOW_LEN, Window};
@@ -43,6 +44,14 @@ impl Taken {
     #[inline]
     pub fn len(&self) -> Option<usize> {
         (self.len != Taken::BROKEN).then_some(self.len as usize)
+    }
+
+    /// Octets of the frame behind a net header of `header_len` octets, if that is a legal length.
+    #[inline]
+    pub fn frame_len(&self, header_len: usize) -> Option<usize> {
+        // One comparison: what is broken or too short is larger than any frame.
+        let len = (self.len as usize).wrapping_sub(header_len);
+        (ETHERNET_LEN..=MAX_FRAME).contains(&len).then_some(len)
     }
 
     /// Its slices among all of the burst.

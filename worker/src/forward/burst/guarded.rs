@@ -17,7 +17,7 @@ use crate::memory::meddling::looked;
 use crate::memory::slice_list::SliceList;
 use crate::port::batch::Taken;
 use crate::port::bucket::{Bucket, Short};
-use crate::port::guard::{self, Claimed, Guard};
+use crate::port::guard::{self, Claimed, Example, Guard};
 use crate::port::sink::Delivered;
 use crate::port::traffic_rules::TrafficRules;
 use crate::process::crash;
@@ -28,8 +28,9 @@ const _: () = assert!(guard::WINDOW == offload::HEAD);
 /// Reads the windows of all taken frames.
 #[inline(never)]
 pub(super) fn look<'w>(windows: &'w mut [Window], taken: &[Taken], slices: &SliceList<'_, '_>) -> &'w [Window] {
+    let all = slices.all();
     for (window, one) in windows.iter_mut().zip(taken) {
-        *window = Window::read(&one.head, one.slices(slices.all()));
+        window.fill(&one.head, one.slices(all));
     }
     looked(|at| taken.iter().for_each(|one| at(one.slices(slices.all()), WINDOW_LEN)));
     windows
@@ -155,20 +156,33 @@ impl Sender<'_> {
             None => true,
             Some(limit) => limit.take(limit.tokens(1, len as u64), now_ns).is_ok(),
         };
-        let admits = |next: &Taken, len| egress.admits(rules, &next.head, len);
+        let (longest, kind) = (egress.longest(), egress.bare_kind(&one.head));
+        let admits = |next: &Taken, len| match kind == Some(next.head.kind()) {
+            true => len <= longest,
+            false => egress.admits(rules, &next.head, len),
+        };
         let verified = self.is_verified(one);
         let (delivered, most, octets) = match &rules.guard {
             None => {
-                let rules = (|_, next: &Taken, len| admits(next, len), paid);
+                let rules = (|_, next: &Taken, len, _| admits(next, len), paid);
                 let (most, octets) = self.alike(sending, egress, one, others, rules);
                 let plain = others.iter().map_while(|next| next.plain(slices));
                 (sending.repeat(egress, plain, most, verified), most, octets)
             }
             Some(guard) => {
-                let claimed = self.claimed();
-                let is_usual = |at: usize, next: &Taken, len: usize| {
-                    let window = windows.get(at).filter(|_| len >= WINDOW_LEN - NET_HDR_LEN);
-                    admits(next, len) && window.is_some_and(|window| guard.is_usual(window, claimed))
+                let (claimed, mut example) = (self.claimed(), None::<Example<'_>>);
+                let is_usual = |at: usize, next: &Taken, len: usize, same_addresses: bool| {
+                    let Some(window) = windows.get(at).filter(|_| len >= WINDOW_LEN - NET_HDR_LEN) else {
+                        return false;
+                    };
+                    // Of the same type, so in the same VLAN: no usual frame has a tag.
+                    let is_like = || example.is_some_and(|example| example.stands_for(window));
+                    if same_addresses && len <= longest && is_like() {
+                        return true;
+                    }
+                    let is_usual = admits(next, len) && guard.is_usual(window, claimed);
+                    example = is_usual.then(|| Example::of(window));
+                    is_usual
                 };
                 let (most, octets) = self.alike(sending, egress, one, others, (is_usual, paid));
                 let plain = others.iter().zip(windows).map_while(|(next, window)| next.plain_with(slices, window));

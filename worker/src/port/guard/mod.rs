@@ -37,6 +37,8 @@ use sv3::drop_reason::DropReason;
 use sources::{Macs, Net4, Net6};
 use wrapping::Payload;
 
+pub use usual::Example;
+
 /// Octets of a frame's beginning that are looked at, at most.
 pub const WINDOW: usize = 256;
 /// Most VLAN tags and SNAP headers of a frame. Two tags are what 802.1ad has; a receiver takes off no more than four.

@@ -402,6 +402,43 @@ fn usual_frames_are_usual() {
     }
 }
 
+/// An example decides for a frame only what the guard would decide; and it decides for all frames of a flow.
+#[test]
+fn an_example_stands_for_frames_that_are_usual() {
+    use crate::memory::frame_head::{WINDOW_LEN, Window};
+    let claimed = [const { AtomicU64::new(0) }; LIST_MAX];
+    let frames = [
+        (0x0800, ipv4(OWN4, [8; 4], 6, 0x4000, &udp(80, 1))),
+        (0x0800, ipv4(OWN4, [8; 4], 17, 0, &udp(9, 68))),
+        (0x86dd, ipv6(own6(), &[(17, &udp(1, 547))])),
+        (0x86dd, ipv6(own6(), &[(6, &udp(1, 2))])),
+    ];
+    for parts in 0..128 {
+        let Some(guard) = Guard::of(&rules(parts)) else { continue };
+        for (kind, rest) in &frames {
+            let mut octets = [0; WINDOW_LEN];
+            let frame = [&[0; 12][..], &ethernet(MACS[1], OWN, *kind, rest)].concat();
+            octets.iter_mut().zip(frame).for_each(|(to, octet)| *to = octet);
+            let window = Window(octets);
+            if !guard.is_usual(&window, &claimed) {
+                continue;
+            }
+            let example = Example::of(&window);
+            let mut decided = 0;
+            // Behind the addresses, each change of one octet.
+            for (at, change) in (24..WINDOW_LEN).flat_map(|at| (0..=255u8).map(move |change| (at, change))) {
+                let mut other = octets;
+                other[at] ^= change;
+                let stands = example.stands_for(&Window(other));
+                assert!(!stands || guard.is_usual(&Window(other), &claimed), "{parts} {kind:x} {at} {change}");
+                decided += usize::from(stands);
+            }
+            // Length, number, time to live, checksum and receiver may differ.
+            assert!(decided > 256 * 10, "{decided}");
+        }
+    }
+}
+
 /// Frames of pieces that are right in themselves, one behind the other.
 mod any_frames {
     use proptest::prelude::*;
