@@ -17,6 +17,7 @@ use super::leases::Unsent;
 use super::offload::{self, Offload};
 use super::sending::{Egress, Sending};
 use crate::memory::copy::Reader;
+use crate::memory::edited_head::EditedHead;
 use crate::memory::frame_head::{FrameHead, HEAD_LEN, Snapshot, Window};
 use crate::memory::meddling::looked;
 use crate::memory::slice::GuestSlice;
@@ -28,7 +29,7 @@ use crate::port::endpoint::each_source;
 use crate::port::kind::Kind;
 use crate::port::sink::{BufferWait, Delivered, Outgoing};
 use crate::port::source::Source;
-use crate::port::traffic_rules::TrafficRules;
+use crate::port::traffic_rules::{Edit, TrafficRules};
 use crate::port::wait_budget::WaitBudget;
 use crate::port::{Port, TransmitQueue};
 use crate::process::crash;
@@ -41,6 +42,7 @@ pub struct Burst {
     arena: Arena,
     taken: Box<[Taken; MAX_BATCH]>,
     windows: Box<[Window; MAX_BATCH]>,
+    edited: Box<[EditedHead; MAX_BATCH]>,
     batch: u16,
 }
 
@@ -73,7 +75,8 @@ impl Burst {
     /// Starts with bursts of one frame.
     pub fn new() -> Burst {
         let (taken, windows) = (Box::new([Taken::default(); MAX_BATCH]), Box::new([Window::EMPTY; MAX_BATCH]));
-        Burst { arena: Arena::new(4 * MAX_SLICES), taken, windows, batch: 1 }
+        let edited = Box::new([EditedHead::EMPTY; MAX_BATCH]);
+        Burst { arena: Arena::new(4 * MAX_SLICES), taken, windows, edited, batch: 1 }
     }
 
     /// Sets the size of later bursts: at most `batch` frames.
@@ -128,7 +131,7 @@ impl Burst {
         sender: &Sender<'_>,
         wait_budget: &mut WaitBudget,
     ) -> Result<Served, RingFault> {
-        let Burst { arena, taken, windows, batch } = self;
+        let Burst { arena, taken, windows, edited, batch } = self;
         let places = taken.get_mut(..usize::from(*batch)).unwrap_or_default();
         let mut batch = Batch { places, count: 0, slices: arena.list() };
         let cost = source.take(&mut batch, sender.budget)?;
@@ -146,6 +149,9 @@ impl Burst {
         looked(move |at| heads.iter().for_each(|one| at(one.slices(all), HEAD_LEN)));
         let (counting, counters, now_ns) = (forwarder.view.counting, sender.port.counters(), forwarder.now_ns);
         let mut sending = Sending::begin(forwarder, (sender.port, sender.rules), sender.may_pause);
+        if sender.rules.is_some() {
+            sending.edited = edited.iter_mut();
+        }
         if sender.guard().is_some() {
             sending.windows = guarded::look(&mut windows[..], taken, &slices);
         }
@@ -332,7 +338,8 @@ impl Sender<'_> {
         let Some(egress) = sending.last_egress().filter(|_| self.header_len == NET_HDR_LEN) else {
             return Delivered::default();
         };
-        if OBSERVED && sending.is_mirrored(&egress) {
+        // A capture gets a frame with another tag from the delivery of one frame.
+        if OBSERVED && (sending.is_mirrored(&egress) || egress.edit != Edit::NONE && sending.is_captured(&egress)) {
             return Delivered::default();
         }
         let delivered = match self.rules {

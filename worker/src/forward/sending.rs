@@ -12,16 +12,17 @@ use sv3::virtio::{NET_HDR_LEN, NetHdr};
 use super::fdb::{Address, Learnt, Speaker};
 use super::forwarder::Forwarder;
 use super::frame::Frame;
-use super::leases::Unsent;
+use super::leases::{Unsent, Way};
 use super::loop_probe;
 use super::observation;
 use super::tagging;
+use crate::memory::edited_head::EditedHead;
 use crate::memory::frame_head::{FrameHead, Window};
 use crate::port::Port;
 use crate::port::batch::PlainFrame;
 use crate::port::observers::Observed;
 use crate::port::sink::{Delivered, DeliveryState, Outgoing};
-use crate::port::traffic_rules::{Cast, InVlan, Passage, TAG_LEN, TrafficRules};
+use crate::port::traffic_rules::{Cast, Edit, InVlan, Passage, TAG_LEN, TrafficRules};
 
 /// A burst of one port's frames, which stay in their buffers for `'t`. Receivers see nothing of it before
 /// [`Sending::publish`]. Each burst that is begun must be published: if it is dropped before, its deferred copies are
@@ -34,14 +35,16 @@ pub struct Sending<'f, 't> {
     rules: Option<&'f TrafficRules>,
     /// The windows of all taken frames, if the frames are held to what is in them.
     pub windows: &'t [Window],
+    /// Room for frames with other tags.
+    pub edited: std::slice::IterMut<'t, EditedHead>,
     /// The transmit queue may be paused.
     pub may_pause: bool,
     /// The last address that was learnt. All frames come from one port within one second.
     last_learnt: Option<Address>,
     /// The last look-up. Cleared when the table changes.
     last_found: Option<(Address, Option<u16>)>,
-    /// Index of the leased queue that got the last frame, and the frame's VLAN, if that frame went to one port unchanged.
-    last_egress: Option<(usize, InVlan)>,
+    /// How the last frame went, and its VLAN, if it went to one port and the next one may take the same way.
+    last_egress: Option<(Way, InVlan)>,
     /// Who observes what the sender sends.
     observed: Observed,
 }
@@ -57,6 +60,8 @@ pub struct Egress {
     pub frame_cost: u64,
     /// The VLAN of the frames, and how they say so.
     vlan: InVlan,
+    /// What becomes of their tags.
+    pub edit: Edit,
 }
 
 impl Egress {
@@ -67,10 +72,11 @@ impl Egress {
         len <= self.longest() && rules.vlan.classify(head.behind_addresses(NET_HDR_LEN), len) == Ok(self.vlan)
     }
 
-    /// The type of frames that are in the VLAN because they have no tag, if `head` is the head of one that took this way.
+    /// Which bits behind the addresses ([`FrameHead::word_behind_addresses`]) say the VLAN of a frame: all frames that have
+    /// the same ones are in the same VLAN. Without a tag it is the type, else the tag and the type behind it.
     #[inline]
-    pub fn bare_kind(&self, head: &FrameHead) -> Option<u16> {
-        self.vlan.is_bare().then(|| head.kind())
+    pub fn vlan_bits(&self) -> u64 {
+        if self.vlan.is_bare() { !0 << 48 } else { !0 << 16 }
     }
 
     /// Most octets of a frame in this VLAN, with the tag that it has.
@@ -99,6 +105,7 @@ impl<'f, 't> Sending<'f, 't> {
             from,
             rules,
             windows: &[],
+            edited: [].iter_mut(),
             may_pause,
             last_learnt: None,
             last_found: None,
@@ -309,8 +316,8 @@ impl<'f, 't> Sending<'f, 't> {
                 }
                 let Forwarder { view, leases, .. } = &mut *self.forwarder;
                 leases.deliver(way, &mut self.state, frame, self.may_pause, view.counting)?;
-                let is_repeatable = frame.offload.is_none() && way.is_plain();
-                self.last_egress = is_repeatable.then_some((at, passage.vlan));
+                let is_repeatable = frame.offload.is_none() && !way.is_limited;
+                self.last_egress = is_repeatable.then_some((way, passage.vlan));
             }
             None => {
                 if let Some(counters) = view.counters(to) {
@@ -322,12 +329,12 @@ impl<'f, 't> Sending<'f, 't> {
         Ok(())
     }
 
-    /// The egress of the last frame, if it went to one port unchanged.
+    /// The egress of the last frame, if it went to one port and the next one may take the same way.
     #[inline]
     pub fn last_egress(&mut self) -> Option<Egress> {
-        let (at, vlan) = self.last_egress.take()?;
+        let (Way { at, edit, .. }, vlan) = self.last_egress.take()?;
         let (to, frame_cost) = self.forwarder.leases.receiver(at)?;
-        Some(Egress { at, to, frame_cost, vlan })
+        Some(Egress { at, to, frame_cost, vlan, edit })
     }
 
     /// Whether a frame with these addresses has the same egress. Its source must be known at the sender's port. A new
@@ -354,6 +361,20 @@ impl<'f, 't> Sending<'f, 't> {
         verified: bool,
     ) -> Delivered {
         self.forwarder.leases.deliver_plain(egress.at, &mut self.state, frames, most, verified)
+    }
+
+    /// The same with other tags. Returns the frames' octets as they were sent.
+    #[inline]
+    pub fn repeat_edited(
+        &mut self,
+        egress: &Egress,
+        frames: impl Iterator<Item = PlainFrame<'t>>,
+        most: usize,
+        verified: bool,
+    ) -> Delivered {
+        let Delivered { frames, octets } = self.repeat(egress, frames, most, verified);
+        let growth = i64::from(egress.edit.growth()) * frames as i64;
+        Delivered { frames, octets: octets.saturating_add_signed(-growth) }
     }
 
     /// Publishes to all receivers, signals the guests that ask for it, and gives back the leases. Returns the cost of

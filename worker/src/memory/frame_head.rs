@@ -97,10 +97,11 @@ impl FrameHead {
         (MacAddr::from_bits((src >> 48) as u64), MacAddr::from_bits(src as u64))
     }
 
-    /// The type of a frame behind a net header of [`NET_HDR_LEN`] octets.
+    /// The octets behind the addresses as a word, the first one highest, of a frame behind a net header of [`NET_HDR_LEN`]
+    /// octets.
     #[inline]
-    pub fn kind(&self) -> u16 {
-        (u64::from_be(self.0[3]) >> 48) as u16
+    pub fn word_behind_addresses(&self) -> u64 {
+        u64::from_be(self.0[3])
     }
 
     /// The six octets behind the addresses, of a frame behind a net header of `skip` octets, 10 or 12: its type, or a VLAN

@@ -3,6 +3,7 @@
 pub mod checksum;
 pub mod copy;
 pub mod deferred;
+pub mod edited_head;
 pub mod file_io;
 pub mod frame_head;
 pub mod guest_memory;

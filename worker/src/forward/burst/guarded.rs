@@ -5,6 +5,7 @@
 //! checked.
 
 use sv3::drop_reason::DropReason;
+use sv3::frame::ETHERNET_LEN;
 use sv3::virtio::{NET_HDR_LEN, VIRTIO_NET_HDR_F_NEEDS_CSUM};
 
 use super::{Checked, Sender, Unsent};
@@ -19,8 +20,11 @@ use crate::port::batch::Taken;
 use crate::port::bucket::{Bucket, Short};
 use crate::port::guard::{self, Claimed, Example, Guard};
 use crate::port::sink::Delivered;
-use crate::port::traffic_rules::TrafficRules;
+use crate::port::traffic_rules::{Edit, TAG_LEN, TrafficRules};
 use crate::process::crash;
+
+/// Octets of the shortest frame with a tag.
+const SHORTEST_TAGGED: usize = ETHERNET_LEN + TAG_LEN;
 
 /// Room for what a guard looks at, which the check of an offload looks at as well.
 const _: () = assert!(guard::WINDOW == offload::HEAD);
@@ -156,19 +160,15 @@ impl Sender<'_> {
             None => true,
             Some(limit) => limit.take(limit.tokens(1, len as u64), now_ns).is_ok(),
         };
-        let (longest, kind) = (egress.longest(), egress.bare_kind(&one.head));
-        let admits = |next: &Taken, len| match kind == Some(next.head.kind()) {
-            true => len <= longest,
-            false => egress.admits(rules, &next.head, len),
+        let (longest, bits) = (egress.longest(), egress.vlan_bits());
+        let known = one.head.word_behind_addresses();
+        let admits = |next: &Taken, len| match (next.head.word_behind_addresses() ^ known) & bits {
+            0 => (SHORTEST_TAGGED..=longest).contains(&len) || egress.admits(rules, &next.head, len),
+            _ => egress.admits(rules, &next.head, len),
         };
         let verified = self.is_verified(one);
-        let (delivered, most, octets) = match &rules.guard {
-            None => {
-                let rules = (|_, next: &Taken, len, _| admits(next, len), paid);
-                let (most, octets) = self.alike(sending, egress, one, others, rules);
-                let plain = others.iter().map_while(|next| next.plain(slices));
-                (sending.repeat(egress, plain, most, verified), most, octets)
-            }
+        let (most, octets) = match &rules.guard {
+            None => self.alike(sending, egress, one, others, (|_, next: &Taken, len, _| admits(next, len), paid)),
             Some(guard) => {
                 let (claimed, mut example) = (self.claimed(), None::<Example<'_>>);
                 let is_usual = |at: usize, next: &Taken, len: usize, same_addresses: bool| {
@@ -184,9 +184,21 @@ impl Sender<'_> {
                     example = is_usual.then(|| Example::of(window));
                     is_usual
                 };
-                let (most, octets) = self.alike(sending, egress, one, others, (is_usual, paid));
+                self.alike(sending, egress, one, others, (is_usual, paid))
+            }
+        };
+        let delivered = match (&rules.guard, egress.edit == Edit::NONE) {
+            (None, true) => {
+                let plain = others.iter().map_while(|next| next.plain(slices));
+                sending.repeat(egress, plain, most, verified)
+            }
+            (Some(_), true) => {
                 let plain = others.iter().zip(windows).map_while(|(next, window)| next.plain_with(slices, window));
-                (sending.repeat(egress, plain, most, verified), most, octets)
+                sending.repeat(egress, plain, most, verified)
+            }
+            (guard, false) => {
+                let windows = if guard.is_some() { windows } else { &[] };
+                repeat_edited(sending, egress, (others, windows), slices, (most, verified))
             }
         };
         if let Some(limit) = &rules.from_port {
@@ -195,4 +207,26 @@ impl Sender<'_> {
         }
         delivered
     }
+}
+
+/// Delivers up to `most` of `others` to this egress, with other tags. `windows`: what was looked at of them; none: their
+/// heads.
+#[inline(never)]
+fn repeat_edited<'t>(
+    sending: &mut Sending<'_, 't>,
+    egress: &Egress,
+    (others, windows): (&'t [Taken], &'t [Window]),
+    slices: &'t SliceList<'_, '_>,
+    (most, verified): (usize, bool),
+) -> Delivered {
+    let mut edited = std::mem::take(&mut sending.edited);
+    let places = edited.by_ref();
+    let tag = (egress.edit.cut, egress.edit.put);
+    let plain = others
+        .iter()
+        .enumerate()
+        .map_while(|(at, next)| next.plain_edited(slices, windows.get(at), tag, places.next()?));
+    let delivered = sending.repeat_edited(egress, plain, most, verified);
+    sending.edited = edited;
+    delivered
 }

@@ -112,10 +112,9 @@ impl Sink for InMemory {
         let mut delivered = Delivered::default();
         let verified = verified && VIRTIO_NET_F_GUEST_CSUM.of(self.features);
         for plain in frames.take(most) {
-            let slice = plain.slice;
-            let len = slice.len() - NET_HDR_LEN;
-            let (hdr, slices, snapshot) = (NetHdr::of_complete(verified), &[*slice], plain.snapshot());
-            let frame = Outgoing { hdr, slices, skip: NET_HDR_LEN, len, snapshot, plain: None };
+            let (hdr, slices) = (NetHdr::of_complete(verified), &[*plain.slice]);
+            let (snapshot, skip, len) = plain.outgoing();
+            let frame = Outgoing { hdr, slices, skip, len, snapshot, plain: None };
             if self.deliver(&mut (), state, &frame).is_err() {
                 break;
             }
