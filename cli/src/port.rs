@@ -162,7 +162,13 @@ fn unknown(control: &Control, name: &str) -> String {
 
 impl Settings {
     fn apply(&self, mut draft: Draft) -> Result<PortConfig, String> {
+        let mut said = Vec::new();
         for (key, values) in &self.0 {
+            if let Some(other) = keys::excluded(&said, key.name) {
+                let (name, other) = (option(key), other.replace('_', "-"));
+                return Err(format!("--{other} and --{name} exclude each other: keep one"));
+            }
+            said.push(key.name);
             draft.set(key.name, values).map_err(|why| format!("--{}: {why}", option(key)))?;
         }
         draft.finish()

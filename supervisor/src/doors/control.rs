@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::EpollFlags;
+use sv3::control::LINE_MAX;
 use sv3::foreign::ForeignFd;
 
 use crate::ancillary;
@@ -19,8 +20,8 @@ use crate::doors::listener::{Incoming, Listener, PAUSE, Peer};
 pub const EXCHANGES_MAX: usize = 16;
 /// Most fds of a request: a configuration, with a door for each port.
 pub const FDS_MAX: usize = sv3::MAX_PORTS + 1;
-/// Most octets of a request.
-const REQUEST_MAX: usize = 256;
+/// Octets that are read at a time.
+const PART: usize = 256;
 /// How long an exchange may last.
 const TIME: Duration = Duration::from_secs(5);
 /// How long an exchange may last if its answer is deferred.
@@ -235,7 +236,7 @@ impl Exchange {
 
     /// Reads a part of the request. Too many fds end the exchange. Fds that the request does not need are closed.
     fn listen(&mut self) -> Result<Option<Request>, Over> {
-        let mut octets = [0; REQUEST_MAX];
+        let mut octets = [0; PART];
         let received = match ancillary::receive(&*self.peer.stream, &mut octets) {
             Ok(received) if received.count == 0 => {
                 self.peer.has_ended();
@@ -255,7 +256,7 @@ impl Exchange {
                 let line = self.heard.get(..end).map(|line| String::from_utf8_lossy(line).trim().to_string());
                 Ok(line.map(|line| (line, std::mem::take(&mut self.fds))))
             }
-            None if self.heard.len() > REQUEST_MAX => Err(Over),
+            None if self.heard.len() >= LINE_MAX => Err(Over),
             None => Ok(None),
         }
     }
@@ -299,6 +300,19 @@ mod tests {
         (0..TURN + 1).for_each(|_| drop(client(&control)));
         let _behind = client(&control);
         assert_eq!((control.accept(Instant::now()).len(), control.accept(Instant::now()).len()), (0, 1));
+    }
+
+    #[test]
+    fn a_request_may_be_as_long_as_it_is_told_and_no_longer() {
+        let (mut control, _folder) = control();
+        for (len, is_taken) in [(LINE_MAX - 1, true), (LINE_MAX, false)] {
+            let mut asker = client(&control);
+            let place = control.accept(Instant::now())[0];
+            asker.write_all(&[&vec![b'x'; len][..], b"\n"].concat()).unwrap();
+            let heard = (0..LINE_MAX / PART + 1).find_map(|_| control.proceed(place));
+            assert_eq!(heard.map(|(line, _)| line.len()), is_taken.then_some(len));
+            assert_eq!(control.fd(place).is_some(), is_taken);
+        }
     }
 
     #[test]

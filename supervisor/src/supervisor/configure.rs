@@ -85,9 +85,7 @@ impl Supervisor {
             change.config.ports.iter().filter(|(_, port)| port.kind.has_door()).map(|(name, _)| name).collect();
         let new: BTreeSet<&String> =
             with_door.iter().copied().filter(|name| !declared.slots().contains_key(*name)).collect();
-        if change.doors.len() != fds.len() || new != change.doors.iter().collect() {
-            return Err(format!("{} new ports need a socket each, and {} came", new.len(), fds.len()));
-        }
+        check_doors(&new, &change.doors, fds.len())?;
         for name in &with_door {
             if self.file_port(name).is_some_and(|slot| !declared.owns(slot))
                 || self.clients.slots.card_named(name).is_some()
@@ -297,9 +295,36 @@ impl Changes {
     }
 }
 
+/// Errs unless each new port is named once, and a socket came for each.
+fn check_doors(new: &BTreeSet<&String>, named: &[String], sockets: usize) -> Result<(), String> {
+    let is_each = new.len() == named.len() && *new == named.iter().collect();
+    let told = || format!("{} new ports need a socket each, and {sockets} came", new.len());
+    (is_each && named.len() == sockets).then_some(()).ok_or_else(told)
+}
+
 fn form(kind: DoorKind) -> Option<StreamForm> {
     match kind {
         DoorKind::Stream { form, mtu } => Some(StreamForm { frames: form, mtu }),
         DoorKind::VhostUser | DoorKind::Attached => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A second socket of one port would be in a slot that no port has: nobody would close it, and no supervisor take over.
+    #[test]
+    fn each_new_port_has_one_socket() {
+        let [a, b] = ["a", "b"].map(str::to_string);
+        let new = BTreeSet::from([&a, &b]);
+        let check = |named: &[&String], sockets| {
+            let named: Vec<String> = named.iter().map(|name| name.to_string()).collect();
+            check_doors(&new, &named, sockets).is_ok()
+        };
+        assert!(check(&[&a, &b], 2) && check(&[&b, &a], 2));
+        for (named, sockets) in [(&[&a, &b, &b][..], 3), (&[&a, &a], 2), (&[&a, &b], 3), (&[&a], 1), (&[], 0)] {
+            assert!(!check(named, sockets), "{named:?}");
+        }
     }
 }

@@ -4,8 +4,8 @@
 //! That time is one number, so one exchange changes it. What passes moves it into the future; it may lie as far ahead as
 //! the whole bucket takes to fill. Nothing needs to happen while nothing passes.
 //!
-//! Times are of CLOCK_MONOTONIC in units of 1/1024 ns, modulo 2^64: 208 days. A bucket that nobody used for so long looks
-//! as if it were not full, for one burst at most.
+//! Times are of CLOCK_MONOTONIC in units of 1/1024 ns, modulo 2^64: 208 days. A bucket that nobody used for so long may
+//! look as if it were not full, for as long as it takes to fill after the largest frame.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -17,7 +17,7 @@ const FINE: u32 = 10;
 const FRACTION: u32 = 32;
 /// Longest time that a bucket takes to fill, in units of time: some 50 days.
 const LONGEST: u64 = 1 << 62;
-/// More tokens than any frame takes.
+/// More octets than any frame has.
 const FRAME: u64 = 1 << 17;
 
 /// A token bucket. A new one is full.
@@ -43,7 +43,11 @@ impl Bucket {
     pub fn of(rule: &rules::Bucket) -> Bucket {
         let each = (1_000_000_000 << FRACTION) / rule.rate.max(1);
         let whole = time(each, rule.burst).max(1);
-        Bucket { each, whole, unit: rule.unit, longest: whole + time(each, FRAME), full_at: AtomicU64::new(0) }
+        let largest = match rule.unit {
+            Unit::Frames => 1,
+            Unit::Octets => FRAME,
+        };
+        Bucket { each, whole, unit: rule.unit, longest: whole + time(each, largest), full_at: AtomicU64::new(0) }
     }
 
     /// At most `rate` frames a second, and a tenth of that at once.

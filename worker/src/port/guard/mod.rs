@@ -13,8 +13,9 @@
 //! | IPv6 (`ipv6`), behind extension headers, in first fragments | source; DHCPv6 servers' ports; neighbour discovery |
 //! | all else | nothing, but if IP addresses are listed it is dropped: it could be IP in some other wrapping |
 //!
-//! **Fragments** (RFC 7113, RFC 7112). A first fragment must hold all headers up to the ports. Later fragments have none and
-//! pass: without the first one nobody can put them together. Neighbour discovery in fragments is dropped (RFC 6980).
+//! **Fragments** (RFC 7113, RFC 7112). A first fragment must hold all headers up to the ports, in the packet and not in the
+//! padding behind it: the receiver takes the octets of the next fragment for what is missing. Later fragments have none
+//! and pass: without the first one nobody can put them together. Neighbour discovery in fragments is dropped (RFC 6980).
 //!
 //! **Offloads.** A sender may ask for a checksum anywhere in its frame, and whoever completes the checksum overwrites two
 //! octets that were checked. [`Decided`] says which octets must not be overwritten.
@@ -33,6 +34,7 @@ mod wrapping;
 use std::sync::atomic::AtomicU64;
 
 use sv3::drop_reason::DropReason;
+use sv3::frame::MacAddr;
 
 use sources::{Macs, Net4, Net6};
 use wrapping::Payload;
@@ -101,6 +103,11 @@ impl<'a> Look<'a> {
     fn u16(&self, at: usize) -> Option<u16> {
         self.array(at).copied().map(u16::from_be_bytes)
     }
+
+    /// The octets before this one alone.
+    fn until(&self, end: usize) -> Look<'a> {
+        Look { octets: self.octets.get(..end).unwrap_or(self.octets), ..*self }
+    }
 }
 
 impl Guard {
@@ -137,6 +144,11 @@ impl Guard {
             Payload::Bridges(_) | Payload::Other(_) if self.lists_ip() => Err(DropReason::GuardIp),
             Payload::Bridges(at) | Payload::Other(at) => Ok(Decided::until(at)),
         }
+    }
+
+    /// Whether the port may send from this address.
+    pub fn may_have(&self, mac: MacAddr, claimed: &Claimed) -> bool {
+        self.macs.have(mac.bits(), claimed)
     }
 
     fn lists_ip(&self) -> bool {

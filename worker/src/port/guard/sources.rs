@@ -58,6 +58,8 @@ impl Macs {
     pub(super) fn have(&self, bits: u64, claimed: &Claimed) -> bool {
         match self {
             Macs::Any => true,
+            // A place that nobody has claimed is no address.
+            Macs::First(_) if bits == 0 => false,
             Macs::First(most) => claimed.iter().take(*most).any(|place| place.load(Relaxed) == bits),
             Macs::Listed(macs) => macs.contains(&bits),
         }

@@ -336,6 +336,44 @@ fn neighbour_discovery_claims_no_others_address() {
     assert_eq!(said(V6, &on6(&ipv6(none, &[(44, &[0, 0, 0, 8, 0, 0, 0, 1]), (58, &[0; 8])]))), IP);
 }
 
+/// What is behind a first fragment in its frame is padding: the receiver puts the next fragment's octets there.
+#[test]
+fn padding_is_no_part_of_a_first_fragment() {
+    let shortened6 = |payload: u16, headers: &[(u8, &[u8])]| {
+        let mut packet = ipv6(own6(), headers);
+        packet[4..6].copy_from_slice(&payload.to_be_bytes());
+        on6(&packet)
+    };
+    // Destination options of 16 octets, of which the fragment has 8; then ports that a client has, and a ping.
+    let (first, whole): (&[u8], &[u8]) = (&[0, 0, 0, 1, 0, 0, 0, 1], &[0, 0, 0, 0, 0, 0, 0, 1]);
+    let options = [&[0, 1, 1, 4, 0, 0, 0, 0][..], &[1, 6, 0, 0, 0, 0, 0, 0]].concat();
+    for (next, upper, parts) in [(17, udp(1, 2), DHCP), (58, [&[128, 0][..], &[0; 30]].concat(), ROUTER)] {
+        for (fragment, wanted) in [(first, ROLE), (whole, PASSES)] {
+            let headers = [(44, fragment), (60, &options), (next, &upper)];
+            assert_eq!(said(parts, &shortened6(16, &headers)), wanted, "options end behind it, {next}");
+            assert_eq!(said(parts, &shortened6(24, &headers)), wanted, "nothing behind options, {next}");
+            assert_eq!(said(parts, &shortened6(32, &headers)), PASSES);
+        }
+    }
+    let ports = on4(&ipv4(OWN4, [8; 4], 17, 0x2000, &udp(1, 2)));
+    let mut empty = ports.clone();
+    empty[16..18].copy_from_slice(&20u16.to_be_bytes());
+    assert_eq!((said(DHCP, &ports), said(DHCP, &empty), said(V4, &empty)), (PASSES, ROLE, PASSES));
+    let mut ping = on4(&ipv4(OWN4, [8; 4], 1, 0x2000, &[8, 0, 0, 0, 0, 0, 0, 0]));
+    assert_eq!(said(ROUTER, &ping), PASSES);
+    ping[16..18].copy_from_slice(&20u16.to_be_bytes());
+    assert_eq!(said(ROUTER, &ping), ROLE);
+}
+
+/// While the port has used fewer addresses than it may, the zero address is none of them.
+#[test]
+fn the_zero_address_is_nobody_s() {
+    let reply = ethernet(ALL, OWN, 0x0806, &arp(2, ([0; 6], OWN4), OWN4));
+    assert_eq!((said(FIRST, &reply), said(LISTED, &reply)), (MAC, MAC));
+    let advertisement = on6(&ipv6(own6(), &[(58, &neighbour(136, own6(), 2, [0; 6]))]));
+    assert_eq!(said(FIRST, &advertisement), MAC);
+}
+
 #[test]
 fn nobody_is_a_bridge() {
     for (dst, kind, rest) in [
