@@ -33,6 +33,7 @@ mod signals;
 mod slices;
 mod standby;
 mod starved;
+mod static_addresses;
 mod stream_doors;
 mod streams;
 mod succession;

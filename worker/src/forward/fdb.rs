@@ -327,6 +327,7 @@ impl<'l> Fdb<'l> {
     }
 
     /// Removes all addresses of `port`.
+    #[cfg(test)]
     pub fn forget(&self, port: u16) {
         self.retain(|line| line.port != port);
     }

@@ -300,6 +300,7 @@ impl<'f, 't> Sending<'f, 't> {
                 let is_repeatable = frame.offload.is_none() && way.is_plain();
                 self.last_egress = is_repeatable.then_some((at, passage.vlan));
             }
+            None if !view.ports.is_there(to) => return Err(DropReason::PortAbsent.into()),
             None => {
                 if let Some(counters) = view.counters(to) {
                     view.counting.drop(counters, DropReason::RxDown);

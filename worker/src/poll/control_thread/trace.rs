@@ -73,6 +73,10 @@ impl ControlThread {
         let found = if dst.is_group() { None } else { forwarder.find(Address::new(dst, vid)) };
         match found {
             Some(to) if to == slot => Err(DropReason::Hairpin),
+            Some(to) if !ports.is_there(to) => {
+                steps.push(Step::Found(to));
+                Err(DropReason::PortAbsent)
+            }
             Some(to) => {
                 steps.push(Step::Found(to));
                 let runs = ports.get(to).is_some_and(|port| port.receiver(0).is_some());
