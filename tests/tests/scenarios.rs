@@ -22,6 +22,7 @@ mod hostile_worker;
 mod idle;
 mod lifecycle;
 mod mirror;
+mod moves;
 mod multicast;
 mod offload_matrix;
 mod offloads;

@@ -198,6 +198,7 @@ impl<'f, 't> Sending<'f, 't> {
     #[inline(never)]
     fn take_news(&mut self, news: Learnt) -> Result<(), DropReason> {
         self.last_found = None;
+        self.forwarder.has_noted |= self.forwarder.view.ports.flaps.has_note();
         if news == Learnt::Full {
             return Err(DropReason::AddressLimit);
         }

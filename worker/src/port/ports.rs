@@ -11,6 +11,7 @@ use sv3::ledger::{Ledger, PortCounters};
 use sv3::rules::Vid;
 use sv3::{MAX_PORTS, MAX_QUEUE_PAIRS, MAX_RINGS};
 
+use super::flaps::Flaps;
 use super::observers::ObserverTable;
 use super::queue::{QueueLease, ReceiveQueue, TransmitQueue};
 use super::rules::Rules;
@@ -36,6 +37,8 @@ pub struct Ports {
     pub observers: ObserverTable,
     /// An entry of the forwarding table is marked: its address is to be announced.
     pub marked: Flag,
+    /// Addresses that move between ports again and again.
+    pub flaps: Flaps,
 }
 
 /// One port.
@@ -70,7 +73,8 @@ impl Ports {
         let none = || [const { AtomicU64::new(0) }; MAX_PORTS / 64];
         let (members, observers) = (VlanMembers::new(), ObserverTable::new());
         let (up, there, uplinks, mirrors) = (none(), none(), none(), none());
-        Ports { slots, up, there, uplinks, members, mirrors, observers, marked: Flag::default() }
+        let (marked, flaps) = (Flag::default(), Flaps::new());
+        Ports { slots, up, there, uplinks, members, mirrors, observers, marked, flaps }
     }
 
     /// The port of a slot, if the slot was ever used.
@@ -150,6 +154,15 @@ impl Ports {
     /// Whether a port gets a mirror's copies.
     pub fn is_mirror(&self, slot: u16) -> bool {
         has_slot(&self.mirrors, slot)
+    }
+
+    /// Counts that an address (with its VLAN, as a number) moved from one port to another.
+    #[cold]
+    pub fn note_move(&self, address: u64, (from, to): (u16, u16), now_s: u64) {
+        if let Some(port) = self.get(to) {
+            port.counters.moves.fetch_add(1, Relaxed);
+        }
+        self.flaps.note_move(address, (from, to), now_s);
     }
 
     /// Whether a slot has a port now. One that has none may have static addresses.
