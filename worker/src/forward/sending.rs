@@ -19,6 +19,7 @@ use super::tagging;
 use crate::memory::frame_head::{FrameHead, Window};
 use crate::port::Port;
 use crate::port::batch::PlainFrame;
+use crate::port::cost::PASSED_BY;
 use crate::port::observers::Observed;
 use crate::port::sink::{Delivered, DeliveryState, Outgoing};
 use crate::port::traffic_rules::{Cast, InVlan, Passage, TAG_LEN, TrafficRules};
@@ -268,7 +269,10 @@ impl<'f, 't> Sending<'f, 't> {
             let Some(at) = leases.lease(view, to, frame.flow, &mut self.state)? else { continue };
             match leases.way_to(at, passage) {
                 Ok(_) => receivers += 1,
-                Err(reason) => hops |= reason == DropReason::VlanHop,
+                Err(reason) => {
+                    self.state.cost += PASSED_BY;
+                    hops |= reason == DropReason::VlanHop;
+                }
             }
         }
         if receivers == 0 && hops {
