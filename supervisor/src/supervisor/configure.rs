@@ -140,6 +140,8 @@ impl Supervisor {
         let (generation, ports) = (in_force.generation, in_force.config.ports.len());
         self.clients.slots.declared = Declarations::new(in_force, slots);
         self.telemetry.events.names = self.clients.slots.declared.names();
+        // Before anybody else can have a slot that is free now.
+        self.tend_mirrors();
         let (_, after) = self.own_doors();
         self.clients.budget.change(own, before, after);
         for (slot, listener) in doors {

@@ -202,7 +202,7 @@ impl Workers {
     /// Sends commands to every worker. Only the serving worker's barrier answers `waiter`. Returns false if no worker
     /// serves.
     pub fn send(&mut self, commands: Vec<WorkerCommand>, waiter: Waiter) -> bool {
-        commands.iter().for_each(|next| self.observers.note(&next.command));
+        let commands = self.observers.accompany(commands);
         if let Some(standby) = &mut self.standby {
             standby.send(commands.iter().cloned(), Waiter::Nobody);
         }
