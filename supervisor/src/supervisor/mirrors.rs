@@ -67,6 +67,12 @@ impl Mirrors {
         self.0.is_empty()
     }
 
+    /// The name of the mirror that has this number for workers.
+    pub fn name(&self, number: u8) -> String {
+        let named = self.0.iter().find(|entry| entry.number == number);
+        named.map_or_else(|| number.to_string(), |entry| entry.mirror.name.clone())
+    }
+
     /// All of them, for status and for the next supervisor.
     pub fn all(&self) -> impl Iterator<Item = &Mirror> {
         self.0.iter().map(|entry| &entry.mirror)
