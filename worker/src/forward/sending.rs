@@ -20,6 +20,7 @@ use crate::memory::frame_head::{FrameHead, Window};
 use crate::port::Port;
 use crate::port::batch::PlainFrame;
 use crate::port::cost::PASSED_BY;
+use crate::port::guard;
 use crate::port::observers::Observed;
 use crate::port::sink::{Delivered, DeliveryState, Outgoing};
 use crate::port::traffic_rules::{Cast, InVlan, Passage, TAG_LEN, TrafficRules};
@@ -159,7 +160,9 @@ impl<'f, 't> Sending<'f, 't> {
         if vlan.vid != 0 {
             tagging::may_be_edited(frame, &vlan)?;
         }
-        frame.guarded?;
+        if !guard::claim(frame.guarded?, frame.src) {
+            return Err(DropReason::GuardMac);
+        }
         Ok(Passage { vlan, isolation: rules.isolation, cast: Cast::Known })
     }
 

@@ -132,7 +132,9 @@ impl ControlThread {
         let claimed: Vec<AtomicU64> =
             claimed.into_iter().flatten().map(|address| AtomicU64::new(address.load(Relaxed))).collect();
         let guard = rules.guard.as_ref();
-        let guarded = guard.map_or(Ok(()), |guard| guard.check(octets, len, &claimed).map(drop));
+        let guarded = guard.map_or(Ok(&[][..]), |guard| {
+            guard.check(octets, len, &claimed).map(|_| guard.claims(addresses.1, &claimed))
+        });
         let place = room.iter_mut().skip(NET_HDR_LEN);
         place.zip(octets).for_each(|(place, octet)| *place = *octet);
         let slices = [GuestSlice::of_host(&mut room)];
