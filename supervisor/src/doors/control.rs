@@ -22,6 +22,10 @@ pub const EXCHANGES_MAX: usize = 16;
 pub const FDS_MAX: usize = sv3::MAX_PORTS + 1;
 /// Octets that are read at a time.
 const PART: usize = 256;
+/// Most fds of any other request: what one message brings (net/scm.h: `SCM_MAX_FD`).
+const FEW_FDS: usize = 253;
+/// How a request begins that may bring [`FDS_MAX`].
+const BRINGS_MANY: &[u8] = b"configure ";
 /// How long an exchange may last.
 const TIME: Duration = Duration::from_secs(5);
 /// How long an exchange may last if its answer is deferred.
@@ -43,7 +47,7 @@ pub struct Control {
     paused: Option<Instant>,
 }
 
-/// A request: a line, and the fds that came with it, at most [`FDS_MAX`].
+/// A request: a line, and the fds that came with it, at most [`FDS_MAX`] or [`FEW_FDS`].
 pub type Request = (String, Vec<ForeignFd>);
 
 /// An exchange whose answer comes later.
@@ -248,7 +252,9 @@ impl Exchange {
         };
         self.heard.extend_from_slice(octets.get(..received.count).unwrap_or_default());
         self.fds.extend(received.fds);
-        if self.fds.len() > FDS_MAX {
+        // What was heard so far may be less than that.
+        let brings_many = self.heard.iter().zip(BRINGS_MANY).all(|(heard, wanted)| heard == wanted);
+        if self.fds.len() > if brings_many { FDS_MAX } else { FEW_FDS } {
             return Err(Over);
         }
         match self.heard.iter().position(|octet| *octet == b'\n') {
@@ -300,6 +306,54 @@ mod tests {
         (0..TURN + 1).for_each(|_| drop(client(&control)));
         let _behind = client(&control);
         assert_eq!((control.accept(Instant::now()).len(), control.accept(Instant::now()).len()), (0, 1));
+    }
+
+    /// Sends octets with so many files, in messages of at most 200.
+    fn hand(client: &UnixStream, line: &str, files: usize) -> bool {
+        use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+        use std::os::fd::AsRawFd;
+        let (null, mut rest, mut left) = (std::fs::File::open("/dev/null").unwrap(), line.as_bytes(), files);
+        while !rest.is_empty() {
+            let fds = vec![null.as_raw_fd(); left.min(200)];
+            left -= fds.len();
+            let (now, later) = rest.split_at(if left > 0 { 1 } else { rest.len() });
+            let rights = [ControlMessage::ScmRights(&fds)];
+            let rights = if fds.is_empty() { &[][..] } else { &rights };
+            let told = [std::io::IoSlice::new(now)];
+            if sendmsg::<()>(client.as_raw_fd(), &told, rights, MsgFlags::MSG_NOSIGNAL, None).is_err() {
+                return false;
+            }
+            rest = later;
+        }
+        true
+    }
+
+    #[test]
+    fn only_a_configuration_may_bring_many_files() {
+        let (mut control, _folder) = control();
+        for (line, files, is_heard) in [
+            ("configure 7\n", FDS_MAX, true),
+            ("configure 7\n", FDS_MAX + 1, false),
+            ("status\n", 200, true),
+            ("status\n", FEW_FDS + 1, false),
+            ("config\n", FEW_FDS + 1, false),
+        ] {
+            let client = client(&control);
+            let place = control.accept(Instant::now())[0];
+            let mut heard = None;
+            std::thread::scope(|scope| {
+                let sender = scope.spawn(|| hand(&client, line, files));
+                while heard.is_none() && control.fd(place).is_some() {
+                    heard = control.proceed(place);
+                }
+                let _ = sender.join();
+            });
+            let heard = heard.map(|(line, fds)| (line, fds.len()));
+            assert_eq!(heard, is_heard.then(|| (line.trim().to_string(), files)), "{line} with {files}");
+            if is_heard {
+                control.answer(place, b"{}".to_vec());
+            }
+        }
     }
 
     #[test]

@@ -22,7 +22,6 @@ use crate::estate::{Heirlooms, Unfit, unfit};
 use crate::given;
 use crate::ports::holdings::Holdings;
 use crate::ports::port::DOWN;
-use crate::ports::terms::Changes;
 use crate::workers::command::WorkerCommand;
 use crate::workers::pending_unmap::PendingUnmaps;
 use crate::workers::worker::Waiter;
@@ -139,6 +138,8 @@ impl Supervisor {
         let (generation, ports) = (in_force.generation, in_force.config.ports.len());
         self.clients.slots.declared = Declarations::new(in_force, slots);
         self.telemetry.events.names = self.clients.slots.declared.names();
+        // Before anybody else can have a slot that is free now.
+        self.tend_mirrors();
         let (_, after) = self.own_doors();
         self.clients.budget.change(own, before, after);
         for (slot, listener) in doors {
@@ -192,7 +193,8 @@ impl Supervisor {
 
     /// Lets each port follow what is declared. Returns the commands for workers.
     fn follow(&mut self) -> Vec<WorkerCommand> {
-        let mut all = Changes::default();
+        let (gone, new) = self.follow_addresses();
+        let mut all = Changes { before: gone, after: new };
         let homes: Vec<u16> = self.clients.slots.declared.owned().collect();
         for slot in homes {
             if self.clients.slots.declared.of_slot(slot).is_some_and(|terms| !terms.up) {
@@ -219,7 +221,7 @@ impl Supervisor {
         let before = client.session.change_terms(terms.clone());
         // Workers hear of a port in quarantine when that is over.
         if client.quarantine.is_none() {
-            all.add(before.change(&terms, slot));
+            all.before.extend(before.change(&terms, slot));
         }
     }
 
@@ -234,7 +236,7 @@ impl Supervisor {
         if port.quarantine.is_some() {
             return;
         }
-        all.add(before.change(&terms, slot));
+        all.before.extend(before.change(&terms, slot));
         match (before.up, terms.up) {
             (true, false) if ran => all.before.extend(port.close_commands()),
             (false, true) => all.after.extend(port.open_commands()),
@@ -254,7 +256,7 @@ impl Supervisor {
             (false, true) => all.after.extend(port.open_commands()),
             _ => {}
         }
-        all.add(before.change(&terms, slot));
+        all.before.extend(before.change(&terms, slot));
     }
 
     /// What the last supervisor had declared.
@@ -288,11 +290,12 @@ impl Supervisor {
     }
 }
 
-impl Changes {
-    fn add(&mut self, other: Changes) {
-        self.before.extend(other.before);
-        self.after.extend(other.after);
-    }
+/// The commands that make a worker follow other terms.
+struct Changes {
+    /// Before the rules of all ports change at once.
+    before: Vec<WorkerCommand>,
+    /// After that.
+    after: Vec<WorkerCommand>,
 }
 
 /// Errs unless each new port is named once, and a socket came for each.

@@ -55,6 +55,7 @@ pub fn port(client: &Client, ledger: &Ledger) -> Option<PortStatus> {
         kicks: counters.kicks.load(Relaxed),
         paused: pauses(&counters.paused),
         paused_others: pauses(&counters.paused_others),
+        moves: counters.moves.load(Relaxed),
     })
 }
 
@@ -136,6 +137,7 @@ fn attached(name: &str, slot: u16, (client_pid, client_uid): (i32, u32), ledger:
         kicks: counters.kicks.load(Relaxed),
         paused: pauses(&counters.paused),
         paused_others: pauses(&counters.paused_others),
+        moves: counters.moves.load(Relaxed),
     })
 }
 

@@ -312,7 +312,7 @@ impl Sender<'_> {
             Snapshot::Chain(_) if skip == NET_HDR_LEN => one.plain(slices),
             _ => None,
         };
-        let (flow, guarded) = (self.flow, Ok(()));
+        let (flow, guarded) = (self.flow, Ok(&[][..]));
         let frame = Frame { dst, src, flow, offload, snapshot, slices: pieces, skip, len, plain, guarded };
         if OBSERVED {
             sending.begin_mirroring(flow)?;

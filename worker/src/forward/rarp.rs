@@ -107,8 +107,10 @@ pub fn announce(
     let mut octets = frame(mac);
     let guard = rules.and_then(|rules| rules.guard.as_ref());
     let sent_octets = octets.get(NET_HDR_LEN..).unwrap_or_default();
-    let check = |guard: &Guard| guard.check(sent_octets, LEN, &port.counters().claimed).map(drop);
-    let guarded = guard.map_or(Ok(()), check);
+    let claimed = &port.counters().claimed;
+    let check =
+        |guard: &Guard| guard.check(sent_octets, LEN, claimed).map(|_| guard.claims(MacAddr::new(mac), claimed));
+    let guarded = guard.map_or(Ok(&[][..]), check);
     let slices = [GuestSlice::of_host(&mut octets)];
     let frame = Frame { guarded, ..Frame::complete((ALL, MacAddr::new(mac)), &slices, LEN) };
     let is_mirror = forwarder.view.ports.is_mirror(port.slot());

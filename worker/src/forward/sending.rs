@@ -20,6 +20,8 @@ use crate::memory::edited_head::EditedHead;
 use crate::memory::frame_head::{FrameHead, Window};
 use crate::port::Port;
 use crate::port::batch::PlainFrame;
+use crate::port::cost::PASSED_BY;
+use crate::port::guard;
 use crate::port::observers::Observed;
 use crate::port::sink::{Delivered, DeliveryState, Outgoing};
 use crate::port::traffic_rules::{Cast, Edit, InVlan, Passage, TAG_LEN, TrafficRules};
@@ -177,7 +179,9 @@ impl<'f, 't> Sending<'f, 't> {
         if vlan.vid != 0 {
             tagging::may_be_edited(frame, &vlan)?;
         }
-        frame.guarded?;
+        if !guard::claim(frame.guarded?, frame.src) {
+            return Err(DropReason::GuardMac);
+        }
         Ok(Passage { vlan, isolation: rules.isolation, cast: Cast::Known })
     }
 
@@ -217,6 +221,7 @@ impl<'f, 't> Sending<'f, 't> {
     #[inline(never)]
     fn take_news(&mut self, news: Learnt) -> Result<(), DropReason> {
         self.last_found = None;
+        self.forwarder.has_noted |= self.forwarder.view.ports.flaps.has_note();
         if news == Learnt::Full {
             return Err(DropReason::AddressLimit);
         }
@@ -286,7 +291,10 @@ impl<'f, 't> Sending<'f, 't> {
             let Some(at) = leases.lease(view, to, frame.flow, &mut self.state)? else { continue };
             match leases.way_to(at, passage) {
                 Ok(_) => receivers += 1,
-                Err(reason) => hops |= reason == DropReason::VlanHop,
+                Err(reason) => {
+                    self.state.cost += PASSED_BY;
+                    hops |= reason == DropReason::VlanHop;
+                }
             }
         }
         if receivers == 0 && hops {
@@ -319,6 +327,7 @@ impl<'f, 't> Sending<'f, 't> {
                 let is_repeatable = frame.offload.is_none() && !way.is_limited;
                 self.last_egress = is_repeatable.then_some((way, passage.vlan));
             }
+            None if !view.ports.is_there(to) => return Err(DropReason::PortAbsent.into()),
             None => {
                 if let Some(counters) = view.counters(to) {
                     view.counting.drop(counters, DropReason::RxDown);

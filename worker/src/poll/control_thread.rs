@@ -345,6 +345,7 @@ impl ControlThread {
         self.uplinks.forget(slot);
         self.questions.forget(slot);
         self.threads.ports.set_learning(slot, Learning::Free);
+        self.threads.ports.leave(slot);
         let client = self.clients.get_mut(usize::from(slot)).and_then(Option::take);
         let tables = client.into_iter().flat_map(|client| [client.memory, client.staged]);
         self.requests.unmap(tables.flat_map(GuestMemory::into_mappings), seq);

@@ -67,21 +67,32 @@ impl Bucket {
     /// Takes tokens at `now_ns`, all of them or none. More than the bucket holds are there when it is full.
     #[inline]
     pub fn take(&self, tokens: u64, now_ns: u64) -> Result<(), Short> {
-        let (now, cost) = (now_ns << FINE, time(self.each, tokens));
         let mut full_at = self.full_at.load(Relaxed);
         loop {
-            // How far ahead; the past and what is too far are a full bucket.
-            let ahead = full_at.wrapping_sub(now);
-            let ahead = if ahead > self.longest { 0 } else { ahead };
-            let most = self.whole.saturating_sub(cost);
-            if ahead > most {
-                return Err(Short((ahead - most).div_ceil(1 << FINE)));
-            }
-            let next = now.wrapping_add(ahead).wrapping_add(cost);
+            let next = self.full_after(full_at, tokens, now_ns)?;
             match self.full_at.compare_exchange_weak(full_at, next, Relaxed, Relaxed) {
                 Ok(_) => return Ok(()),
                 Err(other) => full_at = other,
             }
+        }
+    }
+
+    /// Whether so many tokens are there at `now_ns`.
+    pub fn has(&self, tokens: u64, now_ns: u64) -> bool {
+        self.full_after(self.full_at.load(Relaxed), tokens, now_ns).is_ok()
+    }
+
+    /// When a bucket that is full at `full_at` is full if tokens are taken now.
+    #[inline]
+    fn full_after(&self, full_at: u64, tokens: u64, now_ns: u64) -> Result<u64, Short> {
+        let (now, cost) = (now_ns << FINE, time(self.each, tokens));
+        // How far ahead; the past and what is too far are a full bucket.
+        let ahead = full_at.wrapping_sub(now);
+        let ahead = if ahead > self.longest { 0 } else { ahead };
+        let most = self.whole.saturating_sub(cost);
+        match ahead > most {
+            true => Err(Short((ahead - most).div_ceil(1 << FINE))),
+            false => Ok(now.wrapping_add(ahead).wrapping_add(cost)),
         }
     }
 

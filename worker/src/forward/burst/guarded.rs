@@ -92,8 +92,8 @@ impl Sender<'_> {
             && guard.is_usual(window, self.claimed());
         let checked;
         let (offload, octets, guarded) = match is_usual {
-            true if asks == 0 => (Offload::NONE, window.0.get(skip..), Ok(())),
-            true => (Offload::VERIFIED, window.0.get(skip..), Ok(())),
+            true if asks == 0 => (Offload::NONE, window.0.get(skip..), Ok(&[][..])),
+            true => (Offload::VERIFIED, window.0.get(skip..), Ok(&[][..])),
             false => {
                 let guarded;
                 (checked, guarded) = self.check_guarded(guard, window, one, slices, len)?;
@@ -121,7 +121,7 @@ impl Sender<'_> {
         one: &Taken,
         slices: &SliceList<'_, '_>,
         len: usize,
-    ) -> Result<(Checked, Result<(), DropReason>), DropReason> {
+    ) -> Result<(Checked, Result<&'static Claimed, DropReason>), DropReason> {
         let (skip, pieces) = (self.header_len, one.slices(slices.all()));
         let mut octets = [0; offload::HEAD];
         let begin = window.0.get(skip..(skip + len).min(WINDOW_LEN)).unwrap_or_default();
@@ -140,7 +140,8 @@ impl Sender<'_> {
         // Who completes the checksum would overwrite what was checked.
         let guarded = guard
             .check(begin, len, self.claimed())
-            .and_then(|decided| (!is_partial || decided.spares(field)).then_some(()).ok_or(DropReason::BadOffload));
+            .and_then(|decided| (!is_partial || decided.spares(field)).then_some(()).ok_or(DropReason::BadOffload))
+            .map(|()| guard.claims(one.head.addresses(skip).1, self.claimed()));
         Ok((Checked { offload, octets, known }, guarded))
     }
 

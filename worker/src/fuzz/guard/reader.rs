@@ -24,14 +24,23 @@ struct Unreadable;
 
 /// The rules that a frame breaks; the guard tells the first one. `used`: the addresses that the port has used first.
 pub fn broken(rules: &Guard, frame: &[u8], used: &mut Vec<Mac>) -> Vec<DropReason> {
-    let known = &frame[..frame.len().min(KNOWN)];
     let src: Mac = frame[6..12].try_into().unwrap();
+    let before = used.len();
     if let Sources::First(most) = rules.macs {
         let is_source = src[0] & 1 == 0 && src != [0; 6];
         if is_source && !used.contains(&src) && used.len() < usize::from(most) {
             used.push(src);
         }
     }
+    let broken = all_broken(rules, frame, used);
+    // Only a frame that passes makes its source the port's own.
+    used.truncate(if broken.is_empty() { used.len() } else { before });
+    broken
+}
+
+fn all_broken(rules: &Guard, frame: &[u8], used: &[Mac]) -> Vec<DropReason> {
+    let known = &frame[..frame.len().min(KNOWN)];
+    let src: Mac = frame[6..12].try_into().unwrap();
     let mut reader = Reader { rules, used, rest: &known[12..], unknown: frame.len() - known.len(), broken: Vec::new() };
     reader.hold_mac(src);
     let bridges = [[1, 0, 0x0c, 0xcc, 0xcc, 0xcc], [1, 0, 0x0c, 0xcc, 0xcc, 0xcd], [1, 0, 0x0c, 0xcd, 0xcd, 0xcd]];

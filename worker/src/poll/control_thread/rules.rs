@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use nix::errno::Errno;
+use sv3::MAX_PORTS;
 use sv3::fdb::FdbLine;
 use sv3::frame::MacAddr;
 use sv3::ids::QueueId;
@@ -117,9 +118,8 @@ impl ControlThread {
         staged.collect()
     }
 
-    /// A port that is gone has no rules, and no addresses.
+    /// A port that is gone has no rules. Static addresses stay at its slot until the supervisor removes them.
     pub(super) fn forget_rules(&mut self, slot: u16) {
-        self.addresses.retain(|_, port| *port != slot);
         let before = self.rules_of(slot);
         self.threads.ports.members.change(slot, vlan(before.as_deref()), &Domain::Unaware);
     }
@@ -129,14 +129,16 @@ impl ControlThread {
         self.clients.get(usize::from(slot))?.as_ref()?.rules.clone()
     }
 
-    /// An address is at a port from now on. A standby only gets to know it.
+    /// An address is at a slot from now on, whether there is a port or not. A standby only gets to know it.
     pub(super) fn add_address(&mut self, slot: u16, vid: Vid, mac: [u8; 6]) -> nix::Result<()> {
         let mac = MacAddr::new(mac);
         if mac.is_group() || mac.is_zero() || vid > VID_MAX {
             return Err(Errno::EINVAL);
         }
+        if usize::from(slot) >= MAX_PORTS {
+            return Err(NO_PORT);
+        }
         let address = Address::new(mac, vid);
-        self.client(slot)?;
         if !self.standby && !self.poller.forwarder.add(address, slot) {
             return Err(Errno::ENOSPC);
         }

@@ -36,6 +36,7 @@ use std::sync::atomic::AtomicU64;
 use sv3::drop_reason::DropReason;
 use sv3::frame::MacAddr;
 
+pub use sources::claim;
 use sources::{Macs, Net4, Net6};
 use wrapping::Payload;
 
@@ -89,6 +90,8 @@ struct Look<'a> {
     /// Octets of the whole frame.
     len: usize,
     claimed: &'a Claimed,
+    /// The Ethernet source, which the port has or may claim.
+    src: MacAddr,
 }
 
 impl<'a> Look<'a> {
@@ -125,11 +128,13 @@ impl Guard {
     }
 
     /// Whether a frame of `len` octets may pass. `octets`: its first ones, all or [`WINDOW`] of them, at least an Ethernet
-    /// header. If its source is one of the first ones of the port, `claimed` has it from now on.
+    /// header. If nothing else forbids it, its source claims one of the places that [`Guard::claims`] returns.
     pub fn check(&self, octets: &[u8], len: usize, claimed: &Claimed) -> Result<Decided, DropReason> {
-        let look = &Look { octets: octets.get(..WINDOW).unwrap_or(octets), len, claimed };
-        let (dst, src) = (look.array(0).ok_or(DropReason::ShortFrame)?, look.array(6).ok_or(DropReason::ShortFrame)?);
-        if !self.macs.take(*src, claimed) {
+        let octets = octets.get(..WINDOW).unwrap_or(octets);
+        let src = MacAddr::new(*octets.get(6..).and_then(<[u8]>::first_chunk).ok_or(DropReason::ShortFrame)?);
+        let look = &Look { octets, len, claimed, src };
+        let dst = look.array(0).ok_or(DropReason::ShortFrame)?;
+        if self.macs.admit(src, claimed).is_none() {
             return Err(DropReason::GuardMac);
         }
         if self.no_bridge && wrapping::is_of_bridges(dst) {
@@ -149,6 +154,16 @@ impl Guard {
     /// Whether the port may send from this address.
     pub fn may_have(&self, mac: MacAddr, claimed: &Claimed) -> bool {
         self.macs.have(mac.bits(), claimed)
+    }
+
+    /// The places of which an admitted frame's source must [`claim`] one before the frame is forwarded.
+    pub fn claims<'c>(&self, src: MacAddr, claimed: &'c Claimed) -> &'c Claimed {
+        self.macs.admit(src, claimed).unwrap_or(&[])
+    }
+
+    /// Whether an address in a frame is the port's, or the source that the frame may claim.
+    fn is_own(&self, mac: MacAddr, look: &Look<'_>) -> bool {
+        self.macs.have(mac.bits(), look.claimed) || matches!(self.macs, Macs::First(_)) && mac == look.src
     }
 
     fn lists_ip(&self) -> bool {

@@ -146,7 +146,13 @@ fn a_forged_source_of_ethernet_is_dropped_in_any_frame() {
 fn the_first_addresses_are_the_ports_for_its_life() {
     let claimed = [const { AtomicU64::new(0) }; LIST_MAX];
     let guard = Guard::of(&rules(FIRST)).unwrap();
-    let from = |src: [u8; 6]| guard.check(&ethernet(ALL, src, 0x1234, &[0; 46]), 60, &claimed).map(drop);
+    let send = |frame: &[u8]| {
+        let said = guard.check(frame, frame.len(), &claimed).map(drop);
+        let src = MacAddr::new(*frame[6..].first_chunk().unwrap());
+        assert!(said.is_err() || claim(guard.claims(src, &claimed), src));
+        said
+    };
+    let from = |src: [u8; 6]| send(&ethernet(ALL, src, 0x1234, &[0; 46]));
     let said = [MACS[0], MACS[0], OTHER, MACS[1], MACS[0], OTHER, [3; 6]].map(from);
     assert_eq!(said, [PASSES, PASSES, PASSES, MAC, PASSES, PASSES, MAC]);
     // The next worker has the same ledger.

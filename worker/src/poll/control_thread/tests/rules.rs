@@ -32,6 +32,14 @@ impl Worker {
         assert_eq!(self.tell(Command::RulesCommit), None);
     }
 
+    /// A port sends a frame: to and from addresses that end so.
+    fn pass(&mut self, from: u16, (dst, src): (u8, u8)) {
+        let frame = [&[0; 12][..], &[2, 0, 0, 0, 0, dst, 2, 0, 0, 0, 0, src, 8, 0, 1, 2, 3]].concat();
+        self.with(QueueId::transmit(from, 0), |queue| queue.to_send.push(frame));
+        self.thread.poll(QueueId::transmit(from, 0));
+        assert_eq!(self.tell(Command::Barrier), None);
+    }
+
     /// Ports that get a broadcast of this one.
     fn reached(&mut self, from: u16, ports: u16) -> Vec<u16> {
         self.send(from);
@@ -259,7 +267,7 @@ fn addresses_are_added_removed_and_flushed_as_told() {
         [Some(0), Some(1), Some(1), Some(1)]
     );
     for (wrong, errno) in [
-        (Command::AddressAdd { port: 9, vid: 0, mac: [2; 6] }, NO_PORT),
+        (Command::AddressAdd { port: 1024, vid: 0, mac: [2; 6] }, NO_PORT),
         (Command::AddressAdd { port: 0, vid: 0, mac: [3; 6] }, nix::errno::Errno::EINVAL),
         (Command::AddressAdd { port: 0, vid: 4095, mac: [2; 6] }, nix::errno::Errno::EINVAL),
         (Command::AddressRemove { port: 1, vid: 0, mac: [2, 0, 0, 0, 0, 50] }, nix::errno::Errno::ENOENT),
@@ -277,8 +285,36 @@ fn addresses_are_added_removed_and_flushed_as_told() {
         assert_eq!([0, 1, 2].map(|last| find(&worker, 0, last)), left);
     }
     assert_eq!(worker.tell(Command::AddressRemove { port: 0, vid: 0, mac: [2, 0, 0, 0, 0, 50] }), None);
+    // A slot has its addresses, with a port or without.
     assert_eq!(worker.tell(Command::PortRemove { port: 1 }), None);
-    assert_eq!([(0, 50), (7, 50), (0, 2)].map(|(vid, last)| find(&worker, vid, last)), [None; 3]);
+    assert_eq!([(0, 50), (7, 50), (0, 2)].map(|(vid, last)| find(&worker, vid, last)), [None, Some(1), Some(1)]);
+    assert_eq!((worker.tell(add(1)), worker.tell(at(9, 7, 51))), (None, None));
+    assert_eq!([50, 51].map(|last| find(&worker, 7, last)), [Some(1), Some(9)]);
+    assert_eq!(worker.tell(Command::AddressRemove { port: 1, vid: 7, mac: [2, 0, 0, 0, 0, 50] }), None);
+    // One that moves is never nowhere.
+    assert_eq!((worker.tell(at(2, 7, 51)), find(&worker, 7, 51)), (None, Some(2)));
+}
+
+/// Frames to an address of a slot without a port are dropped, and charged to their sender. Frames from it are not learnt.
+#[test]
+fn the_address_of_an_absent_port_draws_no_flood() {
+    let mut worker = Worker::new(false);
+    (0..3).for_each(|slot| assert_eq!(worker.tell(add(slot)), None));
+    (0..3).for_each(|slot| drop(worker.reached(slot, 3)));
+    assert_eq!((worker.tell(at(1, 0, 50)), worker.tell(at(9, 0, 51))), (None, None));
+    assert_eq!(worker.tell(Command::PortRemove { port: 1 }), None);
+    let counted = |worker: &Worker, slot: usize, reason: DropReason| {
+        worker.thread.ledger.ports[slot].drops[reason as usize].load(Relaxed)
+    };
+    for (count, last) in [(1, 50), (2, 51)] {
+        worker.pass(0, (last, 1));
+        assert_eq!(counted(&worker, 0, DropReason::PortAbsent), count);
+        worker.pass(2, (1, last));
+        assert_eq!(counted(&worker, 2, DropReason::AddressConflict), count);
+        assert_eq!([0, 2].map(|slot| worker.received(slot)), [0, 0]);
+    }
+    assert_eq!([50, 51].map(|last| find(&worker, 0, last)), [Some(1), Some(9)]);
+    assert_eq!(counted(&worker, 1, DropReason::RxDown), 0);
 }
 
 /// The serving worker died before it did what both were told: an address that is gone is still there, another one is not,
