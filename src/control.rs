@@ -10,6 +10,9 @@ use crate::mirror::Mirror;
 use crate::snooping::Snooping;
 use crate::trace::FRAME_MAX;
 
+/// Most octets of a request, with the newline at its end: a mirror of 16 ports with the longest names has 600.
+pub const LINE_MAX: usize = 4096;
+
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ControlRequest {
@@ -150,6 +153,14 @@ fn octets(text: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_longest_mirror_fits_into_a_request() {
+        let name = |letter: &str| letter.repeat(31);
+        let from = vec![name("f"); crate::mirror::SOURCES_MAX].join(",");
+        let mirror = Mirror::parse(&format!("{} {} both {from}", name("m"), name("t"))).unwrap();
+        assert!(ControlRequest::MirrorAdd(mirror).to_string().len() < LINE_MAX);
+    }
 
     #[test]
     fn what_is_written_is_read() {

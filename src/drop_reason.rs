@@ -66,11 +66,13 @@ pub enum DropReason {
     RxLimit,
     /// The sender's port gets a mirror's copies, and sends nothing ([`crate::mirror`]). Charged to the sender.
     MirrorPort,
+    /// The destination is a static address of a declared port at which nobody is attached. Charged to the sender.
+    PortAbsent,
 }
 
 impl DropReason {
     /// Number of reasons.
-    pub const COUNT: usize = 25;
+    pub const COUNT: usize = 26;
 
     /// All reasons, in the order of their counters.
     pub const ALL: [DropReason; DropReason::COUNT] = [
@@ -99,6 +101,7 @@ impl DropReason {
         DropReason::AddressLimit,
         DropReason::RxLimit,
         DropReason::MirrorPort,
+        DropReason::PortAbsent,
     ];
 
     /// The reason's stable name, as in `sv3 status --json`.
@@ -129,6 +132,7 @@ impl DropReason {
             DropReason::AddressLimit => "address_limit",
             DropReason::RxLimit => "rx_limit",
             DropReason::MirrorPort => "mirror_port",
+            DropReason::PortAbsent => "port_absent",
         }
     }
 }

@@ -29,7 +29,7 @@ pub const FRAME_MAX: usize = 4096;
 /// After a report that it has woken ([`ReportKind::Busy`]), a worker sends no further one for this long.
 pub const BUSY_QUIET: std::time::Duration = std::time::Duration::from_millis(200);
 /// The protocol's version, checked in [`Command::Start`]: a worker of another version refuses to start.
-pub const VERSION: u32 = 11;
+pub const VERSION: u32 = 12;
 
 /// A numbered command.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -157,8 +157,8 @@ pub enum Command {
     /// All rules that were staged hold from now on, at once: no frame meets the old rules of one port and the new ones of
     /// another.
     RulesCommit,
-    /// An address is at a port until [`Command::AddressRemove`] or the port's end. It does not age, and no other port takes
-    /// it.
+    /// An address is at a slot until [`Command::AddressRemove`], whether there is a port or not. It does not age, and no
+    /// other port takes it. Frames to it are dropped while there is no port. One that is at another slot moves.
     AddressAdd {
         /// Slot.
         port: u16,
@@ -185,7 +185,7 @@ pub enum Command {
         /// This one only.
         mac: Option<[u8; 6]>,
     },
-    /// Removes a port: the worker forgets what is behind it, its addresses and its mappings.
+    /// Removes a port: the worker forgets what is behind it, the addresses that were learnt of it and its mappings.
     PortRemove {
         /// Slot.
         port: u16,

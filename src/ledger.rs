@@ -169,6 +169,8 @@ pub struct PortCounters {
     /// The Ethernet addresses that it has used first, as numbers, first octet highest; 0: none
     /// ([`crate::rules::Sources::First`]).
     pub claimed: [AtomicU64; LIST_MAX],
+    /// How many addresses have moved here from another port.
+    pub moves: AtomicU64,
 }
 
 /// What a network card says, as its worker has read it last.
@@ -345,6 +347,7 @@ impl PortCounters {
             &self.paused.ns,
             &self.paused_others.times,
             &self.paused_others.ns,
+            &self.moves,
         ];
         let rings = self.rings.iter().map(|ring| &ring.used);
         let card = self.card.statistics.iter().chain([&self.card.mac]);

@@ -34,6 +34,9 @@ pub struct Status {
     /// Mirrors.
     #[serde(default)]
     pub mirrors: Vec<Mirror>,
+    /// Addresses that moved between ports again and again in the last five minutes.
+    #[serde(default)]
+    pub flaps: Vec<FlapStatus>,
 }
 
 impl Status {
@@ -128,6 +131,21 @@ pub struct CaptureStatus {
 pub struct CaptureAnswer {
     /// Slot and name of each port that is captured now.
     pub ports: Vec<(u16, String)>,
+}
+
+/// An address that moves between two ports again and again: there is a loop, or two machines have one address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlapStatus {
+    /// The address.
+    pub address: String,
+    /// Its VLAN; 0: the network of ports that know none.
+    pub vlan: u16,
+    /// Names of the ports: from where it moved last, and to where.
+    pub ports: [String; 2],
+    /// How often it moved, as far as that was told.
+    pub moves: u64,
+    /// Seconds since that was told last.
+    pub ago_s: u64,
 }
 
 /// What `sv3 crashes --json` prints, the answer to the request `crashes`.
@@ -284,6 +302,9 @@ pub struct PortStatus {
     /// Pauses in which frames of other guests waited for this guest's buffers.
     #[serde(default)]
     pub paused_others: Pauses,
+    /// Addresses that moved here from another port.
+    #[serde(default)]
+    pub moves: u64,
 }
 
 /// A declared port.

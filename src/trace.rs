@@ -8,16 +8,19 @@ use serde::{Deserialize, Serialize};
 use crate::MAX_PORTS;
 use crate::drop_reason::DropReason;
 use crate::ipc::{Report, ReportKind};
+use crate::mirror::MIRRORS_MAX;
 use crate::rules::{VID_MAX, Vid};
 
 /// Most octets of a frame that are looked at: two VLAN tags, IPv6, and a neighbour solicitation with an option.
 pub const FRAME_MAX: usize = 96;
-/// Most steps: one for each port, and those before.
-pub const STEPS_MAX: usize = MAX_PORTS + 8;
+/// Most steps: one for each port and each mirror, and those before.
+pub const STEPS_MAX: usize = MAX_PORTS + 8 + MIRRORS_MAX;
 
 /// A step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
+    /// The sender has sent as much as it may: the frame would wait, and then what follows would happen.
+    Held,
     /// The sender's rules let the frame in, into this VLAN; 0: the port knows none.
     Admitted(Vid),
     /// The table has the source at the sender's port.
@@ -52,6 +55,13 @@ pub enum Step {
         /// Why.
         reason: DropReason,
     },
+    /// The port gets a copy.
+    Copied {
+        /// The mirror's number.
+        mirror: u8,
+        /// The slot of its port.
+        port: u16,
+    },
     /// The frame is dropped.
     Dropped(DropReason),
 }
@@ -72,6 +82,8 @@ impl Step {
             Step::Withheld { port, reason } => (9, port, reason as u64, 0),
             Step::Dropped(reason) => (10, 0, reason as u64, 0),
             Step::Message => (11, 0, 0, 0),
+            Step::Held => (12, 0, 0, 0),
+            Step::Copied { mirror, port } => (13, port, mirror.into(), 0),
         };
         Report { kind: ReportKind::Traced, port, ring, seq, value, detail }
     }
@@ -93,13 +105,20 @@ impl Step {
             9 => Step::Withheld { port: port?, reason: reason()? },
             10 => Step::Dropped(reason()?),
             11 => Step::Message,
+            12 => Step::Held,
+            13 => {
+                let mirror = u8::try_from(report.value).ok().filter(|mirror| usize::from(*mirror) < MIRRORS_MAX)?;
+                Step::Copied { mirror, port: port? }
+            }
             _ => return None,
         })
     }
 
-    /// The step with names for slots.
-    pub fn named(self, name: impl Fn(u16) -> String) -> NamedStep {
+    /// The step with names for slots and for mirrors.
+    pub fn named(self, name: impl Fn(u16) -> String, mirror_name: impl Fn(u8) -> String) -> NamedStep {
         match self {
+            Step::Held => NamedStep::Held,
+            Step::Copied { mirror, port } => NamedStep::Copied { mirror: mirror_name(mirror), port: name(port) },
             Step::Admitted(vid) => NamedStep::Admitted { vid },
             Step::SourceKnown => NamedStep::SourceKnown,
             Step::SourceNew => NamedStep::SourceNew,
@@ -133,6 +152,8 @@ pub struct TraceAnswer {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "snake_case")]
 pub enum NamedStep {
+    /// [`Step::Held`].
+    Held,
     /// [`Step::Admitted`].
     Admitted {
         /// The VLAN.
@@ -176,6 +197,13 @@ pub enum NamedStep {
         /// Why: a reason for drops.
         reason: String,
     },
+    /// [`Step::Copied`].
+    Copied {
+        /// The mirror.
+        mirror: String,
+        /// Who gets the copy.
+        port: String,
+    },
     /// [`Step::Dropped`].
     Dropped {
         /// Why: a reason for drops.
@@ -203,6 +231,8 @@ mod tests {
             Step::Delivered { port: 3, cut: true, put: 0x8100_0fff },
             Step::Withheld { port: 3, reason },
             Step::Dropped(reason),
+            Step::Held,
+            Step::Copied { mirror: 7, port: 1023 },
         ];
         for step in steps {
             let report = Report::from_bytes(&step.report(7).to_bytes()).unwrap();
@@ -217,6 +247,7 @@ mod tests {
         no(Step::Found(0), |report| report.port = 1024);
         no(Step::Delivered { port: 0, cut: false, put: 0 }, |report| report.detail = 1 << 32);
         no(Step::Dropped(reason), |report| report.value = 999);
-        no(Step::SourceKnown, |report| report.ring = 12);
+        no(Step::Copied { mirror: 0, port: 0 }, |report| report.value = 8);
+        no(Step::SourceKnown, |report| report.ring = 14);
     }
 }

@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use sv3::control::ControlRequest;
+use sv3::control::{ControlRequest, LINE_MAX};
 use sv3::status::Status;
 
 use crate::declare::give::send;
@@ -129,6 +129,10 @@ impl Control {
         self.check_owner(&socket, &path)?;
         socket.set_read_timeout(Some(ANSWER_TIME)).map_err(at)?;
         let line = format!("{request}\n");
+        if line.len() > LINE_MAX {
+            let octets = line.len();
+            return Err(format!("this is too long for one request ({octets} octets of {LINE_MAX}): name fewer ports"));
+        }
         send(&socket, &line, fds).map_err(|errno| at(errno.into()))?;
         Ok(socket)
     }

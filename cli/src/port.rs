@@ -3,14 +3,13 @@
 use std::ffi::OsString;
 
 use clap::{Arg, ArgMatches, Args, FromArgMatches, Subcommand};
-use sv3::config::{Config, DoorKind, PortConfig};
+use sv3::config::{Config, PortConfig};
 use sv3::control::ControlRequest;
-use sv3::status::Status;
 
 use crate::control::Control;
 use crate::declare::draft::Draft;
 use crate::declare::keys::{self, Key};
-use crate::declare::{difference, give};
+use crate::declare::{difference, give, one_port};
 use crate::output::print;
 
 /// Declare a port, change it, take it down and up.
@@ -113,7 +112,7 @@ fn remove(control: &Control, name: &str) -> Result<(), String> {
     let before = give::in_force(control)?;
     let mut config = before.config.clone();
     if config.ports.remove(name).is_none() {
-        return Err(unknown(control, name));
+        return Err(one_port::unknown(control, name));
     }
     give::declare(control, &before, config, None)?;
     print(&format!("{name} is removed\n"))
@@ -126,13 +125,7 @@ fn change(
     change: impl FnOnce(PortConfig) -> Result<PortConfig, String>,
 ) -> Result<(), String> {
     let before = give::in_force(control)?;
-    let attached = || PortConfig { kind: DoorKind::Attached, ..PortConfig::default() };
-    let port = match before.config.ports.get(name) {
-        Some(port) => port.clone(),
-        None if is_attached(&control.running()?.1, name) => attached(),
-        None => return Err(unknown(control, name)),
-    };
-    let port = change(port)?;
+    let port = change(one_port::declared(control, &before, name)?)?;
     let mut config: Config = before.config.clone();
     config.ports.insert(name.to_string(), port);
     let lines = difference::lines(&before.config, &config);
@@ -143,26 +136,15 @@ fn change(
     lines.iter().try_for_each(|line| print(&format!("{}\n", line.trim_start())))
 }
 
-/// Whether something was attached under this name.
-fn is_attached(status: &Status, name: &str) -> bool {
-    let port = status.port(name);
-    port.is_some_and(|port| port.card.is_some() || port.files.is_some() && port.name != format!("p{}", port.slot))
-}
-
-fn unknown(control: &Control, name: &str) -> String {
-    let is_there = control.running().is_ok_and(|(_, status)| status.port(name).is_some());
-    match is_there {
-        true => format!(
-            "{name} came in at the front door and has no declaration: `sv3 port add NAME` declares a port, and rules \
-             of such guests are by user, in a file (docs/use/config.md)"
-        ),
-        false => format!("there is no port {name}; `sv3 port add {name}` declares one, `sv3 status` lists all"),
-    }
-}
-
 impl Settings {
     fn apply(&self, mut draft: Draft) -> Result<PortConfig, String> {
+        let mut said = Vec::new();
         for (key, values) in &self.0 {
+            if let Some(other) = keys::excluded(&said, key.name) {
+                let (name, other) = (option(key), other.replace('_', "-"));
+                return Err(format!("--{other} and --{name} exclude each other: keep one"));
+            }
+            said.push(key.name);
             draft.set(key.name, values).map_err(|why| format!("--{}: {why}", option(key)))?;
         }
         draft.finish()

@@ -6,7 +6,8 @@ use clap::Args;
 use sv3::control::ControlRequest;
 use sv3::mirror::Mirror;
 use sv3::status::{
-    CaptureStatus, CardStatus, DeclaredPort, FilesStatus, Link, MemoryUse, PortStatus, RegionStatus, RingStatus, Status,
+    CaptureStatus, CardStatus, DeclaredPort, FilesStatus, FlapStatus, Link, MemoryUse, PortStatus, RegionStatus,
+    RingStatus, Status,
 };
 
 use crate::control::Control;
@@ -91,6 +92,11 @@ fn table(status: &Status) -> String {
     for CaptureStatus { pid, uid, ports, .. } in &status.captures {
         let whose = if ports.is_empty() { "all ports".to_string() } else { ports.join(", ") };
         let _ = writeln!(out, "capture     {whose}, read by pid {pid} uid {uid}");
+    }
+    for FlapStatus { address, vlan, ports: [from, to], moves, ago_s } in &status.flaps {
+        let within = if *vlan == 0 { String::new() } else { format!(" of VLAN {vlan}") };
+        let often = format!("moves between {from} and {to}, {moves} times, the last {} ago", duration(*ago_s));
+        let _ = writeln!(out, "loop?       {address}{within} {often}");
     }
     for at in &status.ports {
         out.push('\n');
@@ -294,6 +300,7 @@ mod tests {
             "ring 1      transmit, split of 256, runs",
             "memory      512 MiB at 0x0, file of 512 MiB, seals: shrink, grow, seal",
             "drops       no_rx_buffers 3",
+            "loop?       52:54:00:00:00:07 of VLAN 10 moves between p0 and host, 4021 times, the last 3 s ago",
             "host  up, client pid 5100 uid 1000",
             "files       tap tap0, net-header, uplink, 1 queue; the kernel dropped 7 frames to it",
             "hint        the address 52:54:00:00:00:01 belongs to p0",

@@ -118,6 +118,8 @@ fn in_words(answer: &TraceAnswer) -> String {
 
 fn words(step: &NamedStep) -> String {
     match step {
+        NamedStep::Held => "limit of the sender: reached, so it would wait in its ring, and then:".to_string(),
+        NamedStep::Copied { mirror, port } => format!("mirror {mirror}: {port} gets a copy"),
         NamedStep::Admitted { vid: 0 } => "rules of the sender: let it in; the port knows no VLANs".to_string(),
         NamedStep::Admitted { vid } => format!("rules of the sender: let it in, into VLAN {vid}"),
         NamedStep::SourceKnown => "source: known at this port".to_string(),
@@ -205,6 +207,7 @@ mod tests {
             NamedStep::Unknown,
             NamedStep::Delivered { port: port("web"), cut: false, put: Some("8100000a".to_string()) },
             NamedStep::Withheld { port: port("p2"), reason: "isolated".to_string() },
+            NamedStep::Copied { mirror: port("ids"), port: port("p9") },
         ];
         let text = in_words(&TraceAnswer { port: port("p0"), steps });
         for shown in [
@@ -213,6 +216,7 @@ mod tests {
             "known at p3, would move here",
             "web: gets it, with a tag 8100 of VLAN 10",
             "p2: does not get it: isolated (the port and the receiver's may not speak to each other)",
+            "mirror ids: p9 gets a copy",
             "it goes to 1 port",
         ] {
             assert!(text.contains(shown), "{shown}\n{text}");

@@ -49,7 +49,7 @@ pub struct PortConfig {
     pub socket: Access,
     /// What it may do.
     pub rules: PortRules,
-    /// Addresses that are at this port while something is attached, whatever it says.
+    /// Addresses that are at this port, whatever it says: always if it has a socket, else while something is attached.
     pub addresses: Vec<StaticAddress>,
     /// Whether it is in service. A port that is down takes no client and moves no frame.
     pub up: bool,

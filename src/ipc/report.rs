@@ -38,6 +38,10 @@ pub enum ReportKind {
     CardLink = 11,
     /// A step of a `Command::Trace`: see [`crate::trace::Step`], which says what all fields mean.
     Traced = 12,
+    /// An address moves between two ports again and again. `port`: the slot that it moved to last; `ring`: the slot from
+    /// which; `value`: the address, first octet highest (bits 0 to 47), and its VLAN (bits 48 to 59); `detail`: how often it
+    /// has moved since the last such report, or within a short time. At most one in a second.
+    AddressFlaps = 13,
 }
 
 /// Why a ring or a file stopped by itself.
@@ -180,7 +184,8 @@ impl Report {
         let word = |at: usize| u16::from_le_bytes([b[at], b[at + 1]]);
         let long = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| b[at + i]));
         let all = [Ready, Done, RingStopped, RingFault, Failed, Busy, Unmapped, LoopFound, AddressConflict];
-        let kind = all.into_iter().chain([CardReady, CardLink, Traced]).find(|kind| *kind as u16 == word(0))?;
+        let kind =
+            all.into_iter().chain([CardReady, CardLink, Traced, AddressFlaps]).find(|kind| *kind as u16 == word(0))?;
         Some(Report { kind, port: word(2), ring: word(4), seq: long(8), value: long(16), detail: long(24) })
     }
 }

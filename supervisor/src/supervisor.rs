@@ -25,6 +25,7 @@ mod deaths;
 mod declared;
 mod file_blame;
 mod files;
+mod flaps;
 mod handing_over;
 mod handover;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -70,6 +71,7 @@ use crate::workers::closers;
 use crate::workers::spawner::Spawner;
 use crate::workers::{Timer as WorkerTimer, WorkerConfig, Workers};
 use captures::Captures;
+use flaps::Flaps;
 use handing_over::HandingOver;
 use mirrors::Mirrors;
 use taking_over::{Inherited, TakingOver};
@@ -102,6 +104,7 @@ pub struct Supervisor {
     awaiting_worker: Vec<(Ticket, serde_json::Value)>,
     /// The trace that the serving worker was asked for.
     tracing: Option<Tracing>,
+    flaps: Flaps,
     ending: Option<Ending>,
     over: Option<Result<(), String>>,
 }
@@ -162,6 +165,7 @@ impl Supervisor {
             taking_over: None,
             awaiting_worker: Vec::new(),
             tracing: None,
+            flaps: Flaps::default(),
             ending: None,
             over: None,
         };

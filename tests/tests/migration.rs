@@ -42,31 +42,12 @@ impl Journey {
         Ok(moved)
     }
 
-    /// Both guests send to each other by TCP, without an end: noise and its checksums.
+    /// Both guests send to each other by TCP, without an end: noise, whose checksum the receiver answers.
     fn talk(&mut self) -> Result<Vec<Job>> {
-        let address = self.traveller()?.address();
-        let from = self.neighbour.address();
-        self.neighbour.sh("dd if=/dev/urandom of=/tmp/noise bs=1M count=4 2>/dev/null")?;
-        let mut jobs = Vec::new();
-        for (vm, port) in [(&mut self.neighbour, 7100)] {
-            vm.start(&format!("while :; do nc -l -p {port} -e sha256sum; done"))?;
-            vm.sh(&format!("until netstat -ltn | grep -q :{port}; do usleep 20000; done"))?;
-        }
-        let vm = self.traveller()?;
-        vm.sh("dd if=/dev/urandom of=/tmp/noise bs=1M count=4 2>/dev/null")?;
-        vm.start("while :; do nc -l -p 7000 -e sha256sum; done")?;
-        vm.sh("until netstat -ltn | grep -q :7000; do usleep 20000; done")?;
-        let loops = |to: &str, port: u16| {
-            format!(
-                "want=$(sha256sum </tmp/noise); until [ -e /tmp/enough -a -n \"$got\" ]; do \
-                 got=$(nc {to} {port} </tmp/noise 2>&1); \
-                 case $got in *refused) got=; usleep 20000; continue;; esac; \
-                 [ \"$got\" = \"$want\" ] && echo good || echo \"bad $got\"; done"
-            )
-        };
-        jobs.push(vm.start(&loops(&from, 7100))?);
-        jobs.push(self.neighbour.start(&loops(&address, 7000))?);
-        Ok(jobs)
+        let (here, there) = (self.neighbour.address(), self.traveller()?.address());
+        serve_checksums(&mut self.neighbour)?;
+        serve_checksums(self.traveller()?)?;
+        Ok(vec![send_noise(self.traveller()?, &here)?, send_noise(&mut self.neighbour, &there)?])
     }
 
     /// All that was sent came whole, both ways.
@@ -86,6 +67,24 @@ impl Journey {
         }
         Ok(())
     }
+}
+
+/// Answers each stream by its checksum.
+fn serve_checksums(vm: &mut Vm) -> Result<()> {
+    vm.start("while :; do nc -l -p 7000 -e sha256sum; done")?;
+    vm.sh("until netstat -ltn | grep -q :7000; do usleep 20000; done").map(drop)
+}
+
+/// Sends streams to another guest, one after the other, until there is a file `/tmp/enough`; at least one.
+fn send_noise(vm: &mut Vm, to: &str) -> Result<Job> {
+    vm.sh("dd if=/dev/urandom of=/tmp/noise bs=1M count=4 2>/dev/null")?;
+    // The server is away for a moment after each stream.
+    vm.start(&format!(
+        "want=$(sha256sum </tmp/noise); until [ -e /tmp/enough -a -n \"$got\" ]; do \
+         got=$(nc {to} 7000 </tmp/noise 2>&1); \
+         case $got in *refused) got=; usleep 20000; continue;; esac; \
+         [ \"$got\" = \"$want\" ] && echo good || echo \"bad $got\"; done"
+    ))
 }
 
 /// The uplinks of two switches, joined.

@@ -248,3 +248,68 @@ fn a_guarded_port_of_a_vlan_is_captured_with_its_drops_and_mirrored_as_it_sent()
     }
     Ok(())
 }
+
+/// Declared ports are in a mirror from the start, and when their guests come back.
+#[test]
+fn a_mirror_of_declared_ports_outlives_their_guests() -> Result<()> {
+    let mut switch = Switch::with(&["--threads", "2"])?;
+    let control = switch.control().display().to_string();
+    let port = |switch: &Switch, words: &[&str]| -> Result<bool> {
+        let output = switch.home().sv3_output(&[&["port"], words, &["--control", &control]].concat())?;
+        Ok(output.status.success())
+    };
+    for name in ["db", "ids", "web"] {
+        assert!(port(&switch, &["add", name])?);
+    }
+    let home = std::rc::Rc::clone(switch.home());
+    let attach = |name: &str| Guest::connect(&home.path(&format!("ports/{name}.sock")));
+    assert!(add(&switch, "copies", "web,db", "both", "ids")?.status.success(), "nobody is attached");
+    let mut front = Guest::connect(switch.socket());
+    let (mut web, mut ids) = (attach("web"), attach("ids"));
+    web.send(&frame(BROADCAST, mac(2), b"hello"));
+    assert_eq!(front.receive_frame(), ids.receive_frame());
+    let copied = |front: &mut Guest, web: &mut Guest, ids: &mut Guest, seed: u32| {
+        let letter = noise(mac(2), mac(1), 100, seed);
+        front.send(&letter);
+        assert_eq!((web.receive_frame(), ids.receive_frame()), (letter.clone(), letter));
+        front.await_sent();
+        assert_eq!(ids.try_receive(), None);
+    };
+    copied(&mut front, &mut web, &mut ids, 1);
+    // The mirrored guest comes back, then the one that gets the copies. It is no ordinary port for a moment.
+    web.vanish();
+    switch.await_ports(2)?;
+    let mut web = attach("web");
+    web.send(&frame(BROADCAST, mac(2), b"hello"));
+    assert_eq!(front.receive_frame(), ids.receive_frame());
+    copied(&mut front, &mut web, &mut ids, 2);
+    ids.vanish();
+    switch.await_ports(2)?;
+    let letter = noise(mac(2), mac(1), 100, 3);
+    front.send(&letter);
+    assert_eq!(web.receive_frame(), letter);
+    let mut ids = attach("ids");
+    ids.send(&frame(BROADCAST, mac(3), b"hello"));
+    switch.await_drops("ids", "mirror_port", 1)?;
+    copied(&mut front, &mut web, &mut ids, 4);
+    switch.kill_worker("KILL")?;
+    copied(&mut front, &mut web, &mut ids, 5);
+    switch.hand_over(&[])?;
+    copied(&mut front, &mut web, &mut ids, 6);
+    // Whoever gets the slot of a declaration that has ended is nobody's business.
+    web.disconnect();
+    switch.await_ports(2)?;
+    assert!(port(&switch, &["remove", "web"])?);
+    let from: Vec<_> = switch.status()?.mirrors.into_iter().map(|mirror| mirror.from).collect();
+    assert_eq!(from, [["db"]]);
+    let mut next = Guest::connect(switch.socket());
+    next.send(&frame(BROADCAST, mac(2), b"hello"));
+    front.receive();
+    front.send(&noise(mac(2), mac(1), 100, 7));
+    next.receive();
+    front.await_sent();
+    assert_eq!(ids.try_receive(), None);
+    assert!(port(&switch, &["remove", "ids"])?);
+    switch.await_event(&["mirror_end", "ids has gone"])?;
+    Ok(())
+}

@@ -92,3 +92,39 @@ fn people_read_why_and_what_is_wrong_with_a_request() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_trace_knows_limits_of_this_moment_and_mirrors() -> Result<()> {
+    let switch = Switch::start()?;
+    let control = switch.control().display().to_string();
+    let run = |words: &[&str]| -> Result<()> {
+        let output = switch.home().sv3_output(&[words, &["--control", &control]].concat())?;
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    };
+    // An octet a second.
+    run(&["port", "add", "slow", "--rate-from-port", "8", "--burst-from-port", "100"])?;
+    run(&["port", "add", "ids"])?;
+    run(&["port", "add", "thin", "--rate-to-port", "8", "--burst-to-port", "100"])?;
+    let connect = |name: &str| Guest::connect(&switch.home().path(&format!("ports/{name}.sock")));
+    let (mut slow, _ids, mut thin) = (connect("slow"), connect("ids"), connect("thin"));
+    run(&["mirror", "add", "copies", "--from", "thin", "--direction", "out", "--to", "ids"])?;
+    let copied = NamedStep::Copied { mirror: "copies".to_string(), port: "ids".to_string() };
+    let letter = frame([0xff; 6], mac(1), &[7; 80]);
+    let start = [NamedStep::Admitted { vid: 0 }, NamedStep::SourceNew, NamedStep::Group];
+    for _ in 0..2 {
+        assert_eq!(steps(&switch, "slow", &letter)?, [&start[..], &[delivered("thin"), copied.clone()]].concat());
+    }
+    let to_ids = frame([0xff; 6], mac(3), b"of the mirror's port");
+    assert_eq!(steps(&switch, "ids", &to_ids)?, [dropped(DropReason::MirrorPort)]);
+    slow.send(&letter);
+    assert_eq!(thin.receive_frame(), letter);
+    slow.await_sent();
+    // Both limits are used up for more than a minute.
+    let limit = DropReason::RxLimit.name().to_string();
+    let withheld = NamedStep::Withheld { port: "thin".to_string(), reason: limit };
+    let admitted = NamedStep::Admitted { vid: 0 };
+    let wanted = [NamedStep::Held, admitted, NamedStep::SourceKnown, NamedStep::Group, withheld];
+    assert_eq!(steps(&switch, "slow", &letter)?, wanted);
+    Ok(())
+}

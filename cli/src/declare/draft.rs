@@ -8,7 +8,9 @@ use super::rate::{Rate, amount};
 use super::words::{self, Prefix, boolean, number};
 
 /// What takes a setting back.
-const NONE: [&str; 4] = ["none", "any", "off", ""];
+const NONE: [&str; 3] = ["none", "any", "off"];
+/// Settings that are lists. An empty one would look as if it let nothing pass, and let all pass.
+const LISTS: [&str; 6] = ["mac", "first_macs", "ip", "vlan", "trunk", "tunnel"];
 
 /// The port so far.
 #[derive(Clone, Debug)]
@@ -98,7 +100,10 @@ impl Draft {
             [_] => Ok(first),
             _ => Err("takes one value".to_string()),
         };
-        let is_none = values.iter().all(|value| NONE.contains(&value.as_str()));
+        if values.is_empty() && LISTS.contains(&key) {
+            return Err("an empty list lets nothing pass: name one, or write \"any\"".to_string());
+        }
+        let is_none = !values.is_empty() && values.iter().all(|value| NONE.contains(&value.as_str()));
         match key {
             "kind" | "description" | "up" | "owner" | "group" | "mode" | "form" | "mtu" => {
                 self.set_port(key, one()?, is_none)
@@ -208,7 +213,7 @@ impl Draft {
                         _ => return Err(format!("{key} takes no address of the other kind")),
                     }
                 }
-                let is_open = is_none && !values.is_empty();
+                let is_open = is_none;
                 if key == "ipv4" || key == "ip" && (is_open || !four.is_empty()) {
                     guard.ipv4 = (!is_open).then_some(four);
                 }

@@ -21,8 +21,6 @@ const LENGTH_MAX: u64 = 8 << 20;
 const TOLD: usize = 20;
 /// The tables that there are.
 const TABLES: [&str; 4] = ["ports", "users", "guests", "defaults"];
-/// Each of them says all about a port's VLANs.
-const VLANS: [&str; 3] = ["vlan", "trunk", "tunnel"];
 
 /// Reads a file. The error has a line for each fault.
 pub fn read(path: &Path) -> Result<Config, String> {
@@ -165,7 +163,7 @@ impl Reader {
     /// Gives a draft the settings of a table.
     fn settings(&mut self, draft: &mut Draft, table: Option<&Table<'_>>, whose: &str, may: impl Fn(&Key) -> bool) {
         let Some(table) = table else { return };
-        let mut said: Option<&str> = None;
+        let mut said: Vec<&str> = Vec::new();
         for (name, _) in table.iter() {
             let name_of = name.get_ref();
             match keys::find(name_of) {
@@ -177,22 +175,32 @@ impl Reader {
                 Some(key) if !may(key) => {
                     self.fault(name.span(), format!("`{name_of}` is a port's own: {whose} cannot have it"));
                 }
-                Some(key) if VLANS.contains(&key.name) => {
-                    if let Some(other) = said.replace(key.name) {
+                Some(key) => {
+                    if let Some(other) = keys::excluded(&said, key.name) {
                         self.fault(name.span(), format!("`{name_of}` and `{other}` exclude each other: keep one"));
                     }
+                    said.push(key.name);
                 }
-                Some(_) => {}
             }
         }
         // In the order of the keys, since some stand for others.
         for key in keys::all().filter(|key| may(key)) {
             let Some(value) = table.get(key.name) else { continue };
-            let set = values(value.get_ref()).and_then(|values| draft.set(key.name, &values));
+            let read = if key.name == "mode" { mode(value.get_ref()) } else { values(value.get_ref()) };
+            let set = read.and_then(|values| draft.set(key.name, &values));
             if let Err(why) = set {
                 self.fault(value.span(), format!("{}: {why}", key.name));
             }
         }
+    }
+}
+
+/// Permissions as words, which are octal: in a file, 660 is another number than 0o660.
+fn mode(value: &DeValue<'_>) -> Result<Vec<String>, String> {
+    match value {
+        DeValue::Integer(number) if number.radix() == 8 => Ok(vec![number.as_str().to_string()]),
+        DeValue::Integer(_) => Err("is octal: write \"0660\" or 0o660".to_string()),
+        other => values(other),
     }
 }
 
@@ -289,6 +297,18 @@ trunk = [10, "20-30"]
             ("[ports]\nweb = 3", "(2, 7) \"web\" is a table"),
             ("[ports.web\n", "(1, 11) "),
             ("[ports.web]\nmac = [\"01:00:00:00:00:01\"]", "(2, 7) mac: \"01:00:00:00:00:01\" is no address of one"),
+            ("[ports.web]\nmac = []", "(2, 7) mac: an empty list lets nothing pass: name one, or write \"any\""),
+            ("[ports.web]\ntrunk = []", "(2, 9) trunk: an empty list"),
+            ("[ports.web]\nvlan = \"\"", "(2, 8) vlan: VLAN \"\""),
+            ("[ports.web]\nip = []", "(2, 6) ip: an empty list"),
+            ("[ports.web]\nipv4 = \"\"", "(2, 8) ipv4: \"\" is no address or prefix"),
+            ("[ports.web]\nfirst_macs = 2\nmac = [\"52:54:00:00:00:01\"]", "`mac` and `first_macs` exclude each other"),
+            (
+                "[ports.web]\nisolated = true\nisolation_group = 2",
+                "`isolation_group` and `isolated` exclude each other",
+            ),
+            ("[ports.web]\nmode = 660", "(2, 8) mode: is octal: write \"0660\" or 0o660"),
+            ("[ports.web]\nowner = 4294967295", "(2, 9) owner: this machine has no user"),
             ("[ports.web]\nvlan = 1.5", "(2, 8) vlan: cannot be of type float"),
             ("[users.nobody-here]", "(1, 8) this machine has no user"),
             ("[ports.a]\nstatic = \"52:54:00:00:00:01\"\n[ports.b]\nstatic = \"52:54:00:00:00:01\"", "(3, 8) port b"),
@@ -297,5 +317,8 @@ trunk = [10, "20-30"]
             assert!(all.len() == 1 && all[0].contains(whole), "{all:?} {whole}");
         }
         assert_eq!(told("[ports.a]\nx = 1\n[ports.b]\ny = 1").len(), 2);
+        assert_eq!(parse("[ports.web]\nmode = 0o660").unwrap().ports["web"].socket.mode, 0o660);
+        let none = parse("[ports.web]\nipv4 = []\nipv6 = []\nstatic = []").unwrap();
+        assert_eq!(none.ports["web"].rules.guard.ipv4, Some(vec![]));
     }
 }

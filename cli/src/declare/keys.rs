@@ -105,6 +105,15 @@ fn distance(one: &str, other: &str) -> usize {
     row[other.len()]
 }
 
+/// Settings of which a port has one at most: each says all of the same thing.
+const EITHER: [&[&str]; 3] = [&["vlan", "trunk", "tunnel"], &["mac", "first_macs"], &["isolated", "isolation_group"]];
+
+/// The setting among the earlier ones that this one excludes.
+pub fn excluded<'k>(earlier: &[&'k str], name: &str) -> Option<&'k str> {
+    let rivals = EITHER.iter().find(|names| names.contains(&name))?;
+    earlier.iter().copied().find(|other| *other != name && rivals.contains(other))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,6 +10,7 @@ pub mod draft;
 pub mod file;
 pub mod give;
 pub mod keys;
+pub mod one_port;
 pub mod rate;
 pub mod show;
 pub mod words;

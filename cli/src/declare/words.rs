@@ -110,8 +110,8 @@ pub fn of_prefix6(Prefix6 { address, len }: &Prefix6) -> String {
 /// Reads a user's name or number.
 pub fn user(text: &str) -> Result<u32, String> {
     match text.parse() {
-        Ok(uid) => Ok(uid),
-        Err(_) => match User::from_name(text) {
+        Ok(uid) if uid != u32::MAX => Ok(uid),
+        _ => match User::from_name(text) {
             Ok(Some(user)) => Ok(user.uid.as_raw()),
             _ => Err(format!("this machine has no user {text:?}")),
         },
@@ -121,8 +121,8 @@ pub fn user(text: &str) -> Result<u32, String> {
 /// Reads a group's name or number.
 pub fn group(text: &str) -> Result<u32, String> {
     match text.parse() {
-        Ok(gid) => Ok(gid),
-        Err(_) => match Group::from_name(text) {
+        Ok(gid) if gid != u32::MAX => Ok(gid),
+        _ => match Group::from_name(text) {
             Ok(Some(group)) => Ok(group.gid.as_raw()),
             _ => Err(format!("this machine has no group {text:?}")),
         },

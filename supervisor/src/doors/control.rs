@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::EpollFlags;
+use sv3::control::LINE_MAX;
 use sv3::foreign::ForeignFd;
 
 use crate::ancillary;
@@ -19,8 +20,12 @@ use crate::doors::listener::{Incoming, Listener, PAUSE, Peer};
 pub const EXCHANGES_MAX: usize = 16;
 /// Most fds of a request: a configuration, with a door for each port.
 pub const FDS_MAX: usize = sv3::MAX_PORTS + 1;
-/// Most octets of a request.
-const REQUEST_MAX: usize = 256;
+/// Octets that are read at a time.
+const PART: usize = 256;
+/// Most fds of any other request: what one message brings (net/scm.h: `SCM_MAX_FD`).
+const FEW_FDS: usize = 253;
+/// How a request begins that may bring [`FDS_MAX`].
+const BRINGS_MANY: &[u8] = b"configure ";
 /// How long an exchange may last.
 const TIME: Duration = Duration::from_secs(5);
 /// How long an exchange may last if its answer is deferred.
@@ -42,7 +47,7 @@ pub struct Control {
     paused: Option<Instant>,
 }
 
-/// A request: a line, and the fds that came with it, at most [`FDS_MAX`].
+/// A request: a line, and the fds that came with it, at most [`FDS_MAX`] or [`FEW_FDS`].
 pub type Request = (String, Vec<ForeignFd>);
 
 /// An exchange whose answer comes later.
@@ -235,7 +240,7 @@ impl Exchange {
 
     /// Reads a part of the request. Too many fds end the exchange. Fds that the request does not need are closed.
     fn listen(&mut self) -> Result<Option<Request>, Over> {
-        let mut octets = [0; REQUEST_MAX];
+        let mut octets = [0; PART];
         let received = match ancillary::receive(&*self.peer.stream, &mut octets) {
             Ok(received) if received.count == 0 => {
                 self.peer.has_ended();
@@ -247,7 +252,9 @@ impl Exchange {
         };
         self.heard.extend_from_slice(octets.get(..received.count).unwrap_or_default());
         self.fds.extend(received.fds);
-        if self.fds.len() > FDS_MAX {
+        // What was heard so far may be less than that.
+        let brings_many = self.heard.iter().zip(BRINGS_MANY).all(|(heard, wanted)| heard == wanted);
+        if self.fds.len() > if brings_many { FDS_MAX } else { FEW_FDS } {
             return Err(Over);
         }
         match self.heard.iter().position(|octet| *octet == b'\n') {
@@ -255,7 +262,7 @@ impl Exchange {
                 let line = self.heard.get(..end).map(|line| String::from_utf8_lossy(line).trim().to_string());
                 Ok(line.map(|line| (line, std::mem::take(&mut self.fds))))
             }
-            None if self.heard.len() > REQUEST_MAX => Err(Over),
+            None if self.heard.len() >= LINE_MAX => Err(Over),
             None => Ok(None),
         }
     }
@@ -299,6 +306,67 @@ mod tests {
         (0..TURN + 1).for_each(|_| drop(client(&control)));
         let _behind = client(&control);
         assert_eq!((control.accept(Instant::now()).len(), control.accept(Instant::now()).len()), (0, 1));
+    }
+
+    /// Sends octets with so many files, in messages of at most 200.
+    fn hand(client: &UnixStream, line: &str, files: usize) -> bool {
+        use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+        use std::os::fd::AsRawFd;
+        let (null, mut rest, mut left) = (std::fs::File::open("/dev/null").unwrap(), line.as_bytes(), files);
+        while !rest.is_empty() {
+            let fds = vec![null.as_raw_fd(); left.min(200)];
+            left -= fds.len();
+            let (now, later) = rest.split_at(if left > 0 { 1 } else { rest.len() });
+            let rights = [ControlMessage::ScmRights(&fds)];
+            let rights = if fds.is_empty() { &[][..] } else { &rights };
+            let told = [std::io::IoSlice::new(now)];
+            if sendmsg::<()>(client.as_raw_fd(), &told, rights, MsgFlags::MSG_NOSIGNAL, None).is_err() {
+                return false;
+            }
+            rest = later;
+        }
+        true
+    }
+
+    #[test]
+    fn only_a_configuration_may_bring_many_files() {
+        let (mut control, _folder) = control();
+        for (line, files, is_heard) in [
+            ("configure 7\n", FDS_MAX, true),
+            ("configure 7\n", FDS_MAX + 1, false),
+            ("status\n", 200, true),
+            ("status\n", FEW_FDS + 1, false),
+            ("config\n", FEW_FDS + 1, false),
+        ] {
+            let client = client(&control);
+            let place = control.accept(Instant::now())[0];
+            let mut heard = None;
+            std::thread::scope(|scope| {
+                let sender = scope.spawn(|| hand(&client, line, files));
+                while heard.is_none() && control.fd(place).is_some() {
+                    heard = control.proceed(place);
+                }
+                let _ = sender.join();
+            });
+            let heard = heard.map(|(line, fds)| (line, fds.len()));
+            assert_eq!(heard, is_heard.then(|| (line.trim().to_string(), files)), "{line} with {files}");
+            if is_heard {
+                control.answer(place, b"{}".to_vec());
+            }
+        }
+    }
+
+    #[test]
+    fn a_request_may_be_as_long_as_it_is_told_and_no_longer() {
+        let (mut control, _folder) = control();
+        for (len, is_taken) in [(LINE_MAX - 1, true), (LINE_MAX, false)] {
+            let mut asker = client(&control);
+            let place = control.accept(Instant::now())[0];
+            asker.write_all(&[&vec![b'x'; len][..], b"\n"].concat()).unwrap();
+            let heard = (0..LINE_MAX / PART + 1).find_map(|_| control.proceed(place));
+            assert_eq!(heard.map(|(line, _)| line.len()), is_taken.then_some(len));
+            assert_eq!(control.fd(place).is_some(), is_taken);
+        }
     }
 
     #[test]

@@ -5,7 +5,8 @@ use sv3::ipc::{Command, Envelope};
 use sv3::{MAX_PORTS, attachment::Attachment};
 
 use crate::given::decode;
-use crate::ports::terms::{Changes, Terms};
+use crate::ports::terms::Terms;
+use crate::workers::addresses::Addresses;
 
 /// Octets: JSON.
 pub fn declared(octets: &[u8]) {
@@ -22,28 +23,35 @@ pub fn declared(octets: &[u8]) {
     assert_eq!(again, change);
     let of_ports = config.ports.iter().map(|(name, port)| Terms::of(name, port));
     let of_users = config.users.values().chain([&config.guests]).map(Terms::of_guest);
-    let all: Vec<Terms> = of_ports.chain(of_users).collect();
-    let mut before = &Terms::default();
-    for terms in &all {
+    for terms in of_ports.chain(of_users) {
         // Each command fits into a frame, and rules are staged before they are committed.
         let told = terms.tell(7);
         let mut staged = false;
         for told in &told {
-            assert!(Envelope { seq: 1, command: told.command.clone(), inherited: None }.encode().is_ok());
+            assert!(fits(&told.command));
             match &told.command {
                 Command::RulesStage { port: 7, rules } => staged = rules.check().is_ok(),
                 Command::RulesCommit => assert!(std::mem::take(&mut staged)),
-                Command::AddressAdd { port: 7, vid, mac } => {
-                    assert!(!staged && *vid < 4095 && mac[0] & 1 == 0);
-                }
                 other => panic!("{other:?}"),
             }
         }
         assert!(!staged);
-        // From any terms to any others: what a port has in the end is what was said.
-        let Changes { before: first, after } = before.change(terms, 7);
-        let removed = first.iter().filter(|told| matches!(told.command, Command::AddressRemove { .. })).count();
-        assert_eq!(before.addresses.len() - removed + after.len(), terms.addresses.len());
-        before = terms;
     }
+    // From any addresses to any others: what workers have in the end is what was said.
+    let mut addresses = Addresses::default();
+    let mut known = 0;
+    for (slot, port) in (0..).zip(config.ports.values()) {
+        let wanted = port.addresses.iter().map(|at| (*at, slot)).collect();
+        let (gone, new) = addresses.follow(wanted);
+        assert!(new.iter().chain(&gone).all(|told| fits(&told.command)));
+        known = known - gone.len() + new.len();
+        assert_eq!(known, addresses.replay().count());
+    }
+}
+
+fn fits(command: &Command) -> bool {
+    if let Command::AddressAdd { vid, mac, .. } = command {
+        assert!(*vid < 4095 && mac[0] & 1 == 0);
+    }
+    Envelope { seq: 1, command: command.clone(), inherited: None }.encode().is_ok()
 }

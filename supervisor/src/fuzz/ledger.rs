@@ -155,6 +155,7 @@ fn show(ledger: &LedgerMap, death: &Death) {
         pending_clients: 0,
         captures: Vec::new(),
         mirrors: Vec::new(),
+        flaps: Vec::new(),
         version: String::new(),
         supervisor: SupervisorStatus { pid: 1, uptime_s: 0, landlock_abi: 7 },
         worker: WorkerStatus {

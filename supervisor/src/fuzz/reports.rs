@@ -76,6 +76,7 @@ fn handle(worker: &mut Worker, report: &Report, ordered: u64) {
         | ReportKind::LoopFound
         | ReportKind::AddressConflict
         | ReportKind::Traced
+        | ReportKind::AddressFlaps
         | ReportKind::CardReady
         | ReportKind::CardLink => worker.count_idle_report(),
         ReportKind::Unmapped => drop(worker.unmapped(report.seq)),

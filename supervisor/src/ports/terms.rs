@@ -1,8 +1,7 @@
-//! What an operator said of a port, as the supervisor tells workers: its rules, and the addresses that are at it.
+//! What an operator said of a port, as the supervisor tells workers: its rules. Its static addresses are told apart
+//! ([`crate::workers::addresses`]).
 
-use std::collections::BTreeSet;
-
-use sv3::config::{PortConfig, StaticAddress};
+use sv3::config::PortConfig;
 use sv3::ipc::Command;
 use sv3::rules::PortRules;
 
@@ -17,31 +16,19 @@ pub struct Terms {
     pub up: bool,
     /// What it may do.
     pub rules: PortRules,
-    /// The addresses that are at it, whatever it says.
-    pub addresses: BTreeSet<StaticAddress>,
-}
-
-/// The commands that make a worker follow other terms.
-#[derive(Default)]
-pub struct Changes {
-    /// Before the rules of all ports change at once.
-    pub before: Vec<WorkerCommand>,
-    /// After that.
-    pub after: Vec<WorkerCommand>,
 }
 
 impl Default for Terms {
     /// Those of a port of which nothing was said.
     fn default() -> Terms {
-        Terms { name: None, up: true, rules: PortRules::default(), addresses: BTreeSet::new() }
+        Terms { name: None, up: true, rules: PortRules::default() }
     }
 }
 
 impl Terms {
     /// Those of a declared port.
     pub fn of(name: &str, port: &PortConfig) -> Terms {
-        let addresses = port.addresses.iter().copied().collect();
-        Terms { name: Some(name.to_string()), up: port.up, rules: port.rules.clone(), addresses }
+        Terms { name: Some(name.to_string()), up: port.up, rules: port.rules.clone() }
     }
 
     /// Those of a guest at the front door.
@@ -51,20 +38,15 @@ impl Terms {
 
     /// The commands for a worker that has just added the port in this slot.
     pub fn tell(&self, slot: u16) -> Vec<WorkerCommand> {
-        let Changes { before, after } = Terms::default().change(self, slot);
-        let commit = (!before.is_empty()).then(|| Command::RulesCommit.into());
-        before.into_iter().chain(commit).chain(after).collect()
+        let stage = Terms::default().change(self, slot);
+        let commit = stage.is_some().then(|| Command::RulesCommit.into());
+        stage.into_iter().chain(commit).collect()
     }
 
-    /// The commands that make a worker, which follows these terms, follow the next ones.
-    pub fn change(&self, next: &Terms, port: u16) -> Changes {
-        let gone = self.addresses.difference(&next.addresses);
-        let gone = gone.map(|&StaticAddress { vid, mac }| Command::AddressRemove { port, vid, mac }.into());
-        let new = next.addresses.difference(&self.addresses);
-        let new = new.map(|&StaticAddress { vid, mac }| Command::AddressAdd { port, vid, mac }.into());
-        let rules = (self.rules != next.rules)
-            .then(|| Command::RulesStage { port, rules: Box::new(next.rules.clone()) }.into());
-        Changes { before: gone.chain(rules).collect(), after: new.collect() }
+    /// The command that makes a worker, which follows these terms, follow the next ones, after a commit.
+    pub fn change(&self, next: &Terms, port: u16) -> Option<WorkerCommand> {
+        let stage = || Command::RulesStage { port, rules: Box::new(next.rules.clone()) }.into();
+        (self.rules != next.rules).then(stage)
     }
 }
 
@@ -74,31 +56,21 @@ mod tests {
 
     use super::*;
 
-    fn commands(commands: &[WorkerCommand]) -> Vec<&Command> {
-        commands.iter().map(|told| &told.command).collect()
-    }
-
     #[test]
     fn a_port_of_which_nothing_was_said_costs_no_command() {
         assert!(Terms::default().tell(3).is_empty());
     }
 
     #[test]
-    fn rules_come_at_once_and_addresses_around_them() {
-        let at = |last| StaticAddress { vid: 10, mac: [2, 0, 0, 0, 0, last] };
+    fn rules_come_at_once_and_again_when_they_change() {
         let rules = PortRules { vlan: Vlan::Access { vid: 10 }, ..PortRules::default() };
-        let before = Terms { rules, addresses: [at(1), at(2)].into(), ..Terms::default() };
+        let before = Terms { rules, ..Terms::default() };
         let stage = |terms: &Terms| Command::RulesStage { port: 3, rules: Box::new(terms.rules.clone()) };
-        let add = |last| Command::AddressAdd { port: 3, vid: 10, mac: at(last).mac };
-        let told = before.tell(3);
-        assert_eq!(commands(&told), [&stage(&before), &Command::RulesCommit, &add(1), &add(2)]);
+        let told: Vec<Command> = before.tell(3).into_iter().map(|told| told.command).collect();
+        assert_eq!(told, [stage(&before), Command::RulesCommit]);
         let mut next = before.clone();
         next.rules.isolation = Isolation::Isolated;
-        next.addresses = [at(2), at(3)].into();
-        let Changes { before: first, after } = before.change(&next, 3);
-        let remove = Command::AddressRemove { port: 3, vid: 10, mac: at(1).mac };
-        assert_eq!((commands(&first), commands(&after)), (vec![&remove, &stage(&next)], vec![&add(3)]));
-        let Changes { before: first, after } = next.change(&next, 3);
-        assert!(first.is_empty() && after.is_empty());
+        assert_eq!(before.change(&next, 3).map(|told| told.command), Some(stage(&next)));
+        assert!(next.change(&next, 3).is_none());
     }
 }

@@ -1,15 +1,18 @@
-//! Which addresses are where: the forwarding table, which workers write into the ledger.
+//! Which addresses are where: the forwarding table, which workers write into the ledger, and the static addresses, which
+//! workers are told of.
 //!
 //! Where an entry stands in the table depends on the table's secret. So the list is ordered by what the entries say.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use sv3::config::StaticAddress;
 use sv3::fdb::{FdbAnswer, FdbLine, FlushAnswer, KnownAddress, Which};
 use sv3::ipc::Command;
 use sv3::ledger::{FdbEntry, Ledger};
 use sv3::rules::VID_MAX;
 
 use super::Supervisor;
+use crate::workers::command::WorkerCommand;
 use crate::workers::worker::Waiter;
 
 impl Supervisor {
@@ -45,9 +48,36 @@ impl Supervisor {
         Ok(FlushAnswer { flushed })
     }
 
-    /// The names of all ports, by slot.
-    fn names(&self) -> BTreeMap<u16, String> {
-        self.port_statuses().into_iter().map(|port| (port.slot, port.name)).collect()
+    /// The names of all ports, by slot; also of those that are declared and have nobody attached.
+    pub(super) fn names(&self) -> BTreeMap<u16, String> {
+        let ports = self.port_statuses().into_iter().map(|port| (port.slot, port.name));
+        self.clients.slots.declared.names().into_iter().chain(ports).collect()
+    }
+
+    /// Lets workers follow the static addresses that are declared, now that declarations or attached ports have changed.
+    /// Returns the commands that remove addresses, and those that add them.
+    pub(super) fn follow_addresses(&mut self) -> (Vec<WorkerCommand>, Vec<WorkerCommand>) {
+        let wanted = self.wanted_addresses();
+        self.workers.addresses.follow(wanted)
+    }
+
+    /// The same, as one.
+    pub(super) fn address_commands(&mut self) -> impl Iterator<Item = WorkerCommand> + use<> {
+        let (gone, new) = self.follow_addresses();
+        gone.into_iter().chain(new)
+    }
+
+    /// Which static addresses are at which slots: those of a port with a socket all the time, those of an attached one
+    /// while it is there.
+    fn wanted_addresses(&self) -> BTreeMap<StaticAddress, u16> {
+        let slots = &self.clients.slots;
+        let slot_of = |name: &String| {
+            let own = slots.declared.slots().get(name).copied();
+            own.or_else(|| self.file_port(name)).or_else(|| slots.card_named(name))
+        };
+        let ports = slots.declared.config().ports.iter().filter(|(_, port)| !port.addresses.is_empty());
+        let there = ports.filter_map(|(name, port)| Some((slot_of(name)?, &port.addresses)));
+        there.flat_map(|(slot, addresses)| addresses.iter().map(move |at| (*at, slot))).collect()
     }
 }
 

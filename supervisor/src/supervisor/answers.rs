@@ -146,6 +146,7 @@ impl Supervisor {
             declared: self.declared_statuses(),
             captures: self.captures.status(),
             mirrors: self.mirrors.all().cloned().collect(),
+            flaps: self.flaps.status(),
             pending_clients: self.clients.slots.pending().count(),
         }
     }

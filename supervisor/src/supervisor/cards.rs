@@ -16,6 +16,7 @@ use crate::ports::holdings::Holdings;
 use crate::ports::port::Replay;
 use crate::token::Token;
 use crate::workers::breach::Breach;
+use crate::workers::command::WorkerCommand;
 use crate::workers::pending_unmap::PendingUnmaps;
 use crate::workers::worker::Waiter;
 
@@ -54,6 +55,7 @@ impl Supervisor {
         self.clients.slots.insert_card(port);
         self.watch_card(slot);
         self.count_card(slot);
+        let commands = commands.into_iter().chain(self.address_commands()).collect();
         self.workers.send(commands, Waiter::Nobody);
         Ok(AttachAnswer { name, slot, resumed: false })
     }
@@ -95,7 +97,8 @@ impl Supervisor {
             self.reactor.forget(&**request);
         }
         self.clients.budget.change(port.holder().pid, port.held, Holdings::NONE);
-        let commands = vec![port.remove(), Command::Barrier.into()];
+        let commands: Vec<WorkerCommand> =
+            [port.remove()].into_iter().chain(self.address_commands()).chain([Command::Barrier.into()]).collect();
         self.clients.slots.keep(slot, port.into_files());
         if !self.workers.send(commands, Waiter::Leaving(slot)) {
             self.clients.slots.release(slot);

@@ -22,7 +22,6 @@ use crate::estate::{Heirlooms, Unfit, unfit};
 use crate::given;
 use crate::ports::holdings::Holdings;
 use crate::ports::port::DOWN;
-use crate::ports::terms::Changes;
 use crate::workers::command::WorkerCommand;
 use crate::workers::pending_unmap::PendingUnmaps;
 use crate::workers::worker::Waiter;
@@ -85,9 +84,7 @@ impl Supervisor {
             change.config.ports.iter().filter(|(_, port)| port.kind.has_door()).map(|(name, _)| name).collect();
         let new: BTreeSet<&String> =
             with_door.iter().copied().filter(|name| !declared.slots().contains_key(*name)).collect();
-        if change.doors.len() != fds.len() || new != change.doors.iter().collect() {
-            return Err(format!("{} new ports need a socket each, and {} came", new.len(), fds.len()));
-        }
+        check_doors(&new, &change.doors, fds.len())?;
         for name in &with_door {
             if self.file_port(name).is_some_and(|slot| !declared.owns(slot))
                 || self.clients.slots.card_named(name).is_some()
@@ -141,6 +138,8 @@ impl Supervisor {
         let (generation, ports) = (in_force.generation, in_force.config.ports.len());
         self.clients.slots.declared = Declarations::new(in_force, slots);
         self.telemetry.events.names = self.clients.slots.declared.names();
+        // Before anybody else can have a slot that is free now.
+        self.tend_mirrors();
         let (_, after) = self.own_doors();
         self.clients.budget.change(own, before, after);
         for (slot, listener) in doors {
@@ -194,7 +193,8 @@ impl Supervisor {
 
     /// Lets each port follow what is declared. Returns the commands for workers.
     fn follow(&mut self) -> Vec<WorkerCommand> {
-        let mut all = Changes::default();
+        let (gone, new) = self.follow_addresses();
+        let mut all = Changes { before: gone, after: new };
         let homes: Vec<u16> = self.clients.slots.declared.owned().collect();
         for slot in homes {
             if self.clients.slots.declared.of_slot(slot).is_some_and(|terms| !terms.up) {
@@ -221,7 +221,7 @@ impl Supervisor {
         let before = client.session.change_terms(terms.clone());
         // Workers hear of a port in quarantine when that is over.
         if client.quarantine.is_none() {
-            all.add(before.change(&terms, slot));
+            all.before.extend(before.change(&terms, slot));
         }
     }
 
@@ -236,7 +236,7 @@ impl Supervisor {
         if port.quarantine.is_some() {
             return;
         }
-        all.add(before.change(&terms, slot));
+        all.before.extend(before.change(&terms, slot));
         match (before.up, terms.up) {
             (true, false) if ran => all.before.extend(port.close_commands()),
             (false, true) => all.after.extend(port.open_commands()),
@@ -256,7 +256,7 @@ impl Supervisor {
             (false, true) => all.after.extend(port.open_commands()),
             _ => {}
         }
-        all.add(before.change(&terms, slot));
+        all.before.extend(before.change(&terms, slot));
     }
 
     /// What the last supervisor had declared.
@@ -290,16 +290,44 @@ impl Supervisor {
     }
 }
 
-impl Changes {
-    fn add(&mut self, other: Changes) {
-        self.before.extend(other.before);
-        self.after.extend(other.after);
-    }
+/// The commands that make a worker follow other terms.
+struct Changes {
+    /// Before the rules of all ports change at once.
+    before: Vec<WorkerCommand>,
+    /// After that.
+    after: Vec<WorkerCommand>,
+}
+
+/// Errs unless each new port is named once, and a socket came for each.
+fn check_doors(new: &BTreeSet<&String>, named: &[String], sockets: usize) -> Result<(), String> {
+    let is_each = new.len() == named.len() && *new == named.iter().collect();
+    let told = || format!("{} new ports need a socket each, and {sockets} came", new.len());
+    (is_each && named.len() == sockets).then_some(()).ok_or_else(told)
 }
 
 fn form(kind: DoorKind) -> Option<StreamForm> {
     match kind {
         DoorKind::Stream { form, mtu } => Some(StreamForm { frames: form, mtu }),
         DoorKind::VhostUser | DoorKind::Attached => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A second socket of one port would be in a slot that no port has: nobody would close it, and no supervisor take over.
+    #[test]
+    fn each_new_port_has_one_socket() {
+        let [a, b] = ["a", "b"].map(str::to_string);
+        let new = BTreeSet::from([&a, &b]);
+        let check = |named: &[&String], sockets| {
+            let named: Vec<String> = named.iter().map(|name| name.to_string()).collect();
+            check_doors(&new, &named, sockets).is_ok()
+        };
+        assert!(check(&[&a, &b], 2) && check(&[&b, &a], 2));
+        for (named, sockets) in [(&[&a, &b, &b][..], 3), (&[&a, &a], 2), (&[&a, &b], 3), (&[&a], 1), (&[], 0)] {
+            assert!(!check(named, sockets), "{named:?}");
+        }
     }
 }

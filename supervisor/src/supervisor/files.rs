@@ -17,6 +17,7 @@ use crate::ports::files::FilePort;
 use crate::ports::holdings::Holdings;
 use crate::ports::port::Replay;
 use crate::token::Token;
+use crate::workers::command::WorkerCommand;
 use crate::workers::pending_unmap::PendingUnmaps;
 use crate::workers::worker::Waiter;
 
@@ -46,6 +47,8 @@ impl Supervisor {
         let message = format!("{name}: attached by process {pid} of user {uid}");
         self.telemetry.events.say_of_port(&port.named(), "attach", message, json!({}));
         self.add_files(port);
+        let addresses = self.address_commands().collect();
+        self.workers.send(addresses, Waiter::Nobody);
         Ok(AttachAnswer { name, slot, resumed: false })
     }
 
@@ -138,7 +141,11 @@ impl Supervisor {
         self.clients.budget.change(port.holder().pid, port.held, Holdings::NONE);
         // Workers do not know a port in quarantine, but may still have its removal before them.
         let remove = port.quarantine.is_none().then(|| port.remove());
-        let commands = remove.into_iter().chain([Command::Barrier.into()]).collect();
+        let mut commands: Vec<WorkerCommand> = remove.into_iter().collect();
+        if !port.is_client() {
+            commands.extend(self.address_commands());
+        }
+        commands.push(Command::Barrier.into());
         if !self.workers.send(commands, Waiter::Leaving(slot)) {
             self.clients.slots.release(slot);
         }
@@ -281,9 +288,11 @@ impl Supervisor {
     pub(super) fn address_conflict(&mut self, Report { port, ring: rival, value, .. }: Report) {
         // The report may come in the same turn as the end of its connection, and before it.
         let is_gone = |port: &mut FilePort| port.has_hung_up();
-        let is_there = self.clients.slots.is_there(rival) && !self.clients.slots.files(rival).is_some_and(is_gone);
-        let owner = self.clients.slots.named(rival).map_or(format!("p{rival}"), |named| named.name);
         let address = MacAddr::from_bits(value);
+        let runs = self.clients.slots.is_there(rival) && !self.clients.slots.files(rival).is_some_and(is_gone);
+        // A static address is its port's, whether anybody is attached or not.
+        let is_there = runs || self.workers.addresses.has(rival, address);
+        let owner = self.clients.slots.names().remove(&rival).unwrap_or(format!("p{rival}"));
         let Some(port) = self.clients.slots.files(port).filter(|port| port.conflict.is_none()) else {
             return self.count_idle_report();
         };

@@ -1,15 +1,16 @@
 //! Mirrors: requests at the control socket, and their end when their ports go.
 //!
 //! A mirror is of the ports that had these names when it was made. If one of them goes, it leaves the mirror, whoever takes
-//! its name later: nobody gets copies that were meant for somebody else. When the port that gets the copies has gone, or
-//! the last one of the others, the mirror ends.
+//! its name later: nobody gets copies that were meant for somebody else. A declared port with a socket goes when its
+//! declaration ends: it stays in its mirrors while nobody is attached. When the port that gets the copies has gone, or the
+//! last one of the others, the mirror ends.
 
 use serde_json::{Value, json};
 use sv3::mirror::{MIRRORS_MAX, Mirror};
 use sv3::port_set::PortSet;
 
 use super::Supervisor;
-use crate::clients::slots::Identity;
+use crate::clients::slots::{Identity, Slots};
 use crate::workers::observers::Mirror as ToldMirror;
 use crate::workers::worker::Waiter;
 
@@ -21,15 +22,55 @@ struct Entry {
     /// Its number for workers.
     number: u8,
     mirror: Mirror,
-    to: Identity,
+    to: Member,
     /// In the order of the names.
-    from: Vec<Identity>,
+    from: Vec<Member>,
+}
+
+/// A port of a mirror.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Member {
+    /// One that is there.
+    Port(Identity),
+    /// The slot of a declared port with a socket, whether anybody is attached or not.
+    Home(u16),
+}
+
+impl Member {
+    /// The port of this name.
+    fn named(name: &str, slots: &Slots) -> Option<Member> {
+        if let Some(home) = slots.declared.slots().get(name) {
+            return Some(Member::Home(*home));
+        }
+        let name_of = |port: &Identity| slots.name(port.slot);
+        slots.identities().find(|port| name_of(port).as_deref() == Some(name)).map(Member::Port)
+    }
+
+    fn slot(self) -> u16 {
+        match self {
+            Member::Port(Identity { slot, .. }) | Member::Home(slot) => slot,
+        }
+    }
+
+    /// Whether it is still the port of this name.
+    fn is_there(self, name: &str, slots: &Slots) -> bool {
+        match self {
+            Member::Port(port) => slots.identities().any(|one| one == port),
+            Member::Home(slot) => slots.declared.slots().get(name) == Some(&slot),
+        }
+    }
 }
 
 impl Mirrors {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// The name of the mirror that has this number for workers.
+    pub fn name(&self, number: u8) -> String {
+        let named = self.0.iter().find(|entry| entry.number == number);
+        named.map_or_else(|| number.to_string(), |entry| entry.mirror.name.clone())
     }
 
     /// All of them, for status and for the next supervisor.
@@ -40,13 +81,16 @@ impl Mirrors {
 
 impl Entry {
     fn told(&self) -> ToldMirror {
-        let from: PortSet = self.from.iter().map(|port| port.slot).collect();
+        let from: PortSet = self.from.iter().map(|port| port.slot()).collect();
+        let all = self.from.iter().chain([&self.to]);
+        let homes = all.filter_map(|port| if let Member::Home(slot) = port { Some(*slot) } else { None });
         let if_wanted = |wanted: bool| if wanted { from } else { PortSet::default() };
         let direction = self.mirror.direction;
         ToldMirror {
-            to: self.to.slot,
+            to: self.to.slot(),
             senders: if_wanted(direction.has_in()),
             receivers: if_wanted(direction.has_out()),
+            homes: homes.collect(),
         }
     }
 }
@@ -97,17 +141,17 @@ impl Supervisor {
     }
 
     /// Its ports, if there can be such a mirror.
-    fn resolve(&self, mirror: &Mirror) -> Result<(Identity, Vec<Identity>), String> {
+    fn resolve(&self, mirror: &Mirror) -> Result<(Member, Vec<Member>), String> {
         let Mirror { name, to, from, .. } = mirror;
         if self.mirrors.all().any(|other| other.name == *name) {
             return Err(format!("there is a mirror named {name} already"));
         }
         let find = |name: &String| {
-            let port = self.clients.slots.identities().find(|port| self.name_of(*port) == *name);
+            let port = Member::named(name, &self.clients.slots);
             port.ok_or(format!("no port is named {name}; `sv3 status` lists all ports"))
         };
         let target = find(to)?;
-        let sources = from.iter().map(find).collect::<Result<Vec<Identity>, String>>()?;
+        let sources = from.iter().map(find).collect::<Result<Vec<Member>, String>>()?;
         if sources.contains(&target) {
             return Err(format!("{to} cannot get copies of its own frames"));
         }
@@ -131,25 +175,25 @@ impl Supervisor {
 
     /// Ports came or went.
     pub(super) fn tend_mirrors(&mut self) {
-        let is_there =
-            |port: &Identity, slots: &crate::clients::slots::Slots| slots.identities().any(|one| one == *port);
         for at in (0..self.mirrors.0.len()).rev() {
             let slots = &self.clients.slots;
             let Some(entry) = self.mirrors.0.get_mut(at) else { continue };
-            let keep: Vec<bool> = entry.from.iter().map(|port| is_there(port, slots)).collect();
+            let named = entry.from.iter().zip(&entry.mirror.from);
+            let keep: Vec<bool> = named.map(|(port, name)| port.is_there(name, slots)).collect();
             let mut kept = keep.iter();
             entry.from.retain(|_| kept.next().copied().unwrap_or(false));
             let mut kept = keep.iter();
             entry.mirror.from.retain(|_| kept.next().copied().unwrap_or(false));
-            if !is_there(&entry.to, slots) {
+            if !entry.to.is_there(&entry.mirror.to, slots) {
                 let why = format!("{} has gone", entry.mirror.to);
                 self.end_mirror(at, &why);
             } else if entry.from.is_empty() {
                 self.end_mirror(at, "all its ports have gone");
             } else {
-                // Workers forget a port that is told again.
+                // Workers forget a port that is told again, and the whole mirror if nobody is there for its copies.
+                let is_attached = slots.identities().any(|port| port.slot == entry.to.slot());
                 let command = self.workers.observers.set_mirror(entry.number, entry.told());
-                self.workers.send(command.into_iter().collect(), Waiter::Nobody);
+                self.workers.send(command.into_iter().filter(|_| is_attached).collect(), Waiter::Nobody);
             }
         }
     }

@@ -117,6 +117,7 @@ impl Supervisor {
                 Ok(())
             }
             ReportKind::Traced => self.traced(report),
+            ReportKind::AddressFlaps => self.address_flaps(report),
             ReportKind::CardReady => self.card_ready(report.port),
             ReportKind::CardLink => self.card_link(report.port, report.value),
         }
@@ -149,6 +150,7 @@ impl Supervisor {
             | ReportKind::LoopFound
             | ReportKind::AddressConflict
             | ReportKind::Traced
+            | ReportKind::AddressFlaps
             | ReportKind::CardReady
             | ReportKind::CardLink => Err(Breach("it reported work on rings while on standby")),
             ReportKind::Failed => {

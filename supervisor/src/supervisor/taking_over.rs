@@ -153,6 +153,8 @@ impl Supervisor {
         self.clients.restore(record.clients, &mut files, clock)?;
         self.clients.restore_files(record.files, &mut files, clock)?;
         self.clients.restore_cards(record.cards, &mut files)?;
+        // There is no worker yet. Each gets to know all of them when it starts.
+        let _ = self.follow_addresses();
         self.inherit_mirrors(record.mirrors);
         self.workers.config.files = self.clients.slots.all_files().next().is_some();
         self.clients.blames.restore(record.blames, clock);

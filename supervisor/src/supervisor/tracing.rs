@@ -55,7 +55,8 @@ impl Supervisor {
         let answer = match steps.is_empty() {
             true => answers::error(format!("the worker does not have the port {port}; try again")),
             false => {
-                let steps = steps.into_iter().map(|step| step.named(name)).collect();
+                let steps =
+                    steps.into_iter().map(|step| step.named(name, |number| self.mirrors.name(number))).collect();
                 answers::to_json(&TraceAnswer { port, steps })
             }
         };

@@ -124,6 +124,10 @@ fn traffic(text: &mut Text, ports: &[PortStatus]) {
     for port in ports {
         text.sample("sv3_port_kicks_total", &of(port), port.kicks);
     }
+    text.counter("sv3_port_moves", "Addresses that moved to the port from another one.");
+    for port in ports {
+        text.sample("sv3_port_moves_total", &of(port), port.moves);
+    }
 }
 
 fn waits(text: &mut Text, ports: &[PortStatus]) {
@@ -221,6 +225,7 @@ mod tests {
             "sv3_worker_crashes_total{cause=\"not_started\"} 4",
             "sv3_events_lost_total 3",
             "sv3_port_drops_total{port=\"p0\",reason=\"no_rx_buffers\"} 3",
+            "sv3_port_moves_total{port=\"host\"} 12",
             "sv3_port_link{port=\"p0\",sv3_port_link=\"up\"} 1",
             "sv3_card_link_speed_mbit{port=\"nic-0000-02-00.1\"} 10000",
             "sv3_card_statistics_total{port=\"nic-0000-02-00.1\",statistic=\"missed\"} 3",

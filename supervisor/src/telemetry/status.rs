@@ -56,6 +56,7 @@ pub fn port(client: &Client, ledger: &Ledger) -> Option<PortStatus> {
         kicks: counters.kicks.load(Relaxed),
         paused: pauses(&counters.paused),
         paused_others: pauses(&counters.paused_others),
+        moves: counters.moves.load(Relaxed),
     })
 }
 
@@ -138,6 +139,7 @@ fn attached(name: &str, slot: u16, (client_pid, client_uid): (i32, u32), ledger:
         kicks: counters.kicks.load(Relaxed),
         paused: pauses(&counters.paused),
         paused_others: pauses(&counters.paused_others),
+        moves: counters.moves.load(Relaxed),
     })
 }
 

@@ -4,6 +4,7 @@
 //! [`Workers`] owns the serving worker, the standby, and what outlives both. It does not know clients: it sees ports as
 //! [`Replay`](crate::ports::port::Replay)s. Where an event here concerns clients, the method returns it.
 
+pub mod addresses;
 pub mod breach;
 pub mod chaos;
 pub mod children;
@@ -41,6 +42,7 @@ use crate::fd_inventory::OpenFile;
 use crate::reactor::Reactor;
 use crate::timers::Timers;
 use crate::token::Token;
+use addresses::Addresses;
 use children::Children;
 use closers::Closers;
 use command::WorkerCommand;
@@ -87,6 +89,8 @@ pub struct Workers {
     pub spawner: Spawner,
     /// Closes clients' files.
     pub closers: Closers,
+    /// The static addresses that workers are told of.
+    pub addresses: Addresses,
     /// The captures and mirrors that workers are told of.
     pub observers: Observers,
     /// The ledger, which workers write.
@@ -143,6 +147,7 @@ impl Workers {
             ledger,
             ledger_fd: Rc::new(ledger_fd.prompt()),
             spared: None,
+            addresses: Addresses::default(),
             observers: Observers::default(),
             config,
         })
@@ -197,7 +202,7 @@ impl Workers {
     /// Sends commands to every worker. Only the serving worker's barrier answers `waiter`. Returns false if no worker
     /// serves.
     pub fn send(&mut self, commands: Vec<WorkerCommand>, waiter: Waiter) -> bool {
-        commands.iter().for_each(|next| self.observers.note(&next.command));
+        let commands = self.observers.accompany(commands);
         if let Some(standby) = &mut self.standby {
             standby.send(commands.iter().cloned(), Waiter::Nobody);
         }

@@ -36,6 +36,8 @@ pub struct Mirror {
     pub senders: PortSet,
     /// Ports of which the frames that they get are copied.
     pub receivers: PortSet,
+    /// Slots of declared ports among all these. They stay in the mirror while nobody is attached.
+    pub homes: PortSet,
 }
 
 impl Observers {
@@ -80,21 +82,41 @@ impl Observers {
         Some(Command::MirrorEnd { mirror: number }.into())
     }
 
-    /// Workers are told to add a port or to forget one. They forget it here as well.
-    pub fn note(&mut self, command: &Command) {
+    /// Commands for workers, with those that go with them: workers forget a port that they are told to add or to remove,
+    /// and so does this, but for declared ports in mirrors. When such a port comes back, it is in its mirrors before it has
+    /// a ring.
+    pub fn accompany(&mut self, commands: Vec<WorkerCommand>) -> Vec<WorkerCommand> {
+        let is_about_ports = |told: &WorkerCommand| self.note(&told.command);
+        if !commands.iter().map(is_about_ports).fold(false, |any, is| any | is) {
+            return commands;
+        }
+        let mut all = Vec::with_capacity(commands.len());
+        for told in commands {
+            let added = if let Command::PortAdd { port, .. } = told.command { Some(port) } else { None };
+            all.push(told);
+            let mirrors = (0..).zip(&self.mirrors).filter_map(|(number, mirror)| Some((number, mirror.as_ref()?)));
+            let back = mirrors.filter(|(_, mirror)| added.is_some_and(|slot| mirror.homes.has(slot)));
+            all.extend(back.map(|(number, mirror)| mirror.command(number)));
+        }
+        all
+    }
+
+    /// Whether a command adds or removes a port. Workers forget what observes it.
+    fn note(&mut self, command: &Command) -> bool {
         let slot = match command {
             Command::PortAdd { port, .. } | Command::PortRemove { port } => *port,
-            _ => return,
+            _ => return false,
         };
         self.ports_changed = true;
         self.captures.iter_mut().flatten().for_each(|capture| capture.ports.remove(slot));
-        for mirror in self.mirrors.iter_mut().flatten() {
+        for mirror in self.mirrors.iter_mut().flatten().filter(|mirror| !mirror.homes.has(slot)) {
             mirror.senders.remove(slot);
             mirror.receivers.remove(slot);
             if mirror.to == slot {
                 mirror.to = u16::MAX;
             }
         }
+        true
     }
 
     /// Whether that happened since this was last asked.
@@ -151,7 +173,8 @@ mod tests {
         }
         assert!(observers.open(file(), 96, PortSet::default()).is_none());
         let ports: PortSet = [7].into_iter().collect();
-        let mirror = Mirror { to: 3, senders: ports, receivers: PortSet::default() };
+        let (receivers, homes) = Default::default();
+        let mirror = Mirror { to: 3, senders: ports, receivers, homes };
         let told = [observers.set_ports(2, ports).unwrap(), observers.set_mirror(5, mirror).unwrap()];
         (0..2).for_each(|number| assert!(observers.close(number).is_some() && observers.close(number).is_none()));
         observers.close(3);
@@ -165,5 +188,26 @@ mod tests {
         assert_eq!(commands(&observers).get(1..), Some(&[Command::CapturePorts { capture: 2, ports }][..]));
         assert!(observers.end_mirror(5).is_some() && observers.end_mirror(200).is_none());
         assert_eq!(commands(&observers).len(), 2);
+    }
+
+    #[test]
+    fn a_declared_port_that_comes_back_is_in_its_mirrors_before_all_else() {
+        let mut observers = Observers::default();
+        let set = |slots: &[u16]| slots.iter().copied().collect::<PortSet>();
+        let mirror = Mirror { to: 3, senders: set(&[7, 8]), receivers: set(&[7]), homes: set(&[3, 7]) };
+        let told = observers.set_mirror(5, mirror).unwrap().command;
+        let kind = sv3::ipc::PortKind::Files;
+        let add = |port| Command::PortAdd { port, kind, learning: Default::default() };
+        let mut sent = |commands: &[Command]| -> Vec<Command> {
+            let commands = commands.iter().cloned().map(WorkerCommand::from).collect();
+            observers.accompany(commands).into_iter().map(|told| told.command).collect()
+        };
+        let remove = |port| Command::PortRemove { port };
+        assert_eq!(sent(&[remove(7), remove(3), Command::Barrier]), [remove(7), remove(3), Command::Barrier]);
+        assert_eq!(sent(&[add(7), Command::RulesCommit]), [add(7), told.clone(), Command::RulesCommit]);
+        assert_eq!(sent(&[add(3), add(4)]), [add(3), told, add(4)]);
+        // One that is not declared is another port now.
+        assert_eq!(sent(&[add(8)]), [add(8)]);
+        assert!(!observers.mirrors[5].unwrap().senders.has(8) && observers.mirrors[5].unwrap().senders.has(7));
     }
 }

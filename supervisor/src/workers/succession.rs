@@ -212,6 +212,7 @@ impl Workers {
         for port in ports {
             worker.queue_inherited(port.replay(), &mut starting);
         }
+        worker.queue_inherited(self.addresses.replay(), &mut starting);
         worker.queue_inherited(self.observers.replay(), &mut starting);
         self.closers.pause(true);
         starting.ask(&mut self.spawner, program, self.config.files)?;

@@ -31,6 +31,8 @@ impl ToldPorts {
                 self.0.remove(port);
                 !lacks
             }
+            // An address is at a slot, whether the worker knows the port or not.
+            Command::AddressAdd { .. } | Command::AddressRemove { .. } => true,
             _ => !lacks,
         }
     }
@@ -75,6 +77,7 @@ mod tests {
         assert_eq!((told.lacks(3), told.is_about(3, 8)), (Some("no memory"), false));
         assert!(!told.passes(&COMMIT, 10) && told.passes(&Command::Barrier, 10));
         assert!(told.passes(&Command::MemoryCommit { port: 4 }, 11));
+        assert!(told.passes(&Command::AddressAdd { port: 3, vid: 0, mac: [2; 6] }, 11));
 
         // Another client, or the same one before the worker serves.
         assert!(!told.passes(&REMOVE, 12));

@@ -17,6 +17,7 @@ use super::leases::Unsent;
 use super::offload::{self, Offload};
 use super::sending::{Egress, Sending};
 use crate::memory::copy::Reader;
+use crate::memory::edited_head::EditedHead;
 use crate::memory::frame_head::{FrameHead, HEAD_LEN, Snapshot, Window};
 use crate::memory::meddling::looked;
 use crate::memory::slice::GuestSlice;
@@ -28,7 +29,7 @@ use crate::port::endpoint::each_source;
 use crate::port::kind::Kind;
 use crate::port::sink::{BufferWait, Delivered, Outgoing};
 use crate::port::source::Source;
-use crate::port::traffic_rules::TrafficRules;
+use crate::port::traffic_rules::{Edit, TrafficRules};
 use crate::port::wait_budget::WaitBudget;
 use crate::port::{Port, TransmitQueue};
 use crate::process::crash;
@@ -41,6 +42,7 @@ pub struct Burst {
     arena: Arena,
     taken: Box<[Taken; MAX_BATCH]>,
     windows: Box<[Window; MAX_BATCH]>,
+    edited: Box<[EditedHead; MAX_BATCH]>,
     batch: u16,
 }
 
@@ -73,7 +75,8 @@ impl Burst {
     /// Starts with bursts of one frame.
     pub fn new() -> Burst {
         let (taken, windows) = (Box::new([Taken::default(); MAX_BATCH]), Box::new([Window::EMPTY; MAX_BATCH]));
-        Burst { arena: Arena::new(4 * MAX_SLICES), taken, windows, batch: 1 }
+        let edited = Box::new([EditedHead::EMPTY; MAX_BATCH]);
+        Burst { arena: Arena::new(4 * MAX_SLICES), taken, windows, edited, batch: 1 }
     }
 
     /// Sets the size of later bursts: at most `batch` frames.
@@ -128,7 +131,7 @@ impl Burst {
         sender: &Sender<'_>,
         wait_budget: &mut WaitBudget,
     ) -> Result<Served, RingFault> {
-        let Burst { arena, taken, windows, batch } = self;
+        let Burst { arena, taken, windows, edited, batch } = self;
         let places = taken.get_mut(..usize::from(*batch)).unwrap_or_default();
         let mut batch = Batch { places, count: 0, slices: arena.list() };
         let cost = source.take(&mut batch, sender.budget)?;
@@ -137,14 +140,18 @@ impl Burst {
             return Ok(Served::default());
         };
         pass(CrashPoint::Taken);
+        let all = slices.all();
         for one in &mut *taken {
-            one.head = source.head(one, slices.range(one.from, one.to));
+            one.head = source.head(one, one.slices(all));
         }
         // Closures take copies of the references: so the list itself stays in registers.
-        let (heads, all) = (&*taken, slices.from(0));
-        looked(move |at| heads.iter().for_each(|one| at(all.get(one.from..one.to).unwrap_or(&[]), HEAD_LEN)));
+        let heads = &*taken;
+        looked(move |at| heads.iter().for_each(|one| at(one.slices(all), HEAD_LEN)));
         let (counting, counters, now_ns) = (forwarder.view.counting, sender.port.counters(), forwarder.now_ns);
         let mut sending = Sending::begin(forwarder, (sender.port, sender.rules), sender.may_pause);
+        if sender.rules.is_some() {
+            sending.edited = edited.iter_mut();
+        }
         if sender.guard().is_some() {
             sending.windows = guarded::look(&mut windows[..], taken, &slices);
         }
@@ -281,7 +288,7 @@ impl Sender<'_> {
         slices: &'t SliceList<'_, '_>,
     ) -> Result<usize, Unsent> {
         let (skip, head) = (self.header_len, &one.head);
-        let total = one.len.ok_or(DropReason::BadChain)?;
+        let total = one.len().ok_or(DropReason::BadChain)?;
         let len = total.checked_sub(skip).filter(|len| *len >= ETHERNET_LEN).ok_or(DropReason::ShortFrame)?;
         if len > MAX_FRAME {
             return Err(DropReason::LongFrame.into());
@@ -290,7 +297,7 @@ impl Sender<'_> {
             self.send_guarded::<OBSERVED>(guard, sending, (at, one), slices, len)?;
             return Ok(len);
         }
-        let pieces = slices.range(one.from, one.to);
+        let pieces = one.slices(slices.all());
         let checked;
         let (offload, snapshot) = match head.asks() {
             0 => (Offload::NONE, Snapshot::Chain(head)),
@@ -305,7 +312,7 @@ impl Sender<'_> {
             Snapshot::Chain(_) if skip == NET_HDR_LEN => one.plain(slices),
             _ => None,
         };
-        let (flow, guarded) = (self.flow, Ok(()));
+        let (flow, guarded) = (self.flow, Ok(&[][..]));
         let frame = Frame { dst, src, flow, offload, snapshot, slices: pieces, skip, len, plain, guarded };
         if OBSERVED {
             sending.begin_mirroring(flow)?;
@@ -331,13 +338,14 @@ impl Sender<'_> {
         let Some(egress) = sending.last_egress().filter(|_| self.header_len == NET_HDR_LEN) else {
             return Delivered::default();
         };
-        if OBSERVED && sending.is_mirrored(&egress) {
+        // A capture gets a frame with another tag from the delivery of one frame.
+        if OBSERVED && (sending.is_mirrored(&egress) || egress.edit != Edit::NONE && sending.is_captured(&egress)) {
             return Delivered::default();
         }
         let delivered = match self.rules {
             Some(rules) => self.repeat_by_rules(rules, sending, &egress, (one, others, first), slices),
             None => {
-                let (most, _) = self.alike(sending, &egress, one, others, (|_, _, _| true, |_| true));
+                let (most, _) = self.alike(sending, &egress, one, others, (|_, _, _, _| true, |_| true));
                 let plain = others.iter().map_while(|next| next.plain(slices));
                 sending.repeat(&egress, plain, most, self.is_verified(one))
             }
@@ -359,8 +367,8 @@ impl Sender<'_> {
         asks != 0 && asks == self.verified
     }
 
-    /// How many of `others` go where `one` went, as they are, and their octets. Each is `admitted`: by its number and its
-    /// length; and `paid` for at last.
+    /// How many of `others` go where `one` went, as they are, and their octets. Each is `admitted`: by its number, its
+    /// length, and whether it has the addresses of the one before; and `paid` for at last.
     #[inline(always)]
     fn alike(
         &self,
@@ -368,23 +376,23 @@ impl Sender<'_> {
         egress: &Egress,
         one: &Taken,
         others: &[Taken],
-        (admitted, paid): (impl Fn(usize, &Taken, usize) -> bool, impl Fn(usize) -> bool),
+        (mut admitted, paid): (impl FnMut(usize, &Taken, usize, bool) -> bool, impl Fn(usize) -> bool),
     ) -> (usize, u64) {
-        let (mut last, mut cost, mut most, mut octets) = (&one.head, sending.cost(), 0, 0);
-        let asks = one.head.asks();
+        let (mut last, mut cost, mut most) = (&one.head, sending.cost(), 0);
+        let (asks, before, cost_of_frame) = (one.head.asks(), cost, DELIVERY + DESCRIPTOR + egress.frame_cost);
         for next in others {
             let Some(len) = self.plain_len(next, asks).filter(|_| cost < self.budget) else { break };
             let addresses = || next.head.addresses(self.header_len);
-            let is_admitted = admitted(most, next, len);
-            if !is_admitted || !next.head.same_addresses(last) && !sending.goes_to(egress, addresses()) || !paid(len) {
+            let same_addresses = next.head.same_addresses(last);
+            let is_admitted = admitted(most, next, len, same_addresses);
+            if !is_admitted || !same_addresses && !sending.goes_to(egress, addresses()) || !paid(len) {
                 break;
             }
             last = &next.head;
-            cost += DELIVERY + DESCRIPTOR + egress.frame_cost + len as u64;
-            octets += len as u64;
+            cost += cost_of_frame + len as u64;
             most += 1;
         }
-        (most, octets)
+        (most, cost - before - cost_of_frame * most as u64)
     }
 
     /// Shows a taken frame to somebody, as it was sent. One that breaks the specification has no octets.
@@ -395,19 +403,18 @@ impl Sender<'_> {
         see: impl FnOnce(&Outgoing<'_, '_, '_>),
     ) {
         let (skip, head) = (self.header_len, &one.head);
-        let len = one.len.and_then(|len| len.checked_sub(skip)).unwrap_or(0);
+        let len = one.len().and_then(|len| len.checked_sub(skip)).unwrap_or(0);
         let known = window.and_then(|window| window.0.get(skip..skip.saturating_add(len).min(window.0.len())));
         let snapshot = known.map_or(Snapshot::Chain(head), Snapshot::Frame);
-        let slices = slices.range(one.from, one.to);
+        let slices = one.slices(slices.all());
         see(&Outgoing { hdr: &head.net_hdr(skip), slices, skip, len, snapshot, plain: None });
     }
 
     /// Octets of a frame that lies in one piece and asks for the same as a frame that needs no offload.
     #[inline]
     fn plain_len(&self, taken: &Taken, asks: u16) -> Option<usize> {
-        let len = taken.len?.checked_sub(self.header_len)?;
-        let plain = taken.to == taken.from + 1 && taken.head.asks() == asks;
-        (plain && (ETHERNET_LEN..=MAX_FRAME).contains(&len)).then_some(len)
+        let plain = taken.is_plain() && taken.head.asks() == asks;
+        taken.frame_len(self.header_len).filter(|_| plain)
     }
 
     /// Checks the sender's header against the octets that will be delivered.

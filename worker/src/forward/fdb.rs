@@ -287,6 +287,7 @@ impl<'l> Fdb<'l> {
             entry.key.store(before, Release);
             return None;
         }
+        let moves_from = (is_own && fresh(entry, now_s)).then(|| port_of(before));
         let is_announced = || learning != Learning::Uplink && ports.uplinks().next().is_some();
         let mark_bit = if is_announced() { MARK } else { 0 };
         entry.seen.store(now_s | u64::from(address.vid()) << 32 | mark_bit, Relaxed);
@@ -300,6 +301,9 @@ impl<'l> Fdb<'l> {
             // Whoever removed it has counted that, and the caller takes back what it has reserved.
             self.count(key, 1);
             return None;
+        }
+        if let Some(from) = moves_from {
+            ports.note_move(address.bits(), (from, port), now_s);
         }
         Some(learnt)
     }
@@ -327,6 +331,7 @@ impl<'l> Fdb<'l> {
     }
 
     /// Removes all addresses of `port`.
+    #[cfg(test)]
     pub fn forget(&self, port: u16) {
         self.retain(|line| line.port != port);
     }

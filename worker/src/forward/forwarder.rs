@@ -67,14 +67,8 @@ impl Forwarder {
         self.snooping.wanted(vid, group, self.view.ports, self.now_ns)
     }
 
-    /// Forgets the addresses of a port, and its groups.
+    /// Forgets the addresses that were learnt of a port, and its groups. Its static addresses stay.
     pub fn forget(&self, slot: u16) {
-        self.fdb.forget(slot);
-        self.snooping.table.forget(slot);
-    }
-
-    /// The same, but its static addresses stay.
-    pub fn forget_learnt(&self, slot: u16) {
         self.fdb.retain(|line| line.port != slot || line.is_static);
         self.snooping.table.forget(slot);
     }

@@ -9,6 +9,7 @@ use crate::memory::copy::Reader;
 use crate::memory::frame_head::Snapshot;
 use crate::memory::slice::GuestSlice;
 use crate::port::batch::PlainFrame;
+use crate::port::guard::Claimed;
 
 /// Octets of both addresses.
 pub const BEHIND_ADDRESSES: usize = 12;
@@ -34,15 +35,16 @@ pub struct Frame<'a, 't, 'm> {
     pub snapshot: Snapshot<'a>,
     /// The same frame, if it lies in one piece with a header of [`sv3::virtio::NET_HDR_LEN`] octets.
     pub plain: Option<PlainFrame<'t>>,
-    /// Whether the guard of its sender lets it pass. Its snapshot has all octets that decided that.
-    pub guarded: Result<(), DropReason>,
+    /// Whether the guard of its sender lets it pass, and the places of which its source must claim one
+    /// ([`crate::port::guard::claim`]). Its snapshot has all octets that decided that.
+    pub guarded: Result<&'a Claimed, DropReason>,
 }
 
 impl<'a, 'm> Frame<'a, '_, 'm> {
     /// A frame of `len` octets in the worker's own memory, behind [`NET_HDR_LEN`] others: so a VLAN tag has room.
     pub fn complete((dst, src): (MacAddr, MacAddr), slices: &'a [GuestSlice<'m>], len: usize) -> Self {
         let (offload, snapshot, skip) = (Offload::NONE, Snapshot::NOTHING, NET_HDR_LEN);
-        Frame { dst, src, flow: 0, offload, slices, skip, len, snapshot, plain: None, guarded: Ok(()) }
+        Frame { dst, src, flow: 0, offload, slices, skip, len, snapshot, plain: None, guarded: Ok(&[]) }
     }
 
     /// The six octets behind the addresses, zeroes behind the frame's end.

@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 
+use sv3::drop_reason::DropReason;
 use sv3::frame::MacAddr;
 
 use super::fdb::Address;
@@ -17,6 +18,7 @@ use super::leases::Unsent;
 use super::sending::Sending;
 use crate::memory::slice::GuestSlice;
 use crate::port::Port;
+use crate::port::guard::Guard;
 use crate::port::traffic_rules::{InVlan, Passage, TrafficRules};
 use sv3::virtio::NET_HDR_LEN;
 
@@ -94,8 +96,8 @@ impl Pending {
     }
 }
 
-/// Broadcasts a RARP request for `mac` from a port, which is held to `rules`. False: another thread has a receiver's queue,
-/// and nothing was sent.
+/// Broadcasts a RARP request for `mac` from a port, which is held to `rules` as if its guest had sent the frame: whoever
+/// speaks for the port may be as hostile. False: another thread has a receiver's queue, and nothing was sent.
 #[must_use]
 pub fn announce(
     forwarder: &mut Forwarder,
@@ -103,10 +105,17 @@ pub fn announce(
     mac: [u8; 6],
 ) -> bool {
     let mut octets = frame(mac);
+    let guard = rules.and_then(|rules| rules.guard.as_ref());
+    let sent_octets = octets.get(NET_HDR_LEN..).unwrap_or_default();
+    let claimed = &port.counters().claimed;
+    let check =
+        |guard: &Guard| guard.check(sent_octets, LEN, claimed).map(|_| guard.claims(MacAddr::new(mac), claimed));
+    let guarded = guard.map_or(Ok(&[][..]), check);
     let slices = [GuestSlice::of_host(&mut octets)];
-    let frame = Frame::complete((ALL, MacAddr::new(mac)), &slices, LEN);
+    let frame = Frame { guarded, ..Frame::complete((ALL, MacAddr::new(mac)), &slices, LEN) };
+    let is_mirror = forwarder.view.ports.is_mirror(port.slot());
     let mut sending = Sending::begin(forwarder, (port, rules), false);
-    let sent = sending.forward(&frame);
+    let sent = if is_mirror { Err(DropReason::MirrorPort.into()) } else { sending.forward(&frame) };
     if let Err(Unsent::Dropped(reason)) = sent {
         sending.count_drop(reason);
     }
@@ -156,6 +165,8 @@ fn frame(mac: [u8; 6]) -> [u8; ROOM] {
 
 #[cfg(test)]
 mod tests {
+    use sv3::rules::{PortRules, Sources};
+
     use super::*;
     use crate::forward::burst::tests::{fixture, run_split};
 
@@ -179,6 +190,26 @@ mod tests {
         drop(lease_of_another_thread);
         assert!(announce(&mut fixture.forwarder, (sender, None), STATION));
         assert_eq!(fixture.delivered(), 2);
+    }
+
+    /// The client of a port asks for announcements (`SEND_RARP`): its guest's rules are its own.
+    #[test]
+    fn an_announcement_is_held_to_the_rules_of_its_port() {
+        let (mut fixture, driver) = fixture(2, 2048);
+        run_split(&fixture, 0, 1, &driver);
+        let sender = fixture.ports.get(0).unwrap();
+        let guard = sv3::rules::Guard { macs: Sources::Listed(vec![STATION]), ..Default::default() };
+        let rules = TrafficRules::of(&PortRules { guard, ..PortRules::default() });
+        let other = [2, 0, 0, 0, 0, 8];
+        for (mac, delivered) in [(other, 0), (STATION, 2)] {
+            assert!(announce(&mut fixture.forwarder, (sender, rules.as_deref()), mac));
+            assert_eq!(fixture.delivered(), delivered);
+        }
+        assert_eq!(fixture.forwarder.find(MacAddr::new(other)), None, "nothing is learnt");
+        // A port that gets a mirror's copies says nothing.
+        fixture.ports.set_mirror(0, true);
+        assert!(announce(&mut fixture.forwarder, (sender, None), other));
+        assert_eq!((fixture.delivered(), fixture.forwarder.find(MacAddr::new(other))), (2, None));
     }
 
     #[test]

@@ -12,16 +12,19 @@ use sv3::virtio::{NET_HDR_LEN, NetHdr};
 use super::fdb::{Address, Learnt, Speaker};
 use super::forwarder::Forwarder;
 use super::frame::Frame;
-use super::leases::Unsent;
+use super::leases::{Unsent, Way};
 use super::loop_probe;
 use super::observation;
 use super::tagging;
+use crate::memory::edited_head::EditedHead;
 use crate::memory::frame_head::{FrameHead, Window};
 use crate::port::Port;
 use crate::port::batch::PlainFrame;
+use crate::port::cost::PASSED_BY;
+use crate::port::guard;
 use crate::port::observers::Observed;
 use crate::port::sink::{Delivered, DeliveryState, Outgoing};
-use crate::port::traffic_rules::{Cast, InVlan, Passage, TAG_LEN, TrafficRules};
+use crate::port::traffic_rules::{Cast, Edit, InVlan, Passage, TAG_LEN, TrafficRules};
 
 /// A burst of one port's frames, which stay in their buffers for `'t`. Receivers see nothing of it before
 /// [`Sending::publish`]. Each burst that is begun must be published: if it is dropped before, its deferred copies are
@@ -34,14 +37,16 @@ pub struct Sending<'f, 't> {
     rules: Option<&'f TrafficRules>,
     /// The windows of all taken frames, if the frames are held to what is in them.
     pub windows: &'t [Window],
+    /// Room for frames with other tags.
+    pub edited: std::slice::IterMut<'t, EditedHead>,
     /// The transmit queue may be paused.
     pub may_pause: bool,
     /// The last address that was learnt. All frames come from one port within one second.
     last_learnt: Option<Address>,
     /// The last look-up. Cleared when the table changes.
     last_found: Option<(Address, Option<u16>)>,
-    /// Index of the leased queue that got the last frame, and the frame's VLAN, if that frame went to one port unchanged.
-    last_egress: Option<(usize, InVlan)>,
+    /// How the last frame went, and its VLAN, if it went to one port and the next one may take the same way.
+    last_egress: Option<(Way, InVlan)>,
     /// Who observes what the sender sends.
     observed: Observed,
 }
@@ -57,14 +62,29 @@ pub struct Egress {
     pub frame_cost: u64,
     /// The VLAN of the frames, and how they say so.
     vlan: InVlan,
+    /// What becomes of their tags.
+    pub edit: Edit,
 }
 
 impl Egress {
     /// Whether a frame of the same sender that begins so and has so many octets is in the same VLAN and says it by the same
     /// octets: so it goes out unchanged as well. Its header has [`NET_HDR_LEN`] octets.
+    #[inline]
     pub fn admits(&self, rules: &TrafficRules, head: &FrameHead, len: usize) -> bool {
-        let fits = self.vlan.vid == 0 || len - self.vlan.tag_len() <= MAX_FRAME - TAG_LEN;
-        fits && rules.vlan.classify(head.behind_addresses(NET_HDR_LEN), len) == Ok(self.vlan)
+        len <= self.longest() && rules.vlan.classify(head.behind_addresses(NET_HDR_LEN), len) == Ok(self.vlan)
+    }
+
+    /// Which bits behind the addresses ([`FrameHead::word_behind_addresses`]) say the VLAN of a frame: all frames that have
+    /// the same ones are in the same VLAN. Without a tag it is the type, else the tag and the type behind it.
+    #[inline]
+    pub fn vlan_bits(&self) -> u64 {
+        if self.vlan.is_bare() { !0 << 48 } else { !0 << 16 }
+    }
+
+    /// Most octets of a frame in this VLAN, with the tag that it has.
+    #[inline]
+    pub fn longest(&self) -> usize {
+        if self.vlan.vid == 0 { MAX_FRAME } else { MAX_FRAME - TAG_LEN + self.vlan.tag_len() }
     }
 }
 
@@ -87,6 +107,7 @@ impl<'f, 't> Sending<'f, 't> {
             from,
             rules,
             windows: &[],
+            edited: [].iter_mut(),
             may_pause,
             last_learnt: None,
             last_found: None,
@@ -158,7 +179,9 @@ impl<'f, 't> Sending<'f, 't> {
         if vlan.vid != 0 {
             tagging::may_be_edited(frame, &vlan)?;
         }
-        frame.guarded?;
+        if !guard::claim(frame.guarded?, frame.src) {
+            return Err(DropReason::GuardMac);
+        }
         Ok(Passage { vlan, isolation: rules.isolation, cast: Cast::Known })
     }
 
@@ -198,6 +221,7 @@ impl<'f, 't> Sending<'f, 't> {
     #[inline(never)]
     fn take_news(&mut self, news: Learnt) -> Result<(), DropReason> {
         self.last_found = None;
+        self.forwarder.has_noted |= self.forwarder.view.ports.flaps.has_note();
         if news == Learnt::Full {
             return Err(DropReason::AddressLimit);
         }
@@ -267,7 +291,10 @@ impl<'f, 't> Sending<'f, 't> {
             let Some(at) = leases.lease(view, to, frame.flow, &mut self.state)? else { continue };
             match leases.way_to(at, passage) {
                 Ok(_) => receivers += 1,
-                Err(reason) => hops |= reason == DropReason::VlanHop,
+                Err(reason) => {
+                    self.state.cost += PASSED_BY;
+                    hops |= reason == DropReason::VlanHop;
+                }
             }
         }
         if receivers == 0 && hops {
@@ -297,9 +324,10 @@ impl<'f, 't> Sending<'f, 't> {
                 }
                 let Forwarder { view, leases, .. } = &mut *self.forwarder;
                 leases.deliver(way, &mut self.state, frame, self.may_pause, view.counting)?;
-                let is_repeatable = frame.offload.is_none() && way.is_plain();
-                self.last_egress = is_repeatable.then_some((at, passage.vlan));
+                let is_repeatable = frame.offload.is_none() && !way.is_limited;
+                self.last_egress = is_repeatable.then_some((way, passage.vlan));
             }
+            None if !view.ports.is_there(to) => return Err(DropReason::PortAbsent.into()),
             None => {
                 if let Some(counters) = view.counters(to) {
                     view.counting.drop(counters, DropReason::RxDown);
@@ -310,12 +338,12 @@ impl<'f, 't> Sending<'f, 't> {
         Ok(())
     }
 
-    /// The egress of the last frame, if it went to one port unchanged.
+    /// The egress of the last frame, if it went to one port and the next one may take the same way.
     #[inline]
     pub fn last_egress(&mut self) -> Option<Egress> {
-        let (at, vlan) = self.last_egress.take()?;
+        let (Way { at, edit, .. }, vlan) = self.last_egress.take()?;
         let (to, frame_cost) = self.forwarder.leases.receiver(at)?;
-        Some(Egress { at, to, frame_cost, vlan })
+        Some(Egress { at, to, frame_cost, vlan, edit })
     }
 
     /// Whether a frame with these addresses has the same egress. Its source must be known at the sender's port. A new
@@ -342,6 +370,20 @@ impl<'f, 't> Sending<'f, 't> {
         verified: bool,
     ) -> Delivered {
         self.forwarder.leases.deliver_plain(egress.at, &mut self.state, frames, most, verified)
+    }
+
+    /// The same with other tags. Returns the frames' octets as they were sent.
+    #[inline]
+    pub fn repeat_edited(
+        &mut self,
+        egress: &Egress,
+        frames: impl Iterator<Item = PlainFrame<'t>>,
+        most: usize,
+        verified: bool,
+    ) -> Delivered {
+        let Delivered { frames, octets } = self.repeat(egress, frames, most, verified);
+        let growth = i64::from(egress.edit.growth()) * frames as i64;
+        Delivered { frames, octets: octets.saturating_add_signed(-growth) }
     }
 
     /// Publishes to all receivers, signals the guests that ask for it, and gives back the leases. Returns the cost of

@@ -6,12 +6,13 @@ pub mod reader;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use sv3::drop_reason::DropReason;
+use sv3::frame::MacAddr;
 use sv3::fuzz::Input;
 use sv3::rules::{self, LIST_MAX, Prefix4, Prefix6, Sources};
 
 use crate::memory::frame_head::{FrameHead, WINDOW_LEN, Window};
 use crate::memory::slice::GuestSlice;
-use crate::port::guard::{Guard, WINDOW};
+use crate::port::guard::{Guard, WINDOW, claim};
 
 /// Addresses that a guarded port may have.
 pub const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
@@ -56,6 +57,8 @@ pub fn guard(octets: &[u8]) {
         match said {
             Ok(decided) => {
                 assert!(broken.is_empty(), "{broken:?} passed");
+                let src = MacAddr::new(*frame[6..].first_chunk().unwrap());
+                assert!(claim(guard.claims(src, &claimed), src));
                 // Nothing else decides.
                 let mut other = frame.to_vec();
                 for (at, octet) in other.iter_mut().enumerate() {

@@ -8,13 +8,16 @@ use std::marker::PhantomData;
 
 use sv3::virtio::NET_HDR_LEN;
 
+use super::edited_head::EditedHead;
 use super::frame_head::{FrameHead, HEAD_LEN, WINDOW_LEN, Window};
 use super::slice::{GuestSlice, LONG, copy};
 use crate::process::crash::{self, HEAD_WORDS};
 use crate::process::crash_points::{CrashPoint, pass};
 
-/// Set in the length of an entry whose head is the beginning of a [`Window`]. No chain is so long.
+/// Set in the length of an entry whose head is the beginning of a [`Window`].
 const WINDOWED: u32 = 1 << 31;
+/// The same if it is the beginning of an [`EditedHead`]. No longer chain is deferred.
+const EDITED: u32 = 1 << 30;
 /// Octets of a window behind the head.
 const MORE: usize = WINDOW_LEN - HEAD_LEN;
 
@@ -84,8 +87,10 @@ impl<'t> Place<'_, 't> {
         to: &GuestSlice<'_>,
         head: &'t FrameHead,
     ) -> Option<()> {
-        // The length of a descriptor is a u32.
-        let len = from.len().checked_sub(HEAD_LEN).filter(|_| from.len() <= to.len())? as u32;
+        if !(HEAD_LEN..EDITED as usize).contains(&from.len()) || from.len() > to.len() {
+            return None;
+        }
+        let len = (from.len() - HEAD_LEN) as u32;
         to.prefetch_to_write(from.len());
         let from = from.ptr().wrapping_add(HEAD_LEN).cast_const();
         *self.entry = Entry { hdr, len, from, to: to.ptr(), head: &raw const head.0 };
@@ -101,12 +106,39 @@ impl<'t> Place<'_, 't> {
         to: &GuestSlice<'_>,
         window: &'t Window,
     ) -> Option<()> {
-        let len = from.len().checked_sub(WINDOW_LEN).filter(|_| from.len() <= to.len())? as u32;
+        if !(WINDOW_LEN..EDITED as usize).contains(&from.len()) || from.len() > to.len() {
+            return None;
+        }
+        let len = (from.len() - WINDOW_LEN) as u32;
         to.prefetch_to_write(from.len());
         let from = from.ptr().wrapping_add(WINDOW_LEN).cast_const();
         let head = window.0.as_ptr().cast();
         *self.entry = Entry { hdr, len: len | WINDOWED, from, to: to.ptr(), head };
         Some(())
+    }
+}
+
+impl<'t> Place<'_, 't> {
+    /// The same of a chain of which other octets stand for the first ones. Returns how many octets are written.
+    #[inline(always)]
+    pub fn put_edited(
+        self,
+        hdr: (u64, u32),
+        from: &'t GuestSlice<'_>,
+        to: &GuestSlice<'_>,
+        edited: &'t EditedHead,
+    ) -> Option<usize> {
+        let len = from.len().checked_sub(edited.replaced()).filter(|len| *len < EDITED as usize)?;
+        let written = NET_HDR_LEN + edited.octets().len() + len;
+        // The worker writes as many octets as a head has before it writes all.
+        if written.max(HEAD_LEN) > to.len() {
+            return None;
+        }
+        to.prefetch_to_write(written);
+        let from = from.ptr().wrapping_add(edited.replaced()).cast_const();
+        let head = std::ptr::from_ref(edited).cast();
+        *self.entry = Entry { hdr, len: len as u32 | EDITED, from, to: to.ptr(), head };
+        Some(written)
     }
 }
 
@@ -142,7 +174,7 @@ impl<'t> DeferredCopies<'t> {
             crash::set_current(*head);
             // SAFETY: `put` borrowed frame and head for `'t`, which has not ended, and checked that both `from` and
             // `to` have room for a head and `len` octets; `put_windowed` did so for a window, which is aligned as a head
-            // is and longer. The caller of `wait_for` promises that the target is still mapped.
+            // is and longer, and `put_edited` for an edited head, which begins as a head does. The caller of `wait_for` promises that the target is still mapped.
             unsafe {
                 to.cast::<u64>().write_unaligned(hdr.0.to_le());
                 to.add(8).cast::<u32>().write_unaligned(hdr.1.to_le());
@@ -150,10 +182,15 @@ impl<'t> DeferredCopies<'t> {
                 std::ptr::copy_nonoverlapping(head.add(NET_HDR_LEN), to.add(NET_HDR_LEN), HEAD_LEN - NET_HDR_LEN);
                 match *len as usize {
                     len if len < LONG => std::ptr::copy(*from, to.add(HEAD_LEN), len),
-                    _ if *len & WINDOWED == 0 => copy(*from, to.add(HEAD_LEN), *len as usize),
-                    _ => {
+                    _ if *len & (WINDOWED | EDITED) == 0 => copy(*from, to.add(HEAD_LEN), *len as usize),
+                    _ if *len & EDITED == 0 => {
                         std::ptr::copy_nonoverlapping(head.add(HEAD_LEN), to.add(HEAD_LEN), MORE);
                         copy(*from, to.add(WINDOW_LEN), (*len & !WINDOWED) as usize);
+                    }
+                    _ => {
+                        let octets = (*head.cast::<EditedHead>()).octets();
+                        std::ptr::copy_nonoverlapping(octets.as_ptr(), to.add(NET_HDR_LEN), octets.len());
+                        copy(*from, to.add(NET_HDR_LEN + octets.len()), (*len & !EDITED) as usize);
                     }
                 }
             }

@@ -97,6 +97,13 @@ impl FrameHead {
         (MacAddr::from_bits((src >> 48) as u64), MacAddr::from_bits(src as u64))
     }
 
+    /// The octets behind the addresses as a word, the first one highest, of a frame behind a net header of [`NET_HDR_LEN`]
+    /// octets.
+    #[inline]
+    pub fn word_behind_addresses(&self) -> u64 {
+        u64::from_be(self.0[3])
+    }
+
     /// The six octets behind the addresses, of a frame behind a net header of `skip` octets, 10 or 12: its type, or a VLAN
     /// tag and the type behind it.
     #[inline]
@@ -127,16 +134,37 @@ pub const WINDOW_LEN: usize = 72;
 #[repr(C, align(8))]
 pub struct Window(pub [u8; WINDOW_LEN]);
 
+/// Words of a window from the one on that begins behind the addresses.
+const MASKED: usize = WINDOW_LEN / 8 - 3;
+
+/// Some bits of a window behind the addresses.
+pub struct WindowMask([u64; MASKED]);
+
+impl WindowMask {
+    /// `words`: as [`Window::words`] has them, from the fourth one on.
+    pub const fn new(words: [u64; MASKED]) -> WindowMask {
+        let [a, b, c, d, e, f] = words;
+        WindowMask([a.to_be(), b.to_be(), c.to_be(), d.to_be(), e.to_be(), f.to_be()])
+    }
+}
+
 impl Window {
     /// Nothing.
     pub const EMPTY: Window = Window([0; WINDOW_LEN]);
 
+    /// The window of a chain.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn read(head: &FrameHead, slices: &[GuestSlice<'_>]) -> Window {
+        let mut window = Window([0xff; WINDOW_LEN]);
+        window.fill(head, slices);
+        window
+    }
+
     /// Reads what follows the head. Octets behind the chain's end are 0.
     #[inline]
-    pub fn read(head: &FrameHead, slices: &[GuestSlice<'_>]) -> Window {
+    pub fn fill(&mut self, head: &FrameHead, slices: &[GuestSlice<'_>]) {
         let words = slices.first().and_then(|first| first.read_words::<{ WINDOW_LEN / 8 - HEAD_WORDS }>(HEAD_LEN));
-        let mut window = Window::EMPTY;
-        let (begin, rest) = window.0.split_at_mut(HEAD_LEN);
+        let (begin, rest) = self.0.split_at_mut(HEAD_LEN);
         let put = |place: &mut [u8], words: &[u64]| {
             place.as_chunks_mut::<8>().0.iter_mut().zip(words).for_each(|(to, word)| *to = word.to_ne_bytes());
         };
@@ -144,10 +172,10 @@ impl Window {
         match words {
             Some(words) => put(rest, &words),
             None => {
+                rest.fill(0);
                 gather(slices, HEAD_LEN, rest);
             }
         }
-        window
     }
 
     /// All octets as words, the first octet of each highest.
@@ -155,6 +183,17 @@ impl Window {
     pub fn words(&self) -> [u64; WINDOW_LEN / 8] {
         let words = self.0.as_chunks::<8>().0;
         std::array::from_fn(|at| words.get(at).map_or(0, |word| u64::from_be_bytes(*word)))
+    }
+
+    /// Whether the windows have the same bits where `mask` has some.
+    #[inline]
+    pub fn is_like(&self, other: &Window, mask: &WindowMask) -> bool {
+        let words = |window: &Window| {
+            let words = window.0.last_chunk::<{ MASKED * 8 }>().map_or(&[][..], |octets| octets.as_chunks::<8>().0);
+            std::array::from_fn::<u64, MASKED, _>(|at| words.get(at).map_or(0, |word| u64::from_ne_bytes(*word)))
+        };
+        let pairs = words(self).into_iter().zip(words(other));
+        pairs.zip(mask.0).fold(0, |differ, ((own, others), mask)| differ | (own ^ others) & mask) == 0
     }
 }
 

@@ -39,6 +39,18 @@ impl<'a, 'm> SliceList<'a, 'm> {
         Tail { places: room.get_mut(*len..).unwrap_or(&mut []).iter_mut(), len, count: 0 }
     }
 
+    /// The room behind the list. What is written there counts when [`SliceList::grow`] says so.
+    #[inline]
+    pub fn room(&mut self) -> &mut [GuestSlice<'m>] {
+        self.room.get_mut(self.len..).unwrap_or(&mut [])
+    }
+
+    /// The next `count` places of [`SliceList::room`] were written.
+    #[inline]
+    pub fn grow(&mut self, count: usize) {
+        self.len = self.room.len().min(self.len + count);
+    }
+
     /// The slice at an index.
     #[inline]
     pub fn get(&self, at: usize) -> Option<&GuestSlice<'m>> {
@@ -67,10 +79,10 @@ impl<'a, 'm> SliceList<'a, 'm> {
         self.room.get(from..self.len).unwrap_or(&[])
     }
 
-    /// The slices `[from, to)`.
+    /// All slices.
     #[inline]
-    pub fn range(&self, from: usize, to: usize) -> &[GuestSlice<'m>] {
-        self.room.get(from..to.min(self.len)).unwrap_or(&[])
+    pub fn all(&self) -> &[GuestSlice<'m>] {
+        self.from(0)
     }
 }
 

@@ -351,6 +351,7 @@ impl ControlThread {
         self.uplinks.forget(slot);
         self.questions.forget(slot);
         self.threads.ports.set_learning(slot, Learning::Free);
+        self.threads.ports.leave(slot);
         let client = self.clients.get_mut(usize::from(slot)).and_then(Option::take);
         let Client { memory, staged, log, .. } = client.map(|client| *client).unwrap_or_default();
         let tables = [memory, staged].into_iter().flat_map(GuestMemory::into_mappings);

@@ -4,8 +4,8 @@
 //! That time is one number, so one exchange changes it. What passes moves it into the future; it may lie as far ahead as
 //! the whole bucket takes to fill. Nothing needs to happen while nothing passes.
 //!
-//! Times are of CLOCK_MONOTONIC in units of 1/1024 ns, modulo 2^64: 208 days. A bucket that nobody used for so long looks
-//! as if it were not full, for one burst at most.
+//! Times are of CLOCK_MONOTONIC in units of 1/1024 ns, modulo 2^64: 208 days. A bucket that nobody used for so long may
+//! look as if it were not full, for as long as it takes to fill after the largest frame.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -17,7 +17,7 @@ const FINE: u32 = 10;
 const FRACTION: u32 = 32;
 /// Longest time that a bucket takes to fill, in units of time: some 50 days.
 const LONGEST: u64 = 1 << 62;
-/// More tokens than any frame takes.
+/// More octets than any frame has.
 const FRAME: u64 = 1 << 17;
 
 /// A token bucket. A new one is full.
@@ -43,7 +43,11 @@ impl Bucket {
     pub fn of(rule: &rules::Bucket) -> Bucket {
         let each = (1_000_000_000 << FRACTION) / rule.rate.max(1);
         let whole = time(each, rule.burst).max(1);
-        Bucket { each, whole, unit: rule.unit, longest: whole + time(each, FRAME), full_at: AtomicU64::new(0) }
+        let largest = match rule.unit {
+            Unit::Frames => 1,
+            Unit::Octets => FRAME,
+        };
+        Bucket { each, whole, unit: rule.unit, longest: whole + time(each, largest), full_at: AtomicU64::new(0) }
     }
 
     /// At most `rate` frames a second, and a tenth of that at once.
@@ -63,21 +67,32 @@ impl Bucket {
     /// Takes tokens at `now_ns`, all of them or none. More than the bucket holds are there when it is full.
     #[inline]
     pub fn take(&self, tokens: u64, now_ns: u64) -> Result<(), Short> {
-        let (now, cost) = (now_ns << FINE, time(self.each, tokens));
         let mut full_at = self.full_at.load(Relaxed);
         loop {
-            // How far ahead; the past and what is too far are a full bucket.
-            let ahead = full_at.wrapping_sub(now);
-            let ahead = if ahead > self.longest { 0 } else { ahead };
-            let most = self.whole.saturating_sub(cost);
-            if ahead > most {
-                return Err(Short((ahead - most).div_ceil(1 << FINE)));
-            }
-            let next = now.wrapping_add(ahead).wrapping_add(cost);
+            let next = self.full_after(full_at, tokens, now_ns)?;
             match self.full_at.compare_exchange_weak(full_at, next, Relaxed, Relaxed) {
                 Ok(_) => return Ok(()),
                 Err(other) => full_at = other,
             }
+        }
+    }
+
+    /// Whether so many tokens are there at `now_ns`.
+    pub fn has(&self, tokens: u64, now_ns: u64) -> bool {
+        self.full_after(self.full_at.load(Relaxed), tokens, now_ns).is_ok()
+    }
+
+    /// When a bucket that is full at `full_at` is full if tokens are taken now.
+    #[inline]
+    fn full_after(&self, full_at: u64, tokens: u64, now_ns: u64) -> Result<u64, Short> {
+        let (now, cost) = (now_ns << FINE, time(self.each, tokens));
+        // How far ahead; the past and what is too far are a full bucket.
+        let ahead = full_at.wrapping_sub(now);
+        let ahead = if ahead > self.longest { 0 } else { ahead };
+        let most = self.whole.saturating_sub(cost);
+        match ahead > most {
+            true => Err(Short((ahead - most).div_ceil(1 << FINE))),
+            false => Ok(now.wrapping_add(ahead).wrapping_add(cost)),
         }
     }
 

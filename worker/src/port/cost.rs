@@ -7,6 +7,8 @@
 pub const FRAME: u64 = 192;
 /// A frame, for each receiver, in addition to its octets.
 pub const DELIVERY: u64 = 256;
+/// A receiver that a frame to many does not go to by its rules.
+pub const PASSED_BY: u64 = 64;
 /// A descriptor that was read, of sender or receiver.
 pub const DESCRIPTOR: u64 = 96;
 /// To publish a ring that frames were delivered to or taken from.

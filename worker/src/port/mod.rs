@@ -10,6 +10,7 @@ pub mod cost;
 pub mod counting;
 pub mod endpoint;
 pub mod files;
+pub mod flaps;
 pub mod guard;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod in_memory;

@@ -11,6 +11,7 @@ use sv3::ledger::{Ledger, PortCounters};
 use sv3::rules::Vid;
 use sv3::{MAX_PORTS, MAX_QUEUE_PAIRS, MAX_RINGS};
 
+use super::flaps::Flaps;
 use super::observers::ObserverTable;
 use super::queue::{QueueLease, ReceiveQueue, TransmitQueue};
 use super::rules::Rules;
@@ -24,6 +25,8 @@ pub struct Ports {
     slots: Box<[OnceLock<Box<Port>>]>,
     /// Ports that get floods: those with a receive queue that runs. One bit for each slot.
     up: [AtomicU64; MAX_PORTS / 64],
+    /// Slots that have a port now. One bit for each slot.
+    there: [AtomicU64; MAX_PORTS / 64],
     /// Ports that are uplinks. One bit for each slot.
     uplinks: [AtomicU64; MAX_PORTS / 64],
     /// Which ports are in which VLAN.
@@ -34,6 +37,8 @@ pub struct Ports {
     pub observers: ObserverTable,
     /// An entry of the forwarding table is marked: its address is to be announced.
     pub marked: Flag,
+    /// Addresses that move between ports again and again.
+    pub flaps: Flaps,
 }
 
 /// One port.
@@ -67,7 +72,9 @@ impl Ports {
         let slots = std::iter::repeat_with(OnceLock::new).take(MAX_PORTS).collect();
         let none = || [const { AtomicU64::new(0) }; MAX_PORTS / 64];
         let (members, observers) = (VlanMembers::new(), ObserverTable::new());
-        Ports { slots, up: none(), uplinks: none(), members, mirrors: none(), observers, marked: Flag::default() }
+        let (up, there, uplinks, mirrors) = (none(), none(), none(), none());
+        let (marked, flaps) = (Flag::default(), Flaps::new());
+        Ports { slots, up, there, uplinks, members, mirrors, observers, marked, flaps }
     }
 
     /// The port of a slot, if the slot was ever used.
@@ -76,9 +83,11 @@ impl Ports {
         self.slots.get(usize::from(slot))?.get().map(Box::as_ref)
     }
 
-    /// The port of a slot, made if it is new. Only the control thread calls this. `None`: there is no such slot.
+    /// The port of a slot, which is there from now on. It is made if it is new. Only the control thread calls this. `None`:
+    /// there is no such slot.
     pub fn make(&self, slot: u16, ledger: &'static Ledger) -> Option<&Port> {
         let counters = ledger.ports.get(usize::from(slot))?;
+        set_slot(&self.there, slot, true);
         Some(self.slots.get(usize::from(slot))?.get_or_init(|| Box::new(Port::new(slot, counters))))
     }
 
@@ -144,7 +153,26 @@ impl Ports {
 
     /// Whether a port gets a mirror's copies.
     pub fn is_mirror(&self, slot: u16) -> bool {
-        self.mirrors.get(usize::from(slot / 64)).is_some_and(|word| word.load(Relaxed) >> (slot % 64) & 1 != 0)
+        has_slot(&self.mirrors, slot)
+    }
+
+    /// Counts that an address (with its VLAN, as a number) moved from one port to another.
+    #[cold]
+    pub fn note_move(&self, address: u64, (from, to): (u16, u16), now_s: u64) {
+        if let Some(port) = self.get(to) {
+            port.counters.moves.fetch_add(1, Relaxed);
+        }
+        self.flaps.note_move(address, (from, to), now_s);
+    }
+
+    /// Whether a slot has a port now. One that has none may have static addresses.
+    pub fn is_there(&self, slot: u16) -> bool {
+        has_slot(&self.there, slot)
+    }
+
+    /// The port of a slot goes. Only the control thread calls this.
+    pub fn leave(&self, slot: u16) {
+        set_slot(&self.there, slot, false);
     }
 
     /// Sets whether a port gets a mirror's copies. Only the control thread calls this.
@@ -162,6 +190,10 @@ fn slots(first: u16, mut bits: u64) -> impl Iterator<Item = u16> {
         bits &= bits - 1;
         Some(first + bit as u16)
     })
+}
+
+fn has_slot(slots: &[AtomicU64], slot: u16) -> bool {
+    slots.get(usize::from(slot / 64)).is_some_and(|word| word.load(Relaxed) >> (slot % 64) & 1 != 0)
 }
 
 fn set_slot(slots: &[AtomicU64], slot: u16, value: bool) {
@@ -369,6 +401,7 @@ mod tests {
         let (ports, ledger) = places();
         assert!(ports.make(MAX_PORTS as u16, ledger).is_none());
         let port = ports.make(1, ledger).unwrap();
+        assert!(ports.is_there(1) && !ports.is_there(2) && !ports.is_there(MAX_PORTS as u16));
         assert!(port.make_pair(MAX_QUEUE_PAIRS as u16 - 1) && !port.make_pair(MAX_QUEUE_PAIRS as u16));
         assert_eq!(port.used().collect::<Vec<_>>(), [QueueId::receive(1, 15), QueueId::transmit(1, 15)]);
     }

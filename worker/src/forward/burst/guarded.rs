@@ -5,6 +5,7 @@
 //! checked.
 
 use sv3::drop_reason::DropReason;
+use sv3::frame::ETHERNET_LEN;
 use sv3::virtio::{NET_HDR_LEN, VIRTIO_NET_HDR_F_NEEDS_CSUM};
 
 use super::{Checked, Sender, Unsent};
@@ -17,10 +18,13 @@ use crate::memory::meddling::looked;
 use crate::memory::slice_list::SliceList;
 use crate::port::batch::Taken;
 use crate::port::bucket::{Bucket, Short};
-use crate::port::guard::{self, Claimed, Guard};
+use crate::port::guard::{self, Claimed, Example, Guard};
 use crate::port::sink::Delivered;
-use crate::port::traffic_rules::TrafficRules;
+use crate::port::traffic_rules::{Edit, TAG_LEN, TrafficRules};
 use crate::process::crash;
+
+/// Octets of the shortest frame with a tag.
+const SHORTEST_TAGGED: usize = ETHERNET_LEN + TAG_LEN;
 
 /// Room for what a guard looks at, which the check of an offload looks at as well.
 const _: () = assert!(guard::WINDOW == offload::HEAD);
@@ -28,10 +32,11 @@ const _: () = assert!(guard::WINDOW == offload::HEAD);
 /// Reads the windows of all taken frames.
 #[inline(never)]
 pub(super) fn look<'w>(windows: &'w mut [Window], taken: &[Taken], slices: &SliceList<'_, '_>) -> &'w [Window] {
+    let all = slices.all();
     for (window, one) in windows.iter_mut().zip(taken) {
-        *window = Window::read(&one.head, slices.range(one.from, one.to));
+        window.fill(&one.head, one.slices(all));
     }
-    looked(|at| taken.iter().for_each(|one| at(slices.range(one.from, one.to), WINDOW_LEN)));
+    looked(|at| taken.iter().for_each(|one| at(one.slices(slices.all()), WINDOW_LEN)));
     windows
 }
 
@@ -52,7 +57,7 @@ impl Sender<'_> {
     }
 
     fn tokens(&self, limit: &Bucket, one: &Taken) -> u64 {
-        limit.tokens(1, one.len.unwrap_or(0).saturating_sub(self.header_len) as u64)
+        limit.tokens(1, one.len().unwrap_or(0).saturating_sub(self.header_len) as u64)
     }
 
     /// Takes a frame off what the sender may send.
@@ -81,14 +86,14 @@ impl Sender<'_> {
         let (skip, head, asks) = (self.header_len, &one.head, one.head.asks());
         let window = sending.windows.get(at).ok_or(DropReason::BadChain)?;
         let (dst, src) = head.addresses(skip);
-        let pieces = slices.range(one.from, one.to);
+        let pieces = one.slices(slices.all());
         let is_usual = (asks == 0 || asks == self.verified)
             && (skip, len >= WINDOW_LEN - NET_HDR_LEN) == (NET_HDR_LEN, true)
             && guard.is_usual(window, self.claimed());
         let checked;
         let (offload, octets, guarded) = match is_usual {
-            true if asks == 0 => (Offload::NONE, window.0.get(skip..), Ok(())),
-            true => (Offload::VERIFIED, window.0.get(skip..), Ok(())),
+            true if asks == 0 => (Offload::NONE, window.0.get(skip..), Ok(&[][..])),
+            true => (Offload::VERIFIED, window.0.get(skip..), Ok(&[][..])),
             false => {
                 let guarded;
                 (checked, guarded) = self.check_guarded(guard, window, one, slices, len)?;
@@ -116,8 +121,8 @@ impl Sender<'_> {
         one: &Taken,
         slices: &SliceList<'_, '_>,
         len: usize,
-    ) -> Result<(Checked, Result<(), DropReason>), DropReason> {
-        let (skip, pieces) = (self.header_len, slices.range(one.from, one.to));
+    ) -> Result<(Checked, Result<&'static Claimed, DropReason>), DropReason> {
+        let (skip, pieces) = (self.header_len, one.slices(slices.all()));
         let mut octets = [0; offload::HEAD];
         let begin = window.0.get(skip..(skip + len).min(WINDOW_LEN)).unwrap_or_default();
         let known = Reader::new(begin, pieces, skip).read(&mut octets).min(len);
@@ -135,7 +140,8 @@ impl Sender<'_> {
         // Who completes the checksum would overwrite what was checked.
         let guarded = guard
             .check(begin, len, self.claimed())
-            .and_then(|decided| (!is_partial || decided.spares(field)).then_some(()).ok_or(DropReason::BadOffload));
+            .and_then(|decided| (!is_partial || decided.spares(field)).then_some(()).ok_or(DropReason::BadOffload))
+            .map(|()| guard.claims(one.head.addresses(skip).1, self.claimed()));
         Ok((Checked { offload, octets, known }, guarded))
     }
 
@@ -155,24 +161,45 @@ impl Sender<'_> {
             None => true,
             Some(limit) => limit.take(limit.tokens(1, len as u64), now_ns).is_ok(),
         };
-        let admits = |next: &Taken, len| egress.admits(rules, &next.head, len);
+        let (longest, bits) = (egress.longest(), egress.vlan_bits());
+        let known = one.head.word_behind_addresses();
+        let admits = |next: &Taken, len| match (next.head.word_behind_addresses() ^ known) & bits {
+            0 => (SHORTEST_TAGGED..=longest).contains(&len) || egress.admits(rules, &next.head, len),
+            _ => egress.admits(rules, &next.head, len),
+        };
         let verified = self.is_verified(one);
-        let (delivered, most, octets) = match &rules.guard {
-            None => {
-                let rules = (|_, next: &Taken, len| admits(next, len), paid);
-                let (most, octets) = self.alike(sending, egress, one, others, rules);
-                let plain = others.iter().map_while(|next| next.plain(slices));
-                (sending.repeat(egress, plain, most, verified), most, octets)
-            }
+        let (most, octets) = match &rules.guard {
+            None => self.alike(sending, egress, one, others, (|_, next: &Taken, len, _| admits(next, len), paid)),
             Some(guard) => {
-                let claimed = self.claimed();
-                let is_usual = |at: usize, next: &Taken, len: usize| {
-                    let window = windows.get(at).filter(|_| len >= WINDOW_LEN - NET_HDR_LEN);
-                    admits(next, len) && window.is_some_and(|window| guard.is_usual(window, claimed))
+                let (claimed, mut example) = (self.claimed(), None::<Example<'_>>);
+                let is_usual = |at: usize, next: &Taken, len: usize, same_addresses: bool| {
+                    let Some(window) = windows.get(at).filter(|_| len >= WINDOW_LEN - NET_HDR_LEN) else {
+                        return false;
+                    };
+                    // Of the same type, so in the same VLAN: no usual frame has a tag.
+                    let is_like = || example.is_some_and(|example| example.stands_for(window));
+                    if same_addresses && len <= longest && is_like() {
+                        return true;
+                    }
+                    let is_usual = admits(next, len) && guard.is_usual(window, claimed);
+                    example = is_usual.then(|| Example::of(window));
+                    is_usual
                 };
-                let (most, octets) = self.alike(sending, egress, one, others, (is_usual, paid));
+                self.alike(sending, egress, one, others, (is_usual, paid))
+            }
+        };
+        let delivered = match (&rules.guard, egress.edit == Edit::NONE) {
+            (None, true) => {
+                let plain = others.iter().map_while(|next| next.plain(slices));
+                sending.repeat(egress, plain, most, verified)
+            }
+            (Some(_), true) => {
                 let plain = others.iter().zip(windows).map_while(|(next, window)| next.plain_with(slices, window));
-                (sending.repeat(egress, plain, most, verified), most, octets)
+                sending.repeat(egress, plain, most, verified)
+            }
+            (guard, false) => {
+                let windows = if guard.is_some() { windows } else { &[] };
+                repeat_edited(sending, egress, (others, windows), slices, (most, verified))
             }
         };
         if let Some(limit) = &rules.from_port {
@@ -181,4 +208,26 @@ impl Sender<'_> {
         }
         delivered
     }
+}
+
+/// Delivers up to `most` of `others` to this egress, with other tags. `windows`: what was looked at of them; none: their
+/// heads.
+#[inline(never)]
+fn repeat_edited<'t>(
+    sending: &mut Sending<'_, 't>,
+    egress: &Egress,
+    (others, windows): (&'t [Taken], &'t [Window]),
+    slices: &'t SliceList<'_, '_>,
+    (most, verified): (usize, bool),
+) -> Delivered {
+    let mut edited = std::mem::take(&mut sending.edited);
+    let places = edited.by_ref();
+    let tag = (egress.edit.cut, egress.edit.put);
+    let plain = others
+        .iter()
+        .enumerate()
+        .map_while(|(at, next)| next.plain_edited(slices, windows.get(at), tag, places.next()?));
+    let delivered = sending.repeat_edited(egress, plain, most, verified);
+    sending.edited = edited;
+    delivered
 }

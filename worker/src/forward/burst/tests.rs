@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use sv3::frame::MacAddr;
 use sv3::ledger::LedgerMap;
+use sv3::rules::{Isolation, PortRules};
 use sv3::snooping::{Snooping, SnoopingRun};
 use sv3::virtio::{VIRTIO_F_VERSION_1, VIRTIO_NET_F_MRG_RXBUF, VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE};
 
@@ -16,6 +17,7 @@ use crate::memory::guest_memory::GuestMemory;
 use crate::memory::meddling::meddler;
 use crate::poll::fair_share::TURN;
 use crate::port::Ports;
+use crate::port::cost::PASSED_BY;
 use crate::port::counting::Counting;
 use crate::port::view::View;
 use crate::port::vring::driver::{BASE, Driver, PackedDriver};
@@ -141,6 +143,20 @@ fn a_flood_counts_for_each_receiver() {
     let delivered = fixture.delivered();
     assert_eq!(delivered, 20 * served.frames as u64, "each frame to all or none");
     assert!(served.frames > 0 && delivered * 1000 <= TURN + 20 * 1000, "{served:?}");
+}
+
+/// A receiver that a flood passes by costs time as well.
+#[test]
+fn a_flood_counts_for_those_that_do_not_get_it() {
+    let (mut fixture, driver) = fixture(20, 2048);
+    let group = |number| TrafficRules::of(&PortRules { isolation: Isolation::Group(number), ..PortRules::default() });
+    fixture.ports.get(0).unwrap().transmit(0).unwrap().lease(0).unwrap().rules = group(1);
+    for slot in 1..=20 {
+        fixture.ports.get(slot).unwrap().receive(0).unwrap().lease(0).unwrap().rules = group(2);
+    }
+    let served = flood(&mut fixture, driver, 64);
+    assert_eq!(fixture.delivered(), 0);
+    assert!(served.frames > 0 && served.frames as u64 * 20 * PASSED_BY <= TURN + 20 * PASSED_BY, "{served:?}");
 }
 
 #[test]

@@ -24,14 +24,23 @@ struct Unreadable;
 
 /// The rules that a frame breaks; the guard tells the first one. `used`: the addresses that the port has used first.
 pub fn broken(rules: &Guard, frame: &[u8], used: &mut Vec<Mac>) -> Vec<DropReason> {
-    let known = &frame[..frame.len().min(KNOWN)];
     let src: Mac = frame[6..12].try_into().unwrap();
+    let before = used.len();
     if let Sources::First(most) = rules.macs {
         let is_source = src[0] & 1 == 0 && src != [0; 6];
         if is_source && !used.contains(&src) && used.len() < usize::from(most) {
             used.push(src);
         }
     }
+    let broken = all_broken(rules, frame, used);
+    // Only a frame that passes makes its source the port's own.
+    used.truncate(if broken.is_empty() { used.len() } else { before });
+    broken
+}
+
+fn all_broken(rules: &Guard, frame: &[u8], used: &[Mac]) -> Vec<DropReason> {
+    let known = &frame[..frame.len().min(KNOWN)];
+    let src: Mac = frame[6..12].try_into().unwrap();
     let mut reader = Reader { rules, used, rest: &known[12..], unknown: frame.len() - known.len(), broken: Vec::new() };
     reader.hold_mac(src);
     let bridges = [[1, 0, 0x0c, 0xcc, 0xcc, 0xcc], [1, 0, 0x0c, 0xcc, 0xcc, 0xcd], [1, 0, 0x0c, 0xcd, 0xcd, 0xcd]];
@@ -61,6 +70,11 @@ impl<'a> Reader<'a> {
         let (now, rest) = self.rest.split_at_checked(n).ok_or(Unreadable)?;
         self.rest = rest;
         Ok(now)
+    }
+
+    /// Nothing behind so many octets is part of a first fragment.
+    fn cut(&mut self, octets: usize) {
+        self.rest = self.rest.get(..octets).unwrap_or(self.rest);
     }
 
     fn number(&mut self) -> Result<u16, Unreadable> {
@@ -182,6 +196,10 @@ impl<'a> Reader<'a> {
         let has_more = fixed[6] & 0x20 != 0;
         let offset = u16::from(fixed[6] & 0x1f) << 8 | u16::from(fixed[7]);
         let (protocol, source, target) = (fixed[9], &fixed[12..16], &fixed[16..20]);
+        if has_more && offset == 0 {
+            let total = usize::from(u16::from_be_bytes([fixed[2], fixed[3]]));
+            self.cut(total.saturating_sub(words * 4));
+        }
         let upper = self.rest;
         let is_request = protocol == 17 && upper.starts_with(&[0, 68, 0, 67]);
         let is_first_boot = source == [0; 4] && target == [255; 4] && is_request && !has_more && offset == 0;
@@ -214,7 +232,7 @@ impl<'a> Reader<'a> {
         let padding = whole - payload;
         let source = &fixed[8..24];
         let (mut next, mut is_fragment) = (fixed[6], false);
-        let mut beyond = false;
+        let (mut beyond, mut read) = (false, 0);
         loop {
             let unit = match next {
                 0 | 43 | 60 | 135 | 139 | 140 => 8,
@@ -232,12 +250,19 @@ impl<'a> Reader<'a> {
             }
             next = *after;
             let octets = 8 + unit * usize::from(*len);
+            read += octets;
             beyond = octets > self.rest.len();
             self.rest = self.rest.get(octets..).unwrap_or(&[]);
             if is_later {
                 self.hold(self.has_v6(source), GuardIp);
                 return Ok(());
             }
+            if is_fragment && read > payload {
+                return Err(Unreadable);
+            }
+        }
+        if is_fragment {
+            self.cut(payload - read);
         }
         let has_source = self.has_v6(source);
         match next {

@@ -47,19 +47,13 @@ impl Bounds {
         self.floods.retain(|(other, _), _| *other != port);
     }
 
-    /// The frame was looked at: if its source is one of the port's first ones, it is the port's.
-    pub fn claim(&mut self, sent: &Sent, rules: &PortRules) {
-        if !rules.guard.is_open() && sent.frame.len() >= 14 {
-            reader::broken(&rules.guard, &sent.frame, self.used.entry(sent.from).or_default());
-        }
-    }
-
-    /// Whether the guard lets a frame pass.
+    /// Whether the guard lets a frame pass. If so, its source is one of the port's first addresses, as far as these go.
     pub fn admit(&mut self, sent: &Sent, rules: &PortRules) -> Result<(), DropReason> {
         if rules.guard.is_open() {
             return Ok(());
         }
         let used = self.used.entry(sent.from).or_default();
+        let before = used.len();
         if let Some(reason) = reader::broken(&rules.guard, &sent.frame, used).first() {
             return Err(*reason);
         }
@@ -70,6 +64,7 @@ impl Bounds {
         let decided = Guard::of(&rules.guard).unwrap().check(head, sent.frame.len(), &claimed).unwrap();
         let word = |at: usize| usize::from(u16::from_le_bytes([sent.hdr[at], sent.hdr[at + 1]]));
         let overwrites = sent.hdr[0] & 1 != 0 && !decided.spares(word(6) + word(8));
+        used.truncate(if overwrites { before } else { used.len() });
         if overwrites { Err(DropReason::BadOffload) } else { Ok(()) }
     }
 

@@ -131,7 +131,6 @@ impl Bridge {
             return Err(DropReason::BadOffload);
         }
         let held = self.held_to(sent.from);
-        self.bounds.claim(sent, &held);
         if src[0] & 1 != 0 || src == [0; 6] {
             return Err(DropReason::BadSource);
         }
@@ -206,8 +205,8 @@ impl Bridge {
     /// Learns the source of a frame that is not refused. A frame that waits has arrived as well.
     pub fn learn(&mut self, sent: &Sent, now: u64) {
         let held = self.held_to(sent.from);
-        self.bounds.claim(sent, &held);
         let Ok(vid) = vlans::of_frame(&held.vlan, sent) else { return };
+        let _ = self.bounds.admit(sent, &held);
         let address = (sent.frame[6..12].try_into().unwrap(), vid);
         if held.learning && self.known.get(&address).is_none_or(|known| !known.is_static) {
             self.known.insert(address, Known { port: sent.from, second: now, is_static: false });

@@ -52,7 +52,7 @@ impl ControlThread {
             drop(self.queue(queue));
         }
         if !self.standby {
-            self.poller.forwarder.forget_learnt(to);
+            self.poller.forwarder.forget(to);
         }
         Ok(())
     }

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use nix::errno::Errno;
+use sv3::MAX_PORTS;
 use sv3::fdb::FdbLine;
 use sv3::frame::MacAddr;
 use sv3::ids::QueueId;
@@ -15,6 +16,7 @@ use sv3::rules::{PortRules, VID_MAX, Vid};
 
 use super::{Client, ControlThread, NO_PORT};
 use crate::forward::fdb::Address;
+use crate::port::guard::Guard;
 use crate::port::traffic_rules::{Domain, TrafficRules};
 use crate::port::{Port, QueueLease};
 
@@ -25,8 +27,28 @@ struct Change {
     rules: Option<Arc<TrafficRules>>,
 }
 
+impl Change {
+    /// Whether addresses that the port had may be forbidden now.
+    fn may_forbid(&self) -> bool {
+        let (before, now) = (self.before.as_deref(), self.rules.as_deref());
+        let learns = now.is_none_or(|rules| rules.learning);
+        !learns || vlan(before) != vlan(now) || guard(before) != guard(now)
+    }
+}
+
 fn vlan(rules: Option<&TrafficRules>) -> &Domain {
     rules.map_or(&Domain::Unaware, |rules| &rules.vlan)
+}
+
+fn guard(rules: Option<&TrafficRules>) -> Option<&Guard> {
+    rules?.guard.as_ref()
+}
+
+/// Whether these rules let a port have an address that was learnt of it.
+fn may_have(rules: Option<&TrafficRules>, port: Option<&Port>, line: &FdbLine) -> bool {
+    let is_its = |guard: &Guard| port.is_some_and(|port| guard.may_have(line.mac, &port.counters().claimed));
+    let learns = rules.is_none_or(|rules| rules.learning);
+    learns && vlan(rules).contains(line.vid) && guard(rules).is_none_or(is_its)
 }
 
 impl ControlThread {
@@ -57,20 +79,34 @@ impl ControlThread {
                 moved.push(port.slot());
             }
         }
-        // What is learnt from now on is learnt by the new rules.
-        if !self.standby && !moved.is_empty() {
-            moved.sort_unstable();
-            let has_moved = |slot: u16| moved.binary_search(&slot).is_ok();
-            self.poller.forwarder.retain(|line| line.is_static || !has_moved(line.port));
-            self.poller.forwarder.retain_groups(|slot| !has_moved(slot));
-            // Their guests are members in other VLANs now.
-            let receives = |slot: &u16| self.threads.ports.get(*slot).is_some_and(|port| port.receiver(0).is_some());
-            moved.retain(receives);
-            moved.into_iter().for_each(|slot| self.greet(slot));
+        if !self.standby {
+            self.forget_forbidden(&changes, moved);
         }
     }
 
-    /// Takes the staged rules of all ports, and notes them as those in force.
+    /// Forgets addresses and groups that the new rules forbid. What is learnt from now on is learnt by the new rules.
+    /// `moved`: the ports whose VLANs changed.
+    fn forget_forbidden(&mut self, changes: &[Change], mut moved: Vec<u16>) {
+        let changes: Vec<&Change> = changes.iter().filter(|change| change.may_forbid()).collect();
+        if changes.is_empty() {
+            return;
+        }
+        moved.sort_unstable();
+        let has_moved = |slot: u16| moved.binary_search(&slot).is_ok();
+        let of_slot = |slot: u16| changes.binary_search_by_key(&slot, |change| change.port.slot()).ok();
+        self.poller.forwarder.retain(|line| {
+            let change = of_slot(line.port).and_then(|at| changes.get(at));
+            let may = |change: &&Change| may_have(change.rules.as_deref(), Some(change.port), line);
+            line.is_static || !has_moved(line.port) && change.is_none_or(may)
+        });
+        self.poller.forwarder.retain_groups(|slot| !has_moved(slot));
+        // Their guests are members in other VLANs now.
+        let receives = |slot: &u16| self.threads.ports.get(*slot).is_some_and(|port| port.receiver(0).is_some());
+        moved.retain(receives);
+        moved.into_iter().for_each(|slot| self.greet(slot));
+    }
+
+    /// Takes the staged rules of all ports, in the order of slots, and notes them as those in force.
     fn changes(&mut self) -> Vec<Change> {
         let ports = &self.threads.ports;
         let staged = (0..).zip(&mut self.clients).filter_map(|(slot, client)| {
@@ -82,9 +118,8 @@ impl ControlThread {
         staged.collect()
     }
 
-    /// A port that is gone has no rules, and no addresses.
+    /// A port that is gone has no rules. Static addresses stay at its slot until the supervisor removes them.
     pub(super) fn forget_rules(&mut self, slot: u16) {
-        self.addresses.retain(|_, port| *port != slot);
         let before = self.rules_of(slot);
         self.threads.ports.members.change(slot, vlan(before.as_deref()), &Domain::Unaware);
     }
@@ -94,14 +129,16 @@ impl ControlThread {
         self.clients.get(usize::from(slot))?.as_ref()?.rules.clone()
     }
 
-    /// An address is at a port from now on. A standby only gets to know it.
+    /// An address is at a slot from now on, whether there is a port or not. A standby only gets to know it.
     pub(super) fn add_address(&mut self, slot: u16, vid: Vid, mac: [u8; 6]) -> nix::Result<()> {
         let mac = MacAddr::new(mac);
         if mac.is_group() || mac.is_zero() || vid > VID_MAX {
             return Err(Errno::EINVAL);
         }
+        if usize::from(slot) >= MAX_PORTS {
+            return Err(NO_PORT);
+        }
         let address = Address::new(mac, vid);
-        self.client(slot)?;
         if !self.standby && !self.poller.forwarder.add(address, slot) {
             return Err(Errno::ENOSPC);
         }
@@ -138,13 +175,14 @@ impl ControlThread {
     /// Corrects what the last worker left in the forwarding table: it may have died before it did what this one was told.
     pub(super) fn correct_addresses(&mut self) {
         let (clients, addresses, forwarder) = (&self.clients, &self.addresses, &self.poller.forwarder);
+        let ports = &self.threads.ports;
         forwarder.recount();
         forwarder.retain(|line| {
             let client = clients.get(usize::from(line.port)).and_then(Option::as_ref);
-            let is_member = |client: &Client| vlan(client.rules.as_deref()).contains(line.vid);
+            let may = |client: &Client| may_have(client.rules.as_deref(), ports.get(line.port), line);
             match line.is_static {
                 true => addresses.get(&Address::new(line.mac, line.vid)) == Some(&line.port),
-                false => client.is_some_and(|client| is_member(client)),
+                false => client.is_some_and(|client| may(client)),
             }
         });
         // The last worker may have died before it forgot a port that was removed.

@@ -17,7 +17,10 @@ use crate::forward::frame::Frame;
 use crate::forward::sending::Sending;
 use crate::forward::snooping::{Slots, has, message};
 use crate::memory::slice::GuestSlice;
+use crate::port::bucket::Bucket;
+use crate::port::observers::Mirror;
 use crate::port::traffic_rules::{Cast, Passage, TAG_LEN};
+use crate::process::clock;
 use crate::process::link::LinkEnd;
 
 /// Octets that tell a message of IGMP or MLD, as in `crate::forward::sending`.
@@ -37,10 +40,11 @@ impl ControlThread {
     /// Reports what would become of a frame that begins so and comes from a port; nothing if there is no such port.
     pub(super) fn trace(&mut self, seq: u64, slot: u16, octets: &[u8]) -> Result<(), LinkEnd> {
         let mut steps = Vec::new();
-        if self.port(slot).is_some()
-            && let Err(reason) = self.follow(slot, octets, &mut steps)
-        {
-            steps.push(Step::Dropped(reason));
+        if self.port(slot).is_some() {
+            match self.follow(slot, octets, &mut steps) {
+                Ok(()) => self.copied(slot, &mut steps),
+                Err(reason) => steps.push(Step::Dropped(reason)),
+            }
         }
         steps.into_iter().try_for_each(|step| self.link.report(step.report(seq)))
     }
@@ -48,6 +52,12 @@ impl ControlThread {
     /// Adds the steps. An error is the last one.
     fn follow(&mut self, slot: u16, octets: &[u8], steps: &mut Vec<Step>) -> Result<(), DropReason> {
         let octets = octets.get(..FRAME_MAX).unwrap_or(octets);
+        if !self.has_tokens(self.rules_of(slot).as_deref().and_then(|rules| rules.from_port.as_ref()), octets.len()) {
+            steps.push(Step::Held);
+        }
+        if self.threads.ports.is_mirror(slot) {
+            return Err(DropReason::MirrorPort);
+        }
         let (dst, src) = addresses(octets).ok_or(DropReason::ShortFrame)?;
         if src.is_group() || src.is_zero() {
             return Err(DropReason::BadSource);
@@ -73,11 +83,15 @@ impl ControlThread {
         let found = if dst.is_group() { None } else { forwarder.find(Address::new(dst, vid)) };
         match found {
             Some(to) if to == slot => Err(DropReason::Hairpin),
+            Some(to) if !ports.is_there(to) || ports.is_mirror(to) => {
+                steps.push(Step::Found(to));
+                Err(if ports.is_there(to) { DropReason::NoDestination } else { DropReason::PortAbsent })
+            }
             Some(to) => {
                 steps.push(Step::Found(to));
                 let runs = ports.get(to).is_some_and(|port| port.receiver(0).is_some());
                 steps.push(match runs {
-                    true => self.delivered(to, &passage)?,
+                    true => self.delivered(to, &passage, octets.len())?,
                     false => Step::Withheld { port: to, reason: DropReason::RxDown },
                 });
                 Ok(())
@@ -85,14 +99,19 @@ impl ControlThread {
             None => {
                 steps.push(if dst.is_group() { Step::Group } else { Step::Unknown });
                 let flood = Passage { cast: Cast::of_flood(dst), ..passage };
+                let storm = rules.as_deref().and_then(|rules| rules.storms.of_cast(flood.cast));
+                if storm.is_some_and(|storm| !storm.has(1, clock::now_ns())) {
+                    return Err(DropReason::Storm);
+                }
                 match self.spread(dst, &passage, octets) {
-                    Spread::All => match self.flooded(slot, &flood, None, steps)? {
+                    Spread::All => match self.flooded((slot, octets.len()), &flood, None, steps)? {
                         0 => Err(DropReason::NoDestination),
                         _ => Ok(()),
                     },
                     Spread::Members(slots) => {
                         // They have said that they want it: that is no flood.
-                        self.flooded(slot, &Passage { cast: Cast::Known, ..flood }, Some(&slots), steps).map(drop)
+                        let known = Passage { cast: Cast::Known, ..flood };
+                        self.flooded((slot, octets.len()), &known, Some(&slots), steps).map(drop)
                     }
                     Spread::ByMessage => {
                         steps.push(Step::Message);
@@ -113,7 +132,9 @@ impl ControlThread {
         let claimed: Vec<AtomicU64> =
             claimed.into_iter().flatten().map(|address| AtomicU64::new(address.load(Relaxed))).collect();
         let guard = rules.guard.as_ref();
-        let guarded = guard.map_or(Ok(()), |guard| guard.check(octets, len, &claimed).map(drop));
+        let guarded = guard.map_or(Ok(&[][..]), |guard| {
+            guard.check(octets, len, &claimed).map(|_| guard.claims(addresses.1, &claimed))
+        });
         let place = room.iter_mut().skip(NET_HDR_LEN);
         place.zip(octets).for_each(|(place, octet)| *place = *octet);
         let slices = [GuestSlice::of_host(&mut room)];
@@ -121,9 +142,28 @@ impl ControlThread {
     }
 
     /// The way to a port that runs; or why not.
-    fn delivered(&self, to: u16, passage: &Passage) -> Result<Step, DropReason> {
-        let edit = passage.way_to(self.rules_of(to).as_deref())?;
-        Ok(Step::Delivered { port: to, cut: edit.cut, put: edit.put })
+    fn delivered(&self, to: u16, passage: &Passage, len: usize) -> Result<Step, DropReason> {
+        let rules = self.rules_of(to);
+        let edit = passage.way_to(rules.as_deref())?;
+        match self.has_tokens(rules.as_deref().and_then(|rules| rules.to_port.as_ref()), len) {
+            true => Ok(Step::Delivered { port: to, cut: edit.cut, put: edit.put }),
+            false => Ok(Step::Withheld { port: to, reason: DropReason::RxLimit }),
+        }
+    }
+
+    /// Whether a limit has room for a frame of so many octets now. A trace takes none.
+    fn has_tokens(&self, limit: Option<&Bucket>, len: usize) -> bool {
+        limit.is_none_or(|limit| limit.has(limit.tokens(1, len as u64), clock::now_ns()))
+    }
+
+    /// The mirrors that get a copy of a frame that was forwarded.
+    fn copied(&self, slot: u16, steps: &mut Vec<Step>) {
+        let got = |step: &Step| if let Step::Delivered { port, .. } = step { Some(*port) } else { None };
+        let receivers: Vec<u16> = steps.iter().filter_map(got).collect();
+        let is_due =
+            |mirror: &Mirror| mirror.senders.has(slot) || receivers.iter().any(|port| mirror.receivers.has(*port));
+        let due = self.threads.ports.observers.mirrors().into_iter().filter(|(_, mirror)| is_due(mirror));
+        steps.extend(due.map(|(mirror, at)| Step::Copied { mirror, port: at.to }));
     }
 
     /// To which ports a frame to many goes, as `Sending::send_to_group` decides.
@@ -145,7 +185,7 @@ impl ControlThread {
     /// The ways to those of `among`, or to all, that run and are in the frame's VLAN. Returns how many get it.
     fn flooded(
         &self,
-        slot: u16,
+        (slot, len): (u16, usize),
         passage: &Passage,
         among: Option<&Slots>,
         steps: &mut Vec<Step>,
@@ -153,7 +193,7 @@ impl ControlThread {
         let (mut receivers, mut hops) = (0, false);
         let is_meant = |to: &u16| *to != slot && among.is_none_or(|slots| has(slots, *to));
         for to in self.threads.ports.receivers(passage.vlan.vid).filter(is_meant) {
-            steps.push(match self.delivered(to, passage) {
+            steps.push(match self.delivered(to, passage, len) {
                 Ok(step) => {
                     receivers += 1;
                     step

@@ -6,6 +6,7 @@ use sv3::ipc::{Report, ReportKind};
 use super::{ControlThread, NO_PORT};
 use crate::forward::announcer::{Announcer, Next};
 use crate::forward::loop_probe;
+use crate::port::flaps::Flap;
 
 /// What the control thread has to do for uplinks.
 pub struct Uplinks {
@@ -66,6 +67,11 @@ impl ControlThread {
         if threads.ports.marked.take() {
             self.uplinks.announcer.wake();
             self.cards.guest_came();
+        }
+        if let Some(Flap { address, ports: (from, to), moves }) = threads.ports.flaps.take() {
+            let report = Report { port: to, ring: from, value: address, ..Report::new(ReportKind::AddressFlaps, 0) };
+            // The next look notices a supervisor that is gone.
+            let _ = self.link.report(Report { detail: moves.into(), ..report });
         }
         for port in threads.ports.all() {
             let slot = port.slot();

@@ -5,7 +5,15 @@ use proptest::prelude::*;
 use super::*;
 
 fn bucket(rate: u64, burst: u64) -> Bucket {
-    Bucket::of(&rules::Bucket { rate, burst, unit: Unit::Frames })
+    Bucket::of(&rules::Bucket { rate, burst, unit: Unit::Octets })
+}
+
+/// Times that a bucket has not seen for 208 days look like times to come, but only those of the last frame.
+#[test]
+fn a_bucket_of_frames_that_nobody_used_for_long_is_full_but_for_one_frame() {
+    let before_wrap = |s: u64| (1u64 << (u64::BITS - FINE)) - s * 1_000_000_000;
+    let said = [100 * 86_400, 86_400, 3, 1].map(|s| Bucket::of_frames(1).take(1, before_wrap(s)));
+    assert_eq!(said, [Ok(()), Ok(()), Ok(()), Err(Short(1_000_000_000))]);
 }
 
 #[test]

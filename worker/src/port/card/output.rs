@@ -13,7 +13,7 @@ use crate::nic::memory::CardMemory;
 use crate::nic::queue_registers::QueueRegisters;
 use crate::nic::request::Request;
 use crate::nic::transmit_queue::{PIECE, TransmitQueue};
-use crate::port::batch::PlainFrame;
+use crate::port::batch::{Begin, PlainFrame};
 use crate::port::cost::{DELIVERY, DESCRIPTOR};
 use crate::port::sink::{Delivered, DeliveryState, Outgoing, Sink, Undelivered};
 use crate::process::crash;
@@ -110,7 +110,10 @@ impl Sink for CardQueue {
             return Delivered::default();
         };
         // The rings know heads only. A frame of which more was looked at is sent for itself.
-        let plain = |PlainFrame { slice, head, window }| window.is_none().then_some((slice, head));
+        let plain = |PlainFrame { slice, head, begin }| match begin {
+            Begin::Head => Some((slice, head)),
+            Begin::Window(_) | Begin::Edited(_) => None,
+        };
         let mut frames = frames.take(most).map_while(plain);
         let lens = SHORTEST..=output.longest.min(PIECE);
         loop {

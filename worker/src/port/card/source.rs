@@ -114,8 +114,8 @@ impl<'m> Taking<'_, 'm> {
     #[inline]
     fn place(&mut self, name: Option<u16>, len: usize, parts: usize) -> bool {
         let Some(place) = self.places.next() else { return false };
-        (place.id, place.parts, place.len) = (name.unwrap_or(PLAIN), parts as u16, name.map(|_| NET_HDR_LEN + len));
-        (place.from, place.to) = (self.at, self.at + parts);
+        (place.id, place.parts) = (name.unwrap_or(PLAIN), parts as u16);
+        place.lies(name.map(|_| NET_HDR_LEN + len), self.at, parts);
         self.at += parts;
         self.left -= (FRAME + DELIVERY) as i64 + (DESCRIPTOR as usize * parts + len) as i64;
         true

@@ -113,11 +113,10 @@ impl Sink for FileQueue {
     ) -> Delivered {
         let mut delivered = Delivered::default();
         for plain in frames.take(most) {
-            let PlainFrame { slice, head, .. } = plain;
-            let Some(len) = slice.len().checked_sub(NET_HDR_LEN) else { break };
-            let (hdr, slices, snapshot) = (NetHdr::of_complete(verified), &[*slice], plain.snapshot());
-            let frame = Outgoing { hdr, slices, skip: NET_HDR_LEN, len, snapshot, plain: None };
-            if crash::with_current(&head.0, || self.send(state, &frame)).is_err() {
+            let (hdr, slices) = (NetHdr::of_complete(verified), &[*plain.slice]);
+            let (snapshot, skip, len) = plain.outgoing();
+            let frame = Outgoing { hdr, slices, skip, len, snapshot, plain: None };
+            if crash::with_current(&plain.head.0, || self.send(state, &frame)).is_err() {
                 break;
             }
             delivered.frames += 1;

@@ -138,7 +138,7 @@ impl<'m> Source<'m> for FileSource<'_> {
             if !batch.slices.push(input.octets(begin, at)) {
                 break;
             }
-            *place = Taken { len: Some(at - begin), from, to: from + 1, ..Taken::default() };
+            place.lies(Some(at - begin), from, 1);
             batch.count += 1;
             cost += FRAME + DESCRIPTOR;
             ahead += DELIVERY + len as u64;
@@ -158,7 +158,7 @@ impl<'m> Source<'m> for FileSource<'_> {
 
     fn complete(&mut self, done: &[Taken]) {
         let in_front = if self.queue.file.has_header() { 0 } else { NET_HDR_LEN };
-        let octets = |taken: &Taken| LENGTH + taken.len.map_or(0, |len| len.saturating_sub(in_front));
+        let octets = |taken: &Taken| LENGTH + taken.len().map_or(0, |len| len.saturating_sub(in_front));
         if let Some(input) = &mut self.queue.input {
             input.complete(done.iter().map(octets).sum());
         }

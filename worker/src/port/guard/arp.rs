@@ -25,7 +25,7 @@ impl Guard {
         else {
             return Err(unreadable());
         };
-        if !self.macs.have(MacAddr::new([a, b, c, d, e, f]).bits(), look.claimed) {
+        if !self.is_own(MacAddr::new([a, b, c, d, e, f]), look) {
             return Err(DropReason::GuardMac);
         }
         let op = u16::from_be_bytes(op);

@@ -22,10 +22,12 @@ struct Ipv4 {
     is_fragment: bool,
     /// Where it ends.
     end: usize,
+    /// Where the datagram ends, by its length field.
+    total_end: usize,
 }
 
 fn header(look: &Look<'_>, at: usize) -> Option<Ipv4> {
-    let [first, _, _, _, _, _, f, g, _, protocol, _, _, a, b, c, d, p, q, r, s] = *look.array(at)?;
+    let [first, _, t, u, _, _, f, g, _, protocol, _, _, a, b, c, d, p, q, r, s] = *look.array(at)?;
     let (words, fragment) = (usize::from(first & 15), u16::from_be_bytes([f, g]));
     let end = at + words * 4;
     let header = Ipv4 {
@@ -35,6 +37,7 @@ fn header(look: &Look<'_>, at: usize) -> Option<Ipv4> {
         is_later_fragment: fragment & 0x1fff != 0,
         is_fragment: fragment & 0x3fff != 0,
         end,
+        total_end: at + usize::from(u16::from_be_bytes([t, u])),
     };
     (first >> 4 == 4 && words >= 5 && end <= look.len).then_some(header)
 }
@@ -54,6 +57,7 @@ impl Guard {
         if ip.is_later_fragment {
             return Ok(Decided::until(ip.end));
         }
+        let look = &if ip.is_fragment { look.until(ip.total_end) } else { *look };
         match ip.protocol {
             UDP if self.no_dhcp_server => {
                 let (from, to) = ports(look, ip.end).ok_or_else(unreadable)?;

@@ -66,6 +66,9 @@ fn packet(look: &Look<'_>, at: usize) -> Option<Ipv6> {
         if packet.is_later_fragment {
             return Some(packet);
         }
+        if packet.is_fragment && packet.at > packet.end {
+            return None;
+        }
     }
 }
 
@@ -76,6 +79,7 @@ impl Guard {
         }
         let unreadable = || self.unreadable(self.ipv6.is_some());
         let packet = packet(look, at).ok_or_else(unreadable)?;
+        let look = &if packet.is_fragment { look.until(packet.end) } else { *look };
         let is_bare = packet.source == 0;
         if !is_bare && !self.may_be_ipv6(packet.source) {
             return Err(DropReason::GuardIp);

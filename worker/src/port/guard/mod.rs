@@ -13,8 +13,9 @@
 //! | IPv6 (`ipv6`), behind extension headers, in first fragments | source; DHCPv6 servers' ports; neighbour discovery |
 //! | all else | nothing, but if IP addresses are listed it is dropped: it could be IP in some other wrapping |
 //!
-//! **Fragments** (RFC 7113, RFC 7112). A first fragment must hold all headers up to the ports. Later fragments have none and
-//! pass: without the first one nobody can put them together. Neighbour discovery in fragments is dropped (RFC 6980).
+//! **Fragments** (RFC 7113, RFC 7112). A first fragment must hold all headers up to the ports, in the packet and not in the
+//! padding behind it: the receiver takes the octets of the next fragment for what is missing. Later fragments have none
+//! and pass: without the first one nobody can put them together. Neighbour discovery in fragments is dropped (RFC 6980).
 //!
 //! **Offloads.** A sender may ask for a checksum anywhere in its frame, and whoever completes the checksum overwrites two
 //! octets that were checked. [`Decided`] says which octets must not be overwritten.
@@ -33,9 +34,13 @@ mod wrapping;
 use std::sync::atomic::AtomicU64;
 
 use sv3::drop_reason::DropReason;
+use sv3::frame::MacAddr;
 
+pub use sources::claim;
 use sources::{Macs, Net4, Net6};
 use wrapping::Payload;
+
+pub use usual::Example;
 
 /// Octets of a frame's beginning that are looked at, at most.
 pub const WINDOW: usize = 256;
@@ -85,6 +90,8 @@ struct Look<'a> {
     /// Octets of the whole frame.
     len: usize,
     claimed: &'a Claimed,
+    /// The Ethernet source, which the port has or may claim.
+    src: MacAddr,
 }
 
 impl<'a> Look<'a> {
@@ -98,6 +105,11 @@ impl<'a> Look<'a> {
 
     fn u16(&self, at: usize) -> Option<u16> {
         self.array(at).copied().map(u16::from_be_bytes)
+    }
+
+    /// The octets before this one alone.
+    fn until(&self, end: usize) -> Look<'a> {
+        Look { octets: self.octets.get(..end).unwrap_or(self.octets), ..*self }
     }
 }
 
@@ -116,11 +128,13 @@ impl Guard {
     }
 
     /// Whether a frame of `len` octets may pass. `octets`: its first ones, all or [`WINDOW`] of them, at least an Ethernet
-    /// header. If its source is one of the first ones of the port, `claimed` has it from now on.
+    /// header. If nothing else forbids it, its source claims one of the places that [`Guard::claims`] returns.
     pub fn check(&self, octets: &[u8], len: usize, claimed: &Claimed) -> Result<Decided, DropReason> {
-        let look = &Look { octets: octets.get(..WINDOW).unwrap_or(octets), len, claimed };
-        let (dst, src) = (look.array(0).ok_or(DropReason::ShortFrame)?, look.array(6).ok_or(DropReason::ShortFrame)?);
-        if !self.macs.take(*src, claimed) {
+        let octets = octets.get(..WINDOW).unwrap_or(octets);
+        let src = MacAddr::new(*octets.get(6..).and_then(<[u8]>::first_chunk).ok_or(DropReason::ShortFrame)?);
+        let look = &Look { octets, len, claimed, src };
+        let dst = look.array(0).ok_or(DropReason::ShortFrame)?;
+        if self.macs.admit(src, claimed).is_none() {
             return Err(DropReason::GuardMac);
         }
         if self.no_bridge && wrapping::is_of_bridges(dst) {
@@ -135,6 +149,21 @@ impl Guard {
             Payload::Bridges(_) | Payload::Other(_) if self.lists_ip() => Err(DropReason::GuardIp),
             Payload::Bridges(at) | Payload::Other(at) => Ok(Decided::until(at)),
         }
+    }
+
+    /// Whether the port may send from this address.
+    pub fn may_have(&self, mac: MacAddr, claimed: &Claimed) -> bool {
+        self.macs.have(mac.bits(), claimed)
+    }
+
+    /// The places of which an admitted frame's source must [`claim`] one before the frame is forwarded.
+    pub fn claims<'c>(&self, src: MacAddr, claimed: &'c Claimed) -> &'c Claimed {
+        self.macs.admit(src, claimed).unwrap_or(&[])
+    }
+
+    /// Whether an address in a frame is the port's, or the source that the frame may claim.
+    fn is_own(&self, mac: MacAddr, look: &Look<'_>) -> bool {
+        self.macs.have(mac.bits(), look.claimed) || matches!(self.macs, Macs::First(_)) && mac == look.src
     }
 
     fn lists_ip(&self) -> bool {

@@ -75,7 +75,7 @@ impl Guard {
             }
             if LINK_ADDRESSES.contains(&kind) {
                 let mac = MacAddr::new(*look.array(at + 2).ok_or(unreadable)?);
-                if !self.macs.have(mac.bits(), look.claimed) {
+                if !self.is_own(mac, look) {
                     return Err(DropReason::GuardMac);
                 }
             }

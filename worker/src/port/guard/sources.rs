@@ -1,6 +1,6 @@
 //! Addresses that a port may have.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use sv3::frame::MacAddr;
 use sv3::rules::{Prefix4, Prefix6, Sources};
@@ -40,16 +40,16 @@ impl Macs {
         }
     }
 
-    /// Whether a frame may have this source. The first ones are claimed by that.
-    pub(super) fn take(&self, mac: [u8; 6], claimed: &Claimed) -> bool {
-        let (mac, bits) = (MacAddr::new(mac), MacAddr::new(mac).bits());
+    /// Whether a frame may have this source, and the places of which it must claim one before it is forwarded: none if the
+    /// port has the address.
+    pub(super) fn admit<'c>(&self, mac: MacAddr, claimed: &'c Claimed) -> Option<&'c Claimed> {
         match self {
-            Macs::First(_) if mac.is_group() || mac.is_zero() => false,
-            Macs::First(most) => claimed.iter().take(*most).any(|place| match place.load(Relaxed) {
-                0 => place.compare_exchange(0, bits, Relaxed, Relaxed).map_or_else(|other| other == bits, |_| true),
-                other => other == bits,
-            }),
-            _ => self.have(bits, claimed),
+            _ if self.have(mac.bits(), claimed) => Some(&[]),
+            Macs::First(most) if !mac.is_group() && !mac.is_zero() => {
+                let places = claimed.get(..*most).unwrap_or(claimed);
+                places.iter().any(|place| place.load(Relaxed) == 0).then_some(places)
+            }
+            _ => None,
         }
     }
 
@@ -58,10 +58,24 @@ impl Macs {
     pub(super) fn have(&self, bits: u64, claimed: &Claimed) -> bool {
         match self {
             Macs::Any => true,
+            // A place that nobody has claimed is no address.
+            Macs::First(_) if bits == 0 => false,
             Macs::First(most) => claimed.iter().take(*most).any(|place| place.load(Relaxed) == bits),
             Macs::Listed(macs) => macs.contains(&bits),
         }
     }
+}
+
+/// Makes an address the port's own, in one of these places. No places: it is that already. False: they are all another
+/// address's by now.
+#[inline]
+pub fn claim(places: &Claimed, mac: MacAddr) -> bool {
+    let bits = mac.bits();
+    let is_its = |place: &AtomicU64| match place.load(Relaxed) {
+        0 => place.compare_exchange(0, bits, Relaxed, Relaxed).map_or_else(|other| other == bits, |_| true),
+        other => other == bits,
+    };
+    places.is_empty() || places.iter().any(is_its)
 }
 
 impl Net4 {

@@ -146,7 +146,13 @@ fn a_forged_source_of_ethernet_is_dropped_in_any_frame() {
 fn the_first_addresses_are_the_ports_for_its_life() {
     let claimed = [const { AtomicU64::new(0) }; LIST_MAX];
     let guard = Guard::of(&rules(FIRST)).unwrap();
-    let from = |src: [u8; 6]| guard.check(&ethernet(ALL, src, 0x1234, &[0; 46]), 60, &claimed).map(drop);
+    let send = |frame: &[u8]| {
+        let said = guard.check(frame, frame.len(), &claimed).map(drop);
+        let src = MacAddr::new(*frame[6..].first_chunk().unwrap());
+        assert!(said.is_err() || claim(guard.claims(src, &claimed), src));
+        said
+    };
+    let from = |src: [u8; 6]| send(&ethernet(ALL, src, 0x1234, &[0; 46]));
     let said = [MACS[0], MACS[0], OTHER, MACS[1], MACS[0], OTHER, [3; 6]].map(from);
     assert_eq!(said, [PASSES, PASSES, PASSES, MAC, PASSES, PASSES, MAC]);
     // The next worker has the same ledger.
@@ -336,6 +342,44 @@ fn neighbour_discovery_claims_no_others_address() {
     assert_eq!(said(V6, &on6(&ipv6(none, &[(44, &[0, 0, 0, 8, 0, 0, 0, 1]), (58, &[0; 8])]))), IP);
 }
 
+/// What is behind a first fragment in its frame is padding: the receiver puts the next fragment's octets there.
+#[test]
+fn padding_is_no_part_of_a_first_fragment() {
+    let shortened6 = |payload: u16, headers: &[(u8, &[u8])]| {
+        let mut packet = ipv6(own6(), headers);
+        packet[4..6].copy_from_slice(&payload.to_be_bytes());
+        on6(&packet)
+    };
+    // Destination options of 16 octets, of which the fragment has 8; then ports that a client has, and a ping.
+    let (first, whole): (&[u8], &[u8]) = (&[0, 0, 0, 1, 0, 0, 0, 1], &[0, 0, 0, 0, 0, 0, 0, 1]);
+    let options = [&[0, 1, 1, 4, 0, 0, 0, 0][..], &[1, 6, 0, 0, 0, 0, 0, 0]].concat();
+    for (next, upper, parts) in [(17, udp(1, 2), DHCP), (58, [&[128, 0][..], &[0; 30]].concat(), ROUTER)] {
+        for (fragment, wanted) in [(first, ROLE), (whole, PASSES)] {
+            let headers = [(44, fragment), (60, &options), (next, &upper)];
+            assert_eq!(said(parts, &shortened6(16, &headers)), wanted, "options end behind it, {next}");
+            assert_eq!(said(parts, &shortened6(24, &headers)), wanted, "nothing behind options, {next}");
+            assert_eq!(said(parts, &shortened6(32, &headers)), PASSES);
+        }
+    }
+    let ports = on4(&ipv4(OWN4, [8; 4], 17, 0x2000, &udp(1, 2)));
+    let mut empty = ports.clone();
+    empty[16..18].copy_from_slice(&20u16.to_be_bytes());
+    assert_eq!((said(DHCP, &ports), said(DHCP, &empty), said(V4, &empty)), (PASSES, ROLE, PASSES));
+    let mut ping = on4(&ipv4(OWN4, [8; 4], 1, 0x2000, &[8, 0, 0, 0, 0, 0, 0, 0]));
+    assert_eq!(said(ROUTER, &ping), PASSES);
+    ping[16..18].copy_from_slice(&20u16.to_be_bytes());
+    assert_eq!(said(ROUTER, &ping), ROLE);
+}
+
+/// While the port has used fewer addresses than it may, the zero address is none of them.
+#[test]
+fn the_zero_address_is_nobody_s() {
+    let reply = ethernet(ALL, OWN, 0x0806, &arp(2, ([0; 6], OWN4), OWN4));
+    assert_eq!((said(FIRST, &reply), said(LISTED, &reply)), (MAC, MAC));
+    let advertisement = on6(&ipv6(own6(), &[(58, &neighbour(136, own6(), 2, [0; 6]))]));
+    assert_eq!(said(FIRST, &advertisement), MAC);
+}
+
 #[test]
 fn nobody_is_a_bridge() {
     for (dst, kind, rest) in [
@@ -399,6 +443,43 @@ fn usual_frames_are_usual() {
     for (protocol, rest, wanted) in [(6, udp(80, 1), true), (17, udp(1, 2), true), (17, udp(1, 546), false)] {
         assert_eq!(is_usual(0x86dd, &ipv6(own6(), &[(protocol, &rest)])), wanted);
         assert!(!is_usual(0x86dd, &ipv6(other6(), &[(protocol, &rest)])));
+    }
+}
+
+/// An example decides for a frame only what the guard would decide; and it decides for all frames of a flow.
+#[test]
+fn an_example_stands_for_frames_that_are_usual() {
+    use crate::memory::frame_head::{WINDOW_LEN, Window};
+    let claimed = [const { AtomicU64::new(0) }; LIST_MAX];
+    let frames = [
+        (0x0800, ipv4(OWN4, [8; 4], 6, 0x4000, &udp(80, 1))),
+        (0x0800, ipv4(OWN4, [8; 4], 17, 0, &udp(9, 68))),
+        (0x86dd, ipv6(own6(), &[(17, &udp(1, 547))])),
+        (0x86dd, ipv6(own6(), &[(6, &udp(1, 2))])),
+    ];
+    for parts in 0..128 {
+        let Some(guard) = Guard::of(&rules(parts)) else { continue };
+        for (kind, rest) in &frames {
+            let mut octets = [0; WINDOW_LEN];
+            let frame = [&[0; 12][..], &ethernet(MACS[1], OWN, *kind, rest)].concat();
+            octets.iter_mut().zip(frame).for_each(|(to, octet)| *to = octet);
+            let window = Window(octets);
+            if !guard.is_usual(&window, &claimed) {
+                continue;
+            }
+            let example = Example::of(&window);
+            let mut decided = 0;
+            // Behind the addresses, each change of one octet.
+            for (at, change) in (24..WINDOW_LEN).flat_map(|at| (0..=255u8).map(move |change| (at, change))) {
+                let mut other = octets;
+                other[at] ^= change;
+                let stands = example.stands_for(&Window(other));
+                assert!(!stands || guard.is_usual(&Window(other), &claimed), "{parts} {kind:x} {at} {change}");
+                decided += usize::from(stands);
+            }
+            // Length, number, time to live, checksum and receiver may differ.
+            assert!(decided > 256 * 10, "{decided}");
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use sv3::frame::MacAddr;
 
 use super::{Claimed, Guard, ipv4, ipv6};
-use crate::memory::frame_head::Window;
+use crate::memory::frame_head::{Window, WindowMask};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -12,6 +12,34 @@ const IPV4: u64 = 0x08_0045;
 const IPV6: u64 = 0x86_dd60;
 /// The bit of a group address, in the word whose last four octets begin the frame.
 const GROUP: u64 = 1 << 24;
+
+/// What [`Guard::is_usual`] looks at in an IPv4 frame: type, header length, fragment, protocol, source, ports.
+static OF_IPV4: WindowMask =
+    WindowMask::new([!0 << 40, 0x3fff_00ff_0000_ffff, 0xffff_0000_0000_ffff, 0xffff << 48, 0, 0]);
+/// The same of IPv6.
+static OF_IPV6: WindowMask = WindowMask::new([!0 << 44, 0xff00_ffff_ffff_ffff, !0, 0xffff << 48, 0, 0xffff_ffff << 16]);
+
+/// A frame that is usual, as an example for others.
+#[derive(Clone, Copy)]
+pub struct Example<'w> {
+    window: &'w Window,
+    mask: &'static WindowMask,
+}
+
+impl<'w> Example<'w> {
+    /// `window` is that of a usual frame.
+    #[inline]
+    pub fn of(window: &'w Window) -> Example<'w> {
+        let [_, _, _, kind, ..] = window.words();
+        Example { window, mask: if kind >> 40 == IPV4 { &OF_IPV4 } else { &OF_IPV6 } }
+    }
+
+    /// Whether another frame with the same addresses is usual for the same reasons. False: it may be for others.
+    #[inline]
+    pub fn stands_for(&self, other: &Window) -> bool {
+        other.is_like(self.window, self.mask)
+    }
+}
 
 impl Guard {
     /// Whether a frame to one receiver certainly passes, by its first octets: then [`Guard::check`] lets it pass too.

@@ -67,7 +67,7 @@ impl<'m> Source<'m> for MemorySource<'m> {
             if !batch.slices.push(GuestSlice::of_host(frame)) {
                 break;
             }
-            batch.places[batch.count] = Taken { len: Some(len), from, to: from + 1, ..Taken::default() };
+            batch.places[batch.count].lies(Some(len), from, 1);
             batch.count += 1;
             cost += FRAME + DESCRIPTOR;
             ahead += DELIVERY + len as u64;
@@ -112,10 +112,9 @@ impl Sink for InMemory {
         let mut delivered = Delivered::default();
         let verified = verified && VIRTIO_NET_F_GUEST_CSUM.of(self.features);
         for plain in frames.take(most) {
-            let slice = plain.slice;
-            let len = slice.len() - NET_HDR_LEN;
-            let (hdr, slices, snapshot) = (NetHdr::of_complete(verified), &[*slice], plain.snapshot());
-            let frame = Outgoing { hdr, slices, skip: NET_HDR_LEN, len, snapshot, plain: None };
+            let (hdr, slices) = (NetHdr::of_complete(verified), &[*plain.slice]);
+            let (snapshot, skip, len) = plain.outgoing();
+            let frame = Outgoing { hdr, slices, skip, len, snapshot, plain: None };
             if self.deliver(&mut (), state, &frame).is_err() {
                 break;
             }

@@ -101,6 +101,16 @@ impl ObserverTable {
         first.map_or(Vec::new(), |observers| observers.mirrors.iter().flatten().map(|mirror| mirror.to).collect())
     }
 
+    /// All mirrors, by number. Only the control thread calls this, which holds no lease.
+    pub fn mirrors(&self) -> Vec<(u8, Mirror)> {
+        let first = self.threads.first().map(|leased| leased.seize(|| ()));
+        let all = |observers: &Observers| {
+            let mirrors = (0..).zip(&observers.mirrors);
+            mirrors.filter_map(|(number, mirror)| Some((number, (*mirror)?))).collect()
+        };
+        first.map_or(Vec::new(), |observers| all(&observers))
+    }
+
     /// Changes the observers of `threads` threads, one after the other; calls `meanwhile` while one of them is busy.
     pub fn change(&self, threads: usize, meanwhile: impl Fn(), change: impl Fn(&mut Observers, usize)) {
         let mut is_on = false;

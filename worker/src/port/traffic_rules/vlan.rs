@@ -90,6 +90,12 @@ impl InVlan {
         InVlan { tag, ..InVlan::untagged(vid) }
     }
 
+    /// Whether the frame has no tag. Then each frame of the same port and of the same type is in the same VLAN.
+    #[inline]
+    pub fn is_bare(&self) -> bool {
+        self.tag == 0 && !self.hides_tag
+    }
+
     /// Octets of its tag in memory.
     #[inline]
     pub fn tag_len(&self) -> usize {

@@ -14,7 +14,7 @@ use super::queue::{Queue, either};
 use super::state::Vring;
 use super::virtqueue::{Chain, Virtqueue};
 use crate::memory::slice_list::{Arena, SliceList};
-use crate::port::batch::{MAX_SLICES, PlainFrame};
+use crate::port::batch::{Begin, MAX_SLICES, PlainFrame};
 use crate::port::cost::{DELIVERY, DESCRIPTOR};
 use crate::port::kind::Kind;
 use crate::port::sink::{Delivered, DeliveryState, Outgoing, Sink, Undelivered};
@@ -113,14 +113,15 @@ impl<'t, 'r, Q: Virtqueue> Filling<'_, '_, 't, 'r, Q> {
         let mut places = self.state.deferred.places();
         let mut octets = 0;
         let frames = self.queue.fill_plain(&self.walker, most, |to| {
-            let PlainFrame { slice, head, window } = frames.next()?;
+            let PlainFrame { slice, head, begin } = frames.next()?;
             let place = places.next()?;
-            match window {
-                None => place.put(hdr, slice, &to, head)?,
-                Some(window) => place.put_windowed(hdr, slice, &to, window)?,
-            }
-            octets += slice.len() as u64;
-            Some(slice.len() as u32)
+            let written = match begin {
+                Begin::Head => place.put(hdr, slice, &to, head).map(|()| slice.len())?,
+                Begin::Window(window) => place.put_windowed(hdr, slice, &to, window).map(|()| slice.len())?,
+                Begin::Edited(edited) => place.put_edited(hdr, slice, &to, edited)?,
+            };
+            octets += written as u64;
+            Some(written as u32)
         });
         drop(places);
         octets -= (frames * NET_HDR_LEN) as u64;

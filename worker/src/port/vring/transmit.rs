@@ -50,28 +50,25 @@ impl<'m, Q: Virtqueue> Source<'m> for VringSource<'_, 'm, Q> {
         let places = batch.places.get_mut(..ready.into()).unwrap_or_default();
         let slices = &mut batch.slices;
         let mut cursor = queue.position();
-        let (mut count, mut cost, mut ahead) = (0, 0, 0);
+        // `spent`: the cost so far, and what it will cost to deliver these frames.
+        let (mut count, mut cost, mut spent) = (0, 0, 0);
         loop {
-            let most = places.len() - count;
-            let mut free = places.iter_mut().skip(count);
-            let mut at = slices.len();
-            let mut tail = slices.tail();
+            let (most, mut at) = (places.len() - count, slices.len());
+            let mut free = places.iter_mut().skip(count).zip(slices.room());
             let plain = queue.take_plain(&mut cursor, walker, most, |chain, slice| {
-                if cost + ahead >= budget {
-                    return false;
-                }
-                let Some(taken) = free.next().filter(|_| tail.push(slice)) else { return false };
+                let Some((taken, place)) = free.next().filter(|_| spent < budget) else { return false };
+                *place = slice;
                 prefetch_head(&slice);
-                cost += FRAME + DESCRIPTOR;
-                ahead += DELIVERY + slice.len() as u64;
-                note(taken, &chain, at, at + 1);
+                spent += FRAME + DESCRIPTOR + DELIVERY + slice.len() as u64;
+                note(taken, &chain, at, 1);
                 at += 1;
                 true
             });
-            drop(tail);
+            slices.grow(plain);
             count += plain;
+            cost += (FRAME + DESCRIPTOR) * plain as u64;
             let Some(taken) = places.get_mut(count) else { break };
-            if slices.spare() < MAX_SLICES || cost + ahead >= budget {
+            if slices.spare() < MAX_SLICES || spent >= budget {
                 break;
             }
             let from = slices.len();
@@ -82,9 +79,10 @@ impl<'m, Q: Virtqueue> Source<'m> for VringSource<'_, 'm, Q> {
                 Ok(None) => return Ok(0),
                 Err(fault) => return Err(fault),
             };
-            note(taken, &chain, from, slices.len());
-            cost += FRAME + DESCRIPTOR * std::mem::take(&mut slices.walked);
-            ahead += chain.len.map_or(0, |len| DELIVERY + len as u64);
+            note(taken, &chain, from, slices.len() - from);
+            let costs = FRAME + DESCRIPTOR * std::mem::take(&mut slices.walked);
+            cost += costs;
+            spent += costs + chain.len.map_or(0, |len| DELIVERY + len as u64);
             if let Some(first) = slices.from(from).first() {
                 prefetch_head(first);
             }
@@ -97,15 +95,15 @@ impl<'m, Q: Virtqueue> Source<'m> for VringSource<'_, 'm, Q> {
     #[inline]
     fn complete(&mut self, done: &[Taken]) {
         self.queue.complete_all(
-            done.iter().map(|taken| (Chain { id: taken.id, descriptors: taken.parts, len: taken.len }, 0)),
+            done.iter().map(|taken| (Chain { id: taken.id, descriptors: taken.parts, len: taken.len() }, 0)),
         );
     }
 }
 
 #[inline(always)]
-fn note(taken: &mut Taken, chain: &Chain, from: usize, to: usize) {
-    (taken.id, taken.parts, taken.len) = (chain.id, chain.descriptors, chain.len);
-    (taken.from, taken.to) = (from, to);
+fn note(taken: &mut Taken, chain: &Chain, from: usize, pieces: usize) {
+    (taken.id, taken.parts) = (chain.id, chain.descriptors);
+    taken.lies(chain.len, from, pieces);
 }
 
 /// Prefetches the net header and the frame's first octets, which may lie in the next cache line.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use sv3::drop_reason::DropReason;
-use sv3::rules::{Bucket, Limits, PortRules, TagType, Unit, Vid, VidRange, Vids, Vlan};
+use sv3::rules::{Bucket, Guard, Limits, PortRules, Sources, TagType, Unit, Vid, VidRange, Vids, Vlan};
 use sv3::virtio::NET_HDR_LEN;
 
 use super::*;
@@ -30,6 +30,14 @@ impl Worker {
             assert_eq!(self.stage(*port, rules.clone()), None);
         }
         assert_eq!(self.tell(Command::RulesCommit), None);
+    }
+
+    /// A port sends a frame: to and from addresses that end so.
+    fn pass(&mut self, from: u16, (dst, src): (u8, u8)) {
+        let frame = [&[0; 12][..], &[2, 0, 0, 0, 0, dst, 2, 0, 0, 0, 0, src, 8, 0, 1, 2, 3]].concat();
+        self.with(QueueId::transmit(from, 0), |queue| queue.to_send.push(frame));
+        self.thread.poll(QueueId::transmit(from, 0));
+        assert_eq!(self.tell(Command::Barrier), None);
     }
 
     /// Ports that get a broadcast of this one.
@@ -141,6 +149,31 @@ fn a_port_that_changes_its_vlan_is_forgotten_and_others_are_not() {
     assert_eq!(known(&worker), [Some(0), Some(1), None]);
 }
 
+/// A guest has spoken as its neighbour, and then the operator says who it is. Frames for the neighbour must not go on to it.
+#[test]
+fn addresses_that_new_rules_forbid_are_forgotten() {
+    let address = |last| [2, 0, 0, 0, 0, last];
+    let listed = |last| Guard { macs: Sources::Listed(vec![address(last)]), ..Guard::default() };
+    let guarded = |guard| PortRules { guard, ..PortRules::default() };
+    let known = |worker: &Worker| [0, 1, 2].map(|last| find(worker, 0, last));
+    let mut worker = Worker::new(false);
+    (0..3).for_each(|slot| assert_eq!(worker.tell(add(slot)), None));
+    (0..3).for_each(|slot| drop(worker.reached(slot, 3)));
+    worker.rule(&[(0, guarded(listed(0))), (1, guarded(listed(2)))]);
+    assert_eq!(known(&worker), [Some(0), None, Some(2)]);
+    worker.rule(&[
+        (0, guarded(Guard { no_router: true, ..listed(0) })),
+        (2, PortRules { flood: false, ..guarded(listed(2)) }),
+    ]);
+    assert_eq!(known(&worker), [Some(0), None, Some(2)]);
+    worker.rule(&[(2, PortRules { learning: false, ..PortRules::default() })]);
+    assert_eq!(known(&worker), [Some(0), None, None]);
+    // Its first address is the next one that it uses.
+    worker.rule(&[(0, guarded(Guard { macs: Sources::First(1), ..Guard::default() }))]);
+    assert_eq!((known(&worker), worker.reached(0, 3)), ([None; 3], vec![1, 2]));
+    assert_eq!(known(&worker), [Some(0), None, None]);
+}
+
 /// Ports 1 and 2, each of a thread of its own, change their VLANs with each other all the time, and are never in the same
 /// one. Port 3 is in both. Who asks for the leases of one port, changes it, and then asks for the next one's fails this.
 #[test]
@@ -234,7 +267,7 @@ fn addresses_are_added_removed_and_flushed_as_told() {
         [Some(0), Some(1), Some(1), Some(1)]
     );
     for (wrong, errno) in [
-        (Command::AddressAdd { port: 9, vid: 0, mac: [2; 6] }, NO_PORT),
+        (Command::AddressAdd { port: 1024, vid: 0, mac: [2; 6] }, NO_PORT),
         (Command::AddressAdd { port: 0, vid: 0, mac: [3; 6] }, nix::errno::Errno::EINVAL),
         (Command::AddressAdd { port: 0, vid: 4095, mac: [2; 6] }, nix::errno::Errno::EINVAL),
         (Command::AddressRemove { port: 1, vid: 0, mac: [2, 0, 0, 0, 0, 50] }, nix::errno::Errno::ENOENT),
@@ -252,8 +285,36 @@ fn addresses_are_added_removed_and_flushed_as_told() {
         assert_eq!([0, 1, 2].map(|last| find(&worker, 0, last)), left);
     }
     assert_eq!(worker.tell(Command::AddressRemove { port: 0, vid: 0, mac: [2, 0, 0, 0, 0, 50] }), None);
+    // A slot has its addresses, with a port or without.
     assert_eq!(worker.tell(Command::PortRemove { port: 1 }), None);
-    assert_eq!([(0, 50), (7, 50), (0, 2)].map(|(vid, last)| find(&worker, vid, last)), [None; 3]);
+    assert_eq!([(0, 50), (7, 50), (0, 2)].map(|(vid, last)| find(&worker, vid, last)), [None, Some(1), Some(1)]);
+    assert_eq!((worker.tell(add(1)), worker.tell(at(9, 7, 51))), (None, None));
+    assert_eq!([50, 51].map(|last| find(&worker, 7, last)), [Some(1), Some(9)]);
+    assert_eq!(worker.tell(Command::AddressRemove { port: 1, vid: 7, mac: [2, 0, 0, 0, 0, 50] }), None);
+    // One that moves is never nowhere.
+    assert_eq!((worker.tell(at(2, 7, 51)), find(&worker, 7, 51)), (None, Some(2)));
+}
+
+/// Frames to an address of a slot without a port are dropped, and charged to their sender. Frames from it are not learnt.
+#[test]
+fn the_address_of_an_absent_port_draws_no_flood() {
+    let mut worker = Worker::new(false);
+    (0..3).for_each(|slot| assert_eq!(worker.tell(add(slot)), None));
+    (0..3).for_each(|slot| drop(worker.reached(slot, 3)));
+    assert_eq!((worker.tell(at(1, 0, 50)), worker.tell(at(9, 0, 51))), (None, None));
+    assert_eq!(worker.tell(Command::PortRemove { port: 1 }), None);
+    let counted = |worker: &Worker, slot: usize, reason: DropReason| {
+        worker.thread.ledger.ports[slot].drops[reason as usize].load(Relaxed)
+    };
+    for (count, last) in [(1, 50), (2, 51)] {
+        worker.pass(0, (last, 1));
+        assert_eq!(counted(&worker, 0, DropReason::PortAbsent), count);
+        worker.pass(2, (1, last));
+        assert_eq!(counted(&worker, 2, DropReason::AddressConflict), count);
+        assert_eq!([0, 2].map(|slot| worker.received(slot)), [0, 0]);
+    }
+    assert_eq!([50, 51].map(|last| find(&worker, 0, last)), [Some(1), Some(9)]);
+    assert_eq!(counted(&worker, 1, DropReason::RxDown), 0);
 }
 
 /// The serving worker died before it did what both were told: an address that is gone is still there, another one is not,
@@ -262,7 +323,8 @@ fn addresses_are_added_removed_and_flushed_as_told() {
 fn a_take_over_corrects_the_static_addresses_and_the_vlans_of_others() {
     let mut worker = Worker::new(true);
     (0..3).for_each(|slot| assert_eq!(worker.tell(add(slot)), None));
-    worker.rule(&[(1, access(10))]);
+    let guard = Guard { macs: Sources::Listed(vec![[2, 0, 0, 0, 0, 7]]), ..Guard::default() };
+    worker.rule(&[(1, access(10)), (0, PortRules { guard, ..PortRules::default() })]);
     assert_eq!((worker.tell(at(0, 0, 1)), worker.tell(at(0, 0, 2)), worker.tell(at(1, 10, 3))), (None, None, None));
     assert_eq!(worker.tell(Command::AddressRemove { port: 0, vid: 0, mac: [2, 0, 0, 0, 0, 2] }), None);
     let forwarder = &mut worker.thread.poller.forwarder;
@@ -271,7 +333,9 @@ fn a_take_over_corrects_the_static_addresses_and_the_vlans_of_others() {
     assert!(forwarder.add(address(1, 0), 0) && forwarder.add(address(2, 0), 0) && forwarder.add(address(8, 0), 2));
     forwarder.learn(address(4, 0).mac(), 1);
     forwarder.learn(address(5, 0).mac(), 2);
+    [6, 7].into_iter().for_each(|last| forwarder.learn(address(last, 0).mac(), 0));
     assert_eq!(worker.tell(Command::Promote), None);
-    let found = [(0, 1), (0, 2), (0, 8), (10, 3), (0, 4), (0, 5)].map(|(vid, last)| find(&worker, vid, last));
-    assert_eq!(found, [Some(0), None, None, Some(1), None, Some(2)]);
+    let found = [(0, 1), (0, 2), (0, 8), (10, 3), (0, 4), (0, 5), (0, 6), (0, 7)];
+    let found = found.map(|(vid, last)| find(&worker, vid, last));
+    assert_eq!(found, [Some(0), None, None, Some(1), None, Some(2), None, Some(0)]);
 }

@@ -85,8 +85,11 @@ fn request_ring(request: &Request) -> u16 {
     }
 }
 
+/// Rings by index: size, addresses, whether enabled.
+type Rings = BTreeMap<u16, (u16, RingAddr, bool)>;
+
 /// The rings that are started after these commands, and whether they are enabled; and the log.
-fn running<'a>(commands: impl Iterator<Item = &'a C>) -> (BTreeMap<u16, (u16, RingAddr, bool)>, Option<Region>) {
+fn running<'a>(commands: impl Iterator<Item = &'a C>) -> (Rings, Option<Region>) {
     let (mut rings, mut enabled, mut log) = (BTreeMap::new(), BTreeSet::new(), None);
     for command in commands {
         match command {
