@@ -58,7 +58,8 @@ impl Macs {
     pub(super) fn have(&self, bits: u64, claimed: &Claimed) -> bool {
         match self {
             Macs::Any => true,
-            Macs::First(most) => claimed.iter().take(*most).any(|place| place.load(Relaxed) == bits),
+            // A place that is free is 0.
+            Macs::First(most) => bits != 0 && claimed.iter().take(*most).any(|place| place.load(Relaxed) == bits),
             Macs::Listed(macs) => macs.contains(&bits),
         }
     }
