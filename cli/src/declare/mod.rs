@@ -12,4 +12,5 @@ pub mod give;
 pub mod keys;
 pub mod rate;
 pub mod show;
+pub mod snooping;
 pub mod words;
