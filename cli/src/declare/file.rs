@@ -1,18 +1,21 @@
 //! Reads a file of declarations. What is wrong is told with its line and column, and all of it at once.
 //!
 //! The tables: `[ports.NAME]`, `[users.USER]` for guests at the front door by user, `[guests]` for those of all other
-//! users, and `[defaults]`: rules of each of these that says nothing else, except ports of kind `attached`.
+//! users, and `[defaults]`: rules of each of these that says nothing else, except ports of kind `attached`. `[snooping]` is the
+//! switch's own.
 
 use std::fmt::Write;
 use std::ops::Range;
 use std::path::Path;
 
 use sv3::config::{Config, PortConfig};
+use sv3::snooping::Switched;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::draft::Draft;
 use super::keys::{self, Key, Of, nearest};
+use super::snooping::SnoopingDraft;
 use super::words;
 
 /// Most octets of a file.
@@ -20,7 +23,7 @@ const LENGTH_MAX: u64 = 8 << 20;
 /// Most faults that are told.
 const TOLD: usize = 20;
 /// The tables that there are.
-const TABLES: [&str; 4] = ["ports", "users", "guests", "defaults"];
+const TABLES: [&str; 5] = ["ports", "users", "guests", "defaults", "snooping"];
 
 /// Reads a file. The error has a line for each fault.
 pub fn read(path: &Path) -> Result<Config, String> {
@@ -123,6 +126,7 @@ impl Reader {
             let port = self.port(&base, name, value);
             config.ports.insert(name.get_ref().to_string(), port);
         }
+        config.snooping = self.section(table, "snooping").map(|settings| self.snooping(settings));
         config
     }
 
@@ -133,6 +137,17 @@ impl Reader {
         let mut draft = if kind == Some("attached") { Draft::default() } else { base.clone() };
         self.settings(&mut draft, table, "[ports]", |_| true);
         self.finish(draft, name.span())
+    }
+
+    fn snooping(&mut self, table: &Table<'_>) -> Switched {
+        let mut draft = SnoopingDraft::default();
+        for (name, value) in table.iter() {
+            let set = number_or_values(value.get_ref()).and_then(|words| draft.set(name.get_ref(), &words));
+            if let Err(why) = set {
+                self.fault(name.span(), why);
+            }
+        }
+        draft.finish()
     }
 
     fn finish(&mut self, draft: Draft, span: Range<usize>) -> PortConfig {
@@ -221,6 +236,15 @@ fn values(value: &DeValue<'_>) -> Result<Vec<String>, String> {
             Ok(list.iter().map(single).collect::<Result<Vec<_>, _>>()?.concat())
         }
         other => Err(format!("cannot be of type {}", other.type_str())),
+    }
+}
+
+/// A value as a word; a time in seconds may be a fraction.
+fn number_or_values(value: &DeValue<'_>) -> Result<String, String> {
+    match value {
+        DeValue::Float(number) => Ok(number.as_str().to_string()),
+        DeValue::Array(_) => Err("is a list, and wants one value".to_string()),
+        value => values(value).map(|words| words.concat()),
     }
 }
 
