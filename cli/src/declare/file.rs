@@ -109,7 +109,8 @@ impl Reader {
         self.finish(draft.clone(), table.get("defaults").map_or(0..0, Spanned::span));
         let base = draft;
         let mut guests = base.clone();
-        self.settings(&mut guests, self.section_of(table, "guests"), "[guests]", |key| key.of == Of::Rule);
+        let section = self.section(table, "guests");
+        self.settings(&mut guests, section, "[guests]", |key| key.of == Of::Rule);
         config.guests = self.finish(guests, table.get("guests").map_or(0..0, Spanned::span)).rules;
         for (name, value) in self.section(table, "users").into_iter().flat_map(|users| users.iter()) {
             let mut draft = base.clone();
@@ -160,10 +161,6 @@ impl Reader {
     /// A table within the whole.
     fn section<'t, 'i>(&mut self, whole: &'t Table<'i>, name: &str) -> Option<&'t Table<'i>> {
         whole.get(name).and_then(|value| self.table(name, value))
-    }
-
-    fn section_of<'t, 'i>(&self, whole: &'t Table<'i>, name: &str) -> Option<&'t Table<'i>> {
-        whole.get(name).and_then(|value| value.get_ref().as_table())
     }
 
     fn table<'t, 'i>(&mut self, name: &str, value: &'t Value<'i>) -> Option<&'t Table<'i>> {
@@ -319,6 +316,11 @@ trunk = [10, "20-30"]
             ("[ports.web]\nvlan = 1\ntrunk = \"2\"", "`vlan` and `trunk` exclude each other"),
             ("[guests]\nstatic = []", "`static` is a port's own"),
             ("[ports]\nweb = 3", "(2, 7) \"web\" is a table"),
+            ("guests = []", "(1, 10) \"guests\" is a table with settings, and this is of type array"),
+            ("defaults = []", "(1, 12) \"defaults\" is a table"),
+            ("ports = []", "(1, 9) \"ports\" is a table"),
+            ("users = 1", "(1, 9) \"users\" is a table"),
+            ("[[snooping]]", "\"snooping\" is a table"),
             ("[ports.web\n", "(1, 11) "),
             ("[ports.web]\nmac = [\"01:00:00:00:00:01\"]", "(2, 7) mac: \"01:00:00:00:00:01\" is no address of one"),
             ("[ports.web]\nmac = []", "(2, 7) mac: an empty list lets nothing pass: name one, or write \"any\""),
