@@ -37,6 +37,26 @@ impl Default for Snooping {
     }
 }
 
+/// What a configuration says of snooping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Switched {
+    /// The switch floods frames to groups.
+    Off,
+    /// It snoops in this way.
+    On(Snooping),
+}
+
+impl Switched {
+    /// As a setting that may be absent.
+    pub fn setting(self) -> Option<Snooping> {
+        match self {
+            Switched::Off => None,
+            Switched::On(setting) => Some(setting),
+        }
+    }
+}
+
 /// A setting that is in force. Its number is not 0 and differs from that of any other time that snooping was switched on:
 /// what was learnt before tells nothing of those who came and left meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

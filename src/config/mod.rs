@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::MAX_PORTS;
 use crate::attachment::{Attachment, FrameForm};
 use crate::rules::{PortRules, Vid};
+use crate::snooping::Switched;
 
 /// Most octets of a [`Change`].
 pub const CHANGE_MAX: usize = 8 << 20;
@@ -37,6 +38,9 @@ pub struct Config {
     pub guests: PortRules,
     /// The rules of guests at the front door, by user id.
     pub users: BTreeMap<u32, PortRules>,
+    /// Whether the switch snoops on IGMP and MLD. Absent in a change: as before; in what is in force: it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snooping: Option<Switched>,
 }
 
 /// A declared port.
@@ -151,6 +155,9 @@ impl Config {
             return Err(format!("rules for {} users, of {USERS_MAX} at most", self.users.len()));
         }
         self.guests.check().map_err(|why| format!("guests: {why}"))?;
+        if let Some(setting) = self.snooping.and_then(Switched::setting) {
+            setting.check().map_err(|why| format!("snooping: {why}"))?;
+        }
         for (uid, rules) in &self.users {
             rules.check().map_err(|why| format!("user {uid}: {why}"))?;
         }
@@ -211,6 +218,7 @@ impl PortConfig {
 mod tests {
     use super::*;
     use crate::rules::Vlan;
+    use crate::snooping::Snooping;
 
     fn port(vlan: Vlan) -> PortConfig {
         PortConfig { rules: PortRules { vlan, ..PortRules::default() }, ..PortConfig::default() }
@@ -229,6 +237,9 @@ mod tests {
             config(&[("web", port)]).check().unwrap_err()
         };
         let at = |vid, mac| StaticAddress { vid, mac };
+        let hasty = Switched::On(Snooping { interval_ms: 1, ..Snooping::default() });
+        let told = Config { snooping: Some(hasty), ..Config::default() }.check().unwrap_err();
+        assert!(told.starts_with("snooping: interval"), "{told}");
         for (told, why) in [
             (with(|port| port.rules.vlan = Vlan::Access { vid: 0 }), "1 to 4094"),
             (with(|port| port.socket.mode = 0o1777), "0777"),

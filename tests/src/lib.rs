@@ -1,5 +1,7 @@
 //! Helpers of the scenarios in `tests/tests/`: the real switch, a front-end in software, real guests.
 
+#[allow(clippy::panic, clippy::expect_used)]
+pub mod bridge;
 pub mod capture;
 pub mod distance;
 pub mod failure;

@@ -7,6 +7,7 @@ mod drift;
 mod handing_over;
 mod internet_of_taps;
 mod iommu;
+mod kernel_bridge;
 mod leaks;
 mod linux_segments;
 mod migration;

@@ -10,7 +10,7 @@ use sv3_tests::failure::Result;
 use sv3_tests::frames::{BROADCAST, Mac, frame, mac};
 use sv3_tests::guest::Guest;
 use sv3_tests::network::ports::{attach_stream, uplink};
-use sv3_tests::switch::Switch;
+use sv3_tests::switch::{Home, Switch};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 2, 3);
 const ALL_V3_ROUTERS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 22);
@@ -68,24 +68,30 @@ fn next(guest: &mut Guest) -> Vec<u8> {
 /// A switch that snoops, stations 1 to 3, of which 2 is a member of the group, and the switch knows all that it must.
 fn members() -> Result<(Switch, [Guest; 3])> {
     let switch = Switch::start()?;
+    switch.snoop(Some(PATIENT))?;
+    let guests = members_at(&switch)?;
+    Ok((switch, guests))
+}
+
+/// The same at a switch that snoops.
+fn members_at(switch: &Switch) -> Result<[Guest; 3]> {
     let mut guests = [(); 3].map(|()| Guest::connect(switch.socket()));
     for (n, guest) in (1..).zip(&mut guests) {
         guest.send(&frame(BROADCAST, mac(n), b"greeting"));
         guest.await_sent();
     }
-    switch.snoop(Some(PATIENT))?;
     switch.await_groups("groups to be filtered", |groups| groups.open.is_empty() && filters(groups))?;
     guests[1].send(&report(2, CHANGE_TO_EXCLUDE, GROUP));
     switch.await_groups("a member", |groups| members_of(groups) == ["p1"])?;
-    Ok((switch, guests))
+    Ok(guests)
 }
 
 fn filters(groups: &GroupsStatus) -> bool {
     groups.queriers.iter().any(|one| one.protocol == "igmp" && one.filters)
 }
 
-fn members_of(groups: &GroupsStatus) -> Vec<&str> {
-    groups.groups.iter().flat_map(|group| &group.members).map(|member| member.port.as_str()).collect()
+fn members_of(groups: &GroupsStatus) -> Vec<String> {
+    groups.groups.iter().flat_map(|group| &group.members).map(|member| member.port.clone()).collect()
 }
 
 /// Station 1 sends a datagram and then a marker to all. Asserts that these stations get the datagram.
@@ -178,5 +184,43 @@ fn a_guest_that_comes_back_gets_all_groups_until_it_was_asked() -> Result<()> {
     guests[0].send(&sent);
     assert_eq!(next(&mut newcomer), sent);
     assert_eq!(next(&mut guests[1]), sent);
+    Ok(())
+}
+
+#[test]
+fn a_file_says_how_the_switch_snoops_and_the_next_supervisor_knows_the_groups() -> Result<()> {
+    let home = Home::new()?;
+    let (path, name) = (home.path("sv3.toml"), home.path("sv3.toml").display().to_string());
+    let write = |text: &str| -> Result<()> {
+        std::fs::write(&path, text)?;
+        Ok(std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644))?)
+    };
+    let text = "[snooping]\non = true\ninterval = 600\nresponse = 0.1\nlast_member = 0.1\n";
+    write(text)?;
+    let mut switch = home.start(&["--config", &name])?;
+    assert_eq!(switch.groups()?.snooping, Some(PATIENT));
+    let mut guests = members_at(&switch)?;
+    assert_reaches(&mut guests, b"for the member", [true, false]);
+    switch.hand_over(&[])?;
+    switch.await_status("a worker of the next supervisor", |status| status.worker.pid.is_some())?;
+    assert_eq!((switch.groups()?.snooping, members_of(&switch.groups()?)), (Some(PATIENT), vec!["p1".to_string()]));
+    assert_reaches(&mut guests, b"for the member still", [true, false]);
+    let control = switch.control().display().to_string();
+    let sv3 = |words: &[&str]| -> Result<String> {
+        let output = home.sv3(words).args(["--control", &control]).output()?;
+        assert!(output.status.success(), "{output:?}");
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    assert_eq!(sv3(&["config", "show"])?, text);
+    // A file, and a port that is added, leave alone what they do not speak of.
+    write("")?;
+    assert_eq!(sv3(&["reload"])?, "nothing differs\n");
+    sv3(&["port", "add", "web"])?;
+    assert_eq!(members_of(&switch.groups()?), ["p1"]);
+    write("[ports.web]\n[snooping]\non = false\n")?;
+    let told = sv3(&["reload"])?;
+    assert!(told.contains("snooping: on = false (was true)"), "{told}");
+    assert_eq!(switch.groups()?.snooping, None);
+    assert_reaches(&mut guests, b"for all", [true, true]);
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use sv3::config::Config;
 
 use super::show::{self, Setting};
-use super::words;
+use super::{snooping, words};
 
 /// A line for each port, user or setting that differs; none if nothing does.
 pub fn lines(old: &Config, new: &Config) -> Vec<String> {
@@ -19,6 +19,10 @@ pub fn lines(old: &Config, new: &Config) -> Vec<String> {
     let mut lines = sections(&ports(old), &ports(new));
     lines.extend(sections(&users(old), &users(new)));
     lines.extend(settings("guests", &show::rules(&old.guests), &show::rules(&new.guests)));
+    // A file that does not say it leaves it as it is.
+    if new.snooping.is_some() {
+        lines.extend(settings("snooping", &snooping::settings(old.snooping), &snooping::settings(new.snooping)));
+    }
     lines
 }
 

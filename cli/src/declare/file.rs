@@ -1,18 +1,21 @@
 //! Reads a file of declarations. What is wrong is told with its line and column, and all of it at once.
 //!
 //! The tables: `[ports.NAME]`, `[users.USER]` for guests at the front door by user, `[guests]` for those of all other
-//! users, and `[defaults]`: rules of each of these that says nothing else, except ports of kind `attached`.
+//! users, and `[defaults]`: rules of each of these that says nothing else, except ports of kind `attached`. `[snooping]` is the
+//! switch's own.
 
 use std::fmt::Write;
 use std::ops::Range;
 use std::path::Path;
 
 use sv3::config::{Config, PortConfig};
+use sv3::snooping::Switched;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::draft::Draft;
 use super::keys::{self, Key, Of, nearest};
+use super::snooping::SnoopingDraft;
 use super::words;
 
 /// Most octets of a file.
@@ -20,7 +23,7 @@ const LENGTH_MAX: u64 = 8 << 20;
 /// Most faults that are told.
 const TOLD: usize = 20;
 /// The tables that there are.
-const TABLES: [&str; 4] = ["ports", "users", "guests", "defaults"];
+const TABLES: [&str; 5] = ["ports", "users", "guests", "defaults", "snooping"];
 
 /// Reads a file. The error has a line for each fault.
 pub fn read(path: &Path) -> Result<Config, String> {
@@ -106,7 +109,8 @@ impl Reader {
         self.finish(draft.clone(), table.get("defaults").map_or(0..0, Spanned::span));
         let base = draft;
         let mut guests = base.clone();
-        self.settings(&mut guests, self.section_of(table, "guests"), "[guests]", |key| key.of == Of::Rule);
+        let section = self.section(table, "guests");
+        self.settings(&mut guests, section, "[guests]", |key| key.of == Of::Rule);
         config.guests = self.finish(guests, table.get("guests").map_or(0..0, Spanned::span)).rules;
         for (name, value) in self.section(table, "users").into_iter().flat_map(|users| users.iter()) {
             let mut draft = base.clone();
@@ -123,6 +127,7 @@ impl Reader {
             let port = self.port(&base, name, value);
             config.ports.insert(name.get_ref().to_string(), port);
         }
+        config.snooping = self.section(table, "snooping").map(|settings| self.snooping(settings));
         config
     }
 
@@ -135,6 +140,17 @@ impl Reader {
         self.finish(draft, name.span())
     }
 
+    fn snooping(&mut self, table: &Table<'_>) -> Switched {
+        let mut draft = SnoopingDraft::default();
+        for (name, value) in table.iter() {
+            let set = number_or_values(value.get_ref()).and_then(|words| draft.set(name.get_ref(), &words));
+            if let Err(why) = set {
+                self.fault(name.span(), why);
+            }
+        }
+        draft.finish()
+    }
+
     fn finish(&mut self, draft: Draft, span: Range<usize>) -> PortConfig {
         draft.finish().unwrap_or_else(|why| {
             self.fault(span, why);
@@ -145,10 +161,6 @@ impl Reader {
     /// A table within the whole.
     fn section<'t, 'i>(&mut self, whole: &'t Table<'i>, name: &str) -> Option<&'t Table<'i>> {
         whole.get(name).and_then(|value| self.table(name, value))
-    }
-
-    fn section_of<'t, 'i>(&self, whole: &'t Table<'i>, name: &str) -> Option<&'t Table<'i>> {
-        whole.get(name).and_then(|value| value.get_ref().as_table())
     }
 
     fn table<'t, 'i>(&mut self, name: &str, value: &'t Value<'i>) -> Option<&'t Table<'i>> {
@@ -224,6 +236,15 @@ fn values(value: &DeValue<'_>) -> Result<Vec<String>, String> {
     }
 }
 
+/// A value as a word; a time in seconds may be a fraction.
+fn number_or_values(value: &DeValue<'_>) -> Result<String, String> {
+    match value {
+        DeValue::Float(number) => Ok(number.as_str().to_string()),
+        DeValue::Array(_) => Err("is a list, and wants one value".to_string()),
+        value => values(value).map(|words| words.concat()),
+    }
+}
+
 /// Line and column, from 1, of an octet.
 fn position(text: &str, at: usize) -> (usize, usize) {
     let before = text.get(..at.min(text.len())).unwrap_or(text);
@@ -295,6 +316,11 @@ trunk = [10, "20-30"]
             ("[ports.web]\nvlan = 1\ntrunk = \"2\"", "`vlan` and `trunk` exclude each other"),
             ("[guests]\nstatic = []", "`static` is a port's own"),
             ("[ports]\nweb = 3", "(2, 7) \"web\" is a table"),
+            ("guests = []", "(1, 10) \"guests\" is a table with settings, and this is of type array"),
+            ("defaults = []", "(1, 12) \"defaults\" is a table"),
+            ("ports = []", "(1, 9) \"ports\" is a table"),
+            ("users = 1", "(1, 9) \"users\" is a table"),
+            ("[[snooping]]", "\"snooping\" is a table"),
             ("[ports.web\n", "(1, 11) "),
             ("[ports.web]\nmac = [\"01:00:00:00:00:01\"]", "(2, 7) mac: \"01:00:00:00:00:01\" is no address of one"),
             ("[ports.web]\nmac = []", "(2, 7) mac: an empty list lets nothing pass: name one, or write \"any\""),

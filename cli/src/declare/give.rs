@@ -36,6 +36,9 @@ pub fn declare(control: &Control, before: &InForce, config: Config, file: Option
             changed.push(folder.change(name, port.socket).inspect_err(|_| undo(&changed))?);
         }
     }
+    // What a change is not about may have changed meanwhile.
+    let snooping = config.snooping.filter(|_| config.snooping != before.config.snooping);
+    let config = Config { snooping, ..config };
     let change = sealed(&Change { config, doors, file }).inspect_err(|_| undo(&changed))?;
     let mut files = vec![change.as_fd()];
     files.extend(made.iter().map(Door::socket));

@@ -13,4 +13,5 @@ pub mod keys;
 pub mod one_port;
 pub mod rate;
 pub mod show;
+pub mod snooping;
 pub mod words;

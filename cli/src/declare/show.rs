@@ -6,9 +6,10 @@ use sv3::attachment::{Attachment, FrameForm};
 use sv3::config::{Access, Config, DoorKind, PortConfig};
 use sv3::frame::MacAddr;
 use sv3::rules::{Bucket, Isolation, PortRules, Sources, TagType, Vlan};
+use sv3::snooping::Switched;
 
 use super::rate::{Rate, short};
-use super::words;
+use super::{snooping, words};
 
 /// A key and its value as TOML has it.
 pub type Setting = (&'static str, String);
@@ -23,6 +24,9 @@ pub fn file(config: &Config) -> String {
             let _ = writeln!(text, "{key} = {value}");
         }
     };
+    if config.snooping.and_then(Switched::setting).is_some() {
+        section("snooping".to_string(), snooping::settings(config.snooping));
+    }
     if !config.guests.is_open() {
         section("guests".to_string(), rules(&config.guests));
     }

@@ -8,9 +8,10 @@
 //! Slots are scarce too: the last [`LAST`] are for processes that have none. When half of these are taken, ports that
 //! never had a running ring, and streams that have sent no frame, give way ([`Slots::idle_to_yield`]).
 
-use std::collections::{BTreeMap, HashMap};
+mod names;
+mod yielding;
+
 use std::rc::Rc;
-use std::time::Instant;
 
 use sv3::MAX_PORTS;
 use sv3::foreign::ForeignFd;
@@ -22,7 +23,6 @@ use crate::clients::number::{pending_index, pending_number};
 use crate::ports::card::CardPort;
 use crate::ports::files::FilePort;
 use crate::ports::port::Replay;
-use crate::telemetry::event::Named;
 
 /// One slot.
 #[derive(Default)]
@@ -87,30 +87,12 @@ impl Slots {
         matches!(self.slots.get(usize::from(slot)), Some(Slot::Leaving(..)))
     }
 
-    /// The pending client at the door of a declared port.
-    pub fn pending_at(&self, home: u16) -> Option<&Client> {
-        self.pending().find(|client| client.home == Some(home))
-    }
-
     /// The client of a number, to look at.
     pub fn look_at(&self, slot: u16) -> Option<&Client> {
         match self.slots.get(usize::from(slot)) {
             Some(Slot::Taken(client)) => Some(client),
             _ => None,
         }
-    }
-
-    /// The names of ports that have others than their slots', by slot.
-    pub fn names(&self) -> BTreeMap<u16, String> {
-        let files = self.all_files().map(|port| (port.slot, port.name().to_string()));
-        let cards = self.all_cards().map(|port| (port.slot, port.name().to_string()));
-        self.declared.names().into_iter().chain(files).chain(cards).collect()
-    }
-
-    /// The client of this name: that of a declared port, or `p` and a slot.
-    pub fn slot_named(&self, name: &str) -> Option<u16> {
-        let of_slot = || name.strip_prefix('p')?.parse().ok().filter(|slot| !self.declared.owns(*slot));
-        self.declared.slots().get(name).copied().or_else(of_slot)
     }
 
     /// How many slots are free.
@@ -124,22 +106,6 @@ impl Slots {
     pub fn free_pending_number(&self) -> Option<u16> {
         let free = self.pending.iter().position(Option::is_none).unwrap_or(self.pending.len());
         (free < PENDING_MAX).then(|| pending_number(free)).flatten()
-    }
-
-    /// The pending client that gives way to the next one: the oldest of the process with the most pending clients. If
-    /// several processes have as many, the user with the most pending clients decides.
-    pub fn pending_to_yield(&self) -> Option<u16> {
-        first_of_most(self.pending().map(Candidate::of))
-    }
-
-    /// The client that gives way to the next port, among those that never had a running ring, and streams that have
-    /// sent no frame (`is_silent`). The choice is made likewise.
-    pub fn idle_to_yield(&self, is_silent: impl Fn(u16) -> bool) -> Option<u16> {
-        // A declared port's slot is no other's.
-        let is_common = |slot: u16| !self.declared.owns(slot);
-        let idle = self.clients().filter(|client| is_common(client.id.slot) && !client.device().ever_started);
-        let silent = self.all_files().filter(|port| is_common(port.slot) && is_silent(port.slot));
-        first_of_most(idle.map(Candidate::of).chain(silent.filter_map(Candidate::of_stream)))
     }
 
     /// Inserts a client at its number, which must be free.
@@ -226,11 +192,6 @@ impl Slots {
             Slot::Card(port) => Some(&**port),
             _ => None,
         })
-    }
-
-    /// The slot of a card's port, by its name.
-    pub fn card_named(&self, name: &str) -> Option<u16> {
-        self.all_cards().find(|port| port.name() == name).map(|port| port.slot)
     }
 
     /// Removes a port of a card. Its slot is free after [`Slots::release`]. Until then its files stay open
@@ -330,25 +291,6 @@ impl Slots {
             Slot::Card(port) => Some(Identity { slot: port.slot, serial: port.serial }),
             _ => None,
         })
-    }
-
-    /// What events call the port of open files or of a card in a slot.
-    pub fn named(&self, slot: u16) -> Option<Named> {
-        match self.slots.get(usize::from(slot))? {
-            Slot::Files(port) => Some(port.named()),
-            Slot::Card(port) => Some(port.named()),
-            _ => None,
-        }
-    }
-
-    /// The name of a slot's port.
-    pub fn name(&self, slot: u16) -> Option<String> {
-        match self.slots.get(usize::from(slot))? {
-            Slot::Taken(client) => Some(client.device().port.to_string()),
-            Slot::Files(port) => Some(port.name().to_string()),
-            Slot::Card(port) => Some(port.name().to_string()),
-            _ => None,
-        }
     }
 
     /// All pending clients.
@@ -456,88 +398,5 @@ impl Slots {
     }
 }
 
-/// A client that may have to give way.
-struct Candidate {
-    slot: u16,
-    pid: i32,
-    uid: u32,
-    opened: Instant,
-}
-
-impl Candidate {
-    fn of(client: &Client) -> Candidate {
-        Candidate { slot: client.id.slot, pid: client.id.pid, uid: client.uid, opened: client.connection.opened() }
-    }
-
-    /// `None`: the port was attached, and is no client's.
-    fn of_stream(port: &FilePort) -> Option<Candidate> {
-        let ((pid, uid), opened) = (port.owner, port.since.filter(|_| port.is_client())?);
-        Some(Candidate { slot: port.slot, pid, uid, opened })
-    }
-}
-
-/// The oldest client of the process that has most of these clients. If several processes have as many, the user with
-/// the most decides.
-fn first_of_most(clients: impl Iterator<Item = Candidate>) -> Option<u16> {
-    let clients: Vec<Candidate> = clients.collect();
-    let (mut by_pid, mut by_uid): (HashMap<i32, usize>, HashMap<u32, usize>) = Default::default();
-    for client in &clients {
-        *by_pid.entry(client.pid).or_default() += 1;
-        *by_uid.entry(client.uid).or_default() += 1;
-    }
-    let rank = |client: &&Candidate| {
-        let of = (by_pid.get(&client.pid).copied(), by_uid.get(&client.uid).copied());
-        (of, std::cmp::Reverse::<Instant>(client.opened))
-    };
-    clients.iter().max_by_key(rank).map(|client| client.slot)
-}
-
 #[cfg(test)]
-mod tests {
-    use std::fs::File;
-    use std::io::Read;
-    use std::os::unix::net::UnixStream;
-
-    use sv3::attachment::Learning;
-    use sv3::ipc::{Command, Envelope, FRAME_PREFIX, PortKind};
-
-    use super::*;
-    use crate::ports::memory::MemoryPort;
-    use crate::workers::link::Link;
-    use crate::workers::spawner::Program;
-    use crate::workers::worker::{Waiter, Worker};
-
-    /// The next command, which has no fd.
-    fn receive(socket: &mut UnixStream) -> Command {
-        let mut prefix = [0; FRAME_PREFIX];
-        socket.read_exact(&mut prefix).unwrap();
-        let mut body = vec![0; u32::from_le_bytes(prefix) as usize];
-        socket.read_exact(&mut body).unwrap();
-        Envelope::decode(&body).unwrap().command
-    }
-
-    #[test]
-    fn a_port_without_a_client_has_a_slot_and_is_told_to_each_new_worker() {
-        let mut slots = Slots::default();
-        slots.insert_own(MemoryPort::new(0));
-        slots.insert_own(MemoryPort::new(2));
-        assert_eq!((slots.free_slot(), slots.free()), (Some(1), MAX_PORTS - 2));
-        assert!(slots.client(0).is_none() && slots.remove(0).is_none() && slots.holder(0).is_none());
-        slots.release_all();
-        for _ in 0..2 {
-            let (link, theirs) = Link::pair().unwrap();
-            let mut worker = Worker::new(Program::default(), 0, link, File::open("/dev/null").unwrap());
-            for port in slots.told() {
-                worker.send(port.replay(), Waiter::Nobody);
-            }
-            worker.link.flush().unwrap();
-            let mut socket = UnixStream::from(theirs);
-            let heard = [receive(&mut socket), receive(&mut socket)];
-            assert_eq!(
-                heard,
-                [0, 2].map(|port| Command::PortAdd { port, kind: PortKind::Memory, learning: Learning::Free })
-            );
-            assert!(worker.is_about(2, 2) && !worker.is_about(1, 2));
-        }
-    }
-}
+mod tests;

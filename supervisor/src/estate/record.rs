@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use sv3::config::InForce;
 use sv3::ipc::{Region, RingAddr};
 use sv3::mirror::Mirror;
+use sv3::snooping::SnoopingRun;
 use sv3::status::Crash;
 
 use super::{FileNumber, Unfit};
@@ -37,6 +38,9 @@ pub struct Record {
     /// Mirrors.
     #[serde(default)]
     pub mirrors: Vec<Mirror>,
+    /// How the switch snoops on IGMP and MLD.
+    #[serde(default)]
+    pub snooping: Option<SnoopingRun>,
     /// Blame by process.
     pub blames: Vec<OffenderRecord<i32>>,
     /// Blame by client class.

@@ -281,6 +281,7 @@ mod tests {
             files: vec![],
             cards: vec![],
             mirrors: vec![],
+            snooping: None,
             blames: vec![],
             classes: vec![],
             telemetry: TelemetryRecord { started: -1, events_lost: 0, restarts: 3, last_death: None, crash_log },

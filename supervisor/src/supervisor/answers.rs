@@ -84,7 +84,7 @@ impl Supervisor {
             }
             ControlRequest::Detach(name) => self.detach_files(&name).map_or_else(error, |answer| to_json(&answer)),
             ControlRequest::Restart | ControlRequest::Upgrade => error(self.plan_handover(place, fds.pop()).err()?),
-            ControlRequest::Config => to_json(&self.clients.slots.declared.in_force()),
+            ControlRequest::Config => to_json(&self.in_force()),
             ControlRequest::Configure(generation) => error(self.configure(place, generation, fds).err()?),
             ControlRequest::Trace { port, frame } => error(self.begin_trace(place, port, frame).err()?),
             ControlRequest::Fdb => to_json(&self.known_addresses()),

@@ -127,7 +127,11 @@ impl Supervisor {
 
     /// Makes a change. Returns the commands for workers.
     fn apply(&mut self, Plan { change, slots, doors }: Plan, by: &str) -> Vec<WorkerCommand> {
-        let Change { config, file, .. } = change;
+        let Change { mut config, file, .. } = change;
+        // Who starts anew has no worker to tell: it finds the setting when it starts.
+        if let Some(switched) = config.snooping.take() {
+            self.switch_snooping(switched.setting());
+        }
         let (own, before) = self.own_doors();
         let old = self.clients.slots.declared.in_force();
         let gone = self.leave(&old.config, &config);

@@ -219,6 +219,7 @@ impl Supervisor {
             files: self.clients.files_record(&mut files, clock),
             cards: self.clients.slots.all_cards().map(|port| port.record(&mut files)).collect(),
             mirrors: self.mirrors.all().cloned().collect(),
+            snooping: self.workers.config.settings.snooping,
             blames: self.clients.blame_record(clock),
             classes: self.clients.class_record(clock),
             telemetry: self.telemetry.record(clock, (succession.restarts(), succession.last_death.clone())),

@@ -156,6 +156,11 @@ impl Supervisor {
         // There is no worker yet. Each gets to know all of them when it starts.
         let _ = self.follow_addresses();
         self.inherit_mirrors(record.mirrors);
+        // With its number, the table of groups stays what it is.
+        if let Some(snooping) = record.snooping {
+            snooping.settings.check().map_err(|why| Unfit(format!("snooping: {why}")))?;
+            self.workers.config.settings.snooping = Some(snooping);
+        }
         self.workers.config.files = self.clients.slots.all_files().next().is_some();
         self.clients.blames.restore(record.blames, clock);
         self.clients.classes.restore(record.classes, clock);

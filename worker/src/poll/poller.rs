@@ -7,11 +7,14 @@
 //! are polled, the loop asks the kernel for kicks and commands now and then. When no ring is polled, it blocks. So an
 //! idle switch uses no processor, and a busy one makes no syscall per frame.
 //!
-//! A queue whose files tell it by an event when there is more ([`WhenEmpty`]) is neither polled while it is empty nor
-//! spun for. If a part of a frame has come, the loop looks at it again when the rest is overdue.
+//! A queue whose files tell it by an event when there is more ([`crate::port::kind::WhenEmpty`]) is neither polled while
+//! it is empty nor spun for. If a part of a frame has come, the loop looks at it again when the rest is overdue.
 //!
 //! A ring whose frame finds no buffer is *paused* for a bounded time ([`crate::poll::pause`]): no turn looks at it
 //! until its receiver has buffers again. Other rings do not wait for it.
+
+mod listing;
+mod serving;
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -23,20 +26,19 @@ use sv3::{MAX_PORTS, MAX_RINGS};
 
 use super::fair_share::{self, Credit};
 use super::notify::{self, Events, MAX_EVENTS, Notify, Woken};
-use super::pause::{Pauses, Remaining, Resumed};
+use super::pause::{Pauses, Remaining};
 use super::spin::Spin;
 use super::start::Start;
 use super::threads::Threads;
-use crate::forward::burst::{Burst, End, Served};
+use crate::forward::burst::Burst;
 use crate::forward::forwarder::Forwarder;
 use crate::forward::leases::Leases;
-use crate::port::cost::FILE_READ;
 use crate::port::counting::Counting;
-use crate::port::kind::{Kind, WhenEmpty};
 use crate::port::sink::BufferWait;
 use crate::port::view::View;
 use crate::process::clock;
 use crate::process::crash;
+use serving::Outcome;
 
 /// Longest time between two looks at the kernel while rings are busy, in nanoseconds.
 const LOOK_NS: u64 = 50_000;
@@ -53,8 +55,6 @@ const WANTS_NS: u64 = 200_000;
 const NAP_NS: u64 = 1_000_000;
 /// Longest time without a look at a ring whose sender is held back, in nanoseconds: its bound may be changed meanwhile.
 const HOLD_NS: u64 = 100_000_000;
-/// What it costs to read a file often and find no whole frame ([`crate::port::cost`]).
-const LOOK_AGAIN: u64 = 4 * FILE_READ;
 
 /// A ring that is polled.
 #[derive(Clone, Copy)]
@@ -98,56 +98,6 @@ impl Buffers {
             pauses: Pauses::new(),
             unfinished: Vec::with_capacity(MAX_PORTS),
             listed: vec![0; MAX_PORTS].into_boxed_slice(),
-        }
-    }
-}
-
-/// The result of serving a queue.
-enum Outcome {
-    /// There was no frame.
-    Idle,
-    /// There is no frame before the next event, or this time in nanoseconds.
-    Rests(Option<u64>),
-    /// Frames were taken; or none, because another thread has what the first frame needs.
-    Served {
-        /// How many frames were taken.
-        frames: usize,
-        /// Their cost.
-        cost: u64,
-    },
-    /// Frames were taken, and the next frame waits for a buffer.
-    Waits {
-        /// How many frames were taken.
-        frames: usize,
-        /// Their cost.
-        cost: u64,
-        /// The buffer that the next frame waits for.
-        wait: BufferWait,
-        /// For how many nanoseconds at most.
-        longest: u64,
-    },
-    /// Frames were taken, and there are no more before the next event.
-    Drained,
-    /// The sender has sent as much as it may until then.
-    Held {
-        /// How many frames were taken.
-        frames: usize,
-        /// Their cost.
-        cost: u64,
-        /// Until when, in nanoseconds.
-        until: u64,
-    },
-    /// The queue does not run, or has just stopped.
-    Stopped,
-}
-
-impl Outcome {
-    /// Whether there was a frame, or may have been one.
-    fn worked(&self) -> bool {
-        match self {
-            Outcome::Idle | Outcome::Rests(_) | Outcome::Stopped => false,
-            Outcome::Served { .. } | Outcome::Drained => true,
-            Outcome::Waits { frames, .. } | Outcome::Held { frames, .. } => *frames > 0,
         }
     }
 }
@@ -473,116 +423,6 @@ impl Poller {
         entry.credit.spend(cost);
         let remaining = entry.remaining.filter(|_| frames == 0).unwrap_or(Remaining::new(now, longest));
         self.pauses.pause(entry, entry.queue, wait, remaining);
-    }
-
-    /// Takes a burst from a queue.
-    fn serve(&mut self, id: QueueId, budget: u64) -> Outcome {
-        let Some(port) = self.threads.ports.get(id.slot) else { return Outcome::Stopped };
-        let Some(leased) = port.transmit(id.pair()) else { return Outcome::Stopped };
-        // A command is changing the queue.
-        let Some(mut queue) = leased.lease(self.number as u32) else { return Outcome::Served { frames: 0, cost: 0 } };
-        if !queue.endpoint.runs() {
-            return Outcome::Stopped;
-        }
-        self.state.ring.store(u32::from(id.index), Relaxed);
-        self.state.port.store(u32::from(id.slot) + 1, Relaxed);
-        let may_pause = !self.pauses.is_full();
-        let budget = budget.min(queue.endpoint.most_of_burst(self.rings_wait));
-        let result = self.burst.serve(&mut self.forwarder, (port, id), &mut queue, budget, may_pause);
-        self.state.port.store(0, Relaxed);
-        match result {
-            Ok(Served { frames, cost, end }) => {
-                queue.is_paused = matches!(end, End::Waits(..));
-                if frames > 0 {
-                    self.state.trace_burst(self.now_ns, id, frames as u16);
-                }
-                match end {
-                    End::Waits(wait, longest) => Outcome::Waits { frames, cost, wait, longest },
-                    End::Held(until) => Outcome::Held { frames, cost, until },
-                    End::Done if frames == 0 => match queue.endpoint.when_empty() {
-                        WhenEmpty::Lingers => Outcome::Idle,
-                        WhenEmpty::Rests(until) => Outcome::Rests(until),
-                        WhenEmpty::LooksAgain => Outcome::Served { frames, cost: LOOK_AGAIN },
-                    },
-                    End::Done if queue.endpoint.is_drained() => Outcome::Drained,
-                    End::Done | End::Contended => Outcome::Served { frames, cost },
-                }
-            }
-            Err(fault) => {
-                queue.endpoint.break_with(fault);
-                self.forwarder.note_fault(id, fault);
-                Outcome::Stopped
-            }
-        }
-    }
-
-    /// Parks all queues that got no frames meanwhile.
-    fn park_all(&mut self) {
-        let mut at = 0;
-        while let Some(Polled { queue, .. }) = self.polled.get(at).copied() {
-            match self.park(queue) {
-                true => self.unlist(at),
-                false => at += 1,
-            }
-        }
-        while let Some(resumed) = self.pauses.arm(&self.forwarder.view, self.now_ns) {
-            self.resume(resumed);
-        }
-    }
-
-    /// Parks a queue until it is kicked. False: frames came meanwhile.
-    fn park(&mut self, queue: QueueId) -> bool {
-        let Some(mut queue) = self.forwarder.view.transmit(queue).leased() else { return false };
-        let has_frames = queue.endpoint.arm();
-        if has_frames {
-            queue.endpoint.disarm();
-        }
-        !has_frames
-    }
-
-    /// Begins to poll a queue, if it runs and is not polled already.
-    pub fn poll(&mut self, id: QueueId) {
-        let Some(pairs) = self.listed.get_mut(usize::from(id.slot)) else { return };
-        let Some(pair) = 1u32.checked_shl(u32::from(id.pair())).filter(|pair| *pairs & pair == 0) else { return };
-        let mut lingers = true;
-        // A queue that a command is changing is listed as well: the next turn looks again.
-        if let Some(mut queue) = self.forwarder.view.transmit(id).leased() {
-            if !queue.endpoint.runs() {
-                return;
-            }
-            queue.endpoint.disarm();
-            lingers = queue.endpoint.when_empty() == WhenEmpty::Lingers;
-        }
-        *pairs |= pair;
-        let (busy_ns, credit) = (clock::now_ns(), Credit::default());
-        self.polled.push(Polled { queue: id, busy_ns, credit, remaining: None, lingers });
-    }
-
-    /// The same for a queue that was started, stopped or changed. Ends its pause, if it is paused.
-    pub fn rouse(&mut self, queue: QueueId) {
-        match self.pauses.release(queue, &self.forwarder.view, self.now_ns) {
-            Some(resumed) => self.resume(resumed),
-            None => self.poll(queue),
-        }
-    }
-
-    /// Tries all paused queues again: a command may have changed something for them.
-    pub fn resume_all(&mut self) {
-        while let Some(resumed) = self.pauses.next(&self.forwarder.view, self.now_ns) {
-            self.resume(resumed);
-        }
-    }
-
-    fn resume(&mut self, (entry, remaining): Resumed<Polled>) {
-        self.polled.push(Polled { busy_ns: self.now_ns, remaining, ..entry });
-    }
-
-    /// Removes an entry from the list.
-    fn unlist(&mut self, at: usize) {
-        let Polled { queue, .. } = self.polled.swap_remove(at);
-        if let Some(pairs) = self.listed.get_mut(usize::from(queue.slot)) {
-            *pairs &= !(1 << queue.pair());
-        }
     }
 
     /// What the thread waits with.

@@ -298,7 +298,7 @@ mod tests {
     fn a_fault_finds_its_client_however_many_mappings_there_are() {
         const FIRST: u64 = 1 << 46;
         // Other tests have mappings too.
-        const COUNT: u64 = MAX_REGIONS as u64 - 500;
+        const COUNT: u64 = MAX_REGIONS as u64 - 4_000;
         let (_fd, ledger) = LedgerMap::create().unwrap();
         let crash = &ledger.workers[0].crash;
         let place = |n: u64| FIRST + n * 8192;

@@ -150,6 +150,7 @@ fn a_flood_counts_for_each_receiver() {
 fn a_flood_counts_for_those_that_do_not_get_it() {
     let (mut fixture, driver) = fixture(20, 2048);
     let group = |number| TrafficRules::of(&PortRules { isolation: Isolation::Group(number), ..PortRules::default() });
+    run_split(&fixture, 0, 1, &driver);
     fixture.ports.get(0).unwrap().transmit(0).unwrap().lease(0).unwrap().rules = group(1);
     for slot in 1..=20 {
         fixture.ports.get(slot).unwrap().receive(0).unwrap().lease(0).unwrap().rules = group(2);

@@ -5,11 +5,12 @@
 
 use sv3::frame::ETHERNET_LEN;
 use sv3::groups::Family;
+use sv3::rules::Isolation;
 
 use super::Sending;
 use crate::forward::frame::Frame;
 use crate::forward::leases::Unsent;
-use crate::forward::snooping::message::{self, MESSAGE_MAX};
+use crate::forward::snooping::message::{self, MESSAGE_MAX, Message};
 use crate::forward::snooping::{Route, Slots, has};
 use crate::memory::copy::Reader;
 use crate::memory::frame_head::{HEAD_LEN, Snapshot};
@@ -64,6 +65,10 @@ impl<'t> Sending<'_, 't> {
         let table = self.forwarder.snooping.table;
         if frame.len > known && message::may_report(family, packet) {
             table.open(slot, now_ns.saturating_add(table.member_ns(passage.vlan.vid, family)));
+        }
+        // Ports that may not speak to the sender do not hear it, and would not be asked by anybody.
+        if passage.isolation != Isolation::Open && matches!(message, Message::Query(_)) {
+            return self.flood_all(&frame, passage);
         }
         let (route, has_news) = table.hear((slot, passage.vlan.vid), family, &message, now_ns);
         self.forwarder.has_noted |= has_news;

@@ -11,7 +11,7 @@
 //! |---|---|
 //! | to 224.0.0.x, ff0X::xx, or whatever shares their Ethernet addresses (RFC 4541, 2.1.2 and 3) | all ports |
 //! | not of IPv4 or IPv6, or with a tag that the switch does not know | all ports |
-//! | to a group of which no member is known (RFC 4541, 2.1.2 (5), lets the switch choose; so does the kernel's bridge) | all ports |
+//! | to a group of which no member is known (RFC 4541, 2.1.2 (5), lets the switch choose) | all ports |
 //! | to any group, while nobody has asked for members lately | all ports: members speak only if they are asked |
 //! | a query, and what is not understood | all ports |
 //! | a report or a leave | ports of routers: other hosts must not hear it, or they would keep silent (2.1.1 (1)) |

@@ -19,7 +19,7 @@ use super::places::{bits, set_bit};
 pub const ROBUSTNESS: u64 = 2;
 /// What a querier says of its interval counts up to this many times the switch's own.
 const LONGEST: u64 = 4;
-/// Longest response time that counts, in nanoseconds.
+/// Longest response time of a query that counts, in nanoseconds.
 const RESPONSE_MAX: u64 = 60_000_000_000;
 
 /// The switch's turn to ask.
@@ -73,7 +73,11 @@ impl Groups {
         if query.source != 0 && query.source == own {
             return;
         }
-        let response = query.response_ns.min(RESPONSE_MAX);
+        // Members would answer when their places are over. The next query of the switch lets them answer sooner (RFC 3376, 5.2).
+        if query.response_ns > RESPONSE_MAX {
+            return;
+        }
+        let response = query.response_ns;
         if let Some(group) = query.group {
             if query.lowers {
                 let until = now_ns + (ROBUSTNESS * response).max(ROBUSTNESS * self.last_member_ns());

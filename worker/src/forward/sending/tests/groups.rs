@@ -1,7 +1,7 @@
 //! Who gets frames to multicast groups in a switch that snoops, and where reports and queries go.
 
 use sv3::groups::Family;
-use sv3::rules::{PortRules, TagType, VidRange, Vids, Vlan};
+use sv3::rules::{Isolation, PortRules, TagType, VidRange, Vids, Vlan};
 use sv3::snooping::{Snooping as Setting, SnoopingRun};
 
 use super::*;
@@ -163,6 +163,45 @@ fn members_are_asked_when_one_leaves_and_frames_are_flooded_when_nobody_asks() {
     switch.pass(200);
     assert_eq!(switch.datagram(STREAM, GROUP), but(STREAM));
     assert_eq!(switch.igmp(GUEST, V3, &igmp3_report(&[(4, GROUP, &[])])), but(GUEST), "reports as well");
+}
+
+/// A guest that asks, with an hour to answer, is a member as well and says so again and again. Others answer within that
+/// hour (RFC 3376, 5.2), and must get their groups until then.
+#[test]
+fn a_query_that_is_answered_late_ends_no_membership() {
+    for late in [255, 0x8f + 0x40] {
+        let mut switch = Switch::snooping();
+        for slot in [GUEST, STREAM] {
+            switch.igmp(slot, V3, &igmp3_report(&[(4, GROUP, &[])]));
+        }
+        let all = "224.0.0.1";
+        assert_eq!(switch.igmp(STREAM, all, &igmp3_query(late, "0.0.0.0", 7, 255, &[])), but(STREAM));
+        for _ in 0..10 {
+            switch.pass(100);
+            switch.igmp(STREAM, V3, &igmp3_report(&[(2, GROUP, &[])]));
+            let got = switch.datagram(OTHER, GROUP);
+            assert!(got.contains(&GUEST), "{got:?} get it");
+        }
+    }
+}
+
+/// Isolated ports do not hear each other's queries, so the switch goes on asking.
+#[test]
+fn a_query_that_not_all_hear_ends_no_membership() {
+    let mut switch = Switch::snooping();
+    for slot in [GUEST, STREAM] {
+        switch.rule(slot, PortRules { isolation: Isolation::Isolated, ..PortRules::default() });
+        switch.igmp(slot, V3, &igmp3_report(&[(4, GROUP, &[])]));
+    }
+    for _ in 0..4 {
+        let heard = switch.igmp(STREAM, "224.0.0.1", &igmp3_query(100, "0.0.0.0", 2, 125, &[]));
+        assert_eq!(heard, [OTHER, UPLINK, SECOND_UPLINK]);
+        assert!(switch.forwarder.snooping.table.is_querier(0, Family::V4, switch.forwarder.now_ns));
+        switch.pass(100);
+        switch.igmp(STREAM, V3, &igmp3_report(&[(2, GROUP, &[])]));
+        let got = switch.datagram(OTHER, GROUP);
+        assert!(got.contains(&GUEST), "{got:?} get it");
+    }
 }
 
 #[test]
