@@ -11,7 +11,7 @@ use std::path::Path;
 use seccompiler::{BpfProgram, TargetArch};
 use serde_json::Value;
 
-const ROLES: [&str; 5] = ["worker", "worker-files", "supervisor", "web", "web-asker"];
+const ROLES: [&str; 6] = ["worker", "worker-files", "worker-cards", "supervisor", "web", "web-asker"];
 const SYSCALLS: &str = "syscalls-x86_64.txt";
 
 fn main() {

@@ -30,7 +30,10 @@ pub struct CardReach {
     pub iova: Vec<(u64, u64)>,
     /// Whether the card may reach them at the moment (bus master).
     pub bus_master: bool,
-    /// Which process mapped the memory: the one that attached the card, by its id and its user.
+    /// Range of addresses in which guests' memory is mapped, to be read only; absent if it is not.
+    #[serde(default)]
+    pub guests: Option<(u64, u64)>,
+    /// Which process mapped the card's own memory: the one that attached the card, by its id and its user.
     pub mapped_by: (i32, u32),
 }
 
@@ -50,6 +53,9 @@ pub struct ProcessInventory {
     /// Whether it is a worker that may use the files of ports: its policy has more syscalls.
     #[serde(default)]
     pub files: bool,
+    /// The same, and it may pin guests' memory for a card.
+    #[serde(default)]
+    pub cards: bool,
     /// Its open fds.
     pub fds: Vec<Fd>,
 }

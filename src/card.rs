@@ -22,6 +22,9 @@ use crate::MAX_QUEUE_PAIRS;
 pub const DESCRIPTOR: usize = 16;
 /// Rings and areas begin at a multiple of this.
 pub const ALIGN: usize = 4096;
+/// Where a card sees guests' memory, if it may read it ([`CardSettings::zero_copy`]): from here on, as many octets. An
+/// IOMMU whose addresses have 39 bits, the fewest of x86, has them, and no interrupts lie there.
+pub const GUESTS: u64 = 1 << 38;
 /// Number of statistics that a worker can keep of a card.
 pub const STATISTICS: usize = 64;
 
@@ -59,6 +62,8 @@ pub struct CardSettings {
     pub mtu: u16,
     /// The card may join received segments (RSC).
     pub lro: bool,
+    /// The card reads what guests send in their own memory.
+    pub zero_copy: bool,
     /// The card's own address, if the person chose one.
     pub mac: Option<[u8; 6]>,
     /// Counts the openings of the card, from 1. A replay to another worker has the same number: that one goes on with
@@ -121,6 +126,13 @@ impl CardSettings {
     }
 }
 
+/// Where a card sees memory that the worker has at an address. Different addresses of one worker are the same here only
+/// if they are 256 GiB apart; then the kernel refuses the second mapping.
+#[inline]
+pub fn guest_iova(address: usize) -> u64 {
+    GUESTS | address as u64 & (GUESTS - 1)
+}
+
 /// What outlives a worker, in front of the memory that the card reaches. The worker writes it. The supervisor reads it as
 /// hostile numbers. All zeroes is valid.
 #[repr(C, align(4096))]
@@ -178,11 +190,13 @@ pub enum Statistic {
     Resets,
     /// Changes of the link.
     LinkChanges,
+    /// Frames to the card that were left in their sender's memory. The worker counts them.
+    ZeroCopy,
 }
 
 impl Statistic {
     /// All of them, and the name of each for people and programs.
-    pub const ALL: [(Statistic, &'static str); 15] = [
+    pub const ALL: [(Statistic, &'static str); 16] = [
         (Statistic::GoodReceived, "good_received"),
         (Statistic::GoodOctetsReceived, "good_octets_received"),
         (Statistic::GoodTransmitted, "good_transmitted"),
@@ -198,6 +212,7 @@ impl Statistic {
         (Statistic::PausesReceived, "pauses_received"),
         (Statistic::Resets, "resets"),
         (Statistic::LinkChanges, "link_changes"),
+        (Statistic::ZeroCopy, "zero_copy"),
     ];
 }
 
@@ -218,6 +233,7 @@ mod tests {
             transmit: 1 << 20,
             mtu: 1500,
             lro: false,
+            zero_copy: false,
             mac: None,
             run: 1,
         };

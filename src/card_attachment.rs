@@ -33,6 +33,8 @@ pub struct CardAttachment {
     pub mtu: u16,
     /// The card may join received segments.
     pub lro: bool,
+    /// The card reads what guests send in their own memory.
+    pub zero_copy: bool,
     /// An address for the card in the place of its own.
     pub mac: Option<MacAddr>,
     /// Which addresses the port may take.
@@ -54,6 +56,7 @@ impl CardAttachment {
             transmit: 2 << 20,
             mtu: 1500,
             lro: false,
+            zero_copy: false,
             mac: None,
             learning: Learning::Uplink,
         }
@@ -67,7 +70,7 @@ impl CardAttachment {
 
     /// How a worker uses the card.
     pub fn settings(&self, model: CardModel, (bar_offset, bar_size): (u64, u32), run: u32) -> CardSettings {
-        let CardAttachment { pairs, descriptors, buffer, transmit, mtu, lro, mac, .. } = self;
+        let CardAttachment { pairs, descriptors, buffer, transmit, mtu, lro, zero_copy, mac, .. } = self;
         CardSettings {
             model,
             bar_offset,
@@ -79,6 +82,7 @@ impl CardAttachment {
             transmit: *transmit,
             mtu: *mtu,
             lro: *lro,
+            zero_copy: *zero_copy,
             mac: mac.map(MacAddr::octets),
             run,
         }
@@ -111,6 +115,7 @@ impl CardAttachment {
                 ("transmit", value) => it.transmit = value.parse().ok()?,
                 ("mtu", value) => it.mtu = value.parse().ok()?,
                 ("lro", "") => it.lro = true,
+                ("zero-copy", "") => it.zero_copy = true,
                 ("mac", value) => it.mac = Some(parse_mac(value)?),
                 ("learning", "free") => it.learning = Learning::Free,
                 ("learning", "guarded") => it.learning = Learning::Guarded,
@@ -143,6 +148,9 @@ impl fmt::Display for CardAttachment {
         if self.lro {
             f.write_str(" lro")?;
         }
+        if self.zero_copy {
+            f.write_str(" zero-copy")?;
+        }
         if let Some(mac) = self.mac {
             write!(f, " mac={mac}")?;
         }
@@ -165,6 +173,7 @@ mod tests {
             pairs: 16,
             descriptors: 4096,
             lro: true,
+            zero_copy: true,
             mac: Some(MacAddr::new([2, 0, 0, 0, 0, 1])),
             learning: Learning::Free,
             ..plain.clone()

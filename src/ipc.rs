@@ -321,6 +321,15 @@ pub enum Command {
         /// The MSI-X vector: a queue pair, or the number of queue pairs for the link and all else.
         vector: u16,
     },
+    /// Gives a port of a card the container in which the worker maps guests' memory for the card to read
+    /// ([`CardSettings::zero_copy`]). Fd: the container (VFIO). Memory that is not mapped is copied
+    /// ([`ReportKind::NotPinned`]).
+    CardContainer {
+        /// Slot.
+        port: u16,
+        /// Most octets that may be mapped.
+        limit: u64,
+    },
     /// Gives a port its card, after its memory and its interrupts. Fd: the device (VFIO). The worker stops the card's
     /// queues, prepares the rings and reports [`ReportKind::CardReady`]. A standby does so when it is promoted.
     CardOpen {
@@ -411,6 +420,7 @@ impl Command {
             | Command::FileOpen { .. }
             | Command::CardMemory { .. }
             | Command::CardInterrupt { .. }
+            | Command::CardContainer { .. }
             | Command::CardOpen { .. }
             | Command::CaptureOpen { .. }
             | Command::RingCall { call: true, .. } => 1,
@@ -452,6 +462,7 @@ impl Command {
             | Command::FileClose { port, .. }
             | Command::CardMemory { port, .. }
             | Command::CardInterrupt { port, .. }
+            | Command::CardContainer { port, .. }
             | Command::CardOpen { port, .. }
             | Command::CardStart { port }
             | Command::LoopProbe { port, .. }

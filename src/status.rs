@@ -366,6 +366,9 @@ pub struct CardStatus {
     pub mac: Option<String>,
     /// Number of queue pairs.
     pub queues: u16,
+    /// It reads what guests send in their memory.
+    #[serde(default)]
+    pub zero_copy: bool,
     /// Speed of its link in Mbit/s; 0: no link; absent: the card does not run yet.
     #[serde(default)]
     pub speed_mbit: Option<u32>,

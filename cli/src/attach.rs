@@ -128,6 +128,9 @@ pub struct CardOptions {
     /// Let the card join received TCP segments (RSC)
     #[arg(long)]
     lro: bool,
+    /// Let the card read what guests send in their own memory, which is locked. See docs/use/nic.md
+    #[arg(long)]
+    zero_copy: bool,
     /// Use this address in the place of the card's own
     #[arg(long, value_name = "MAC", value_parser = mac)]
     mac: Option<MacAddr>,
@@ -145,6 +148,7 @@ impl CardOptions {
             descriptors: self.descriptors,
             mtu: self.mtu,
             lro: self.lro,
+            zero_copy: self.zero_copy,
             mac: self.mac,
             learning,
             ..CardAttachment::new(name, address)

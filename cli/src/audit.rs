@@ -15,13 +15,12 @@ use std::path::PathBuf;
 use clap::Args;
 use sv3::audit::{Audit, AuditAnswer, Fact, Fd, Process, ProcessInventory, Proof};
 use sv3::control::ControlRequest;
+use sv3_policy::WorkerRole;
 
 use crate::control::Control;
 use crate::output::{harmless, print};
 use crate::place;
 
-/// The role of a worker that may use the files of ports.
-const WORKER_FILES: &str = "worker-files";
 /// Most looks at the processes, if they change meanwhile because clients or workers come and go.
 const LOOKS: u32 = 5;
 
@@ -84,13 +83,6 @@ impl Show {
             proofs.push(proof);
             differences.extend(differs);
         }
-        // Workers that may have ports of files have another policy.
-        let has_other = |told: &ProcessInventory| proofs.iter().all(|proof| proof.policy != told.policy);
-        if told.iter().any(has_other) {
-            let (proof, differs) = proof::prove("worker-files", &worker, live)?;
-            proofs.push(proof);
-            differences.extend(differs);
-        }
         let processes = self.processes(&proofs)?;
         for process in &processes {
             for fact in process.facts.iter().filter(|fact| !fact.agrees) {
@@ -140,18 +132,30 @@ impl Show {
     }
 }
 
+/// What a worker may have.
+fn role_of(told: &ProcessInventory) -> WorkerRole {
+    match (told.cards, told.files) {
+        (true, _) => WorkerRole::Cards,
+        (false, true) => WorkerRole::Files,
+        (false, false) => WorkerRole::Plain,
+    }
+}
+
+fn name_of(role: WorkerRole) -> &'static str {
+    sv3_policy::worker(role).role()
+}
+
 /// The role whose policy a process has.
 fn role_of_policy(told: &ProcessInventory) -> &'static str {
-    match (&*told.role, told.files) {
-        ("supervisor", _) => "supervisor",
-        (_, false) => "worker",
-        (_, true) => WORKER_FILES,
+    match &*told.role {
+        "supervisor" => "supervisor",
+        _ => name_of(role_of(told)),
     }
 }
 
 fn process(told: ProcessInventory, proofs: &[Proof]) -> Result<Process, String> {
     let of_policy = role_of_policy(&told);
-    let ProcessInventory { role, pid, landlock_abi, policy, threads, fds, files: _ } = told;
+    let ProcessInventory { role, pid, landlock_abi, policy, threads, fds, files: _, cards: _ } = told;
     let mut facts = kernel::facts(pid, threads, true)?;
     let teller = if role == "supervisor" { "supervisor" } else { "worker" };
     let proof = proofs.iter().find(|proof| proof.role == of_policy);

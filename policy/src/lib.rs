@@ -39,14 +39,47 @@ pub enum Verdict {
     Kill,
 }
 
-/// The worker's policy in this build: its steady state, installed before its first command. `files`: with what ports of
-/// files need.
-pub fn worker(files: bool) -> &'static Policy {
-    match (files, cfg!(debug_assertions)) {
-        (false, false) => &WORKER,
-        (false, true) => &WORKER_DEBUG,
-        (true, false) => &WORKER_FILES,
-        (true, true) => &WORKER_FILES_DEBUG,
+/// What a worker may have beside vrings. Each role has what those before it have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum WorkerRole {
+    /// Nothing.
+    #[default]
+    Plain,
+    /// Ports of files.
+    Files,
+    /// A card that reads guests' memory.
+    Cards,
+}
+
+impl WorkerRole {
+    /// All, the one that may do least first.
+    pub const ALL: [WorkerRole; 3] = [WorkerRole::Plain, WorkerRole::Files, WorkerRole::Cards];
+
+    /// How a worker is told that it has the role. `None`: it is told nothing.
+    pub fn option(self) -> Option<&'static std::ffi::CStr> {
+        match self {
+            WorkerRole::Plain => None,
+            WorkerRole::Files => Some(c"--files"),
+            WorkerRole::Cards => Some(c"--cards"),
+        }
+    }
+
+    /// The role that an option of a worker names.
+    pub fn of_option(word: &str) -> Option<WorkerRole> {
+        let is_named = |role: &WorkerRole| role.option().is_some_and(|option| option.to_bytes() == word.as_bytes());
+        WorkerRole::ALL.into_iter().find(is_named)
+    }
+}
+
+/// The worker's policy in this build: its steady state, installed before its first command.
+pub fn worker(role: WorkerRole) -> &'static Policy {
+    match (role, cfg!(debug_assertions)) {
+        (WorkerRole::Plain, false) => &WORKER,
+        (WorkerRole::Plain, true) => &WORKER_DEBUG,
+        (WorkerRole::Files, false) => &WORKER_FILES,
+        (WorkerRole::Files, true) => &WORKER_FILES_DEBUG,
+        (WorkerRole::Cards, false) => &WORKER_CARDS,
+        (WorkerRole::Cards, true) => &WORKER_CARDS_DEBUG,
     }
 }
 
@@ -66,12 +99,14 @@ pub fn web_asker() -> &'static Policy {
 }
 
 /// The policies of all processes in release and in debug builds.
-pub fn all() -> [&'static Policy; 10] {
+pub fn all() -> [&'static Policy; 12] {
     [
         &WORKER,
         &WORKER_DEBUG,
         &WORKER_FILES,
         &WORKER_FILES_DEBUG,
+        &WORKER_CARDS,
+        &WORKER_CARDS_DEBUG,
         &SUPERVISOR,
         &SUPERVISOR_DEBUG,
         &WEB,
@@ -82,8 +117,9 @@ pub fn all() -> [&'static Policy; 10] {
 }
 
 impl Policy {
-    /// The process that the policy is for: `supervisor`, `worker`, or `worker-files` for a worker that may have ports of
-    /// files; `web` and `web-asker` for the two of `sv3 web`.
+    /// The process that the policy is for: `supervisor`, `worker`, `worker-files` for a worker that may have ports of
+    /// files, or `worker-cards` for one that may also have a card that reads guests' memory; `web` and `web-asker` for the
+    /// two of `sv3 web`.
     pub fn role(&self) -> &'static str {
         self.role
     }

@@ -23,7 +23,7 @@ fn confined(user: Uid, act: impl FnOnce()) -> WaitStatus {
     child(move || {
         setuid(user).unwrap();
         steps::drop_privileges().unwrap();
-        steps::restrict_syscalls(sv3_policy::worker(false)).unwrap();
+        steps::restrict_syscalls(sv3_policy::worker(sv3_policy::WorkerRole::Plain)).unwrap();
         act();
     })
 }
@@ -67,7 +67,8 @@ fn every_syscall_without_a_rule_is_trapped_and_so_is_its_x32_form() {
     // uretprobe and uprobe: newer kernels exempt them from every filter, since only the kernel's own trampolines can
     // use them. For other callers they are a SIGILL or an error.
     const UPROBES: [i32; 2] = [335, 336];
-    let has_rule = |name| sv3_policy::worker(false).rules().iter().any(|rule| rule.syscall == name);
+    let has_rule =
+        |name| sv3_policy::worker(sv3_policy::WorkerRole::Plain).rules().iter().any(|rule| rule.syscall == name);
     for user in users() {
         for number in 0..512 {
             if syscall_name(number).is_none_or(|name| !has_rule(name)) {

@@ -68,6 +68,19 @@ fn ports_of_files_cost_three_syscalls_more_and_none_that_can_send_a_file() {
 }
 
 #[test]
+fn a_card_that_reads_guests_memory_costs_two_requests_more() {
+    for debug in [false, true] {
+        let of = |role| *all().iter().find(|policy| policy.role() == role && policy.is_debug() == debug).unwrap();
+        let names = |role| of(role).rules().iter().map(|rule| rule.syscall).collect::<BTreeSet<_>>();
+        assert_eq!(names("worker-cards"), names("worker-files"));
+        let ioctl = syscall_number("ioctl").unwrap();
+        let requests = (0..1 << 16).filter(|request| of("worker-cards").allows(ioctl, &[0, *request, 0, 0, 0, 0]));
+        // VFIO_IOMMU_MAP_DMA and VFIO_IOMMU_UNMAP_DMA: _IO(';', 100 + 13) and the next one (linux/vfio.h).
+        assert_eq!(requests.collect::<BTreeSet<_>>(), BTreeSet::from([libc::TIOCOUTQ, 0x3b71, 0x3b72]));
+    }
+}
+
+#[test]
 fn a_release_lacks_what_only_debug_builds_need() {
     for policy in all() {
         const F_GETFD: u64 = 1;

@@ -42,6 +42,9 @@ pub enum ReportKind {
     /// which; `value`: the address, first octet highest (bits 0 to 47), and its VLAN (bits 48 to 59); `detail`: how often it
     /// has moved since the last such report, or within a short time. At most one in a second.
     AddressFlaps = 13,
+    /// A guest's memory cannot be mapped for a card to read ([`super::Command::CardContainer`]): its frames are copied.
+    /// `port`: the guest; `value`: errno.
+    NotPinned = 14,
 }
 
 /// Why a ring or a file stopped by itself.
@@ -184,8 +187,10 @@ impl Report {
         let word = |at: usize| u16::from_le_bytes([b[at], b[at + 1]]);
         let long = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| b[at + i]));
         let all = [Ready, Done, RingStopped, RingFault, Failed, Busy, Unmapped, LoopFound, AddressConflict];
-        let kind =
-            all.into_iter().chain([CardReady, CardLink, Traced, AddressFlaps]).find(|kind| *kind as u16 == word(0))?;
+        let kind = all
+            .into_iter()
+            .chain([CardReady, CardLink, Traced, AddressFlaps, NotPinned])
+            .find(|kind| *kind as u16 == word(0))?;
         Some(Report { kind, port: word(2), ring: word(4), seq: long(8), value: long(16), detail: long(24) })
     }
 }

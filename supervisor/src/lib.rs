@@ -37,6 +37,7 @@ use supervisor::{Parts, Supervisor};
 use sv3::foreign::ForeignFd;
 use sv3::ledger::LedgerMap;
 use sv3::timeslice::TimeSlice;
+use sv3_policy::WorkerRole;
 use workers::WorkerConfig;
 use workers::spawner::Spawner;
 
@@ -79,6 +80,7 @@ fn run(args: Args) -> Result<(), String> {
     let fail = |what: &'static str| move |error: nix::Error| format!("{what}: {error}");
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).map_err(fail("cannot read RLIMIT_NOFILE"))?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most).map_err(fail("cannot raise RLIMIT_NOFILE"))?;
+    ports::vfio::may_lock()?;
     if usize::try_from(most).is_ok_and(|most| most < Budget::LEAST_FILES) {
         return Err(too_few_files(most));
     }
@@ -108,7 +110,7 @@ fn run(args: Args) -> Result<(), String> {
         threads: args.threads,
         cpus: args.cpus.as_ref().map(ToString::to_string),
         standby: args.standby,
-        files: !args.streams.is_empty(),
+        role: if args.streams.is_empty() { WorkerRole::Plain } else { WorkerRole::Files },
         require_landlock: args.require_landlock,
     };
     let (blame, chaos) = (args.blame, args.chaos);

@@ -14,6 +14,7 @@ pub mod guest;
 pub mod honest;
 pub mod hostile;
 pub mod image;
+pub mod leaving_memory;
 pub mod lingering;
 pub mod machine;
 pub mod neighbour;

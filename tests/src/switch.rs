@@ -24,6 +24,7 @@ use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sv3::attachment::Attachment;
+use sv3::audit::AuditAnswer;
 use sv3::config::{Change, Config, InForce};
 use sv3::control::ControlRequest;
 use sv3::fdb::{FdbAnswer, FlushAnswer, Which};
@@ -213,6 +214,12 @@ impl Switch {
     pub fn status(&self) -> Result<Status> {
         let status = self.ask("status").and_then(|text| Ok(serde_json::from_str(&text)?));
         status.map_err(|failure| self.explain("status", &failure))
+    }
+
+    /// What the supervisor tells of files and cards for `sv3 audit`.
+    pub fn audit(&self) -> Result<AuditAnswer> {
+        let answer = self.ask("audit").and_then(|text| Ok(serde_json::from_str(&text)?));
+        answer.map_err(|failure| self.explain("audit", &failure))
     }
 
     fn ask(&self, request: &str) -> Result<String> {

@@ -45,8 +45,8 @@ fn every_rule_is_used_and_nothing_else_is_needed() -> Result<()> {
     }
     let both = [plain.as_slice(), &files].concat();
     for (policy, program, must, may) in [
-        (sv3_policy::worker(false), "sv3-worker", &plain, &plain),
-        (sv3_policy::worker(true), "sv3-worker", &files, &both),
+        (sv3_policy::worker(sv3_policy::WorkerRole::Plain), "sv3-worker", &plain, &plain),
+        (sv3_policy::worker(sv3_policy::WorkerRole::Files), "sv3-worker", &files, &both),
         (sv3_policy::supervisor(), "sv3-supervisor", &both, &both),
     ] {
         let role = policy.role();

@@ -22,6 +22,7 @@ use sv3::ipc::{Command, Report, VERSION};
 use sv3::ledger::LedgerMap;
 use sv3::timeslice::TimeSlice;
 use sv3::virtio::OFFERED;
+use sv3_policy::WorkerRole;
 
 use args::Args;
 use nix::sys::epoll::{EpollEvent, EpollTimeout};
@@ -36,8 +37,8 @@ use process::link::{Link, LinkEnd};
 pub fn main() -> ! {
     let outcome = match std::env::args_os().nth(1) {
         Some(option) if option == "--prove" => {
-            let files = std::env::args_os().any(|option| option == "--files");
-            process::prove::run(files).map(|()| LinkEnd::Closed)
+            let role = std::env::args_os().find_map(|option| WorkerRole::of_option(&option.to_string_lossy()));
+            process::prove::run(role.unwrap_or_default()).map(|()| LinkEnd::Closed)
         }
         _ => Args::parse(std::env::args_os().skip(1)).and_then(run),
     };
@@ -60,12 +61,12 @@ fn run(args: Args) -> Result<LinkEnd, String> {
     let threads = Threads::new(args.threads).map_err(words("epoll"))?;
     threads.first().watch_control(&control).map_err(words("epoll"))?;
     TimeSlice::SHORT.request();
-    let achieved = process::confine::worker(process::confine::memory(args.threads), args.files, || {
+    let achieved = process::confine::worker(process::confine::memory(args.threads), args.role, || {
         threads.spawn_all(args.cpus.as_ref(), Poller::live)
     })?;
     let buffers = Buffers::new();
 
-    let start = match first(&mut control, threads, args.files) {
+    let start = match first(&mut control, threads, args.role) {
         Ok(start) => start,
         Err(over) => return Ok(over),
     };
@@ -74,7 +75,7 @@ fn run(args: Args) -> Result<LinkEnd, String> {
         process::crash::hang_up_after_record(control.as_fd());
     }
     if let Err(over) = control
-        .report(Report::ready(achieved.landlock_abi, OFFERED).with_policy(sv3_policy::worker(args.files).digest()))
+        .report(Report::ready(achieved.landlock_abi, OFFERED).with_policy(sv3_policy::worker(args.role).digest()))
     {
         return Ok(over);
     }
@@ -84,7 +85,7 @@ fn run(args: Args) -> Result<LinkEnd, String> {
 }
 
 /// Waits for the first command, which must be `Start`.
-fn first(control: &mut Link, threads: &Threads, files: bool) -> Result<Start, LinkEnd> {
+fn first(control: &mut Link, threads: &Threads, role: WorkerRole) -> Result<Start, LinkEnd> {
     let mut events = [EpollEvent::empty(); MAX_EVENTS];
     loop {
         if let Some((envelope, fds)) = control.receive()? {
@@ -101,7 +102,7 @@ fn first(control: &mut Link, threads: &Threads, files: bool) -> Result<Start, Li
             let map = LedgerMap::map(&fd).map_err(|e| LinkEnd::Broken(format!("ledger: {e}")))?;
             let ledger: &LedgerMap = Box::leak(Box::new(map));
             let area = ledger.workers.get(usize::from(area)).ok_or_else(|| LinkEnd::Broken(format!("area {area}")))?;
-            return Ok(Start { settings, ledger, area, standby, files });
+            return Ok(Start { settings, ledger, area, standby, role });
         }
         // The next `receive` finds out what woke the thread.
         let woken = threads.first().wait(&mut events, EpollTimeout::NONE);

@@ -13,7 +13,7 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use sv3::card::{CardModel, CardState};
+use sv3::card::{CardModel, CardState, GUESTS};
 use sv3::card_attachment::{CardAttachment, IOVA, is_address};
 use vfio_ioctls::{VfioContainer, VfioDevice, VfioError, VfioOps};
 
@@ -48,6 +48,9 @@ impl Nic {
         // SAFETY: the card reads and writes this memory at any time. This process touches it no more.
         let mapped = unsafe { container.vfio_dma_map(IOVA, settings.dma_size(), dma) };
         mapped.map_err(|error| not_mapped(&error, settings.dma_size() as u64))?;
+        if card.zero_copy {
+            has_room_for_guests(&container, dma)?;
+        }
         let event = |_| EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC);
         let events = (3..card.files()).map(event).collect::<nix::Result<_>>();
         let events = events.map_err(|error| format!("eventfd: {error}"))?;
@@ -61,6 +64,19 @@ impl Nic {
             .map(|number| unsafe { BorrowedFd::borrow_raw(number) });
         [container, device, self.memory.as_fd()].into_iter().chain(self.events.iter().map(AsFd::as_fd)).collect()
     }
+}
+
+/// Whether the IOMMU has the addresses at which a card sees guests' memory: tries the first and the last page.
+fn has_room_for_guests(container: &VfioContainer, page: *mut u8) -> Result<(), String> {
+    const PAGE: usize = 4096;
+    for iova in [GUESTS, 2 * GUESTS - PAGE as u64] {
+        // SAFETY: the page is of the card's memory, which the card reaches already. The mapping ends at once.
+        let tried = unsafe { container.vfio_dma_map(iova, PAGE, page) };
+        tried.and_then(|()| container.vfio_dma_unmap(iova, PAGE)).map_err(|error| {
+            format!("the IOMMU has no address {iova:#x} for guests' memory ({error}): attach it without --zero-copy")
+        })?;
+    }
+    Ok(())
 }
 
 /// The device's place in sysfs.

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use sv3_policy::{Policy, Verdict};
+use sv3_policy::{Policy, Verdict, WorkerRole};
 
 use super::page::table;
 
 /// All policies, of this build.
 pub fn page() -> String {
-    let switch = [sv3_policy::worker(false), sv3_policy::worker(true), sv3_policy::supervisor()];
-    let web = [sv3_policy::web(), sv3_policy::web_asker()];
-    switch.into_iter().chain(web).map(policy).collect::<Vec<_>>().join("\n")
+    let workers = WorkerRole::ALL.map(sv3_policy::worker);
+    let others = [sv3_policy::supervisor(), sv3_policy::web(), sv3_policy::web_asker()];
+    workers.into_iter().chain(others).map(policy).collect::<Vec<_>>().join("\n")
 }
 
 fn policy(policy: &Policy) -> String {
@@ -37,10 +37,12 @@ fn policy(policy: &Policy) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
     fn each_rule_is_explained() {
-        let page = super::page();
-        for rule in sv3_policy::worker(true).rules().iter().chain(sv3_policy::supervisor().rules()) {
+        let page = page();
+        for rule in sv3_policy::worker(WorkerRole::Cards).rules().iter().chain(sv3_policy::supervisor().rules()) {
             assert!(page.contains(rule.syscall) && page.contains(rule.why), "{rule:?}");
         }
         assert!(page.contains("worker: 13 syscalls"), "{page}");

@@ -14,12 +14,19 @@ pub fn page(audit: &Audit) -> String {
         show_proof(&mut out, proof);
     }
     for card in &audit.cards {
-        let CardReach { port, address, iova, bus_master, mapped_by: (pid, uid) } = card;
+        let CardReach { port, address, iova, guests, bus_master, mapped_by: (pid, uid) } = card;
         let _ = writeln!(out, "card {port} at {address}, by the switch's account");
         for (first, octets) in iova {
             let _ = writeln!(
                 out,
                 "  reaches {octets} octets at IOVA {first:#x}: its own memory, mapped by process {pid} of user {uid}"
+            );
+        }
+        if let Some((first, octets)) = guests {
+            let _ = writeln!(
+                out,
+                "  reads guests' memory at IOVA {first:#x} to {:#x}, as far as the worker has mapped it",
+                first.saturating_add(octets.saturating_sub(1))
             );
         }
         let _ = writeln!(out, "  bus master {}\n", if *bus_master { "on" } else { "off" });

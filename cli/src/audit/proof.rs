@@ -1,9 +1,12 @@
 //! Lets a binary prove its confinement, and sums up the outcomes.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use sv3::audit::{Outcome, Proof};
+use sv3_policy::WorkerRole;
 use sv3_policy::prove::Line;
 
 /// Groups whose trials are shown one by one.
@@ -15,8 +18,9 @@ pub fn prove(role: &str, binary: &Path, supervisor: u32) -> Result<(Proof, Vec<S
     let fail = |what: String| format!("{} --prove: {what}", binary.display());
     let mut command = Command::new(binary);
     command.arg("--prove").arg(supervisor.to_string()).stdin(Stdio::null());
-    if role == super::WORKER_FILES {
-        command.arg("--files");
+    let role_of = WorkerRole::ALL.into_iter().find(|known| sv3_policy::worker(*known).role() == role);
+    if let Some(option) = role_of.and_then(WorkerRole::option) {
+        command.arg(OsStr::from_bytes(option.to_bytes()));
     }
     let output = command.output().map_err(|e| fail(e.to_string()))?;
     if !output.status.success() {

@@ -15,6 +15,7 @@ use std::rc::Rc;
 
 use sv3::MAX_PORTS;
 use sv3::foreign::ForeignFd;
+use sv3_policy::WorkerRole;
 
 use crate::clients::client::Client;
 use crate::clients::declarations::Declarations;
@@ -250,6 +251,15 @@ impl Slots {
         let at = usize::from(port.port().slot);
         self.slots.resize_with(self.slots.len().max(at + 1), Slot::default);
         self.slots[at] = Slot::Own(Box::new(port));
+    }
+
+    /// What a worker may need to have for the ports that there are.
+    pub fn role(&self) -> WorkerRole {
+        match (self.all_cards().any(|port| port.attachment.zero_copy), self.all_files().next().is_some()) {
+            (true, _) => WorkerRole::Cards,
+            (false, true) => WorkerRole::Files,
+            (false, false) => WorkerRole::Plain,
+        }
     }
 
     /// The client of a number.

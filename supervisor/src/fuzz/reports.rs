@@ -78,7 +78,8 @@ fn handle(worker: &mut Worker, report: &Report, ordered: u64) {
         | ReportKind::Traced
         | ReportKind::AddressFlaps
         | ReportKind::CardReady
-        | ReportKind::CardLink => worker.count_idle_report(),
+        | ReportKind::CardLink
+        | ReportKind::NotPinned => worker.count_idle_report(),
         ReportKind::Unmapped => drop(worker.unmapped(report.seq)),
         ReportKind::RingStopped => assert!(!worker.is_under_way(report.seq) || (1..=ordered).contains(&report.seq)),
     }

@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 
 use sv3::audit::CardReach;
-use sv3::card::CardSettings;
+use sv3::card::{CardSettings, GUESTS};
 use sv3::card_attachment::CardAttachment;
 use sv3::foreign::ForeignFd;
 use sv3::ipc::{Command, PortKind};
@@ -233,6 +233,7 @@ impl CardPort {
             port: self.name().to_string(),
             address: self.attachment.address.clone(),
             iova: vec![(settings.iova, settings.dma_size() as u64)],
+            guests: settings.zero_copy.then_some((GUESTS, GUESTS)),
             bus_master: self.is_live,
             mapped_by: self.owner,
         })
@@ -255,7 +256,11 @@ impl CardPort {
         };
         let memory = WorkerCommand::with_fd(Command::CardMemory { port, settings }, card.memory.clone());
         let open = WorkerCommand::with_fd(Command::CardOpen { port, settings }, card.device.clone());
-        [memory].into_iter().chain(events.map(interrupt)).chain([open]).collect()
+        let container = settings.zero_copy.then(|| {
+            let limit = vfio::lockable();
+            WorkerCommand::with_fd(Command::CardContainer { port, limit }, card.container.clone())
+        });
+        [memory].into_iter().chain(events.map(interrupt)).chain(container).chain([open]).collect()
     }
 
     fn settings(&self, card: &Card) -> CardSettings {

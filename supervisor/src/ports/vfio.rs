@@ -6,9 +6,11 @@
 #![allow(unsafe_code)] // ioctl has no safe form
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use nix::errno::Errno;
 use nix::fcntl::readlink;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sv3::card::{CardModel, CardSettings};
 use vfio_bindings::bindings::vfio::{
     VFIO_BASE, VFIO_DEVICE_FLAGS_PCI, VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE,
@@ -168,6 +170,24 @@ pub fn let_go(device: BorrowedFd<'_>, events: &[BorrowedFd<'_>]) -> Result<(), S
     set_irqs(device, VFIO_PCI_MSIX_IRQ_INDEX, &numbers).map_err(says("VFIO_DEVICE_SET_IRQS"))?;
     let command = config(device, COMMAND)?;
     set_config(device, command | MEMORY_SPACE | BUS_MASTER | INTX_DISABLE)
+}
+
+/// How many octets a worker may lock ([`may_lock`]).
+static LOCKABLE: AtomicU64 = AtomicU64::new(0);
+
+/// Memory that a card reads counts as locked by the worker, which inherits the limit: raises it as far as this process may,
+/// and notes it. Later the policy has no syscall for that.
+pub fn may_lock() -> Result<(), String> {
+    let fail = |what: &'static str| move |error: Errno| format!("{what}: {error}");
+    let (_, most) = getrlimit(Resource::RLIMIT_MEMLOCK).map_err(fail("cannot read RLIMIT_MEMLOCK"))?;
+    setrlimit(Resource::RLIMIT_MEMLOCK, most, most).map_err(fail("cannot raise RLIMIT_MEMLOCK"))?;
+    LOCKABLE.store(most, Relaxed);
+    Ok(())
+}
+
+/// How many octets a worker may lock.
+pub fn lockable() -> u64 {
+    LOCKABLE.load(Relaxed)
 }
 
 fn path(fd: BorrowedFd<'_>) -> String {

@@ -6,6 +6,7 @@
 use std::os::fd::AsFd;
 
 use sv3::audit::{AuditAnswer, Fd, ProcessInventory};
+use sv3_policy::WorkerRole;
 
 use super::Supervisor;
 use crate::clients::client::Client;
@@ -24,6 +25,7 @@ impl Supervisor {
             policy: digest(sv3_policy::supervisor().digest()),
             threads: 1,
             files: false,
+            cards: false,
             fds: self.own_fds(),
         };
         let workers = [("worker", &self.workers.serving), ("standby", &self.workers.standby)];
@@ -36,7 +38,8 @@ impl Supervisor {
                 policy: digest(worker.policy),
                 // One more thread maps memory.
                 threads: usize::from(self.workers.config.threads) + 1,
-                files: worker.serves_files,
+                files: worker.role == WorkerRole::Files,
+                cards: worker.role == WorkerRole::Cards,
                 fds: self.fds_of(worker),
             })
         });
@@ -93,7 +96,7 @@ impl Supervisor {
                 }
             }
         }
-        let files = self.clients.slots.all_files().filter(|port| port.runs() && worker.serves_files);
+        let files = self.clients.slots.all_files().filter(|port| port.runs() && worker.role >= WorkerRole::Files);
         for port in files.filter(|port| worker.lacks(port.slot).is_none()) {
             port.files().for_each(|_| add(port.kind_of_files(), format!("frames of {}", port.name())));
         }
@@ -102,6 +105,9 @@ impl Supervisor {
             port.events().for_each(|_| add("eventfd", format!("interrupts of {}", port.name())));
             if worker.serving.is_none() {
                 add("file", format!("the card {}, until the worker serves", port.name()));
+            }
+            if port.attachment.zero_copy && worker.role == WorkerRole::Cards {
+                add("file", format!("the container of {}, in which guests' memory is mapped", port.name()));
             }
         }
         let waits = if worker.serving.is_some() { "a command" } else { "its promotion" };

@@ -1,5 +1,6 @@
 //! Network cards: attached at the control socket, stopped between two workers, and lost when the host takes them.
 
+use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 use serde_json::json;
 use std::time::Instant;
@@ -14,6 +15,8 @@ use super::Supervisor;
 use crate::ports::card::CardPort;
 use crate::ports::holdings::Holdings;
 use crate::ports::port::Replay;
+use crate::ports::vfio;
+use crate::telemetry::event::Named;
 use crate::token::Token;
 use crate::workers::breach::Breach;
 use crate::workers::command::WorkerCommand;
@@ -36,6 +39,7 @@ impl Supervisor {
         if let Some(slot) = self.clients.slots.card_named(&name) {
             return self.resume_card(slot, attachment, fds);
         }
+        self.may_read_guests(&attachment)?;
         let slot = self.clients.slots.free_slot().ok_or(format!("all {MAX_PORTS} ports are taken: detach one"))?;
         let mut port = CardPort::new(slot, attachment, owner, self.clients.next_serial());
         port.terms = self.clients.slots.declared.of_attached(&name);
@@ -57,6 +61,7 @@ impl Supervisor {
         self.count_card(slot);
         let commands = commands.into_iter().chain(self.address_commands()).collect();
         self.workers.send(commands, Waiter::Nobody);
+        self.ensure_role();
         Ok(AttachAnswer { name, slot, resumed: false })
     }
 
@@ -67,6 +72,7 @@ impl Supervisor {
         fds: Vec<ForeignFd>,
     ) -> Result<AttachAnswer, String> {
         let name = attachment.name.clone();
+        self.may_read_guests(&attachment)?;
         let Some(port) = self.clients.slots.card(slot) else { return Err(format!("{name} is not attached")) };
         if !port.is_empty() {
             return Err(format!("a port named {name} is attached: detach it (`sv3 detach {name}`) or choose a name"));
@@ -81,7 +87,55 @@ impl Supervisor {
         self.watch_card(slot);
         self.count_card(slot);
         self.workers.send(commands, Waiter::Nobody);
+        self.ensure_role();
         Ok(AttachAnswer { name, slot, resumed: true })
+    }
+
+    /// One card reads guests' memory at most.
+    fn may_read_guests(&self, attachment: &CardAttachment) -> Result<(), String> {
+        let reads = |port: &&CardPort| port.attachment.zero_copy && port.name() != attachment.name;
+        match self.clients.slots.all_cards().find(reads).filter(|_| attachment.zero_copy) {
+            Some(other) => Err(format!(
+                "{} reads guests' memory, and one card may: attach this one without --zero-copy",
+                other.name()
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// A guest's memory could not be pinned: what it sends to a card is copied.
+    pub(super) fn not_pinned(&mut self, slot: u16, value: u64) -> Result<(), Breach> {
+        self.count_idle_report();
+        let Ok(errno) = i32::try_from(value).map(Errno::from_raw) else {
+            return Err(Breach("it told an errno that does not exist"));
+        };
+        let why = self.why_not_pinned(errno);
+        let Some(client) = self.clients.slots.client(slot) else { return Ok(()) };
+        let named = Named { name: client.device().port.to_string(), client: Some(client.id) };
+        let message = format!("{}: what it sends to a network card is copied: {why}", named.name);
+        self.telemetry.events.say_of_port(&named, "zero_copy", message, json!({ "why": why }));
+        Ok(())
+    }
+
+    fn why_not_pinned(&self, errno: Errno) -> String {
+        let regions = self.clients.slots.clients().flat_map(|client| &client.device().memory);
+        let (needed, limit) = (regions.map(|memory| memory.region.size).fold(0, u64::saturating_add), vfio::lockable());
+        match errno {
+            Errno::ENOMEM if needed > limit => format!(
+                "all guests have {} of memory, and the switch may lock {}: raise its limit (`ulimit -l {}`, memlock in \
+                 /etc/security/limits.d, LimitMEMLOCK= of a unit) and start it again",
+                mebibytes(needed),
+                mebibytes(limit),
+                needed.div_ceil(1 << 10)
+            ),
+            Errno::ENOMEM => "the kernel has too little memory to lock it".to_string(),
+            Errno::EEXIST => {
+                "another mapping has its address for the card: one of an earlier worker, which Linux before \
+                              6.0 lets nobody remove, or of a guest 256 GiB away"
+                    .to_string()
+            }
+            errno => errno.to_string(),
+        }
     }
 
     /// `detach` of a card. `None`: no such port.
@@ -263,4 +317,8 @@ impl Supervisor {
         self.workers.send(commands, Waiter::Nobody);
         Some(json!({ "released": name }))
     }
+}
+
+fn mebibytes(octets: u64) -> String {
+    format!("{} MiB", octets.div_ceil(1 << 20))
 }

@@ -11,6 +11,7 @@ use sv3::foreign::ForeignFd;
 use sv3::frame::MacAddr;
 use sv3::ipc::{Command, Report, RingFault};
 use sv3::status::AttachAnswer;
+use sv3_policy::WorkerRole;
 
 use super::Supervisor;
 use crate::ports::files::FilePort;
@@ -314,20 +315,23 @@ impl Supervisor {
         self.telemetry.events.say_of_port(&named, "address_conflict", message, fields);
     }
 
-    /// Lets a worker serve that may use open files, if there are such ports and the serving worker may not: plans a
-    /// handover to one. Workers that start from now on have that role, until the supervisor ends.
+    /// Lets a worker serve that may have what the ports need, if the serving worker may not: plans a handover to one. Workers
+    /// that start from now on have that role, until the supervisor ends.
     pub(super) fn ensure_role(&mut self) {
-        if self.clients.slots.all_files().next().is_none() {
+        let role = self.clients.slots.role();
+        if role == WorkerRole::Plain {
             return;
         }
-        self.workers.config.files = true;
+        self.workers.config.role = self.workers.config.role.max(role);
         if self.workers.handover.stage().is_some() {
             // Looks again when that is over.
             return;
         }
-        let lacks = self.workers.serving.as_ref().is_some_and(|worker| !worker.serves_files);
+        let lacks = self.workers.serving.as_ref().is_some_and(|worker| worker.role < role);
         if lacks && let Err(why) = self.plan_own_handover() {
-            self.telemetry.events.say("role", format!("ports of open files wait for the next worker: {why}"));
+            self.telemetry
+                .events
+                .say("role", format!("ports wait for the next worker, which may have what they need: {why}"));
         }
     }
 }

@@ -58,9 +58,9 @@ impl Supervisor {
 
     fn begin_handover(&mut self, asker: Option<Ticket>, program: Program) {
         self.workers.handover.plan(asker, program);
-        let files = self.workers.config.files;
+        let role = self.workers.config.role;
         let cannot_succeed = |standby: &Worker| {
-            let is_other = standby.program != program || standby.serves_files != files;
+            let is_other = standby.program != program || standby.role != role;
             is_other || standby.kill_reason().is_some() || standby.has_hung_up()
         };
         match self.workers.standby.as_mut().filter(|standby| cannot_succeed(standby)) {

@@ -66,7 +66,7 @@ impl Live {
                 threads: 1,
                 cpus: None,
                 standby: true,
-                files: false,
+                role: sv3_policy::WorkerRole::Plain,
                 require_landlock: 0,
             },
             blame: 3,

@@ -120,6 +120,7 @@ impl Supervisor {
             ReportKind::AddressFlaps => self.address_flaps(report),
             ReportKind::CardReady => self.card_ready(report.port),
             ReportKind::CardLink => self.card_link(report.port, report.value),
+            ReportKind::NotPinned => self.not_pinned(report.port, report.value),
         }
     }
 
@@ -152,7 +153,8 @@ impl Supervisor {
             | ReportKind::Traced
             | ReportKind::AddressFlaps
             | ReportKind::CardReady
-            | ReportKind::CardLink => Err(Breach("it reported work on rings while on standby")),
+            | ReportKind::CardLink
+            | ReportKind::NotPinned => Err(Breach("it reported work on rings while on standby")),
             ReportKind::Failed => {
                 self.standby_failed(report);
                 Ok(())

@@ -161,7 +161,7 @@ impl Supervisor {
             snooping.settings.check().map_err(|why| Unfit(format!("snooping: {why}")))?;
             self.workers.config.settings.snooping = Some(snooping);
         }
-        self.workers.config.files = self.clients.slots.all_files().next().is_some();
+        self.workers.config.role = self.clients.slots.role();
         self.clients.blames.restore(record.blames, clock);
         self.clients.classes.restore(record.classes, clock);
         let (restarts, last_death) = self.telemetry.restore(record.telemetry, clock);

@@ -97,6 +97,7 @@ pub fn card(port: &CardPort, ledger: &Ledger) -> Option<PortStatus> {
         model: port.model().map(str::to_string),
         mac: (mac != 0).then(|| MacAddr::from_bits(mac).to_string()),
         queues: port.attachment.pairs,
+        zero_copy: port.attachment.zero_copy,
         speed_mbit: port.link,
         stopped: port.stopped.clone().or(down),
         statistics: statistics.map(|((_, name), count)| (name.to_string(), count.load(Relaxed))).collect(),

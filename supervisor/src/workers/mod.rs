@@ -50,6 +50,7 @@ use handover::Handover;
 use observers::Observers;
 use spawner::Spawner;
 use succession::Succession;
+use sv3_policy::WorkerRole;
 use watch::Watch;
 use worker::{Waiter, Worker};
 
@@ -65,8 +66,8 @@ pub struct WorkerConfig {
     pub cpus: Option<String>,
     /// Whether there is a standby.
     pub standby: bool,
-    /// Whether a worker that is started from now on serves ports of open files. Set for good by the first such port.
-    pub files: bool,
+    /// What a worker that is started from now on may have. It never becomes less.
+    pub role: WorkerRole,
     /// A worker with a lower landlock ABI is not used.
     pub require_landlock: u32,
 }

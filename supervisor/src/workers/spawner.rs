@@ -43,6 +43,7 @@ use nix::unistd::Pid;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use sv3::foreign::ForeignFd;
 use sv3::timeslice::TimeSlice;
+use sv3_policy::WorkerRole;
 
 use crate::ancillary;
 use crate::confine;
@@ -52,7 +53,7 @@ use crate::workers::closers::{self, Tools};
 /// From linux/close_range.h; not every C library has it.
 const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2;
 
-/// Starts a worker: a program, its stdin, its stderr, and whether it serves ports of open files.
+/// Starts a worker: a program, its stdin, its stderr, and its role, as its place in [`WorkerRole::ALL`].
 const START: i32 = 1;
 /// Keeps a program: which of them, its binary.
 const KEEP: i32 = 2;
@@ -162,12 +163,17 @@ impl Spawner {
         files.chunks(NUMBERS - 1).try_for_each(|files| self.tell(&[&[GIVE], files].concat()))
     }
 
-    /// Asks for a worker with this stdin and stderr. `files`: it serves ports of open files.
-    pub fn request(&mut self, program: Program, [stdin, stderr]: [BorrowedFd<'_>; 2], files: bool) -> io::Result<()> {
+    /// Asks for a worker with this stdin, stderr and role.
+    pub fn request(
+        &mut self,
+        program: Program,
+        [stdin, stderr]: [BorrowedFd<'_>; 2],
+        role: WorkerRole,
+    ) -> io::Result<()> {
         let number = usize::from(program.0);
         let binary = self.binaries.get(number).and_then(Option::as_ref);
         let binary = binary.map_or(-1, |binary| binary.as_fd().as_raw_fd());
-        self.tell(&[START, program.0.into(), binary, stdin.as_raw_fd(), stderr.as_raw_fd(), files.into()])
+        self.tell(&[START, program.0.into(), binary, stdin.as_raw_fd(), stderr.as_raw_fd(), role as i32])
     }
 
     /// Makes `binary` the program. If it cannot be one, the next start of it fails.
@@ -312,8 +318,8 @@ struct NewWorker<'n> {
     identity: Identity,
     stdin: RawFd,
     stderr: RawFd,
-    /// It serves ports of open files.
-    files: bool,
+    /// What it may have.
+    role: WorkerRole,
     /// Further files that it gets, under their own numbers.
     given: &'n [RawFd],
 }
@@ -355,11 +361,13 @@ fn serve(socket: RawFd, binary: Identity, setting: &Setting) -> i32 {
                 *program = admit(binary);
                 continue;
             }
-            [START, program, binary, stdin, stderr, files] => {
+            [START, program, binary, stdin, stderr, role] => {
                 let Some(program) = usize::try_from(program).ok().and_then(|at| programs.get(at)) else { return 1 };
                 let given = std::mem::take(&mut given);
+                let role = usize::try_from(role).ok().and_then(|at| WorkerRole::ALL.get(at)).copied();
+                let role = role.unwrap_or_default();
                 program.and_then(|identity| {
-                    start(&NewWorker { binary, identity, stdin, stderr, files: files != 0, given: &given }, setting)
+                    start(&NewWorker { binary, identity, stdin, stderr, role, given: &given }, setting)
                 })
             }
             [REOPEN] => {
@@ -471,8 +479,8 @@ fn become_worker(new: &NewWorker<'_>, setting: &Setting) -> Errno {
             fcntl(in_table(*number)?, FcntlArg::F_SETFD(FdFlag::empty()))?;
         }
         TimeSlice::LONG.request();
-        let files = new.files.then(|| c"--files".to_owned());
-        let words: Vec<CString> = setting.words.iter().cloned().chain(files).collect();
+        let role = new.role.option().map(CStr::to_owned);
+        let words: Vec<CString> = setting.words.iter().cloned().chain(role).collect();
         nix::unistd::fexecve::<_, CString, &CStr>(binary, &words, &[])
     };
     match turn() {

@@ -204,7 +204,7 @@ impl Workers {
             own.clear(self.config.threads.into());
         }
         let (mut worker, mut starting) = Worker::not_started(program, area)?;
-        worker.serves_files = self.config.files;
+        worker.role = self.config.role;
         reactor.watch(&worker.link, Token::Link(area), worker.interest)?;
         reactor.watch(&worker.stderr, Token::Stderr(area), EpollFlags::EPOLLIN)?;
         let command = Command::Start { settings: self.config.settings, area, standby: true };
@@ -215,7 +215,7 @@ impl Workers {
         worker.queue_inherited(self.addresses.replay(), &mut starting);
         worker.queue_inherited(self.observers.replay(), &mut starting);
         self.closers.pause(true);
-        starting.ask(&mut self.spawner, program, self.config.files)?;
+        starting.ask(&mut self.spawner, program, self.config.role)?;
         self.children.asked_for_worker(starting);
         Ok(worker)
     }
@@ -319,7 +319,7 @@ mod tests {
             threads: 1,
             cpus: None,
             standby: true,
-            files: false,
+            role: sv3_policy::WorkerRole::Plain,
             require_landlock: 0,
         };
         let ledger = LedgerMap::create().map(|(fd, map)| (fd.into(), map)).unwrap();

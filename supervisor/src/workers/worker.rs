@@ -17,6 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, pipe2};
 use sv3::foreign::ForeignFd;
 use sv3::ipc::{Command, PortKind};
+use sv3_policy::WorkerRole;
 
 use crate::fd_inventory::OpenFile;
 use crate::workers::breach::Breach;
@@ -50,8 +51,8 @@ pub struct Worker {
     pub area: u8,
     /// What it runs.
     pub program: Program,
-    /// It serves ports of open files: its seccomp policy has what they need.
-    pub serves_files: bool,
+    /// What it may have: its seccomp policy has what that needs.
+    pub role: WorkerRole,
     /// Since when it serves; `None` on standby.
     pub serving: Option<Instant>,
     /// Number of the command that promoted it: reports about earlier commands do not count.
@@ -99,10 +100,10 @@ pub struct StartingWorker {
 }
 
 impl StartingWorker {
-    /// Asks the spawner for the worker. `files`: it serves ports of open files.
-    pub fn ask(&self, spawner: &mut Spawner, program: Program, files: bool) -> io::Result<()> {
+    /// Asks the spawner for the worker.
+    pub fn ask(&self, spawner: &mut Spawner, program: Program, role: WorkerRole) -> io::Result<()> {
         spawner.give(self.given.iter().map(|fd| fd.as_fd()))?;
-        spawner.request(program, self.fds(), files)
+        spawner.request(program, self.fds(), role)
     }
 
     /// Its stdin and stderr.
@@ -170,7 +171,7 @@ impl Worker {
         Worker {
             area,
             program,
-            serves_files: false,
+            role: WorkerRole::Plain,
             serving: None,
             promoted: 0,
             took_over: false,
@@ -223,7 +224,7 @@ impl Worker {
     fn passes(&mut self, command: &Command) -> bool {
         let seq = self.link.last_seq() + 1;
         if let Command::PortAdd { port, kind: PortKind::Files, .. } = command
-            && !self.serves_files
+            && self.role < WorkerRole::Files
         {
             self.told.strike(*port, seq, "its policy has no syscalls for open files".to_string());
             return false;

@@ -2,7 +2,9 @@
 //! guests, and has them talk to the network behind the card.
 //!
 //! PEER is the interface at the other end of the card's wire. It gets a network of its own. WHAT happens then, one after
-//! the other: `kill`, the worker is killed twenty times while TCP goes on; `replace`, the whole switch is replaced (`sv3
+//! the other: `zero-copy`, which must come first, lets the card read guests' memory, and frames must have been left there;
+//! `kill`, the worker is killed twenty times while TCP goes on; `leave`, a guest takes memory away from which the card sends,
+//! and workers die meanwhile; `replace`, the whole switch is replaced (`sv3
 //! run --take-over`) twice, after a successor that could not serve; `unplug`, the wire is pulled out and plugged in;
 //! `pull`, the card is pulled out. The test does that when [`turn_of_test`] says so. Prints what came to pass; fails with the
 //! reason.
@@ -10,8 +12,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use sv3::status::Link;
+use sv3::card::GUESTS;
+use sv3::status::{Link, Status};
 use sv3_tests::failure::{Failure, Result};
+use sv3_tests::leaving_memory::LeavingMemory;
+use sv3_tests::machine::Machine;
 use sv3_tests::network::exchange::Exchange;
 use sv3_tests::network::{Namespace, Station};
 use sv3_tests::patience::until;
@@ -22,8 +27,11 @@ const BUSYBOX: &str = "/bin/busybox";
 const FIRST: &str = "10.9.0.1";
 const SECOND: &str = "10.9.0.2";
 const PEER: &str = "10.9.0.9";
+/// The guest that takes its memory away.
+const THIRD: u8 = 3;
 const PINGS: u32 = 10;
 const KILLS: u32 = 20;
+const LEAVINGS: u32 = 12;
 
 fn main() -> ExitCode {
     match run() {
@@ -46,7 +54,8 @@ fn run() -> Result<()> {
     peer.ip(&format!("link set {interface} up"))?;
 
     let mut switch = Home::new()?.start(&[])?;
-    let used = attach(&switch, address).and_then(|()| use_card(&mut switch, &peer, what));
+    let is_zero_copy = what.first().is_some_and(|what| what == "zero-copy");
+    let used = attach(&switch, address, is_zero_copy).and_then(|()| use_card(&mut switch, &peer, what));
     println!("status: {}", serde_json::to_string(&switch.status()?)?);
     if used.is_err() {
         switch.events()?.iter().for_each(|event| println!("{event}"));
@@ -67,6 +76,8 @@ fn use_card(switch: &mut Switch, peer: &Namespace, what: &[String]) -> Result<()
     }
     for what in what {
         match what.as_str() {
+            "zero-copy" => use_memory(switch, networks)?,
+            "leave" => leave_memory(switch)?,
             "kill" => kill_workers(switch, networks)?,
             "replace" => replace_switch(switch, networks)?,
             "unplug" => unplug(switch, networks)?,
@@ -93,6 +104,43 @@ fn kill_workers(switch: &Switch, [first, second, peer]: [&Namespace; 3]) -> Resu
     }
     out.await_progress().and_then(|()| back.await_progress())?;
     println!("octets: {:?} {:?}", out.finish()?, back.finish()?);
+    Ok(())
+}
+
+/// Frames are left in guests' memory, and the switch says where the card sees that.
+fn use_memory(switch: &Switch, [first, _, peer]: [&Namespace; 3]) -> Result<()> {
+    let out = Exchange::start(first, peer, PEER)?;
+    await_left(switch, &out)?;
+    println!("octets: {:?}", out.finish()?);
+    match switch.audit()?.cards.as_slice() {
+        [card] if card.guests == Some((GUESTS, GUESTS)) => Ok(()),
+        cards => Err(Failure::new(format!("not the card of guests' memory: {cards:?}"))),
+    }
+}
+
+/// Waits until more frames have been left in guests' memory.
+fn await_left(switch: &Switch, out: &Exchange) -> Result<()> {
+    let before = left(&switch.status()?);
+    until("frames that stay in memory", || {
+        out.await_progress()?;
+        Ok((left(&switch.status()?) > before).then_some(()))
+    })
+}
+
+fn left(status: &Status) -> u64 {
+    let card = status.ports.iter().find_map(|port| port.card.as_ref());
+    card.and_then(|card| card.statistics.get("zero_copy").copied()).unwrap_or(0)
+}
+
+fn leave_memory(switch: &Switch) -> Result<()> {
+    let mut guest = LeavingMemory::connect(switch.socket(), THIRD, Machine::address(1));
+    for round in 0..LEAVINGS {
+        let dies = round % 3 == 2;
+        let mut died = Ok(());
+        guest.come_and_go(THIRD, || died = if dies { switch.kill_worker("KILL") } else { Ok(()) });
+        died?;
+    }
+    guest.finish();
     Ok(())
 }
 
@@ -168,9 +216,11 @@ fn must_ping(network: &Namespace, address: &str) -> Result<()> {
     }
 }
 
-fn attach(switch: &Switch, address: &str) -> Result<()> {
+fn attach(switch: &Switch, address: &str, is_zero_copy: bool) -> Result<()> {
     let control = switch.control().display().to_string();
-    let output = switch.home().sv3_output(&["attach", "nic", address, "--control", &control])?;
+    let zero_copy = is_zero_copy.then_some("--zero-copy");
+    let arguments: Vec<_> = ["attach", "nic", address, "--control", &control].into_iter().chain(zero_copy).collect();
+    let output = switch.home().sv3_output(&arguments)?;
     let said = || String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned();
     if output.status.success() { Ok(()) } else { Err(Failure::new(format!("sv3 attach nic: {}", said()))) }
 }

@@ -1,4 +1,4 @@
-//! A cable between two sockets, on which frames are behind their lengths. It sees who sends.
+//! A cable between two sockets, on which frames are behind their lengths. It sees who sends, and what must not be sent.
 
 use std::collections::BTreeSet;
 use std::io::{self, BufReader, Read, Write};
@@ -11,9 +11,16 @@ use crate::failure::{Failure, Result};
 
 /// Octets of a frame's length.
 const PREFIX: usize = 4;
+/// What a test writes to memory that nobody may send from any more.
+pub const POISON: u8 = 0xee;
+/// Octets in a row that are a sign of it.
+const SIGN: [u8; 32] = [POISON; 32];
 
 type Address = [u8; 6];
 type Sources = Arc<Mutex<BTreeSet<Address>>>;
+
+/// The address that poison counts as.
+const POISONED: Address = [POISON; 6];
 
 /// Two cards on one wire. Cut when it is dropped.
 pub struct Cable {
@@ -39,7 +46,7 @@ impl Cable {
         Ok(Cable { ends: [one, other], sources, threads })
     }
 
-    /// Fails if a frame came from the first end that bore the address of somebody who is not one of these.
+    /// Fails if a frame came from the first end that bore the address of somebody who is not one of these, or [`POISON`].
     pub fn check_sources(&self, allowed: &[Address]) -> Result<()> {
         let seen = self.sources[0].lock().unwrap_or_else(PoisonError::into_inner);
         let foreign: Vec<String> =
@@ -65,7 +72,9 @@ fn carry(from: &UnixStream, mut to: &UnixStream, seen: &Sources) -> io::Result<(
         from.read_exact(octets.get_mut(PREFIX..).unwrap_or_default())?;
         // Behind the receiver's address.
         if let Some(source) = octets.get(PREFIX + 6..).and_then(|octets| octets.first_chunk()) {
-            seen.lock().unwrap_or_else(PoisonError::into_inner).insert(*source);
+            let is_poisoned = octets.windows(SIGN.len()).step_by(SIGN.len() / 2).any(|piece| piece == SIGN);
+            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.extend([*source].into_iter().chain(is_poisoned.then_some(POISONED)));
         }
         to.write_all(&octets)?;
     }

@@ -15,7 +15,7 @@ mod station;
 #[allow(unsafe_code)] // the ioctls of a tap
 mod tap;
 
-pub use cable::Cable;
+pub use cable::{Cable, POISON};
 pub use namespace::Namespace;
 pub use peer::{Form, PacketPeer, StreamPeer, packet_pair};
 pub use raw::RawSocket;

@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 
 use crate::failure::{Failure, Result};
 
+/// How long what a job has said may take.
+const LAST_WORDS: Duration = Duration::from_secs(20);
+
 /// What a command in the guest left behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
@@ -90,7 +93,10 @@ impl Agent {
         let command = format!("until [ -s /tmp/job{job}.status ]; do usleep 50000; done; cat /tmp/job{job}.output");
         let output = self.run(&format!("{command}; exit $(cat /tmp/job{job}.status)"), patience)?;
         match output.status {
-            137 => Err(Failure::new(format!("job {job} runs past its deadline"))),
+            137 => {
+                let said = self.run(&format!("tail -n 30 /tmp/job{job}.output"), LAST_WORDS)?.text;
+                Err(Failure::new(format!("job {job} runs past its deadline: {said}")))
+            }
             _ => Ok(output),
         }
     }

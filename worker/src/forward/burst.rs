@@ -25,7 +25,7 @@ use crate::memory::slice_list::{Arena, SliceList};
 use crate::port::batch::{Batch, MAX_SLICES, Taken};
 use crate::port::bucket::Short;
 use crate::port::cost::{DELIVERY, DESCRIPTOR};
-use crate::port::endpoint::each_source;
+use crate::port::endpoint::{Endpoint, each_source};
 use crate::port::kind::Kind;
 use crate::port::sink::{BufferWait, Delivered, Outgoing};
 use crate::port::source::Source;
@@ -95,18 +95,11 @@ impl Burst {
         budget: u64,
         may_pause: bool,
     ) -> Result<Served, RingFault> {
+        if queue.endpoint.holds() {
+            return self.serve_held(forwarder, (port, id), queue, budget, may_pause);
+        }
         let TransmitQueue { endpoint, wait_budget, rules, .. } = queue;
-        let sender = Sender {
-            port,
-            rules: rules.as_deref(),
-            // Spreads senders that have one transmit queue each over the queues of a receiver that has several.
-            flow: id.slot.wrapping_add(id.pair()),
-            features: endpoint.features(),
-            verified: endpoint.verified(),
-            header_len: endpoint.header_len(),
-            budget,
-            may_pause,
-        };
+        let sender = Sender::of((port, id), endpoint, rules.as_deref(), budget, may_pause);
         if !forwarder.begin_observing() {
             return Ok(Served { end: End::Contended, ..Served::default() });
         }
@@ -124,10 +117,10 @@ impl Burst {
 
     /// Runs the burst until its receivers are published. The sender's frames are completed, not published.
     #[inline]
-    fn run<'m>(
+    fn run<'m, S: Source<'m>>(
         &mut self,
         forwarder: &mut Forwarder,
-        source: &mut impl Source<'m>,
+        source: &mut S,
         sender: &Sender<'_>,
         wait_budget: &mut WaitBudget,
     ) -> Result<Served, RingFault> {
@@ -149,6 +142,9 @@ impl Burst {
         looked(move |at| heads.iter().for_each(|one| at(one.slices(all), HEAD_LEN)));
         let (counting, counters, now_ns) = (forwarder.view.counting, sender.port.counters(), forwarder.now_ns);
         let mut sending = Sending::begin(forwarder, (sender.port, sender.rules), sender.may_pause);
+        if S::HOLDS {
+            sending.let_stay(source.stay());
+        }
         if sender.rules.is_some() {
             sending.edited = edited.iter_mut();
         }
@@ -163,7 +159,11 @@ impl Burst {
             counting.add(&counters.from_guest_frames, sent.forwarded.frames);
             counting.add(&counters.from_guest_bytes, sent.forwarded.octets);
         }
-        source.complete(taken.get(..sent.frames).unwrap_or(&[]));
+        let done = taken.get(..sent.frames).unwrap_or(&[]);
+        match S::HOLDS {
+            true => source.hold(done, sending.stay()),
+            false => source.complete(done),
+        }
         pass(CrashPoint::SenderEntered);
         let cost = cost + sending.publish();
         pass(CrashPoint::ReceiversDone);
@@ -192,6 +192,29 @@ struct Sent {
     /// All of these but the frames whose drop is charged to the sender.
     forwarded: Delivered,
     end: End,
+}
+
+impl<'r> Sender<'r> {
+    #[inline(always)]
+    fn of(
+        (port, id): (&'static Port, QueueId),
+        endpoint: &Endpoint,
+        rules: Option<&'r TrafficRules>,
+        budget: u64,
+        may_pause: bool,
+    ) -> Sender<'r> {
+        Sender {
+            port,
+            rules,
+            // Spreads senders that have one transmit queue each over the queues of a receiver that has several.
+            flow: id.slot.wrapping_add(id.pair()),
+            features: endpoint.features(),
+            verified: endpoint.verified(),
+            header_len: endpoint.header_len(),
+            budget,
+            may_pause,
+        }
+    }
 }
 
 impl Sender<'_> {
@@ -452,6 +475,7 @@ impl Checked {
 }
 
 mod guarded;
+mod held;
 #[cfg(test)]
 mod pace;
 #[cfg(test)]

@@ -204,7 +204,8 @@ impl Leases {
     ) -> Result<(), Unsent> {
         match way.is_plain() {
             true => self.deliver_as_it_is(way.at, state, frame, may_pause, counting),
-            false => self.deliver_by_rules(way, state, frame, may_pause, counting),
+            // What is edited or limited does not stay where it is.
+            false => state.without_stay(|state| self.deliver_by_rules(way, state, frame, may_pause, counting)),
         }
     }
 
@@ -388,6 +389,14 @@ impl<'t> Delivery<'_, 't> {
     /// it is in the cache.
     #[cold]
     fn translate(&mut self, frame: &Frame<'_, 't, '_>, scratch: &mut [u8]) -> Result<(), Undelivered> {
+        // What is delivered is a copy, which is overwritten soon.
+        let may_stay = std::mem::take(&mut self.state.stay.may);
+        let translated = self.deliver_translated(frame, scratch);
+        self.state.stay.may = may_stay;
+        translated
+    }
+
+    fn deliver_translated(&mut self, frame: &Frame<'_, 't, '_>, scratch: &mut [u8]) -> Result<(), Undelivered> {
         let Frame { offload, slices, skip, len, snapshot, .. } = *frame;
         let mut room = [0; HEAD_LEN];
         let mut source = Reader::new(snapshot.octets((skip, len), &mut room), slices, skip);

@@ -12,6 +12,7 @@ pub mod loop_probe;
 pub mod observation;
 pub mod offload;
 pub mod rarp;
+mod releasing;
 pub mod sending;
 pub mod snooping;
 pub mod tagging;

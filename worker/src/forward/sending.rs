@@ -23,7 +23,7 @@ use crate::port::batch::PlainFrame;
 use crate::port::cost::PASSED_BY;
 use crate::port::guard;
 use crate::port::observers::Observed;
-use crate::port::sink::{Delivered, DeliveryState, Outgoing};
+use crate::port::sink::{Delivered, DeliveryState, Outgoing, Stay};
 use crate::port::traffic_rules::{Cast, Edit, InVlan, Passage, TAG_LEN, TrafficRules};
 
 /// A burst of one port's frames, which stay in their buffers for `'t`. Receivers see nothing of it before
@@ -103,7 +103,7 @@ impl<'f, 't> Sending<'f, 't> {
         let (deferred, now_ns) = (forwarder.leases.deferred.begin(), forwarder.now_ns);
         Sending {
             forwarder,
-            state: DeliveryState { deferred, cost: 0, missed: 0, now_ns },
+            state: DeliveryState { deferred, cost: 0, missed: 0, now_ns, stay: Stay::OFF },
             from,
             rules,
             windows: &[],
@@ -120,6 +120,18 @@ impl<'f, 't> Sending<'f, 't> {
     #[inline]
     pub fn cost(&self) -> u64 {
         self.state.cost
+    }
+
+    /// A card may read frames of this burst where they are, unless their way is other than the plain one: those of a
+    /// sender with rules are copied, and all while somebody observes.
+    pub fn let_stay(&mut self, stay: Stay) {
+        let may = stay.may && self.rules.is_none() && !self.is_observed();
+        self.state.stay = Stay { may, ..stay };
+    }
+
+    /// What became of that.
+    pub fn stay(&self) -> &Stay {
+        &self.state.stay
     }
 
     /// The time, in nanoseconds of CLOCK_MONOTONIC.
@@ -306,8 +318,8 @@ impl<'f, 't> Sending<'f, 't> {
         let Forwarder { view, leases, .. } = &mut *self.forwarder;
         for to in ports() {
             let Some(way) = leases.find(to).and_then(|at| leases.way_to(at, passage).ok()) else { continue };
-            // A flooded frame does not wait for one receiver: the others would wait too.
-            leases.deliver(way, &mut self.state, frame, false, view.counting)?;
+            // A flooded frame does not wait for one receiver: the others would wait too. Nor does it wait for a card.
+            self.state.without_stay(|state| leases.deliver(way, state, frame, false, view.counting))?;
         }
         Ok(receivers)
     }

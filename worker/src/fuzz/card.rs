@@ -79,6 +79,7 @@ fn settings(lro: bool) -> CardSettings {
         transmit: 256 << 10,
         mtu: 9000,
         lro,
+        zero_copy: false,
         mac: None,
         run: 1,
     }

@@ -86,6 +86,7 @@ pub fn registers(octets: &[u8]) {
         transmit: 65536,
         mtu: if options & 4 != 0 { 9000 } else { 1500 },
         lro: options & 8 != 0,
+        zero_copy: false,
         mac: (options & 16 != 0).then_some([2, 0, 0, 0, 0, 1]),
         run: 1,
     };

@@ -72,6 +72,11 @@ impl GuestMemory {
         Some(self.regions.remove(at))
     }
 
+    /// All mappings.
+    pub fn mappings(&self) -> impl Iterator<Item = &Arc<Mapping>> {
+        self.regions.iter()
+    }
+
     /// All mappings, to be unmapped.
     pub fn into_mappings(self) -> Vec<Arc<Mapping>> {
         self.regions

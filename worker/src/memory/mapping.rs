@@ -68,6 +68,11 @@ impl Mapping {
         &self.region
     }
 
+    /// All that is mapped, in whole pages: where it begins in the worker's memory, and its octets.
+    pub fn pages(&self) -> (usize, usize) {
+        (self.map.as_mut_ptr() as usize, self.map.len())
+    }
+
     /// Where the region begins in the worker's memory.
     pub(super) fn host(&self) -> *mut u8 {
         self.host

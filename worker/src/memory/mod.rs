@@ -4,6 +4,7 @@ pub mod checksum;
 pub mod copy;
 pub mod deferred;
 pub mod dirty_log;
+pub mod dma;
 pub mod edited_head;
 pub mod file_io;
 pub mod frame_head;

@@ -66,6 +66,12 @@ impl<'m> GuestSlice<'m> {
         }
     }
 
+    /// Where the range begins in the worker's memory, for the address at which a card sees it.
+    #[inline]
+    pub fn address(&self) -> usize {
+        self.ptr as usize
+    }
+
     /// Length in octets.
     #[inline]
     pub fn len(&self) -> usize {

@@ -38,14 +38,15 @@ impl Bar for HeldCard {
 }
 
 impl HeldCard {
-    /// An 82599 that runs, with one queue pair whose queues are off.
-    pub fn started() -> (HeldCard, Arc<Card>, Device) {
-        let file = file(&settings());
-        let model = ModelCard::new(&file, settings());
+    /// An 82599 that runs, with one queue pair whose queues are off. It may read guests' memory, or not.
+    pub fn started(zero_copy: bool) -> (HeldCard, Arc<Card>, Device) {
+        let settings = settings(zero_copy);
+        let file = file(&settings);
+        let model = ModelCard::new(&file, settings);
         let held = HeldCard { model, waits: Arc::default(), writes: Arc::default() };
         let card = Card {
             bar: Registers::Simulated(Box::new(held.clone())),
-            memory: CardMemory::new(&file, settings()).unwrap(),
+            memory: CardMemory::new(&file, settings).unwrap(),
         };
         let mut device = Device::open(&card.bar, &card.memory).unwrap();
         device.start(&card.bar).unwrap();
@@ -64,7 +65,7 @@ impl HeldCard {
     }
 }
 
-fn settings() -> CardSettings {
+fn settings(zero_copy: bool) -> CardSettings {
     CardSettings {
         model: CardModel::Ixgbe,
         bar_offset: 0,
@@ -76,6 +77,7 @@ fn settings() -> CardSettings {
         transmit: 2 << 20,
         mtu: 1500,
         lro: false,
+        zero_copy,
         mac: None,
         run: 1,
     }

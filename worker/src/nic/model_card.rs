@@ -4,12 +4,15 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use sv3::card::{CardModel, CardSettings, CardState};
+use sv3::card::{CardModel, CardSettings, CardState, GUESTS, guest_iova};
 use sv3_nic_model::{Card, Memory, Pf, PfSettings, Vf, VfSettings};
 
 use super::bar::{Bar, GONE};
 use super::card::Registers;
 use super::memory::CardMemory;
+use crate::memory::guest_memory::GuestMemory;
+use crate::memory::mapping::Mapping;
+use crate::memory::slice::GuestSlice;
 
 /// A card with its wire and its memory.
 #[derive(Clone)]
@@ -24,8 +27,8 @@ pub struct Inner {
     is_gone: bool,
 }
 
-/// The part of a card's memory that the card reaches.
-pub struct Dma(CardMemory);
+/// What the card reaches: a part of its own memory, and guests' memory to read.
+pub struct Dma(CardMemory, Vec<GuestMemory>);
 
 impl Dma {
     fn offset(&self, iova: u64, len: usize) -> Option<usize> {
@@ -33,10 +36,27 @@ impl Dma {
         let end = behind.checked_add(len)?;
         (end <= self.0.settings().dma_size()).then_some(size_of::<CardState>() + behind)
     }
+
+    fn guest(&self, iova: u64, len: usize) -> Option<GuestSlice<'_>> {
+        let of = |memory: &'_ GuestMemory| {
+            let mut offsets = memory.mappings().map(|it| (it.region().guest_addr, iova.wrapping_sub(at(it))));
+            let (begin, offset) = offsets.find(|(_, offset)| *offset < 1 << 30)?;
+            Some(begin + offset)
+        };
+        self.1.iter().find_map(|memory| memory.slice(of(memory)?, len as u64))
+    }
+}
+
+/// Where the card sees a mapping.
+fn at(mapping: &Mapping) -> u64 {
+    guest_iova(mapping.pages().0)
 }
 
 impl Memory for Dma {
     fn read(&mut self, iova: u64, to: &mut [u8]) -> bool {
+        if iova >= GUESTS {
+            return self.guest(iova, to.len()).is_some_and(|from| from.read(0, to) == to.len());
+        }
         self.offset(iova, to.len()).is_some_and(|at| self.0.slice(at, to.len()).read(0, to) == to.len())
     }
 
@@ -55,13 +75,18 @@ pub fn file(settings: &CardSettings) -> OwnedFd {
 impl ModelCard {
     /// A card that has just got power, whose memory is this file.
     pub fn new(file: &OwnedFd, settings: CardSettings) -> ModelCard {
-        let memory = Dma(CardMemory::new(file, settings).unwrap());
+        let memory = Dma(CardMemory::new(file, settings).unwrap(), Vec::new());
         let trusted = VfSettings { trusted: true, spoof_check: false, ..VfSettings::default() };
         let card: Box<dyn Card + Send> = match settings.model {
             CardModel::Ixgbe => Box::new(Pf::new(PfSettings::default())),
             CardModel::IxgbeVf | CardModel::IgbVf => Box::new(Vf::new(trusted)),
         };
         ModelCard(Arc::new(Mutex::new(Inner { card, memory, is_gone: false })))
+    }
+
+    /// The card may read a guest's memory from now on, and no other guest's.
+    pub fn reach(&self, guest: Option<&GuestMemory>) {
+        self.inner().memory.1 = guest.into_iter().cloned().collect();
     }
 
     /// Its registers.

@@ -52,6 +52,7 @@ pub fn settings() -> CardSettings {
         transmit: 256 << 10,
         mtu: 9000,
         lro: false,
+        zero_copy: false,
         mac: None,
         run: 1,
     }

@@ -21,6 +21,8 @@ pub struct Request {
     pub options: Options,
     /// Where its headers are, if there is something to do.
     pub context: Context,
+    /// The sender's ring has the frame until the card is done with it, so the next worker takes it from there.
+    pub again: bool,
 }
 
 impl Request {
@@ -48,6 +50,24 @@ impl Request {
         request
     }
 
+    /// The same for a frame of `len` octets of which only the first ones lie in `head`. `None`: it must be copied whole,
+    /// since the card cannot do what is asked for, or headers are longer than `head`.
+    pub fn prepare_head(hdr: &NetHdr, head: &GuestSlice<'_>, len: usize) -> Option<Request> {
+        if hdr.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM == 0 {
+            return Some(Request::plain(len as u32));
+        }
+        let mut room = [0; HEAD];
+        let known = head.read(0, &mut room);
+        let request = Request::of(hdr, len, room.get(..known)?)?;
+        if request.options.segment {
+            if request.header_len() as usize > head.len() {
+                return None;
+            }
+            request.clear_lengths(head);
+        }
+        Some(request)
+    }
+
     /// The request for a frame whose checksum the card can complete.
     fn of(hdr: &NetHdr, len: usize, head: &[u8]) -> Option<Request> {
         let headers = Headers::find(head)?;
@@ -63,7 +83,7 @@ impl Request {
         }
         let context = Context { mac_len: l3 as u8, ip_len: ip_len as u16, ipv4: !v6, tcp, ..Context::default() };
         let options = Options { checksum: true, ..Options::default() };
-        let request = Request { len: len as u32, options, context };
+        let request = Request { len: len as u32, options, context, again: false };
         let end = usize::from(hdr.hdr_len);
         if hdr.gso_type == VIRTIO_NET_HDR_GSO_NONE || end >= len {
             return Some(request);
@@ -115,8 +135,8 @@ impl Request {
     /// As numbers of eight and of four octets.
     #[inline]
     pub fn encode(&self) -> (u64, u32) {
-        let Request { len, options, context } = self;
-        let flags = [options.checksum, options.segment, options.ip_checksum, context.ipv4, context.tcp];
+        let Request { len, options, context, again } = self;
+        let flags = [options.checksum, options.segment, options.ip_checksum, context.ipv4, context.tcp, *again];
         let flags = flags.into_iter().rev().fold(0, |flags, flag| flags << 1 | u32::from(flag));
         let lens = u64::from(context.mac_len) << 32 | u64::from(context.l4_len) << 40 | u64::from(context.ip_len) << 48;
         (u64::from(*len) | lens, u32::from(context.mss) | flags << 16)
@@ -134,7 +154,7 @@ impl Request {
             tcp: flag(4),
             mss: second as u16,
         };
-        Request { len: first as u32, options, context }
+        Request { len: first as u32, options, context, again: flag(5) }
     }
 }
 

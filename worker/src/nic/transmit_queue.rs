@@ -14,9 +14,16 @@
 //! stores that offset, and from then on the head does not count ([`Word::Done`] says so) until descriptors of all frames
 //! that are left are written from 0 on, and the head is 0. So a worker that dies in the middle of this leaves the same.
 //!
+//! **A frame that is left elsewhere** ([`TransmitQueue::put_part`]) has only its first octets in the area. The card reads
+//! the rest where it is. The sender's ring keeps the frame until the card is done with it, and keeps frames behind it that
+//! are in the area as a whole ([`Request::again`]). All of these are numbered: the caller asks up to which number they
+//! are done ([`TransmitQueue::progress`]). A new worker skips them, and takes them from the senders' rings, in order.
+//! [`TransmitQueue::recall`] ends all reading.
+//!
 //! **The card is hostile.** It can write to all of the area and the ring. What it says of its head is bounded by what it
 //! was given. Frames and requests that it has changed are its own loss: they are read with bounds.
 
+use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{
     AtomicU64,
@@ -33,11 +40,12 @@ use super::descriptor::{self, Context, Data, Kind, NOTHING, Options, Words};
 use super::fault::Fault;
 use super::memory::CardMemory;
 use super::positions::{Positions, Word};
-use super::queue_registers::QueueRegisters;
+use super::queue_registers::{QueueRegisters, SWFLSH};
 use super::request::Request;
 use super::transmit_area::{Area, LINE, REQUEST, Step};
 use crate::memory::frame_head::{FrameHead, HEAD_LEN};
 use crate::memory::slice::GuestSlice;
+use crate::process::clock;
 use crate::process::crash;
 use crate::process::crash_points::{CrashPoint, pass};
 
@@ -93,6 +101,46 @@ pub struct TransmitQueue {
     ends: Box<[u32]>,
     /// What the last context descriptor said.
     context: Option<Context>,
+    kept: Kept,
+}
+
+/// Frames that their senders' rings keep.
+struct Kept {
+    /// The last descriptors of those that are not known to be done.
+    last: VecDeque<u16>,
+    /// The number of the last one that was put. Numbers of an earlier queue are lower than all of a later one.
+    put: u64,
+    /// See [`Progress::void`].
+    void: u64,
+}
+
+/// How far the card is with frames that their senders' rings keep.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Up to this number the card has read them, or was stopped before.
+    pub done: u64,
+    /// It was stopped: those up to this number of which nobody has heard that they were done are to be sent again. Few of
+    /// them, or none, were sent.
+    pub void: u64,
+}
+
+impl Kept {
+    /// How many were done, as a number.
+    fn done(&self) -> u64 {
+        self.put - self.last.len() as u64
+    }
+
+    fn stop(&mut self) {
+        if !self.last.is_empty() {
+            self.void = self.put;
+            self.last.clear();
+        }
+    }
+
+    fn put(&mut self, last: u16) {
+        self.last.push_back(last);
+        self.put += 1;
+    }
 }
 
 impl TransmitQueue {
@@ -124,6 +172,11 @@ impl TransmitQueue {
             last: 0,
             ends: vec![0; ring.0.into()].into_boxed_slice(),
             context: None,
+            kept: Kept {
+                last: VecDeque::with_capacity(if settings.zero_copy { ring.0.into() } else { 0 }),
+                put: clock::now_ns(),
+                void: 0,
+            },
         };
         queue.prepare(memory, goes_on);
         queue
@@ -136,8 +189,12 @@ impl TransmitQueue {
         self.positions.store(memory, Word::Done, done as u64, false);
         (self.clean, self.tail, self.context) = (0, 0, None);
         (self.done, self.end) = (done, done);
+        self.kept.stop();
         while self.end != sent {
             match self.area.step(memory, self.end) {
+                Step::Frame(request) if request.again => {
+                    self.end = self.area.behind(self.end, request.len as usize);
+                }
                 Step::Frame(request) if self.has_descriptors(request.len as usize, 1) => {
                     self.describe(memory, self.end, &request);
                     self.end = self.area.behind(self.end, request.len as usize);
@@ -147,12 +204,16 @@ impl TransmitQueue {
                 _ => break,
             }
         }
+        if self.tail == 0 {
+            // Nothing is left but what was skipped, and no descriptor will tell that it is done.
+            self.done = self.end;
+        }
         self.close(memory);
         if let Some(head) = self.head_word(memory) {
             head.store(0, Relaxed);
         }
         self.positions.store(memory, Word::Sent, self.sent as u64, true);
-        self.positions.store(memory, Word::Done, done as u64, true);
+        self.positions.store(memory, Word::Done, self.done as u64, true);
     }
 
     /// The offsets of what was published and not sent, as memory tells.
@@ -238,6 +299,22 @@ impl TransmitQueue {
         Ok(self.look(memory, len))
     }
 
+    /// The same for a frame whose first `len` octets are put into the area, and the rest of which lies in `pieces`
+    /// pieces, each at most [`PIECE`] octets long.
+    pub fn find_part<'m>(
+        &mut self,
+        memory: &'m CardMemory,
+        len: usize,
+        pieces: usize,
+    ) -> Result<Option<Place<'m>>, Fault> {
+        // As many descriptors as if the pieces followed each other.
+        let fits = |queue: &TransmitQueue| queue.has_descriptors(len + pieces * PIECE, SPARE);
+        if !fits(self) {
+            self.clean(memory)?;
+        }
+        if fits(self) { self.find(memory, len) } else { Ok(None) }
+    }
+
     #[inline]
     fn look<'m>(&self, memory: &'m CardMemory, len: usize) -> Option<Place<'m>> {
         if !self.has_descriptors(len, SPARE) {
@@ -257,13 +334,63 @@ impl TransmitQueue {
     /// The frame is in its place: it is sent with the next publication.
     #[inline]
     pub fn put(&mut self, memory: &CardMemory, place: &Place<'_>, request: &Request) {
-        let offset = place.offset;
-        if offset != self.end {
-            self.area.write(memory, self.end, &Request::default());
-        }
-        self.area.write(memory, offset, request);
+        let offset = self.enter(memory, place, request);
         self.describe(memory, offset, request);
         self.end = self.area.behind(offset, request.len as usize);
+        if request.again {
+            self.kept.put(self.last);
+        }
+    }
+
+    /// The first octets of a frame are in their place, and the rest of it is in `pieces`, by the card's addresses, each at
+    /// most [`PIECE`] octets long.
+    pub fn put_part(
+        &mut self,
+        memory: &CardMemory,
+        place: &Place<'_>,
+        request: &Request,
+        pieces: impl Iterator<Item = (u64, usize)>,
+    ) {
+        let len = place.frame.len();
+        let offset = self.enter(memory, place, &Request { len: len as u32, again: true, ..*request });
+        let behind = self.area.behind(offset, len);
+        let first = (self.area.address(memory, offset), len);
+        self.describe_pieces(memory, (offset, behind), request, [first].into_iter().chain(pieces));
+        self.end = behind;
+        self.kept.put(self.last);
+    }
+
+    /// The number of the last frame that its sender's ring keeps.
+    pub fn kept(&self) -> u64 {
+        self.kept.put
+    }
+
+    /// Which of them are done.
+    pub fn progress(&self) -> Progress {
+        Progress { done: self.kept.done(), void: self.kept.void }
+    }
+
+    /// The card reads only what is in the area from now on. Frames that senders' rings keep are to be sent again.
+    pub fn recall(&mut self, card: &Card) -> Result<(), Fault> {
+        if self.kept.last.is_empty() {
+            return Ok(());
+        }
+        if !self.is_on {
+            self.prepare(&card.memory, true);
+            return Ok(());
+        }
+        self.registers.disable(&card.bar, "TXDCTL", SWFLSH, card.bar.now_ns())?;
+        self.prepare(&card.memory, true);
+        self.turn_on(card)
+    }
+
+    #[inline]
+    fn enter(&mut self, memory: &CardMemory, place: &Place<'_>, request: &Request) -> usize {
+        if place.offset != self.end {
+            self.area.write(memory, self.end, &Request::default());
+        }
+        self.area.write(memory, place.offset, request);
+        place.offset
     }
 
     /// Puts frames that are complete and lie in one piece, behind a header as long as a request, with a head. Ends with the
@@ -324,9 +451,25 @@ impl TransmitQueue {
         put
     }
 
-    /// Writes the descriptors of a frame. The first one is written last: until then the one that is nothing stands there.
+    /// Writes the descriptors of a frame that is whole in the area.
     #[inline]
     fn describe(&mut self, memory: &CardMemory, offset: usize, request: &Request) {
+        let (address, len) = (self.area.address(memory, offset), request.len as usize);
+        let piece = |from: usize| (address + from as u64, (len - from).min(PIECE));
+        let behind = self.area.behind(offset, len);
+        self.describe_pieces(memory, (offset, behind), request, (0..len).step_by(PIECE).map(piece));
+    }
+
+    /// Writes the descriptors of a frame that is at `offset` in the area, in front of `behind`. The first one is written
+    /// last: until then the one that is nothing stands there.
+    #[inline]
+    fn describe_pieces(
+        &mut self,
+        memory: &CardMemory,
+        (offset, behind): (usize, usize),
+        request: &Request,
+        mut pieces: impl Iterator<Item = (u64, usize)>,
+    ) {
         let mut options = request.options;
         let needs_context = options.checksum || self.always_context;
         options.context = self.always_context;
@@ -334,34 +477,31 @@ impl TransmitQueue {
             true => request.context,
             false => NO_OFFLOAD,
         };
-        let has_new = needs_context && self.context != Some(wanted);
-        let begin = self.tail;
-        let first = if has_new { self.ring.behind(begin, 1) } else { begin };
-        let ring = self.descriptors(memory);
-        let (data, address) = (Data::of(options, request.payload()), self.area.address(memory, offset));
-        let len = request.len as usize;
-        let (mut at, mut from) = (first, 0);
-        while from < len {
-            let piece = (len - from).min(PIECE);
-            let (is_last, is_first) = (from + piece == len, at == begin);
-            let words = data.encode(address + from as u64, piece as u16, is_last);
-            if !is_first || is_last {
-                write(ring, at, words);
-            }
-            if let Some(end) = self.ends.get_mut(usize::from(at)) {
-                *end = if is_last { self.area.behind(offset, len) } else { offset } as u32;
-            }
-            (self.last, at, from) = (at, self.ring.behind(at, 1), from + piece);
-        }
-        if has_new {
+        let (ring, begin) = (self.descriptors(memory), self.tail);
+        let data = Data::of(options, request.payload());
+        let (mut at, mut held_back) = (begin, NOTHING);
+        if needs_context && self.context != Some(wanted) {
             self.context = Some(wanted);
+            (held_back, at) = (wanted.encode(), self.ring.behind(begin, 1));
             if let Some(end) = self.ends.get_mut(usize::from(begin)) {
                 *end = offset as u32;
             }
-            write(ring, begin, wanted.encode());
-        } else if len > PIECE {
-            write(ring, begin, data.encode(address, PIECE as u16, false));
         }
+        let mut next = pieces.next();
+        while let Some((address, len)) = next {
+            next = pieces.next();
+            let is_last = next.is_none();
+            let words = data.encode(address, len as u16, is_last);
+            match at == begin {
+                true => held_back = words,
+                false => write(ring, at, words),
+            }
+            if let Some(end) = self.ends.get_mut(usize::from(at)) {
+                *end = if is_last { behind } else { offset } as u32;
+            }
+            (self.last, at) = (at, self.ring.behind(at, 1));
+        }
+        write(ring, begin, held_back);
         self.tail = at;
     }
 
@@ -400,7 +540,10 @@ impl TransmitQueue {
             return Err(Fault::Bad("TDWBAL"));
         }
         if head != self.clean {
-            let last = self.ring.before(head);
+            let (last, sent) = (self.ring.before(head), self.ring.distance(self.clean, head));
+            while self.kept.last.front().is_some_and(|last| self.ring.distance(self.clean, *last) < sent) {
+                self.kept.last.pop_front();
+            }
             self.clean = head;
             self.done = self.ends.get(usize::from(last)).map_or(self.done, |end| *end as usize);
             self.positions.store(memory, Word::Done, self.done as u64, true);

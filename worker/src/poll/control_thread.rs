@@ -7,6 +7,7 @@ mod cards;
 mod files;
 mod memory;
 mod observers;
+mod pins;
 mod questions;
 mod rules;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use sv3::ids::QueueId;
 use sv3::ipc::{BUSY_QUIET, Command, PortKind, Report, ReportKind, RingFault};
 use sv3::ledger::Ledger;
 use sv3::rules::PortRules;
+use sv3_policy::WorkerRole;
 
 use super::mapper::{MapRequests, Purpose};
 use super::poller::{Buffers, Poller};
@@ -59,6 +61,8 @@ struct Client {
     staged: GuestMemory,
     /// The log in which pages are marked.
     log: Option<DirtyLog>,
+    /// What of the table in force is pinned for a card, or is to be.
+    pins: Vec<pins::Pin>,
     /// The pause between two announcements.
     rarp: rarp::Pause,
     /// Rules in force; `None`: the port is open.
@@ -75,6 +79,8 @@ pub struct ControlThread {
     standby: bool,
     /// The policy has the syscalls that ports of files need.
     may_use_files: bool,
+    /// The policy has the calls that pin memory for a card.
+    may_pin: bool,
     link: Link,
     clients: Vec<Option<Box<Client>>>,
     requests: MapRequests,
@@ -86,6 +92,7 @@ pub struct ControlThread {
     uplinks: uplinks::Uplinks,
     cards: cards::Cards,
     questions: questions::Questions,
+    reader: pins::Reader,
     poller: Poller,
     /// When the worker last reported that it woke, in nanoseconds.
     said_busy: u64,
@@ -106,7 +113,8 @@ impl ControlThread {
             threads,
             ledger,
             standby,
-            may_use_files: start.files,
+            may_use_files: start.role >= WorkerRole::Files,
+            may_pin: start.role >= WorkerRole::Cards,
             link,
             clients,
             requests,
@@ -116,6 +124,7 @@ impl ControlThread {
             uplinks: uplinks::Uplinks::new(),
             cards: cards::Cards::default(),
             questions: questions::Questions::new(start.settings.snooping),
+            reader: pins::Reader::default(),
             poller,
             said_busy: 0,
         };
@@ -170,6 +179,11 @@ impl ControlThread {
             changed = true;
         }
         self.take_opened();
+        while let Some(pinned) = self.requests.next_pinned() {
+            self.take_pinned(pinned);
+        }
+        changed |=
+            self.deferred.is_some() && !self.requests.awaits_mappings() && !self.requests.pins.awaits_unpinning();
         if changed {
             self.execute_some()?;
             self.poller.resume_all();
@@ -189,7 +203,7 @@ impl ControlThread {
                 break;
             };
             let stages = matches!(command.0.command, Command::RegionStage { .. }) && !self.requests.is_full();
-            let waits = self.requests.awaits_mappings() && !stages;
+            let waits = self.requests.awaits_mappings() && !stages || self.requests.pins.awaits_unpinning();
             if waits != had_waited {
                 self.threads.first().heed_control(&self.link, !waits);
             }
@@ -257,6 +271,7 @@ impl ControlThread {
             Command::FileClose { port, pair } => self.close_file(port, pair),
             Command::CardMemory { port, settings } => self.card_memory(port, settings, fds.next()),
             Command::CardInterrupt { port, vector } => self.card_interrupt(port, vector, fds.next()),
+            Command::CardContainer { port, limit } => self.card_container(port, limit, fds.next()),
             Command::CardOpen { port, settings } => self.card_device(port, settings, fds.next()),
             Command::CardStart { port } => self.card_start(port),
             Command::LoopProbe { port, token } => self.probe(port, token),

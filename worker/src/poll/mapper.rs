@@ -29,6 +29,8 @@ use sv3::ipc::Region;
 use crate::memory::mapping::{Mapping, NewMapping, Unmapping};
 use crate::poll::notify::{MAX_EVENTS, Notify};
 use crate::poll::opener::{Opener, Opening};
+use crate::poll::pinning::{Done, PinRequests, Pinner};
+use crate::poll::pins::{Pages, Pinned};
 use crate::process::clock;
 use crate::sync::lease::Leased;
 
@@ -98,6 +100,8 @@ pub struct Mapper {
     unmapped: AtomicU64,
     /// Cards that are opened.
     pub opener: Opener,
+    /// Memory that is pinned for a card.
+    pinner: Pinner,
     notify: Notify,
 }
 
@@ -110,6 +114,7 @@ impl Mapper {
             leaving: Leased::new(VecDeque::with_capacity(ROOM)),
             unmapped: AtomicU64::new(0),
             opener: Opener::default(),
+            pinner: Pinner::default(),
             notify: Notify::new()?,
         })
     }
@@ -133,6 +138,14 @@ impl Mapper {
             while now.saturating_sub(begin) < WORK_NS {
                 // Maps and unmaps by turns, so that unmapping keeps up with mapping.
                 news |= self.map_next();
+                let unpinned = self.pinner.unpin_next();
+                if unpinned != Done::Nothing {
+                    news |= unpinned == Done::News;
+                    now = clock::now_ns();
+                    continue;
+                }
+                let pinned = self.pinner.pin_some();
+                news |= pinned == Done::News;
                 if let Some(rest) = &mut remains {
                     if !rest.unmap(slice) {
                         remains = None;
@@ -142,9 +155,10 @@ impl Mapper {
                     continue;
                 }
                 let Some(leaving) = self.leaving.seize(|| ()).pop_front() else {
-                    if self.wanted.seize(|| ()).is_empty() {
+                    if self.wanted.seize(|| ()).is_empty() && pinned == Done::Nothing {
                         break;
                     }
+                    now = clock::now_ns();
                     continue;
                 };
                 news = true;
@@ -157,7 +171,7 @@ impl Mapper {
             if news {
                 tell();
             }
-            let is_idle = self.wanted.seize(|| ()).is_empty() && !self.opener.has_work();
+            let is_idle = self.wanted.seize(|| ()).is_empty() && !self.opener.has_work() && !self.pinner.has_work();
             let timeout = match (is_idle, self.leaving.seize(|| ()).is_empty()) {
                 (false, _) => EpollTimeout::ZERO,
                 (true, true) if remains.is_none() => EpollTimeout::NONE,
@@ -196,6 +210,8 @@ pub struct MapRequests {
     wanted: VecDeque<MapRequest>,
     leaving: VecDeque<Leaving>,
     under_way: usize,
+    /// Memory for a card that reads it.
+    pub pins: PinRequests,
     /// The last mark that was set, and the last one that was reported.
     marked: u64,
     told: u64,
@@ -211,6 +227,7 @@ impl MapRequests {
             wanted: VecDeque::new(),
             leaving: VecDeque::new(),
             under_way: 0,
+            pins: PinRequests::new(&mapper.pinner),
             marked: 0,
             told: 0,
             again: false,
@@ -233,8 +250,17 @@ impl MapRequests {
         self.under_way > 0
     }
 
+    /// The next pages that were pinned, or could not be.
+    pub fn next_pinned(&mut self) -> Option<Pinned> {
+        let answer = self.pins.next_answer();
+        self.again |= answer.is_err();
+        answer.ok().flatten()
+    }
+
     /// Unmaps mappings that no ring uses any more and that the command `seq` removed.
     pub fn unmap(&mut self, mappings: impl IntoIterator<Item = Arc<Mapping>>, seq: u64) {
+        let mappings: Vec<_> = mappings.into_iter().collect();
+        self.pins.unpin(mappings.iter().map(|mapping| mapping.pages()).map(|(at, len)| Pages { at, len }), seq);
         // Mappings that somebody still holds are unmapped by their last holder.
         self.leaving.extend(mappings.into_iter().filter_map(Unmapping::of).map(Leaving::Mapping));
         let before = std::mem::replace(&mut self.marked, seq);
@@ -254,7 +280,9 @@ impl MapRequests {
                 queue.extend(self.wanted.drain(..));
                 handed = true;
             }
-            if !self.leaving.is_empty() {
+            handed |= self.pins.hand_over()?;
+            // What is mapped for a card is unpinned before it is unmapped.
+            if !self.leaving.is_empty() && !self.pins.has_leaving() {
                 let mut queue = self.mapper.leaving.lease(CONTROL)?;
                 let count = ROOM.saturating_sub(queue.len()).min(self.leaving.len());
                 queue.extend(self.leaving.drain(..count));

@@ -6,6 +6,8 @@ pub mod mapper;
 pub mod notify;
 pub mod opener;
 pub mod pause;
+pub mod pinning;
+pub mod pins;
 pub mod poller;
 pub mod spin;
 pub mod start;

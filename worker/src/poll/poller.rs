@@ -132,8 +132,7 @@ pub struct Poller {
     rings_wait: bool,
     /// The paused rings.
     pauses: Pauses<Polled>,
-    /// The queues that rest for a time only. A queue without a place rests until its next event; one
-    /// whose sender is held back stays polled.
+    /// The queues that rest for a time only. A queue without a place stays polled.
     unfinished: Vec<Unfinished>,
     /// By slot: queue pairs whose transmit rings are in `polled` or `pauses`, a bit for each.
     listed: Box<[u32]>,
@@ -369,10 +368,7 @@ impl Poller {
             spins |= outcome.worked() && lingers;
             let stays = match outcome {
                 Outcome::Stopped => false,
-                Outcome::Rests(until) => {
-                    self.rest(queue, until);
-                    false
-                }
+                Outcome::Rests(until) => !self.rest(queue, until) && until.is_some(),
                 Outcome::Held { frames, cost, until } => {
                     self.charge(at, now, frames, cost);
                     !self.rest(queue, Some(until.min(now + HOLD_NS)))

@@ -2,6 +2,7 @@
 
 use sv3::ipc::Settings;
 use sv3::ledger::{Ledger, ThreadState, WorkerArea};
+use sv3_policy::WorkerRole;
 
 use crate::process::crash;
 
@@ -16,8 +17,8 @@ pub struct Start {
     pub area: &'static WorkerArea,
     /// The worker waits for [`Command::Promote`].
     pub standby: bool,
-    /// The worker's policy has the syscalls for ports of files.
-    pub files: bool,
+    /// What the worker's policy has syscalls for.
+    pub role: WorkerRole,
 }
 
 impl Start {

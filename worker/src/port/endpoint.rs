@@ -105,6 +105,12 @@ impl Endpoint {
         }
     }
 
+    /// Whether a card may read its frames where they are.
+    #[inline]
+    pub fn holds(&self) -> bool {
+        matches!(self, Endpoint::Vring(Vring { held: Some(_), .. }))
+    }
+
     /// The queue of a file, if it is one.
     pub fn file(&mut self) -> Option<&mut FileQueue> {
         match self {

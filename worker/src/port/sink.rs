@@ -78,6 +78,46 @@ pub struct BufferWait {
     pub cursor: u16,
 }
 
+/// Up to where a card must have sent, so that it reads frames no more that were left where they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The card's queue.
+    pub queue: QueueId,
+    /// The number of a frame, in the card's own numbers.
+    pub number: u64,
+}
+
+/// Whether a card may read frames of a burst where they are. The sender's ring keeps such frames until the card has read
+/// them ([`super::vring::held`]), and keeps frames behind them.
+#[derive(Clone, Copy, Debug)]
+pub struct Stay {
+    /// All else here counts.
+    pub on: bool,
+    /// A card may read frames of this burst where they are, if that pays.
+    pub may: bool,
+    /// The card's queue that reads frames of earlier bursts.
+    pub behind: Option<QueueId>,
+    /// Up to where the card must be done until frames of this burst are.
+    pub mark: Option<Mark>,
+}
+
+impl Stay {
+    /// All frames are copied.
+    pub const OFF: Stay = Stay { on: false, may: false, behind: None, mark: None };
+
+    /// Whether a queue of a card may read the next frame where it is.
+    pub fn may_at(&self, queue: QueueId) -> bool {
+        // One ring waits for one queue at a time.
+        self.may && self.behind.is_none_or(|other| other == queue)
+    }
+
+    /// Whether the sender's ring keeps the next frame to this queue even if it is copied, since it keeps one before it. If
+    /// the worker dies, the next one sends the copy no more: it would overtake that frame.
+    pub fn keeps(&self, queue: QueueId) -> bool {
+        self.on && (self.behind == Some(queue) || self.mark.is_some_and(|mark| mark.queue == queue))
+    }
+}
+
 /// What the deliveries of one burst leave to the burst.
 pub struct DeliveryState<'t> {
     /// Copies that wait until the whole burst has been read.
@@ -88,6 +128,18 @@ pub struct DeliveryState<'t> {
     pub missed: u16,
     /// The time, in nanoseconds of CLOCK_MONOTONIC.
     pub now_ns: u64,
+    /// Whether a card may read frames where they are.
+    pub stay: Stay,
+}
+
+impl DeliveryState<'_> {
+    /// Does `work` with frames that are all copied.
+    pub fn without_stay<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
+        let may = std::mem::take(&mut self.stay.may);
+        let done = work(self);
+        self.stay.may = may;
+        done
+    }
 }
 
 /// A receive queue. The guest sees nothing that is delivered before the queue is published.

@@ -17,6 +17,7 @@
 //! Signal handlers and the epoll are made earlier, for the same reason. No step can be undone, and none needs a user
 //! namespace or root.
 
+use sv3_policy::WorkerRole;
 use sv3_policy::steps::{self, Achieved};
 
 /// Most octets of its own memory that a worker with so many threads may have. A worker alone has 4 MiB. A port with
@@ -30,12 +31,16 @@ pub fn memory(threads: usize) -> u64 {
 }
 
 /// Confines the process for good, with at most `memory` octets of its own memory. The order matters; see above.
-/// `files`: there may be ports of files. `spawn_all` makes the other threads.
-pub fn worker(memory: u64, files: bool, spawn_all: impl FnOnce() -> Result<(), String>) -> Result<Achieved, String> {
+/// `role`: what there may be. `spawn_all` makes the other threads.
+pub fn worker(
+    memory: u64,
+    role: WorkerRole,
+    spawn_all: impl FnOnce() -> Result<(), String>,
+) -> Result<Achieved, String> {
     steps::bound_memory(memory)?;
     let achieved = reach()?;
     spawn_all()?;
-    steps::restrict_syscalls(sv3_policy::worker(files))?;
+    steps::restrict_syscalls(sv3_policy::worker(role))?;
     Ok(achieved)
 }
 
@@ -71,7 +76,7 @@ mod tests {
         let child = match unsafe { fork() }.unwrap() {
             ForkResult::Parent { child } => child,
             ForkResult::Child => {
-                super::worker(super::memory(1), false, || Ok(())).unwrap();
+                super::worker(super::memory(1), sv3_policy::WorkerRole::Plain, || Ok(())).unwrap();
                 let shared = memmap2::MmapOptions::new().len(LENGTH).map_raw(&fd).is_ok();
                 let own = Vec::<u8>::new().try_reserve_exact(LENGTH).is_ok();
                 crash::end(i32::from(shared) | i32::from(own) << 1)
@@ -90,7 +95,7 @@ mod tests {
             ForkResult::Child => {
                 crash::handle_signals().unwrap();
                 crash::record_in(&ledger.workers[0]);
-                super::worker(super::memory(1), false, || Ok(())).unwrap();
+                super::worker(super::memory(1), sv3_policy::WorkerRole::Plain, || Ok(())).unwrap();
                 nix::unistd::getppid();
                 crash::end(0)
             }

@@ -163,6 +163,7 @@ pub fn settings(model: CardModel) -> CardSettings {
         transmit: 65536,
         mtu: 1500,
         lro: false,
+        zero_copy: false,
         mac: None,
         run: 1,
     }

@@ -45,7 +45,7 @@ fn segmentation_is_asked_for_with_lengths_of_zero() {
         let context =
             Context { mac_len: l3 as u8, ip_len: (l4 - l3) as u16, ipv4: !v6, tcp: true, l4_len: 32, mss: 100 };
         let options = Options { checksum: true, segment: true, ip_checksum: !v6, context: false };
-        assert_eq!(request, Request { len: frame.len() as u32, options, context });
+        assert_eq!(request, Request { len: frame.len() as u32, options, context, again: false });
         assert_eq!((request.payload(), request.longest()), (1000, u32::from(hdr.hdr_len) + 100));
         assert_eq!(frame[l4 + 16..l4 + 18], 1000u16.to_be_bytes(), "the pseudo header's sum without the length");
         let changed: Vec<_> = (0..frame.len()).filter(|at| frame[*at] != before[*at]).collect();

@@ -72,7 +72,7 @@ fn put_one(queue: &mut TransmitQueue, card: &Card, slice: &GuestSlice<'_>) {
 }
 
 fn receive(octets: u32, bursts: u32) {
-    let (held, card, device) = HeldCard::started();
+    let (held, card, device) = HeldCard::started(false);
     let mut queue = ReceiveQueue::open(&card.memory, 0, device.receive_registers(0), false);
     queue.turn_on(&card).unwrap();
     let frame = frame(octets);
@@ -85,7 +85,7 @@ fn receive(octets: u32, bursts: u32) {
 }
 
 fn send(octets: u32, bursts: u32) {
-    let (held, card, device): (_, Arc<Card>, _) = HeldCard::started();
+    let (held, card, device): (_, Arc<Card>, _) = HeldCard::started(false);
     let mut queue = TransmitQueue::open(&card.memory, 0, device.transmit_registers(0), false, false);
     queue.turn_on(&card).unwrap();
     let guest = plain_card::memory(plain_card::settings());

@@ -83,7 +83,11 @@ fn a_context_is_written_only_if_it_changes() {
     let mut descriptors = Vec::new();
     for mss in [100, 100, 0, 0, 200] {
         let before = fixture.queue.tail;
-        let request = if mss == 0 { Request::default() } else { Request { options, context: context(mss), len: 0 } };
+        let request = if mss == 0 {
+            Request::default()
+        } else {
+            Request { options, context: context(mss), ..Request::default() }
+        };
         fixture.put(&frame(1, 1000), request);
         descriptors.push(fixture.queue.tail - before);
     }
@@ -144,7 +148,7 @@ fn requests_survive_the_worker() {
     let mut fixture = fixture();
     let context = Context { mac_len: 18, ip_len: 40, ipv4: false, tcp: true, l4_len: 32, mss: 1400 };
     let options = Options { checksum: true, segment: true, ip_checksum: false, context: false };
-    let request = Request { options, context, len: 0 };
+    let request = Request { options, context, ..Request::default() };
     (0..3).for_each(|number| assert!(fixture.put(&frame(number, 30_000), request)));
     fixture.queue.publish(&fixture.card);
     let before = fixture.plain.send(&fixture.card.memory, 1);

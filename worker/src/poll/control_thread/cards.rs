@@ -17,6 +17,7 @@ use sv3::ids::QueueId;
 use sv3::ipc::{Report, ReportKind, RingFault};
 
 use super::{ControlThread, NO_PORT};
+use crate::memory::dma::Container;
 use crate::nic::address::Mac;
 use crate::nic::card::Card;
 #[cfg(test)]
@@ -62,6 +63,8 @@ struct CardPort {
     device: Option<OwnedFd>,
     /// The number of the opening that is under way.
     opening: Option<u64>,
+    /// For a card that is to read guests' memory: what it is pinned in, and how many octets may be.
+    container: Option<(Container, u64)>,
     open: Option<Open>,
 }
 
@@ -91,6 +94,12 @@ impl Cards {
         self.get(slot)?.open.as_mut()
     }
 
+    /// Keeps the container of a card that is not open yet.
+    pub fn keep_container(&mut self, slot: u16, container: Container, limit: u64) -> Option<()> {
+        self.get(slot).filter(|port| port.is_closed())?.container = Some((container, limit));
+        Some(())
+    }
+
     /// A guest has come: functions are soon to hear frames for it.
     pub fn guest_came(&mut self) {
         self.look_ns = self.look_ns.min(self.looked_ns.saturating_add(SOON_NS));
@@ -107,8 +116,16 @@ impl ControlThread {
         self.client(slot)?;
         self.close_card(slot);
         let memory = CardMemory::new(&fd.ok_or(Errno::EBADF)?, settings).map_err(errno)?;
-        let (interrupts, device, opening, open) = Default::default();
-        self.cards.all.push(CardPort { slot, settings, memory: Some(memory), interrupts, device, opening, open });
+        self.cards.all.push(CardPort {
+            slot,
+            settings,
+            memory: Some(memory),
+            interrupts: Vec::new(),
+            device: None,
+            container: None,
+            opening: None,
+            open: None,
+        });
         Ok(())
     }
 
@@ -189,7 +206,7 @@ impl ControlThread {
         queues
     }
 
-    fn with_card<T>(&self, queue: QueueId, work: impl FnOnce(&mut CardQueue) -> T) -> Option<T> {
+    pub(super) fn with_card<T>(&self, queue: QueueId, work: impl FnOnce(&mut CardQueue) -> T) -> Option<T> {
         self.queue(queue)?.endpoint().card().map(work)
     }
 
@@ -202,6 +219,12 @@ impl ControlThread {
         }
         for queue in self.card_queues(slot).into_iter().filter(|queue| !queue.transmits()) {
             self.with_card(queue, |it| it.set_link(link != 0));
+            if link == 0
+                && let Some(recalled) = self.with_card(queue, CardQueue::recall)
+            {
+                // Guests' rings do not wait for the link.
+                recalled?;
+            }
             self.changed(queue);
         }
         self.report_of(ReportKind::CardLink, (slot, 0), link.into());
@@ -313,6 +336,7 @@ impl ControlThread {
             // If it does not stop, the supervisor's stop has to do.
             let _ = device.stop(&card.bar);
         }
+        self.end_pins(slot);
     }
 }
 

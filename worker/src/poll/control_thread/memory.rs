@@ -44,18 +44,25 @@ impl ControlThread {
                 self.requests.unmap([mapping], seq);
                 return Err(nix::errno::Errno::ENOSPC);
             }
-            if purpose == Purpose::Staged { Ok(()) } else { self.show_regions(port) }
+            if purpose == Purpose::Staged {
+                return Ok(());
+            }
+            // Until the new region is pinned, no frame stays in memory.
+            self.pin(port);
+            self.show_regions(port)
         });
         self.tell_failure(seq, port, result)
     }
 
     /// Replaces the table in force by the collected one.
     pub(super) fn commit(&mut self, slot: u16, seq: u64) -> nix::Result<()> {
+        self.settle_port(slot);
         let client = self.client(slot)?;
         // The old table lives until the vrings are looked up in the new one.
         let old: GuestMemory = std::mem::replace(&mut client.memory, std::mem::take(&mut client.staged));
         self.relocated(slot);
         self.requests.unmap(old.into_mappings(), seq);
+        self.pin(slot);
         Ok(())
     }
 
@@ -101,12 +108,14 @@ impl ControlThread {
 
     /// Removes a region from the table in force.
     pub(super) fn remove_region(&mut self, slot: u16, region: &Region, seq: u64) -> nix::Result<()> {
+        self.settle_port(slot);
         let mapping = self.client(slot)?.memory.remove(region);
         let found = mapping.is_some();
         if found {
             self.relocated(slot);
         }
         self.requests.unmap(mapping, seq);
+        self.pin(slot);
         found.then_some(()).ok_or(nix::errno::Errno::ENOENT)
     }
 

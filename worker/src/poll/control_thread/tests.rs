@@ -36,7 +36,7 @@ impl Worker {
         socket.set_nonblocking(true).unwrap();
         let ledger: &LedgerMap = Box::leak(Box::new(LedgerMap::create().unwrap().1));
         let settings = Settings { version: VERSION, poll_us: 0, batch: 64, snooping: None };
-        let start = Start { settings, ledger, area: &ledger.workers[0], standby, files: true };
+        let start = Start { settings, ledger, area: &ledger.workers[0], standby, role: WorkerRole::Cards };
         let (threads, link) = (Threads::new(threads).unwrap(), Link::new(socket));
         threads.first().watch_control(&link).unwrap();
         let thread = ControlThread::new(threads, &start, link, Buffers::new());

@@ -81,7 +81,10 @@ impl ControlThread {
         }
         let Some(watched) = self.watch(queue) else { return };
         match (self.begin(queue), watched) {
-            (Ok(()), Ok(())) => self.changed(queue),
+            (Ok(()), Ok(())) => {
+                self.show_pins(queue.slot);
+                self.changed(queue);
+            }
             (Err(fault), _) => self.fault(queue, fault),
             (_, Err(_)) => self.fault(queue, RingFault::BadKick),
         }
@@ -96,6 +99,7 @@ impl ControlThread {
 
     /// Stops a queue and returns the vring base. A vring that does not run has base 0.
     pub(super) fn stop(&mut self, queue: QueueId) -> u16 {
+        self.settle(queue);
         let Some(mut lease) = self.queue(queue) else { return 0 };
         let was_paused = lease.unpause();
         let mut base = 0;

@@ -44,7 +44,8 @@ impl Poller {
                 return;
             }
             queue.endpoint.disarm();
-            lingers = queue.endpoint.when_empty() == WhenEmpty::Lingers;
+            // A ring may rest, for a card that reads it.
+            lingers = queue.endpoint.when_empty() == WhenEmpty::Lingers || queue.endpoint.holds();
         }
         *pairs |= pair;
         let (busy_ns, credit) = (clock::now_ns(), Credit::default());

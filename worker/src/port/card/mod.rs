@@ -21,6 +21,7 @@
 mod output;
 mod queue;
 mod source;
+mod staying;
 #[cfg(test)]
 mod tests;
 

@@ -3,6 +3,7 @@
 use sv3::card::CardModel;
 use sv3::drop_reason::DropReason;
 use sv3::frame::ETHERNET_LEN;
+use sv3::ids::QueueId;
 use sv3::virtio::{NET_HDR_LEN, NetHdr, VIRTIO_NET_HDR_GSO_NONE};
 
 use super::queue::{CardQueue, Way};
@@ -27,23 +28,26 @@ const SHORTEST: usize = 60;
 
 /// What goes out by a queue pair.
 pub struct Output {
+    /// Which queue it is.
+    pub(super) id: QueueId,
     /// The card's queue.
     pub queue: TransmitQueue,
     /// There is a link.
     pub is_up: bool,
     /// How many frames it took in total.
-    position: u16,
+    pub(super) position: u16,
     /// Octets of the longest frame on the wire.
-    longest: usize,
+    pub(super) longest: usize,
 }
 
 impl Output {
     /// See [`TransmitQueue::open`].
-    pub fn open(memory: &CardMemory, pair: u16, registers: QueueRegisters, goes_on: bool) -> Output {
+    pub fn open(memory: &CardMemory, id: QueueId, registers: QueueRegisters, goes_on: bool) -> Output {
         let settings = memory.settings();
         let always_context = settings.model == CardModel::IxgbeVf;
         Output {
-            queue: TransmitQueue::open(memory, pair, registers, goes_on, always_context),
+            id,
+            queue: TransmitQueue::open(memory, id.pair(), registers, goes_on, always_context),
             is_up: false,
             position: 0,
             longest: usize::from(settings.mtu) + ETHERNET_LEN + TAGS,
@@ -61,6 +65,21 @@ impl Output {
         if frame.hdr.gso_type == VIRTIO_NET_HDR_GSO_NONE && frame.len > self.longest {
             return Err(Undelivered::Dropped(DropReason::RxTooSmall));
         }
+        if state.stay.on {
+            return self.send_or_leave(card, state, frame);
+        }
+        self.copy(card, state, frame, false)
+    }
+
+    /// Sends a copy of a frame. `again`: see [`Request::again`].
+    #[inline(always)]
+    pub(super) fn copy(
+        &mut self,
+        card: &Card,
+        state: &mut DeliveryState<'_>,
+        frame: &Outgoing<'_, '_, '_>,
+        again: bool,
+    ) -> Result<(), Undelivered> {
         let len = frame.len.max(SHORTEST);
         let place = self.queue.find(&card.memory, len).map_err(|fault| Undelivered::Fault(fault.into()))?;
         let Some(place) = place else {
@@ -71,7 +90,7 @@ impl Output {
         if len > frame.len {
             place.frame.write(frame.len, &[0; SHORTEST]);
         }
-        let request = Request::prepare(frame.hdr, &place.frame);
+        let request = Request { again, ..Request::prepare(frame.hdr, &place.frame) };
         if request.longest() as usize > self.longest {
             return Err(Undelivered::Dropped(DropReason::RxTooSmall));
         }
@@ -115,9 +134,10 @@ impl Sink for CardQueue {
             Begin::Window(_) | Begin::Edited(_) => None,
         };
         let mut frames = frames.take(most).map_while(plain);
-        let lens = SHORTEST..=output.longest.min(PIECE);
+        let longest = output.longest.min(PIECE);
         loop {
-            let put = output.queue.put_plain(&self.card.memory, &mut frames, lens.clone());
+            let longest = if state.stay.on { output.longest_plain(&state.stay) } else { longest };
+            let put = output.queue.put_plain(&self.card.memory, &mut frames, SHORTEST..=longest);
             output.position = output.position.wrapping_add(put.frames as u16);
             delivered.frames += put.frames;
             delivered.octets += put.octets;

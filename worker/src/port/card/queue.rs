@@ -18,6 +18,7 @@ use crate::nic::device::Device;
 use crate::nic::fault::Fault;
 use crate::nic::interrupts::Interrupts;
 use crate::nic::queue_registers::QueueRegisters;
+use crate::nic::transmit_queue::Progress;
 use crate::port::cost::RING;
 use crate::port::counting::Counting;
 use crate::port::kind::{Kind, WhenEmpty};
@@ -85,7 +86,7 @@ impl CardQueue {
         let (pair, memory, Registers { ring, interrupts }) = (queue.pair(), &card.memory, registers);
         let way = match queue.direction() {
             Direction::Transmit => Way::In(Input::open(memory, pair, ring, goes_on)),
-            Direction::Receive => Way::Out(Output::open(memory, pair, ring, goes_on)),
+            Direction::Receive => Way::Out(Output::open(memory, queue, ring, goes_on)),
         };
         let features = features(memory.settings().model);
         CardQueue { card, interrupts, vector: pair, fault: None, features, way }
@@ -108,6 +109,25 @@ impl CardQueue {
         match &mut self.way {
             Way::In(input) => input.was_reset(),
             Way::Out(output) => output.queue.prepare(&self.card.memory, true),
+        }
+    }
+
+    /// How far the card is with frames that their senders' rings keep ([`crate::port::sink::Mark::number`]).
+    pub fn progress(&mut self) -> Result<Progress, Fault> {
+        match &mut self.way {
+            Way::Out(output) => {
+                output.queue.clean(&self.card.memory)?;
+                Ok(output.queue.progress())
+            }
+            Way::In(_) => Ok(Progress { done: u64::MAX, void: 0 }),
+        }
+    }
+
+    /// The card reads no guest's memory from now on. Frames that it has not sent from there are to be sent again.
+    pub fn recall(&mut self) -> Result<(), Fault> {
+        match &mut self.way {
+            Way::Out(output) => output.queue.recall(&self.card),
+            Way::In(_) => Ok(()),
         }
     }
 

@@ -3,6 +3,7 @@
 mod fixture;
 mod kills;
 mod offloads;
+mod stays;
 
 use sv3::virtio::{VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_HDR_F_DATA_VALID};
 

@@ -25,6 +25,8 @@ const USER: u64 = 0x7f00_0000_0000;
 /// A guest with two regions and one ring at the beginning of the first.
 pub struct Driver {
     maps: [MmapMut; 2],
+    /// The regions and their files.
+    pub regions: Vec<(Region, OwnedFd)>,
     /// The device's view.
     pub memory: GuestMemory,
     size: u16,
@@ -39,7 +41,7 @@ pub type Desc = (u64, u32, u16, u16);
 impl Driver {
     /// A guest whose ring has `size` entries.
     pub fn new(size: u16) -> Driver {
-        let mut memory = GuestMemory::default();
+        let (mut memory, mut regions) = (GuestMemory::default(), Vec::new());
         let maps = [0, 1].map(|at| {
             let fd: OwnedFd = memfd_create(c"guest", MFdFlags::MFD_CLOEXEC).unwrap();
             nix::unistd::ftruncate(&fd, REGION as i64).unwrap();
@@ -49,10 +51,11 @@ impl Driver {
             let map = unsafe { MmapMut::map_mut(&file) }.unwrap();
             let (guest_addr, user_addr) = (BASE + at * REGION, USER + at * REGION);
             let region = Region { guest_addr, size: REGION, user_addr, offset: 0, block: 4096 };
+            regions.push((region, file.try_clone().unwrap().into()));
             assert!(memory.add(Arc::new(Mapping::new(0, NewMapping::new(region, file.into()).unwrap()))).is_ok());
             map
         });
-        Driver { maps, memory, size, avail_idx: 0, trace: None }
+        Driver { maps, regions, memory, size, avail_idx: 0, trace: None }
     }
 
     /// Addresses of the ring.

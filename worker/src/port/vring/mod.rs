@@ -5,6 +5,7 @@ pub mod descriptor;
 #[cfg(any(test, feature = "fuzzing"))]
 #[allow(dead_code, clippy::unwrap_used, reason = "for tests; fuzzers use some of it")]
 pub mod driver;
+pub mod held;
 pub mod marks;
 pub mod packed;
 pub mod queue;
@@ -12,6 +13,7 @@ pub mod receive;
 pub mod setup;
 pub mod split;
 mod state;
+pub mod staying;
 pub mod transmit;
 pub mod virtqueue;
 

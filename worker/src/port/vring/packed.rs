@@ -359,6 +359,17 @@ impl Virtqueue for PackedRing {
         Ok(Some(chain))
     }
 
+    fn ready_at(&mut self, cursor: u16, batch: u16) -> Result<u16, RingFault> {
+        let at = Position(cursor);
+        // One lap ahead, the descriptor is one that was not given back yet.
+        let ready = self.lap_left(at) > 0 && is_available(at, self.read(at).flags);
+        Ok(if ready { batch } else { 0 })
+    }
+
+    fn behind(&self, cursor: u16, chain: &Chain) -> u16 {
+        Position(cursor).ahead(chain.descriptors, self.size).0
+    }
+
     #[inline(always)]
     fn take_plain<'m>(
         &mut self,

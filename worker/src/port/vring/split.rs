@@ -182,6 +182,14 @@ impl Virtqueue for SplitRing {
         Ok(Some(Chain { id, descriptors: 1, len: walker.walk(self, id, out).ok() }))
     }
 
+    fn ready_at(&mut self, cursor: u16, batch: u16) -> Result<u16, RingFault> {
+        Ok(self.refresh()?.saturating_sub(cursor.wrapping_sub(self.next)).min(batch))
+    }
+
+    fn behind(&self, cursor: u16, _: &Chain) -> u16 {
+        cursor.wrapping_add(1)
+    }
+
     #[inline(always)]
     fn take_plain<'m>(
         &mut self,

@@ -11,14 +11,17 @@ use sv3::ipc::RingFault;
 use sv3::ledger::PortCounters;
 use sv3::virtio::{NET_HDR_LEN, NET_HDR_LEN_LEGACY, VIRTIO_F_VERSION_1, VIRTIO_NET_F_MRG_RXBUF};
 
+use super::held::Held;
 use super::marks::Marks;
-use super::queue::Queue;
+use super::queue::{Queue, either};
 use super::setup::RingSetup;
+use super::virtqueue::Virtqueue;
 use crate::memory::dirty_log::DirtyLog;
 use crate::memory::guest_memory::GuestMemory;
+use crate::nic::transmit_queue::Progress;
 use crate::port::cost::{RING, SIGNAL};
 use crate::port::counting::Counting;
-use crate::port::kind::Kind;
+use crate::port::kind::{Kind, WhenEmpty};
 use crate::process::crash_points::{CrashPoint, pass};
 
 /// One vring.
@@ -48,6 +51,8 @@ pub struct Vring {
     pub log_addr: Option<u64>,
     /// The cost of the last publication.
     pub cost: u64,
+    /// What a card still reads of it. `None`: no card reads the port's memory.
+    pub held: Option<Box<Held>>,
 }
 
 impl Vring {
@@ -75,6 +80,18 @@ impl Vring {
         self.memory = GuestMemory::default();
         self.fault = None;
         self.queue.take()
+    }
+
+    /// Completes chains that a card has read. Returns how many.
+    pub fn release(&mut self, progress: &Progress, now_ns: u64) -> usize {
+        let (Some(held), Some(queue)) = (self.held.as_deref_mut(), &mut self.queue) else { return 0 };
+        let mut count = 0;
+        either!(queue, queue => while queue.has_room(1) && let Some(chain) = held.next_done(progress) {
+            queue.complete(&chain, 0);
+            count += 1;
+        });
+        held.looked(now_ns, count > 0);
+        count
     }
 
     /// Signals the guest. EAGAIN means that the counter is full, which is a signal already.
@@ -112,7 +129,11 @@ impl Kind for Vring {
         if self.features & modern != 0 { NET_HDR_LEN } else { NET_HDR_LEN_LEGACY }
     }
 
+    /// A ring that waits for a card is looked at again without a kick.
     fn arm(&mut self) -> bool {
+        if self.held.as_ref().is_some_and(|held| !held.is_empty()) {
+            return true;
+        }
         self.queue.as_mut().is_some_and(Queue::arm)
     }
 
@@ -120,6 +141,11 @@ impl Kind for Vring {
         if let Some(queue) = &mut self.queue {
             queue.disarm();
         }
+    }
+
+    #[inline]
+    fn when_empty(&self) -> WhenEmpty {
+        self.held.as_ref().map_or(WhenEmpty::Lingers, |held| held.when_empty())
     }
 
     #[inline]

@@ -14,7 +14,7 @@ use crate::port::source::Source;
 
 /// A vring of one kind and its guest's memory, for one burst.
 pub struct VringSource<'q, 'm, Q> {
-    queue: &'q mut Q,
+    pub(super) queue: &'q mut Q,
     walker: Walker<'m>,
 }
 
@@ -45,11 +45,28 @@ pub(crate) use each_source;
 impl<'m, Q: Virtqueue> Source<'m> for VringSource<'_, 'm, Q> {
     #[inline(always)]
     fn take(&mut self, batch: &mut Batch<'_, 'm>, budget: u64) -> Result<u64, RingFault> {
+        let ready = self.queue.prepare(batch.places.len() as u16)?;
+        self.take_from((self.queue.position(), ready), batch, budget)
+    }
+
+    #[inline]
+    fn complete(&mut self, done: &[Taken]) {
+        self.queue.complete_all(done.iter().map(|taken| (chain(taken), 0)));
+    }
+}
+
+impl<'m, Q: Virtqueue> VringSource<'_, 'm, Q> {
+    /// Takes up to `ready` chains from the cursor on.
+    #[inline(always)]
+    pub(super) fn take_from(
+        &mut self,
+        (mut cursor, ready): (u16, u16),
+        batch: &mut Batch<'_, 'm>,
+        budget: u64,
+    ) -> Result<u64, RingFault> {
         let VringSource { queue, walker } = self;
-        let ready = queue.prepare(batch.places.len() as u16)?;
         let places = batch.places.get_mut(..ready.into()).unwrap_or_default();
         let slices = &mut batch.slices;
-        let mut cursor = queue.position();
         // `spent`: the cost so far, and what it will cost to deliver these frames.
         let (mut count, mut cost, mut spent) = (0, 0, 0);
         loop {
@@ -91,13 +108,12 @@ impl<'m, Q: Virtqueue> Source<'m> for VringSource<'_, 'm, Q> {
         batch.count = count;
         Ok(cost)
     }
+}
 
-    #[inline]
-    fn complete(&mut self, done: &[Taken]) {
-        self.queue.complete_all(
-            done.iter().map(|taken| (Chain { id: taken.id, descriptors: taken.parts, len: taken.len() }, 0)),
-        );
-    }
+/// The chain of a taken frame.
+#[inline(always)]
+pub(super) fn chain(taken: &Taken) -> Chain {
+    Chain { id: taken.id, descriptors: taken.parts, len: taken.len() }
 }
 
 #[inline(always)]

@@ -37,6 +37,12 @@ pub trait Virtqueue {
         out: &mut SliceList<'_, 'm>,
     ) -> Result<Option<Chain>, RingFault>;
 
+    /// How many chains there are from a cursor on, which lies behind the position; at most `batch`.
+    fn ready_at(&mut self, cursor: u16, batch: u16) -> Result<u16, RingFault>;
+
+    /// The cursor behind a chain that was taken at `cursor`.
+    fn behind(&self, cursor: u16, chain: &Chain) -> u16;
+
     /// Takes up to `most` plain chains: chains of one buffer in the region of the last look-up. Stops when `each`
     /// returns false. Returns how many were taken. Looks no further than the last look did.
     fn take_plain<'m>(

@@ -93,6 +93,11 @@ impl ControlThread {
         if let Some(port) = self.cards.get(slot) {
             port.open = Some(Open { card, device, is_started: false, filtered: Vec::new() });
         }
+        if let Some((container, limit)) = self.cards.get(slot).and_then(|port| port.container.take()) {
+            // It is ready when nothing is left that an earlier worker has pinned.
+            self.begin_to_pin(slot, container, limit);
+            return Ok(());
+        }
         self.report_of(ReportKind::CardReady, (slot, 0), 0);
         Ok(())
     }

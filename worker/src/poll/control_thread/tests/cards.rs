@@ -5,11 +5,16 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use passfd::FdPassingExt;
 use sv3::card::{CardModel, CardSettings, CardState, Statistic};
+use sv3::frame::MacAddr;
 use sv3::ipc::RingFault;
+use sv3::virtio::{VIRTIO_F_VERSION_1, VIRTQ_DESC_F_NEXT};
 
 use super::*;
+use crate::memory::dma::Container;
+use crate::memory::dma::simulated::Simulated;
 use crate::nic::memory::CardMemory;
 use crate::nic::model_card::{ModelCard, file};
+use crate::port::vring::driver::{BASE, Driver, REGION};
 
 const CARD: u16 = 3;
 const GUEST: u16 = 0;
@@ -26,6 +31,7 @@ fn settings() -> CardSettings {
         transmit: 256 << 10,
         mtu: 1500,
         lro: false,
+        zero_copy: false,
         mac: None,
         run: 5,
     }
@@ -73,14 +79,22 @@ impl Worker {
 
     /// Gives the worker a card, which it opens if it serves.
     fn give(&mut self, device: &Device) {
-        let (port, settings) = (CARD, settings());
-        assert_eq!(self.tell(Command::PortAdd { port, kind: PortKind::Card, learning: Learning::Uplink }), None);
         assert_eq!(self.tell(Command::PortAdd { port: GUEST, kind: PortKind::Memory, learning: Learning::Free }), None);
+        self.give_with(device, settings(), None);
+    }
+
+    /// The same, with a container for guests' memory.
+    fn give_with(&mut self, device: &Device, settings: CardSettings, container: Option<Container>) {
+        let port = CARD;
+        assert_eq!(self.tell(Command::PortAdd { port, kind: PortKind::Card, learning: Learning::Uplink }), None);
         self.thread.cards.simulated = Some(device.model.registers());
         assert_eq!(self.tell_with(Command::CardMemory { port, settings }, &device.memory), None);
         for (vector, event) in (0..).zip(&device.vectors) {
             let fd = std::os::fd::AsFd::as_fd(event);
             assert_eq!(self.tell_with(Command::CardInterrupt { port, vector }, &fd), None);
+        }
+        if let Some(container) = container {
+            self.thread.cards.keep_container(port, container, 1 << 30).unwrap();
         }
         assert_eq!(self.tell_with(Command::CardOpen { port, settings }, &device.memory), None);
         // It is open by the next command, if the mapper runs.
@@ -312,4 +326,90 @@ fn commands_out_of_order_fail_and_do_no_harm() {
     assert_ne!(worker.tell(Command::CardStart { port }), None);
     assert_eq!(worker.tell(Command::PortRemove { port }), None);
     assert!(device.model.sent().is_empty() || !device.model.receive(&frame(9, 1)));
+}
+
+/// A card that reads the memory of a guest with a ring of its own. All of that is pinned.
+fn reading() -> (Worker, Device, Driver, Simulated) {
+    let (mut worker, device, container) = (Worker::new(false), Device::new(), Simulated::default());
+    let (threads, driver) = (worker.thread.threads, Driver::new(64));
+    std::thread::spawn(|| threads.mapper.run(|| threads.first().nudge()));
+    let settings = CardSettings { zero_copy: true, mtu: 9000, ..settings() };
+    worker.give_with(&device, settings, Some(Container::Simulated(container.clone())));
+    // Either the mapper or this thread has opened it.
+    while worker.told() != [(ReportKind::CardReady, 0)] {}
+    assert_eq!(worker.tell(Command::CardStart { port: CARD }), None);
+    let (port, kind) = (GUEST, PortKind::Vrings);
+    assert_eq!(worker.tell(Command::PortAdd { port, kind, learning: Learning::Free }), None);
+    // Its headers have 12 octets.
+    assert_eq!(worker.tell(Command::PortFeatures { port, features: VIRTIO_F_VERSION_1.mask() }), None);
+    for (region, file) in &driver.regions {
+        assert_eq!(worker.tell_with(Command::RegionAdd { port, region: *region }, file), None);
+    }
+    let kick = EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap();
+    let start = Command::RingStart { port, ring: 1, size: 64, addr: driver.addr(), base: 0, run: 1 };
+    assert_eq!(worker.tell_with(start, &std::os::fd::AsFd::as_fd(&kick)), None);
+    assert_eq!(worker.tell(Command::RingEnable { port, ring: 1, enable: true }), None);
+    while !worker.held(|held| held.is_some_and(|held| !held.is_closed(0))) {
+        assert_eq!(worker.tell(Command::Barrier), None);
+    }
+    assert_eq!(container.octets() as u64, 2 * REGION);
+    device.model.reach(Some(&worker.thread.client(GUEST).unwrap().memory.clone()));
+    worker.thread.poller.forwarder.learn(MacAddr::new([2, 0, 0, 0, 0, 9]), CARD);
+    device.model.sent();
+    (worker, device, driver, container)
+}
+
+impl Worker {
+    fn held<T>(&mut self, look: impl FnOnce(Option<&crate::port::vring::held::Held>) -> T) -> T {
+        let mut lease = self.thread.queue(QueueId::transmit(GUEST, 0)).unwrap();
+        look(lease.vring().unwrap().held.as_deref())
+    }
+
+    /// The guest sends long frames from its second region, and the worker takes them.
+    fn send_long(&mut self, driver: &mut Driver, numbers: std::ops::Range<u16>) {
+        for number in numbers.clone() {
+            let at = BASE + REGION + u64::from(number) * 8192;
+            driver.write(at + 12, &[2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1, 0x88, 0xb5, number as u8]);
+            driver.describe(number, (at, 1512, VIRTQ_DESC_F_NEXT, number + 32));
+            driver.describe(number + 32, (at + 1512, 2500, 0, 0));
+            driver.offer(number);
+        }
+        self.thread.poll(QueueId::transmit(GUEST, 0));
+        (0..3).for_each(|_| self.turn_briefly());
+    }
+}
+
+#[test]
+fn memory_goes_when_no_card_reads_it_any_more() {
+    for ends in [false, true] {
+        let (mut worker, device, mut driver, container) = reading();
+        device.model.set_paused(true);
+        worker.send_long(&mut driver, 0..3);
+        assert_eq!((driver.used_idx(), worker.held(|held| held.unwrap().len())), (0, 3));
+        let (port, region) = (GUEST, driver.regions[1].0);
+        let command = if ends { Command::PortRemove { port } } else { Command::RegionRemove { port, region } };
+        // The answer comes after the memory is unpinned.
+        assert_eq!(worker.tell(command), None);
+        let left = if ends { 0 } else { REGION };
+        assert_eq!(container.octets() as u64, left);
+        device.model.reach(None);
+        device.model.set_paused(false);
+        (0..3).for_each(|_| worker.turn_briefly());
+        assert!(device.model.sent().iter().all(|frame| frame[12..14] != [0x88, 0xb5]));
+        device.model.assert_content();
+    }
+}
+
+#[test]
+fn a_link_that_goes_gives_buffers_back() {
+    let (mut worker, device, mut driver, _) = reading();
+    device.model.set_paused(true);
+    worker.send_long(&mut driver, 0..3);
+    assert_eq!(driver.used_idx(), 0);
+    device.model.set_link(false);
+    device.interrupt();
+    assert_eq!(worker.tell(Command::Barrier), None);
+    (0..3).for_each(|_| worker.turn_briefly());
+    assert_eq!((driver.used_idx(), worker.held(|held| held.unwrap().len())), (3, 0));
+    device.model.assert_content();
 }

@@ -190,7 +190,8 @@ fn no_frame_passes_between_a_port_of_old_rules_and_one_of_new_rules() {
             let over = &over;
             scope.spawn(move || {
                 let settings = Settings { version: VERSION, poll_us: 0, batch: 8, snooping: None };
-                let start = Start { settings, ledger, area: &ledger.workers[0], standby: false, files: true };
+                let start =
+                    Start { settings, ledger, area: &ledger.workers[0], standby: false, role: WorkerRole::Cards };
                 let mut poller = Poller::new(threads, slot.into(), Buffers::new(), &start);
                 let queue = QueueId::transmit(slot, 0);
                 // To all, and to the other port's address in turn.

@@ -190,7 +190,7 @@ fn what_another_thread_notes_the_control_thread_tells() {
     let threads = worker.thread.threads;
     let ledger = worker.thread.ledger;
     let settings = Settings { version: VERSION, poll_us: 0, batch: 64, snooping: None };
-    let start = Start { settings, ledger, area: &ledger.workers[0], standby: false, files: true };
+    let start = Start { settings, ledger, area: &ledger.workers[0], standby: false, role: WorkerRole::Cards };
     let mut other = Poller::new(threads, 1, Buffers::new(), &start);
     assert_eq!([GUEST, STREAM].map(|slot| threads.owner(QueueId::transmit(slot, 0))), [0, 1]);
     worker.speak(GUEST, [mac(1)]);

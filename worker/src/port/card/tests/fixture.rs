@@ -63,6 +63,7 @@ pub fn settings() -> CardSettings {
         transmit: 2 << 20,
         mtu: 9000,
         lro: false,
+        zero_copy: false,
         mac: None,
         run: 1,
     }

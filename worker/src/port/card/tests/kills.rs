@@ -9,12 +9,12 @@ use crate::process::crash_points::armed;
 const FRAMES: u32 = 40;
 
 /// The numbers of frames.
-fn numbers<'f>(frames: impl IntoIterator<Item = &'f Vec<u8>>) -> Vec<u32> {
+pub fn numbers<'f>(frames: impl IntoIterator<Item = &'f Vec<u8>>) -> Vec<u32> {
     frames.into_iter().map(|frame| u32::from_be_bytes(frame[14..18].try_into().unwrap())).collect()
 }
 
 /// Each number below `count` is there, at most as often as workers have seen it, and what comes first is in order.
-fn assert_all(numbers: &[u32], count: u32, most: usize, what: &str) {
+pub fn assert_all(numbers: &[u32], count: u32, most: usize, what: &str) {
     let mut firsts = Vec::new();
     for number in numbers {
         assert!(numbers.iter().filter(|other| *other == number).count() <= most, "{what}: {number} in {numbers:?}");

@@ -73,6 +73,32 @@ fn complete(frame: &mut [u8], hdr: &NetHdr) {
     frame[at..at + 2].copy_from_slice(&checksum);
 }
 
+/// Frames with each kind of offload.
+pub fn every_kind(to: u16, from: u16) -> Vec<(Vec<u8>, NetHdr)> {
+    let mut all = Vec::new();
+    for (tcp, v6, tags) in
+        [(true, false, 0), (false, false, 0), (true, true, 1), (false, true, 2), (true, false, 2), (true, true, 0)]
+    {
+        for payload in [0, 99, 900, 1400, 8000] {
+            let (frame, hdr) = Datagram { tcp, v6, tags, payload, flags: 0x18 }.frame(to, from);
+            let mut whole = frame.clone();
+            complete(&mut whole, &hdr);
+            all.extend([(frame, hdr), (whole, NetHdr::NONE)]);
+        }
+        let gso_type = match (tcp, v6) {
+            (true, false) => VIRTIO_NET_HDR_GSO_TCPV4,
+            (true, true) => VIRTIO_NET_HDR_GSO_TCPV6,
+            (false, _) => VIRTIO_NET_HDR_GSO_UDP_L4,
+        };
+        for (payload, gso_size) in [(5000, 1448), (60_000, 1448), (64_000, 8900), (2000, 100)] {
+            let payload = if tags == 2 { payload.min(60_000) } else { payload };
+            let (frame, hdr) = Datagram { tcp, v6, tags, payload, flags: 0x19 }.frame(to, from);
+            all.push((frame, NetHdr { gso_type, gso_size, ..hdr }));
+        }
+    }
+    all
+}
+
 /// What the wire gets from software alone.
 fn reference(hdr: &NetHdr, frame: &[u8]) -> Vec<Vec<u8>> {
     let offload = check(hdr, &frame[..frame.len().min(256)], frame.len(), GUEST_ALL).unwrap();

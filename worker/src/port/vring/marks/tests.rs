@@ -19,7 +19,7 @@ use crate::memory::dirty_log::client::LogFile;
 use crate::memory::frame_head::Snapshot;
 use crate::memory::slice::GuestSlice;
 use crate::port::kind::Kind;
-use crate::port::sink::{DeliveryState, Outgoing, Sink};
+use crate::port::sink::{DeliveryState, Outgoing, Sink, Stay};
 use crate::process::crash_points::armed;
 
 /// Rings whose parts lie on different pages.
@@ -195,7 +195,7 @@ impl Migration {
     /// The worker delivers frames of these lengths and publishes them, or dies before.
     fn deliver(&mut self, lens: &[usize], publishes: bool, fill: u8) {
         let Migration { vring, workspace, room, .. } = self;
-        let mut state = DeliveryState { deferred: room.begin(), cost: 0, missed: 0, now_ns: 0 };
+        let mut state = DeliveryState { deferred: room.begin(), cost: 0, missed: 0, now_ns: 0, stay: Stay::OFF };
         for len in lens {
             let mut octets = vec![fill; *len];
             let slices = [GuestSlice::of_host(&mut octets)];

@@ -155,6 +155,7 @@ pub fn name(command: &C) -> &'static str {
         C::FileClose { .. } => "FileClose",
         C::CardMemory { .. } => "CardMemory",
         C::CardInterrupt { .. } => "CardInterrupt",
+        C::CardContainer { .. } => "CardContainer",
         C::CardOpen { .. } => "CardOpen",
         C::CardStart { .. } => "CardStart",
         C::LoopProbe { .. } => "LoopProbe",
