@@ -13,6 +13,7 @@ mod linux_segments;
 mod multicast_hosts;
 mod nic_oracles;
 mod qemu;
+mod rules_of_taps;
 mod succession_of_taps;
 mod taps;
 mod testpmd;
