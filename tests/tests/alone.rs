@@ -13,6 +13,7 @@ mod linux_segments;
 mod multicast_hosts;
 mod nic_oracles;
 mod qemu;
+mod qemu_rules;
 mod rules_of_taps;
 mod succession_of_taps;
 mod taps;
