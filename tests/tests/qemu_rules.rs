@@ -244,7 +244,7 @@ fn rules_hold_over_a_worker_s_death(world: &mut World) -> Result<()> {
         world.switch.kill_worker(signal)?;
     }
     let ping = world.web.finish_ping(ping, 40)?;
-    assert!(ping.longest_gap <= 3, "at most 0.3 s without an answer: {ping:?}");
+    assert!(ping.longest_gap <= 10, "at most 1 s without an answer, beside other guests: {ping:?}");
     let text = world.db.finish(spoof, Duration::from_secs(60))?.text;
     assert!(text.contains(" 0 packets received"), "{text}");
     assert_eq!([world.web.carrier_changes()?, world.db.carrier_changes()?], carriers, "a guest noticed the deaths");

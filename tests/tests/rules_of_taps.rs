@@ -134,7 +134,7 @@ fn trunks_of_taps_carry_tcp_of_a_kernel_and_keep_vlans_apart() -> Result<()> {
     })?;
     assert_eq!(heard.1.get(6..14), Some(&[&mac(3)[..], &[8, 6]].concat()[..]), "{:02x?}", heard.1);
 
-    let mut capture = Capture::start(&joined.first, "trunk", &["up0", "--snaplen", "64", "-c", "2000"])?;
+    let mut capture = Capture::start(&joined.first, "trunk", &["up0", "--snaplen", "64", "-c", "500"])?;
     let exchange = Exchange::start(web.network(), &db, "10.9.0.2")?;
     for switch in [&joined.first, &joined.second] {
         exchange.await_progress()?;
