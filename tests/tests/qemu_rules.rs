@@ -22,12 +22,12 @@ guard = "strict"
 [ports.web]
 vlan = 10
 mac = ["52:54:00:00:00:01"]
-ip = ["10.0.0.1"]
+ip = ["10.0.0.1", "fd00::1", "fe80::5054:ff:fe00:1"]
 
 [ports.db]
 vlan = 10
 mac = ["52:54:00:00:00:02"]
-ip = ["10.0.0.2"]
+ip = ["10.0.0.2", "fd00::2", "fe80::5054:ff:fe00:2"]
 
 [ports.router]
 trunk = "10,20"
@@ -138,6 +138,8 @@ fn two_guests_and_a_trunk_talk(world: &mut World) -> Result<()> {
     let (to_web, to_db, to_router) = (web.address(), db.address(), router.address());
     assert_pings(web, &to_db)?;
     assert_pings(db, &to_web)?;
+    // Neighbour discovery claims addresses, and its options name hardware addresses.
+    assert_pings(db, &web.address6())?;
     assert_pings(router, &to_web)?;
     assert_pings(db, &to_router)?;
     // The longest frames of Ethernet, which have a tag more at the trunk.
@@ -193,6 +195,13 @@ fn a_false_address_cuts_a_guest_off(world: &mut World) -> Result<()> {
     world.await_more_drops("web", "guard_ip", before + 4)?;
     world.web.sh("ip address del 10.0.0.77/24 dev eth0")?;
     assert_pings(&mut world.web, &to_db)?;
+
+    let (to_db6, before) = (world.db.address6(), world.switch.drops("web", "guard_ip")?);
+    world.web.sh("ip address add fd00::77/64 dev eth0")?;
+    assert_cut_off(&mut world.web, &format!("-I fd00::77 {to_db6}"))?;
+    world.await_more_drops("web", "guard_ip", before)?;
+    world.web.sh("ip address del fd00::77/64 dev eth0")?;
+    assert_pings(&mut world.web, &to_db6)?;
 
     let before = world.switch.drops("web", "guard_mac")?;
     world.web.sh("ip link set eth0 address 52:54:00:00:00:99")?;
