@@ -36,6 +36,16 @@ fn door(switch: &Switch, name: &str) -> PathBuf {
     switch.home().path(&format!("ports/{name}.sock"))
 }
 
+/// `sv3 port set` with these words.
+fn set(switch: &Switch, words: &[&str]) -> Result<()> {
+    let control = switch.control().display().to_string();
+    let output = switch.home().sv3(&["port", "set"]).args(words).args(["--control", &control]).output()?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(Failure::new(String::from_utf8_lossy(&output.stderr))),
+    }
+}
+
 /// A network at a port: a tap with the address 10.9.0.NUMBER and the Ethernet address of that station.
 fn network_at(switch: &Switch, name: &str, number: u8) -> Result<Namespace> {
     let network = Namespace::new()?;
@@ -142,6 +152,13 @@ fn trunks_of_taps_carry_tcp_of_a_kernel_and_keep_vlans_apart() -> Result<()> {
     }
     exchange.await_progress()?;
     let captured = capture.wait()?;
+    // To another VLAN and back, with a connection that waits.
+    set(&joined.second, &["db", "--vlan", "20"])?;
+    await_pings(&blue, "10.9.0.2")?;
+    assert_cut_off(web.network(), "10.9.0.2")?;
+    set(&joined.second, &["db", "--vlan", "10"])?;
+    exchange.await_progress()?;
+    assert_cut_off(&blue, "10.9.0.2")?;
     exchange.finish()?;
     let tagged = captured.iter().filter(|one| vid_of(&one.frame) == Some(10));
     let long = |inbound: bool| tagged.clone().filter(|one| one.is_inbound() == inbound && one.len > 3000).count();
