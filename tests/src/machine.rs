@@ -7,8 +7,8 @@
 
 mod config;
 mod dpdk;
-mod initramfs;
-mod modules;
+pub(crate) mod initramfs;
+pub(crate) mod modules;
 
 use std::fs;
 use std::os::unix::net::{UnixListener, UnixStream};

@@ -12,7 +12,7 @@ mod qmp;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ use tempfile::TempDir;
 
 use crate::failure::{Failure, Result};
 use crate::image::{self, Suite};
+use crate::machine::initramfs::Initramfs;
+use crate::machine::modules;
 
 /// How a guest is built.
 #[derive(Debug, Clone)]
@@ -36,6 +38,7 @@ pub struct Config {
     memory_mib: u32,
     memory_slots: u8,
     awaits_guest: bool,
+    modules: Vec<&'static str>,
 }
 
 impl Config {
@@ -64,6 +67,12 @@ impl Config {
         Config { memory_slots, ..self }
     }
 
+    /// A module of the kernel, loaded with all that it needs before [`Vm::booted`] returns; not again after a reboot.
+    pub fn module(mut self, name: &'static str) -> Config {
+        self.modules.push(name);
+        self
+    }
+
     /// Starts QEMU on the switch's socket and waits until the guest has booted.
     pub fn boot(self, socket: &Path) -> Result<Vm> {
         self.start(socket)?.booted()
@@ -84,11 +93,12 @@ impl Config {
             .stdout(OwnedFd::from(theirs))
             .stderr(fs::File::create(scratch.path().join("stderr"))?);
         let qemu = command.spawn()?;
-        Ok(Vm { number: self.number, qemu, agent: Agent::new(ours), scratch })
+        Ok(Vm { number: self.number, qemu, agent: Agent::new(ours), scratch, has_modules: !self.modules.is_empty() })
     }
 
     fn command(&self, attachment: &Attachment, scratch: &Path) -> Result<Command> {
         let (kernel, initrd) = image::kernel()?;
+        let initrd = if self.modules.is_empty() { initrd } else { self.with_modules(&initrd, scratch)? };
         let mut command = qemu(self.qemu)?;
         command.args(["-machine", "q35,memory-backend=ram"]);
         command.args(if has_kvm() { ["-accel", "kvm", "-cpu", "host"] } else { ["-accel", "tcg", "-cpu", "qemu64"] });
@@ -108,6 +118,22 @@ impl Config {
         command.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
         command.arg("-append").arg(format!("{KERNEL_COMMAND_LINE} sv3.address={}", self.number));
         Ok(command)
+    }
+
+    /// The initramfs and a second archive behind it, in which the modules are. The kernel unpacks one after the other.
+    fn with_modules(&self, initrd: &Path, scratch: &Path) -> Result<PathBuf> {
+        let mut more = Initramfs::default();
+        let files = modules::in_order(&image::tree(Suite::Bookworm)?.join("lib/modules"), &self.modules)?;
+        for (number, file) in files.iter().enumerate() {
+            more.file(&format!("{MORE_MODULES}/{number:02}.ko"), &fs::read(file)?);
+        }
+        let mut all = fs::read(initrd)?;
+        // An archive begins at a multiple of 4 octets.
+        all.resize(all.len().next_multiple_of(4), 0);
+        all.extend(more.finish());
+        let path = scratch.join("initrd");
+        fs::write(&path, all)?;
+        Ok(path)
     }
 
     fn network_device(&self) -> String {
@@ -148,12 +174,16 @@ pub fn has_kvm() -> bool {
 const KERNEL_COMMAND_LINE: &str =
     "console=ttyS0 quiet panic=-1 memhp_default_state=online cryptomgr.notests no_timer_check mitigations=off";
 
+/// Where the guest has the modules of [`Config::module`].
+const MORE_MODULES: &str = "/modules/more";
+
 /// A running guest.
 pub struct Vm {
     number: u8,
     qemu: Child,
     agent: Agent,
     scratch: TempDir,
+    has_modules: bool,
 }
 
 /// Default time limit of a command.
@@ -165,12 +195,16 @@ impl Vm {
     /// A guest with 512 MiB and the addresses 10.0.0.NUMBER, fd00::NUMBER, and 52:54:00:00:00:NUMBER.
     pub fn number(number: u8) -> Config {
         let (qemu, device) = (Suite::Sid, String::new());
-        Config { number, qemu, device, queue_pairs: 1, memory_mib: 512, memory_slots: 0, awaits_guest: false }
+        let (awaits_guest, modules) = (false, Vec::new());
+        Config { number, qemu, device, queue_pairs: 1, memory_mib: 512, memory_slots: 0, awaits_guest, modules }
     }
 
     /// Waits until the guest takes commands.
     pub fn booted(mut self) -> Result<Vm> {
         self.agent.ready(BOOT_PATIENCE).map_err(|failure| self.explain("boot", &failure))?;
+        if self.has_modules {
+            self.sh(&format!("for module in {MORE_MODULES}/*; do insmod $module || exit 1; done"))?;
+        }
         Ok(self)
     }
 

@@ -14,6 +14,8 @@ mod migration;
 mod multicast_hosts;
 mod nic_oracles;
 mod qemu;
+mod qemu_rules;
+mod rules_of_taps;
 mod succession_of_taps;
 mod taps;
 mod testpmd;
