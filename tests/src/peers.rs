@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use nix::unistd::geteuid;
 use tempfile::TempDir;
 
 use crate::failure::{Failure, Result};
@@ -89,7 +90,7 @@ impl Peer {
             peer.sockets.push(peer.path(&name));
         }
         run(&mut settings)?;
-        let mut switch = peer.program("usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk")?;
+        let mut switch = alone(&peer.program("usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk")?);
         switch.arg(&remote).arg(peer.control("switch"));
         peer.spawn(switch)?;
         // A client that comes before the bridge knows the port is never served. This waits until the switch has taken
@@ -109,6 +110,15 @@ impl Peer {
             }
         }
         Ok(peer)
+    }
+
+    /// Runs a tool of Open vSwitch, such as `ovs-vsctl` or `ovs-ofctl`, to its end.
+    pub fn tell(&self, tool: &str, arguments: &[&str]) -> Result<()> {
+        let mut command = self.program(&format!("usr/bin/{tool}"))?;
+        if tool == "ovs-vsctl" {
+            command.arg("--timeout=20").arg(format!("--db=unix:{}", self.path("db.sock").display()));
+        }
+        run(command.args(arguments))
     }
 
     /// What it is.
@@ -163,9 +173,10 @@ impl Peer {
     }
 
     fn await_socket(&mut self, socket: &Path) -> Result<()> {
+        let pid = self.pid();
         let outcome = until(&format!("{} to listen", self.name), || match self.ended()? {
             Some(status) => Err(Failure::new(format!("{} ended: {status}", self.name))),
-            None => Ok(is_listening(socket)?.then_some(())),
+            None => Ok(is_listening(pid, socket)?.then_some(())),
         });
         let said = fs::read_to_string(self.path("log")).unwrap_or_default();
         let said: Vec<&str> = said.lines().collect();
@@ -183,12 +194,26 @@ impl Drop for Peer {
     }
 }
 
-/// Whether a process listens there, seen without a connection, which might be the only one that it accepts.
-fn is_listening(socket: &Path) -> Result<bool> {
+/// Whether somebody in a process's network namespace listens there, seen without a connection, which might be the only
+/// one that is accepted.
+fn is_listening(pid: u32, socket: &Path) -> Result<bool> {
     const ACCEPTS: &str = "00010000";
-    let (sockets, path) = (fs::read_to_string("/proc/net/unix")?, socket.display().to_string());
+    let sockets = fs::read_to_string(format!("/proc/{pid}/net/unix"))?;
+    let path = socket.display().to_string();
     let mut lines = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     Ok(lines.any(|fields| fields.get(3) == Some(&ACCEPTS) && fields.last() == Some(&path.as_str())))
+}
+
+/// The command in a network namespace of its own, where that is possible: each Open vSwitch makes a tap of the same name,
+/// so a second one would fail beside the first.
+fn alone(command: &Command) -> Command {
+    let mut alone = Command::new("env");
+    if geteuid().is_root() {
+        alone.args(["unshare", "--net", "--"]);
+    }
+    alone.arg(command.get_program()).args(command.get_args());
+    alone.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    alone
 }
 
 fn run(command: &mut Command) -> Result<()> {

@@ -24,7 +24,7 @@ use crate::switch::{Kind, Needs, Switch};
 const MOST_ROUNDS: usize = 3;
 
 /// An Open vSwitch sometimes refuses a client when it is new; another one does not.
-const ATTEMPTS: usize = 3;
+pub const ATTEMPTS: usize = 3;
 
 /// Share of a processor that other programs may have.
 const MOST_FOREIGN: f64 = 0.05;
@@ -44,6 +44,8 @@ pub struct Contestant<R> {
 
 /// What a measurement knows of the switch that it measures.
 pub struct Subject {
+    /// As tables call it.
+    pub name: String,
     /// The switch; none: the model.
     pub kind: Option<Kind>,
     /// Its processes.
@@ -58,9 +60,19 @@ enum Engine {
 impl<R: Ring> Contestant<R> {
     /// Starts a switch, and attaches as many guests as it needs.
     pub fn new(kind: Kind, needs: Needs, plan: impl Fn(usize) -> Plan, features: u64) -> Result<Contestant<R>> {
-        let switch = Switch::start(kind, needs)?;
+        Contestant::attach(kind, Switch::start(kind, needs)?, needs.ports, plan, features)
+    }
+
+    /// Attaches so many guests to a switch.
+    pub fn attach(
+        kind: Kind,
+        switch: Switch,
+        ports: usize,
+        plan: impl Fn(usize) -> Plan,
+        features: u64,
+    ) -> Result<Contestant<R>> {
         let mut guests = Vec::new();
-        for at in 0..needs.ports {
+        for at in 0..ports {
             let mut guest = Guest::new(plan(at))?;
             guest.connect(&switch.socket(at)?, features)?;
             guests.push(guest);
@@ -103,7 +115,7 @@ impl<R: Ring> Contestant<R> {
 
     fn subject(&self) -> Result<Subject> {
         let processes = self.switch().map_or(Ok(Vec::new()), Switch::processes)?;
-        Ok(Subject { kind: self.kind, processes })
+        Ok(Subject { name: self.name.clone(), kind: self.kind, processes })
     }
 
     /// The switch.

@@ -24,12 +24,19 @@ pub struct Shape {
     pub octets: usize,
     /// One TCP segment, for the receiver's side to cut up where needed.
     pub tso: bool,
+    /// IPv4 and UDP from 10.0.0.1 or 10.0.0.2 to the other one, by the last octet of the source.
+    pub udp: Option<u8>,
 }
 
 impl Shape {
     /// Plain frames.
     pub fn plain(octets: usize) -> Shape {
-        Shape { octets, tso: false }
+        Shape { octets, tso: false, udp: None }
+    }
+
+    /// UDP over IPv4 from a host, 1 or 2.
+    pub fn udp(octets: usize, host: u8) -> Shape {
+        Shape { udp: Some(host), ..Shape::plain(octets) }
     }
 
     /// Those of most interest.
@@ -40,7 +47,7 @@ impl Shape {
 
     /// A TCP segment of nearly 64 KiB.
     pub fn large_segment() -> Shape {
-        Shape { octets: 65_536 - 14, tso: true }
+        Shape { octets: 65_536 - 14, tso: true, udp: None }
     }
 
     /// For a table.
@@ -66,22 +73,28 @@ impl Shape {
 
     /// Where the frame's number is.
     pub fn number_at(self) -> usize {
-        if self.tso { 72 } else { 32 }
+        match (self.tso, self.udp) {
+            (true, _) => 72,
+            (false, Some(_)) => 56,
+            (false, None) => 32,
+        }
     }
 
     /// The words 0 to 3, but for the addresses, which are in 1 and 2.
     fn head(self) -> [u64; 4] {
         // 0x88b5, the ethertype for local experiments.
         let plain = [0, 0, 0, 0xb588];
-        if !self.tso {
-            return plain;
+        // Ethertype, version, length.
+        let length = ((self.octets - 14) as u16).swap_bytes();
+        let behind = 0x0008 | 0x45 << 16 | u64::from(length) << 32;
+        match (self.tso, self.udp) {
+            (true, _) => {}
+            (false, Some(_)) => return [0, 0, 0, behind],
+            (false, None) => return plain,
         }
         let (checksum_start, checksum_offset) = (34, 16);
         let first =
             [u64::from(NEEDS_CSUM), u64::from(GSO_TCPV4) << 8, TCP_HEADERS << 16, MSS << 32, checksum_start << 48];
-        // Ethertype, version, length.
-        let length = ((self.octets - 14) as u16).swap_bytes();
-        let behind = 0x0008 | 0x45 << 16 | u64::from(length) << 32;
         [first.iter().sum(), checksum_offset, 0, behind]
     }
 
@@ -94,6 +107,11 @@ impl Shape {
 
     /// The word at a place of a buffer that was filled.
     pub fn word(self, slot: usize, word: usize) -> u64 {
+        if let Some(host) = self.udp
+            && word < 7
+        {
+            return self.udp_word(host, word);
+        }
         match (self.tso, word) {
             // From the IP header's fifth octet on: no fragment, 64 hops, TCP, no checksum, 10.0.0.1 to 10.0.0.2.
             (true, 4) => u64::from_le_bytes([0x40, 0, 64, 6, 0, 0, 10, 0]),
@@ -104,6 +122,19 @@ impl Shape {
             (true, 8) => 0,
             _ => (slot as u64 * 65_537 + word as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15),
         }
+    }
+
+    /// The words 4 to 6 of a UDP frame: the IP header from its seventh octet on, ports, length, no checksum of UDP.
+    fn udp_word(self, host: u8, word: usize) -> u64 {
+        let [_, _, high, low] = ((self.octets - 34) as u32).to_be_bytes();
+        // The sum of the header's other words is the same for both hosts.
+        let sum = 0x9914 + self.octets as u32 - 14;
+        let [sum_high, sum_low] = (!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes();
+        u64::from_le_bytes(match word {
+            4 => [0, 0, 64, 17, sum_high, sum_low, 10, 0],
+            5 => [0, host, 10, 0, 0, 3 - host.clamp(1, 2), 0x13, 0x88],
+            _ => [0x13, 0x89, high, low, 0, 0, 0, 0],
+        })
     }
 
     /// Writes head and number.

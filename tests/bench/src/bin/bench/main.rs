@@ -4,6 +4,7 @@
 //! docs/develop/measuring.md for the scenarios.
 
 mod arena;
+mod capture;
 mod clock;
 mod flood;
 mod frame;
@@ -22,6 +23,7 @@ mod plot;
 mod relay;
 mod report;
 mod ring;
+mod rules;
 mod socket_ports;
 mod split;
 mod stream;
@@ -83,7 +85,7 @@ type Scenario = fn(&Options) -> Result<Vec<Case>>;
 
 /// The figures of all switches, and which scenarios could not go on.
 fn scenarios<R: Ring + Send>(options: &Options) -> (Vec<Case>, Vec<String>) {
-    let scenarios: [(&str, Scenario); 13] = [
+    let scenarios: [(&str, Scenario); 18] = [
         ("model", limits::limits),
         ("throughput", throughput::by_size::<R>),
         ("both-ways", throughput::both_ways::<R>),
@@ -97,6 +99,11 @@ fn scenarios<R: Ring + Send>(options: &Options) -> (Vec<Case>, Vec<String>) {
         ("threads", threads::threads::<R>),
         ("uplink", uplink::uplink),
         ("streams", socket_ports::streams),
+        ("vlan", rules::vlan::<R>),
+        ("guard", rules::guard::<R>),
+        ("rules", rules::rules::<R>),
+        ("declared", rules::declared::<R>),
+        ("capture", capture::capture::<R>),
     ];
     let (mut cases, mut failed) = (Vec::new(), Vec::new());
     for (name, run) in scenarios.into_iter().filter(|(name, _)| options.wants(name)) {

@@ -259,7 +259,7 @@ fn settle<R: Ring>(guests: &mut [Guest<R>]) -> u64 {
 }
 
 /// What the frames are.
-pub const SHAPE: Shape = Shape { octets: 64, tso: false };
+pub const SHAPE: Shape = Shape { octets: 64, tso: false, udp: None };
 
 #[cfg(test)]
 mod tests {

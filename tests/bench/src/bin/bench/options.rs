@@ -26,6 +26,11 @@ scripts/bench [SCENARIO...] [SIZE...] [OPTION...]
   uplink       two networks joined by two taps, and a guest on a tap, beside what a tap allows; needs root
   streams      two stream peers, beside a loop that copies; a pair of guests beside streams and beside a tap that is
                flooded; needs root
+  vlan         64 B between access ports of one VLAN
+  guard        the same with a guard, beside flows of Open vSwitch that do the same
+  rules        64 B beside each kind of rule and none
+  declared     64 B beside 1,000 declared ports with 10,000 static addresses
+  capture      64 B of a port that is captured to a file, or mirrored, beside Open vSwitch's mirror
   model        what two processors can do at all: copy over a ring, copy, and exchange a cache line
   all          all of them
 
@@ -38,7 +43,7 @@ scripts/bench [SCENARIO...] [SIZE...] [OPTION...]
   --csv FILE, --json FILE, --plot FILE.png   every sample, and a picture of the medians";
 
 /// Names of all scenarios, in the order in which they run.
-pub const SCENARIOS: [&str; 13] = [
+pub const SCENARIOS: [&str; 18] = [
     "model",
     "throughput",
     "both-ways",
@@ -52,6 +57,11 @@ pub const SCENARIOS: [&str; 13] = [
     "threads",
     "uplink",
     "streams",
+    "vlan",
+    "guard",
+    "rules",
+    "declared",
+    "capture",
 ];
 
 /// What is to be measured and how.

@@ -53,7 +53,7 @@ impl Case {
         let near = if distance == Distance::Near { "share a cache" } else { "share no cache" };
         let _ = writeln!(text, "; processors that {near}");
         let Some((first, others)) = self.figures.split_first() else { return text };
-        let _ = write!(text, "  {:<18} {:>6} {:>8} {:>8} {:>8}", first.name, "rounds", "min", "median", "max");
+        let _ = write!(text, "  {:<22} {:>6} {:>8} {:>8} {:>8}", first.name, "rounds", "min", "median", "max");
         let ours = self.entries.first().filter(|(name, _)| name.starts_with(Kind::Sv3.name()));
         if ours.is_some() {
             let _ = write!(text, " {:>9}", "sv3/this");
@@ -68,7 +68,7 @@ impl Case {
             let (middle, digits) = (median(&values), first.digits);
             let _ = write!(
                 text,
-                "\n  {name:<18} {:>6} {min:>8.digits$} {middle:>8.digits$} {max:>8.digits$}",
+                "\n  {name:<22} {:>6} {min:>8.digits$} {middle:>8.digits$} {max:>8.digits$}",
                 values.len()
             );
             if let Some(ours) = ours {

@@ -94,10 +94,28 @@ impl Switch {
         }
     }
 
-    /// The socket of a guest.
+    /// Gives a command of the switch's own: `sv3` or a tool of Open vSwitch with its arguments.
+    pub fn tell(&self, command: &str) -> Result<()> {
+        let (tool, arguments) = command.split_once(' ').unwrap_or((command, ""));
+        let arguments: Vec<&str> = arguments.split(' ').collect();
+        match self {
+            Switch::Sv3(switch) => {
+                let output = switch.home().sv3(&arguments).arg("--control").arg(switch.control()).output()?;
+                let said = || format!("{command}: {}", String::from_utf8_lossy(&output.stderr));
+                if output.status.success() { Ok(()) } else { Err(Failure::new(said())) }
+            }
+            Switch::Vhost(..) => Err(Failure::new("net_vhost takes no commands")),
+            Switch::Ovs(peer) => peer.tell(tool, &arguments),
+        }
+    }
+
+    /// The socket of a guest: on sv3 that of the port `v0`, `v1` and so on if it is declared, else the front door.
     pub fn socket(&self, guest: usize) -> Result<PathBuf> {
         match self {
-            Switch::Sv3(switch) => Ok(switch.socket().to_path_buf()),
+            Switch::Sv3(switch) => {
+                let declared = switch.home().path(&format!("ports/v{guest}.sock"));
+                Ok(if declared.exists() { declared } else { switch.socket().to_path_buf() })
+            }
             Switch::Vhost(_, sockets, _) => sockets.get(guest).cloned().ok_or_else(too_many),
             Switch::Ovs(peer) => peer.sockets().get(guest).cloned().ok_or_else(too_many),
         }
