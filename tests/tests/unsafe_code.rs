@@ -22,7 +22,7 @@ fn there_are_few_unsafe_blocks_and_each_file_with_some_is_documented() {
     let counted = counted();
     assert_eq!(documented(), counted, "docs/develop/unsafe.md is not what the code is");
     let blocks: usize = counted.values().sum();
-    assert!(blocks <= 58 && counted.len() <= 22, "{blocks} unsafe blocks in {} files: {counted:#?}", counted.len());
+    assert!(blocks <= 60 && counted.len() <= 22, "{blocks} unsafe blocks in {} files: {counted:#?}", counted.len());
 }
 
 fn documented() -> BTreeMap<String, usize> {
