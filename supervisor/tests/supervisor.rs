@@ -292,7 +292,7 @@ fn strangers_requests_are_answered_with_an_error() {
     let fixture = Fixture::start();
     assert!(fixture.ask("nonsense").contains("unknown request"));
     // A request that is too long is not answered.
-    assert_eq!(fixture.ask(&"x".repeat(1000)), "");
+    assert_eq!(fixture.ask(&"x".repeat(sv3::control::LINE_MAX + 1)), "");
     assert!(fixture.ask("status").contains("\"ports\":[]"));
 }
 
