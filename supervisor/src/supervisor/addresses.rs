@@ -31,8 +31,17 @@ impl Supervisor {
         FdbAnswer { addresses: known(&self.workers.ledger, now_s).into_iter().filter_map(shown).collect() }
     }
 
+    /// `fdb-flush`: the answer comes when the serving worker has forgotten the addresses. The error is for people.
+    pub(super) fn begin_flush(&mut self, place: usize, which: &Which) -> Result<(), String> {
+        let answer = serde_json::to_value(self.flush(which)?).map_err(|error| error.to_string())?;
+        let ticket = self.doors.defer_control(place, &self.reactor).ok_or("the exchange is over")?;
+        self.awaiting_worker.push((ticket, answer));
+        self.send_and_answer(Vec::new());
+        Ok(())
+    }
+
     /// Lets the workers forget addresses that were learnt.
-    pub(super) fn flush(&mut self, which: &Which) -> Result<FlushAnswer, String> {
+    fn flush(&mut self, which: &Which) -> Result<FlushAnswer, String> {
         let named = |name: &String| {
             let slot = self.names().into_iter().find(|(_, other)| other == name).map(|(slot, _)| slot);
             slot.ok_or_else(|| format!("there is no port {name}; `sv3 status` shows all"))

@@ -88,7 +88,7 @@ impl Supervisor {
             ControlRequest::Configure(generation) => error(self.configure(place, generation, fds).err()?),
             ControlRequest::Trace { port, frame } => error(self.begin_trace(place, port, frame).err()?),
             ControlRequest::Fdb => to_json(&self.known_addresses()),
-            ControlRequest::FdbFlush(which) => self.flush(&which).map_or_else(error, |answer| to_json(&answer)),
+            ControlRequest::FdbFlush(which) => error(self.begin_flush(place, &which).err()?),
             ControlRequest::Capture(request) => {
                 let file = fds.pop()?;
                 error(self.begin_capture(place, request, file).err()?)

@@ -118,13 +118,21 @@ fn use_memory(switch: &Switch, [first, _, peer]: [&Namespace; 3]) -> Result<()> 
     }
 }
 
+/// How many times as long as usual a guest's memory may take to be mapped.
+const MAPPING: usize = 8;
+
 /// Waits until more frames have been left in guests' memory.
 fn await_left(switch: &Switch, out: &Exchange) -> Result<()> {
     let before = left(&switch.status()?);
-    until("frames that stay in memory", || {
+    let is_more = || {
         out.await_progress()?;
         Ok((left(&switch.status()?) > before).then_some(()))
-    })
+    };
+    // The emulated IOMMU maps a guest's memory page by page.
+    match (0..MAPPING).find_map(|_| until("frames that stay in memory", is_more).ok()) {
+        Some(()) => Ok(()),
+        None => until("frames that stay in memory", is_more),
+    }
 }
 
 fn left(status: &Status) -> u64 {

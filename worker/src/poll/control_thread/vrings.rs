@@ -6,6 +6,7 @@ use sv3::ids::QueueId;
 use sv3::ipc::{RingAddr, RingFault};
 
 use super::{ControlThread, NO_PORT};
+use crate::port::kind::Kind;
 use crate::port::vring::Vring;
 use crate::port::vring::queue::Queue;
 use crate::port::vring::setup::RingSetup;
@@ -36,7 +37,13 @@ impl ControlThread {
 
     /// Sets how the guest is signalled.
     pub(super) fn set_call(&mut self, queue: QueueId, call: Option<OwnedFd>) -> nix::Result<()> {
-        self.use_queue(queue)?.vring().ok_or(NO_PORT)?.call = call;
+        let mut lease = self.use_queue(queue)?;
+        let vring = lease.vring().ok_or(NO_PORT)?;
+        vring.call = call;
+        // What was signalled meanwhile by the earlier eventfd, or by none, may not have been heard.
+        if vring.runs() && !self.standby {
+            vring.signal();
+        }
         Ok(())
     }
 

@@ -38,6 +38,10 @@ pub struct Marks {
 
 /// Most descriptors that one look at chains reads: as many as the chains of one burst have at most.
 pub const STEPS: usize = Settings::MAX_BATCH as usize * MAX_SLICES;
+/// The same at the start of a ring, where the chains of a dead worker's burst are looked for: as many as frames of a burst
+/// have in buffers of a page. A guest whose chains have more of them, each of a few octets, can spoil its own migration by
+/// that, and does not stop the worker.
+pub const STEPS_AT_START: usize = Settings::MAX_BATCH as usize * 64;
 
 impl Marks {
     /// Most octets that are written to one chain.

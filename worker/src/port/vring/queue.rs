@@ -72,6 +72,11 @@ impl Queue {
         either!(self, ring => ring.set_marks(marks));
     }
 
+    /// Marks the available chains, if pages are marked.
+    pub fn mark_available(&self) {
+        either!(self, ring => ring.mark_available());
+    }
+
     /// See [`Virtqueue::disarm`].
     pub fn disarm(&mut self) {
         either!(self, ring => ring.disarm());

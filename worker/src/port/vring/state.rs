@@ -64,6 +64,9 @@ impl Vring {
         self.fault = None;
         if self.log.is_some() {
             self.mark();
+            if let Some(queue) = &self.queue {
+                queue.mark_available();
+            }
         }
         Ok(())
     }

@@ -2,17 +2,23 @@
 
 use super::*;
 use crate::memory::dirty_log::DirtyLog;
-use crate::port::vring::marks::{Marks, STEPS};
+use crate::port::vring::marks::{Marks, STEPS, STEPS_AT_START};
 
 impl PackedRing {
-    /// Marks pages from now on, or no more. What was written before and may not be marked is marked now.
+    /// Marks pages from now on, or no more. What was written to the ring before and may not be marked is marked now.
     pub fn set_marks(&mut self, marks: Option<Box<Marks>>) {
         self.marks = marks;
         let Some(marks) = &self.marks else { return };
         DirtyLog::order();
         marks.device_area(0, 4);
         marks.descriptors(0, self.size.into());
-        let (mut at, mut steps, mut seen) = (self.next, STEPS, 0);
+    }
+
+    /// Marks the available chains: a worker that died may have written to some of them.
+    pub fn mark_available(&self) {
+        let Some(marks) = &self.marks else { return };
+        DirtyLog::order();
+        let (mut at, mut steps, mut seen) = (self.next, STEPS_AT_START, 0);
         while seen < self.size && steps > 0 {
             let mut descriptor = self.read(at);
             if !is_available(at, descriptor.flags) {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::memory::dirty_log::DirtyLog;
-use crate::port::vring::marks::{Marks, STEPS};
+use crate::port::vring::marks::{Marks, STEPS, STEPS_AT_START};
 use crate::process::crash_points::{CrashPoint, pass};
 
 /// Offset of `used.idx` in the used ring.
@@ -12,15 +12,21 @@ const ENTRIES: u64 = 4;
 const ENTRY: u64 = 8;
 
 impl SplitRing {
-    /// Marks pages from now on, or no more. What was written before and may not be marked is marked now.
+    /// Marks pages from now on, or no more. What was written to the ring before and may not be marked is marked now.
     pub fn set_marks(&mut self, marks: Option<Box<Marks>>) {
         self.marks = marks;
         let Some(marks) = &self.marks else { return };
         DirtyLog::order();
         let event = if self.event_idx { 2 } else { 0 };
         marks.device_area(0, ENTRIES + ENTRY * u64::from(self.size) + event);
+    }
+
+    /// Marks the available chains: a worker that died may have written to some of them.
+    pub fn mark_available(&self) {
+        let Some(marks) = &self.marks else { return };
+        DirtyLog::order();
         let seen = u16::from_le(self.avail_head.at(1).load(Acquire));
-        let (available, mut steps) = (seen.wrapping_sub(self.next).min(self.size), STEPS);
+        let (available, mut steps) = (seen.wrapping_sub(self.next).min(self.size), STEPS_AT_START);
         for at in 0..available {
             marks.written(Marks::LONGEST, &mut steps).chain(self, self.head(self.next.wrapping_add(at)));
         }
