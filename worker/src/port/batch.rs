@@ -126,8 +126,9 @@ pub enum Begin<'t> {
 }
 
 impl<'t> PlainFrame<'t> {
-    /// The frame's octets as they are to be delivered: a snapshot, how many octets of the slice are in front of what goes on
-    /// behind the snapshot if the snapshot's length is counted with them, and how many octets there are in all.
+    /// What [`super::sink::Outgoing`] needs of the frame: its snapshot, `skip` and its length. With another tag the snapshot
+    /// is longer or shorter than the octets that it replaces, so `skip` makes up for the difference: the octets behind the
+    /// snapshot begin at `skip` plus the snapshot's length.
     pub fn outgoing(&self) -> (Snapshot<'t>, usize, usize) {
         let len = self.slice.len().saturating_sub(NET_HDR_LEN);
         match self.begin {

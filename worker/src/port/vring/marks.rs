@@ -12,7 +12,9 @@
 //!
 //! A worker may die between any two of these steps. What it has published of buffers is marked. What it has written and not
 //! published, or published and not marked, lies in the ring's own areas or in chains that are available. So a ring that
-//! starts with a log marks these areas, and all chains that are available ([`Marks::LONGEST`] octets of each).
+//! starts with a log marks these areas, and the chains that are available ([`Marks::LONGEST`] octets of each), as many as a
+//! burst can have used ([`STEPS_AT_START`]). A log that comes while the ring runs finds no burst under way, so the areas are
+//! enough then: what a client may repeat at will costs little.
 
 use sv3::frame::MAX_FRAME;
 use sv3::ipc::Settings;

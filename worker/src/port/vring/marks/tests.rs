@@ -287,6 +287,23 @@ fn a_frame_marks_the_pages_of_its_octets_and_of_its_used_entry_only() {
     }
 }
 
+/// A client may change its log as often as it likes. Each time costs the ring's own areas; only a start looks at chains.
+#[test]
+fn chains_that_are_available_are_marked_when_a_ring_starts_and_not_when_its_log_changes() {
+    for packed in [false, true] {
+        let packed_bit = if packed { VIRTIO_F_RING_PACKED.mask() } else { 0 };
+        let mut migration = Migration::new(VIRTIO_F_VERSION_1.mask() | packed_bit);
+        migration.side.offer(0, &[(DATA, 0x1000)], false);
+        migration.log.take();
+        migration.vring.mark();
+        let of_log = migration.log.take();
+        migration.start();
+        let of_start = migration.log.take();
+        let has_buffer = |pages: &std::collections::BTreeSet<u64>| pages.contains(&(DATA / PAGE));
+        assert!(!of_log.is_empty() && !has_buffer(&of_log) && has_buffer(&of_start), "packed: {packed}");
+    }
+}
+
 #[test]
 fn a_hostile_ring_costs_a_bounded_time() {
     let mut migration = Migration::new(VIRTIO_F_VERSION_1.mask());
