@@ -4,6 +4,7 @@
 
 mod card;
 mod groups;
+mod turns;
 
 use sv3::frame::MacAddr;
 use sv3::rules::{Bucket, Guard, Isolation, PortRules, Prefix4, Sources, TagType, Unit, Vid, Vids, Vlan};
@@ -26,7 +27,7 @@ const BURST: u16 = 32;
 /// `card-out` and `card-card` in its place have a network card as sender, as receiver, and as both; with
 /// `card-out-zero-copy` it reads the guest's memory. More than 1,518 octets to a card are a frame of TCP, in pieces of 4 KiB,
 /// that the card segments. `group` and `group-snooped` send to a multicast group; `access`, `untag`, `tag`, `isolated`, `guard`, `limit` and `strict` have ports
-/// with rules.
+/// with rules. `turns-2`, `turns-4` and `turns-16` send to so many receivers in turn.
 #[test]
 #[ignore = "a measurement"]
 fn pace() {
@@ -43,6 +44,9 @@ fn pace() {
             Some((_, "card-card")) => card::passes(octets, bursts),
             Some((_, "group")) => groups::measure(octets, bursts, false),
             Some((_, "group-snooped")) => groups::measure(octets, bursts, true),
+            Some((_, "turns-2")) => turns::measure(octets, bursts, 2),
+            Some((_, "turns-4")) => turns::measure(octets, bursts, 4),
+            Some((_, "turns-16")) => turns::measure(octets, bursts, 16),
             Some((_, rules)) => measure(octets, bursts, rules),
             _ => measure(octets, bursts, ""),
         };
