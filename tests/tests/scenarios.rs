@@ -21,6 +21,7 @@ mod hostile_rings;
 mod hostile_worker;
 mod idle;
 mod lifecycle;
+mod log_forms;
 mod mirror;
 mod moves;
 mod multicast;
