@@ -9,6 +9,7 @@ mod card_scripts;
 mod cli;
 mod client_class;
 mod declared_ports;
+mod doctor;
 mod features;
 mod hostile_budgets;
 mod hostile_cases;
