@@ -32,6 +32,7 @@ mod pausing;
 mod pending_clients;
 mod polling;
 mod restart;
+mod schemas;
 mod signals;
 mod slices;
 mod standby;
