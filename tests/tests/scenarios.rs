@@ -24,6 +24,7 @@ mod idle;
 mod lifecycle;
 mod log_forms;
 mod mirror;
+mod monitoring;
 mod moves;
 mod multicast;
 mod offload_matrix;
