@@ -9,6 +9,8 @@ mod control;
 mod crashes;
 mod declare;
 mod doctor;
+#[cfg(test)]
+mod documents;
 mod fdb;
 mod groups;
 mod metrics;

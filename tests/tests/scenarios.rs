@@ -10,6 +10,7 @@ mod cli;
 mod client_class;
 mod declared_ports;
 mod doctor;
+mod documents;
 mod features;
 mod hostile_budgets;
 mod hostile_cases;
