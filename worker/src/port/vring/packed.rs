@@ -16,7 +16,6 @@
 //! 3. The used elements go to guest memory, except the first. The driver looks at the first one first, so it sees
 //!    none.
 //! 4. The first used element: now the driver sees all of them.
-//! 5. One store to the position: the new position, and no entries to publish.
 //! 5. One store to the position: the new position, nothing to be published.
 //!
 //! A worker that dies before 2 leaves nothing, and the next one takes all chains again. If a worker dies between 2
