@@ -10,6 +10,10 @@ use crate::mirror::Mirror;
 use crate::snooping::Snooping;
 use crate::trace::FRAME_MAX;
 
+/// Version of the protocol: what requests and answers mean. It grows when a request or a field goes or means something
+/// else, and not when one is added (docs/operate/control.md).
+pub const PROTOCOL: u32 = 1;
+
 /// Most octets of a request, with the newline at its end: a mirror of 16 ports with the longest names has 600.
 pub const LINE_MAX: usize = 4096;
 

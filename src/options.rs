@@ -14,6 +14,8 @@ pub struct RunOption {
     pub default: &'static str,
     /// Its text in `--help`.
     pub help: &'static str,
+    /// Its letter, if it has one.
+    pub short: Option<char>,
 }
 
 /// The form of an option's value.
@@ -34,19 +36,19 @@ pub enum Kind {
 }
 
 const fn path(name: &'static str, value: &'static str, help: &'static str) -> RunOption {
-    RunOption { name, value: Some(value), kind: Kind::Path, default: "", help }
+    RunOption { name, value: Some(value), kind: Kind::Path, default: "", help, short: None }
 }
 
 const fn switch(name: &'static str, help: &'static str) -> RunOption {
-    RunOption { name, value: None, kind: Kind::Switch, default: "", help }
+    RunOption { name, value: None, kind: Kind::Switch, default: "", help, short: None }
 }
 
 const fn number(name: &'static str, bounds: (u32, u32), default: &'static str, help: &'static str) -> RunOption {
-    RunOption { name, value: Some("N"), kind: Kind::Number(bounds.0, bounds.1), default, help }
+    RunOption { name, value: Some("N"), kind: Kind::Number(bounds.0, bounds.1), default, help, short: None }
 }
 
 const fn text(name: &'static str, value: &'static str, help: &'static str) -> RunOption {
-    RunOption { name, value: Some(value), kind: Kind::Text, default: "", help }
+    RunOption { name, value: Some(value), kind: Kind::Text, default: "", help, short: None }
 }
 
 /// The front door.
@@ -69,6 +71,7 @@ pub const STREAM: RunOption = RunOption {
     default: "",
     help: "One more door, where a client sends frames at once, each after its length, as QEMU's `-netdev stream` does; \
            may be given several times; see docs/use/attach.md",
+    short: None,
 };
 /// The file with declared ports.
 pub const CONFIG: RunOption =
@@ -100,6 +103,7 @@ pub const CHAOS: RunOption = RunOption {
     kind: Kind::Seconds,
     default: "",
     help: "Kill the worker at random times, SECONDS apart on average, to see that guests do not notice",
+    short: None,
 };
 /// The file for events.
 pub const LOG: RunOption = path(
@@ -107,6 +111,21 @@ pub const LOG: RunOption = path(
     "FILE",
     "Append events to a file instead of printing them; SIGHUP opens it anew; docs/operate/events.md describes events",
 );
+/// The form of events.
+pub const LOG_FORMAT: RunOption = text(
+    "log-format",
+    "FORM",
+    "How events are written: json (a line each), text (for people), journal (systemd's, with fields), or auto, which \
+     takes text at a terminal and journal under systemd [default: auto]",
+);
+/// More in the log.
+pub const VERBOSE: RunOption =
+    RunOption { short: Some('v'), ..switch("verbose", "In text, write each event's name and fields too") };
+/// Less in the log.
+pub const QUIET: RunOption = RunOption {
+    short: Some('q'),
+    ..switch("quiet", "Write warnings and errors only, and do not print how to attach a guest")
+};
 /// The address for metrics.
 pub const METRICS: RunOption = text(
     "metrics",
@@ -120,6 +139,7 @@ pub const REQUIRE_LANDLOCK: RunOption = RunOption {
     kind: Kind::Number(0, 7),
     default: "0",
     help: "Refuse to run with a lower landlock ABI (1 to 7); see docs/understand/confinement.md [default: any]",
+    short: None,
 };
 /// The longest time that workers spin.
 pub const POLL_US: RunOption = number(
@@ -159,7 +179,7 @@ pub const SNOOPING: RunOption = switch(
 );
 
 /// All of them, in the order of `--help`.
-pub const ALL: [&RunOption; 17] = [
+pub const ALL: [&RunOption; 20] = [
     &SOCKET,
     &CONTROL,
     &CONFIG,
@@ -170,6 +190,9 @@ pub const ALL: [&RunOption; 17] = [
     &BLAME,
     &CHAOS,
     &LOG,
+    &LOG_FORMAT,
+    &VERBOSE,
+    &QUIET,
     &METRICS,
     &REQUIRE_LANDLOCK,
     &POLL_US,

@@ -14,6 +14,9 @@ use crate::mirror::Mirror;
 pub struct Status {
     /// sv3's version.
     pub version: String,
+    /// Version of the control protocol ([`crate::control::PROTOCOL`]); 0: before there was one.
+    #[serde(default)]
+    pub protocol: u32,
     /// The supervisor.
     pub supervisor: SupervisorStatus,
     /// The worker.

@@ -17,14 +17,12 @@ use sv3::status::Status;
 
 use crate::declare::give::send;
 use crate::output::harmless;
-use crate::place;
+use crate::place::{self, PATH_MAX};
 
 /// Longest time to wait for an answer.
 const ANSWER_TIME: Duration = Duration::from_secs(25);
 /// Most octets of an answer: that of 1,024 ports has some 2 MiB.
 const ANSWER_MAX: u64 = 64 << 20;
-/// Most octets of a socket's path (unix(7)).
-const PATH_MAX: usize = 107;
 
 /// The switch to ask.
 #[derive(Args, Clone)]
@@ -59,6 +57,11 @@ impl AsFd for Running {
 }
 
 impl Control {
+    /// The switch with this control socket, or that of `sv3 run`.
+    pub fn at(control: Option<PathBuf>) -> Control {
+        Control { control }
+    }
+
     /// The switch that serves the control socket, and its status. It is asked for its process id: the kernel's answer
     /// would be who made the socket, which another supervisor may have taken over since.
     pub fn running(&self) -> Result<(Running, Status), String> {

@@ -8,6 +8,9 @@ mod config;
 mod control;
 mod crashes;
 mod declare;
+mod doctor;
+#[cfg(test)]
+mod documents;
 mod fdb;
 mod groups;
 mod metrics;
@@ -27,6 +30,9 @@ mod web;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+/// Exit status of `sv3 doctor` if something stops sv3 or a guest.
+const SOMETHING_STOPS: u8 = 3;
 
 /// A userspace Ethernet switch for virtual machines whose data path can crash without a guest noticing.
 #[derive(Parser)]
@@ -50,6 +56,7 @@ enum Verb {
     Groups(groups::Show),
     Snooping(groups::Snoop),
     Audit(audit::Show),
+    Doctor(doctor::Doctor),
     Fdb(fdb::Fdb),
     Port(port::Port),
     #[command(name = "check-config")]
@@ -83,6 +90,11 @@ fn main() -> ExitCode {
         Verb::Groups(show) => show.exec(),
         Verb::Snooping(snoop) => snoop.exec(),
         Verb::Audit(show) => show.exec(),
+        Verb::Doctor(doctor) => match doctor.exec() {
+            Ok(true) => Ok(()),
+            Ok(false) => return ExitCode::from(SOMETHING_STOPS),
+            Err(problem) => Err(problem),
+        },
         Verb::Fdb(fdb) => fdb.exec(),
         Verb::Port(port) => port.exec(),
         Verb::CheckConfig(check) => check.exec(),

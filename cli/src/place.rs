@@ -9,6 +9,9 @@ pub const SOCKET: &str = "vhost-user.sock";
 /// Name of the control socket in the folder.
 pub const CONTROL: &str = "control.sock";
 
+/// Most octets of a socket's path (unix(7)).
+pub const PATH_MAX: usize = 107;
+
 /// The folder of the sockets: `$XDG_RUNTIME_DIR/sv3`, else `/tmp/sv3-UID`.
 pub fn folder() -> PathBuf {
     let uid = nix::unistd::geteuid().as_raw();

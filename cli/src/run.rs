@@ -16,8 +16,8 @@ use crate::place;
 
 /// Run a switch in the foreground, as any user, without privileges.
 ///
-/// Prints how to attach a guest. Writes events to stderr or to --log, a line of JSON each. Ends by Ctrl-C, SIGTERM or
-/// SIGQUIT, and when its terminal is closed.
+/// Prints how to attach a guest. Writes events to stderr or to --log: sentences at a terminal, else a line of JSON each.
+/// Ends by Ctrl-C, SIGTERM or SIGQUIT, and when its terminal is closed.
 #[derive(Args)]
 pub struct Run {
     #[command(flatten)]
@@ -99,7 +99,7 @@ impl Args for Options {
 }
 
 fn argument(option: &'static RunOption) -> Arg {
-    let argument = Arg::new(option.name).long(option.name).help(option.help);
+    let argument = Arg::new(option.name).long(option.name).short(option.short).help(option.help);
     let Some(value) = option.value else { return argument.action(ArgAction::SetTrue) };
     // The supervisor checks bounds and forms.
     let parser: ValueParser = match option.kind {

@@ -13,6 +13,7 @@ use sv3::options::{self, Kind, RunOption};
 use sv3::snooping::{Snooping, SnoopingRun};
 
 use crate::doors::stream::StreamDoor;
+use crate::telemetry::form::{Verbosity, Wanted};
 use sv3::http::parse_address;
 
 /// The parsed command line. Paths are absolute.
@@ -40,6 +41,10 @@ pub struct Args {
     pub chaos: Option<Duration>,
     /// The file for events; absent: they go to stderr.
     pub log: Option<PathBuf>,
+    /// The form of events.
+    pub log_format: Wanted,
+    /// How many events are written.
+    pub verbosity: Verbosity,
     /// The loopback address at which metrics are served.
     pub metrics: Option<SocketAddr>,
     /// The supervisor refuses to run with a lower landlock ABI.
@@ -93,6 +98,8 @@ impl Args {
             blame: given.number::<u32>(&options::BLAME)? as usize,
             chaos: given.value(&options::CHAOS, seconds)?,
             log: given.last(&options::LOG).map(PathBuf::from),
+            log_format: given.value(&options::LOG_FORMAT, Wanted::parse)?.unwrap_or_default(),
+            verbosity: given.verbosity()?,
             metrics: given.value(&options::METRICS, parse_address)?,
             require_landlock: given.value(&options::REQUIRE_LANDLOCK, landlock)?.unwrap_or(0),
             threads,
@@ -180,6 +187,15 @@ impl Given {
         number.ok_or_else(|| format!("--{} must be {least} to {most}", option.name))
     }
 
+    fn verbosity(&self) -> Result<Verbosity, String> {
+        match (self.has(&options::VERBOSE), self.has(&options::QUIET)) {
+            (true, true) => Err("--verbose and --quiet exclude each other".to_string()),
+            (true, false) => Ok(Verbosity::Verbose),
+            (false, true) => Ok(Verbosity::Quiet),
+            (false, false) => Ok(Verbosity::Usual),
+        }
+    }
+
     /// A path. It is an error if the option was not given.
     fn path(&self, option: &RunOption) -> Result<PathBuf, String> {
         let path = self.last(option).ok_or_else(|| format!("--{} is missing", option.name))?;
@@ -239,6 +255,8 @@ mod tests {
             "--threads 0",
             "--threads 65",
             "--threads 2 --cpus 1",
+            "--log-format xml",
+            "--verbose --quiet",
         ] {
             assert!(parse(&format!("--socket /a --control /b --worker /c {wrong}")).is_err(), "{wrong}");
         }

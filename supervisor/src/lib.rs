@@ -23,6 +23,7 @@ mod timers;
 mod token;
 mod workers;
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -38,6 +39,8 @@ use sv3::foreign::ForeignFd;
 use sv3::ledger::LedgerMap;
 use sv3::timeslice::TimeSlice;
 use sv3_policy::WorkerRole;
+use telemetry::event::{self, Events};
+use telemetry::form::{self, Verbosity};
 use workers::WorkerConfig;
 use workers::spawner::Spawner;
 
@@ -95,15 +98,15 @@ fn run(args: Args) -> Result<(), String> {
         return Err(too_little_landlock(achieved, args.require_landlock));
     }
     let spawner = Spawner::clone(&args.worker, &args.of_worker(), args.log.as_deref())?;
-    let log = args.log.as_deref().map(telemetry::event::open_log).transpose()?.zip(args.log.clone());
+    let events = events(&args)?;
     let mut inherited = if args.take_over { Some(Inherited::ask(&args.control)?) } else { None };
     let Sockets { door, streams, control, http } = sockets(&args, inherited.as_mut(), http)?;
     let ledger = match &mut inherited {
         Some(inherited) => inherited.ledger()?,
-        None => new_ledger().map_err(|error| format!("cannot make the ledger: {error}"))?,
+        None => new_ledger().map_err(no_ledger)?,
     };
     let given = args.given.then(given::receive).transpose()?;
-    let announcement = announcement(&args.socket);
+    let announcement = (args.verbosity != Verbosity::Quiet).then(|| announcement(&args.socket));
     let workers = WorkerConfig {
         settings: args.settings,
         path: args.worker.clone(),
@@ -124,7 +127,7 @@ fn run(args: Args) -> Result<(), String> {
         workers,
         chaos,
         blame,
-        log,
+        events,
         announcement,
         ledger,
         inherited,
@@ -159,8 +162,26 @@ fn sockets(
     Ok(Sockets { door, streams, control, http })
 }
 
+/// The event log, in the form that was asked for.
+fn events(args: &Args) -> Result<Events, String> {
+    let file = args.log.as_deref().map(event::open_log).transpose()?.zip(args.log.clone());
+    let (form, journal) = args.log_format.settle(file.is_some())?;
+    let journal = journal.map(|socket| (socket, form::JOURNAL.into()));
+    Ok(Events::new(file.or(journal)).written(form, args.verbosity))
+}
+
 fn new_ledger() -> std::io::Result<(ForeignFd, LedgerMap)> {
     LedgerMap::create().map(|(fd, map)| (fd.into(), map))
+}
+
+fn no_ledger(error: std::io::Error) -> String {
+    let why = match error.kind() {
+        ErrorKind::PermissionDenied | ErrorKind::Unsupported => {
+            "; it is a memory file, so the container or unit that sv3 runs in must allow memfd_create"
+        }
+        _ => "",
+    };
+    format!("cannot make the ledger: {error}{why}")
 }
 
 /// Binds the doors for streams: all of them, or none.

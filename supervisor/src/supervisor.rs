@@ -41,10 +41,8 @@ mod succession;
 pub mod taking_over;
 mod tracing;
 
-use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::EpollFlags;
@@ -65,6 +63,7 @@ use crate::ports::file_kernel;
 use crate::reactor::{Reactor, Wait};
 use crate::signals::{self, Action};
 use crate::telemetry::Telemetry;
+use crate::telemetry::event::Events;
 use crate::timers::Timers;
 use crate::token::Token;
 use crate::workers::closers;
@@ -136,10 +135,10 @@ pub struct Parts {
     pub chaos: Option<Duration>,
     /// Deaths of workers in ten seconds that put a client in quarantine; 0: none do.
     pub blame: usize,
-    /// The file for events, and its name; absent: events go to stderr.
-    pub log: Option<(File, PathBuf)>,
+    /// The event log.
+    pub events: Events,
     /// Printed to stdout when clients can be served.
-    pub announcement: String,
+    pub announcement: Option<String>,
     /// The ledger and its file.
     pub ledger: (ForeignFd, LedgerMap),
     /// All else that the last supervisor left.
@@ -157,7 +156,7 @@ impl Supervisor {
             doors: Doors::new(parts.door, parts.control, parts.http),
             clients: Clients::new(parts.blame),
             workers: Workers::new(parts.workers, parts.spawner, parts.ledger, parts.chaos)?,
-            telemetry: Telemetry::new(parts.log, parts.announcement),
+            telemetry: Telemetry::new(parts.events, parts.announcement),
             captures: Captures::default(),
             mirrors: Mirrors::default(),
             handing_over: None,
@@ -335,7 +334,7 @@ impl Supervisor {
             match signals::action(signal, info.ssi_code) {
                 Action::Nothing => {}
                 Action::Reap => self.reap(),
-                Action::Reopen if self.telemetry.events.log().is_some() => self.reopen_log(),
+                Action::Reopen if self.telemetry.events.can_reopen() => self.reopen_log(),
                 Action::End | Action::Reopen if self.ending.is_some() => self.over = Some(Ok(())),
                 Action::End | Action::Reopen => self.end(signal),
             }

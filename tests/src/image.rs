@@ -24,6 +24,8 @@ pub enum Suite {
     Tcpdump,
     /// FRR of Debian's development branch.
     Routers,
+    /// Prometheus of Debian's development branch.
+    Monitoring,
 }
 
 impl Suite {
@@ -36,6 +38,7 @@ impl Suite {
             Suite::Uplinks => "sid-uplinks",
             Suite::Tcpdump => "bookworm-tcpdump",
             Suite::Routers => "sid-routers",
+            Suite::Monitoring => "sid-monitoring",
         }
     }
 }
@@ -74,6 +77,7 @@ pub fn tree(suite: Suite) -> Result<PathBuf> {
         Suite::Uplinks => cache_with("uplinks"),
         Suite::Tcpdump => cache_with("tcpdump"),
         Suite::Routers => cache_with("routers"),
+        Suite::Monitoring => cache_with("monitoring"),
         Suite::Bookworm | Suite::Sid => cache(),
     };
     Ok(cache?.join(suite.name()))

@@ -24,6 +24,7 @@ pub mod nic;
 pub mod patience;
 pub mod peers;
 pub mod pingpong;
+pub mod schema;
 pub mod screen;
 #[allow(clippy::panic)]
 pub mod silence;

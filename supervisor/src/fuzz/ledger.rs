@@ -151,6 +151,7 @@ fn show(ledger: &LedgerMap, death: &Death) {
         Peer { stream: std::rc::Rc::new(std::os::fd::OwnedFd::from(stream).into()), pid: 3, uid: 4, is_lent: false },
     );
     let status = Status {
+        protocol: sv3::control::PROTOCOL,
         declared: Vec::new(),
         pending_clients: 0,
         captures: Vec::new(),

@@ -129,6 +129,7 @@ impl Supervisor {
         let worker = self.workers.serving.as_ref();
         Status {
             version: env!("CARGO_PKG_VERSION").to_string(),
+            protocol: sv3::control::PROTOCOL,
             supervisor: self.telemetry.status(),
             worker: WorkerStatus {
                 pid: worker.and_then(|worker| worker.pid).and_then(|pid| u32::try_from(pid.as_raw()).ok()),

@@ -19,6 +19,7 @@ use crate::doors::listener::Listener;
 use crate::doors::stream::StreamForm;
 use crate::ports::holdings::Holdings;
 use crate::supervisor::{Parts, Supervisor};
+use crate::telemetry::event::Events;
 use crate::workers::WorkerConfig;
 use crate::workers::spawner::Spawner;
 
@@ -72,9 +73,9 @@ impl Live {
             blame: 3,
             chaos: None,
             // With SV3_FUZZ_LOG, events go to stderr.
-            log: std::env::var_os("SV3_FUZZ_LOG").is_none().then(|| (null, "/dev/null".into())),
+            events: Events::new(std::env::var_os("SV3_FUZZ_LOG").is_none().then(|| (null, "/dev/null".into()))),
             http: None,
-            announcement: String::new(),
+            announcement: None,
             signals: SigSet::empty(),
             ledger: LedgerMap::create().map(|(fd, map)| (fd.into(), map)).unwrap(),
             inherited: None,

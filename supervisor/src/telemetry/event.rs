@@ -1,4 +1,5 @@
-//! Events: what happened, as one line of JSON each on stderr or in a file. See docs/operate/events.md.
+//! Events: what happened, as one line each on stderr or in a file, or as one datagram to the journal. See
+//! docs/operate/events.md.
 //!
 //! Nothing here blocks. A line is at most `PIPE_BUF` octets and is written only when there is room for that many;
 //! otherwise it is dropped and counted, and the next line says how many were lost. If only a part of a line could be
@@ -16,6 +17,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 use serde_json::Value;
+
+use crate::telemetry::form::{self, Form, Level, Verbosity};
 
 /// Longest message, in characters.
 const MESSAGE_MAX: usize = 600;
@@ -45,6 +48,7 @@ pub struct Named {
 struct Line<'a> {
     time: String,
     event: &'a str,
+    level: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     port: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -59,8 +63,10 @@ struct Line<'a> {
 
 /// The event log.
 pub struct Events {
-    /// The file for lines, and its name; absent: lines go to stderr.
+    /// The file for lines, and its name; absent: lines go to stderr. The journal's socket is one too.
     file: Option<(File, PathBuf)>,
+    form: Form,
+    verbosity: Verbosity,
     /// The last thing written is an incomplete line.
     torn: bool,
     /// A message on stderr has said that the file cannot be written.
@@ -91,7 +97,34 @@ impl Events {
     /// An event log that writes to a file, or to stderr.
     pub fn new(file: Option<(File, PathBuf)>) -> Events {
         let (refilled, names) = (Instant::now(), BTreeMap::new());
-        Events { file, torn: false, failing: false, lost: 0, lost_ever: 0, budget: BURST, refilled, names }
+        let (form, verbosity) = (Form::default(), Verbosity::default());
+        Events {
+            file,
+            form,
+            verbosity,
+            torn: false,
+            failing: false,
+            lost: 0,
+            lost_ever: 0,
+            budget: BURST,
+            refilled,
+            names,
+        }
+    }
+
+    /// The same in this form, and only so much.
+    pub fn written(self, form: Form, verbosity: Verbosity) -> Events {
+        Events { form, verbosity, ..self }
+    }
+
+    /// Whether events go to a file that can be opened anew.
+    pub fn can_reopen(&self) -> bool {
+        self.file.is_some() && !self.is_journal()
+    }
+
+    /// Whether events go to the journal.
+    pub fn is_journal(&self) -> bool {
+        self.form == Form::Journal
     }
 
     /// The file that events go to, if not stderr.
@@ -167,20 +200,23 @@ impl Events {
     }
 
     fn write(&mut self, event: &str, id: Option<ClientId>, message: String, fields: Option<Value>) {
+        if !self.verbosity.takes(event) {
+            return;
+        }
         // A pending client has no port: only its process is named.
         let port = id.filter(|id| usize::from(id.slot) < sv3::MAX_PORTS);
         let port = port.map(|id| self.names.get(&id.slot).cloned().unwrap_or(format!("p{}", id.slot)));
         let line = Line {
             time: rfc3339(SystemTime::now()),
             event,
+            level: Level::of(event).name(),
             port,
             client_pid: id.map(|id| id.pid),
             message: message.chars().take(MESSAGE_MAX).collect(),
             fields,
             events_lost: (self.lost > 0).then_some(self.lost),
         };
-        let mut octets = serde_json::to_vec(&line).unwrap_or_default();
-        octets.push(b'\n');
+        let mut octets = self.render(&line);
         if self.torn {
             octets.insert(0, b'\n');
         }
@@ -196,6 +232,20 @@ impl Events {
             false => self.lose(),
         }
         self.tell_of_failure(error);
+    }
+
+    /// The line in the form of this log, with its newline.
+    fn render(&self, line: &Line<'_>) -> Vec<u8> {
+        let mut octets = match self.form {
+            Form::Json => serde_json::to_vec(line).unwrap_or_default(),
+            Form::Text => {
+                let value = serde_json::to_value(line).unwrap_or_default();
+                form::text(&value, self.verbosity).into_bytes()
+            }
+            Form::Journal => return form::datagram(&serde_json::to_value(line).unwrap_or_default()),
+        };
+        octets.push(b'\n');
+        octets
     }
 
     /// Says once on stderr that the file cannot be written, and again only after a write succeeded.

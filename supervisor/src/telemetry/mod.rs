@@ -2,13 +2,13 @@
 
 pub mod crash_log;
 pub mod event;
+pub mod form;
 pub mod groups;
 pub mod metrics;
 pub mod status;
 
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -40,15 +40,9 @@ pub struct Telemetry {
 }
 
 impl Telemetry {
-    /// Events go to this file, or else to stderr.
-    pub fn new(log: Option<(File, PathBuf)>, announcement: String) -> Telemetry {
-        Telemetry {
-            events: Events::new(log),
-            crash_log: CrashLog::default(),
-            started: Instant::now(),
-            landlock_abi: 0,
-            announcement: Some(announcement),
-        }
+    /// Telemetry with this event log. The announcement is written when clients can be served.
+    pub fn new(events: Events, announcement: Option<String>) -> Telemetry {
+        Telemetry { events, crash_log: CrashLog::default(), started: Instant::now(), landlock_abi: 0, announcement }
     }
 
     /// What the next supervisor must know.
@@ -76,6 +70,11 @@ impl Telemetry {
         let pid = std::process::id();
         let fields = json!({ "pid": pid, "landlock_abi": landlock_abi });
         self.events.say_with("start", format!("supervisor {pid} started, landlock ABI {landlock_abi}"), fields);
+        if landlock_abi == 0 {
+            let message = "this kernel gives no landlock: the switch is confined by seccomp alone (`sv3 doctor` says what \
+                           helps, and --require-landlock refuses to run so)";
+            self.events.say("no_landlock", message);
+        }
         if ports < PORTS_FEW {
             let message = format!(
                 "{files} open files are enough for some {ports} ports: raise the hard limit (`ulimit -Hn`, \
@@ -133,6 +132,10 @@ impl Telemetry {
 
     /// The files that telemetry owns.
     pub fn files(&self) -> impl Iterator<Item = OpenFile<'_>> {
-        self.events.log().into_iter().map(|log| OpenFile::borrowed(log, "file", "events, by --log"))
+        let (kind, purpose) = match self.events.is_journal() {
+            true => ("socket", "events, to the journal"),
+            false => ("file", "events, by --log"),
+        };
+        self.events.log().into_iter().map(move |log| OpenFile::borrowed(log, kind, purpose))
     }
 }
