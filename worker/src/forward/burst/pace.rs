@@ -105,7 +105,8 @@ fn measure(octets: u32, bursts: u32, name: &str) -> Vec<u64> {
         logs::merge(&fixture, &receiver);
     }
     if name.ends_with("log") {
-        [(0, 1, &sender), (1, 0, &receiver)].map(|(slot, ring, driver)| logs::begin(&fixture, (slot, ring), driver));
+        logs::begin(&fixture, (0, 1), &sender);
+        logs::begin(&fixture, (1, 0), &receiver);
     }
     let port = fixture.ports.get(0).unwrap();
     let mut queue = port.transmit(0).unwrap().lease(0).unwrap();

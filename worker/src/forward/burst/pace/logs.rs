@@ -22,7 +22,8 @@ pub fn begin(fixture: &Fixture, (slot, ring): (u16, u16), driver: &Driver) {
     let vring = lease.vring().unwrap();
     let addr = driver.addr();
     let device_area = driver.memory.guest_addr_of_user(addr.used);
-    let marks = Marks::new(log.clone(), &driver.memory, device_area, addr.desc);
+    let mut marks = Marks::new(log.clone(), &driver.memory, device_area, addr.desc);
+    marks.only_reads = ring == 1;
     vring.log = Some(log);
     vring.queue.as_mut().unwrap().set_marks(Some(Box::new(marks)));
 }
