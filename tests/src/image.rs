@@ -24,6 +24,8 @@ pub enum Suite {
     Tcpdump,
     /// FRR of Debian's development branch.
     Routers,
+    /// libvirt of Debian's development branch, with QEMU.
+    Libvirt,
     /// Prometheus of Debian's development branch.
     Monitoring,
 }
@@ -38,6 +40,7 @@ impl Suite {
             Suite::Uplinks => "sid-uplinks",
             Suite::Tcpdump => "bookworm-tcpdump",
             Suite::Routers => "sid-routers",
+            Suite::Libvirt => "sid-libvirt",
             Suite::Monitoring => "sid-monitoring",
         }
     }
@@ -77,6 +80,7 @@ pub fn tree(suite: Suite) -> Result<PathBuf> {
         Suite::Uplinks => cache_with("uplinks"),
         Suite::Tcpdump => cache_with("tcpdump"),
         Suite::Routers => cache_with("routers"),
+        Suite::Libvirt => cache_with("libvirt"),
         Suite::Monitoring => cache_with("monitoring"),
         Suite::Bookworm | Suite::Sid => cache(),
     };

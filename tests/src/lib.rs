@@ -15,6 +15,7 @@ pub mod honest;
 pub mod hostile;
 pub mod image;
 pub mod leaving_memory;
+pub mod libvirt;
 pub mod lingering;
 pub mod machine;
 pub mod neighbour;

@@ -63,7 +63,8 @@ impl Peer {
             OvsTuning { huge_pages: true, .. } => "--in-memory -m 512",
             // What it wants for its frames' buffers it cannot get later.
             OvsTuning { spins_on: Some(_), .. } => "--no-huge -m 2048",
-            OvsTuning { .. } => "--no-huge -m 512",
+            // A port for which no buffers are left is removed when its client comes.
+            OvsTuning { .. } => "--no-huge -m 1536",
         };
         let extra = format!("--no-pci {memory} --no-telemetry -d {}", drivers.display());
         let mut settings = peer.program("usr/bin/ovs-vsctl")?;

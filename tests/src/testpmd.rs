@@ -86,6 +86,18 @@ impl Testpmd {
         Ok(wire)
     }
 
+    /// A wire between a switch, of which it is a client (virtio-user), and a client of its own (vhost): what one sends the
+    /// other receives.
+    pub fn extension(switch: &Path, socket: &Path, config: Config) -> Result<Testpmd> {
+        let mut command = command(config)?;
+        command.arg(format!("--vdev=net_vhost0,iface={}", socket.display()));
+        command.arg(format!("--vdev=net_virtio_user0,path={},queue_size=1024", switch.display()));
+        command.arg("--");
+        let mut wire = Testpmd::start(command, config)?;
+        wire.command("start")?;
+        Ok(wire)
+    }
+
     fn start(mut command: Command, config: Config) -> Result<Testpmd> {
         let queues = config.queue_pairs;
         command.args(["-i", "--no-flush-rx", "--total-num-mbufs=16384"]);

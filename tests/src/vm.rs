@@ -6,8 +6,10 @@
 mod agent;
 mod attachment;
 mod measure;
+mod memory;
 mod migration;
 mod qmp;
+mod snapshot;
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -19,7 +21,7 @@ use std::time::Duration;
 pub use agent::{Agent, Job, Output};
 pub use attachment::Attachment;
 pub use measure::{Ping, Stream};
-pub use migration::Moved;
+pub use migration::{Moved, Stage};
 pub use qmp::Qmp;
 use tempfile::TempDir;
 
@@ -33,6 +35,7 @@ use crate::machine::modules;
 pub struct Config {
     number: u8,
     qemu: Suite,
+    machine: &'static str,
     device: String,
     queue_pairs: u8,
     memory_mib: u32,
@@ -50,6 +53,11 @@ impl Config {
     /// The release whose QEMU runs it; the newest by default.
     pub fn qemu(self, qemu: Suite) -> Config {
         Config { qemu, ..self }
+    }
+
+    /// The machine's type; the newest `q35` of its QEMU by default.
+    pub fn machine(self, machine: &'static str) -> Config {
+        Config { machine, ..self }
     }
 
     /// Queue pairs and virtual processors; one by default.
@@ -100,7 +108,7 @@ impl Config {
         let (kernel, initrd) = image::kernel()?;
         let initrd = if self.modules.is_empty() { initrd } else { self.with_modules(&initrd, scratch)? };
         let mut command = qemu(self.qemu)?;
-        command.args(["-machine", "q35,memory-backend=ram"]);
+        command.arg("-machine").arg(format!("{},memory-backend=ram", self.machine));
         command.args(if has_kvm() { ["-accel", "kvm", "-cpu", "host"] } else { ["-accel", "tcg", "-cpu", "qemu64"] });
         command.arg("-smp").arg(self.queue_pairs.to_string());
         command.arg("-m").arg(match self.memory_slots {
@@ -195,8 +203,18 @@ impl Vm {
     /// A guest with 512 MiB and the addresses 10.0.0.NUMBER, fd00::NUMBER, and 52:54:00:00:00:NUMBER.
     pub fn number(number: u8) -> Config {
         let (qemu, device) = (Suite::Sid, String::new());
-        let (awaits_guest, modules) = (false, Vec::new());
-        Config { number, qemu, device, queue_pairs: 1, memory_mib: 512, memory_slots: 0, awaits_guest, modules }
+        let (machine, awaits_guest, modules) = ("q35", false, Vec::new());
+        Config {
+            number,
+            qemu,
+            machine,
+            device,
+            queue_pairs: 1,
+            memory_mib: 512,
+            memory_slots: 0,
+            awaits_guest,
+            modules,
+        }
     }
 
     /// Waits until the guest takes commands.
