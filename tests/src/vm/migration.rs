@@ -82,7 +82,7 @@ impl Vm {
         qmp.execute("migrate", json!({ "uri": place })).map(drop)
     }
 
-    fn await_migration(&self, meanwhile: &mut impl FnMut() -> Result<()>) -> Result<Moved> {
+    pub(super) fn await_migration(&self, meanwhile: &mut impl FnMut() -> Result<()>) -> Result<Moved> {
         let mut qmp = self.qmp()?;
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -102,7 +102,7 @@ impl Vm {
     }
 
     /// The guest runs in `to`, and this QEMU ends.
-    fn taken_over_by(self, mut to: Vm, moved: Moved) -> Result<(Vm, Moved)> {
+    pub(super) fn taken_over_by(self, mut to: Vm, moved: Moved) -> Result<(Vm, Moved)> {
         let deadline = Instant::now() + PATIENCE;
         let mut qmp = to.qmp()?;
         loop {
