@@ -92,14 +92,17 @@ fn memory_can_be_mapped_but_never_executed_nor_placed() {
         move || raw(libc::SYS_mmap, args)
     };
     use libc::{
-        MAP_ANONYMOUS, MAP_FIXED, MAP_GROWSDOWN, MAP_PRIVATE, MAP_SHARED, MAP_SHARED_VALIDATE, PROT_EXEC, PROT_NONE,
-        PROT_READ, PROT_WRITE,
+        MAP_ANONYMOUS, MAP_FIXED, MAP_GROWSDOWN, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, MAP_SHARED_VALIDATE,
+        PROT_EXEC, PROT_NONE, PROT_READ, PROT_WRITE,
     };
     const RW: i32 = PROT_READ | PROT_WRITE;
     for user in users() {
-        for (prot, flags, fd) in
-            [(RW, MAP_SHARED, fd), (PROT_NONE, MAP_SHARED, fd), (RW, MAP_PRIVATE | MAP_ANONYMOUS, -1)]
-        {
+        for (prot, flags, fd) in [
+            (RW, MAP_SHARED, fd),
+            (RW, MAP_SHARED | MAP_NORESERVE, fd),
+            (PROT_NONE, MAP_SHARED, fd),
+            (RW, MAP_PRIVATE | MAP_ANONYMOUS, -1),
+        ] {
             assert!(alive(confined(user, mmap(prot, flags, fd))), "{prot:#x} {flags:#x}");
         }
         for (prot, flags) in [
@@ -107,6 +110,7 @@ fn memory_can_be_mapped_but_never_executed_nor_placed() {
             (RW | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS),
             (PROT_EXEC, MAP_SHARED),
             (RW, MAP_SHARED | MAP_FIXED),
+            (RW, MAP_SHARED | MAP_FIXED | MAP_NORESERVE),
             (RW, MAP_SHARED_VALIDATE),
             (RW, MAP_PRIVATE),
             (RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN),

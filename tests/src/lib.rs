@@ -13,6 +13,7 @@ pub mod frames;
 pub mod guest;
 pub mod honest;
 pub mod hostile;
+pub mod hugepages;
 pub mod image;
 pub mod leaving_memory;
 pub mod libvirt;
@@ -29,6 +30,8 @@ pub mod schema;
 pub mod screen;
 #[allow(clippy::panic)]
 pub mod silence;
+#[allow(clippy::panic)]
+pub mod steady;
 pub mod stopped;
 pub mod switch;
 pub mod sysfs;

@@ -5,12 +5,16 @@
 
 mod agent;
 mod attachment;
+mod hardware;
 mod measure;
 mod memory;
 mod migration;
+mod noise;
 mod qmp;
 mod snapshot;
+mod update;
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -20,6 +24,7 @@ use std::time::Duration;
 
 pub use agent::{Agent, Job, Output};
 pub use attachment::Attachment;
+use hardware::Hardware;
 pub use measure::{Ping, Stream};
 pub use migration::{Moved, Stage};
 pub use qmp::Qmp;
@@ -42,6 +47,7 @@ pub struct Config {
     memory_slots: u8,
     awaits_guest: bool,
     modules: Vec<&'static str>,
+    hardware: Hardware,
 }
 
 impl Config {
@@ -101,21 +107,24 @@ impl Config {
             .stdout(OwnedFd::from(theirs))
             .stderr(fs::File::create(scratch.path().join("stderr"))?);
         let qemu = command.spawn()?;
-        Ok(Vm { number: self.number, qemu, agent: Agent::new(ours), scratch, has_modules: !self.modules.is_empty() })
+        let (agent, words) = (Agent::new(ours), command.get_args().map(ToOwned::to_owned).collect());
+        Ok(Vm { number: self.number, qemu, words, agent, scratch, has_modules: !self.modules.is_empty() })
     }
 
     fn command(&self, attachment: &Attachment, scratch: &Path) -> Result<Command> {
         let (kernel, initrd) = image::kernel()?;
         let initrd = if self.modules.is_empty() { initrd } else { self.with_modules(&initrd, scratch)? };
         let mut command = qemu(self.qemu)?;
-        command.arg("-machine").arg(format!("{},memory-backend=ram", self.machine));
+        command.arg("-machine").arg(format!("{},memory-backend=ram{}", self.machine, self.hardware.machine));
         command.args(if has_kvm() { ["-accel", "kvm", "-cpu", "host"] } else { ["-accel", "tcg", "-cpu", "qemu64"] });
         command.arg("-smp").arg(self.queue_pairs.to_string());
         command.arg("-m").arg(match self.memory_slots {
             0 => format!("{}M", self.memory_mib),
-            slots => format!("{}M,slots={slots},maxmem=4G", self.memory_mib),
+            slots => format!("{}M,slots={slots},maxmem={}G", self.memory_mib, self.hardware.maximal_memory_gib),
         });
-        command.arg("-object").arg(format!("memory-backend-memfd,id=ram,size={}M,share=on", self.memory_mib));
+        let (backend, mebibytes) = (&self.hardware.memory, self.memory_mib);
+        command.arg("-object").arg(format!("memory-backend-{backend},id=ram,size={mebibytes}M,share=on"));
+        command.args(&self.hardware.arguments);
         if self.awaits_guest {
             command.args(["-incoming", "defer"]);
         }
@@ -123,6 +132,7 @@ impl Config {
         command.arg("-device").arg(self.network_device());
         command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", scratch.join("qmp").display()));
         command.arg("-serial").arg(format!("file:{}", scratch.join("console").display())).args(["-serial", "stdio"]);
+        let kernel = if self.hardware.compressed_kernel { image::compressed_kernel()? } else { kernel };
         command.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
         command.arg("-append").arg(format!("{KERNEL_COMMAND_LINE} sv3.address={}", self.number));
         Ok(command)
@@ -152,7 +162,7 @@ impl Config {
             _ => "",
         };
         let (mac, device) = (self.number, &self.device);
-        format!("virtio-net-pci,netdev=net,romfile=,mac=52:54:00:00:00:{mac:02x}{vectors}{device}")
+        format!("virtio-net-pci,id=nic,netdev=net,romfile=,mac=52:54:00:00:00:{mac:02x}{vectors}{device}")
     }
 }
 
@@ -189,6 +199,8 @@ const MORE_MODULES: &str = "/modules/more";
 pub struct Vm {
     number: u8,
     qemu: Child,
+    /// How QEMU was started.
+    words: Vec<OsString>,
     agent: Agent,
     scratch: TempDir,
     has_modules: bool,
@@ -203,7 +215,7 @@ impl Vm {
     /// A guest with 512 MiB and the addresses 10.0.0.NUMBER, fd00::NUMBER, and 52:54:00:00:00:NUMBER.
     pub fn number(number: u8) -> Config {
         let (qemu, device) = (Suite::Sid, String::new());
-        let (machine, awaits_guest, modules) = ("q35", false, Vec::new());
+        let (machine, awaits_guest, modules, hardware) = ("q35", false, Vec::new(), Hardware::default());
         Config {
             number,
             qemu,
@@ -214,6 +226,7 @@ impl Vm {
             memory_slots: 0,
             awaits_guest,
             modules,
+            hardware,
         }
     }
 
@@ -221,7 +234,9 @@ impl Vm {
     pub fn booted(mut self) -> Result<Vm> {
         self.agent.ready(BOOT_PATIENCE).map_err(|failure| self.explain("boot", &failure))?;
         if self.has_modules {
-            self.sh(&format!("for module in {MORE_MODULES}/*; do insmod $module || exit 1; done"))?;
+            // The network card's driver has brought some of them already.
+            let load = "insmod $module 2>/tmp/said || grep -q 'File exists' /tmp/said || { cat /tmp/said; exit 1; }";
+            self.sh(&format!("for module in {MORE_MODULES}/*; do {load}; done"))?;
         }
         Ok(self)
     }
@@ -357,16 +372,6 @@ impl Vm {
         let driver = "/sys/bus/virtio/drivers/virtio_net";
         self.sh(&format!("cd {driver} && echo virtio0 >unbind && echo virtio0 >bind && /configure {}", self.number))
             .map(drop)
-    }
-
-    /// Plugs memory into one of the free slots.
-    pub fn plug_memory(&mut self, id: &str, mebibytes: u32) -> Result<()> {
-        let mut qmp = self.qmp()?;
-        let bytes = u64::from(mebibytes) << 20;
-        let backend = serde_json::json!({"qom-type": "memory-backend-memfd", "id": id, "size": bytes, "share": true});
-        qmp.execute("object-add", backend)?;
-        let slot = serde_json::json!({"driver": "pc-dimm", "id": format!("{id}-slot"), "memdev": id});
-        qmp.execute("device_add", slot).map(drop)
     }
 
     /// The processors' registers, as QEMU has them.

@@ -4,7 +4,9 @@
 mod card_traffic;
 mod crash_points;
 mod drift;
+mod guest_changes;
 mod handing_over;
+mod hugepages;
 mod internet_of_taps;
 mod iommu;
 mod kernel_bridge;

@@ -13,6 +13,8 @@ use crate::workers::death::{Death, Evidence, announced, client_to_blame};
 use crate::workers::handover::Loss;
 use crate::workers::worker::Worker;
 
+/// Octets of a page of a file that is not of huge pages.
+const SMALLEST_PAGE: u64 = 4096;
 /// A worker that served for longer than this ends a row of crashes.
 const LIFE_MIN: Duration = Duration::from_millis(100);
 /// Most changes of children that are handled in one turn: a process that may signal a child can stop and continue it
@@ -181,8 +183,25 @@ impl Supervisor {
             // A port that was attached and is detached has no process to blame.
             Some((_, holder)) if left && holder.pid < 0 => {}
             Some((_, holder)) if left => self.blame_process(holder, by_memory),
-            Some((slot, _)) => self.blame(slot, by_memory),
+            Some((slot, _)) => {
+                let why = self.missing_page(slot, death);
+                self.blame(slot, by_memory, why);
+            }
             None => {}
+        }
+    }
+
+    /// Why an access to a client's memory may have failed whose file is as long as it must be. For the event.
+    fn missing_page(&mut self, slot: u16, death: &Death) -> &'static str {
+        let region = death.fault.as_ref().and_then(|fault| fault.region).filter(|_| death.signal == Some("SIGBUS"));
+        let (Some(region), Some(client)) = (region, self.clients.slots.client(slot)) else { return "" };
+        match client.device().memory.iter().find(|memory| memory.region.guest_addr == region) {
+            Some(memory) if memory.region.block > SMALLEST_PAGE => {
+                ": its file has no page at this address, and the machine no free huge page (HugePages_Free in \
+                 /proc/meminfo); prealloc=on gives a guest its huge pages when it starts"
+            }
+            Some(_) => ": its file has no page at this address, and its file system no room for one",
+            None => "",
         }
     }
 

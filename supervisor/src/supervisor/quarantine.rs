@@ -17,8 +17,9 @@ use crate::ports::kernel::Kernel;
 use crate::workers::worker::Waiter;
 
 impl Supervisor {
-    /// Blames the client of a slot: a worker died while it served the slot, or because of the client's memory.
-    pub(super) fn blame(&mut self, slot: u16, by_memory: bool) {
+    /// Blames the client of a slot: a worker died while it served the slot, or because of the client's memory. `why` ends
+    /// the event's sentence.
+    pub(super) fn blame(&mut self, slot: u16, by_memory: bool, why: &str) {
         if self.blame_files(slot, by_memory) || self.blame_card(slot) {
             return;
         }
@@ -27,7 +28,11 @@ impl Supervisor {
             return;
         };
         let now = Instant::now();
-        self.telemetry.events.say_of(id, "blame", format!("{name} process {} caused the death of a worker", id.pid));
+        self.telemetry.events.say_of(
+            id,
+            "blame",
+            format!("{name} process {} caused the death of a worker{why}", id.pid),
+        );
         if let Some(until) = self.clients.blames.blame(id.pid, now) {
             self.withdraw_port(slot, until, None);
         }

@@ -31,6 +31,7 @@ pub struct Config {
     regions: usize,
     octets: Option<u64>,
     rings_at_end: bool,
+    huge: bool,
 }
 
 impl Default for Config {
@@ -49,6 +50,7 @@ impl Default for Config {
             regions: 1,
             octets: None,
             rings_at_end: false,
+            huge: false,
         }
     }
 }
@@ -131,6 +133,11 @@ impl Config {
         Config { octets: Some(octets), ..self }
     }
 
+    /// Memory of huge pages, which must be set beside it ([`Config::memory`]).
+    pub fn huge_pages(self) -> Config {
+        Config { huge: true, ..self }
+    }
+
     /// The rings end where the first region does; everything else lies in the next ones.
     pub fn rings_at_region_end(self) -> Config {
         Config { rings_at_end: true, regions: self.regions.max(2), ..self }
@@ -168,7 +175,7 @@ impl Config {
             None if self.rings_at_end => needed.div_ceil(count - 1).next_multiple_of(page),
             None => needed.div_ceil(count).next_multiple_of(page),
         };
-        let memory = Memory::new(self.regions, region);
+        let memory = Memory::of_pages(self.regions, region, self.huge);
         let places: Vec<u64> = if self.rings_at_end {
             let used = Ring::octets(self.ring_size);
             // The last ring's last octet is the region's last but for what alignment asks.

@@ -20,6 +20,8 @@ use nix::unistd::ftruncate;
 const GUEST_BASE: u64 = 0x1_0000_0000;
 /// The front-end's address of the first region; made up, since only the back-end calculates with it.
 const USER_BASE: u64 = 0x7f12_0000_0000;
+/// Octets of a huge page.
+pub const HUGE_PAGE: u64 = 2 << 20;
 /// Between two regions in the front-end's addresses.
 const USER_GAP: u64 = 0x10_0000;
 
@@ -54,12 +56,18 @@ pub struct Memory {
     regions: Vec<Region>,
     /// Guest address of the next octet that is free.
     free: Cell<u64>,
+    huge: bool,
 }
 
 impl Memory {
     /// Memory in `count` regions of `size` octets, a multiple of the page size.
     pub fn new(count: usize, size: u64) -> Memory {
-        let mut memory = Memory { regions: Vec::new(), free: Cell::new(GUEST_BASE) };
+        Memory::of_pages(count, size, false)
+    }
+
+    /// The same, of huge pages if `huge`. None of them is reserved or taken before it is touched.
+    pub fn of_pages(count: usize, size: u64, huge: bool) -> Memory {
+        let mut memory = Memory { regions: Vec::new(), free: Cell::new(GUEST_BASE), huge };
         for _ in 0..count {
             memory.add(size);
         }
@@ -73,10 +81,12 @@ impl Memory {
             None => (GUEST_BASE, USER_BASE),
         };
         // The region begins inside of its file, so that an ignored offset shows.
-        let offset = 4096;
-        let file = memfd_create("sv3-guest", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).expect("a memfd");
+        let offset = if self.huge { HUGE_PAGE } else { 4096 };
+        let kind = if self.huge { MFdFlags::MFD_HUGETLB | MFdFlags::MFD_HUGE_2MB } else { MFdFlags::empty() };
+        let file = memfd_create("sv3-guest", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING | kind);
+        let file = file.expect("a memfd");
         ftruncate(&file, (offset + size).cast_signed()).expect("a memfd can be grown");
-        let map = MmapOptions::new().offset(offset).len(size as usize).map_raw(file.as_raw_fd());
+        let map = MmapOptions::new().offset(offset).len(size as usize).no_reserve_swap().map_raw(file.as_raw_fd());
         self.regions.push(Region {
             guest_addr,
             size,

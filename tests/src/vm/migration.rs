@@ -176,7 +176,7 @@ impl Vm {
         }
     }
 
-    fn await_migration(&self, meanwhile: &mut impl FnMut() -> Result<()>) -> Result<Moved> {
+    pub(super) fn await_migration(&self, meanwhile: &mut impl FnMut() -> Result<()>) -> Result<Moved> {
         let mut qmp = self.qmp()?;
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -196,7 +196,7 @@ impl Vm {
     }
 
     /// The guest runs in `to`, and this QEMU ends.
-    fn taken_over_by(self, mut to: Vm, moved: Moved) -> Result<(Vm, Moved)> {
+    pub(super) fn taken_over_by(self, mut to: Vm, moved: Moved) -> Result<(Vm, Moved)> {
         to.await_state("running")?;
         to.agent.go_on_from(&self.agent);
         Ok((to, moved))

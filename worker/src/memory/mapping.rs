@@ -47,7 +47,11 @@ impl NewMapping {
         let length = region.size.checked_add(lead).and_then(|n| n.checked_next_multiple_of(block));
         let length = length.and_then(|n| usize::try_from(n).ok());
         let length = length.ok_or_else(|| io::Error::from_raw_os_error(libc::EOVERFLOW))?;
-        let map = MmapOptions::new().offset(region.offset - lead).len(length).map_raw(fd.as_raw_fd())?;
+        let mut options = MmapOptions::new();
+        // To map a file of huge pages reserves all that it has not reserved yet, for as long as the file lives. What is
+        // reserved is the front-end's choice: it may have more memory than huge pages, as with virtio-mem.
+        let options = options.offset(region.offset - lead).len(length).no_reserve_swap();
+        let map = options.map_raw(fd.as_raw_fd())?;
         Ok(NewMapping { region, map })
     }
 }
