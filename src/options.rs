@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn help_tells_the_defaults_and_the_bounds_that_hold() {
         for option in ALL {
-            let RunOption { name, value, kind, default, help } = option;
+            let RunOption { name, value, kind, default, help, .. } = option;
             assert_eq!(value.is_none(), *kind == Kind::Switch, "{name}");
             let Kind::Number(least, most) = *kind else { continue };
             let number: u32 = default.parse().unwrap();
