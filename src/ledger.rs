@@ -174,7 +174,7 @@ pub struct RingPosition {
     /// Split ring: its `used.idx`. Packed ring: the position of the next descriptor (index, wrap counter in bit 15);
     /// above bit 32 the number of entries of its [`PublishJournal`] that are about to be published there.
     pub used: AtomicU64,
-    /// The run ([`crate::ipc::Command::RingStart`]) to which the position of a packed ring belongs; 0: none.
+    /// The run ([`crate::ipc::Command::RingStart`]) to which the position belongs; 0: none.
     pub run: AtomicU32,
 }
 

@@ -5,6 +5,7 @@ mod card;
 mod framing;
 pub(crate) mod guard;
 mod kinds;
+mod marks;
 mod offload;
 mod packed;
 mod reference;
@@ -17,6 +18,7 @@ pub use card::card;
 pub use framing::framing;
 pub use guard::guard;
 pub use kinds::kinds;
+pub use marks::marks;
 pub use offload::offload;
 pub use packed::packed;
 pub use registers::registers;
@@ -34,12 +36,28 @@ mod tests {
         replay("framing", super::framing);
         replay("guard", super::guard);
         replay("kinds", super::kinds);
+        replay("marks", super::marks);
         replay("offload", super::offload);
         replay("packed", super::packed);
         replay("registers", super::registers);
         replay("ring", super::ring);
         replay("snooping", super::snooping);
         replay("switch", super::switch);
+    }
+
+    #[test]
+    fn marks_of_random_guests() {
+        let mut state = 0x9e37_79b9_7f4a_7c15u64;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 24) as u8
+        };
+        for _ in 0..100 {
+            let input: Vec<u8> = (0..600).map(|_| next()).collect();
+            super::marks(&input);
+        }
     }
 
     /// `SV3_INPUTS=NUMBER` inputs of target `switch` whose ports have rules, from a seed that it prints. For machines

@@ -203,6 +203,9 @@ pub struct RingRecord {
     pub started: bool,
     /// Why it stopped by itself.
     pub fault: Option<u64>,
+    /// Base and addresses at which an unfinished publication waits.
+    #[serde(default)]
+    pub unfinished: Option<(u16, RingAddr)>,
 }
 
 /// A port of open files.

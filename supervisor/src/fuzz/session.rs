@@ -174,7 +174,7 @@ impl Fixture {
     /// The worker dies, and another one gets the replay. Then the supervisor is replaced as well.
     fn die(&mut self) {
         let waited = self.session.is_waiting();
-        let reply = self.session.worker_died(|ring| ring.wrapping_mul(3));
+        let reply = self.session.worker_died(|ring| u64::from(ring.wrapping_mul(3)) | u64::from(ring & 1) << 32);
         if waited && !self.session.is_waiting() {
             self.answered(reply);
         } else {

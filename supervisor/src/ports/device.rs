@@ -119,6 +119,12 @@ impl Device {
         self.memory.is_empty() && !self.ever_started && self.rings.iter().any(|ring| ring.kick.is_some())
     }
 
+    /// Whether its rings wait for a log of dirty pages that the client has not given.
+    pub fn lacks_log(&self) -> bool {
+        let waits = |ring: &Ring| ring.kick.is_some() && !ring.started;
+        self.logs && self.log.is_none() && self.rings.iter().any(waits)
+    }
+
     /// Whether no region can be truncated under a worker; `None` if it has no memory.
     pub fn is_sealed(&self) -> Option<bool> {
         let sealed = |memory: &Memory| memory.seals.contains(SealFlag::F_SEAL_SHRINK);
@@ -203,7 +209,8 @@ impl Device {
         let mut commands = Vec::new();
         for index in rings {
             commands.extend(self.stop(index));
-            self.ring(index).into_iter().for_each(|ring| ring.enable = None);
+            // The driver begins anew.
+            self.ring(index).into_iter().for_each(|ring| (ring.enable, ring.unfinished) = (None, None));
             commands.push(self.ring_enable(index));
         }
         commands
@@ -218,14 +225,16 @@ impl Device {
         // A ring that could not start has not moved.
         let stays = ring.fault.is_some() && base == 0;
         ring.stop(if stays { ring.base } else { base });
+        ring.unfinished = None;
         self.forget_log();
         Ok(())
     }
 
-    /// No worker will report where the stopping rings stopped: takes each base from `ledger`.
-    pub fn stopped_by(&mut self, ledger: impl Fn(u16) -> u16) {
+    /// No worker will report where the stopping rings stopped: takes each position from `ledger`
+    /// ([`sv3::ledger::RingPosition::used`]).
+    pub fn stopped_by(&mut self, ledger: impl Fn(u16) -> u64) {
         for (index, ring) in (0..).zip(&mut self.rings).filter(|(_, ring)| ring.stopping) {
-            ring.stop(ledger(index));
+            ring.stop_at_word(ledger(index));
         }
         self.forget_log();
     }
@@ -351,8 +360,37 @@ mod tests {
 
         let mut device = running();
         device.stop(1);
-        device.stopped_by(|index| 40 + index);
+        device.stopped_by(|index| 40 + u64::from(index));
         assert!(!device.is_stopping() && device.known_ring(1).is_some_and(|ring| ring.base == 41));
+    }
+
+    /// The worker died while it published a packed ring. What it has left in the ledger belongs to this run.
+    #[test]
+    fn a_ring_whose_last_publication_is_unfinished_starts_again_in_the_same_run() {
+        let stopped = |word| {
+            let mut device = running();
+            device.stop(1);
+            device.stopped_by(|_| word);
+            device
+        };
+        let run_after = |mut device: Device, base, used| {
+            let addr = Some(RingAddr { desc: 0, avail: 0x100, used });
+            let ring = device.ring(1).unwrap();
+            (ring.addr, ring.kick, ring.base) = (addr, Some(file()), base);
+            commands(device.start_rings());
+            device.known_ring(1).unwrap().run
+        };
+        assert_eq!(run_after(stopped(0x8003), 0x8003, 0x200), 2, "it is whole");
+        let unfinished = 0x8003 | 5 << 32;
+        assert_eq!(run_after(stopped(unfinished), 0x8003, 0x200), 1);
+        assert_eq!(run_after(stopped(unfinished), 0x8004, 0x200), 2, "the client goes on elsewhere");
+        assert_eq!(run_after(stopped(unfinished), 0x8003, 0x300), 2, "it is another ring");
+        let mut again = stopped(unfinished);
+        again.stop(1);
+        assert_eq!(run_after(again, 0x8003, 0x200), 1, "the base was asked again");
+        let mut reset = stopped(unfinished);
+        reset.reset();
+        assert_eq!(run_after(reset, 0x8003, 0x200), 2, "the driver begins anew");
     }
 
     #[test]

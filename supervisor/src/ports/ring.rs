@@ -33,6 +33,9 @@ pub struct Ring {
     pub stopping: bool,
     /// Why the worker stopped it by itself.
     pub fault: Option<RingFault>,
+    /// The worker that stopped it died while it gave chains back. If the ring starts again at this base and these addresses,
+    /// the next worker finishes that.
+    pub unfinished: Option<(u16, RingAddr)>,
 }
 
 impl Ring {
@@ -43,17 +46,25 @@ impl Ring {
         complete && (!self.started || self.fault.is_some())
     }
 
-    /// Marks the ring as started. A new start is a new run.
+    /// Marks the ring as started. A new start is a new run, unless the last one has something left to be finished.
     pub fn start(&mut self) {
-        self.run += u32::from(!self.started);
+        let goes_on = self.unfinished.take().is_some_and(|(base, addr)| (base, Some(addr)) == (self.base, self.addr));
+        self.run += u32::from(!self.started && !goes_on);
         self.started = true;
         self.fault = None;
     }
 
     /// Marks the ring as stopped at `base`, and forgets what the client must send again before the next start.
     pub fn stop(&mut self, base: u16) {
-        let Ring { size, log, call, err, enable, run, .. } = std::mem::take(self);
-        *self = Ring { size, log, call, err, enable, base, run, ..Ring::default() };
+        let Ring { size, log, call, err, enable, run, unfinished, .. } = std::mem::take(self);
+        *self = Ring { size, log, call, err, enable, base, run, unfinished, ..Ring::default() };
+    }
+
+    /// The same, at the position that a worker which died has left ([`sv3::ledger::RingPosition::used`]).
+    pub fn stop_at_word(&mut self, word: u64) {
+        let (base, addr) = ((word & 0xffff) as u16, self.addr);
+        self.stop(base);
+        self.unfinished = addr.filter(|_| word >> 32 != 0).map(|addr| (base, addr));
     }
 
     /// The files that the client sent for it.

@@ -296,14 +296,14 @@ impl Supervisor {
     pub(super) fn answer_without_worker(&mut self, slot: u16) -> Option<Reply> {
         let line = self.workers.ledger.ports.get(usize::from(slot));
         let used = |ring: u16| line.and_then(|line| line.rings.get(usize::from(ring))).map(|ring| &ring.used);
-        let base = |ring| used(ring).map_or(0, |used| (used.load(Relaxed) & 0xffff) as u16);
+        let position = |ring| used(ring).map_or(0, |used| used.load(Relaxed));
         let client = self.clients.slots.client(slot)?;
         let session = &mut client.session;
         match client.quarantine {
-            None => session.worker_died(base),
+            None => session.worker_died(position),
             // No worker will report the base: take it from the ledger at once.
             Some(_) => loop {
-                let reply = session.worker_died(base);
+                let reply = session.worker_died(position);
                 if !session.is_waiting() {
                     return reply;
                 }

@@ -26,6 +26,10 @@ use crate::ports::ring::Ring;
 pub const NO_MEMORY: &str = "it has rings but no memory: start QEMU with a shared memory backend, such as \
     -object memory-backend-memfd,id=m,size=512M,share=on -machine memory-backend=m";
 
+/// The hint for a client whose rings wait for a log.
+const NO_LOG: &str = "its rings wait: the client has acknowledged VHOST_F_LOG_ALL, which says that its guest migrates, and \
+    has not sent SET_LOG_BASE. It must send a log, or take VHOST_F_LOG_ALL back by SET_FEATURES";
+
 /// The status of one port.
 pub fn port(client: &Client, ledger: &Ledger) -> Option<PortStatus> {
     let device = client.device();
@@ -44,7 +48,7 @@ pub fn port(client: &Client, ledger: &Ledger) -> Option<PortStatus> {
         quarantine_why: client.quarantine.map(|_| quarantine_why(client.suspect)),
         migrating: device.is_migrating(),
         protocol_features: client.session.protocol_feature_names(),
-        hint: device.lacks_memory().then(|| NO_MEMORY.to_string()),
+        hint: device.lacks_memory().then_some(NO_MEMORY).or(device.lacks_log().then_some(NO_LOG)).map(str::to_string),
         mtu: client.session.mtu(),
         rings: rings(device, counters),
         memory: device.memory.iter().map(region).collect(),

@@ -11,6 +11,7 @@ use sv3::ids::QueueId;
 use sv3::ipc::{RingFault, Settings};
 use sv3::virtio::{NET_HDR_LEN, NetHdr};
 
+use self::sorted::Sorter;
 use super::forwarder::Forwarder;
 use super::frame::Frame;
 use super::leases::Unsent;
@@ -43,6 +44,7 @@ pub struct Burst {
     taken: Box<[Taken; MAX_BATCH]>,
     windows: Box<[Window; MAX_BATCH]>,
     edited: Box<[EditedHead; MAX_BATCH]>,
+    sorter: Box<Sorter>,
     batch: u16,
 }
 
@@ -76,7 +78,8 @@ impl Burst {
     pub fn new() -> Burst {
         let (taken, windows) = (Box::new([Taken::default(); MAX_BATCH]), Box::new([Window::EMPTY; MAX_BATCH]));
         let edited = Box::new([EditedHead::EMPTY; MAX_BATCH]);
-        Burst { arena: Arena::new(4 * MAX_SLICES), taken, windows, edited, batch: 1 }
+        let sorter = Box::new(Sorter::new());
+        Burst { arena: Arena::new(4 * MAX_SLICES), taken, windows, edited, sorter, batch: 1 }
     }
 
     /// Sets the size of later bursts: at most `batch` frames.
@@ -124,7 +127,7 @@ impl Burst {
         sender: &Sender<'_>,
         wait_budget: &mut WaitBudget,
     ) -> Result<Served, RingFault> {
-        let Burst { arena, taken, windows, edited, batch } = self;
+        let Burst { arena, taken, windows, edited, sorter, batch } = self;
         let places = taken.get_mut(..usize::from(*batch)).unwrap_or_default();
         let mut batch = Batch { places, count: 0, slices: arena.list() };
         let cost = source.take(&mut batch, sender.budget)?;
@@ -152,8 +155,8 @@ impl Burst {
             sending.windows = guarded::look(&mut windows[..], taken, &slices);
         }
         let sent = match sending.is_observed() {
-            false => sender.send_all::<false>(&mut sending, taken, &slices, (wait_budget, now_ns)),
-            true => sender.send_observed(&mut sending, taken, &slices, (wait_budget, now_ns)),
+            false => sender.send_all::<false>(&mut sending, taken, &slices, (wait_budget, now_ns, sorter)),
+            true => sender.send_observed(&mut sending, taken, &slices, (wait_budget, now_ns, sorter)),
         };
         if sent.forwarded.frames > 0 {
             counting.add(&counters.from_guest_frames, sent.forwarded.frames);
@@ -225,9 +228,9 @@ impl Sender<'_> {
         sending: &mut Sending<'_, 't>,
         taken: &'t [Taken],
         slices: &'t SliceList<'_, '_>,
-        wait: (&mut WaitBudget, u64),
+        with: (&mut WaitBudget, u64, &mut Sorter),
     ) -> Sent {
-        self.send_all::<true>(sending, taken, slices, wait)
+        self.send_all::<true>(sending, taken, slices, with)
     }
 
     /// Sends the taken frames, as many as the budget allows and as the receivers accept. `OBSERVED`: there are captures
@@ -238,7 +241,7 @@ impl Sender<'_> {
         sending: &mut Sending<'_, 't>,
         taken: &'t [Taken],
         slices: &'t SliceList<'_, '_>,
-        (wait_budget, now_ns): (&mut WaitBudget, u64),
+        (wait_budget, now_ns, sorter): (&mut WaitBudget, u64, &mut Sorter),
     ) -> Sent {
         let mut sent = Sent { frames: 0, forwarded: Delivered::default(), end: End::Done };
         while let Some(one) = taken.get(sent.frames) {
@@ -298,6 +301,12 @@ impl Sender<'_> {
             sent.frames += repeated.frames as usize;
             sent.forwarded.frames += repeated.frames;
             sent.forwarded.octets += repeated.octets;
+            if !OBSERVED && (repeated.frames as usize) < sorted::SHORT && self.may_sort(one) {
+                let (frames, forwarded) = self.send_sorted(sorter, sending, taken, slices, sent.frames);
+                sent.frames += frames;
+                sent.forwarded.frames += forwarded.frames;
+                sent.forwarded.octets += forwarded.octets;
+            }
         }
         sent
     }
@@ -381,6 +390,13 @@ impl Sender<'_> {
             }
         }
         delivered
+    }
+
+    /// Whether frames that ask for the same as `one` may be sorted by receiver.
+    #[inline]
+    fn may_sort(&self, one: &Taken) -> bool {
+        let asks = one.head.asks();
+        self.rules.is_none() && self.header_len == NET_HDR_LEN && (asks == 0 || asks == self.verified)
     }
 
     /// Whether a frame that needs no offload has a verified checksum.
@@ -478,5 +494,6 @@ mod guarded;
 mod held;
 #[cfg(test)]
 mod pace;
+mod sorted;
 #[cfg(test)]
 pub(super) mod tests;

@@ -86,6 +86,17 @@ impl Way {
     }
 }
 
+/// What a leased queue has room for.
+#[derive(Clone, Copy, Default)]
+pub struct Room {
+    /// Index of the leased queue.
+    pub at: usize,
+    /// How many plain frames, if each goes to one buffer.
+    pub frames: usize,
+    /// Most octets of a frame in one buffer.
+    pub longest: usize,
+}
+
 /// Why a frame was not forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unsent {
@@ -95,6 +106,17 @@ pub enum Unsent {
     Busy,
     /// The frame may wait for the receiver. Nothing was done.
     Waits(BufferWait),
+}
+
+impl Unsent {
+    /// As what a frame counts that cannot be sent again.
+    pub fn reason(self) -> DropReason {
+        match self {
+            Unsent::Dropped(reason) => reason,
+            // Its address has moved meanwhile.
+            Unsent::Busy | Unsent::Waits(_) => DropReason::NoDestination,
+        }
+    }
 }
 
 impl From<DropReason> for Unsent {
@@ -182,6 +204,13 @@ impl Leases {
     pub fn receiver(&self, at: usize) -> Option<(u16, u64)> {
         let held = self.held.get(at).filter(|held| held.lease.endpoint.fault().is_none())?;
         Some((held.queue.slot, held.lease.endpoint.frame_cost()))
+    }
+
+    /// For how many plain frames, `most` at most, a leased queue has room now. `None`: it cannot say, or for none.
+    pub fn room(&mut self, at: usize, most: usize) -> Option<Room> {
+        let held = self.held.get_mut(at).filter(|held| held.lease.endpoint.fault().is_none())?;
+        let (frames, longest) = held.lease.endpoint.room(most);
+        (frames > 0).then_some(Room { at, frames, longest })
     }
 
     /// The way of a frame to a leased queue, if it may go there.

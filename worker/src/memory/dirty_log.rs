@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{
+    AtomicU8,
     Ordering::{Relaxed, Release, SeqCst},
     fence,
 };
@@ -41,14 +42,39 @@ impl DirtyLog {
 
     /// Marks the pages of `[guest_addr, guest_addr + len)`. Takes time for each page.
     pub fn mark(&self, guest_addr: u64, len: u64) {
+        self.view().mark(guest_addr, len);
+    }
+
+    /// For many marks of what was written before [`DirtyLog::order`].
+    #[inline]
+    pub fn view(&self) -> LogView<'_> {
+        LogView { octets: self.0.octets(), last: u64::MAX }
+    }
+}
+
+/// The log, for many marks.
+pub struct LogView<'l> {
+    octets: &'l [AtomicU8],
+    /// The page that was marked last: buffers often lie on the same one.
+    last: u64,
+}
+
+impl LogView<'_> {
+    /// See [`DirtyLog::mark`].
+    #[inline]
+    pub fn mark(&mut self, guest_addr: u64, len: u64) {
         let Some(last) = len.checked_sub(1).and_then(|more| guest_addr.checked_add(more)) else { return };
-        for page in guest_addr >> PAGE_SHIFT..=last >> PAGE_SHIFT {
-            let Some(octet) = self.0.octet(page / 8) else { return };
+        let (mut page, last) = (guest_addr >> PAGE_SHIFT, last >> PAGE_SHIFT);
+        page += u64::from(page == self.last);
+        while page <= last {
+            let Some(octet) = self.octets.get((page / 8) as usize) else { return };
             let bit = 1 << (page % 8);
             // Most pages are marked already, and a locked instruction takes the line from the client.
             if octet.load(Relaxed) & bit == 0 {
                 octet.fetch_or(bit, Release);
             }
+            self.last = page;
+            page += 1;
         }
     }
 }

@@ -83,12 +83,12 @@ impl Mapping {
         guest_addr.wrapping_sub(self.region.guest_addr) < self.region.size
     }
 
-    /// An octet of the region, if the region contains it.
+    /// All octets of the region.
     #[inline]
-    pub(super) fn octet(&self, offset: u64) -> Option<&AtomicU8> {
-        let at = self.at(offset, 1)?;
-        // SAFETY: `at` checked that the octet is mapped, as it is for as long as `self` lives. All accesses are atomic.
-        Some(unsafe { AtomicU8::from_ptr(at) })
+    pub(super) fn octets(&self) -> &[AtomicU8] {
+        // SAFETY: `new` mapped that many octets from `host` on, and they stay so for as long as `self` lives. All accesses
+        // are atomic.
+        unsafe { std::slice::from_raw_parts(self.host.cast::<AtomicU8>(), self.region.size as usize) }
     }
 
     /// The pointer to `[offset, offset + len)` of the region, if the region contains this range.

@@ -272,6 +272,12 @@ impl Poller {
         self.state.heartbeat.store(self.state.heartbeat.load(Relaxed).wrapping_add(1), Relaxed);
     }
 
+    /// What this thread does from now on it does for a queue, or for none: the supervisor charges a hang to its client.
+    pub fn work_for(&self, queue: Option<QueueId>) {
+        self.state.ring.store(queue.map_or(0, |queue| queue.index.into()), Relaxed);
+        self.state.port.store(queue.map_or(0, |queue| u32::from(queue.slot) + 1), Relaxed);
+    }
+
     /// Asks the kernel for kicks and commands. Blocks, if it may, when there is nothing to poll.
     pub fn look(&mut self, may_block: bool) -> nix::Result<Looked> {
         let block = may_block && self.may_block();

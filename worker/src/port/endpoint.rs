@@ -234,6 +234,10 @@ impl Sink for Endpoint {
         each!(self, it => it.deliver_plain(state, frames, most, verified))
     }
 
+    fn room(&mut self, most: usize) -> (usize, usize) {
+        each!(self, it => it.room(most))
+    }
+
     #[inline]
     fn position(&self) -> u16 {
         each!(self, it => it.position())

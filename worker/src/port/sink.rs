@@ -165,6 +165,12 @@ pub trait Sink {
         verified: bool,
     ) -> Delivered;
 
+    /// For how many frames, `most` at most, there are buffers now, if each goes to one; and the most octets of such a frame.
+    /// None, if the sink cannot say.
+    fn room(&mut self, _most: usize) -> (usize, usize) {
+        (0, 0)
+    }
+
     /// The position of the next frame, in the sink's own numbers. Each delivered frame changes it.
     fn position(&self) -> u16;
 

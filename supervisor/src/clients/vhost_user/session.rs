@@ -11,7 +11,8 @@
 //!   worker dies, the session acknowledges at once ([`Session::worker_died`]).
 //! - `GET_VRING_BASE` asks for a ring's base. It is in guest memory, which only a worker reads. So the next worker
 //!   starts the ring and is told again to stop it ([`Session::replay`]). If [`DEATHS_MAX`] workers die meanwhile, the
-//!   session takes the base from the ledger.
+//!   session takes the base from the ledger. If a packed ring's publication was under way, the ring's next start is the same
+//!   run, so that a worker finishes it.
 //!
 //! The worker's reports may be hostile: a report that answers no command is a [`Breach`], and the worker is replaced.
 
@@ -253,8 +254,9 @@ impl Session {
         Some(Refused { reason: Refuse(why), reply, close: true })
     }
 
-    /// The worker is dead. Returns the reply that is due now. `ledger` returns a ring's base.
-    pub fn worker_died(&mut self, ledger: impl Fn(u16) -> u16) -> Option<Reply> {
+    /// The worker is dead. Returns the reply that is due now. `ledger` returns a ring's position
+    /// ([`sv3::ledger::RingPosition::used`]).
+    pub fn worker_died(&mut self, ledger: impl Fn(u16) -> u64) -> Option<Reply> {
         self.unfenced = 0;
         let mut wait = self.wait.take()?;
         wait.deaths += 1;

@@ -80,6 +80,7 @@ fn ring_record<'r>(ring: &'r Ring, files: &mut Files<'r>) -> RingRecord {
         enable: ring.enable,
         started: ring.started,
         fault: ring.fault.map(|fault| fault as u64),
+        unfinished: ring.unfinished,
     }
 }
 
@@ -92,7 +93,7 @@ fn restore_ring(record: RingRecord, files: &mut Heirlooms, kernel: &dyn Inspect)
             false => unfit("a ring's file is not an eventfd"),
         }
     };
-    let RingRecord { size, addr, log, base, run, enable, started, .. } = record;
+    let RingRecord { size, addr, log, base, run, enable, started, unfinished, .. } = record;
     let (kick, call, err) = (take(record.kick)?, take(record.call)?, take(record.err)?);
     if started && (size.is_none() || addr.is_none() || kick.is_none()) {
         return unfit("a ring is started and lacks what it needs for that");
@@ -101,5 +102,5 @@ fn restore_ring(record: RingRecord, files: &mut Heirlooms, kernel: &dyn Inspect)
         Some(value) => Some(RingFault::from_value(value).ok_or_else(|| Unfit(format!("ring fault {value}")))?),
         None => None,
     };
-    Ok(Ring { size, addr, log, base, run, kick, call, err, enable, started, stopping: false, fault })
+    Ok(Ring { size, addr, log, base, run, kick, call, err, enable, started, stopping: false, fault, unfinished })
 }

@@ -4,6 +4,8 @@
 
 mod card;
 mod groups;
+mod logs;
+mod turns;
 
 use sv3::frame::MacAddr;
 use sv3::rules::{Bucket, Guard, Isolation, PortRules, Prefix4, Sources, TagType, Unit, Vid, Vids, Vlan};
@@ -25,8 +27,9 @@ const BURST: u16 = 32;
 /// `SV3_PACE=OCTETS,BURSTS,packed` uses packed rings, whose driver does several times the worker's work. `card-in`,
 /// `card-out` and `card-card` in its place have a network card as sender, as receiver, and as both; with
 /// `card-out-zero-copy` it reads the guest's memory. More than 1,518 octets to a card are a frame of TCP, in pieces of 4 KiB,
-/// that the card segments. `group` and `group-snooped` send to a multicast group; `access`, `untag`, `tag`, `isolated`, `guard`, `limit` and `strict` have ports
-/// with rules.
+/// that the card segments. `group` and `group-snooped` send to a multicast group; `access`, `untag`, `tag`, `isolated`, `guard`,
+/// `limit` and `strict` have ports with rules. `log` and `packed-log` mark pages in a log; `merge` and `merge-log` have
+/// mergeable buffers of 2,048 octets. `turns-2`, `turns-4` and `turns-16` send to so many receivers in turn.
 #[test]
 #[ignore = "a measurement"]
 fn pace() {
@@ -36,13 +39,17 @@ fn pace() {
     let sizes = numbers.first().map_or(vec![64, 256, 512, 1518], |octets| vec![*octets]);
     for octets in sizes {
         let mut cycles = match waiter.rsplit_once(',') {
-            Some((_, "packed")) => packed(octets, bursts),
+            Some((_, "packed")) => packed(octets, bursts, false),
+            Some((_, "packed-log")) => packed(octets, bursts, true),
             Some((_, "card-in")) => card::comes_in(octets, bursts),
             Some((_, "card-out")) => card::goes_out(octets, bursts, false),
             Some((_, "card-out-zero-copy")) => card::goes_out(octets, bursts, true),
             Some((_, "card-card")) => card::passes(octets, bursts),
             Some((_, "group")) => groups::measure(octets, bursts, false),
             Some((_, "group-snooped")) => groups::measure(octets, bursts, true),
+            Some((_, "turns-2")) => turns::measure(octets, bursts, 2),
+            Some((_, "turns-4")) => turns::measure(octets, bursts, 4),
+            Some((_, "turns-16")) => turns::measure(octets, bursts, 16),
             Some((_, rules)) => measure(octets, bursts, rules),
             _ => measure(octets, bursts, ""),
         };
@@ -98,6 +105,13 @@ fn measure(octets: u32, bursts: u32, name: &str) -> Vec<u64> {
         sender.offer(head);
     }
     run_split(&fixture, 0, 1, &sender);
+    if name.starts_with("merge") {
+        logs::merge(&fixture, &receiver);
+    }
+    if name.ends_with("log") {
+        logs::begin(&fixture, (0, 1), &sender);
+        logs::begin(&fixture, (1, 0), &receiver);
+    }
     let port = fixture.ports.get(0).unwrap();
     let mut queue = port.transmit(0).unwrap().lease(0).unwrap();
     queue.rules = TrafficRules::of(&of_sender);
@@ -123,13 +137,16 @@ fn serve(fixture: &mut Fixture, port: &'static Port, queue: &mut TransmitQueue) 
     fixture.burst.serve(&mut fixture.forwarder, (port, id), queue, 8 * TURN, false).unwrap()
 }
 
-fn packed(octets: u32, bursts: u32) -> Vec<u64> {
+fn packed(octets: u32, bursts: u32, logs: bool) -> Vec<u64> {
     let (mut fixture, _) = fixture(0, 0);
     let (to, from) = ([2, 0, 0, 0, 0, 7], [2, 0, 0, 0, 0, 1]);
     let (mut sender, mut receiver) = (PackedDriver::new(SIZE), PackedDriver::new(SIZE));
     let features = VIRTIO_F_VERSION_1.mask();
     for (slot, ring, driver) in [(0, 1, &sender), (1, 0, &receiver)] {
         run_at(&fixture, slot, ring, Queue::Packed(driver.ring(features)), &driver.guest.memory, features);
+        if logs {
+            logs::begin(&fixture, (slot, ring), &driver.guest);
+        }
     }
     let port = fixture.ports.get(0).unwrap();
     let mut queue = port.transmit(0).unwrap().lease(0).unwrap();

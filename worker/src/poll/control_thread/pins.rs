@@ -8,7 +8,12 @@
 //! further frame stays, and those that a card reads are done. The control thread waits for that for a moment. Then it takes
 //! the card's queue back, and the ring's frames are taken once more, to be copied. Commands that follow the removal of
 //! memory wait until the mapper has unpinned it.
+//!
+//! To take the queue back stops the card for everybody. So the port's frames are copied for a while afterwards, whatever its
+//! client does, even if it comes again ([`REST_NS`]). A card that does not give its queue back is stopped at once: what it
+//! still reads is about to be unpinned, and belongs to the guest again.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
 use sv3::ids::QueueId;
@@ -22,7 +27,7 @@ use crate::port::Port;
 use crate::port::QueueLease;
 use crate::port::card::CardQueue;
 use crate::port::kind::Kind;
-use crate::port::vring::held::Held;
+use crate::port::vring::held::{Held, REST_NS};
 use crate::process::clock;
 
 /// How long a ring's frames may still be read when it is settled, in nanoseconds. A card of 10 Gbit/s sends a ring of
@@ -38,6 +43,17 @@ pub struct Reader {
     last: u64,
     /// Containers in which an earlier worker may have left something.
     unclear: u32,
+    /// Until when frames of a port are copied, in nanoseconds.
+    rests: BTreeMap<u16, u64>,
+}
+
+impl Reader {
+    /// A card's queue was taken back because of this port: its frames are copied for a while.
+    fn rest(&mut self, slot: u16) {
+        let now = clock::now_ns();
+        self.rests.retain(|_, until| *until > now);
+        self.rests.insert(slot, now.saturating_add(REST_NS));
+    }
 }
 
 /// The pages of one mapping.
@@ -132,6 +148,7 @@ impl ControlThread {
     /// Lets frames of a port stay in its memory if all of it is pinned, or no longer.
     pub(super) fn show_pins(&mut self, slot: u16) {
         let has_card = self.reader.card.is_some();
+        let rests_until = self.reader.rests.get(&slot).copied().unwrap_or(0);
         let Ok(client) = self.client(slot) else { return };
         let is_pinned = has_card
             && is_whole(&client.memory, &client.pins)
@@ -139,10 +156,12 @@ impl ControlThread {
         for queue in self.port(slot).into_iter().flat_map(Port::used).filter(|queue| queue.transmits()) {
             let Some(mut lease) = self.queue(queue) else { continue };
             let Some(vring) = lease.vring() else { continue };
-            match (&mut vring.held, is_pinned) {
-                (Some(held), _) => held.close(!is_pinned),
-                (None, true) => vring.held = Some(Box::new(Held::new())),
-                (None, false) => {}
+            if vring.held.is_none() && is_pinned {
+                vring.held = Some(Box::new(Held::new()));
+            }
+            if let Some(held) = &mut vring.held {
+                held.close(!is_pinned);
+                held.rest(rests_until);
             }
         }
     }
@@ -172,8 +191,10 @@ impl ControlThread {
                 held_by(&mut lease).into_iter().for_each(Held::forget);
             } else if clock::now_ns().saturating_sub(begin) > PATIENCE_NS {
                 is_over = true;
+                self.reader.rest(queue.slot);
                 if let Some(Err(fault)) = self.with_card(reader, CardQueue::recall) {
-                    self.poller.forwarder.note_fault(reader, fault.into());
+                    drop(lease);
+                    return self.card_fault(reader.slot, fault);
                 }
             }
         }

@@ -26,7 +26,7 @@ impl ControlThread {
         let mut lease = self.use_queue(queue)?;
         let vring = lease.vring().ok_or(NO_PORT)?;
         vring.setup = Some(RingSetup { size, addr, base, run, position, journal });
-        vring.kick = kick;
+        (vring.kick, vring.transmits) = (kick, queue.transmits());
         drop(lease);
         match self.standby {
             true => self.prepare(queue),
@@ -49,11 +49,19 @@ impl ControlThread {
 
     /// Begins to use a vring whose setup is known.
     pub(super) fn begin(&mut self, queue: QueueId) -> Result<(), RingFault> {
-        let (Some(mut lease), Ok(client)) = (self.queue(queue), self.client(queue.slot)) else { return Ok(()) };
-        lease.vring().map_or(Ok(()), |vring| {
-            vring.log.clone_from(&client.log);
-            vring.begin(&client.memory, client.features)
-        })
+        // A ring of many long chains takes its time. A hang there is the client's doing, and no hang of many rings.
+        self.poller.beat();
+        self.poller.work_for(Some(queue));
+        let (lease, client) = (self.queue(queue), self.client(queue.slot));
+        let begun = match (lease, client) {
+            (Some(mut lease), Ok(client)) => lease.vring().map_or(Ok(()), |vring| {
+                vring.log.clone_from(&client.log);
+                vring.begin(&client.memory, client.features)
+            }),
+            _ => Ok(()),
+        };
+        self.poller.work_for(None);
+        begun
     }
 
     /// On standby: prepares a started vring as far as possible without an access to it.

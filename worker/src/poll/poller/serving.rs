@@ -73,8 +73,7 @@ impl Poller {
         if !queue.endpoint.runs() {
             return Outcome::Stopped;
         }
-        self.state.ring.store(u32::from(id.index), Relaxed);
-        self.state.port.store(u32::from(id.slot) + 1, Relaxed);
+        self.work_for(Some(id));
         let may_pause = !self.pauses.is_full();
         let budget = budget.min(queue.endpoint.most_of_burst(self.rings_wait));
         let result = self.burst.serve(&mut self.forwarder, (port, id), &mut queue, budget, may_pause);

@@ -124,6 +124,10 @@ impl Sink for InMemory {
         delivered
     }
 
+    fn room(&mut self, most: usize) -> (usize, usize) {
+        (most.min(self.room.into()), usize::MAX)
+    }
+
     fn position(&self) -> u16 {
         self.delivered
     }

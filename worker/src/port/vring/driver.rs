@@ -20,7 +20,8 @@ use crate::memory::mapping::{Mapping, NewMapping};
 pub const REGION: u64 = 1 << 20;
 /// Guest address of the first region. For the guest the second one follows directly, but it is another file.
 pub const BASE: u64 = 0x4000_0000;
-const USER: u64 = 0x7f00_0000_0000;
+/// The front-end's address of the same.
+pub const USER: u64 = 0x7f00_0000_0000;
 
 /// A guest with two regions and one ring at the beginning of the first.
 pub struct Driver {
@@ -83,6 +84,11 @@ impl Driver {
     /// Reads octets at a guest address.
     pub fn read(&self, addr: u64, len: usize) -> Vec<u8> {
         (addr - BASE..).take(len).map(|at| self.maps[(at / REGION) as usize][(at % REGION) as usize]).collect()
+    }
+
+    /// All octets of both regions.
+    pub fn whole(&self) -> [&[u8]; 2] {
+        [&self.maps[0][..], &self.maps[1][..]]
     }
 
     /// Writes a descriptor into a table at a guest address.

@@ -21,8 +21,9 @@ const NAP_NS: u64 = 1_000_000;
 /// How long a card may send nothing, in nanoseconds. Then its queue is taken back, so that frames to other ports pass, and
 /// frames to it are copied for [`REST_NS`].
 const STALL_NS: u64 = 20_000_000;
-/// See [`STALL_NS`].
-const REST_NS: u64 = 1_000_000_000;
+/// See [`STALL_NS`]. The same after a card's queue was taken back because the client changed its device, so that a client
+/// does not stop the card for others as often as it likes.
+pub const REST_NS: u64 = 1_000_000_000;
 
 /// The chains of one ring.
 pub struct Held {
@@ -37,15 +38,17 @@ pub struct Held {
     /// When a chain was held or completed last, and when the card was asked last, in nanoseconds.
     moved_ns: u64,
     looked_ns: u64,
+    /// No more are held: not all of the port's memory is pinned, or it is about to change.
+    is_closed: bool,
     /// No more are held before this time, in nanoseconds.
-    closed_until: u64,
+    rests_until: u64,
 }
 
 impl Held {
     /// None, and room for more. Made by the control thread: others may not allocate.
     pub fn new() -> Held {
         let (chains, queue) = (VecDeque::with_capacity(ROOM), QueueId::new(0, 0));
-        Held { chains, queue, last: 0, cursor: 0, moved_ns: 0, looked_ns: 0, closed_until: 0 }
+        Held { chains, queue, last: 0, cursor: 0, moved_ns: 0, looked_ns: 0, is_closed: false, rests_until: 0 }
     }
 
     /// How many there are.
@@ -77,19 +80,24 @@ impl Held {
     /// Whether no more may be held.
     #[inline]
     pub fn is_closed(&self, now_ns: u64) -> bool {
-        now_ns < self.closed_until
+        self.is_closed || now_ns < self.rests_until
     }
 
-    /// No more are held from now on, or more may be.
+    /// No more are held from now on, or more may be, once it has rested.
     pub fn close(&mut self, closed: bool) {
-        self.closed_until = if closed { u64::MAX } else { 0 };
+        self.is_closed = closed;
+    }
+
+    /// No more are held before this time, in nanoseconds.
+    pub fn rest(&mut self, until_ns: u64) {
+        self.rests_until = self.rests_until.max(until_ns);
     }
 
     /// Whether the card has stalled. Then no more are held for a while.
     pub fn rests(&mut self, now_ns: u64) -> bool {
         let stalls = !self.is_empty() && now_ns.saturating_sub(self.moved_ns) > STALL_NS;
         if stalls {
-            self.closed_until = self.closed_until.max(now_ns.saturating_add(REST_NS));
+            self.rest(now_ns.saturating_add(REST_NS));
         }
         stalls
     }

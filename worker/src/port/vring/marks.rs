@@ -11,10 +11,15 @@
 //! looks at the log for the last time, and the worker stops a ring between two bursts.
 //!
 //! A worker may die between any two of these steps. What it has published of buffers is marked. What it has written and not
-//! published, or published and not marked, lies in the ring's own areas or in chains that are available. So a ring that
-//! starts with a log marks these areas, and the chains that are available ([`Marks::LONGEST`] octets of each), as many as a
-//! burst can have used ([`STEPS_AT_START`]). A log that comes while the ring runs finds no burst under way, so the areas are
-//! enough then: what a client may repeat at will costs little.
+//! published, or published and not marked, lies in the ring's own areas or in chains that are available. So a worker that
+//! takes over a ring with a log marks these areas, and the chains that are available ([`Marks::LONGEST`] octets of each), as
+//! many as a burst can have used ([`STEPS_AT_START`]). It does so once. A ring that the client starts itself, and a log that
+//! comes while the ring runs, find no burst under way, so the areas are enough then: what a client may repeat at will costs
+//! little.
+//!
+//! What lies outside of the client's memory was not written, and is not marked, whatever a descriptor says.
+
+use std::cell::Cell;
 
 use sv3::frame::MAX_FRAME;
 use sv3::ipc::Settings;
@@ -22,9 +27,10 @@ use sv3::virtio::{NET_HDR_LEN, VIRTQ_DESC_F_INDIRECT, VIRTQ_DESC_F_NEXT, VIRTQ_D
 
 use super::chain::entry;
 use super::descriptor::{Descriptor, Table};
-use crate::memory::dirty_log::DirtyLog;
-use crate::memory::guest_memory::GuestMemory;
+use crate::memory::dirty_log::{DirtyLog, LogView};
+use crate::memory::guest_memory::{GuestMemory, RegionCache};
 use crate::port::batch::MAX_SLICES;
+use crate::port::cost::DESCRIPTOR;
 
 /// What a ring must know to mark pages.
 pub struct Marks {
@@ -36,6 +42,10 @@ pub struct Marks {
     device_area: Option<u64>,
     /// The same of a packed ring's descriptors, which have no address of their own in the protocol.
     descriptors: Option<u64>,
+    /// The guest only transmits by the ring: buffers are not written.
+    pub only_reads: bool,
+    /// Cost of looks at chains, as in [`crate::port::cost`].
+    cost: Cell<u64>,
 }
 
 /// Most descriptors that one look at chains reads: as many as the chains of one burst have at most.
@@ -53,7 +63,16 @@ impl Marks {
     /// the descriptors.
     pub fn new(log: DirtyLog, memory: &GuestMemory, device_area: Option<u64>, desc: u64) -> Marks {
         let descriptors = device_area.and_then(|_| memory.guest_addr_of_user(desc));
-        Marks { log, memory: memory.clone(), device_area, descriptors }
+        Marks { log, memory: memory.clone(), device_area, descriptors, only_reads: false, cost: Cell::new(0) }
+    }
+
+    /// What looks at chains have cost since the last call.
+    pub fn take_cost(&self) -> u64 {
+        self.cost.take()
+    }
+
+    fn charge(&self, descriptors: usize) {
+        self.cost.set(self.cost.get().saturating_add(descriptors as u64 * DESCRIPTOR));
     }
 
     /// Marks a part of the device area.
@@ -72,23 +91,61 @@ impl Marks {
         }
     }
 
-    /// The first `len` octets of a chain were written, or may have been. `steps` is how many descriptors may still be read.
-    pub fn written<'a>(&'a self, len: u64, steps: &'a mut usize) -> Written<'a> {
-        Written { marks: self, left: len.min(Marks::LONGEST), steps }
+    /// Begins to look at chains that were written to, of which at most `steps` descriptors are to be read.
+    #[inline]
+    pub fn look(&self, steps: usize) -> Look<'_> {
+        DirtyLog::order();
+        Look { marks: self, log: self.log.view(), region: self.memory.last_region(), left: 0, steps, most: steps }
     }
 }
 
-/// Octets of a chain that are to be marked.
-pub struct Written<'a> {
+/// A look at chains.
+pub struct Look<'a> {
     marks: &'a Marks,
+    log: LogView<'a>,
+    /// Where the last buffer was.
+    region: RegionCache<'a>,
+    /// Octets of the current chain that are to be marked.
     left: u64,
-    steps: &'a mut usize,
+    /// How many descriptors may still be read, and how many could be at first.
+    steps: usize,
+    most: usize,
 }
 
-impl Written<'_> {
-    /// Marks the chain of a split ring that begins at `head`.
-    pub fn chain(&mut self, table: &impl Table, head: u16) {
-        let mut next = table.descriptor(head);
+impl Drop for Look<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.marks.charge(self.most - self.steps);
+    }
+}
+
+impl Look<'_> {
+    /// Whether no further descriptor may be read.
+    pub fn is_over(&self) -> bool {
+        self.steps == 0
+    }
+
+    /// Marks the first `len` octets, not 0, of the kind of chain that most chains are: one buffer in the same region as the
+    /// last one. False: it is another kind.
+    #[inline(always)]
+    pub fn plain(&mut self, descriptor: &Descriptor, len: u32) -> bool {
+        let kind = descriptor.flags & (VIRTQ_DESC_F_NEXT | VIRTQ_DESC_F_WRITE | VIRTQ_DESC_F_INDIRECT);
+        if kind != VIRTQ_DESC_F_WRITE
+            || len > descriptor.len.min(Marks::LONGEST as u32)
+            || self.region.slice(descriptor.addr, len).is_none()
+        {
+            return false;
+        }
+        self.steps = self.steps.saturating_sub(1);
+        self.log.mark(descriptor.addr, len.into());
+        true
+    }
+
+    /// Marks the first `len` octets of a split ring's chain, which begins with this descriptor.
+    #[inline(never)]
+    pub fn chain(&mut self, table: &impl Table, first: Descriptor, len: u64) {
+        self.begin(len);
+        let mut next = Some(first);
         for _ in 0..table.size().min(MAX_SLICES as u16) {
             let Some(descriptor) = next else { return };
             if descriptor.flags & VIRTQ_DESC_F_INDIRECT != 0 {
@@ -110,6 +167,11 @@ impl Written<'_> {
             }
             index = descriptor.next;
         }
+    }
+
+    /// The first `len` octets of a chain were written, or may have been: its descriptors follow ([`Look::packed`]).
+    pub fn begin(&mut self, len: u64) {
+        self.left = len.min(Marks::LONGEST);
     }
 
     /// Marks what a descriptor of a packed ring names. False: nothing is left to be marked.
@@ -134,14 +196,21 @@ impl Written<'_> {
         entry(&self.marks.memory.slice(table.addr, table.len.into())?, index)
     }
 
-    /// Marks a buffer. False: nothing is left.
+    /// Marks a buffer, as far as it lies in the client's memory. False: nothing is left.
     fn buffer(&mut self, descriptor: &Descriptor) -> bool {
         let Some(left) = self.steps.checked_sub(1) else { return false };
-        *self.steps = left;
+        self.steps = left;
         if descriptor.flags & VIRTQ_DESC_F_WRITE != 0 {
-            let len = self.left.min(descriptor.len.into());
-            self.marks.log.mark(descriptor.addr, len);
+            let (mut addr, mut len) = (descriptor.addr, self.left.min(descriptor.len.into()));
             self.left -= len;
+            while len > 0
+                && let Some(piece) = self.marks.memory.piece(addr, len)
+            {
+                let octets = piece.len() as u64;
+                self.log.mark(addr, octets);
+                (addr, len) = (addr.wrapping_add(octets), len - octets);
+            }
+            self.region = self.marks.memory.last_region();
         }
         self.left > 0
     }

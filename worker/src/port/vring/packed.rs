@@ -335,6 +335,19 @@ impl Virtqueue for PackedRing {
         Ok(if ready { batch } else { 0 })
     }
 
+    /// The driver makes descriptors available in order: so if the last one is, all are.
+    fn ready(&mut self, most: u16) -> u16 {
+        let mut ready = most.min(self.lap_left(self.next) as u16);
+        while let Some(last) = ready.checked_sub(1) {
+            let at = self.next.ahead(last, self.size);
+            if is_available(at, self.read(at).flags) {
+                break;
+            }
+            ready /= 2;
+        }
+        ready
+    }
+
     #[inline(always)]
     fn take<'m>(
         &mut self,

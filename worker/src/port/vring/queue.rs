@@ -72,6 +72,11 @@ impl Queue {
         either!(self, ring => ring.set_marks(marks));
     }
 
+    /// What marks have cost since the last call ([`crate::port::cost`]).
+    pub fn take_marks_cost(&self) -> u64 {
+        either!(self, ring => ring.take_marks_cost())
+    }
+
     /// Marks the available chains, if pages are marked.
     pub fn mark_available(&self) {
         either!(self, ring => ring.mark_available());

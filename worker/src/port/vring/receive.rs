@@ -81,6 +81,25 @@ impl Sink for Vring {
         either!(queue, queue => Filling { queue, walker, state }.put_plain(hdr, frames, most))
     }
 
+    fn room(&mut self, most: usize) -> (usize, usize) {
+        let is_plain = self.header_len() == NET_HDR_LEN && self.fault.is_none();
+        let Vring { queue: Some(queue), memory, features, .. } = self else { return (0, 0) };
+        if !is_plain {
+            return (0, 0);
+        }
+        let walker = Walker { memory, features: *features, direction: Direction::Receive };
+        let (mut buffer, mut cursor) = (0, queue.position());
+        let frames = either!(queue, queue => {
+            let ready = queue.ready(most.min(MAX_CHAINS) as u16);
+            queue.take_plain(&mut cursor, &walker, 1, |_, slice| {
+                buffer = slice.len();
+                false
+            });
+            ready
+        });
+        (frames.into(), buffer.saturating_sub(NET_HDR_LEN))
+    }
+
     #[inline]
     fn position(&self) -> u16 {
         self.queue.as_ref().map_or(0, Queue::position)

@@ -108,12 +108,12 @@ impl SplitRing {
             return Err(RingFault::AvailOverrun);
         }
         self.avail_seen = seen;
-        Ok(self.ready())
+        Ok(self.seen())
     }
 
     /// How many entries can be taken, by the last read of `avail.idx`.
     #[inline]
-    fn ready(&self) -> u16 {
+    fn seen(&self) -> u16 {
         self.avail_seen.wrapping_sub(self.next)
     }
 
@@ -162,6 +162,14 @@ impl Virtqueue for SplitRing {
         Ok(ready)
     }
 
+    fn ready(&mut self, most: u16) -> u16 {
+        if self.seen() < most {
+            // The next take of a single chain finds a fault.
+            return self.refresh().unwrap_or(0).min(most);
+        }
+        most
+    }
+
     #[inline(always)]
     fn take<'m>(
         &mut self,
@@ -170,7 +178,7 @@ impl Virtqueue for SplitRing {
         out: &mut SliceList<'_, 'm>,
     ) -> Result<Option<Chain>, RingFault> {
         let ahead = cursor.wrapping_sub(self.next);
-        if ahead >= self.ready() && self.refresh()? <= ahead {
+        if ahead >= self.seen() && self.refresh()? <= ahead {
             return Ok(None);
         }
         let id = self.head(*cursor);
@@ -251,10 +259,10 @@ impl Virtqueue for SplitRing {
         most: usize,
         mut each: impl FnMut(GuestSlice<'m>) -> Option<u32>,
     ) -> usize {
-        let ready = match usize::from(self.ready()) < most {
+        let ready = match usize::from(self.seen()) < most {
             // The next take of a single chain finds a fault.
             true => self.refresh().unwrap_or(0),
-            false => self.ready(),
+            false => self.seen(),
         };
         let (size, plain, desc, avail) = (self.size, walker.plain(), self.desc.view(), self.avail.view());
         let (first, used) = (self.next, self.used.view());

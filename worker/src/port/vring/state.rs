@@ -5,7 +5,7 @@
 //! remove that memory before the lease is given back.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use sv3::ipc::RingFault;
 use sv3::ledger::PortCounters;
@@ -35,6 +35,8 @@ pub struct Vring {
     pub features: u64,
     /// The values that it was started with, to look it up in a new memory table.
     pub setup: Option<RingSetup>,
+    /// The run ([`RingSetup::run`]) that this worker began last; 0: none.
+    pub begun: u32,
     /// The client has enabled it.
     pub enabled: bool,
     /// Why it does not run although it is started.
@@ -49,6 +51,8 @@ pub struct Vring {
     pub log: Option<DirtyLog>,
     /// Where the device area is in the log, by guest address ([`sv3::ipc::Command::RingLog`]).
     pub log_addr: Option<u64>,
+    /// The guest transmits by it.
+    pub transmits: bool,
     /// The cost of the last publication.
     pub cost: u64,
     /// What a card still reads of it. `None`: no card reads the port's memory.
@@ -59,12 +63,18 @@ impl Vring {
     /// Looks the virtqueue up in memory and begins to use it, with kicks suppressed.
     pub fn begin(&mut self, memory: &GuestMemory, features: u64) -> Result<(), RingFault> {
         let Some(setup) = &self.setup else { return Ok(()) };
+        let RingSetup { run, position, .. } = *setup;
+        let of_another = position.run.load(Acquire) == run && self.begun != run;
         let queue = Queue::new(memory, setup, features)?;
+        position.used.store(u64::from(queue.position()), Relaxed);
+        position.run.store(run, Release);
+        self.begun = run;
         (self.queue, self.memory, self.features) = (Some(queue), memory.clone(), features);
         self.fault = None;
         if self.log.is_some() {
             self.mark();
-            if let Some(queue) = &self.queue {
+            // A worker that died may have written to chains.
+            if let Some(queue) = self.queue.as_ref().filter(|_| of_another) {
                 queue.mark_available();
             }
         }
@@ -73,8 +83,11 @@ impl Vring {
 
     /// Marks pages in the log that it has now, or no more.
     pub fn mark(&mut self) {
-        let Vring { queue: Some(queue), setup: Some(setup), memory, log, log_addr, .. } = self else { return };
-        let marks = log.clone().map(|log| Box::new(Marks::new(log, memory, *log_addr, setup.addr.desc)));
+        let Vring { queue: Some(queue), setup: Some(setup), memory, log, log_addr, transmits, .. } = self else {
+            return;
+        };
+        let mut marks = log.clone().map(|log| Box::new(Marks::new(log, memory, *log_addr, setup.addr.desc)));
+        marks.iter_mut().for_each(|marks| marks.only_reads = *transmits);
         queue.set_marks(marks);
     }
 
@@ -156,6 +169,9 @@ impl Kind for Vring {
         let Some(queue) = &mut self.queue else { return };
         self.cost = RING;
         let wants_signal = queue.publish();
+        if self.log.is_some() {
+            self.cost += queue.take_marks_cost();
+        }
         pass(CrashPoint::Published);
         if let Some(position) = counters.rings.get(usize::from(index)) {
             position.used.store(u64::from(queue.position()), Relaxed);

@@ -29,6 +29,9 @@ pub trait Virtqueue {
     /// Looks for available chains and prefetches them. Returns how many there are at most, up to `batch`.
     fn prepare(&mut self, batch: u16) -> Result<u16, RingFault>;
 
+    /// How many chains of one descriptor are available, up to `most`; or fewer, if it is not cheap to know.
+    fn ready(&mut self, most: u16) -> u16;
+
     /// Takes the chain at `cursor`, if there is one, and moves the cursor behind it. Its slices are appended to `out`.
     fn take<'m>(
         &mut self,

@@ -15,6 +15,8 @@ use crate::memory::dma::simulated::Simulated;
 use crate::nic::memory::CardMemory;
 use crate::nic::model_card::{ModelCard, file};
 use crate::port::vring::driver::{BASE, Driver, REGION};
+use crate::port::vring::held::REST_NS;
+use crate::process::clock;
 
 const CARD: u16 = 3;
 const GUEST: u16 = 0;
@@ -338,6 +340,19 @@ fn reading() -> (Worker, Device, Driver, Simulated) {
     // Either the mapper or this thread has opened it.
     while worker.told() != [(ReportKind::CardReady, 0)] {}
     assert_eq!(worker.tell(Command::CardStart { port: CARD }), None);
+    attach(&mut worker, &driver);
+    while !worker.held(|held| held.is_some_and(|held| !held.is_closed(0))) {
+        assert_eq!(worker.tell(Command::Barrier), None);
+    }
+    assert_eq!(container.octets() as u64, 2 * REGION);
+    device.model.reach(Some(&worker.thread.client(GUEST).unwrap().memory.clone()));
+    worker.thread.poller.forwarder.learn(MacAddr::new([2, 0, 0, 0, 0, 9]), CARD);
+    device.model.sent();
+    (worker, device, driver, container)
+}
+
+/// A guest with two regions comes, and transmits by ring 1.
+fn attach(worker: &mut Worker, driver: &Driver) {
     let (port, kind) = (GUEST, PortKind::Vrings);
     assert_eq!(worker.tell(Command::PortAdd { port, kind, learning: Learning::Free }), None);
     // Its headers have 12 octets.
@@ -349,14 +364,6 @@ fn reading() -> (Worker, Device, Driver, Simulated) {
     let start = Command::RingStart { port, ring: 1, size: 64, addr: driver.addr(), base: 0, run: 1 };
     assert_eq!(worker.tell_with(start, &std::os::fd::AsFd::as_fd(&kick)), None);
     assert_eq!(worker.tell(Command::RingEnable { port, ring: 1, enable: true }), None);
-    while !worker.held(|held| held.is_some_and(|held| !held.is_closed(0))) {
-        assert_eq!(worker.tell(Command::Barrier), None);
-    }
-    assert_eq!(container.octets() as u64, 2 * REGION);
-    device.model.reach(Some(&worker.thread.client(GUEST).unwrap().memory.clone()));
-    worker.thread.poller.forwarder.learn(MacAddr::new([2, 0, 0, 0, 0, 9]), CARD);
-    device.model.sent();
-    (worker, device, driver, container)
 }
 
 impl Worker {
@@ -398,6 +405,47 @@ fn memory_goes_when_no_card_reads_it_any_more() {
         assert!(device.model.sent().iter().all(|frame| frame[12..14] != [0x88, 0xb5]));
         device.model.assert_content();
     }
+}
+
+/// To take frames back stops the card for all. A client that makes it so, even one that comes again, is copied for a while.
+#[test]
+fn a_port_whose_frames_were_taken_back_is_copied_for_a_while() {
+    for returns in [false, true] {
+        let (mut worker, device, mut driver, container) = reading();
+        device.model.set_paused(true);
+        worker.send_long(&mut driver, 0..3);
+        let (port, (region, file)) = (GUEST, &driver.regions[1]);
+        let before = clock::now_ns();
+        if returns {
+            assert_eq!(worker.tell(Command::PortRemove { port }), None);
+            attach(&mut worker, &driver);
+        } else {
+            assert_eq!(worker.tell(Command::RegionRemove { port, region: *region }), None);
+            assert_eq!(worker.tell_with(Command::RegionAdd { port, region: *region }, file), None);
+        }
+        while container.octets() as u64 != 2 * REGION
+            || worker.held(|held| held.is_none_or(|held| held.is_closed(u64::MAX)))
+        {
+            assert_eq!(worker.tell(Command::Barrier), None);
+        }
+        assert!(worker.held(|held| held.unwrap().is_closed(before + REST_NS - 1)), "returns: {returns}");
+    }
+}
+
+/// What a card reads belongs to the guest again when the command is done.
+#[test]
+fn a_card_that_does_not_let_go_is_stopped_before_memory_goes() {
+    let (mut worker, device, mut driver, _) = reading();
+    device.model.set_paused(true);
+    worker.send_long(&mut driver, 0..3);
+    device.model.pull_out();
+    assert_eq!(worker.tell(Command::RegionRemove { port: GUEST, region: driver.regions[1].0 }), None);
+    let card = QueueId::receive(CARD, 0);
+    assert!(worker.thread.with_card(card, |_| ()).is_none(), "it is stopped already");
+    assert!(worker.told().contains(&(ReportKind::RingFault, RingFault::CardGone as u64)));
+    worker.thread.poll(QueueId::transmit(GUEST, 0));
+    (0..3).for_each(|_| worker.turn_briefly());
+    assert_eq!(driver.used_idx(), 3, "frames to nowhere do not stay");
 }
 
 #[test]

@@ -18,6 +18,7 @@ use crate::memory::deferred::DeferredRoom;
 use crate::memory::dirty_log::client::LogFile;
 use crate::memory::frame_head::Snapshot;
 use crate::memory::slice::GuestSlice;
+use crate::port::cost::DESCRIPTOR;
 use crate::port::kind::Kind;
 use crate::port::sink::{DeliveryState, Outgoing, Sink, Stay};
 use crate::process::crash_points::armed;
@@ -287,9 +288,10 @@ fn a_frame_marks_the_pages_of_its_octets_and_of_its_used_entry_only() {
     }
 }
 
-/// A client may change its log as often as it likes. Each time costs the ring's own areas; only a start looks at chains.
+/// A client may change its log, and start its ring, as often as it likes. Each time costs the ring's own areas. Only a worker
+/// that takes over a ring looks at chains.
 #[test]
-fn chains_that_are_available_are_marked_when_a_ring_starts_and_not_when_its_log_changes() {
+fn chains_that_are_available_are_marked_at_a_take_over_and_not_when_the_client_changes_something() {
     for packed in [false, true] {
         let packed_bit = if packed { VIRTIO_F_RING_PACKED.mask() } else { 0 };
         let mut migration = Migration::new(VIRTIO_F_VERSION_1.mask() | packed_bit);
@@ -297,10 +299,49 @@ fn chains_that_are_available_are_marked_when_a_ring_starts_and_not_when_its_log_
         migration.log.take();
         migration.vring.mark();
         let of_log = migration.log.take();
-        migration.start();
-        let of_start = migration.log.take();
+        let (memory, features) = (migration.side.guest().memory.clone(), migration.features);
+        let mut again = |new_run: u32| {
+            migration.vring.end();
+            let setup = migration.vring.setup.as_mut().unwrap();
+            (setup.run, setup.base) = (setup.run + new_run, if packed { 1 << 15 } else { 0 });
+            migration.vring.begin(&memory, features).unwrap();
+            migration.log.take()
+        };
+        let of_client = [again(1), again(0), again(1)];
+        let setup = migration.vring.setup;
+        migration.vring = Vring { setup, log: Some(migration.log.log()), ..Vring::default() };
+        migration.vring.begin(&memory, features).unwrap();
+        let of_take_over = migration.log.take();
         let has_buffer = |pages: &std::collections::BTreeSet<u64>| pages.contains(&(DATA / PAGE));
-        assert!(!of_log.is_empty() && !has_buffer(&of_log) && has_buffer(&of_start), "packed: {packed}");
+        assert!(of_client.iter().chain([&of_log]).all(|pages| !pages.is_empty() && !has_buffer(pages)));
+        assert!(has_buffer(&of_take_over), "packed: {packed}");
+    }
+}
+
+#[test]
+fn what_is_not_the_clients_memory_is_not_marked() {
+    for packed in [false, true] {
+        let packed_bit = if packed { VIRTIO_F_RING_PACKED.mask() } else { 0 };
+        let mut migration = Migration::new(VIRTIO_F_VERSION_1.mask() | packed_bit);
+        migration.side.offer(0, &[(BASE - PAGE, 0x1000)], false);
+        migration.side.offer(1, &[(BASE + REGION - PAGE, 0x2000)], false);
+        migration.start();
+        let pages: Vec<_> =
+            migration.log.take().into_iter().filter(|page| *page < BASE / PAGE || *page > BASE / PAGE + 7).collect();
+        let border = (BASE + REGION) / PAGE;
+        assert_eq!(pages, [border - 1, border], "packed: {packed}");
+    }
+}
+
+#[test]
+fn marks_are_charged() {
+    for packed in [false, true] {
+        let packed_bit = if packed { VIRTIO_F_RING_PACKED.mask() } else { 0 };
+        let mut migration = Migration::new(VIRTIO_F_VERSION_1.mask() | packed_bit);
+        (0..3).for_each(|number| migration.side.offer(number, &[(DATA, 12), (DATA + 12, 0x1000)], false));
+        migration.deliver(&[300, 300, 300], true, 1);
+        let queue = migration.vring.queue.as_ref().unwrap();
+        assert_eq!((queue.take_marks_cost(), queue.take_marks_cost()), (6 * DESCRIPTOR, 0), "packed: {packed}");
     }
 }
 
@@ -317,10 +358,14 @@ fn a_hostile_ring_costs_a_bounded_time() {
         guest.offer(at);
     }
     migration.start();
-    let mut steps = STEPS;
     let marks = Marks::new(migration.log.log(), &migration.side.guest().memory.clone(), Some(u64::MAX), u64::MAX);
     marks.device_area(7, u64::MAX);
     marks.descriptors(0, 9);
-    while marks.written(u64::MAX, &mut steps).packed(&Descriptor { addr: 0, len: 0, flags: 2, next: 0 }) {}
-    assert_eq!(steps, 0);
+    let mut look = marks.look(STEPS);
+    look.begin(u64::MAX);
+    let mut steps = 0;
+    while look.packed(&Descriptor { addr: 0, len: 0, flags: 2, next: 0 }) {
+        steps += 1;
+    }
+    assert!(steps == STEPS && look.is_over());
 }

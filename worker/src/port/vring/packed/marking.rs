@@ -14,19 +14,23 @@ impl PackedRing {
         marks.descriptors(0, self.size.into());
     }
 
+    /// What marks have cost since the last call.
+    pub fn take_marks_cost(&self) -> u64 {
+        self.marks.as_ref().map_or(0, |marks| marks.take_cost())
+    }
+
     /// Marks the available chains: a worker that died may have written to some of them.
     pub fn mark_available(&self) {
-        let Some(marks) = &self.marks else { return };
-        DirtyLog::order();
-        let (mut at, mut steps, mut seen) = (self.next, STEPS_AT_START, 0);
-        while seen < self.size && steps > 0 {
+        let Some(marks) = self.marks.as_ref().filter(|marks| !marks.only_reads) else { return };
+        let (mut at, mut look, mut seen) = (self.next, marks.look(STEPS_AT_START), 0);
+        while seen < self.size && !look.is_over() {
             let mut descriptor = self.read(at);
             if !is_available(at, descriptor.flags) {
                 break;
             }
-            let mut written = marks.written(Marks::LONGEST, &mut steps);
+            look.begin(Marks::LONGEST);
             loop {
-                written.packed(&descriptor);
+                look.packed(&descriptor);
                 (at, seen) = (at.ahead(1, self.size), seen + 1);
                 if descriptor.flags & VIRTQ_DESC_F_NEXT == 0 || seen >= self.size {
                     break;
@@ -36,26 +40,40 @@ impl PackedRing {
         }
     }
 
+    /// Marks what was written to the chains of the journal.
+    #[inline]
+    fn mark_completed(&self, marks: &Marks) {
+        let (mut at, size, desc, mut look) = (self.published, self.size, self.desc.view(), marks.look(STEPS));
+        for word in self.journal.entries.iter().take(self.pending.into()) {
+            let Entry { descriptors, len, .. } = Entry::from_word(word.load(Relaxed));
+            if len > 0 {
+                let first = read(desc.get(at.index()));
+                if descriptors > 1 || !look.plain(&first, len) {
+                    look.begin(len.into());
+                    let mut chain = (0..descriptors).map(|ahead| self.read(at.ahead(ahead, size)));
+                    while chain.next().is_some_and(|descriptor| look.packed(&descriptor)) {}
+                }
+            }
+            at = at.ahead(descriptors, size);
+        }
+    }
+
     /// Publishes the entries of the journal.
     #[cold]
     #[inline(never)]
     pub(super) fn flush_marked(&mut self) {
-        let (first, mut at, mut steps) = (self.published, self.published, STEPS);
+        let (first, behind) = (self.published, self.next);
         if let Some(marks) = &self.marks {
-            DirtyLog::order();
-            for word in self.journal.entries.iter().take(self.pending.into()) {
-                let Entry { descriptors, len, .. } = Entry::from_word(word.load(Relaxed));
-                let mut written = marks.written(len.into(), &mut steps);
-                let mut chain = (0..descriptors).map(|ahead| self.read(at.ahead(ahead, self.size)));
-                while len > 0 && chain.next().is_some_and(|descriptor| written.packed(&descriptor)) {}
-                at = at.ahead(descriptors, self.size);
+            match marks.only_reads {
+                true => DirtyLog::order(),
+                false => self.mark_completed(marks),
             }
         }
         pass(CrashPoint::Marked);
         self.flush_all();
         if let Some(marks) = &self.marks {
             DirtyLog::order();
-            let count = u64::from(first.distance(at, self.size));
+            let count = u64::from(first.distance(behind, self.size));
             let (size, first) = (u64::from(self.size), u64::from(first.index()));
             let before_end = count.min(size - first);
             marks.descriptors(first, before_end);

@@ -104,6 +104,33 @@ fn a_ring_must_lie_in_memory_aligned_and_of_a_legal_size() {
     assert_eq!(fault(odd), Some(RingFault::Unmapped));
 }
 
+/// Workers die while the client stops the ring, one of them while it publishes. The client gets the base from the ledger and
+/// starts the ring there. That is the same run then, and a new one otherwise (`Ring::start` of the supervisor).
+#[test]
+fn a_ring_whose_base_came_from_the_ledger_goes_on_wherever_its_worker_died() {
+    let mut deaths = 0;
+    for passes in 0..4 {
+        let mut driver = PackedDriver::new(8);
+        (0..5).for_each(|id| assert!(driver.offer(id, &[(DATA, 9, 0)])));
+        let mut ring = driver.ring(0);
+        work(&driver, &mut ring, 5).unwrap();
+        armed::arm(passes);
+        deaths += u32::from(catch_unwind(AssertUnwindSafe(|| ring.publish())).is_err());
+        armed::arm(u32::MAX);
+        let setup = driver.setup();
+        let word = setup.position.used.load(Relaxed);
+        let run = setup.run + u32::from(word >> 32 == 0);
+        let mut ring =
+            PackedRing::new(&driver.guest.memory, &RingSetup { base: word as u16, run, ..setup }, 0).unwrap();
+        assert!(driver.offer(5, &[(DATA, 9, 0)]));
+        work(&driver, &mut ring, 8).unwrap();
+        ring.publish();
+        let used: Vec<_> = std::iter::from_fn(|| driver.take_used()).collect();
+        assert_eq!(used, (0..6).map(|id| (id, u32::from(id) + 7)).collect::<Vec<_>>(), "after {passes} points");
+    }
+    assert_eq!(deaths, 3);
+}
+
 #[test]
 fn a_ledger_of_nonsense_harms_nobody() {
     let mut driver = PackedDriver::new(8);

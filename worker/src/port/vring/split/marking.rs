@@ -21,14 +21,20 @@ impl SplitRing {
         marks.device_area(0, ENTRIES + ENTRY * u64::from(self.size) + event);
     }
 
+    /// What marks have cost since the last call.
+    pub fn take_marks_cost(&self) -> u64 {
+        self.marks.as_ref().map_or(0, |marks| marks.take_cost())
+    }
+
     /// Marks the available chains: a worker that died may have written to some of them.
     pub fn mark_available(&self) {
-        let Some(marks) = &self.marks else { return };
-        DirtyLog::order();
+        let Some(marks) = self.marks.as_ref().filter(|marks| !marks.only_reads) else { return };
         let seen = u16::from_le(self.avail_head.at(1).load(Acquire));
-        let (available, mut steps) = (seen.wrapping_sub(self.next).min(self.size), STEPS_AT_START);
+        let (available, mut look) = (seen.wrapping_sub(self.next).min(self.size), marks.look(STEPS_AT_START));
         for at in 0..available {
-            marks.written(Marks::LONGEST, &mut steps).chain(self, self.head(self.next.wrapping_add(at)));
+            if let Some(first) = self.descriptor(self.head(self.next.wrapping_add(at))) {
+                look.chain(self, first, Marks::LONGEST);
+            }
         }
     }
 
@@ -37,14 +43,10 @@ impl SplitRing {
     #[inline(never)]
     pub(super) fn publish_marked(&self, old: u16) {
         let Some(marks) = &self.marks else { return };
-        DirtyLog::order();
-        let (count, mut steps) = (self.next.wrapping_sub(old), STEPS);
-        for at in 0..count {
-            let [id, len] = self.used.at(old.wrapping_add(at));
-            let (id, len) = (u32::from_le(id.load(Relaxed)), u32::from_le(len.load(Relaxed)));
-            if len > 0 {
-                marks.written(len.into(), &mut steps).chain(self, id as u16);
-            }
+        let count = self.next.wrapping_sub(old);
+        match marks.only_reads {
+            true => DirtyLog::order(),
+            false => self.mark_completed(marks, old, count),
         }
         let (first, count, size) = (u64::from(old & (self.size - 1)), u64::from(count), u64::from(self.size));
         let before_end = count.min(size - first);
@@ -55,6 +57,23 @@ impl SplitRing {
         DirtyLog::order();
         pass(CrashPoint::Marked);
         marks.device_area(IDX, 2);
+    }
+
+    /// Marks what was written to completed chains.
+    #[inline]
+    fn mark_completed(&self, marks: &Marks, old: u16, count: u16) {
+        let (size, desc, used, mut look) = (self.size, self.desc.view(), self.used.view(), marks.look(STEPS));
+        for at in 0..count {
+            let [id, len] = used.at(old.wrapping_add(at));
+            let (id, len) = (u32::from_le(id.load(Relaxed)) as u16, u32::from_le(len.load(Relaxed)));
+            if len == 0 || id >= size {
+                continue;
+            }
+            let first = Descriptor::read(desc.at(id));
+            if !look.plain(&first, len) {
+                look.chain(self, first, len.into());
+            }
+        }
     }
 
     /// The flags or the event of the used ring were written.

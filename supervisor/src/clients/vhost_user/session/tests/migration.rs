@@ -98,8 +98,10 @@ fn the_log_ends_with_the_last_ring_and_the_guests_addresses_are_forgotten() {
         client.ask(Request::SetVringKick { ring, fd: Some(fd()) });
     }
     assert_eq!(client.names(), [""; 0], "no page is written before there is a log");
+    assert!(client.session.device().lacks_log(), "status says why nothing runs");
     client.ask(log_base(2 * PAGE, 0));
     assert_eq!(client.names(), ["LogOpen", "RingEnable", "RingStart", "RingEnable", "RingStart", "Barrier"]);
+    assert!(!client.session.device().lacks_log());
 }
 
 #[test]
