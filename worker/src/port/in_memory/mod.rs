@@ -125,7 +125,7 @@ impl Sink for InMemory {
     }
 
     fn room(&mut self, most: usize) -> (usize, usize) {
-        (most.min(self.room.into()), usize::MAX)
+        (most.min(self.room), usize::MAX)
     }
 
     fn position(&self) -> u16 {
