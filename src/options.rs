@@ -228,5 +228,9 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), ALL.len());
+        let mut letters: Vec<_> = ALL.iter().filter_map(|option| option.short).collect();
+        letters.sort_unstable();
+        letters.dedup();
+        assert_eq!(letters.len(), ALL.iter().filter(|option| option.short.is_some()).count());
     }
 }
