@@ -1,4 +1,13 @@
 //! Requests at the control socket. A request is a line; its first word is the kind.
+//!
+//! ```
+//! use sv3::control::ControlRequest;
+//!
+//! let request = ControlRequest::Release("p7".to_string());
+//! assert_eq!(request.to_string(), "release p7");
+//! assert_eq!(ControlRequest::parse("release p7"), Some(request));
+//! assert_eq!(ControlRequest::parse("dance"), None);
+//! ```
 
 use std::fmt;
 

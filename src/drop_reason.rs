@@ -1,4 +1,11 @@
 //! Why a frame was dropped. Each reason has a counter for each port, in the ledger and in `sv3 status`.
+//!
+//! ```
+//! use sv3::drop_reason::DropReason;
+//!
+//! assert_eq!(DropReason::RxNoBuffers.name(), "no_rx_buffers");
+//! assert_eq!(DropReason::ALL.len(), DropReason::COUNT);
+//! ```
 
 /// A reason for dropping a frame. "Charged to" names the port whose counter grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,6 +16,24 @@
 //! *Life of a frame*: the worker takes a descriptor chain from one guest's ring, decides by its [`frame`] header, and
 //! copies the frame once into buffers of another guest. Counters, drops by reason ([`drop_reason::DropReason`]), the
 //! forwarding table and the crash record are in the [`ledger`].
+//!
+//! # A program that asks a switch
+//!
+//! A request is a line, and the answer is what comes until the connection closes (docs/operate/control.md says what lasts):
+//!
+//! ```no_run
+//! use std::io::{Read, Write};
+//! use std::os::unix::net::UnixStream;
+//!
+//! use sv3::control::ControlRequest;
+//!
+//! let mut switch = UnixStream::connect("/run/user/1000/sv3/control.sock")?;
+//! writeln!(switch, "{}", ControlRequest::Status)?;
+//! let mut answer = String::new();
+//! switch.read_to_string(&mut answer)?;
+//! println!("{answer}"); // JSON: a sv3::status::Status
+//! # Ok::<(), std::io::Error>(())
+//! ```
 
 pub mod attachment;
 pub mod audit;

@@ -8,6 +8,7 @@
 //! guess.
 
 mod finding;
+mod guests;
 mod kernel;
 mod limits;
 mod machine;
@@ -71,6 +72,7 @@ fn look_at(machine: &Machine) -> Vec<Finding> {
         places::probe,
         processors::probe,
         qemu::probe,
+        guests::probe,
         tap::probe,
         uplink::probe,
         vfio::probe,

@@ -6,7 +6,7 @@ use serde::Serialize;
 const SCHEMA: u32 = 1;
 
 /// What findings are about.
-pub const TOPICS: [&str; 19] = [
+pub const TOPICS: [&str; 20] = [
     "kernel",
     "landlock",
     "seccomp",
@@ -17,6 +17,7 @@ pub const TOPICS: [&str; 19] = [
     "processors",
     "qemu",
     "kvm",
+    "guest",
     "tap",
     "uplink",
     "namespaces",

@@ -14,23 +14,24 @@ const QUEUE_PAIR: u64 = 6212 << 10;
 
 /// Looks.
 pub fn probe(machine: &Machine) -> Vec<Finding> {
-    [files(machine, "self"), locked(machine)].into_iter().flatten().collect()
+    [files(machine, "self", ""), locked(machine)].into_iter().flatten().collect()
 }
 
-/// Whether a process may open as many files as ports need. The switch raises its soft limit to the hard one.
-pub fn files(machine: &Machine, process: &str) -> Option<Finding> {
+/// Whether a process may open as many files as ports need. The switch raises its soft limit to the hard one. `of` stands
+/// before the sentence.
+pub fn files(machine: &Machine, process: &str, of: &str) -> Option<Finding> {
     let (_, hard) = machine.limit(process, "Max open files")?;
     let reserve = (hard / 4).clamp(RESERVE.0, RESERVE.1);
     let ports = (hard.saturating_sub(reserve) / PORT).saturating_sub(1);
     let raise = "raise the hard limit of open files: `nofile` in /etc/security/limits.d and a new login, or LimitNOFILE= \
                  in the unit";
     Some(match ports {
-        0 => Finding::fault("files", format!("{hard} open files are too few for one port")).to(Cost::Host, raise),
+        0 => Finding::fault("files", format!("{of}{hard} open files are too few for one port")).to(Cost::Host, raise),
         ports if ports < FEW => {
-            Finding::advice("files", format!("{hard} open files are enough for some {ports} ports"))
+            Finding::advice("files", format!("{of}{hard} open files are enough for some {ports} ports"))
                 .to(Cost::Host, raise)
         }
-        ports => Finding::good("files", format!("{hard} open files are enough for {ports} ports and more")),
+        ports => Finding::good("files", format!("{of}{hard} open files are enough for {ports} ports and more")),
     })
 }
 

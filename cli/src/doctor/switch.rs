@@ -47,7 +47,7 @@ pub fn look(machine: &Machine, control: &Control, named: bool) -> Looked {
 /// All probes of a switch.
 fn of(machine: &Machine, status: &Status) -> Vec<Finding> {
     let mut findings = worker::probe(status);
-    findings.extend(limits::files(machine, &status.supervisor.pid.to_string()));
+    findings.extend(limits::files(machine, &status.supervisor.pid.to_string(), "the switch: "));
     findings.extend(ports::probe(machine, status));
     findings.extend(drops::probe(status));
     findings.extend(declared::probe(status));

@@ -91,7 +91,14 @@ impl Program {
 
 /// Closes all inherited fds except stdin, stdout and stderr. Must be called before any file is opened.
 pub fn close_inherited() -> Result<(), String> {
-    close_range(0).map_err(|error| format!("cannot close inherited file descriptors: {error}"))
+    close_range(0).map_err(|error| match error {
+        Errno::ENOSYS => {
+            "this kernel has no close_range(2): boot Linux 5.9 or newer, or allow it in the seccomp profile of \
+                          the container"
+                .to_string()
+        }
+        error => format!("cannot close inherited file descriptors: {error}"),
+    })
 }
 
 /// Calls close_range(2) for all fds except stdin, stdout and stderr.

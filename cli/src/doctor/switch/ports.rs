@@ -145,7 +145,7 @@ fn unsealed(port: &PortStatus) -> Option<Finding> {
     open.then(|| {
         let message = "its memory can be truncated: if its owner does that, a worker dies and the guest loses its port";
         Finding::advice("port", message)
-            .to(Cost::Guest, "use memory-backend-memfd (libvirt: <source type='memfd'/>), which is sealed")
+            .to(Cost::Guest, "QEMU: memory-backend-memfd, which is sealed (libvirt: <source type='memfd'/>). DPDK does not seal its memory")
     })
 }
 
