@@ -23,8 +23,11 @@
 //! **The card is hostile.** It can write to all of the area and the ring. What it says of its head is bounded by what it
 //! was given. Frames and requests that it has changed are its own loss: they are read with bounds.
 
+mod elsewhere;
+mod plain;
+mod taking_over;
+
 use std::collections::VecDeque;
-use std::ops::RangeInclusive;
 use std::sync::atomic::{
     AtomicU64,
     Ordering::{Acquire, Relaxed},
@@ -33,21 +36,20 @@ use std::sync::atomic::{
 use sv3::card::{DESCRIPTOR, PairLayout};
 use sv3::frame::ETHERNET_LEN;
 
+use self::elsewhere::Kept;
+pub use self::elsewhere::Progress;
 use super::bar::Bar;
 use super::card::Card;
 use super::circle::Circle;
-use super::descriptor::{self, Context, Data, Kind, NOTHING, Options, Words};
+use super::descriptor::{self, Context, Data, NOTHING, Words};
 use super::fault::Fault;
 use super::memory::CardMemory;
 use super::positions::{Positions, Word};
-use super::queue_registers::{QueueRegisters, SWFLSH};
+use super::queue_registers::QueueRegisters;
 use super::request::Request;
-use super::transmit_area::{Area, LINE, REQUEST, Step};
-use crate::memory::frame_head::{FrameHead, HEAD_LEN};
+use super::transmit_area::Area;
 use crate::memory::slice::GuestSlice;
 use crate::process::clock;
-use crate::process::crash;
-use crate::process::crash_points::{CrashPoint, pass};
 
 /// Most octets of one descriptor (82599, 7.2.3.2.4: 64 KiB; its fetches are shorter).
 pub const PIECE: usize = 16 * 1024;
@@ -63,17 +65,6 @@ pub struct Place<'m> {
     /// Where the frame is to be written.
     pub frame: GuestSlice<'m>,
     offset: usize,
-}
-
-/// What became of frames that were to be put.
-#[derive(Default)]
-pub struct Put<'f> {
-    /// How many were put.
-    pub frames: u64,
-    /// Their octets.
-    pub octets: u64,
-    /// The first frame that was not.
-    pub left: Option<(&'f GuestSlice<'f>, &'f FrameHead)>,
 }
 
 /// A transmit queue.
@@ -102,45 +93,6 @@ pub struct TransmitQueue {
     /// What the last context descriptor said.
     context: Option<Context>,
     kept: Kept,
-}
-
-/// Frames that their senders' rings keep.
-struct Kept {
-    /// The last descriptors of those that are not known to be done.
-    last: VecDeque<u16>,
-    /// The number of the last one that was put. Numbers of an earlier queue are lower than all of a later one.
-    put: u64,
-    /// See [`Progress::void`].
-    void: u64,
-}
-
-/// How far the card is with frames that their senders' rings keep.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Progress {
-    /// Up to this number the card has read them, or was stopped before.
-    pub done: u64,
-    /// It was stopped: those up to this number of which nobody has heard that they were done are to be sent again. Few of
-    /// them, or none, were sent.
-    pub void: u64,
-}
-
-impl Kept {
-    /// How many were done, as a number.
-    fn done(&self) -> u64 {
-        self.put - self.last.len() as u64
-    }
-
-    fn stop(&mut self) {
-        if !self.last.is_empty() {
-            self.void = self.put;
-            self.last.clear();
-        }
-    }
-
-    fn put(&mut self, last: u16) {
-        self.last.push_back(last);
-        self.put += 1;
-    }
 }
 
 impl TransmitQueue {
@@ -182,91 +134,6 @@ impl TransmitQueue {
         queue
     }
 
-    /// The queue is off: writes descriptors of all that the card has not sent, from the ring's beginning on.
-    pub fn prepare(&mut self, memory: &CardMemory, goes_on: bool) {
-        self.is_on = false;
-        let (done, sent) = if goes_on { self.left(memory) } else { (0, 0) };
-        self.positions.store(memory, Word::Done, done as u64, false);
-        (self.clean, self.tail, self.context) = (0, 0, None);
-        (self.done, self.end) = (done, done);
-        self.kept.stop();
-        while self.end != sent {
-            match self.area.step(memory, self.end) {
-                Step::Frame(request) if request.again => {
-                    self.end = self.area.behind(self.end, request.len as usize);
-                }
-                Step::Frame(request) if self.has_descriptors(request.len as usize, 1) => {
-                    self.describe(memory, self.end, &request);
-                    self.end = self.area.behind(self.end, request.len as usize);
-                }
-                Step::Skip => self.end = 0,
-                // The card has written over it: the rest is lost.
-                _ => break,
-            }
-        }
-        if self.tail == 0 {
-            // Nothing is left but what was skipped, and no descriptor will tell that it is done.
-            self.done = self.end;
-        }
-        self.close(memory);
-        if let Some(head) = self.head_word(memory) {
-            head.store(0, Relaxed);
-        }
-        self.positions.store(memory, Word::Sent, self.sent as u64, true);
-        self.positions.store(memory, Word::Done, self.done as u64, true);
-    }
-
-    /// The offsets of what was published and not sent, as memory tells.
-    fn left(&self, memory: &CardMemory) -> (usize, usize) {
-        let (done, has_head) = self.positions.load(memory, Word::Done);
-        let (sent, _) = self.positions.load(memory, Word::Sent);
-        let (Some(done), Some(sent)) = (self.area.offset(done), self.area.offset(sent)) else { return (0, 0) };
-        match self.first_unsent(memory).filter(|_| has_head) {
-            None => (done, sent),
-            Some(None) => (sent, sent),
-            Some(Some(first)) => (self.bounded(memory, first, (done, sent)), sent),
-        }
-    }
-
-    /// The offset of the frame at the head that the card wrote; `Some(None)`: it has sent all.
-    fn first_unsent(&self, memory: &CardMemory) -> Option<Option<usize>> {
-        let head = self.ring.index(self.head_word(memory)?.load(Acquire) & 0xffff_ffff)?;
-        let ring = self.descriptors(memory);
-        let kind = |index: u16| {
-            let [low, high] = ring.get(usize::from(index))?;
-            Some(descriptor::kind([low.load(Relaxed), high.load(Relaxed)]))
-        };
-        let kind = match kind(head)? {
-            Kind::Context => kind(self.ring.behind(head, 1))?,
-            kind => kind,
-        };
-        match kind {
-            Kind::Data(address) => Some(Some(self.area.offset_at(memory, address)?)),
-            Kind::Context => None,
-            Kind::Other => Some(None),
-        }
-    }
-
-    /// `first`, if a frame begins there between `done` and `sent`; or `sent`, if it is the next one that would have been
-    /// published; or `done`.
-    fn bounded(&self, memory: &CardMemory, first: usize, (done, sent): (usize, usize)) -> usize {
-        let mut at = done;
-        // Each frame has a descriptor, and behind what is skipped there is one.
-        for _ in 0..=2 * u32::from(self.ring.0) {
-            if at == sent {
-                break;
-            }
-            match self.area.step(memory, at) {
-                Step::Frame(_) if at == first => return first,
-                Step::Frame(request) => at = self.area.behind(at, request.len as usize),
-                Step::Skip => at = 0,
-                Step::Nonsense => return done,
-            }
-        }
-        let is_next = first == sent || first == 0 && self.area.step(memory, sent) == Step::Skip;
-        if is_next { sent } else { done }
-    }
-
     fn head_word<'m>(&self, memory: &'m CardMemory) -> Option<&'m AtomicU64> {
         memory.ring(self.layout.write_back, 1).first().map(|[word, _]| word)
     }
@@ -299,22 +166,6 @@ impl TransmitQueue {
         Ok(self.look(memory, len))
     }
 
-    /// The same for a frame whose first `len` octets are put into the area, and the rest of which lies in `pieces`
-    /// pieces, each at most [`PIECE`] octets long.
-    pub fn find_part<'m>(
-        &mut self,
-        memory: &'m CardMemory,
-        len: usize,
-        pieces: usize,
-    ) -> Result<Option<Place<'m>>, Fault> {
-        // As many descriptors as if the pieces followed each other.
-        let fits = |queue: &TransmitQueue| queue.has_descriptors(len + pieces * PIECE, SPARE);
-        if !fits(self) {
-            self.clean(memory)?;
-        }
-        if fits(self) { self.find(memory, len) } else { Ok(None) }
-    }
-
     #[inline]
     fn look<'m>(&self, memory: &'m CardMemory, len: usize) -> Option<Place<'m>> {
         if !self.has_descriptors(len, SPARE) {
@@ -342,48 +193,6 @@ impl TransmitQueue {
         }
     }
 
-    /// The first octets of a frame are in their place, and the rest of it is in `pieces`, by the card's addresses, each at
-    /// most [`PIECE`] octets long.
-    pub fn put_part(
-        &mut self,
-        memory: &CardMemory,
-        place: &Place<'_>,
-        request: &Request,
-        pieces: impl Iterator<Item = (u64, usize)>,
-    ) {
-        let len = place.frame.len();
-        let offset = self.enter(memory, place, &Request { len: len as u32, again: true, ..*request });
-        let behind = self.area.behind(offset, len);
-        let first = (self.area.address(memory, offset), len);
-        self.describe_pieces(memory, (offset, behind), request, [first].into_iter().chain(pieces));
-        self.end = behind;
-        self.kept.put(self.last);
-    }
-
-    /// The number of the last frame that its sender's ring keeps.
-    pub fn kept(&self) -> u64 {
-        self.kept.put
-    }
-
-    /// Which of them are done.
-    pub fn progress(&self) -> Progress {
-        Progress { done: self.kept.done(), void: self.kept.void }
-    }
-
-    /// The card reads only what is in the area from now on. Frames that senders' rings keep are to be sent again.
-    pub fn recall(&mut self, card: &Card) -> Result<(), Fault> {
-        if self.kept.last.is_empty() {
-            return Ok(());
-        }
-        if !self.is_on {
-            self.prepare(&card.memory, true);
-            return Ok(());
-        }
-        self.registers.disable(&card.bar, "TXDCTL", SWFLSH, card.bar.now_ns())?;
-        self.prepare(&card.memory, true);
-        self.turn_on(card)
-    }
-
     #[inline]
     fn enter(&mut self, memory: &CardMemory, place: &Place<'_>, request: &Request) -> usize {
         if place.offset != self.end {
@@ -391,64 +200,6 @@ impl TransmitQueue {
         }
         self.area.write(memory, place.offset, request);
         place.offset
-    }
-
-    /// Puts frames that are complete and lie in one piece, behind a header as long as a request, with a head. Ends with the
-    /// first frame that needs more work, or whose length is not among `lens`, or for which there is no room at once.
-    #[inline]
-    pub fn put_plain<'f>(
-        &mut self,
-        memory: &CardMemory,
-        frames: &mut impl Iterator<Item = (&'f GuestSlice<'f>, &'f FrameHead)>,
-        lens: RangeInclusive<usize>,
-    ) -> Put<'f> {
-        let mut put = Put::default();
-        if self.always_context && self.context != Some(NO_OFFLOAD) {
-            put.left = frames.next();
-            return put;
-        }
-        let (ring, (words, octets)) = (self.descriptors(memory), self.area.view(memory));
-        let (address, mut limit) = (self.area.address(memory, 0), self.area.limit((self.done, self.end)));
-        let data = Data::of(Options { context: self.always_context, ..Options::default() }, 0);
-        let mut free = self.ring.0.saturating_sub(self.ring.distance(self.clean, self.tail) + SPARE + 2);
-        let (mut tail, mut end, before) = (self.tail, self.end, crash::current());
-        for (slice, head) in frames {
-            let (with, len) = (slice.len(), slice.len().wrapping_sub(REQUEST));
-            let behind = end + with.next_multiple_of(LINE);
-            let place = words.get(end / 16..end / 16 + 2);
-            let (Some([[first, second], [third, fourth]]), Some([low, high]), true) =
-                (place, ring.get(usize::from(tail)), free > 0 && behind <= limit && lens.contains(&len))
-            else {
-                put.left = Some((slice, head));
-                break;
-            };
-            crash::set_current(&raw const head.0);
-            // The request takes the header's place.
-            first.store(len as u64, Relaxed);
-            second.store(head.0[1] >> 32 << 32, Relaxed);
-            third.store(head.0[2], Relaxed);
-            fourth.store(head.0[3], Relaxed);
-            slice.copy_to(HEAD_LEN, &octets, end + HEAD_LEN, with - HEAD_LEN);
-            pass(CrashPoint::Copied);
-            let words = data.alone(address + end as u64, len as u16);
-            low.store(words[0], Relaxed);
-            high.store(words[1], Relaxed);
-            end = behind;
-            if end >= self.area.size() {
-                end = 0;
-                limit = self.area.limit((self.done, 0));
-            }
-            if let Some(place) = self.ends.get_mut(usize::from(tail)) {
-                *place = end as u32;
-            }
-            (tail, free) = (self.ring.behind(tail, 1), free - 1);
-            (put.frames, put.octets) = (put.frames + 1, put.octets + len as u64);
-        }
-        crash::set_current(before);
-        if put.frames > 0 {
-            (self.last, self.tail, self.end) = (self.ring.before(tail), tail, end);
-        }
-        put
     }
 
     /// Writes the descriptors of a frame that is whole in the area.

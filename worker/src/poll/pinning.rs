@@ -62,8 +62,11 @@ pub enum Done {
 }
 
 impl Pinner {
-    /// Unpins what is to be unpinned next.
+    /// Unpins some of what is to be unpinned next.
     pub fn unpin_next(&self) -> Done {
+        if self.pins.seize(|| ()).unpin_some() {
+            return Done::Some;
+        }
         let Some(leaving) = self.leaving.seize(|| ()).pop_front() else { return Done::Nothing };
         match leaving {
             Leaving::Pages(pages) => {
@@ -88,7 +91,7 @@ impl Pinner {
     /// Goes on to pin what is to be pinned, or to remove what an earlier worker has pinned.
     pub fn pin_some(&self) -> Done {
         let mut pins = self.pins.seize(|| ());
-        if !pins.is_busy() {
+        if !pins.has_task() {
             let Some(task) = self.tasks.seize(|| ()).pop_front() else { return Done::Nothing };
             pins.begin(task);
         }

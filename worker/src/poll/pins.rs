@@ -3,7 +3,7 @@
 //! To pin a page that was never touched, the kernel makes it: a guest's memory takes some tenths of a second for each
 //! GiB. So it is pinned in slices, between which regions of guests are mapped and unmapped ([`super::pinning`]). No slice
 //! lies across the border of a window of [`WINDOW`] octets of the card's addresses. So what a worker that died has left
-//! can be removed window by window, whatever its slices were.
+//! can be removed window by window, whatever its slices were, and so is all that is unpinned: that takes as long.
 
 use std::collections::VecDeque;
 
@@ -69,6 +69,8 @@ pub struct Pins {
     limit: u64,
     octets: u64,
     step: Option<Step>,
+    /// What is being unpinned.
+    leaving: Option<Pages>,
     /// Octets of the next slice.
     slice: usize,
 }
@@ -77,15 +79,20 @@ impl Pins {
     /// No container, and room for all that there may be.
     pub fn new() -> Pins {
         let pinned = Vec::with_capacity(ROOM);
-        Pins { container: None, pinned, limit: 0, octets: 0, step: None, slice: SLICE }
+        Pins { container: None, pinned, limit: 0, octets: 0, step: None, leaving: None, slice: SLICE }
     }
 
     /// Whether something is under way.
     pub fn is_busy(&self) -> bool {
+        self.step.is_some() || self.leaving.is_some()
+    }
+
+    /// Whether a task is under way.
+    pub fn has_task(&self) -> bool {
         self.step.is_some()
     }
 
-    /// Begins with a task. Nothing is under way.
+    /// Begins with a task. No other one is under way, and nothing is being unpinned.
     pub fn begin(&mut self, task: Task) {
         self.step = match task {
             Task::Container(None) => {
@@ -160,21 +167,30 @@ impl Pins {
         Some(Pinned { port, number, outcome })
     }
 
-    /// Unpins pages, which are pinned, are being pinned, or are not. Those that are not may have the card's address of
-    /// others that are. An answer comes if they were being pinned.
+    /// Begins to unpin pages, which are pinned, are being pinned, or are not. Those that are not may have the card's address
+    /// of others that are. An answer comes if they were being pinned. [`Pins::unpin_some`] goes on.
     pub fn unpin(&mut self, pages: Pages) -> Option<Pinned> {
         if let Some(at) = self.pinned.iter().position(|other| *other == pages) {
             self.pinned.swap_remove(at);
-            self.unmap(pages);
+            self.leaving = Some(pages);
         }
         match self.step {
             Some(Step::Pin(port, number, other, done)) if other == pages => {
                 self.step = None;
-                self.unmap(Pages { len: done, ..pages });
+                self.leaving = Some(Pages { len: done, ..pages });
                 Some(Pinned { port, number, outcome: Err(Errno::ECANCELED) })
             }
             _ => None,
         }
+    }
+
+    /// Unpins what is being unpinned up to the end of its window. False: there was nothing.
+    pub fn unpin_some(&mut self) -> bool {
+        let Some(Pages { at, len }) = self.leaving.take() else { return false };
+        let piece = len.min(WINDOW - at % WINDOW);
+        self.unmap(Pages { at, len: piece });
+        self.leaving = (piece < len).then_some(Pages { at: at + piece, len: len - piece });
+        true
     }
 
     fn unmap(&mut self, pages: Pages) {
@@ -201,6 +217,12 @@ mod tests {
                 return (port, number, outcome);
             }
         }
+    }
+
+    /// Unpins all of some pages. Returns the answer and how many pieces they had.
+    fn unpin(pins: &mut Pins, at: usize, len: usize) -> (Option<Result<(), Errno>>, usize) {
+        let answer = pins.unpin(Pages { at, len });
+        (answer.map(|answer| answer.outcome), std::iter::from_fn(|| pins.unpin_some().then_some(())).count())
     }
 
     fn pin(pins: &mut Pins, at: usize, len: usize) -> Result<(), Errno> {
@@ -231,10 +253,10 @@ mod tests {
         assert_eq!(pin(&mut pins, first + (1 << 38) + (100 << 20), 4096), Err(Errno::EEXIST));
         assert_eq!(pin(&mut pins, first + (1 << 38) - (64 << 20), 80 << 20), Err(Errno::EEXIST));
         assert_eq!(container.octets(), 200 << 20);
-        assert!(pins.unpin(Pages { at: second, len: 4096 }).is_none());
-        assert!(pins.unpin(Pages { at: first + (1 << 38), len: 200 << 20 }).is_none());
+        assert_eq!(unpin(&mut pins, second, 4096), (None, 0));
+        assert_eq!(unpin(&mut pins, first + (1 << 38), 200 << 20), (None, 0));
         assert_eq!(container.octets(), 200 << 20);
-        assert!(pins.unpin(Pages { at: first, len: 200 << 20 }).is_none());
+        assert_eq!(unpin(&mut pins, first, 200 << 20), (None, 4), "a window at a time");
         assert_eq!((container.octets(), pin(&mut pins, second, 101 << 20)), (0, Ok(())));
         assert_eq!(go(&mut pins, card(&other, 1 << 20)), (5, 0, Ok(())));
         assert_eq!((container.octets(), pin(&mut pins, first, 1 << 20), other.octets()), (0, Ok(()), 1 << 20));
@@ -253,8 +275,7 @@ mod tests {
         let pages = Pages { at: 0x7000_0000_0000, len: 1 << 30 };
         pins.begin(Task::Pin(1, 2, pages));
         assert!(pins.go_on().is_none() && pins.go_on().is_none() && container.octets() > 0);
-        let canceled = pins.unpin(pages).unwrap();
-        assert_eq!((canceled.number, canceled.outcome), (2, Err(Errno::ECANCELED)));
+        assert_eq!(unpin(&mut pins, pages.at, pages.len).0, Some(Err(Errno::ECANCELED)));
         assert_eq!((container.octets(), pins.is_busy()), (0, false));
     }
 }

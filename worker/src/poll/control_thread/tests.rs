@@ -4,6 +4,7 @@ mod cards;
 mod rules;
 mod trace;
 mod uplinks;
+mod vrings;
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;

@@ -71,7 +71,7 @@ impl Device {
 }
 
 impl Worker {
-    fn tell_with(&mut self, command: Command, fd: &impl AsRawFd) -> Option<i32> {
+    pub(super) fn tell_with(&mut self, command: Command, fd: &impl AsRawFd) -> Option<i32> {
         self.seq += 1;
         let envelope = Envelope { seq: self.seq, command, inherited: None };
         self.supervisor.write_all(&envelope.encode().unwrap()).unwrap();
