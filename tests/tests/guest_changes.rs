@@ -105,7 +105,7 @@ fn short_memory_comes_and_goes() -> Result<()> {
 #[test]
 #[ignore = "scripts/check runs it"]
 fn short_card_cable_and_qemu_are_changed() -> Result<()> {
-    let config = Vm::number(2).memory_mib(256).machine("aux-ram-share=on").removable_card();
+    let config = Vm::number(2).memory_mib(256).machine_with("aux-ram-share=on").removable_card();
     let mut scene = Scene::begin(config.clone())?;
     for up in [false, true] {
         scene.guest.set_link(up)?;
@@ -128,7 +128,7 @@ fn short_card_cable_and_qemu_are_changed() -> Result<()> {
 fn a_guest_goes_on_after_a_reboot_of_its_host() -> Result<()> {
     let folder = tempfile::tempdir_in("/dev/shm")?;
     let memory = format!("file,mem-path={}", folder.path().join("memory").display());
-    let config = Vm::number(2).memory_mib(256).machine("aux-ram-share=on").memory_backend(&memory);
+    let config = Vm::number(2).memory_mib(256).machine_with("aux-ram-share=on").memory_backend(&memory);
     let mut scene = Scene::begin(config.clone())?;
     let socket = scene.switch.socket().to_path_buf();
     for _ in 0..3 {
@@ -142,7 +142,7 @@ fn a_guest_goes_on_after_a_reboot_of_its_host() -> Result<()> {
 #[test]
 #[ignore = "it takes long"]
 fn qemu_is_replaced_while_workers_die() -> Result<()> {
-    let config = Vm::number(2).memory_mib(256).machine("aux-ram-share=on");
+    let config = Vm::number(2).memory_mib(256).machine_with("aux-ram-share=on");
     let switch = Switch::with(&["--blame", "0"])?;
     let (socket, steady) = (switch.socket().to_path_buf(), Steady::start(switch.socket()));
     let (peer, guest) = (Vm::number(1).memory_mib(256).start(&socket)?, config.clone().start(&socket)?);

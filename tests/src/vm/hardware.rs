@@ -40,7 +40,7 @@ impl Config {
     }
 
     /// More properties of the machine, such as `aux-ram-share=on`.
-    pub fn machine(mut self, properties: &str) -> Config {
+    pub fn machine_with(mut self, properties: &str) -> Config {
         self.hardware.machine += &format!(",{properties}");
         self
     }
