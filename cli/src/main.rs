@@ -13,6 +13,7 @@ mod groups;
 mod metrics;
 mod mirror;
 mod output;
+mod pages;
 mod place;
 mod port;
 mod restart;
@@ -26,7 +27,7 @@ mod web;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// A userspace Ethernet switch for virtual machines whose data path can crash without a guest noticing.
 #[derive(Parser)]
@@ -63,6 +64,8 @@ enum Verb {
     Uplink(uplink::Uplink),
     Web(web::Web),
     #[command(hide = true)]
+    Pages(pages::Pages),
+    #[command(hide = true)]
     Page(web::Page),
     #[command(hide = true)]
     Aside(aside::Start),
@@ -94,6 +97,7 @@ fn main() -> ExitCode {
         Verb::Detach(detach) => detach.exec(),
         Verb::Uplink(uplink) => uplink.exec(),
         Verb::Web(web) => web.exec(),
+        Verb::Pages(pages) => pages.exec(Cli::command()),
         Verb::Page(page) => page.exec(),
         Verb::Aside(start) => start.exec(),
         Verb::Tied(tied) => tied.exec(),
