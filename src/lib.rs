@@ -7,7 +7,8 @@
 //! ```
 //!
 //! The **supervisor** owns names, fds and numbers. The **worker** owns bytes. Neither imports the other: this crate
-//! has all that they share. Except for the mapping of the ledger, nothing here does I/O.
+//! has all that they share. Except for the mapping of the ledger and the files that a service manager passes, nothing
+//! here does I/O.
 //!
 //! *Life of a client*: [`wire`] decodes what the front-end says. The supervisor admits the client and makes
 //! [`ipc::Command`]s for the worker. The worker answers with fixed-size [`ipc::Report`]s. The same commands bring up
@@ -57,6 +58,7 @@ pub mod ipc;
 pub mod ledger;
 pub mod mirror;
 pub mod options;
+pub mod passed;
 pub mod port_set;
 pub mod rules;
 pub mod sealed_map;

@@ -16,6 +16,7 @@ mod groups;
 mod metrics;
 mod mirror;
 mod output;
+mod pages;
 mod place;
 mod port;
 mod restart;
@@ -29,7 +30,7 @@ mod web;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// Exit status of `sv3 doctor` if something stops sv3 or a guest.
 const SOMETHING_STOPS: u8 = 3;
@@ -70,6 +71,8 @@ enum Verb {
     Uplink(uplink::Uplink),
     Web(web::Web),
     #[command(hide = true)]
+    Pages(pages::Pages),
+    #[command(hide = true)]
     Page(web::Page),
     #[command(hide = true)]
     Aside(aside::Start),
@@ -106,6 +109,7 @@ fn main() -> ExitCode {
         Verb::Detach(detach) => detach.exec(),
         Verb::Uplink(uplink) => uplink.exec(),
         Verb::Web(web) => web.exec(),
+        Verb::Pages(pages) => pages.exec(Cli::command()),
         Verb::Page(page) => page.exec(),
         Verb::Aside(start) => start.exec(),
         Verb::Tied(tied) => tied.exec(),

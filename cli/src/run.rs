@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use clap::builder::ValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, value_parser};
 use sv3::options::{self, Kind, RunOption};
+use sv3::passed;
 
 use crate::aside::Aside;
 use crate::declare::door::Door;
@@ -45,7 +46,11 @@ impl Run {
         let control = self.path(&options::CONTROL, place::CONTROL)?;
         // If the supervisor cannot be started, the sockets go again.
         let doors = self.declare(&control, &mut command)?;
+        // What a service manager has passed is for the supervisor alone.
+        let pass_on = |may| passed::pass_on(may).map_err(|error| format!("what the service manager passed: {error}"));
+        pass_on(false)?;
         self.aside.start(&control)?;
+        pass_on(true)?;
         let error = command.exec();
         drop(doors);
         Err(format!("{}: {error}", supervisor.display()))

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lexopt::Arg::Long;
+use sv3::config::FOLDER;
 use sv3::cpus::Cpus;
 use sv3::ipc::{Settings, VERSION};
 use sv3::options::{self, Kind, RunOption};
@@ -111,6 +112,11 @@ impl Args {
     pub fn sockets(&self) -> impl Iterator<Item = &Path> {
         let streams = self.streams.iter().map(|door| door.path.as_path());
         [self.socket.as_path(), self.control.as_path()].into_iter().chain(streams)
+    }
+
+    /// The folder of declared ports' sockets, beside the control socket.
+    pub fn ports_folder(&self) -> PathBuf {
+        self.control.parent().unwrap_or(Path::new("/")).join(FOLDER)
     }
 
     /// The command line of every worker, without the program's name.

@@ -16,6 +16,7 @@ mod given;
 mod ports;
 mod prove;
 mod reactor;
+mod service;
 mod signals;
 mod supervisor;
 mod telemetry;
@@ -24,15 +25,17 @@ mod token;
 mod workers;
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use args::Args;
 use clients::budget::Budget;
 use doors::http::Http;
 use doors::listener::Listener;
+use doors::passed::PassedSockets;
 use doors::stream::StreamForm;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use service::Service;
 use supervisor::taking_over::{Inherited, Sockets};
 use supervisor::{Parts, Supervisor};
 use sv3::foreign::ForeignFd;
@@ -76,7 +79,8 @@ fn tell(text: &str) {
 /// The order matters. Signals are blocked and the first stage of confinement is done before the spawner is cloned, so
 /// that it inherits both. The spawner is cloned while nothing is open. The second stage comes before the first client.
 fn run(args: Args) -> Result<(), String> {
-    workers::spawner::close_inherited()?;
+    let mut passed = PassedSockets::new(workers::spawner::take_inherited()?);
+    let service = Service::of_environment()?;
     TimeSlice::SHORT.request();
     let signals = signals::taken();
     signals.thread_block().map_err(|error| format!("cannot block signals: {error}"))?;
@@ -89,7 +93,7 @@ fn run(args: Args) -> Result<(), String> {
     }
     // A confined process cannot bind a TCP socket. The spawner inherits this one and closes it when it ends.
     // With --take-over, the running switch may have it.
-    let http = args.metrics.map(Http::bind);
+    let http = args.metrics.map(|address| passed.take_http(address).map_or_else(|| Http::bind(address), Ok));
     if let (Some(Err(why)), false) = (&http, args.take_over) {
         return Err(why.clone());
     }
@@ -100,7 +104,8 @@ fn run(args: Args) -> Result<(), String> {
     let spawner = Spawner::clone(&args.worker, &args.of_worker(), args.log.as_deref())?;
     let events = events(&args)?;
     let mut inherited = if args.take_over { Some(Inherited::ask(&args.control)?) } else { None };
-    let Sockets { door, streams, control, http } = sockets(&args, inherited.as_mut(), http)?;
+    let Sockets { door, streams, control, http } = sockets(&args, inherited.as_mut(), http, &mut passed)?;
+    let lent = passed.of_ports(&args.ports_folder()).inspect_err(|_| remove_all(&door, &streams, &control))?;
     let ledger = match &mut inherited {
         Some(inherited) => inherited.ledger()?,
         None => new_ledger().map_err(no_ledger)?,
@@ -132,11 +137,14 @@ fn run(args: Args) -> Result<(), String> {
         ledger,
         inherited,
         given,
+        lent,
+        service,
     };
     let paths: Vec<&Path> = args.sockets().collect();
+    let own: Vec<PathBuf> = parts.own_names().map(Path::to_path_buf).collect();
     let remove_sockets = || {
         if !args.take_over {
-            paths.iter().map(std::fs::remove_file).for_each(drop);
+            own.iter().map(std::fs::remove_file).for_each(drop);
         }
     };
     let supervisor = Supervisor::new(parts).map_err(|error| format!("cannot start: {error}"));
@@ -146,19 +154,23 @@ fn run(args: Args) -> Result<(), String> {
     supervisor.run(achieved.landlock_abi)
 }
 
-/// The listening sockets: those of the running switch, or new ones.
+/// The listening sockets: those of the running switch, or what the service manager passed, or new ones.
 fn sockets(
     args: &Args,
     inherited: Option<&mut Inherited>,
     http: Option<Result<Http, String>>,
+    passed: &mut PassedSockets,
 ) -> Result<Sockets, String> {
     if let Some(inherited) = inherited {
         return inherited.sockets((&args.socket, &args.control), &args.streams, args.metrics.zip(http));
     }
     let http = http.transpose()?;
-    let door = Listener::bind(&args.socket, args.force)?;
-    let control = Listener::bind(&args.control, args.force).inspect_err(|_| door.remove())?;
-    let streams = bind_streams(args).inspect_err(|_| [&door, &control].into_iter().for_each(Listener::remove))?;
+    let mut bind =
+        |path: &Path, serves_all| passed.take(path, serves_all).unwrap_or_else(|| Listener::bind(path, args.force));
+    let door = bind(&args.socket, true)?;
+    // Whatever its permissions say: who may ask here may do everything with the switch.
+    let control = bind(&args.control, false).inspect_err(|_| door.remove())?;
+    let streams = bind_streams(args, bind).inspect_err(|_| [&door, &control].into_iter().for_each(Listener::remove))?;
     Ok(Sockets { door, streams, control, http })
 }
 
@@ -185,14 +197,21 @@ fn no_ledger(error: std::io::Error) -> String {
 }
 
 /// Binds the doors for streams: all of them, or none.
-fn bind_streams(args: &Args) -> Result<Vec<(Listener, StreamForm)>, String> {
+fn bind_streams(
+    args: &Args,
+    mut bind: impl FnMut(&Path, bool) -> Result<Listener, String>,
+) -> Result<Vec<(Listener, StreamForm)>, String> {
     let mut bound: Vec<(Listener, StreamForm)> = Vec::new();
     for door in &args.streams {
         let remove_all = |_: &String| bound.iter().for_each(|(listener, _)| listener.remove());
-        let listener = Listener::bind(&door.path, args.force).inspect_err(remove_all)?;
+        let listener = bind(&door.path, true).inspect_err(remove_all)?;
         bound.push((listener, door.form));
     }
     Ok(bound)
+}
+
+fn remove_all(door: &Listener, streams: &[(Listener, StreamForm)], control: &Listener) {
+    [door, control].into_iter().chain(streams.iter().map(|(listener, _)| listener)).for_each(Listener::remove);
 }
 
 fn too_few_files(most: u64) -> String {

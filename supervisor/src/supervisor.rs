@@ -43,6 +43,7 @@ mod tracing;
 
 use std::io;
 use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::EpollFlags;
@@ -61,6 +62,7 @@ use crate::doors::stream::StreamForm;
 use crate::doors::{DoorAt, Doors};
 use crate::ports::file_kernel;
 use crate::reactor::{Reactor, Wait};
+use crate::service::Service;
 use crate::signals::{self, Action};
 use crate::telemetry::Telemetry;
 use crate::telemetry::event::Events;
@@ -104,6 +106,7 @@ pub struct Supervisor {
     /// The trace that the serving worker was asked for.
     tracing: Option<Tracing>,
     flaps: Flaps,
+    service: Service,
     ending: Option<Ending>,
     over: Option<Result<(), String>>,
 }
@@ -145,6 +148,18 @@ pub struct Parts {
     pub inherited: Option<Inherited>,
     /// What the command line declares, and the sockets that belong to it.
     pub given: Option<(Change, Vec<ForeignFd>)>,
+    /// Doors of declared ports whose names the service manager keeps.
+    pub lent: Vec<PathBuf>,
+    /// The service manager.
+    pub service: Service,
+}
+
+impl Parts {
+    /// The names of sockets that this switch has made.
+    pub fn own_names(&self) -> impl Iterator<Item = &Path> {
+        let listeners = [&self.door, &self.control].into_iter().chain(self.streams.iter().map(|(door, _)| door));
+        listeners.filter(|listener| !listener.is_lent()).map(Listener::path)
+    }
 }
 
 impl Supervisor {
@@ -165,6 +180,7 @@ impl Supervisor {
             awaiting_worker: Vec::new(),
             tracing: None,
             flaps: Flaps::default(),
+            service: parts.service,
             ending: None,
             over: None,
         };
@@ -177,6 +193,7 @@ impl Supervisor {
         if let Some((change, fds)) = parts.given {
             supervisor.declare(change, fds).map_err(io::Error::other)?;
         }
+        supervisor.doors.lend(&parts.lent);
         supervisor.reactor.watch(supervisor.signals.as_fd(), Token::Signals, EpollFlags::EPOLLIN)?;
         supervisor.workers.listen(&supervisor.reactor)?;
         Ok(supervisor)
@@ -275,12 +292,13 @@ impl Supervisor {
         let clients = self.clients.deadline().filter(|_| !self.is_frozen());
         let handing = self.handing_over.as_ref().and_then(HandingOver::due);
         let taking = self.taking_over.as_ref().filter(|taking| !taking.is_told()).map(TakingOver::due);
-        let owners = [self.doors.deadline(), clients, self.workers.deadline(), handing, taking];
+        let owners = [self.doors.deadline(), clients, self.workers.deadline(), handing, taking, self.service.due()];
         owners.into_iter().chain([ending]).flatten().min().map_or(Wait::Forever, Wait::Until)
     }
 
     /// Does all that is due.
     fn expire(&mut self, now: Instant) {
+        self.service.turns(now);
         self.doors.expire(now, &self.reactor);
         self.expire_taking_over(now);
         for timer in Clients::TIMERS {
@@ -361,6 +379,7 @@ impl Supervisor {
             }
             _ => {}
         }
+        self.service.stopping();
         self.ending = Some(Ending { since: Instant::now(), by });
         self.remove_names();
         self.doors.close_clients(&self.reactor);

@@ -133,6 +133,17 @@ impl Folder {
         Ok(door)
     }
 
+    /// A port's socket, if it is among those that a service manager has passed. Its unit says who may connect, and its
+    /// name stays.
+    pub fn passed(&self, name: &str, passed: &mut Vec<UnixListener>) -> Option<Door> {
+        let path = self.place(name);
+        let is_it = |socket: &UnixListener| {
+            socket.local_addr().is_ok_and(|address| address.as_pathname() == Some(path.as_path()))
+        };
+        let at = passed.iter().position(is_it)?;
+        Some(Door { socket: passed.swap_remove(at), path, is_kept: true, _dir: self.dir.clone() })
+    }
+
     /// Changes whose a port's socket is and who may connect.
     pub fn change(&self, name: &str, access: Access) -> Result<Before, String> {
         let (shown, path) = (self.place(name), self.reach(name));
@@ -317,6 +328,16 @@ mod tests {
         // Nor does it make one there.
         assert!(Folder::prepare(&control, USER).err().unwrap().contains("it must be a folder"));
         assert_eq!(fs::metadata(&own).unwrap().uid(), 0);
+    }
+
+    #[test]
+    fn a_socket_that_was_passed_is_taken_by_its_place_and_its_name_stays() {
+        let (_temp, folder) = folder();
+        let bind = |name: &str| UnixListener::bind(folder.place(name)).unwrap();
+        let mut passed = vec![bind("a"), bind("web")];
+        assert!(folder.passed("db", &mut passed).is_none());
+        drop(folder.passed("web", &mut passed).unwrap());
+        assert!(folder.place("web").exists() && passed.len() == 1);
     }
 
     #[test]

@@ -3,12 +3,14 @@
 use std::fs::File;
 use std::io::{Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use sv3::config::{CHANGE_MAX, Change, Config, InForce};
 use sv3::control::ControlRequest;
+use sv3::passed;
 
 use super::door::{Before, Door, Folder};
 use crate::control::Control;
@@ -27,7 +29,7 @@ pub fn in_force(control: &Control) -> Result<InForce, String> {
 pub fn declare(control: &Control, before: &InForce, config: Config, file: Option<String>) -> Result<(), String> {
     config.check()?;
     let folder = Folder::prepare(&control.path(), control.owner()?)?;
-    let (doors, made) = make(&folder, &before.config, &config)?;
+    let (doors, made) = make(&folder, &before.config, &config, &mut Vec::new())?;
     let mut changed: Vec<Before> = Vec::new();
     let undo = |changed: &[Before]| changed.iter().for_each(Before::restore);
     for (name, port) in &config.ports {
@@ -48,13 +50,21 @@ pub fn declare(control: &Control, before: &InForce, config: Config, file: Option
     Ok(())
 }
 
-/// Makes the sockets of ports that have none yet. Returns their names too.
-pub fn make(folder: &Folder, old: &Config, new: &Config) -> Result<(Vec<String>, Vec<Door>), String> {
+/// Makes the sockets of ports that have none yet, unless a service manager has passed them. Returns their names too.
+pub fn make(
+    folder: &Folder,
+    old: &Config,
+    new: &Config,
+    passed: &mut Vec<UnixListener>,
+) -> Result<(Vec<String>, Vec<Door>), String> {
     let has_door = |config: &Config, name: &String| config.ports.get(name).is_some_and(|port| port.kind.has_door());
     let (mut names, mut doors) = (Vec::new(), Vec::new());
     for (name, port) in &new.ports {
         if has_door(new, name) && !has_door(old, name) {
-            doors.push(folder.make(name, port.socket)?);
+            doors.push(match folder.passed(name, passed) {
+                Some(door) => door,
+                None => folder.make(name, port.socket)?,
+            });
             names.push(name.clone());
         }
     }
@@ -101,7 +111,9 @@ pub fn send(socket: impl AsFd, line: &str, files: &[BorrowedFd<'_>]) -> nix::Res
 pub fn first(control: &Path, config: Config, file: String) -> Result<(OwnedFd, Vec<Door>), String> {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
     let folder = Folder::prepare(control, nix::unistd::geteuid().as_raw())?;
-    let (doors, made) = make(&folder, &Config::default(), &config)?;
+    let passed = passed::duplicates().map_err(|error| format!("what the service manager passed: {error}"))?;
+    let mut passed: Vec<UnixListener> = passed.into_iter().map(|passed| passed.fd.into()).collect();
+    let (doors, made) = make(&folder, &Config::default(), &config, &mut passed)?;
     let change = sealed(&Change { config, doors, file: Some(file) })?;
     let fail = |errno: nix::Error| format!("a socket for the configuration: {errno}");
     let (ours, theirs) =

@@ -32,6 +32,11 @@ impl FrontDoor {
         &self.listener
     }
 
+    /// The service manager keeps its name.
+    pub fn lend(&mut self) {
+        self.listener.lend();
+    }
+
     /// Its token for epoll.
     pub fn token(&self) -> Token {
         self.token

@@ -43,6 +43,8 @@ pub struct Listener {
     owner: u32,
     /// Whoever the socket's permissions let in may connect.
     serves_all: bool,
+    /// The service manager has it too, and keeps its name.
+    is_lent: bool,
 }
 
 /// A connection, its process and its user.
@@ -133,21 +135,19 @@ impl Listener {
         let inode = inode(path).map_err(fail)?;
         let owner = nix::unistd::geteuid().as_raw();
         let listener = OwnedFd::from(listener).into();
-        Ok(Listener { listener, path: path.to_path_buf(), inode, owner, serves_all: false })
+        Ok(Listener { listener, path: path.to_path_buf(), inode, owner, serves_all: false, is_lent: false })
     }
 
     /// The socket of a declared port, which somebody else has bound to this path: the operator's process, or the last
     /// supervisor. Who may connect is in the permissions of its name.
     pub fn given(socket: ForeignFd, path: &Path) -> Result<Listener, String> {
         let fail = |why: &str| format!("the socket of {}: {why}", path.display());
-        let is_unix = sockopt::socket_domain(&socket).is_ok_and(|family| family == AddressFamily::UNIX);
-        let is_stream = sockopt::socket_type(&socket).is_ok_and(|kind| kind == SocketType::STREAM);
-        if !is_unix || !is_stream || !sockopt::socket_acceptconn(&socket).unwrap_or(false) {
+        if !listens(&socket) {
             return Err(fail("it is no stream socket that listens"));
         }
         rustix::io::ioctl_fionbio(&socket, true).map_err(|error| fail(&io::Error::from(error).to_string()))?;
         let inode = inode(path).map_err(|error| fail(&error.to_string()))?;
-        Ok(Listener { listener: socket, path: path.to_path_buf(), inode, owner: 0, serves_all: true })
+        Ok(Listener { listener: socket, path: path.to_path_buf(), inode, owner: 0, serves_all: true, is_lent: false })
     }
 
     /// The same, whose name may have been removed.
@@ -156,9 +156,43 @@ impl Listener {
             Ok(_) => Listener::given(socket, path),
             Err(_) => {
                 let path = path.to_path_buf();
-                Ok(Listener { listener: socket, path, inode: (0, 0), owner: 0, serves_all: true })
+                Ok(Listener { listener: socket, path, inode: (0, 0), owner: 0, serves_all: true, is_lent: false })
             }
         }
+    }
+
+    /// A socket that the service manager passed, bound to this path. The permissions of its name, which its unit sets,
+    /// say who may connect; if it is not for all of these, then nobody but the switch's own user and root.
+    pub fn passed(socket: ForeignFd, path: &Path, serves_all: bool) -> Result<Listener, String> {
+        let listener = Listener::given(socket, path)?;
+        // From now on, who connects finds this user at the other end (SO_PEERCRED), and not the service manager's.
+        let again = Backlog::new(QUEUE).and_then(|queue| listen(&listener.listener, queue));
+        again.map_err(|errno| format!("cannot listen at {}: {errno}", path.display()))?;
+        Ok(Listener { owner: nix::unistd::geteuid().as_raw(), serves_all, is_lent: true, ..listener })
+    }
+
+    /// Where a listening stream socket is bound in the file system.
+    pub fn place_of(socket: impl AsFd) -> Option<PathBuf> {
+        let is_unix = sockopt::socket_domain(&socket).is_ok_and(|family| family == AddressFamily::UNIX);
+        let listener = UnixListener::from(socket.as_fd().try_clone_to_owned().ok().filter(|_| is_unix)?);
+        let address = listener.local_addr().ok()?;
+        address.as_pathname().map(Path::to_path_buf)
+    }
+
+    /// The last supervisor had it, from the service manager or not. If so, its permissions say who may connect, unless
+    /// it is for this user alone.
+    pub fn of_last(self, is_lent: bool, serves_all: bool) -> Listener {
+        Listener { is_lent, serves_all: self.serves_all || is_lent && serves_all, ..self }
+    }
+
+    /// The service manager keeps the name.
+    pub fn lend(&mut self) {
+        self.is_lent = true;
+    }
+
+    /// Whether the service manager keeps the name.
+    pub fn is_lent(&self) -> bool {
+        self.is_lent
     }
 
     /// A listening socket that the last supervisor has bound to this path.
@@ -171,7 +205,7 @@ impl Listener {
         }
         let inode = inode(path).map_err(fail)?;
         let (listener, owner) = (OwnedFd::from(listener).into(), nix::unistd::geteuid().as_raw());
-        Ok(Listener { listener, path: path.to_path_buf(), inode, owner, serves_all: false })
+        Ok(Listener { listener, path: path.to_path_buf(), inode, owner, serves_all: false, is_lent: false })
     }
 
     /// The user that may connect, besides root.
@@ -211,9 +245,9 @@ impl Listener {
         &self.path
     }
 
-    /// Removes the name, if it still names this socket.
+    /// Removes the name, if it still names this socket and is nobody else's to keep.
     pub fn remove(&self) {
-        if inode(&self.path).is_ok_and(|inode| inode == self.inode) {
+        if !self.is_lent && inode(&self.path).is_ok_and(|inode| inode == self.inode) {
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -223,6 +257,12 @@ impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
     }
+}
+
+fn listens(socket: &ForeignFd) -> bool {
+    let is_unix = sockopt::socket_domain(socket).is_ok_and(|family| family == AddressFamily::UNIX);
+    let is_stream = sockopt::socket_type(socket).is_ok_and(|kind| kind == SocketType::STREAM);
+    is_unix && is_stream && sockopt::socket_acceptconn(socket).unwrap_or(false)
 }
 
 /// Binds with mode 0600 from the beginning: at no moment may other users connect.

@@ -7,12 +7,12 @@ pub mod control;
 pub mod front;
 pub mod http;
 pub mod listener;
+pub mod passed;
 pub mod stream;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -124,6 +124,12 @@ impl Doors {
     /// Adds the door of a declared port, or changes what the frames of its clients are like.
     pub fn declare(&mut self, slot: u16, listener: Listener, form: Option<StreamForm>) {
         self.declared.insert(slot, FrontDoor::new(listener, Token::DeclaredDoor(slot), form));
+    }
+
+    /// The service manager keeps the names of these doors of declared ports.
+    pub fn lend(&mut self, paths: &[PathBuf]) {
+        let lent = |door: &&mut FrontDoor| paths.iter().any(|path| path == door.listener().path());
+        self.declared.values_mut().filter(lent).for_each(FrontDoor::lend);
     }
 
     /// The door of a declared port.
@@ -247,28 +253,24 @@ impl Doors {
 
     /// What the next supervisor must know.
     pub fn record<'d>(&'d self, files: &mut Files<'d>) -> Result<DoorsRecord, Unfit> {
-        let mut door = |file: BorrowedFd<'d>, place: Option<String>| {
+        let http = self.http.as_ref().map(|http| {
+            let (file, place) = (files.add_borrowed(http.door()), http.address().to_string());
+            DoorRecord { file, place, lent: false }
+        });
+        let mut door = |listener: &'d Listener| {
+            let place = listener.path().to_str().map(str::to_string);
             let place = place.ok_or_else(|| Unfit("the path of a socket is not UTF-8 text".to_string()))?;
-            Ok(DoorRecord { file: files.add_borrowed(file), place })
+            Ok(DoorRecord { file: files.add(listener), place, lent: listener.is_lent() })
         };
-        let path = |listener: &Listener| listener.path().to_str().map(str::to_string);
-        let (front, control) = (self.front.listener(), &self.control.listener);
         Ok(DoorsRecord {
-            front: door(front.as_fd(), path(front))?,
-            control: door(control.as_fd(), path(control))?,
-            http: match &self.http {
-                Some(http) => Some(door(http.door(), Some(http.address().to_string()))?),
-                None => None,
-            },
-            streams: self
-                .streams
-                .iter()
-                .map(|stream| door(stream.listener().as_fd(), path(stream.listener())))
-                .collect::<Result<_, _>>()?,
+            front: door(self.front.listener())?,
+            control: door(&self.control.listener)?,
+            http,
+            streams: self.streams.iter().map(|stream| door(stream.listener())).collect::<Result<_, _>>()?,
             declared: self
                 .declared
                 .iter()
-                .map(|(slot, declared)| Ok((*slot, door(declared.listener().as_fd(), path(declared.listener()))?)))
+                .map(|(slot, declared)| Ok((*slot, door(declared.listener())?)))
                 .collect::<Result<_, _>>()?,
         })
     }

@@ -85,6 +85,9 @@ pub struct DoorRecord {
     pub file: FileNumber,
     /// Its path or address.
     pub place: String,
+    /// The service manager keeps its name.
+    #[serde(default)]
+    pub lent: bool,
 }
 
 /// A client.

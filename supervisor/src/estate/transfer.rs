@@ -262,7 +262,7 @@ mod tests {
         let (mut numbers, mut number) = (Files::default(), None);
         (0..files.max(1)).for_each(|_| number = Some(numbers.add(&null)));
         let file: FileNumber = number.unwrap();
-        let door = || DoorRecord { file, place: "/a".repeat(1000) };
+        let door = || DoorRecord { file, place: "/a".repeat(1000), lent: false };
         let crash_log = CrashLogRecord { deaths: vec![], causes: vec![], classes: vec![], gaps: 0, gaps_ns: 0 };
         Record {
             version: "1".into(),

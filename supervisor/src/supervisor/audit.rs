@@ -62,7 +62,11 @@ impl Supervisor {
         ];
         let doors = self.doors.files().chain(self.telemetry.files());
         let heirs = self.handing_over.iter().flat_map(|handing| handing.files());
-        let own = own.into_iter().chain(heirs).chain(self.taking_over.iter().map(|taking| taking.file()));
+        let own = own
+            .into_iter()
+            .chain(heirs)
+            .chain(self.service.file())
+            .chain(self.taking_over.iter().map(|taking| taking.file()));
         let files =
             own.chain(self.workers.files()).chain(doors).chain(self.clients.files()).chain(self.captures.files());
         standard.into_iter().chain(files.map(Fd::from)).collect()

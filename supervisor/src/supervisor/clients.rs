@@ -50,6 +50,7 @@ impl Supervisor {
             let path = door.listener().path().display();
             self.telemetry.events.say("listen", format!("{whom} are served at {path}"));
         }
+        self.service.ready(&format!("clients are served at {}", self.doors.front.listener().path().display()));
     }
 
     /// Accepts clients at a door.

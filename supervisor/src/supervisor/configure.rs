@@ -284,9 +284,9 @@ impl Supervisor {
         self.clients.slots.declared = Declarations::new(in_force, slots);
         let (_, after) = self.own_doors();
         self.clients.budget.change(own, before, after);
-        for (slot, DoorRecord { file, .. }) in doors {
+        for (slot, DoorRecord { file, lent, .. }) in doors {
             let place = self.doors.place_of(names.get(&slot).map_or("", String::as_str));
-            let listener = Listener::left(files.take(file)?, &place).map_err(Unfit)?;
+            let listener = Listener::left(files.take(file)?, &place).map_err(Unfit)?.of_last(lent, true);
             self.doors.declare(slot, listener, self.form_of(slot));
         }
         self.telemetry.events.names = names;

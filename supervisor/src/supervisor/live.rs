@@ -18,6 +18,7 @@ use sv3::ledger::{LedgerMap, WorkerArea};
 use crate::doors::listener::Listener;
 use crate::doors::stream::StreamForm;
 use crate::ports::holdings::Holdings;
+use crate::service::Service;
 use crate::supervisor::{Parts, Supervisor};
 use crate::telemetry::event::Events;
 use crate::workers::WorkerConfig;
@@ -80,6 +81,8 @@ impl Live {
             ledger: LedgerMap::create().map(|(fd, map)| (fd.into(), map)).unwrap(),
             inherited: None,
             given: None,
+            lent: Vec::new(),
+            service: Service::default(),
         })
         .unwrap();
         supervisor.start_worker();

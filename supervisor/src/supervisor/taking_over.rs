@@ -88,13 +88,13 @@ impl Inherited {
         doors: &[StreamDoor],
         metrics: Option<(SocketAddr, Result<Http, String>)>,
     ) -> Result<Sockets, String> {
-        let DoorsRecord { front: theirs, control: asked, http: old, streams: known, .. } = self.record.doors.clone();
-        if Path::new(&theirs.place) != front || Path::new(&asked.place) != control {
-            let (front, control) = (theirs.place, asked.place);
+        let DoorsRecord { front: theirs, control: its, http: old, streams: known, .. } = self.record.doors.clone();
+        if Path::new(&theirs.place) != front || Path::new(&its.place) != control {
+            let (front, control) = (theirs.place, its.place);
             return Err(format!("the running switch has other sockets: --socket {front} --control {control}"));
         }
         let mut take = |file| self.files.take(file).map_err(|why| why.to_string());
-        let (door, asked) = (take(theirs.file)?, take(asked.file)?);
+        let (door, asked) = (take(theirs.file)?, take(its.file)?);
         let http = match (metrics, old) {
             (Some((address, Err(_))), Some(old)) if old.place == address.to_string() => {
                 Some(Http::inherited(&take(old.file)?).map_err(|error| format!("the socket of --metrics: {error}"))?)
@@ -105,12 +105,13 @@ impl Inherited {
         let mut streams = Vec::new();
         for StreamDoor { path, form } in doors {
             let listener = match known.iter().find(|known| Path::new(&known.place) == path) {
-                Some(known) => Listener::inherited(take(known.file)?, path)?,
+                Some(known) => Listener::inherited(take(known.file)?, path)?.of_last(known.lent, true),
                 None => Listener::bind(path, false)?,
             };
             streams.push((listener, *form));
         }
-        let (door, control) = (Listener::inherited(door, front)?, Listener::inherited(asked, control)?);
+        let door = Listener::inherited(door, front)?.of_last(theirs.lent, true);
+        let control = Listener::inherited(asked, control)?.of_last(its.lent, false);
         Ok(Sockets { door, streams, control, http })
     }
 

@@ -42,6 +42,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use sv3::foreign::ForeignFd;
+use sv3::passed::{self, Passed};
 use sv3::timeslice::TimeSlice;
 use sv3_policy::WorkerRole;
 
@@ -89,23 +90,35 @@ impl Program {
     }
 }
 
-/// Closes all inherited fds except stdin, stdout and stderr. Must be called before any file is opened.
-pub fn close_inherited() -> Result<(), String> {
-    close_range(0).map_err(|error| match error {
+/// Takes the files that a service manager passed, and closes all other inherited fds except stdin, stdout and stderr.
+/// Must be called before any file is opened.
+pub fn take_inherited() -> Result<Vec<Passed>, String> {
+    let fail = |error: io::Error| format!("the files that the service manager passed: {error}");
+    let count = passed::count();
+    let behind = passed::FIRST as libc::c_uint + count as libc::c_uint;
+    let closed = close_range(behind, libc::c_uint::MAX, 0);
+    closed.map_err(|error| match error {
         Errno::ENOSYS => {
             "this kernel has no close_range(2): boot Linux 5.9 or newer, or allow it in the seccomp profile of \
                           the container"
                 .to_string()
         }
         error => format!("cannot close inherited file descriptors: {error}"),
-    })
+    })?;
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    let files = passed::duplicates().map_err(fail)?;
+    close_range(passed::FIRST as libc::c_uint, behind - 1, 0).map_err(|errno| fail(errno.into()))?;
+    Ok(files)
 }
 
-/// Calls close_range(2) for all fds except stdin, stdout and stderr.
-fn close_range(flags: libc::c_uint) -> nix::Result<()> {
-    // SAFETY: called before any file was opened, so no fd that it closes has an owner in this process; or before exec,
-    // where it only sets close-on-exec.
-    Errno::result(unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, flags) }).map(drop)
+/// Calls close_range(2).
+fn close_range(first: libc::c_uint, last: libc::c_uint, flags: libc::c_uint) -> nix::Result<()> {
+    // SAFETY: called before any file was opened, so no fd that it closes has an owner in this process; or, for what the
+    // service manager passed, when nothing refers to these numbers any more; or before exec, where it only sets
+    // close-on-exec.
+    Errno::result(unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) }).map(drop)
 }
 
 /// The supervisor's end.
@@ -481,7 +494,7 @@ fn become_worker(new: &NewWorker<'_>, setting: &Setting) -> Errno {
         nix::unistd::dup2_stdout(in_table(setting.null)?)?;
         nix::unistd::dup2_stderr(in_table(new.stderr)?)?;
         SigSet::empty().thread_set_mask()?;
-        close_range(CLOSE_RANGE_CLOEXEC)?;
+        close_range(3, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC)?;
         for number in new.given {
             fcntl(in_table(*number)?, FcntlArg::F_SETFD(FdFlag::empty()))?;
         }
