@@ -144,7 +144,7 @@ fn a_guest_goes_on_after_a_reboot_of_its_host() -> Result<()> {
 fn qemu_is_replaced_while_workers_die() -> Result<()> {
     let config = Vm::number(2).memory_mib(256).machine("aux-ram-share=on");
     let switch = Switch::with(&["--blame", "0"])?;
-    let (socket, steady) = (switch.socket().to_path_buf(), Steady::start(switch.socket()));
+    let socket = switch.socket().to_path_buf();
     let (peer, guest) = (Vm::number(1).memory_mib(256).start(&socket)?, config.clone().start(&socket)?);
     let (mut peer, mut guest) = (peer.booted()?, guest.booted()?);
     guest.serve_checksums()?;
@@ -160,7 +160,6 @@ fn qemu_is_replaced_while_workers_die() -> Result<()> {
         assert!(ping.answered > 0, "round {round}: {ping:?}");
     }
     println!("{} streams", peer.finish_noise(job)?);
-    drop(steady);
     Ok(())
 }
 
