@@ -8,7 +8,7 @@ use crate::failure::{Failure, Result};
 /// Octets of a stream, in MiB.
 const MIB: u32 = 4;
 /// Long enough for the last stream on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 impl Vm {
     /// Answers each stream by its checksum.
