@@ -46,6 +46,7 @@ pub struct Config {
     memory_mib: u32,
     memory_slots: u8,
     awaits_guest: bool,
+    has_iommu: bool,
     modules: Vec<&'static str>,
     hardware: Hardware,
 }
@@ -79,6 +80,11 @@ impl Config {
     /// Empty slots for memory that is plugged in later, see [`Vm::plug_memory`]; none by default.
     pub fn memory_slots(self, memory_slots: u8) -> Config {
         Config { memory_slots, ..self }
+    }
+
+    /// The machine has an IOMMU, and the kernel uses it. The network device is not behind it, unless its properties say so.
+    pub fn iommu(self) -> Config {
+        Config { has_iommu: true, ..self }
     }
 
     /// A module of the kernel, loaded with all that it needs before [`Vm::booted`] returns; not again after a reboot.
@@ -115,7 +121,10 @@ impl Config {
         let (kernel, initrd) = image::kernel()?;
         let initrd = if self.modules.is_empty() { initrd } else { self.with_modules(&initrd, scratch)? };
         let mut command = qemu(self.qemu)?;
-        command.arg("-machine").arg(format!("{},memory-backend=ram{}", self.machine, self.hardware.machine));
+        // KVM remaps interrupts only with this.
+        let split = if self.has_iommu && has_kvm() { ",kernel-irqchip=split" } else { "" };
+        let properties = format!("{},memory-backend=ram{split}{}", self.machine, self.hardware.machine);
+        command.arg("-machine").arg(properties);
         command.args(if has_kvm() { ["-accel", "kvm", "-cpu", "host"] } else { ["-accel", "tcg", "-cpu", "qemu64"] });
         command.arg("-smp").arg(self.queue_pairs.to_string());
         command.arg("-m").arg(match self.memory_slots {
@@ -128,13 +137,18 @@ impl Config {
         if self.awaits_guest {
             command.args(["-incoming", "defer"]);
         }
+        if self.has_iommu {
+            // Before the devices that it is for.
+            command.args(["-device", "intel-iommu,intremap=on,device-iotlb=on"]);
+        }
         command.args(attachment.arguments(self.qemu, self.queue_pairs));
         command.arg("-device").arg(self.network_device());
         command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", scratch.join("qmp").display()));
         command.arg("-serial").arg(format!("file:{}", scratch.join("console").display())).args(["-serial", "stdio"]);
         let kernel = if self.hardware.compressed_kernel { image::compressed_kernel()? } else { kernel };
         command.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
-        command.arg("-append").arg(format!("{KERNEL_COMMAND_LINE} sv3.address={}", self.number));
+        let iommu = if self.has_iommu { " intel_iommu=on" } else { "" };
+        command.arg("-append").arg(format!("{KERNEL_COMMAND_LINE} sv3.address={}{iommu}", self.number));
         Ok(command)
     }
 
@@ -215,16 +229,18 @@ impl Vm {
     /// A guest with 512 MiB and the addresses 10.0.0.NUMBER, fd00::NUMBER, and 52:54:00:00:00:NUMBER.
     pub fn number(number: u8) -> Config {
         let (qemu, device) = (Suite::Sid, String::new());
-        let (machine, awaits_guest, modules, hardware) = ("q35", false, Vec::new(), Hardware::default());
+        let (machine, awaits_guest, has_iommu, modules) = ("q35", false, false, Vec::new());
+        let (queue_pairs, memory_mib, memory_slots, hardware) = (1, 512, 0, Hardware::default());
         Config {
             number,
             qemu,
             machine,
             device,
-            queue_pairs: 1,
-            memory_mib: 512,
-            memory_slots: 0,
+            queue_pairs,
+            memory_mib,
+            memory_slots,
             awaits_guest,
+            has_iommu,
             modules,
             hardware,
         }

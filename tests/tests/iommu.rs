@@ -1,12 +1,17 @@
-//! A card behind an IOMMU is handed to an ordinary user, in a machine of its own.
+//! A card behind an IOMMU is handed to an ordinary user, in a machine of its own; and DPDK in a guest that has an IOMMU.
 //!
 //! Ignored by a plain `cargo test`, as each machine wants a processor: `scripts/check` runs it.
 
+use std::time::Duration;
+
 use sv3_nic_model::vfio_user::Function;
 use sv3_nic_model::{Pf, PfSettings, Vf, VfSettings};
-use sv3_tests::failure::Result;
+use sv3_tests::failure::{Failure, Result};
+use sv3_tests::frames::{BROADCAST, Mac, frame, mac};
+use sv3_tests::guest::{Guest, Received};
 use sv3_tests::machine::Machine;
 use sv3_tests::nic::Nic;
+use sv3_tests::switch::Switch;
 
 const READER: &str = env!("CARGO_BIN_EXE_vfio_reader");
 
@@ -55,4 +60,37 @@ fn models_of_an_82599(machine: &mut Machine) -> Result<()> {
         assert!(said.contains(expected), "{said}");
     }
     Ok(())
+}
+
+#[test]
+#[ignore = "scripts/check runs it"]
+fn dpdk_in_a_guest_with_an_iommu_answers_through_the_switch() -> Result<()> {
+    const DRIVER: &str = "librte_net_virtio.so.23";
+    const ASKS: usize = 300;
+    let switch = Switch::start()?;
+    let mut machine = Machine::config().testpmd(DRIVER).vhost_user(switch.socket()).boot()?;
+    let mut peer = Guest::connect(switch.socket());
+    let testpmd = machine.start_testpmd_past_iommu(0, DRIVER, "")?;
+
+    // It takes some seconds to start, and says little of it.
+    let answer = (0..ASKS).find_map(|_| {
+        peer.send(&who_has([10, 0, 0, 9], mac(1)));
+        peer.receive_within(Duration::from_millis(200))
+    });
+    let Some(Received { frame: answer, .. }) = answer else {
+        return Err(Failure::new(format!("testpmd does not answer:\n{}", testpmd.said(&mut machine)?)));
+    };
+
+    assert_eq!((&answer[..6], &answer[6..12]), (&mac(1)[..], &Machine::address(0)[..]));
+    assert_eq!(answer[20..22], [0, 2], "it is an answer: {answer:02x?}");
+    machine.check_kernel()
+}
+
+/// An ARP request (RFC 826).
+fn who_has(address: [u8; 4], asker: Mac) -> Vec<u8> {
+    let fixed = [0, 1, 8, 0, 6, 4, 0, 1];
+    let mut request = frame(BROADCAST, asker, &[&fixed[..], &asker, &[10, 0, 0, 1], &[0; 6], &address].concat());
+    request[12..14].copy_from_slice(&[8, 6]);
+    request.resize(60, 0);
+    request
 }

@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use sv3::virtio::VIRTIO_F_ACCESS_PLATFORM;
 use sv3_tests::failure::{Failure, Result};
 use sv3_tests::image::Suite;
 use sv3_tests::switch::{Switch, activity, rss};
@@ -235,5 +236,37 @@ fn idle_guests_cost_nothing() -> Result<()> {
         let bytes = rss(process)?;
         assert!(bytes < 8 << 20, "process {process} occupies {bytes} bytes");
     }
+    Ok(())
+}
+
+#[test]
+#[ignore = "scripts/check runs it"]
+fn a_guest_with_an_iommu_does_not_notice_that_the_worker_dies() -> Result<()> {
+    let (switch, mut with, mut without) = network(Vm::number(1).iommu(), Vm::number(2))?;
+    let groups = with.sh("ls /sys/kernel/iommu_groups | wc -l")?;
+    assert_ne!(groups.trim(), "0", "the kernel uses the IOMMU");
+    assert!(!VIRTIO_F_ACCESS_PLATFORM.of(with.features()?), "the network device is not behind it");
+    let before = with.carrier_changes()?;
+
+    let there = with.start_ping(&without.address(), PINGS)?;
+    let back = without.start_ping(&with.address(), PINGS)?;
+    switch.kill_worker("KILL")?;
+    assert_pinged(&mut with, &without.address(), there)?;
+    assert_pinged(&mut without, &with.address(), back)?;
+
+    assert_eq!(with.carrier_changes()?, before);
+    Ok(())
+}
+
+#[test]
+#[ignore = "scripts/check runs it"]
+fn a_guest_whose_network_device_is_to_be_behind_an_iommu_is_refused_by_qemu() -> Result<()> {
+    let switch = Switch::start()?;
+    let device = "disable-legacy=on,iommu_platform=on,ats=on";
+    let Err(refusal) = Vm::number(1).iommu().device(device).boot(switch.socket()) else {
+        return Err(Failure::new("it runs, although sv3 does not offer VIRTIO_F_ACCESS_PLATFORM"));
+    };
+    // docs/understand/vhost-user.md says so.
+    assert!(refusal.to_string().contains("iommu_platform=true is not supported by the device"), "{refusal}");
     Ok(())
 }

@@ -30,13 +30,14 @@ enum Card {
     Igb,
     Virtio,
     VfioUser(PathBuf),
+    VhostUser(PathBuf),
 }
 
 impl Card {
     fn device(&self) -> &'static str {
         match self {
             Card::Igb => "igb",
-            Card::Virtio => "virtio-net-pci",
+            Card::Virtio | Card::VhostUser(_) => "virtio-net-pci",
             Card::VfioUser(_) => "vfio-user-pci",
         }
     }
@@ -102,6 +103,12 @@ impl Config {
         self
     }
 
+    /// A virtio card, which is not behind the IOMMU, at the vhost-user back-end behind this socket: the next card.
+    pub fn vhost_user(mut self, socket: &Path) -> Config {
+        self.cards.push(Card::VhostUser(socket.to_owned()));
+        self
+    }
+
     /// A card whose registers the process behind this socket has: the next card.
     pub fn vfio_user(mut self, socket: &Path) -> Config {
         self.cards.push(Card::VfioUser(socket.to_owned()));
@@ -122,7 +129,7 @@ impl Config {
         for (number, card) in self.cards.iter().enumerate() {
             wires.push(match card {
                 Card::Igb | Card::Virtio => Some(UnixListener::bind(wire(scratch.path(), number))?),
-                Card::VfioUser(_) => None,
+                Card::VfioUser(_) | Card::VhostUser(_) => None,
             });
         }
         let (ours, theirs) = UnixStream::pair()?;
@@ -178,12 +185,15 @@ impl Config {
             command.arg("-device").arg(format!("pcie-root-port,id=port{number},chassis={number},addr={}", number + 1));
             match card {
                 Card::Igb | Card::Virtio => {
-                    let (wire, name) = (wire(scratch, number), card.device());
+                    let wire = wire(scratch, number);
                     let netdev =
                         format!("stream,id=net{number},server=off,addr.type=unix,addr.path={}", wire.display());
-                    let device = format!("{name},id=card{number},bus=port{number},netdev=net{number},romfile=");
-                    let mac = Machine::address(number).map(|octet| format!("{octet:02x}")).join(":");
-                    command.arg("-netdev").arg(netdev).arg("-device").arg(format!("{device},mac={mac}"));
+                    command.arg("-netdev").arg(netdev).arg("-device").arg(emulated(card, number));
+                }
+                Card::VhostUser(socket) => {
+                    command.arg("-chardev").arg(format!("socket,id=switch{number},path={}", socket.display()));
+                    command.arg("-netdev").arg(format!("vhost-user,id=net{number},chardev=switch{number}"));
+                    command.arg("-device").arg(emulated(card, number));
                 }
                 Card::VfioUser(socket) => {
                     let device = serde_json::json!({
@@ -200,6 +210,13 @@ impl Config {
         command.args(["-append", KERNEL_COMMAND_LINE]);
         Ok(command)
     }
+}
+
+/// A card that QEMU emulates, with what is behind it named `net` and its number.
+fn emulated(card: &Card, number: usize) -> String {
+    let mac = Machine::address(number).map(|octet| format!("{octet:02x}")).join(":");
+    let name = card.device();
+    format!("{name},id=card{number},bus=port{number},netdev=net{number},romfile=,mac={mac}")
 }
 
 fn wire(scratch: &Path, number: usize) -> PathBuf {

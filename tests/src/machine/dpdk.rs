@@ -24,12 +24,22 @@ impl Machine {
     /// Binds a card to vfio-pci, and has testpmd answer ARP and pings through it, whatever they ask for. It runs until
     /// the machine ends. `options` are more options of testpmd.
     pub fn start_testpmd(&mut self, number: usize, driver: &str, options: &str) -> Result<Testpmd> {
+        self.start_testpmd_in("--no-huge --no-shconf", (number, driver), options)
+    }
+
+    /// The same, where the card has the memory's physical addresses: it is not behind the IOMMU.
+    pub fn start_testpmd_past_iommu(&mut self, number: usize, driver: &str, options: &str) -> Result<Testpmd> {
+        self.sh("echo 80 >/proc/sys/vm/nr_hugepages && mkdir -p /huge && mount -t hugetlbfs none /huge")?;
+        self.start_testpmd_in("--in-memory --iova-mode=pa", (number, driver), options)
+    }
+
+    fn start_testpmd_in(&mut self, memory: &str, (number, driver): (usize, &str), options: &str) -> Result<Testpmd> {
         let address = Machine::card(number);
         self.bind_to_vfio(&address)?;
         let plugins = PLUGINS.iter().chain([&driver]).map(|name| format!("-d /debian/lib/{name}"));
         let plugins: Vec<String> = plugins.collect();
         // One processor does both of its threads. It ends with its input.
-        let environment = "--lcores=0@0,1@0 --no-huge -m 128 --no-telemetry --no-shconf";
+        let environment = format!("--lcores=0@0,1@0 {memory} -m 128 --no-telemetry");
         let mode = "--forward-mode=icmpecho --auto-start --total-num-mbufs=4096";
         let output = format!("/tmp/testpmd{number}");
         let command = format!(
