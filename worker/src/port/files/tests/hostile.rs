@@ -54,15 +54,22 @@ fn a_length_that_no_frame_has_breaks_the_stream_after_the_frames_before_it() {
 fn a_frame_that_has_begun_has_a_time_and_what_is_between_frames_has_none() {
     let mut fixture = two_streams();
     let octets = framed(&frame(mac(1), mac(0), 60));
+    // A read that took long ends its burst, and more may be there.
+    let rest = |fixture: &mut Fixture| {
+        let mut frames = fixture.serve(0).frames;
+        while fixture.when_empty(0) == WhenEmpty::LooksAgain {
+            frames += fixture.serve(0).frames;
+        }
+        frames
+    };
     for end in [1, 4, 63] {
         fixture.peer(0).write_all(&octets[..end]).unwrap();
-        fixture.serve(0);
+        rest(&mut fixture);
         let WhenEmpty::Rests(Some(until)) = fixture.when_empty(0) else { panic!("it rests for ever") };
-        fixture.serve(0);
+        rest(&mut fixture);
         assert_eq!(fixture.when_empty(0), WhenEmpty::Rests(Some(until)), "the time was set anew");
         fixture.peer(0).write_all(&octets[end..]).unwrap();
-        assert_eq!(fixture.serve(0).frames, 1);
-        fixture.serve(0);
+        assert_eq!(rest(&mut fixture), 1);
         assert_eq!(fixture.when_empty(0), WhenEmpty::Rests(None));
     }
 }
