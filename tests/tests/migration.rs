@@ -26,7 +26,7 @@ fn moves_on_one_switch(device: &str) -> Result<()> {
     let moved = journey.go(switch.socket().to_path_buf(), || Ok(()))?;
     println!("{device}: {moved:?}");
     journey.assert_whole(jobs)?;
-    journey.assert_pinged(job, 100, 20)?;
+    journey.assert_pinged(job, 100, 20, 0)?;
     let states: Vec<_> = switch.events()?.into_iter().filter(|event| event["event"] == "migration").collect();
     let states: Vec<_> = states.iter().filter_map(|event| event["state"].as_str()).collect();
     assert_eq!(states, ["begun", "ended", "begun", "stopped"]);
@@ -81,7 +81,7 @@ fn a_guest_moves_to_another_switch_and_back_while_workers_die() -> Result<()> {
         println!("{moved:?}, {deaths} deaths");
     }
     journey.assert_whole(jobs)?;
-    journey.assert_pinged(job, 200, 20).map(drop)
+    journey.assert_pinged(job, 200, 20, 6).map(drop)
 }
 
 #[test]

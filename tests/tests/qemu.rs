@@ -28,8 +28,13 @@ fn assert_pings(from: &mut Vm, to: &str) -> Result<()> {
 }
 
 fn assert_pinged(from: &mut Vm, to: &str, job: Job) -> Result<()> {
+    assert_pinged_over(0, from, to, job)
+}
+
+/// Pings went on while so many workers were killed. What one has delivered and not given back is delivered again.
+fn assert_pinged_over(deaths: u32, from: &mut Vm, to: &str, job: Job) -> Result<()> {
     let ping = from.finish_ping(job, PINGS)?;
-    assert_eq!((ping.lost(), ping.duplicates), (0, 0), "ping {to}: {ping:?}");
+    assert!(ping.lost() == 0 && ping.duplicates <= deaths, "ping {to}: {ping:?}");
     Ok(())
 }
 
@@ -109,7 +114,7 @@ fn guests_do_not_notice_that_the_whole_switch_is_replaced() -> Result<()> {
     let ping = second.finish_ping(ping, pings)?;
 
     assert_eq!((first.carrier_changes()?, second.carrier_changes()?), before);
-    assert_eq!((ping.lost(), ping.duplicates), (0, 0), "{ping:?}");
+    assert!(ping.lost() == 0 && ping.duplicates <= 3, "{ping:?}");
     assert!(stream.stalled_seconds() <= 1, "TCP goes on: {stream:?}");
     assert!(switch.events()?.iter().all(|event| event["event"] != "detach"));
     // The guests can be told things by the new supervisor as well.
@@ -251,8 +256,8 @@ fn a_guest_with_an_iommu_does_not_notice_that_the_worker_dies() -> Result<()> {
     let there = with.start_ping(&without.address(), PINGS)?;
     let back = without.start_ping(&with.address(), PINGS)?;
     switch.kill_worker("KILL")?;
-    assert_pinged(&mut with, &without.address(), there)?;
-    assert_pinged(&mut without, &with.address(), back)?;
+    assert_pinged_over(1, &mut with, &without.address(), there)?;
+    assert_pinged_over(1, &mut without, &with.address(), back)?;
 
     assert_eq!(with.carrier_changes()?, before);
     Ok(())

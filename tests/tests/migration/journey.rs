@@ -113,11 +113,12 @@ impl Journey {
         self.neighbour.start_ping(&address, count)
     }
 
-    /// What these pings saw. At most `gap` of them in a row have no answer, and none has two.
-    pub fn assert_pinged(&mut self, job: Job, count: u32, gap: u32) -> Result<Ping> {
+    /// What these pings saw while so many workers were killed. At most `gap` of them in a row have no answer. What a killed
+    /// worker has delivered and not given back is delivered again.
+    pub fn assert_pinged(&mut self, job: Job, count: u32, gap: u32, deaths: u32) -> Result<Ping> {
         let ping = self.neighbour.finish_ping(job, count)?;
         println!("{ping:?}");
-        assert!(ping.longest_gap <= gap && ping.duplicates == 0, "{ping:?}");
+        assert!(ping.longest_gap <= gap && ping.duplicates <= deaths, "{ping:?}");
         Ok(ping)
     }
 }

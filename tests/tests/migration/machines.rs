@@ -27,7 +27,7 @@ fn moves_through(config: Config, qemus: &[Suite]) -> Result<()> {
         differences += different;
     }
     journey.assert_whole(jobs)?;
-    journey.assert_pinged(job, pings, 50)?;
+    journey.assert_pinged(job, pings, 50, 0)?;
     assert_eq!(differences, 0);
     assert_eq!(switch.status()?.worker.restarts, 0);
     Ok(())
@@ -125,7 +125,7 @@ fn a_guest_goes_back_to_a_snapshot() -> Result<()> {
         journey.traveller()?.load_snapshot()?;
         assert_eq!(journey.traveller()?.sh("cat /tmp/when")?.trim(), "before");
     }
-    journey.assert_pinged(job, 60, 50)?;
+    journey.assert_pinged(job, 60, 50, 0)?;
     let jobs = journey.talk()?;
     journey.assert_whole(jobs)?;
     assert_eq!(switch.status()?.worker.restarts, 0);
@@ -148,6 +148,6 @@ fn post_copy_is_refused() -> Result<()> {
     journey.traveller()?.enable("postcopy-ram")?;
     let refusal = journey.traveller()?.fail_to_migrate(&to)?;
     assert!(refusal.contains("RAM postcopy is disabled"), "at the source: {refusal}");
-    journey.assert_pinged(job, 50, 20)?;
+    journey.assert_pinged(job, 50, 20, 0)?;
     journey.assert_whole(jobs)
 }

@@ -28,7 +28,7 @@ fn moves_to_and_fro(switch: &Switch, other: &Path, device: &str) -> Result<()> {
         println!("to {}: {moved:?}, features {features:#x}", socket.display());
     }
     journey.assert_whole(jobs)?;
-    journey.assert_pinged(job, PINGS, 50)?;
+    journey.assert_pinged(job, PINGS, 50, 0)?;
     assert_eq!(switch.status()?.worker.restarts, 0);
     Ok(())
 }

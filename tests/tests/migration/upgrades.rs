@@ -59,7 +59,7 @@ fn a_guest_moves_to_another_switch_and_back_while_both_are_upgraded() -> Result<
     })?;
     println!("{moved:?}");
     journey.assert_whole(jobs)?;
-    journey.assert_pinged(job, PINGS, 50)?;
+    journey.assert_pinged(job, PINGS, 50, UPGRADES)?;
     for switch in [&here, &there] {
         assert!(switch.events()?.iter().all(|event| event["event"] != "crash"), "no worker has crashed");
         assert!(switch.status()?.ports.iter().all(|port| !port.migrating));
@@ -68,3 +68,5 @@ fn a_guest_moves_to_another_switch_and_back_while_both_are_upgraded() -> Result<
 }
 
 const PINGS: u32 = 150;
+/// How many workers are killed.
+const UPGRADES: u32 = 7;
