@@ -23,7 +23,7 @@ use crate::port::batch::Taken;
 use crate::port::cost::{DELIVERY, DESCRIPTOR};
 use crate::port::sink::Delivered;
 
-/// A run of fewer frames is short.
+/// A run is short if fewer frames than these follow its first one.
 pub const SHORT: usize = 4;
 /// Most receivers among which frames are sorted.
 const MAX_LISTS: usize = 16;
